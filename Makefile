@@ -1,0 +1,47 @@
+# make demo: everything from a bare clone to an ablation table. make test: everything to a passed suite.
+.PHONY: demo test lint tables clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Old pips take three times as long over the large wheels of torch; compiling every installed module takes as long again.
+PIP := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
+OPS := $(wildcard ops/*.h ops/*/*)
+
+demo: .venv/installed
+	$(BIN)/dk-bench sweep sweeps/demo.yaml
+	$(BIN)/dk-bench tables runs/demo --table demo
+	$(BIN)/dk-bench picture configs/demo.yaml --out runs/demo/data.png
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+
+tables: .venv/installed
+	$(BIN)/dk-bench tables results
+
+.venv/pip:
+	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
+	touch $@
+
+# torch first: the operators are compiled against it.
+.venv/torch: .venv/pip constraints.txt
+	@echo "Installing torch and its CUDA libraries (3 GB to fetch, 5 GB on disk) ..."
+	$(PIP) torch torchvision
+	touch $@
+
+.venv/installed: .venv/torch pyproject.toml setup.py $(OPS)
+	@echo "Compiling the operators, installing dk_bench ..."
+	$(PIP) --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dk_bench/*.so *.egg-info runs

@@ -1,0 +1,91 @@
+"""Builds the compiled operators: ``dk_bench/_cpu*.so`` always, ``dk_bench/_cuda*.so`` where there is nvcc.
+
+The operators use PyTorch's stable ABI, so one build serves torch 2.11 and later and any Python 3. Everything else
+about the package stands in pyproject.toml.
+
+DK_BENCH_CUDA=0 leaves the CUDA operators out, DK_BENCH_CUDA=1 makes it an error if they cannot be built.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+from setuptools import setup
+
+
+def import_torch():
+    """The torch of the environment that is being installed into.
+
+    pip builds in an isolated environment without torch. The one torch that counts is not a second copy of several
+    gigabytes there but the one already installed: its headers and its CUDA version.
+    """
+    sys.path += [p for p in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")) if p not in sys.path]
+    try:
+        import torch
+    except ImportError as error:
+        raise SystemExit(f"dk_bench needs torch >= 2.11 installed first (pip install torch==2.11.0): {error}") from None
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
+        raise SystemExit(f"dk_bench needs torch >= 2.11, found {torch.__version__}")
+    return torch
+
+
+COMMON = ["-O3", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+CPU_FLAGS = [*COMMON, "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wall", "-Werror"]
+NVCC_FLAGS = [
+    *COMMON, "-std=c++17", "-DUSE_CUDA", "-Werror=all-warnings", "--ptxas-options=-warn-spills",
+    "-U__CUDA_NO_HALF_CONVERSIONS__", "-U__CUDA_NO_BFLOAT16_CONVERSIONS__",  # torch's build takes them away
+]
+
+
+def find_toolkit() -> None:
+    """Sets CUDA_HOME to the toolkit of the nvcc on PATH, which may be a wrapper outside of it, and has no libraries."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None or "CUDA_HOME" in os.environ or "CUDA_PATH" in os.environ:
+        return
+    plan = subprocess.run([nvcc, "--dryrun", "setup.cu"], capture_output=True, text=True, check=False).stderr
+    top = re.search(r"^#\$ TOP=(.+)$", plan, re.MULTILINE)
+    if top:
+        os.environ["CUDA_HOME"] = os.path.normpath(top[1].strip())
+
+
+def why_no_cuda(torch, cuda_home: str | None) -> str | None:
+    """What keeps the CUDA operators from being built, or None."""
+    if os.environ.get("DK_BENCH_CUDA") == "0":
+        return "DK_BENCH_CUDA=0"
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA"
+    if cuda_home is None or not os.path.exists(os.path.join(cuda_home, "bin", "nvcc")):
+        return "nvcc was not found (set CUDA_HOME)"
+    return None
+
+
+def build_arguments() -> dict:
+    """What setuptools needs to compile. Imports torch, which takes seconds, so not for the package's metadata."""
+    torch = import_torch()
+    find_toolkit()
+    from torch.utils import cpp_extension as torch_build
+
+    cpu = [f"ops/cpu/{name}.cpp" for name in (
+        "deform_kernel_conv", "row_kernels_baseline", "row_kernels_avx2", "row_kernels_avx512")]
+    extensions = [torch_build.CppExtension(
+        "dk_bench._cpu", cpu, extra_compile_args={"cxx": CPU_FLAGS}, py_limited_api=True)]
+    reason = why_no_cuda(torch, torch_build.CUDA_HOME)
+    if reason is None:
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0")
+        extensions.append(torch_build.CUDAExtension(
+            "dk_bench._cuda", ["ops/cuda/deform_kernel_conv.cu"],
+            extra_compile_args={"cxx": COMMON, "nvcc": NVCC_FLAGS}, py_limited_api=True))
+        print("dk_bench: building the CPU and the CUDA operators", file=sys.stderr)
+    elif os.environ.get("DK_BENCH_CUDA") == "1":
+        raise SystemExit(f"dk_bench: DK_BENCH_CUDA=1, but the CUDA operators cannot be built: {reason}")
+    else:
+        print(f"dk_bench: building the CPU operators alone: {reason}", file=sys.stderr)
+    build_ext = torch_build.BuildExtension.with_options(no_python_abi_suffix=True)
+    return {"ext_modules": extensions, "cmdclass": {"build_ext": build_ext}}
+
+
+metadata_only = {"egg_info", "dist_info", "sdist"} & set(sys.argv)
+setup(**({} if metadata_only else build_arguments()))
