@@ -1,0 +1,161 @@
+// Sizes of one call, checked. Shared by the CPU and the CUDA operator.
+#pragma once
+
+#include "axis.h"
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace dk {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using Pair = std::vector<int64_t>;  // (height, width)
+
+template <class... Args>
+[[noreturn]] void fail(const Args&... args) {
+  std::ostringstream message;
+  (message << ... << args);
+  throw std::runtime_error(message.str());
+}
+
+struct Geometry {
+  int64_t batch, channels, height, width;
+  int64_t out_height, out_width;
+  int64_t scope_h, scope_w, kernel_h, kernel_w;
+  int64_t stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+  bool clip;
+
+  DK_HOST_DEVICE int64_t taps() const { return kernel_h * kernel_w; }
+};
+
+inline std::string shape_text(const Tensor& t) {
+  std::ostringstream text;
+  text << '(';
+  for (int64_t d = 0; d < t.dim(); ++d) text << (d ? ", " : "") << t.size(d);
+  text << ')';
+  return text.str();
+}
+
+inline const char* dtype_text(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    default: return "a dtype that is not floating";
+  }
+}
+
+inline bool is_16_bit(ScalarType type) { return type == ScalarType::Half || type == ScalarType::BFloat16; }
+
+inline void check_pair(const char* name, const Pair& pair, int64_t low) {
+  if (pair.size() != 2) fail(name, ": expected 2 values, got ", pair.size());
+  // The upper bound keeps every product of sizes below far inside 64 bits.
+  if (pair[0] < low || pair[1] < low || pair[0] > INT32_MAX || pair[1] > INT32_MAX)
+    fail(name, ": expected values of at least ", low, ", got (", pair[0], ", ", pair[1], ")");
+}
+
+inline void check_like(const char* name, const Tensor& t, const Tensor& input, bool may_be_float) {
+  const ScalarType type = t.scalar_type(), wanted = input.scalar_type();
+  const bool also_float = may_be_float && is_16_bit(wanted);
+  if (type != wanted && !(also_float && type == ScalarType::Float))
+    fail(name, ": expected dtype ", dtype_text(wanted), also_float ? " or float32" : "", ", got ", dtype_text(type));
+  if (t.is_cuda() != input.is_cuda() || t.is_cpu() != input.is_cpu() || t.get_device_index() != input.get_device_index())
+    fail(name, ": expected the device of input, got another one");
+}
+
+inline void check_offset(const char* name, const OptionalTensor& offset, const Tensor& input, const Geometry& g) {
+  if (!offset) return;
+  const Tensor& t = *offset;
+  const bool fits = t.dim() == 4 && t.size(0) == g.batch && t.size(1) == 2 * g.taps() &&
+      t.size(2) == g.out_height && t.size(3) == g.out_width;
+  if (!fits)
+    fail(name, ": expected shape (N, 2 Kh Kw, Hout, Wout) = (", g.batch, ", ", 2 * g.taps(), ", ", g.out_height, ", ",
+         g.out_width, "), got ", shape_text(t));
+  check_like(name, t, input, true);
+}
+
+inline Geometry check_arguments(
+    const Tensor& input, const OptionalTensor& data_offset, const OptionalTensor& kernel_offset, const Tensor& weight,
+    const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation, bool clip) {
+  if (input.dim() != 4) fail("input: expected (N, C, H, W), got shape ", shape_text(input));
+  const ScalarType type = input.scalar_type();
+  if (type != ScalarType::Float && type != ScalarType::Double && !is_16_bit(type))
+    fail("input: expected a floating dtype, got ", dtype_text(type));
+  if (weight.dim() != 4 || weight.size(0) != input.size(1) || weight.size(1) != 1 || weight.size(2) < 1 ||
+      weight.size(3) < 1)
+    fail("weight: expected (C, 1, Sh, Sw) with C = ", input.size(1), " channels as in input and Sh, Sw >= 1, got shape ",
+         shape_text(weight));
+  check_like("weight", weight, input, false);
+  check_pair("kernel_size", kernel_size, 1);
+  check_pair("stride", stride, 1);
+  check_pair("padding", padding, 0);
+  check_pair("dilation", dilation, 1);
+
+  Geometry g{};
+  g.batch = input.size(0), g.channels = input.size(1), g.height = input.size(2), g.width = input.size(3);
+  g.scope_h = weight.size(2), g.scope_w = weight.size(3);
+  g.kernel_h = kernel_size[0], g.kernel_w = kernel_size[1];
+  g.stride_h = stride[0], g.stride_w = stride[1], g.pad_h = padding[0], g.pad_w = padding[1];
+  g.dilation_h = dilation[0], g.dilation_w = dilation[1];
+  g.clip = clip;
+  const int64_t reach_h = g.dilation_h * (g.kernel_h - 1) + 1, reach_w = g.dilation_w * (g.kernel_w - 1) + 1;
+  const int64_t padded_h = g.height + 2 * g.pad_h, padded_w = g.width + 2 * g.pad_w;
+  if (padded_h < reach_h || padded_w < reach_w)
+    fail("input: the padded size (", padded_h, ", ", padded_w, ") is smaller than the (", reach_h, ", ", reach_w,
+         ") pixels that kernel_size with dilation reaches over");
+  g.out_height = (padded_h - reach_h) / g.stride_h + 1;
+  g.out_width = (padded_w - reach_w) / g.stride_w + 1;
+  check_offset("data_offset", data_offset, input, g);
+  check_offset("kernel_offset", kernel_offset, input, g);
+  return g;
+}
+
+// A new tensor in the memory format of `like`: channels_last where its channels lie side by side, else contiguous.
+inline Tensor empty_in_format_of(const Tensor& like, const Pair& sizes) {
+  const bool channels_last = !like.is_contiguous() && like.stride(1) == 1;
+  return torch::stable::empty(
+      sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+      channels_last ? torch::headeronly::MemoryFormat::ChannelsLast : torch::headeronly::MemoryFormat::Contiguous);
+}
+
+inline void check_gradient(const Tensor& grad, const Tensor& input, const Geometry& g) {
+  const bool fits = grad.dim() == 4 && grad.size(0) == g.batch && grad.size(1) == g.channels &&
+      grad.size(2) == g.out_height && grad.size(3) == g.out_width;
+  if (!fits)
+    fail("grad: expected shape (N, C, Hout, Wout) = (", g.batch, ", ", g.channels, ", ", g.out_height, ", ",
+         g.out_width, "), got ", shape_text(grad));
+  check_like("grad", grad, input, false);
+}
+
+inline Pair sizes_of(const Tensor& t) {
+  Pair sizes;
+  for (int64_t d = 0; d < t.dim(); ++d) sizes.push_back(t.size(d));
+  return sizes;
+}
+
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // of input, data_offset, kernel_offset, weight
+
+// An offset that is not there gets an empty tensor.
+inline Gradients empty_gradients(const Tensor& input, const OptionalTensor& data_offset,
+                                 const OptionalTensor& kernel_offset, const Tensor& weight) {
+  const auto of_offset = [&](const OptionalTensor& offset) {
+    return offset ? empty_in_format_of(*offset, sizes_of(*offset)) : torch::stable::new_empty(input, Pair{0});
+  };
+  return {empty_in_format_of(input, sizes_of(input)), of_offset(data_offset), of_offset(kernel_offset),
+          torch::stable::new_empty(weight, sizes_of(weight))};
+}
+
+}  // namespace dk

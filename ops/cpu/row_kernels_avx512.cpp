@@ -1,0 +1,13 @@
+#include "row.h"  // before the pragma: its functions are shared with other files
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,prefer-vector-width=512")
+#define DK_ISA avx512
+#define DK_BYTES 64
+#include "row_kernels.h"
+
+namespace dk {
+extern const RowKernels<float> kFloatAvx512 = avx512::Variant<float>::kernels;
+extern const RowKernels<double> kDoubleAvx512 = avx512::Variant<double>::kernels;
+}  // namespace dk
+#endif

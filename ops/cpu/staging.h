@@ -1,0 +1,97 @@
+// Between tensors of any strides and dtype and the row kernels' planes of adjacent channels.
+#pragma once
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <new>
+
+#include "row.h"
+
+namespace dk {
+
+// Uninitialised memory, aligned to a cache line so that no vector straddles two.
+template <class A>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size) : data_(static_cast<A*>(::operator new(size * sizeof(A) + 64, std::align_val_t(64)))) {}
+  ~Buffer() { ::operator delete(data_, std::align_val_t(64)); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  A* get() const { return data_; }
+
+ private:
+  A* data_;
+};
+
+// A 4-dimensional tensor of any floating dtype and strides.
+struct View {
+  void* data = nullptr;
+  ScalarType type = ScalarType::Float;
+  int64_t n = 0, c = 0, h = 0, w = 0;  // strides in elements
+  int64_t height = 0, width = 0;
+
+  View() = default;
+  explicit View(const Tensor& t)
+      : data(t.data_ptr()), type(t.scalar_type()), n(t.stride(0)), c(t.stride(1)), h(t.stride(2)), w(t.stride(3)),
+        height(t.size(2)), width(t.size(3)) {}
+
+  // Pixel (image, 0, 0) from channel `channel` on, if the memory is what a row kernel takes; null if it is not.
+  template <class A>
+  A* direct(int64_t image, int64_t channel) const {
+    const bool same = type == (sizeof(A) == 8 ? ScalarType::Double : ScalarType::Float);
+    if (!same || c != 1 || h != w * width) return nullptr;
+    return static_cast<A*>(data) + image * n + channel;
+  }
+};
+
+// A box of channels and rows of one image, and the steps of the A's it is copied from or to.
+struct Box {
+  int64_t image, channel, channels, row, rows;
+  int64_t step_c, step_h, step_w;
+};
+
+// Calls copy(tensor element index, plane element index) over the box, along the tensor's memory.
+template <class F>
+void walk(const View& v, const Box& b, const F& copy) {
+  const int64_t start = b.image * v.n + b.channel * v.c + b.row * v.h;
+  if (v.c == 1) {
+    for (int64_t y = 0; y < b.rows; ++y)
+      for (int64_t x = 0; x < v.width; ++x)
+        for (int64_t c = 0; c < b.channels; ++c)
+          copy(start + y * v.h + x * v.w + c, y * b.step_h + x * b.step_w + c * b.step_c);
+  } else {
+    for (int64_t c = 0; c < b.channels; ++c)
+      for (int64_t y = 0; y < b.rows; ++y)
+        for (int64_t x = 0; x < v.width; ++x)
+          copy(start + c * v.c + y * v.h + x * v.w, c * b.step_c + y * b.step_h + x * b.step_w);
+  }
+}
+
+template <class F>
+void with_type(ScalarType type, const F& f) {
+  switch (type) {
+    case ScalarType::Float: return f(float());
+    case ScalarType::Double: return f(double());
+    case ScalarType::Half: return f(torch::headeronly::Half());
+    default: return f(torch::headeronly::BFloat16());
+  }
+}
+
+template <class A>
+void load(const View& v, const Box& b, A* plane) {
+  with_type(v.type, [&](auto zero) {
+    const auto* data = static_cast<const decltype(zero)*>(v.data);
+    walk(v, b, [&](int64_t from, int64_t to) { plane[to] = static_cast<A>(data[from]); });
+  });
+}
+
+template <class A>
+void store(const View& v, const Box& b, const A* plane) {
+  with_type(v.type, [&](auto zero) {
+    auto* data = static_cast<decltype(zero)*>(v.data);
+    walk(v, b, [&](int64_t to, int64_t from) { data[to] = static_cast<decltype(zero)>(plane[from]); });
+  });
+}
+
+}  // namespace dk
