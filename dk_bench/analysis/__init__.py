@@ -1,0 +1,5 @@
+"""What a model costs."""
+
+from dk_bench.analysis.cost import Cost, count_cost
+
+__all__ = ["Cost", "count_cost"]

@@ -1,0 +1,66 @@
+"""What the operators cost, as formulas. Importing this module registers them in torch.utils.flop_counter.
+
+A multiply-add (MAC) is two FLOPs. The formulas registered in torch count the convolution alone, Kh Kw multiply-adds
+for each of the N C Hout Wout outputs, so that a deformed convolution costs what the rigid one does. The bilinear
+interpolation that it also does is counted apart, in ``SAMPLING_MACS``: 4 multiply-adds (one a corner) for each tap,
+channel and position, once for data offsets and once for kernel offsets. Computing the 4 coefficients is left out: they
+are the same for all channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+import torchvision  # noqa: F401  (defines its operators)
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+_CORNERS = 4
+
+_forward_op = torch.ops.dk_bench.deform_kernel_conv
+_backward_op = torch.ops.dk_bench.deform_kernel_conv_backward
+_dense_op = torch.ops.torchvision.deform_conv2d
+
+
+@register_flop_formula(_forward_op, get_raw=True)
+def deform_kernel_conv_flops(
+    input: Tensor, data_offset: Tensor | None, kernel_offset: Tensor | None, weight: Tensor,
+    kernel_size: list[int], *rest: Any, out_val: Tensor,
+) -> int:
+    """FLOPs of the depthwise convolution, without sampling."""
+    return 2 * prod(kernel_size) * out_val.numel()
+
+
+@register_flop_formula(_backward_op, get_raw=True)
+def deform_kernel_conv_backward_flops(
+    grad: Tensor, input: Tensor, data_offset: Tensor | None, kernel_offset: Tensor | None, weight: Tensor,
+    kernel_size: list[int], *rest: Any, out_val: Any,
+) -> int:
+    """FLOPs of the gradients of input and weight, each as much as the forward pass, without sampling."""
+    return 2 * 2 * prod(kernel_size) * grad.numel()
+
+
+@register_flop_formula(_dense_op, get_raw=True)
+def deform_conv2d_flops(input: Tensor, weight: Tensor, *rest: Any, out_val: Tensor) -> int:
+    """FLOPs of torchvision's deformable convolution, without sampling."""
+    return 2 * out_val.numel() * prod(weight.shape[1:])
+
+
+def _local_sampling(
+    input: Tensor, data_offset: Tensor | None, kernel_offset: Tensor | None, weight: Tensor,
+    kernel_size: list[int], *rest: Any, out_val: Tensor,
+) -> int:
+    sampled = (data_offset is not None) + (kernel_offset is not None)
+    return sampled * _CORNERS * prod(kernel_size) * out_val.numel()
+
+
+def _dense_sampling(input: Tensor, weight: Tensor, *rest: Any, out_val: Tensor) -> int:
+    images, _, height, width = out_val.shape
+    return _CORNERS * prod(weight.shape[2:]) * images * input.shape[1] * height * width
+
+
+SAMPLING_MACS: dict[Any, Callable[..., int]] = {_forward_op: _local_sampling, _dense_op: _dense_sampling}
+"""Operator to formula: multiply-adds of the forward pass's bilinear interpolation."""

@@ -1,0 +1,150 @@
+"""deform(): a rigid model and a kernel spec give a model whose convolutions adapt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from torch import nn
+
+from dk_bench.models.probe import output_strides
+from dk_bench.models.spec import KernelSpec
+from dk_bench.nn import (
+    CondConv2d,
+    DeformConv2d,
+    DeformKernel2d,
+    DeformKernelConv2d,
+    GlobalDeformKernel2d,
+    RigidStart2d,
+)
+
+# Parts of module names in timm that are not a residual block's main path: projections of the shortcut, and squeeze
+# and excitation or attention inside the block.
+_OFF_PATH = frozenset(
+    ("downsample", "shortcut", "skip", "short_conv", "down", "se", "se_module", "attn", "attn_layer", "sa", "ca", "gca")
+)
+_HOOKS = (
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks",
+)
+
+Replace = Callable[[nn.Conv2d], RigidStart2d]
+
+
+def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
+    """Replaces convolutions of a rigid model as the spec says, in place, and returns the model.
+
+    The model computes what it did before, up to rounding: each new module starts from the state of the convolution in
+    its place, with zero offsets. So a trained rigid model can be deformed and fine-tuned. 1x1 kernels in a scope and
+    the experts of conditional convolutions have a random part (drawn from torch's global generator) that the function
+    does not show; see :func:`dk_bench.nn.to_scope` and :class:`dk_bench.nn.CondConv2d`.
+
+    What changes (section 4 of Gao et al., ICLR 2020):
+
+    - ``depthwise``: the depthwise convolutions of ``spec.kernel_size``;
+    - ``dcn``: those of them with an output stride of at least ``spec.dcn_min_stride``;
+    - ``pointwise``: the 1x1 convolutions in the residual blocks, and a 1x1 after the last block (MobileNet-V2's);
+      neither the stem's, the classifier's, nor the shortcuts', nor those of squeeze-and-excitation and attention;
+    - ``experts``: the convolutions in the residual blocks that none of the above changes, and that last 1x1.
+
+    The model is any timm model with convolutions, also one made with ``features_only=True``. Names of existing
+    parameters stay; a kernel over a scope has a larger shape.
+
+    Args:
+        model: a rigid model; changed in place.
+        spec: what changes; a rigid spec changes nothing.
+
+    Raises:
+        ValueError: the model is deformed already, a part of the spec matches no convolution, or it matches one of a
+            kind that cannot change. The model is as it was then.
+    """
+    if spec.is_rigid:
+        return model
+    if any(isinstance(module, RigidStart2d) for module in model.modules()):
+        raise ValueError(f"model: {type(model).__name__} is deformed already; deform a rigid one")
+    strides = output_strides(model) if spec.dcn else {}
+    new: dict[nn.Module, RigidStart2d] = {}
+    for name, conv in _block_convolutions(model):
+        if (replace := _replacement(conv, spec, strides.get(name, 0))) is not None:
+            try:
+                new[conv] = replace(conv)
+            except ValueError as error:
+                raise ValueError(f"{name}: cannot be deformed: {error}") from error
+    _check_complete(model, spec, list(new.items()))
+    for parent in list(model.modules()):
+        for key, child in list(parent._modules.items()):  # not named_children(), which omits a second reference
+            if child in new:
+                setattr(parent, key, new[child])
+    for conv, module in new.items():
+        for hooks in _HOOKS:  # the dictionaries themselves, so that handles of the old ones still remove them
+            setattr(module, hooks, getattr(conv, hooks))
+    return model
+
+
+def _replacement(conv: nn.Conv2d, spec: KernelSpec, output_stride: int) -> Replace | None:
+    """What makes the new module from a convolution in a residual block; None if it stays."""
+    if _is_depthwise(conv) and conv.kernel_size == (spec.kernel_size, spec.kernel_size):
+        dcn = spec.dcn and output_stride >= spec.dcn_min_stride
+        scope = {"scope": spec.scope, "clip": spec.clip}
+        if spec.depthwise == "global":
+            return partial(GlobalDeformKernel2d.from_rigid, **scope)
+        if spec.depthwise == "local":
+            return partial((DeformKernelConv2d if dcn else DeformKernel2d).from_rigid, **scope)
+        if dcn:
+            return DeformConv2d.from_rigid
+    if spec.pointwise and conv.kernel_size == (1, 1):
+        return partial(GlobalDeformKernel2d.from_rigid, scope=spec.pointwise_scope, clip=spec.clip)
+    if spec.experts:
+        return partial(CondConv2d.from_rigid, experts=spec.experts)
+    return None
+
+
+def _is_depthwise(conv: nn.Conv2d) -> bool:
+    return conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
+
+
+def _block_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
+    """The convolutions on the main path of the blocks, and between the last block and the classifier.
+
+    timm's metadata name the first convolution and the classifier; all of the stem is under the same child as the
+    first convolution.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    first = cfg.get("first_conv") or ()
+    ends = {name.split(".")[0] for name in ((first,) if isinstance(first, str) else first)}
+    classifier = cfg.get("classifier") or ()
+    ends.update((classifier,) if isinstance(classifier, str) else classifier)
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        parts = name.split(".")
+        at_end = parts[0].startswith("stem") or any(name == end or name.startswith(end + ".") for end in ends)
+        if not at_end and _OFF_PATH.isdisjoint(parts):
+            yield name, module
+
+
+def _check_complete(model: nn.Module, spec: KernelSpec, new: list[tuple[nn.Module, RigidStart2d]]) -> None:
+    """Raises ValueError where a part of the spec has changed no convolution."""
+    wanted = {
+        "depthwise": bool(spec.depthwise), "dcn": spec.dcn, "pointwise": bool(spec.pointwise),
+        "experts": bool(spec.experts),
+    }
+    found = {
+        "depthwise": any(isinstance(m, (DeformKernel2d, DeformKernelConv2d)) or _is_depthwise(c) for c, m in new),
+        "dcn": any(isinstance(m, (DeformConv2d, DeformKernelConv2d)) for _, m in new),
+        "pointwise": any(isinstance(m, GlobalDeformKernel2d) and c.kernel_size == (1, 1) for c, m in new),
+        "experts": any(isinstance(m, CondConv2d) for _, m in new),
+    }
+    for part, is_wanted in wanted.items():
+        if is_wanted and not found[part]:
+            sizes = sorted({c.kernel_size for _, c in _block_convolutions(model) if _is_depthwise(c)})
+            size = spec.kernel_size
+            what = {
+                "depthwise": f"depthwise {size}x{size} convolution",
+                "dcn": f"depthwise {size}x{size} convolution of output stride {spec.dcn_min_stride} or more",
+                "pointwise": "1x1 convolution in a block",
+                "experts": "convolution in a block",
+            }[part]
+            raise ValueError(
+                f"{part}: {type(model).__name__} has no {what}; its depthwise kernels have the sizes {sizes or 'none'}"
+            )

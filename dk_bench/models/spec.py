@@ -1,0 +1,92 @@
+"""KernelSpec: which convolutions of a rigid model change, and into what. Plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+DEPTHWISE = (None, "local", "global")
+POINTWISE = (None, "global")
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """What :func:`dk_bench.deform` makes of a rigid model's convolutions (Gao et al., ICLR 2020, section 4).
+
+    Attributes:
+        depthwise: deformable kernel of the depthwise convolutions: None (they stay rigid), "local" or "global".
+        kernel_size: size K of the depthwise kernels that change, K x K; others stay as they are.
+        scope: size S of the kernel stored for each K x K depthwise one; at least K.
+        pointwise: deformable kernel of the 1x1 convolutions in the residual blocks: None or "global".
+        pointwise_scope: size of the kernel stored for each 1x1 one.
+        experts: number of experts of conditional convolutions (SCC, Yang et al., NeurIPS 2019) on the convolutions in
+            the residual blocks that neither ``depthwise``, ``pointwise`` nor ``dcn`` changes; 0 for none.
+        dcn: learn data offsets too (Dai et al., ICCV 2017) on the depthwise convolutions that change.
+        dcn_min_stride: the lowest output stride at which a convolution gets data offsets.
+        clip: keep sampling locations inside the scope.
+
+    Raises:
+        ValueError: a field has the wrong type or value, or two fields contradict each other.
+    """
+
+    depthwise: str | None = None
+    kernel_size: int = 3
+    scope: int = 4
+    pointwise: str | None = None
+    pointwise_scope: int = 2
+    experts: int = 0
+    dcn: bool = False
+    dcn_min_stride: int = 8
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        for name, choices in (("depthwise", DEPTHWISE), ("pointwise", POINTWISE)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
+        for name, low in (
+            ("kernel_size", 2), ("scope", 1), ("pointwise_scope", 1), ("experts", 0), ("dcn_min_stride", 1)
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise ValueError(f"{name}: expected an int of at least {low}, got {value!r}")
+        for name in ("dcn", "clip"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name}: expected a bool, got {getattr(self, name)!r}")
+        if self.depthwise and self.scope < self.kernel_size:
+            raise ValueError(
+                f"scope: expected at least kernel_size = {self.kernel_size}, so that the scope can hold the rigid "
+                f"kernel, got {self.scope}"
+            )
+        if self.experts == 1:
+            raise ValueError("experts: expected 0 (none) or at least 2, got 1")
+        if self.experts and self.pointwise:
+            raise ValueError("experts and pointwise: both change the 1x1 convolutions; set one")
+        if self.dcn and self.depthwise == "global":
+            raise ValueError('dcn: combines with depthwise None or "local", got depthwise = "global"')
+
+    @property
+    def is_rigid(self) -> bool:
+        """Whether the spec changes nothing."""
+        return not (self.depthwise or self.pointwise or self.experts or self.dcn)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain data (str, int, bool, None), as run records keep them."""
+        return dataclasses.asdict(self)
+
+    def changed(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        fields = dataclasses.fields(self)
+        return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> KernelSpec:
+        """The inverse of :meth:`to_dict`; fields left out have their defaults.
+
+        Raises:
+            ValueError: an unknown key, or as the constructor.
+        """
+        unknown = sorted(set(data) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"KernelSpec: unknown key {', '.join(map(repr, unknown))}")
+        return cls(**data)

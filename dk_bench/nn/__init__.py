@@ -1,0 +1,23 @@
+"""Modules: convolutions that adapt at run time, each starting as the rigid one it replaces."""
+
+from dk_bench.nn.base import RigidStart2d
+from dk_bench.nn.cond_conv import CondConv2d
+from dk_bench.nn.deform_conv import DeformConv2d
+from dk_bench.nn.deform_kernel import DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d, LocalDeformKernel2d
+from dk_bench.nn.offsets import GlobalOffset, LocalOffset, OffsetGenerator, offset_parameter_names
+from dk_bench.nn.scope import to_scope
+
+__all__ = [
+    "CondConv2d",
+    "DeformConv2d",
+    "DeformKernel2d",
+    "DeformKernelConv2d",
+    "GlobalDeformKernel2d",
+    "GlobalOffset",
+    "LocalDeformKernel2d",
+    "LocalOffset",
+    "OffsetGenerator",
+    "RigidStart2d",
+    "offset_parameter_names",
+    "to_scope",
+]

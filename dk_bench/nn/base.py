@@ -1,0 +1,173 @@
+"""What every module here shares with ``torch.nn.Conv2d``: arguments, their checks, bias, start and printing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from dk_bench._arguments import IntPair, as_pair
+from dk_bench.nn.scope import to_scope
+
+
+class RigidStart2d(nn.Module):
+    """A convolution that starts as the rigid one and then learns to adapt.
+
+    A subclass allocates ``weight``, then calls :meth:`reset_parameters`, and says in :meth:`load_rigid` how its state
+    is set so that it computes what a rigid convolution with a given kernel does.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair,
+        padding: IntPair,
+        dilation: IntPair,
+        groups: int,
+        bias: bool,
+        device: torch.device | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"groups: expected a divisor of in_channels = {in_channels} and out_channels = {out_channels}, "
+                f"got {groups}"
+            )
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size = checked_pair("kernel_size", kernel_size, 1)
+        self.stride = checked_pair("stride", stride, 1)
+        self.padding = checked_pair("padding", padding, 0)
+        self.dilation = checked_pair("dilation", dilation, 1)
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel has a kernel of its own and nothing else."""
+        return self.groups == self.in_channels == self.out_channels
+
+    def reset_parameters(self) -> None:
+        """Starts as a new ``torch.nn.Conv2d`` of the same arguments would, which draws the same initial kernel."""
+        fan_in = self.in_channels // self.groups * math.prod(self.kernel_size)
+        bound = 1 / math.sqrt(fan_in)
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        kernel = self.weight.new_empty(shape).uniform_(-bound, bound)
+        bias = None if self.bias is None else torch.empty_like(self.bias).uniform_(-bound, bound)
+        self.load_rigid(kernel, bias)
+
+    def load_rigid(self, kernel: Tensor, bias: Tensor | None) -> None:
+        """Sets the state so that the module computes the rigid convolution with this kernel and bias.
+
+        Args:
+            kernel: (Cout, Cin / groups, Kh, Kw).
+            bias: (Cout,), or None where the module has none.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def from_rigid(cls, conv: nn.Conv2d, **options: Any) -> Self:
+        """A module that computes what ``conv`` does, on the same device and in the same dtype and mode.
+
+        Args:
+            conv: a plain ``torch.nn.Conv2d``.
+            options: the constructor's arguments that ``conv`` has no say in (scope, clip, experts).
+
+        Raises:
+            ValueError: conv is a subclass with a forward of its own, or pads otherwise than with a given number of
+                zeros.
+        """
+        if type(conv) is not nn.Conv2d:
+            raise ValueError(f"conv: expected a plain torch.nn.Conv2d, got {type(conv).__name__}")
+        if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            raise ValueError(
+                f"conv: expected padding by a number of zeros, got padding={conv.padding!r}, "
+                f"padding_mode={conv.padding_mode!r}"
+            )
+        module = cls(
+            in_channels=conv.in_channels, out_channels=conv.out_channels, kernel_size=conv.kernel_size,
+            stride=conv.stride, padding=conv.padding, dilation=conv.dilation, groups=conv.groups,
+            bias=conv.bias is not None, device=conv.weight.device, dtype=conv.weight.dtype, **options,
+        )
+        module.load_rigid(conv.weight.detach(), None if conv.bias is None else conv.bias.detach())
+        module.weight.requires_grad_(conv.weight.requires_grad)
+        if conv.bias is not None:
+            module.bias.requires_grad_(conv.bias.requires_grad)
+        return module.train(conv.training)
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        for name, default in (("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1)):
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)}"
+        return text if self.bias is not None else text + ", bias=False"
+
+
+class ScopedKernel2d(RigidStart2d):
+    """A convolution whose kernel is stored over a scope larger than its taps (the paper's S and K)."""
+
+    def __init__(
+        self,
+        scope: IntPair,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair,
+        padding: IntPair,
+        dilation: IntPair,
+        groups: int,
+        bias: bool,
+        clip: bool,
+        device: torch.device | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype
+        )
+        self.scope = checked_pair("scope", scope, 1)
+        self.clip = clip
+        if self.scope[0] < self.kernel_size[0] or self.scope[1] < self.kernel_size[1]:
+            raise ValueError(f"scope: expected at least kernel_size = {self.kernel_size}, got {self.scope}")
+        shape = (out_channels, in_channels // groups, *self.scope)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+    @torch.no_grad()
+    def load_rigid(self, kernel: Tensor, bias: Tensor | None) -> None:
+        self.weight.copy_(to_scope(kernel, self.scope))
+        if bias is not None:
+            self.bias.copy_(bias)
+        for module in self.children():
+            module.reset_parameters()
+
+    def extra_repr(self) -> str:
+        return f"scope={self.scope}, {super().extra_repr()}" + ("" if self.clip else ", clip=False")
+
+
+def checked_pair(name: str, value: IntPair, low: int) -> tuple[int, int]:
+    """An int or pair of ints as a pair, each at least ``low``.
+
+    Raises:
+        TypeError: the value is neither.
+        ValueError: an element is below ``low``.
+    """
+    pair = as_pair(name, value)
+    if min(pair) < low:
+        raise ValueError(f"{name}: expected values of at least {low}, got {value!r}")
+    return pair
+
+
+def add_bias(output: Tensor, bias: Tensor | None) -> Tensor:
+    """output (N, C, H, W) plus bias (C,), in output's dtype."""
+    return output if bias is None else output + bias.to(output.dtype).view(-1, 1, 1)

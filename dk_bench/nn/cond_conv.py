@@ -1,0 +1,73 @@
+"""Conditional convolution (CondConv, Yang et al., NeurIPS 2019), the paper's strong baseline "SCC"."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dk_bench._arguments import IntPair
+from dk_bench.nn.base import RigidStart2d
+from dk_bench.nn.per_image import conv2d_per_image
+
+__all__ = ["CondConv2d"]
+
+
+class CondConv2d(RigidStart2d):
+    """Every image mixes its own kernel from several experts: W(x) = sum over e of sigmoid(route(pool(x)))_e W_e.
+
+    The routing starts at zero, so that every expert has the weight 1/2, and the experts split twice the rigid kernel
+    at random, element by element. So the module starts as the rigid convolution, with experts that differ: equal ones
+    would get equal gradients and stay equal. The bias is shared.
+
+    Args:
+        experts: how many kernels are mixed, at least 2.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in ``torch.nn.Conv2d``.
+
+    Shape: (N, Cin, H, W) to (N, Cout, Hout, Wout); N may be 0; contiguous or channels_last, the output likewise.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range; the message names it.
+    """
+
+    def __init__(
+        self,
+        experts: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: IntPair = 0,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype
+        )
+        if type(experts) is not int or experts < 2:
+            raise ValueError(f"experts: expected an int of at least 2, got {experts!r}")
+        self.experts = experts
+        shape = (experts, out_channels, in_channels // groups, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.routing = nn.Linear(in_channels, experts, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def load_rigid(self, kernel: Tensor, bias: Tensor | None) -> None:
+        share = torch.empty_like(self.weight, dtype=torch.float32).exponential_()
+        share /= share.sum(0)
+        self.weight.copy_(2 * share * kernel)
+        if bias is not None:
+            self.bias.copy_(bias)
+        nn.init.zeros_(self.routing.weight)
+        nn.init.zeros_(self.routing.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        route = torch.sigmoid(self.routing(input.mean((2, 3))))
+        kernel = (route @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
+        return conv2d_per_image(input, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        return f"experts={self.experts}, {super().extra_repr()}"

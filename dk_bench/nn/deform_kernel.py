@@ -1,0 +1,155 @@
+"""Deformable kernels as modules (Gao et al., ICLR 2020, section 3)."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from dk_bench._arguments import IntPair
+from dk_bench.functional import deform_kernel_conv, local_deform_kernel, sample_kernel
+from dk_bench.nn.base import ScopedKernel2d, add_bias
+from dk_bench.nn.offsets import GlobalOffset, LocalOffset
+from dk_bench.nn.per_image import conv2d_per_image
+
+__all__ = ["DeformKernel2d", "DeformKernelConv2d", "GlobalDeformKernel2d", "LocalDeformKernel2d"]
+
+
+class GlobalDeformKernel2d(ScopedKernel2d):
+    """Global deformable kernel: every image samples its own kernel from the scope (section 3.3).
+
+    Any number of groups; 1x1 kernels run as a batched matrix product, others as one grouped convolution.
+
+    Args:
+        scope: (Sh, Sw), the size of the stored kernel; at least kernel_size.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in ``torch.nn.Conv2d``.
+        clip: keep taps inside the scope.
+
+    Shape: (N, Cin, H, W) to (N, Cout, Hout, Wout); N may be 0; contiguous or channels_last, the output likewise.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range; the message names it.
+    """
+
+    def __init__(
+        self,
+        scope: IntPair,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: IntPair = 0,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        clip: bool = True,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            scope, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, clip, device, dtype
+        )
+        self.kernel_offset = GlobalOffset(in_channels, self.kernel_size, device, dtype)
+        self.reset_parameters()
+
+    def forward(self, input: Tensor) -> Tensor:
+        offset = self.kernel_offset(input)
+        with _no_autocast(input.device.type):  # sample in the weight's own precision, round once
+            kernel = sample_kernel(self.weight, offset, kernel_size=self.kernel_size, clip=self.clip)
+        return conv2d_per_image(input, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[object]:
+    if device_type == "meta":  # which autocast does not know
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
+class _Depthwise(ScopedKernel2d):
+    """A scoped kernel that is sampled anew at every position, so that it has to be depthwise."""
+
+    def __init__(
+        self,
+        scope: IntPair,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: IntPair = 0,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        clip: bool = True,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            scope, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, clip, device, dtype
+        )
+        if not self.is_depthwise:
+            raise ValueError(
+                f"groups: {type(self).__name__} is depthwise, so that groups == in_channels == out_channels; got "
+                f"groups={groups}, in_channels={in_channels}, out_channels={out_channels}"
+            )
+        self._add_offsets(device, dtype)
+        self.reset_parameters()
+
+    def _add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        self.kernel_offset = self._local_offset(device, dtype)
+
+    def _local_offset(self, device: torch.device | None, dtype: torch.dtype | None) -> LocalOffset:
+        return LocalOffset(
+            self.in_channels, self.kernel_size, self.stride, self.padding, self.dilation, device, dtype
+        )
+
+    def _geometry(self) -> dict[str, tuple[int, int]]:
+        return {
+            "kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding, "dilation": self.dilation
+        }
+
+
+class DeformKernel2d(_Depthwise):
+    """Local deformable kernel: every position samples its own kernel from the scope (section 3.3). Depthwise.
+
+    ``DeformKernel2d((4, 4), 64, 64, 3, 1, 1, groups=64)`` takes the place of a depthwise 3x3 convolution.
+
+    Args:
+        scope: (Sh, Sw), the size of the stored kernel; at least kernel_size.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in ``torch.nn.Conv2d``,
+            with groups == in_channels == out_channels.
+        clip: keep taps inside the scope.
+
+    Shape: (N, C, H, W) to (N, C, Hout, Wout); N may be 0; contiguous or channels_last, the output likewise.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range; the message names it.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = local_deform_kernel(
+            input, self.kernel_offset(input), self.weight, clip=self.clip, **self._geometry()
+        )
+        return add_bias(output, self.bias)
+
+
+LocalDeformKernel2d = DeformKernel2d
+
+
+class DeformKernelConv2d(_Depthwise):
+    """Local deformable kernel on deformed data (section 3.4): taps move in the scope and on the input. Depthwise.
+
+    Kernel offsets and data offsets come from two generators, and both are learnt.
+
+    Arguments, shapes and errors are those of :class:`DeformKernel2d`.
+    """
+
+    def _add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        self.data_offset = self._local_offset(device, dtype)
+        self.kernel_offset = self._local_offset(device, dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = deform_kernel_conv(
+            input, self.data_offset(input), self.kernel_offset(input), self.weight, clip=self.clip, **self._geometry()
+        )
+        return add_bias(output, self.bias)

@@ -1,0 +1,96 @@
+"""Offset generators: the small layers that predict where taps go (Gao et al., ICLR 2020, section 3.3).
+
+Their parameters want a lower learning rate than the rest (section 4.1). What marks them is the class of the module
+that holds them, :class:`OffsetGenerator`: unlike an attribute on the parameter, that survives deepcopy, state_dict,
+``to()``, wrapping and compilation.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["GlobalOffset", "LocalOffset", "OffsetGenerator", "offset_parameter_names"]
+
+
+class OffsetGenerator(nn.Module):
+    """Base of the offset generators, and the mark of their parameters. Zero-initialised, with bias.
+
+    A linear map of the input to 2 * Kh * Kw offsets in pixels, channels (dy, dx) a tap, taps row-major. Offsets are
+    float32 where the input, or autocast, has 16 bits: bfloat16 cannot place a tap at 5.03 pixels.
+    """
+
+    def __init__(self, weight_shape: tuple[int, ...], device: torch.device | None, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(weight_shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(weight_shape[0], device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Zero: a new deformable convolution starts as the rigid one."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
+
+
+class LocalOffset(OffsetGenerator):
+    """Offsets for every position: a convolution of the same geometry as the one whose taps it moves.
+
+    Shape: (N, C, H, W) to (N, 2 * Kh * Kw, Hout, Wout).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        shape = (2 * kernel_size[0] * kernel_size[1], in_channels, *kernel_size)
+        super().__init__(shape, device, dtype)
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _widen(F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation))
+
+
+class GlobalOffset(OffsetGenerator):
+    """Offsets for a whole image: a linear layer on the global average pool.
+
+    Shape: (N, C, H, W) to (N, 2 * Kh * Kw).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        kernel_size: tuple[int, int],
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__((2 * kernel_size[0] * kernel_size[1], in_channels), device, dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _widen(F.linear(input.mean((2, 3)), self.weight, self.bias))
+
+
+def _widen(offset: Tensor) -> Tensor:
+    return offset.float() if offset.dtype in (torch.float16, torch.bfloat16) else offset
+
+
+def offset_parameter_names(model: nn.Module) -> set[str]:
+    """Names, as in ``model.named_parameters()``, of the parameters that belong to offset generators.
+
+    Works on any module that contains deformable convolutions, compiled or wrapped models included.
+    """
+    return {
+        f"{name}.{key}" if name else key
+        for name, module in model.named_modules()
+        if isinstance(module, OffsetGenerator)
+        for key, _ in module.named_parameters()
+    }
