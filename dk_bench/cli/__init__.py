@@ -1,0 +1,40 @@
+"""The command ``dk-bench``. One module a subcommand, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from dk_bench.errors import UserError
+
+COMMANDS = {
+    "train": "train a classifier from a config; resumes by itself",
+    "eval": "evaluate a checkpoint",
+    "models": "list the models with parameters and multiply-adds",
+    "sweep": "run a W&B sweep file on this machine, without an account",
+    "tables": "turn run records into the paper's tables",
+    "bench": "time the operators",
+    "picture": "draw a sheet of the procedural data set",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one subcommand and returns the exit status: 0, 1 for a failed run, 2 for bad usage or input."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="dk-bench", description="Deformable Kernels: benchmark and ablations.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = next((a for a in argv if not a.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=summary, description=summary)
+        if name == chosen:
+            module = importlib.import_module(f"dk_bench.cli.{name}")
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except UserError as error:
+        print(f"dk-bench {args.command}: {error}", file=sys.stderr)
+        return 2
+

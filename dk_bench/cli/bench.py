@@ -1,0 +1,86 @@
+"""``dk-bench bench ops``: the operators' times beside PyTorch's depthwise convolution."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dk_bench.analysis.bench import RESNET50DW, Shape, bench_operators
+from dk_bench.errors import UserError
+from dk_bench.functional.registration import HAS_CUDA
+from dk_bench.results.files import write_atomically
+
+WIDE = 110  # columns where the output is no terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=["ops"], help="what to time: the operators")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (cpu)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
+    parser.add_argument("--repeats", type=int, default=21, help="rounds, of which medians are taken (21)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the record there, as JSON")
+    parser.add_argument(
+        "--shapes", nargs="+", default=RESNET50DW, type=_shape, metavar="C,H[,N]",
+        help="channels, height = width, and batch (4) of each shape (those of ResNet-50-DW)")
+
+
+def _shape(text: str) -> Shape:
+    if not re.fullmatch(r"[1-9]\d*,[1-9]\d*(,[1-9]\d*)?", text):
+        raise argparse.ArgumentTypeError(f"expected C,H or C,H,N, such as 128,56, got {text!r}")
+    return Shape(*map(int, text.split(",")))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Times, prints and writes. Raises UserError for a device that is not there or a number below 1."""
+    for name in ("threads", "repeats"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name}: expected at least 1, got {getattr(args, name)}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine or this torch has no CUDA device")
+    if args.device == "cuda" and not HAS_CUDA:
+        raise UserError("--device cuda: the CUDA operators were not built; nvcc is needed for `pip install -e .`")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(args.threads)
+    try:
+        with console.status("timing") as status:
+            record = bench_operators(
+                args.shapes, torch.device(args.device), args.repeats, lambda s: status.update(f"timing {s}"))
+    finally:
+        torch.set_num_threads(threads)
+    _print(record, console)
+    if args.output:
+        try:
+            write_atomically(args.output, json.dumps(record, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"--output {args.output}: {error.strerror}") from error
+    return 0
+
+
+def _print(record: dict[str, Any], console: Console) -> None:
+    device = record["device"]
+    table = Table(title=f"{device['name']}, {device['threads']} CPU thread(s), float32, channels_last")
+    for column in ("C x H x W", "operator", "mode", "median ms", "quartiles ms", "x depthwise", "memory MB"):
+        table.add_column(column, justify="left" if column in ("C x H x W", "operator", "mode") else "right")
+    previous = None
+    for t in record["timings"]:
+        if previous not in (None, t["shape"]):
+            table.add_section()
+        previous = t["shape"]
+        low, high = (f"{1e3 * q:.2f}" for q in t["quartiles"])
+        memory = "" if t["peak_memory"] is None else f"{t['peak_memory'] / 1e6:.1f}"
+        table.add_row(t["shape"], t["operator"], t["mode"], f"{1e3 * t['median']:.2f}", f"{low} to {high}",
+                      f"{t['ratio']:.2f}", memory)
+    console.print(table)
+    console.print("Geometric means over the shapes:")
+    for line in record["conclusions"]:
+        console.print(f"  {line}", highlight=False, markup=False)

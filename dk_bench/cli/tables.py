@@ -1,0 +1,47 @@
+"""``dk-bench tables``: run records to the paper's tables, on the terminal and as files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from dk_bench.models import PAPER_MODELS
+from dk_bench.results.costs import count_costs, load_costs, write_costs
+from dk_bench.results.record import find_records, read_record
+from dk_bench.results.render import show
+from dk_bench.results.tables import build_documents, write_documents
+
+TABLES = {"1": ("table1",), "2": ("table2",), "demo": ("demo",), "all": ("table1", "table2", "demo", "other")}
+RESULTS = Path("results")
+WIDE = 200  # columns where the output is no terminal, so that a log holds whole tables
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "records", nargs="*", type=Path, default=[RESULTS], help="folders with records, or record files (results)"
+    )
+    parser.add_argument("--table", choices=TABLES, default="all", help="which table (all)")
+    parser.add_argument(
+        "--output", type=Path, help="folder for Markdown, CSV and LaTeX files (the first folder of records)"
+    )
+    parser.add_argument("--recount", action="store_true", help="count the paper's models again first (minutes)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints and writes the tables. Raises UserError for a missing folder or a file that is no record."""
+    records = [read_record(path) for path in find_records(args.records)]
+    if args.recount:
+        write_costs(count_costs(PAPER_MODELS))
+    documents = build_documents(records, load_costs())
+    chosen = [documents[name] for name in TABLES[args.table] if name in documents]
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    for document in chosen:
+        show(document, console)
+    first = args.records[0]
+    written = write_documents(chosen, args.output or (first if first.is_dir() else first.parent))
+    console.print(f"{len(records)} records; wrote {', '.join(map(str, written))}", markup=False, highlight=False)
+    return 0

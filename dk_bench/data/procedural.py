@@ -1,0 +1,204 @@
+"""Images of deformable shapes, drawn from a seed: the data set that needs no download.
+
+The class is the shape alone. Scale, rotation and bend vary freely, colour says nothing, and strokes and discs of the
+same colours lie around: a network has to follow the geometry. Image ``index`` of a split is a function of (seed,
+split, index), whatever order or process draws it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SUPERSAMPLING = 3  # drawn this many times larger, then averaged down: nine levels of coverage at every edge
+SPLITS = ("train", "val")
+BEND_LIMIT = 0.9  # radians per unit; at 1 the inner edge of a shape would shrink to a point
+MAX_SCALE = 0.35  # half extent as a fraction of the side: any rotation still fits the image
+
+
+def _regular_star(points: int, inner: float) -> list[tuple[float, float]]:
+    angles = np.arange(2 * points) * math.pi / points - math.pi / 2
+    radii = np.where(np.arange(2 * points) % 2 == 0, 1.0, inner)
+    return list(zip(radii * np.cos(angles), radii * np.sin(angles), strict=True))
+
+
+def _ring(inner: float, points: int = 40) -> list[tuple[float, float]]:
+    angles = np.linspace(0, 2 * math.pi, points + 1)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return [tuple(p) for p in np.concatenate([circle, inner * circle[::-1]])]  # a keyhole: out, round, in, back
+
+
+# Corners in the unit square [-1, 1]^2, x to the right and y down. No discs and no bars: those are the clutter.
+_CORNERS: dict[str, list[tuple[float, float]]] = {
+    "triangle": [(0, -1), (1, 0.8), (-1, 0.8)],
+    "star": _regular_star(5, 0.4),
+    "ring": _ring(0.55),
+    "cross": [(-0.3, -1), (0.3, -1), (0.3, -0.3), (1, -0.3), (1, 0.3), (0.3, 0.3),
+              (0.3, 1), (-0.3, 1), (-0.3, 0.3), (-1, 0.3), (-1, -0.3), (-0.3, -0.3)],
+    "tee": [(-1, -1), (1, -1), (1, -0.4), (0.3, -0.4), (0.3, 1), (-0.3, 1), (-0.3, -0.4), (-1, -0.4)],
+    "ell": [(-1, -1), (-0.4, -1), (-0.4, 0.4), (1, 0.4), (1, 1), (-1, 1)],
+    "zed": [(-1, -1), (0.3, -1), (0.3, 0.5), (1, 0.5), (1, 1), (-0.3, 1), (-0.3, -0.5), (-1, -0.5)],
+    "arrow": [(-1, -0.3), (0.1, -0.3), (0.1, -1), (1, 0), (0.1, 1), (0.1, 0.3), (-1, 0.3)],
+    "aitch": [(-1, -1), (-0.45, -1), (-0.45, -0.28), (0.45, -0.28), (0.45, -1), (1, -1),
+              (1, 1), (0.45, 1), (0.45, 0.28), (-0.45, 0.28), (-0.45, 1), (-1, 1)],
+    "fork": [(-1, -1), (1, -1), (1, -0.5), (-0.4, -0.5), (-0.4, -0.25), (1, -0.25), (1, 0.25),
+             (-0.4, 0.25), (-0.4, 0.5), (1, 0.5), (1, 1), (-1, 1)],
+}  # fmt: skip
+SHAPES = tuple(_CORNERS)
+
+
+def _outline(corners: list[tuple[float, float]], step: float = 0.15) -> np.ndarray:
+    """The closed polygon with points at most ``step`` apart, so that bending curves its straight edges: (P, 2)."""
+    points = []
+    for start, end in zip(np.array(corners), np.roll(np.array(corners), -1, axis=0), strict=True):
+        pieces = max(1, math.ceil(np.linalg.norm(end - start) / step))
+        points.append(start + (end - start) * np.arange(pieces)[:, None] / pieces)
+    return np.concatenate(points)
+
+
+_OUTLINES = [_outline(corners) for corners in _CORNERS.values()]
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where and how one shape lies: everything that is known about an object.
+
+    ``center`` (x, y) and ``scale`` (half the unbent extent) are in pixels, ``rotation`` in radians clockwise (y is
+    down), ``bend`` in radians per half extent along the shape's own x axis.
+    """
+
+    label: int
+    center: tuple[float, float]
+    scale: float
+    rotation: float
+    bend: float
+
+    def contour(self) -> np.ndarray:
+        """The outline as polygon, (P, 2) in pixels (x, y)."""
+        x, y = _OUTLINES[self.label].T
+        if abs(self.bend) > 1e-6:  # the x axis becomes an arc of curvature bend; y stays the distance from it
+            radius = 1 / self.bend
+            x, y = (radius - y) * np.sin(self.bend * x), radius - (radius - y) * np.cos(self.bend * x)
+        cos, sin = math.cos(self.rotation), math.sin(self.rotation)
+        return self.scale * np.stack([cos * x - sin * y, sin * x + cos * y], axis=1) + self.center
+
+    def box(self) -> tuple[float, float, float, float]:
+        """Bounding box in pixels as COCO writes it: left, top, width, height."""
+        points = self.contour()
+        low, extent = points.min(axis=0), np.ptp(points, axis=0)
+        return float(low[0]), float(low[1]), float(extent[0]), float(extent[1])
+
+
+def sample_pose(
+    rng: np.random.Generator, label: int, size: int, scale: tuple[float, float], bend: float, rotation: float = math.pi
+) -> Pose:
+    """A random pose whose shape lies inside the ``size`` x ``size`` image.
+
+    ``scale`` is a range of half extents as fractions of ``size``, drawn log-uniformly; bend and rotation are uniform
+    in plus and minus the limit given.
+    """
+    half = size * math.exp(rng.uniform(math.log(scale[0]), math.log(scale[1])))
+    centred = Pose(label, (0.0, 0.0), half, rng.uniform(-rotation, rotation), rng.uniform(-bend, bend))
+    left, top, width, height = centred.box()
+    place = rng.uniform(size=2)
+    x, y = place[0] * (size - width) - left, place[1] * (size - height) - top
+    return Pose(label, (float(x), float(y)), half, centred.rotation, centred.bend)
+
+
+def draw(poses: list[Pose], size: int, rng: np.random.Generator, clutter: int) -> Image.Image:
+    """Draws shapes over a cluttered background, anti-aliased: an RGB image of ``size`` x ``size``.
+
+    ``clutter`` is the number of strokes and of discs behind the shapes; the colours of all come from one distribution.
+    """
+    k = SUPERSAMPLING
+    background = rng.integers(0, 128, 3)
+    blotches = np.clip(background + rng.integers(-40, 41, (4, 4, 3)), 0, 255).astype(np.uint8)
+    image = Image.fromarray(blotches).resize((k * size, k * size), Image.Resampling.BILINEAR)
+    pen = ImageDraw.Draw(image)
+    # Every channel of every colour is lighter than the background's: in the mean, and by 70 grey levels or more.
+    inks = iter((background + rng.integers(70, 128, (2 * clutter + len(poses), 3))).tolist())
+    for x, y, angle, length, width in rng.uniform(size=(clutter, 5)).tolist():
+        x, y, reach, angle = k * size * x, k * size * y, k * size * (0.05 + 0.2 * length), 2 * math.pi * angle
+        end = (x + reach * math.cos(angle), y + reach * math.sin(angle))
+        pen.line([(x, y), end], fill=tuple(next(inks)), width=round(k * size * (0.01 + 0.05 * width)))
+    for x, y, radius in (k * size * rng.uniform(size=(clutter, 3))).tolist():
+        pen.circle((x, y), 0.02 * k * size + 0.05 * radius, fill=tuple(next(inks)))
+    for pose in poses:
+        pen.polygon((k * pose.contour()).ravel().tolist(), fill=tuple(next(inks)))
+    noise = rng.integers(-12, 13, (size, size, 3), dtype=np.int16)
+    return Image.fromarray(np.clip(np.asarray(image.reduce(k)) + noise, 0, 255).astype(np.uint8))
+
+
+class ShapeImages:
+    """A map-style data set: item ``index`` is (RGB image, label); labels go round, so classes are balanced.
+
+    Raises ValueError for a split, a number of classes, a scale or a bend out of range.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        count: int,
+        *,
+        size: int = 64,
+        classes: int = len(SHAPES),
+        seed: int = 0,
+        scale: tuple[float, float] = (0.15, 0.34),
+        bend: float = 0.8,
+        rotation: float = math.pi,
+        clutter: int = 6,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+        if not 2 <= classes <= len(SHAPES):
+            raise ValueError(f"classes is {classes}, expected 2 to {len(SHAPES)}")
+        if not 0 < scale[0] <= scale[1] <= MAX_SCALE:
+            raise ValueError(f"scale is {tuple(scale)}, expected two fractions, rising, above 0 and up to {MAX_SCALE}")
+        if not 0 <= bend <= BEND_LIMIT:
+            raise ValueError(f"bend is {bend}, expected 0 to {BEND_LIMIT}")
+        self.split, self.count, self.size, self.seed = split, count, size, seed
+        self.classes = list(SHAPES[:classes])
+        self._pose = {"size": size, "scale": tuple(scale), "bend": bend, "rotation": rotation}
+        self._clutter = clutter
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _rng(self, index: int, stream: int) -> np.random.Generator:
+        if not 0 <= index < self.count:
+            raise IndexError(f"image {index} of {self.count}")
+        return np.random.default_rng((self.seed, SPLITS.index(self.split), index, stream))
+
+    def pose(self, index: int) -> Pose:
+        """The pose of the shape in image ``index``; drawing is not needed to know it."""
+        return sample_pose(self._rng(index, 0), index % len(self.classes), **self._pose)
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """What is known of image ``index``: label, class, center, scale, box (pixels), rotation (radians), bend."""
+        pose = self.pose(index)
+        return {**vars(pose), "class": self.classes[pose.label], "box": pose.box()}
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        pose = self.pose(index)
+        return draw([pose], self.size, self._rng(index, 1), self._clutter), pose.label
+
+
+def sheet(images: ShapeImages, rows: int, margin: int = 4) -> Image.Image:
+    """A column of images for every class, the class's name above it. RGB, one image pixel a pixel.
+
+    Raises IndexError where there are fewer than ``rows`` images of a class.
+    """
+    title, side = 14, images.size + margin
+    page = Image.new("RGB", (margin + side * len(images.classes), title + margin + side * rows), "white")
+    pen = ImageDraw.Draw(page)
+    for index in range(rows * len(images.classes)):
+        row, column = divmod(index, len(images.classes))
+        left = margin + column * side
+        if row == 0:
+            pen.text((left + images.size / 2, margin), images.classes[column], fill="black", anchor="mt")
+        page.paste(images[index][0], (left, title + margin + row * side))
+    return page

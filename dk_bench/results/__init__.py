@@ -1,0 +1,1 @@
+"""Run records, the paper's figures, statistics and tables."""

@@ -1,0 +1,138 @@
+"""Runs gathered into cells (one point of a grid, all its seeds) and the figures a cell gives."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dk_bench.results.record import NOT_OF_THE_CELL, RunRecord
+from dk_bench.results.statistics import Summary, summarize
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One quantity over a cell's seeds: the summary of its finished runs, and how many did not finish."""
+
+    summary: Summary | None
+    failed: int = 0
+    running: int = 0
+    run: bool = True
+
+    @property
+    def state(self) -> str:
+        """What to say beside the figure, or in place of one: ``1 failed``, ``running``, ``not run``; often empty."""
+        if not self.run:
+            return "not run"
+        counts = [(self.failed, "failed"), (self.running, "running")]
+        if self.summary is None and self.failed + self.running == 1:
+            return next(word for count, word in counts if count)
+        words = ", ".join(f"{count} {word}" for count, word in counts if count)
+        return words or ("" if self.summary else "no figure")
+
+
+NOT_RUN = Figure(None, run=False)
+
+
+@dataclass(frozen=True, order=True)
+class Data:
+    """What makes two runs' data the same data set."""
+
+    name: str
+    classes: int = 0
+    train_images: int = 0
+    val_images: int = 0
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Data:
+        images = (record.data.get(part) or 0 for part in ("train_images", "val_images"))
+        classes = record.data.get("classes") or 0  # their names or their number
+        return cls(record.data["name"], classes if isinstance(classes, int) else len(classes), *images)
+
+    @property
+    def is_imagenet(self) -> bool:
+        """Whether figures on it may stand beside the paper's: ImageNet 2012's 1000 classes and 50,000 val images."""
+        return "imagenet" in self.name.lower() and (self.classes, self.val_images) == (1000, 50_000)
+
+    def __str__(self) -> str:
+        counts = f"{self.classes} classes, {self.train_images:,} training and {self.val_images:,} validation images"
+        return f"{self.name} ({counts})" if self.classes else self.name
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that differ in nothing but the seed, one a seed, and what tells the cell from others of its model."""
+
+    runs: tuple[RunRecord, ...]
+    label: str = ""
+
+    @property
+    def model(self) -> str:
+        return self.runs[0].model["name"]
+
+    @property
+    def data(self) -> Data:
+        return Data.of(self.runs[0])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration, flat, but for the model and what a rigid one has not: the same for models to compare."""
+        ours = ("model.", "optim.offset_lr_multiplier")
+        return {key: value for key, value in _flat(self.runs[0].config) if not key.startswith(ours)}
+
+    def final(self, metric: str) -> Figure:
+        """A metric at the end of training, over the finished runs."""
+        return self._figure([run.metrics["final"].get(metric) for run in self._finished()])
+
+    def throughput(self, key: str) -> Figure:
+        """Images per second, over the finished runs."""
+        return self._figure([run.throughput.get(key) for run in self._finished()])
+
+    def cost(self, key: str) -> float | None:
+        """A count that is the same for every seed; also a failed run knows it."""
+        return next((run.cost[key] for run in self.runs if run.cost.get(key) is not None), None)
+
+    def epochs(self) -> int | None:
+        """Epochs the finished runs trained for."""
+        return max((len(run.metrics["epochs"]) for run in self._finished()), default=None)
+
+    def _finished(self) -> list[RunRecord]:
+        return [run for run in self.runs if run.status == "finished"]
+
+    def _figure(self, values: Iterable[float | None]) -> Figure:
+        known = [value for value in values if value is not None and math.isfinite(value)]
+        states = [run.status for run in self.runs]
+        return Figure(summarize(known) if known else None, states.count("failed"), states.count("running"))
+
+
+def gather(records: Iterable[RunRecord]) -> list[Cell]:
+    """Cells, sorted by data, model and label. A run found twice, or a seed run again, counts once: a finished run goes
+    before others, then the one that ended last."""
+    by_cell: dict[tuple, dict[int, RunRecord]] = defaultdict(dict)
+    for record in sorted(records, key=lambda r: (r.status == "finished", r.ended or "", r.started, r.run_id)):
+        by_cell[Data.of(record), record.model["name"], record.config_hash][record.seed] = record
+    by_model: dict[tuple, list[Cell]] = defaultdict(list)
+    for (data, model, _), seeds in sorted(by_cell.items(), key=lambda item: item[0]):
+        by_model[data, model].append(Cell(tuple(seeds[seed] for seed in sorted(seeds))))
+    return [labelled for cells in by_model.values() for labelled in _label(cells)]
+
+
+def _label(cells: list[Cell]) -> list[Cell]:
+    """Names each of a model's cells by the configuration keys they differ in; a single cell needs no label."""
+    flats = [dict(_flat(cell.runs[0].config)) for cell in cells]
+    keys = sorted({key for flat in flats for key in flat})
+    differing = [key for key in keys if any(flat.get(key) != flats[0].get(key) for flat in flats)]
+    labels = [", ".join(f"{key}={flat.get(key)}" for key in differing) for flat in flats]
+    return sorted((Cell(cell.runs, label) for cell, label in zip(cells, labels, strict=True)), key=lambda c: c.label)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if not prefix and key in NOT_OF_THE_CELL:
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

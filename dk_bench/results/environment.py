@@ -1,0 +1,113 @@
+"""What a run ran on: versions, device, commit; and paths made fit to be committed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("dk_bench", "torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics", "numpy", "wandb")
+# An absolute path inside text: a slash at the start or after a separator; "//" after a scheme is a URL's and stays.
+ABSOLUTE_PATH = re.compile(r"""(?:(?<![^\s=:'"(\[,])|(?<=file://))/(?!/)[^\s'",:)\]]+""")
+
+
+def collect_versions() -> dict[str, str]:
+    """Versions of Python and of the packages results depend on; one that is not installed is left out."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def collect_device(device: Any = None) -> dict[str, Any]:
+    """What a torch device is: its type, its product name, how many there are (CPU: cores) and threads in use.
+
+    ``device`` defaults to the GPU where there is one, as training does.
+    """
+    import torch
+
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":
+        name, count = torch.cuda.get_device_name(device), torch.cuda.device_count()
+    else:
+        name, count = _cpu_name(), os.cpu_count()
+    return {
+        "type": device.type,
+        "name": name,
+        "count": count,
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
+
+
+def collect_git(folder: str | Path | None = None) -> dict[str, Any]:
+    """Commit of the code that runs and whether it was changed since; both None where it is not a git checkout.
+
+    ``folder`` defaults to this file's. Untracked files do not count as changes, nor does the results folder, into
+    which a run's own record goes.
+    """
+    unknown = {"commit": None, "dirty": None}
+    folder = Path(folder or Path(__file__).parent)
+    if folder == Path(__file__).parent and _git(folder, "ls-files", Path(__file__).name) in (None, ""):
+        return unknown  # installed below somebody else's checkout: that commit is not ours
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return unknown
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        command = ["git", "-C", str(folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):  # no git here, or a file system that hangs
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def portable(value: Any) -> Any:
+    """The value with absolute paths made fit to be committed: no folder of this machine's owner stays in it.
+
+    A path below the working folder becomes relative to it, any other keeps its last two parts (never the
+    topmost folder) behind ``.../``.
+    Works through lists, tuples and mappings, and inside text (``output=/a/b/c`` -> ``output=.../b/c``).
+    """
+    if isinstance(value, Mapping):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return _shorten(os.fspath(value))
+    if not isinstance(value, str):
+        return value
+    if os.path.isabs(value) and os.path.exists(value):  # a path with a space in it is one path
+        return _shorten(value)
+    return ABSOLUTE_PATH.sub(lambda found: _shorten(found[0]), value)
+
+
+def _shorten(path: str) -> str:
+    if not os.path.isabs(path):
+        return path
+    path, here = Path(os.path.normpath(path)), Path.cwd()
+    if path.is_relative_to(here) and here != Path(here.anchor):
+        return path.relative_to(here).as_posix()
+    below_top = path.parts[2:] or path.parts[1:]
+    return "/".join(("...", *below_top[-2:]))

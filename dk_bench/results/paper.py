@@ -1,0 +1,69 @@
+"""The paper's figures, read from ``results/paper.yaml`` and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dk_bench.errors import UserError
+
+PAPER_FILE = Path(__file__).parents[2] / "results" / "paper.yaml"
+
+# What names a row, and the figures a row may hold; the first figure is the one the table is about.
+CLASSIFICATION = ("top1", "params", "flops")
+DETECTION = ("map", "map_s", "map_m", "map_l")
+TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "table1": (("backbone", "pw", "conv3x3"), CLASSIFICATION),
+    "table2": (("backbone", "with", "conv3x3"), CLASSIFICATION),
+    "table3": (("backbone", "pw", "conv3x3"), DETECTION),
+    "table4": (("backbone", "with", "conv3x3"), DETECTION),
+}
+
+
+def load_paper(path: str | Path = PAPER_FILE) -> dict[str, list[dict[str, Any]]]:
+    """The tables by name (``table1`` to ``table4``), each a list of rows in the paper's order.
+
+    Units: top1 and map in percent, params in millions, flops in 10^9 multiply-adds. Raises UserError that names file,
+    table and row for anything missing, unknown, not a number or there twice.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: the paper's figures cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from error
+    if not isinstance(content, dict) or "source" not in content:
+        raise UserError(f"{path}: expected the tables and their source")
+    for table, (keys, figures) in TABLES.items():
+        if not isinstance(content.get(table), list):
+            raise UserError(f"{path}: {table} is not a list of rows")
+        seen = set()
+        for number, row in enumerate(content[table], start=1):
+            where = f"{path}: {table}, row {number}"
+            _check_row(row, keys, figures, where)
+            if (name := row_name(row)) in seen:
+                raise UserError(f"{where}: there twice")
+            seen.add(name)
+    return {table: content[table] for table in TABLES}
+
+
+def row_name(row: dict[str, Any]) -> tuple[str, ...]:
+    """What tells a row from the others of its table: backbone, 1x1, 3x3, what it is combined with."""
+    return row["backbone"], row.get("pw", "rigid"), row["conv3x3"], row.get("with", "")
+
+
+def _check_row(row: Any, keys: tuple[str, ...], figures: tuple[str, ...], where: str) -> None:
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a mapping")
+    expected = set(keys) | set(figures)
+    for kind, names in (("missing", expected - row.keys()), ("unknown", row.keys() - expected)):
+        if names:
+            raise UserError(f"{where}: {kind} {', '.join(sorted(names))}")
+    for key in keys:
+        if not isinstance(row[key], str):
+            raise UserError(f"{where}: {key} is {row[key]!r}, expected text")
+    for key in figures:
+        if isinstance(row[key], bool) or not isinstance(row[key], int | float):
+            raise UserError(f"{where}: {key} is {row[key]!r}, expected a number")

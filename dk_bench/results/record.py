@@ -1,0 +1,190 @@
+"""The record a run leaves: one JSON file, written atomically, from which every table is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from dk_bench.errors import UserError
+from dk_bench.results.environment import collect_device, collect_git, collect_versions, portable
+from dk_bench.results.files import write_atomically
+
+SCHEMA_VERSION = 1
+STATUSES = ("running", "finished", "failed")
+# Top-level configuration keys that tell runs of one cell apart, or only say how a run is called and where it writes.
+NOT_OF_THE_CELL = ("seed", "output", "name", "wandb")
+# Keys that tables rely on inside the free-form parts of a record.
+REQUIRED_INSIDE = {"model": ("name",), "data": ("name",), "metrics": ("epochs", "final")}
+
+
+@dataclass
+class RunRecord:
+    """One run: what was asked for, on what, and what came out.
+
+    Top-1 and top-5 are in percent, ``cost`` counts single parameters and multiply-adds of one image, throughput is in
+    images per second, ``seconds`` of an epoch in seconds, times are ISO 8601 in UTC.
+    """
+
+    run_id: str
+    name: str
+    config: dict[str, Any]
+    config_hash: str
+    model: dict[str, Any]  # name, num_classes, input_size, spec
+    data: dict[str, Any]  # name, classes (their names or number), train_images, val_images
+    seed: int
+    status: str = "running"
+    error: str | None = None  # why a run failed
+    task: str = "classification"
+    # epochs: [{epoch, train/loss, val/loss, val/top1, val/top5, lr, seconds}]; final: the same names, last epoch
+    metrics: dict[str, Any] = field(default_factory=lambda: {"epochs": [], "final": {}})
+    cost: dict[str, Any] = field(default_factory=dict)  # params, macs, sampling_macs, input_size
+    throughput: dict[str, Any] = field(default_factory=dict)  # train_images_per_second, eval_images_per_second
+    versions: dict[str, Any] = field(default_factory=dict)
+    device: dict[str, Any] = field(default_factory=dict)
+    git: dict[str, Any] = field(default_factory=dict)  # commit, dirty; both null outside a checkout
+    command: list[str] = field(default_factory=list)
+    started: str = ""
+    ended: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Names the cell a plain configuration belongs to: 12 hex digits of SHA-256, the same for every seed.
+
+    Output folder, run name and W&B settings change no result and do not count either, nor does the order
+    of keys. Raises TypeError for values JSON cannot hold.
+    """
+    cell = {key: value for key, value in config.items() if key not in NOT_OF_THE_CELL}
+    text = json.dumps(cell, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def new_record(
+    *,
+    name: str,
+    config: Mapping[str, Any],
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    seed: int,
+    command: Iterable[str] = (),
+    run_id: str | None = None,
+    task: str = "classification",
+    device: Any = None,
+) -> RunRecord:
+    """A record with status ``running``, started now, that knows versions, device and commit.
+
+    ``config`` is plain data (dict, list, str, numbers). ``run_id`` defaults to ``<config hash>-s<seed>``. Absolute
+    paths in configuration and command are shortened by `portable`; the hash is that of the configuration as given.
+    """
+    cell = config_hash(config)
+    return RunRecord(
+        run_id=run_id or f"{cell}-s{seed}",
+        name=name,
+        config=portable(dict(config)),
+        config_hash=cell,
+        model=dict(model),
+        data=portable(dict(data)),
+        seed=seed,
+        task=task,
+        versions=collect_versions(),
+        device=collect_device(device),
+        git=collect_git(),
+        command=portable(list(command)),
+        started=utc_now(),
+    )
+
+
+def utc_now() -> str:
+    """This moment, ISO 8601 in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def write_record(record: RunRecord, path: str | Path) -> Path:
+    """Writes the record as JSON, atomically: a reader finds the old record or the new one, never half a file.
+
+    NaN and infinity, which JSON does not have, are stored as null: a diverged run can still leave its record, and no
+    figure can be taken from it. Absolute paths in ``error`` are shortened by `portable`. Raises OSError where the file
+    cannot be written.
+    """
+    content = dataclasses.asdict(record) | {"error": portable(record.error)}
+    text = json.dumps(_finite(content), indent=1, allow_nan=False, ensure_ascii=False)
+    return write_atomically(path, text + "\n")
+
+
+def read_record(path: str | Path) -> RunRecord:
+    """Reads a record and checks its shape. Raises UserError that names the file and what is wrong with it."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # bad JSON or bad UTF-8
+        raise UserError(f"{path}: not a JSON file: {error}") from error
+    if fault := _fault(content):
+        raise UserError(f"{path}: {fault}")
+    return RunRecord(**content)
+
+
+def find_records(paths: Iterable[str | Path]) -> list[Path]:
+    """Record files, sorted: those named, and ``record.json`` or ``*.record.json`` anywhere below folders named.
+
+    Raises UserError for a path that does not exist.
+    """
+    found: set[Path] = set()
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        below = (p for pattern in ("record.json", "*.record.json") for p in path.rglob(pattern))
+        found.update(below if path.is_dir() else [path])
+    return sorted(found)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _fault(content: Any) -> str | None:
+    """What keeps parsed JSON from being a record, in words, or None."""
+    if not isinstance(content, dict):
+        return f"a record is a JSON object, this is a {type(content).__name__}"
+    version = content.get("schema_version")
+    if version != SCHEMA_VERSION:
+        return f"schema_version is {version!r}, this program reads {SCHEMA_VERSION}"
+    hints = get_type_hints(RunRecord)
+    if missing := [name for name in hints if name not in content]:
+        return f"missing field {', '.join(missing)}"
+    if unknown := sorted(content.keys() - hints.keys()):
+        return f"unknown field {', '.join(unknown)}"
+    for name, hint in hints.items():
+        if not isinstance(content[name], _plain_types(hint)):
+            return f"{name} is {type(content[name]).__name__}, expected {hint}"
+    if content["status"] not in STATUSES:
+        return f"status is {content['status']!r}, expected one of {', '.join(STATUSES)}"
+    for part, keys in REQUIRED_INSIDE.items():
+        if missing := [key for key in keys if key not in content[part]]:
+            return f"missing field {', '.join(f'{part}.{key}' for key in missing)}"
+    return None
+
+
+def _plain_types(hint: Any) -> tuple[type, ...]:
+    """The classes isinstance needs for a field's annotation: ``dict[str, Any]`` -> dict, ``str | None`` -> both."""
+    if isinstance(hint, types.UnionType):
+        return get_args(hint)
+    return (get_origin(hint) or hint,)

@@ -1,0 +1,177 @@
+"""Run records as tables: the paper's tables 1 and 2 with its figures beside ours, the demo's, and any other model's.
+
+Only finished runs give figures. Runs on other data than ImageNet never stand beside the paper's figures: they get a
+table of the same rows of their own, which says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from dk_bench.errors import UserError
+from dk_bench.models import MODELS, PAPER_MODELS, BenchModel, KernelSpec
+from dk_bench.results.cells import NOT_RUN, Cell, gather
+from dk_bench.results.costs import Costs
+from dk_bench.results.files import write_atomically
+from dk_bench.results.paper import load_paper, row_name
+from dk_bench.results.record import RunRecord
+from dk_bench.results.render import FORMATS, Document, Number, Table, Value
+
+DEMO_BASE = "test_resnetdw"
+DEMO_MODELS = tuple(DEMO_BASE + suffix for suffix in ("", "_gdk", "_dk_s3", "_dk", "_dk_s5", "_dcn", "_dcn_dk"))
+
+SPREAD = (
+    "Top-1 in percent: mean ± half of the 95 % interval of the mean (Student's t) over n seeds; one seed has no spread."
+)
+COUNTING = (
+    "#P and MACs are our own count, for one image of the size the run used (224 x 224 where nothing ran); MACs are "
+    "multiply-adds without those of sampling at offsets, which stand apart."
+)
+STRIDE = (
+    "Our ResNet-50-DW has its stride on the 3x3 convolution, which costs more multiply-adds than the paper prints; "
+    "the difference is the base model's and the same in every row."
+)
+OTHER_DATA = "not comparable with the paper"
+
+
+def build_documents(records: Iterable[RunRecord], costs: Costs | None = None) -> dict[str, Document]:
+    """Every table by name: ``table1``, ``table2``, ``demo``, and ``other`` where there are other models.
+
+    ``costs`` gives params, macs and sampling_macs by model name, for rows that have no record on ImageNet.
+    """
+    cells = gather(record for record in records if record.task == "classification")
+    documents = [_paper_document(number, cells, costs or {}) for number in (1, 2)]
+    documents.append(_demo_document(cells))
+    others = [cell for cell in cells if cell.model not in PAPER_MODELS and not cell.model.startswith(DEMO_BASE)]
+    if others:
+        documents.append(_models_document("other", "Other models.", others))
+    return {document.name: document for document in documents}
+
+
+def write_documents(documents: Iterable[Document], folder: str | Path) -> list[Path]:
+    """Writes each document as Markdown, CSV and LaTeX, atomically. Raises OSError where it cannot."""
+    return [
+        write_atomically(Path(folder) / f"{document.name}.{suffix}", render(document))
+        for document in documents
+        for suffix, render in FORMATS.items()
+    ]
+
+
+def _paper_document(number: int, cells: list[Cell], costs: Costs) -> Document:
+    """A table of the paper: first ImageNet with the paper's figures, then one table for every other data set."""
+    models = {row_name(model.row): model.name for model in PAPER_MODELS.values() if model.table == number}
+    rows = [(paper, models[row_name(paper)]) for paper in load_paper()[f"table{number}"]]
+    cells = [cell for cell in cells if cell.model in models.values()]
+    imagenet = [cell for cell in cells if cell.data.is_imagenet]
+    tables = [_paper_table("ImageNet", rows, imagenet, costs)]
+    for data in sorted({cell.data for cell in cells} - {cell.data for cell in imagenet}):
+        here = [cell for cell in cells if cell.data == data]
+        tables.append(_paper_table(f"{data}: {OTHER_DATA}", rows, here, None))
+    subject = {1: "scope, global and local kernels", 2: "with strong baselines"}[number]
+    notes = [SPREAD, COUNTING, STRIDE, "Not run: no record. Paper: Gao et al., ICLR 2020, arXiv 1910.02940."]
+    return Document(f"table{number}", f"Table {number}: {subject}.", notes, tables)
+
+
+def _paper_table(heading: str, rows: list[tuple[dict, str]], cells: list[Cell], costs: Costs | None) -> Table:
+    """The paper's rows. ``costs`` is None for other data than the paper's, where its figures are left out."""
+    with_paper = costs is not None
+    keys = [key for key in ("backbone", "with", "pw", "conv3x3") if key in rows[0][0]]
+    names = {"backbone": "backbone", "with": "with", "pw": "1x1", "conv3x3": "3x3"}
+    paper = (lambda column: (f"{column}, paper",)) if with_paper else (lambda column: ())
+    columns = [names[key] for key in keys]
+    columns += [*paper("top-1"), "top-1", *paper("#P (M)"), "#P (M)", *paper("GMACs"), "GMACs", "sampling GMACs"]
+    columns += ["epochs", "setting"]
+    lines: list[list[Value]] = []
+    for row, model in rows:
+        for cell in [c for c in cells if c.model == model] or [None]:
+            count = cell.cost if cell else (costs or {}).get(model, {}).get
+            line: list[Value] = [row[key] for key in keys]
+            line += [Number(row["top1"])] * with_paper + [cell.final("val/top1") if cell else NOT_RUN]
+            line += [Number(row["params"])] * with_paper + [_scaled(count("params"), 1e6)]
+            line += [Number(row["flops"], 2)] * with_paper + [_scaled(count("macs"), 1e9)]
+            line += [_scaled(count("sampling_macs"), 1e9, 3), Number(cell and cell.epochs(), 0)]
+            lines.append([*line, cell.label if cell else ""])
+    return Table(heading, *_without_empty_setting(columns, lines))
+
+
+def _demo_document(cells: list[Cell]) -> Document:
+    """The demo's grid, always whole, and what else was run of its tiny base; one table a data set."""
+    return _models_document(
+        "demo",
+        "Tiny models: rigid, global and local kernels, with deformable convolutions.",
+        [cell for cell in cells if cell.model.startswith(DEMO_BASE)],
+        expected=DEMO_MODELS,
+    )
+
+
+def _models_document(name: str, title: str, cells: list[Cell], expected: tuple[str, ...] = ()) -> Document:
+    notes = [
+        SPREAD,
+        "Δ rigid: difference of the means to the rigid base trained with the same settings.",
+        COUNTING,
+        "Images per second of training and of evaluation, on whatever else the machine did at the time.",
+    ]
+    tables = [
+        _models_table(f"{data}: {OTHER_DATA}", [cell for cell in cells if cell.data == data], expected)
+        for data in sorted({cell.data for cell in cells})
+    ]
+    return Document(name, title, notes, tables or [_models_table("no records yet", [], expected)])
+
+
+def _models_table(heading: str, cells: list[Cell], expected: tuple[str, ...]) -> Table:
+    columns = ["model", "1x1", "3x3", "with", "top-1", "Δ rigid", "#P (k)", "MMACs", "sampling MMACs"]
+    columns += ["train images/s", "eval images/s", "epochs", "setting"]
+    lines: list[list[Value]] = []
+    for model in dict.fromkeys([*expected, *(cell.model for cell in cells)]):
+        for cell in [c for c in cells if c.model == model] or [None]:
+            count: Callable[[str], Any] = cell.cost if cell else {}.get
+            line: list[Value] = [model, *_kernel_words(_spec(model, cell))]
+            line += [cell.final("val/top1") if cell else NOT_RUN, Number(_gain(cell, cells), 1, signed=True)]
+            line += [_scaled(count("params"), 1e3, 1)]
+            line += [_scaled(count("macs"), 1e6), _scaled(count("sampling_macs"), 1e6)]
+            for key in ("train_images_per_second", "eval_images_per_second"):
+                summary = cell.throughput(key).summary if cell else None
+                line.append(Number(summary and summary.mean, 0))
+            lines.append([*line, Number(cell and cell.epochs(), 0), cell.label if cell else ""])
+    return Table(heading, *_without_empty_setting(columns, lines))
+
+
+def _gain(cell: Cell | None, cells: list[Cell]) -> float | None:
+    """Top-1 above the rigid base's under the same settings, in points; None for the base and where a mean lacks."""
+    if cell is None or cell.model not in MODELS or not MODELS[cell.model].suffix:
+        return None
+    base = MODELS[cell.model].base
+    rigid = next((c for c in cells if c.model == base and c.settings == cell.settings), None)
+    ours, theirs = (c.final("val/top1").summary if c else None for c in (cell, rigid))
+    return ours.mean - theirs.mean if ours and theirs else None
+
+
+def _spec(model: str, cell: Cell | None) -> KernelSpec:
+    """The kernel spec of a model: a registered one's own, otherwise what its record says, rigid if nothing."""
+    known: BenchModel | None = MODELS.get(model)
+    if known:
+        return known.spec
+    try:
+        return KernelSpec.from_dict((cell and cell.runs[0].model.get("spec")) or {})
+    except ValueError as error:
+        raise UserError(f"record of {model}: model.spec: {error}") from error
+
+
+def _kernel_words(spec: KernelSpec) -> tuple[str, str, str]:
+    """The paper's words for a spec: 1x1 convolutions, 3x3 convolutions, what it is combined with."""
+    pw = f"{spec.pointwise} {spec.pointwise_scope}x{spec.pointwise_scope}" if spec.pointwise else "rigid"
+    conv3x3 = f"{spec.depthwise} {spec.scope}x{spec.scope}" if spec.depthwise else "rigid"
+    return pw, conv3x3, "DCN" if spec.dcn else "SCC" if spec.experts else ""
+
+
+def _scaled(count: float | None, unit: float, digits: int = 2) -> Number:
+    return Number(None if count is None else count / unit, digits)
+
+
+def _without_empty_setting(columns: list[str], lines: list[list[Value]]) -> tuple[tuple[str, ...], list[list[Value]]]:
+    """The last column tells cells of one model apart; without such cells it would stand empty, so it goes."""
+    if any(line[-1] for line in lines):
+        return tuple(columns), lines
+    return tuple(columns[:-1]), [line[:-1] for line in lines]

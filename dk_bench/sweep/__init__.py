@@ -1,0 +1,1 @@
+"""W&B sweep files, run on this machine without an account."""

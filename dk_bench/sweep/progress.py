@@ -1,0 +1,71 @@
+"""What a running sweep shows: one line for the whole, one for each running cell with the last line of its log."""
+
+from __future__ import annotations
+
+import statistics
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
+
+from dk_bench.sweep.runner import Job
+
+
+class SweepProgress:
+    """Live display of jobs; a context manager. `changed` is what `run_jobs` calls. Without a terminal: plain lines."""
+
+    def __init__(self, jobs: list[Job], workers: int, console: Console) -> None:
+        self.jobs, self.workers, self.console = jobs, workers, console
+        text = TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+        name = TextColumn("{task.description}", markup=False)
+        columns = (SpinnerColumn(), name, BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), text)
+        self.progress = Progress(*columns, console=console)
+        self.whole = self.progress.add_task("cells", total=len(jobs), note="")
+        self.lines: dict[str, int] = {}  # running job -> its line
+
+    def __enter__(self) -> SweepProgress:
+        self.progress.__enter__()
+        for job in self.jobs:
+            if job.state == "skipped":
+                self.console.print(f"skipped {job.name}: finished before", markup=False, highlight=False)
+        self._refresh()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._refresh()
+        self.progress.__exit__(*exception)
+
+    def changed(self, job: Job | None) -> None:
+        """A job started or ended, or (None) time went by."""
+        if job is not None and job.state == "running":
+            self.lines[job.name] = self.progress.add_task(job.name, total=None, note="")
+        elif job is not None:
+            if job.name in self.lines:
+                self.progress.remove_task(self.lines.pop(job.name))
+            why = f": {job.reason}, see {job.log}" if job.state == "failed" else ""
+            line = f"{job.state} {job.name} ({job.seconds:.0f} s){why}"
+            self.console.print(line, style="red" if why else None, markup=False, highlight=False, soft_wrap=True)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        for job in self.jobs:
+            if job.state == "running":
+                self.progress.update(self.lines[job.name], note=job.last_line())
+        states = [job.state for job in self.jobs]
+        ended = len(states) - states.count("waiting") - states.count("running")
+        counts = [f"{states.count(state)} {state}" for state in ("running", "failed", "skipped") if state in states]
+        left = _seconds_left(self.jobs, self.workers)
+        if left is not None:
+            counts.append(f"about {max(1, round(left / 60))} min left" if left >= 60 else f"about {left:.0f} s left")
+        self.progress.update(self.whole, completed=ended, note=", ".join(counts))
+
+
+def _seconds_left(jobs: list[Job], workers: int) -> float | None:
+    """By the mean time of the cells that ended; None before one has, and when all have."""
+    took = [job.seconds for job in jobs if job.state in ("finished", "failed")]
+    waiting = sum(job.state == "waiting" for job in jobs)
+    running = sum(job.state == "running" for job in jobs)
+    if not took or not waiting + running:
+        return None
+    # Running cells are half done on average.
+    return statistics.fmean(took) * (waiting + running / 2) / min(workers, waiting + running)

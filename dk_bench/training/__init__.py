@@ -1,0 +1,16 @@
+"""Training and evaluating classifiers."""
+
+from dk_bench.training.checkpoint import build_model, load_model, read_checkpoint
+from dk_bench.training.classifier import Diverged, LitClassifier
+from dk_bench.training.run import evaluate, run_folder, train
+
+__all__ = [
+    "Diverged",
+    "LitClassifier",
+    "build_model",
+    "evaluate",
+    "load_model",
+    "read_checkpoint",
+    "run_folder",
+    "train",
+]

@@ -1,0 +1,109 @@
+"""What watches a run: record and checkpoint, images per second, one line an epoch."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, Checkpoint
+
+from dk_bench.results.record import RunRecord, write_record
+
+EPOCH_METRICS = ("train/loss", "val/loss", "val/top1", "val/top5")
+
+
+class Throughput(Callback):
+    """Images per second of training and of evaluation, over all devices.
+
+    The clock of every epoch starts when its first batch is done: starting workers, compiling and the first launch are
+    not counted, nor is what lies between epochs. None where there was no second batch.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = {"train": 0.0, "eval": 0.0}
+        self._images = {"train": 0, "eval": 0}
+        self._since: float | None = None
+
+    def rates(self) -> dict[str, float | None]:
+        """train_images_per_second and eval_images_per_second so far."""
+        return {
+            f"{kind}_images_per_second": round(self._images[kind] / seconds, 2) if seconds > 0 else None
+            for kind, seconds in self._seconds.items()
+        }
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._since = None
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._since = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self._count("train", trainer, len(batch[1]))
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self._count("eval", trainer, len(batch[1]))
+
+    def _count(self, kind: str, trainer: pl.Trainer, images: int) -> None:
+        now = time.perf_counter()
+        if self._since is not None:
+            self._seconds[kind] += now - self._since
+            self._images[kind] += images * trainer.world_size
+        self._since = now
+
+
+class RunKeeper(Checkpoint):
+    """Writes the run's record and its checkpoint, ``last.ckpt``, at the end of every epoch.
+
+    With ``every_n_steps`` also checkpoints inside epochs. The epochs' metrics are part of the checkpoint, so that the
+    record of a resumed run is that of an uninterrupted one. Only the first process writes.
+    """
+
+    def __init__(self, record: RunRecord, folder: Path, throughput: Throughput, every_n_steps: int | None) -> None:
+        self.record, self.throughput, self.every_n_steps = record, throughput, every_n_steps
+        self.record_path, self.checkpoint_path = folder / "record.json", folder / "last.ckpt"
+        self._epoch_began = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.record.metrics["epochs"]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.record.metrics["epochs"] = state_dict["epochs"]
+
+    def on_train_start(self, *_: Any) -> None:
+        self._epoch_began = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        # The last batch's checkpoint is the epoch's, after validation.
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.checkpoint_path)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        now = time.perf_counter()
+        metrics = {name: float(trainer.callback_metrics[name]) for name in EPOCH_METRICS}
+        lr = float(trainer.optimizers[0].param_groups[0]["lr"])  # for the next step; the first group is not offsets
+        seconds = round(now - self._epoch_began, 3)
+        self.record.metrics["epochs"].append({"epoch": trainer.current_epoch, **metrics, "lr": lr, "seconds": seconds})
+        self._epoch_began = now
+        self.record.throughput = self.throughput.rates()
+        if trainer.is_global_zero:
+            write_record(self.record, self.record_path)
+        trainer.save_checkpoint(self.checkpoint_path)
+
+
+class EpochLines(Callback):
+    """One line an epoch, where no terminal shows a progress bar."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        print(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            f"  loss {metrics['loss']:.3f}  val loss {metrics['val/loss']:.3f}"
+            f"  top-1 {metrics['val/top1']:.1f} %  top-5 {metrics['val/top5']:.1f} %",
+            file=sys.stderr,
+            flush=True,
+        )
