@@ -1,0 +1,170 @@
+"""Random cases of deform_kernel_conv, and the comparison of the compiled operator with the reference."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dk_bench import functional, reference
+
+NAMES = ("input", "data_offset", "kernel_offset", "weight")
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+CHANNELS = (1, 3, 7, 17, 64, 65, 130)
+KERNELS = (1, 3, 5, 7)
+SCOPES = tuple(range(1, 10))
+LAYOUTS = ("contiguous", "channels_last", "cropped", "channel_slice", "transposed", "expanded", "strided")
+OFFSETS = ("kernel", "data", "both", "none")
+# How far two orders of summation may lie apart, and what one rounding to a stored 16-bit result adds.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
+ROUNDING = {torch.float64: 0.0, torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: sizes, dtypes and how each operand lies in memory."""
+
+    seed: int
+    batch: int
+    channels: int
+    size: tuple[int, int]
+    scope: tuple[int, int]
+    offsets: str
+    geometry: dict
+    dtype: torch.dtype
+    offset_dtype: torch.dtype
+    layouts: tuple[str, ...]  # of the four operands and of the output's gradient
+    on_knots: bool
+
+
+def output_size(size, kernel_size, stride, padding, dilation) -> tuple[int, int]:
+    return tuple((size[a] + 2 * padding[a] - dilation[a] * (kernel_size[a] - 1) - 1) // stride[a] + 1 for a in (0, 1))
+
+
+def random_case(seed: int) -> Case:
+    """Case number ``seed``: dtypes, offsets and channels in turn, so that all are met; the rest by chance."""
+    r = random.Random(seed)
+
+    def pair(values, square: float = 0.5):
+        first = r.choice(values)
+        return (first, first if r.random() < square else r.choice(values))
+
+    geometry = {
+        "kernel_size": pair(KERNELS, 0.7),
+        "stride": pair((1, 1, 2, 3)),
+        "padding": pair((0, 1, 2, 4)),
+        "dilation": pair((1, 1, 2, 3)),
+        "clip": r.random() < 0.6,
+    }
+    channels = CHANNELS[seed % len(CHANNELS)]
+    low = [geometry["dilation"][a] * (geometry["kernel_size"][a] - 1) + 1 - 2 * geometry["padding"][a] for a in (0, 1)]
+    taps = geometry["kernel_size"][0] * geometry["kernel_size"][1]
+    most = 4 if channels * taps > 400 else 10
+    size = [max(1, value) + r.randrange(most) for value in low]
+    if channels < 10 and r.random() < 0.2:
+        size[1] += 30  # several groups of positions in a row
+    dtype = DTYPES[seed // 4 % 4]
+    return Case(
+        seed=seed,
+        batch=0 if r.random() < 0.03 else r.choice((1, 2) if channels > 60 else (1, 2, 3)),
+        channels=channels,
+        size=tuple(size),
+        scope=pair(SCOPES),
+        offsets=OFFSETS[seed % 4],
+        geometry=geometry,
+        dtype=dtype,
+        offset_dtype=torch.float32 if dtype.itemsize == 2 and r.random() < 0.5 else dtype,
+        layouts=tuple(r.choice(LAYOUTS) for _ in range(5)),
+        on_knots=r.random() < 0.2,
+    )
+
+
+def lay_out(values: Tensor, layout: str) -> Tensor:
+    """The same values in memory of another form; ``expanded`` repeats the first channel without copying it."""
+    n, c, h, w = values.shape
+    if layout == "contiguous":
+        return values
+    if layout == "channels_last":
+        return values.contiguous(memory_format=torch.channels_last)
+    if layout == "expanded":
+        return values[:, :1].expand(n, c, h, w)
+    if layout == "transposed":
+        return values.transpose(2, 3).contiguous().transpose(2, 3)
+    larger, window = {
+        "cropped": ((n, c, h + 3, w + 2), (..., slice(1, 1 + h), slice(2, 2 + w))),
+        "channel_slice": ((n, c + 2, h, w), (slice(None), slice(1, 1 + c))),
+        "strided": ((2 * n, c, h, 2 * w), (slice(None, None, 2), slice(None), slice(None), slice(None, None, 2))),
+    }[layout]
+    base = values.new_full(larger, 77.0)  # what lies between must not be read
+    if layout == "cropped":
+        base = base.contiguous(memory_format=torch.channels_last)
+    base[window] = values
+    return base[window]
+
+
+def make_tensors(case: Case) -> tuple[list[Tensor | None], Tensor]:
+    """The operands, as leaves that want a gradient, and the gradient of the output."""
+    generator = torch.Generator().manual_seed(case.seed)
+    geometry = {key: value for key, value in case.geometry.items() if key != "clip"}
+    out = output_size(case.size, **geometry)
+    taps = case.geometry["kernel_size"][0] * case.geometry["kernel_size"][1]
+
+    def make(shape, dtype, layout, scale=1.0, steps=None):
+        values = scale * torch.randn(shape, dtype=torch.float64, generator=generator)
+        values = values if steps is None else (values * steps).round() / steps
+        return lay_out(values.to(dtype), layout).detach().requires_grad_()
+
+    steps = 2 if case.on_knots else None  # S - K may be odd: taps rest at halves
+    offset_shape = (case.batch, 2 * taps, *out)
+    has_data, has_kernel = case.offsets in ("data", "both"), case.offsets in ("kernel", "both")
+    operands = [
+        make((case.batch, case.channels, *case.size), case.dtype, case.layouts[0]),
+        make(offset_shape, case.offset_dtype, case.layouts[1], 2.0, steps) if has_data else None,
+        make(offset_shape, case.offset_dtype, case.layouts[2], 1.5, steps) if has_kernel else None,
+        make((case.channels, 1, *case.scope), case.dtype, case.layouts[3]),
+    ]
+    grad = make((case.batch, case.channels, *out), case.dtype, case.layouts[4]).detach()
+    return operands, grad
+
+
+def forward_backward(function, operands, grad: Tensor, geometry: dict) -> list[Tensor | None]:
+    """The output and the gradients of the operands; None for an offset that is None."""
+    out = function(*operands, **geometry)
+    given = [t for t in operands if t is not None]
+    gradients = iter(torch.autograd.grad(out, given, grad))
+    return [out.detach(), *(None if t is None else next(gradients) for t in operands)]
+
+
+def in_compute_dtype(tensor: Tensor | None) -> Tensor | None:
+    if tensor is None:
+        return None
+    dtype = torch.float32 if tensor.dtype.itemsize == 2 else tensor.dtype
+    return tensor.detach().to(dtype).requires_grad_(tensor.requires_grad)
+
+
+def assert_close(actual: Tensor, expected: Tensor, name: str) -> None:
+    """Close up to the order of summation in the compute dtype, and one rounding to the stored dtype."""
+    assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    if not actual.numel():
+        return
+    actual, dtype = actual.to(expected.dtype), actual.dtype
+    allowed = TOLERANCE[dtype] * (1 + expected.abs().max()) + ROUNDING[dtype] * expected.abs()
+    excess = (actual - expected).abs() - allowed
+    worst = torch.where(excess.isnan(), torch.inf, excess).argmax()
+    assert (excess <= 0).all(), f"{name}: {actual.flatten()[worst]}, expected {expected.flatten()[worst]}"
+
+
+def check_against_reference(case: Case) -> None:
+    """Raises AssertionError where the compiled operator and the reference differ, forward or backward."""
+    operands, grad = make_tensors(case)
+    actual = forward_backward(functional.deform_kernel_conv, operands, grad, case.geometry)
+    plain = [in_compute_dtype(t) for t in operands]
+    expected = forward_backward(reference.deform_kernel_conv, plain, in_compute_dtype(grad), case.geometry)
+    assert actual[0].dtype == case.dtype
+    for name, a, e, operand in zip(("output", *NAMES), actual, expected, (None, *operands), strict=True):
+        if e is None:
+            continue
+        assert operand is None or a.dtype == operand.dtype, f"gradient of {name}: {a.dtype}"
+        assert_close(a, e, name if operand is None else f"gradient of {name}")

@@ -1,0 +1,106 @@
+"""The order of images and their augmentation: the same for any number of workers, processes and interruptions."""
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from dk_bench.config import load_config
+from dk_bench.data.module import ClassificationData
+from dk_bench.data.order import Augmented, StepSampler, mix_seed
+
+
+def test_mixed_seeds_differ_and_stay():
+    seeds = {mix_seed(a, b, c) for a in range(4) for b in range(4) for c in range(4)}
+    assert len(seeds) == 64
+    assert mix_seed(1, 2) == mix_seed(1, 2) != mix_seed(2, 1)
+
+
+def epochs(sampler, numbers):
+    out = []
+    for number in numbers:
+        sampler.set_epoch(number)
+        out.append(list(sampler))
+    return out
+
+
+def test_every_epoch_is_another_permutation_cut_to_whole_batches():
+    sampler = StepSampler(23, 5, seed=1)
+    first, second = epochs(sampler, [0, 1])
+    assert len(sampler) == len(first) == 20
+    assert {epoch for epoch, _ in second} == {1}
+    assert len({index for _, index in first}) == 20
+    assert [i for _, i in first] != [i for _, i in second]
+    assert epochs(StepSampler(23, 5, seed=1), [1])[0] == second
+    assert epochs(StepSampler(23, 5, seed=2), [1])[0] != second
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 4, 6, 8])
+def test_starting_at_a_step_continues_the_order(step):
+    batch, steps = 5, 4
+    whole = sum(epochs(StepSampler(23, batch, seed=1), [0, 1, 2]), [])
+    start = step // steps
+    rest = sum(epochs(StepSampler(23, batch, seed=1, start_step=step), range(start, 3)), [])
+    assert rest == whole[step * batch :]
+    assert len(StepSampler(23, batch, seed=1, start_step=step)) == steps * batch  # the loops count whole epochs
+
+
+def test_processes_share_each_batch():
+    whole = epochs(StepSampler(23, 6, seed=1), [0])[0]
+    shards = [epochs(StepSampler(23, 6, seed=1, rank=r, world=3), [0])[0] for r in range(3)]
+    assert all(len(shard) == 6 for shard in shards)
+    for step in range(3):
+        shared = {item for shard in shards for item in shard[2 * step : 2 * step + 2]}
+        assert shared == set(whole[6 * step : 6 * step + 6])
+
+
+def test_batches_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="batch of 6 from 5 images"):
+        StepSampler(5, 6, seed=0)
+    with pytest.raises(ValueError, match="4 processes"):
+        StepSampler(50, 6, seed=0, world=4)
+
+
+def batches(workers):
+    config = load_config(
+        None,
+        [f"data.workers={workers}", "data.size=24", "data.batch_size=4", "data.procedural.train_images=14",
+         "data.procedural.val_images=6"],
+    ).data  # fmt: skip
+    loader = ClassificationData(config, seed=3).train_dataloader()
+    out = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        out += list(loader)
+    return out
+
+
+def test_batches_do_not_depend_on_workers_or_on_the_global_generator():
+    torch.manual_seed(0)
+    alone = batches(0)
+    torch.manual_seed(1)
+    shared = batches(2)
+    assert len(alone) == 6
+    for (images, labels), (other_images, other_labels) in zip(alone, shared, strict=True):
+        assert torch.equal(images, other_images) and torch.equal(labels, other_labels)
+
+
+def test_augmenting_leaves_the_global_generator_alone():
+    data = Augmented([(Image.new("RGB", (4, 4)), 0)], lambda image: torch.rand(3), seed=0)
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    drawn = [data[epoch, 0][0] for epoch in (0, 1, 0)]
+    assert torch.equal(torch.rand(4), expected)
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+
+
+def test_validation_sees_every_image_once_in_order():
+    config = load_config(
+        None, ["data.workers=0", "data.size=24", "data.batch_size=4", "data.procedural.val_images=10"]
+    ).data
+    data = ClassificationData(config, seed=0)
+    loader = data.val_dataloader()
+    assert isinstance(loader, DataLoader)
+    labels = torch.cat([labels for _, labels in loader])
+    assert labels.tolist() == [data.val_images[i][1] for i in range(10)]

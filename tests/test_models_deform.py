@@ -1,0 +1,191 @@
+"""deform(): which convolutions change, that the function stays, and what it refuses. On timm's models and ours."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from dk_bench import KernelSpec, deform
+from dk_bench.models import TEST_MODELS
+from dk_bench.models.probe import output_strides
+from dk_bench.nn import (
+    CondConv2d,
+    DeformConv2d,
+    DeformKernel2d,
+    DeformKernelConv2d,
+    GlobalDeformKernel2d,
+    OffsetGenerator,
+)
+
+LOCAL, GLOBAL = KernelSpec(depthwise="local"), KernelSpec(depthwise="global")
+POINTWISE, EXPERTS, DCN = KernelSpec(pointwise="global"), KernelSpec(experts=3), KernelSpec(dcn=True)
+ANY_MODEL = [
+    ("test_resnetdw", model.spec) for model in TEST_MODELS.values()
+] + [
+    ("test_convnext", KernelSpec(depthwise="local", kernel_size=7, scope=8)),
+    ("test_convnext", KernelSpec(depthwise="global", kernel_size=7, scope=9)),
+    ("test_efficientnet", KernelSpec(depthwise="local", pointwise="global", dcn=True)),
+    ("test_efficientnet", EXPERTS),
+    ("test_resnet", POINTWISE),
+    ("test_resnet", EXPERTS),
+    ("inception_next_atto", LOCAL),
+    ("regnetx_002", POINTWISE),
+]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def trained(name: str) -> nn.Module:
+    """A model whose every branch matters: normalisation and layer scale as after training, not as at the start."""
+    model = timm.create_model(name, num_classes=10).eval()
+    for module in model.modules():
+        for key, low, high in (("running_var", 0.5, 1.5), ("running_mean", -0.1, 0.1)):
+            if getattr(module, key, None) is not None:
+                getattr(module, key).uniform_(low, high)
+    for key, parameter in model.named_parameters():
+        if parameter.dim() == 1 and not key.endswith("bias"):
+            nn.init.uniform_(parameter, 0.5, 1.0)
+    return model
+
+
+def kinds(model: nn.Module) -> dict[str, type]:
+    ours = (CondConv2d, DeformConv2d, DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d)
+    return {name: type(module) for name, module in model.named_modules() if isinstance(module, ours)}
+
+
+@pytest.mark.parametrize("name, spec", ANY_MODEL, ids=lambda v: v if isinstance(v, str) else str(v.changed()))
+@torch.no_grad()
+def test_function_stays_until_offsets_move(name, spec):
+    rigid = trained(name)
+    x = torch.randn(2, 3, 64, 64)
+    expected = rigid(x)
+    model = deform(copy.deepcopy(rigid), spec)
+    out = model(x)
+    assert (out - expected).abs().max() <= 1e-4 * expected.abs().max().clamp(min=1)
+    if spec.is_rigid:
+        return
+    assert not any(module.training for module in model.modules())
+    for module in model.modules():
+        if isinstance(module, OffsetGenerator):
+            nn.init.constant_(module.bias, 0.7)
+        if isinstance(module, CondConv2d):
+            nn.init.normal_(module.routing.bias)
+    assert (model(x) - expected).abs().max() > 1e-3 * expected.abs().max()
+
+
+def on_meta(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return timm.create_model(name)
+
+
+def test_depthwise():
+    depthwise = [n for n, m in on_meta("mobilenetv2_100").named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert kinds(deform(on_meta("mobilenetv2_100"), LOCAL)) == dict.fromkeys(depthwise, DeformKernel2d)
+    assert kinds(deform(on_meta("mobilenetv2_100"), GLOBAL)) == dict.fromkeys(depthwise, GlobalDeformKernel2d)
+    assert len(depthwise) == 17
+
+
+def test_pointwise_is_in_the_blocks_alone():
+    resnet = kinds(deform(on_meta("resnet50dw"), POINTWISE))
+    assert len(resnet) == 2 * 16 and all(name.endswith(("conv1", "conv3")) and "layer" in name for name in resnet)
+    mobilenet = kinds(deform(on_meta("mobilenetv2_100"), POINTWISE))
+    assert "conv_head" in mobilenet and "conv_stem" not in mobilenet
+    assert len(mobilenet) == 1 + 2 * 16 + 1  # first block, the others, last 1x1
+
+
+def test_squeeze_and_excitation_stays():
+    model = deform(timm.create_model("test_efficientnet"), EXPERTS)
+    assert not any(".se." in name for name in kinds(model)) and kinds(model)
+    assert any(".se." in name for name, module in model.named_modules() if type(module) is nn.Conv2d)
+
+
+def test_dcn_is_on_output_stride_8_and_more():
+    strides = output_strides(on_meta("resnet50dw"))
+    assert strides["layer1.0.conv2"] == 4 and strides["layer2.0.conv1"] == 4 and strides["layer2.0.conv2"] == 8
+    names = [name for name in strides if name.endswith("conv2")]
+    assert kinds(deform(on_meta("resnet50dw"), DCN)) == {
+        name: DeformConv2d for name in names if not name.startswith("layer1")
+    }
+    both = kinds(deform(on_meta("resnet50dw"), KernelSpec(dcn=True, depthwise="local")))
+    assert both == {n: DeformKernel2d if n.startswith("layer1") else DeformKernelConv2d for n in names}
+    all_of_them = KernelSpec(dcn=True, dcn_min_stride=4)
+    assert kinds(deform(on_meta("resnet50dw"), all_of_them)) == dict.fromkeys(names, DeformConv2d)
+
+
+def test_output_strides_of_an_input_that_does_not_divide():
+    model = timm.create_model("test_resnetdw")
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 225, 225)}
+    assert set(output_strides(model).values()) == {2, 4, 8, 16, 32}
+
+
+def test_experts_leave_depthwise_kernels_to_dk():
+    found = kinds(deform(timm.create_model("test_resnetdw"), KernelSpec(experts=4, depthwise="local")))
+    deformed = {name for name, kind in found.items() if kind is DeformKernel2d}
+    assert deformed == {f"layer{i}.0.conv2" for i in (1, 2, 3, 4)}
+    assert {name for name, kind in found.items() if kind is CondConv2d} == {
+        f"layer{i}.0.conv{j}" for i in (1, 2, 3, 4) for j in (1, 3)
+    }
+
+
+def test_features_only_before_and_after():
+    inside = timm.create_model("test_resnetdw_dk", features_only=True)
+    outside = deform(timm.create_model("test_resnetdw", features_only=True), LOCAL)
+    assert list(inside.state_dict()) == list(outside.state_dict())
+
+
+def test_feature_hooks_survive():
+    """timm's extractor hooks the projections of MobileNet-V2's blocks, which pointwise replaces."""
+    model = timm.create_model("mobilenetv2_100", features_only=True, feature_location="expansion").eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(x)
+        maps = deform(model, POINTWISE)(x)
+    for out, rigid in zip(maps, expected, strict=True):
+        torch.testing.assert_close(out, rigid, atol=1e-3, rtol=1e-3)
+
+
+def test_shared_convolution_is_replaced_everywhere():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = self.second = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+
+        def forward(self, x):
+            return self.second(self.first(x))
+
+    model = deform(Twice(), LOCAL)
+    assert model.first is model.second and isinstance(model.first, DeformKernel2d)
+
+
+@pytest.mark.parametrize(
+    "name, spec, message",
+    [
+        ("test_resnet", LOCAL, "depthwise: ResNet has no depthwise 3x3 convolution"),
+        ("test_convnext", LOCAL, r"depthwise: ConvNeXt has no depthwise 3x3 .* sizes \[\(7, 7\)\]"),
+        ("test_resnet", DCN, "dcn: ResNet has no depthwise 3x3 convolution of output stride 8"),
+        ("test_resnetdw", KernelSpec(dcn=True, dcn_min_stride=64), "dcn: .* output stride 64"),
+        ("test_vit", EXPERTS, "experts: VisionTransformer has no convolution"),
+        ("test_vit", POINTWISE, "pointwise: VisionTransformer has no 1x1 convolution"),
+        ("test_resnetdw_dk", GLOBAL, "model: ResNet is deformed already"),
+        ("tf_mobilenetv3_small_minimal_100", LOCAL, r"blocks\.0\.0\.conv_dw: cannot be deformed.*Conv2dSame"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else str(v.changed()),
+)
+def test_refusals_leave_the_model_alone(name, spec, message):
+    model = timm.create_model(name)
+    before = {n: type(m) for n, m in model.named_modules()}
+    with pytest.raises(ValueError, match=message):
+        deform(model, spec)
+    assert {n: type(m) for n, m in model.named_modules()} == before
+
+
+def test_rigid_spec_changes_nothing():
+    model = timm.create_model("test_resnetdw")
+    assert deform(model, KernelSpec()) is model and not kinds(model)

@@ -1,0 +1,52 @@
+"""A rigid kernel in a scope: sampled at zero offsets it comes back, for every S >= K."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dk_bench.nn import to_scope
+from dk_bench.reference import sample_kernel, tap_weights
+
+SIZES = [(k, s) for k in (1, 2, 3, 5, 7) for s in range(k, 10)]
+
+
+@pytest.mark.parametrize("kernel_size, scope", SIZES)
+def test_zero_offsets_give_the_kernel_back(kernel_size, scope):
+    torch.manual_seed(0)
+    kernel = torch.randn(3, 2, kernel_size, kernel_size, dtype=torch.float64)
+    weight = to_scope(kernel, (scope, scope))
+    at_rest = torch.zeros(1, 2 * kernel_size**2, dtype=torch.float64)
+    torch.testing.assert_close(sample_kernel(weight, at_rest, kernel_size=kernel_size)[0], kernel)
+
+
+def test_axes_are_independent():
+    torch.manual_seed(0)
+    kernel = torch.randn(3, 1, 2, 3, dtype=torch.float64)
+    weight = to_scope(kernel, (3, 7))
+    assert weight.shape == (3, 1, 3, 7)
+    torch.testing.assert_close(sample_kernel(weight, kernel.new_zeros(1, 12), kernel_size=(2, 3))[0], kernel)
+
+
+def test_norm_is_the_least():
+    """Orthogonal to everything that sampling at rest cannot see."""
+    torch.manual_seed(0)
+    weight = to_scope(torch.randn(5, 1, 3, 3, dtype=torch.float64), (4, 4)).flatten(1)
+    sampling = tap_weights(torch.zeros(1, 18, dtype=torch.float64), (3, 3), (4, 4), clip=True)[0]
+    null_space = torch.linalg.svd(sampling).Vh[9:]
+    assert (weight @ null_space.T).abs().max() < 1e-10
+    assert weight.abs().max() > 0.1
+
+
+def test_same_size_is_the_kernel_itself():
+    kernel = torch.randn(3, 1, 3, 3)
+    torch.testing.assert_close(to_scope(kernel, (3, 3)), kernel)
+
+
+def test_dtype_is_kept():
+    assert to_scope(torch.randn(3, 1, 3, 3).bfloat16(), (4, 4)).dtype == torch.bfloat16
+
+
+def test_scope_smaller_than_the_kernel():
+    with pytest.raises(ValueError, match=r"scope: expected at least the kernel's size \(3, 3\), got \(4, 2\)"):
+        to_scope(torch.randn(1, 1, 3, 3), (4, 2))

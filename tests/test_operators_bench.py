@@ -1,0 +1,64 @@
+"""``dk-bench bench ops`` on tiny shapes: the record's content, not its times."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from dk_bench.analysis.bench import BASE, FORWARD, OPERATORS, TORCHVISION, TRAIN, Timing, geometric_means
+from dk_bench.cli import main
+
+
+def test_record(tmp_path, capsys):
+    path = tmp_path / "new" / "ops.json"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        arguments = ["--threads", "1", "--repeats", "4", "--output", str(path), "--shapes", "8,6,2", "5,4,1"]
+        assert main(["bench", "ops", *arguments]) == 0
+        assert torch.get_num_threads() == 3  # given back
+    finally:
+        torch.set_num_threads(threads)
+    record = json.loads(path.read_text())
+    assert record["device"]["type"] == "cpu" and record["device"]["threads"] == 1
+    assert torch.__version__.startswith(record["versions"]["torch"]) and {"commit", "dirty"} == set(record["git"])
+    assert record["settings"]["shapes"] == [
+        {"channels": 8, "size": 6, "batch": 2}, {"channels": 5, "size": 4, "batch": 1}]
+    rows = {(t["shape"], t["operator"], t["mode"]): t for t in record["timings"]}
+    expected = {(operator, FORWARD) for operator in OPERATORS} | {(o, TRAIN) for o in OPERATORS if o != TORCHVISION}
+    assert set(rows) == {(shape, *e) for shape in ("8 x 6 x 6", "5 x 4 x 4") for e in expected}
+    for (_, operator, _), t in rows.items():
+        assert 0 < t["quartiles"][0] <= t["median"] <= t["quartiles"][1]
+        assert t["repeats"] == (3 if operator == TORCHVISION else 4)
+        assert operator != BASE or t["ratio"] == 1
+    printed = capsys.readouterr().out
+    for mode, mean in ((m, record["geometric_means"][m]["local DK"]) for m in (FORWARD, TRAIN)):
+        assert f"local DK {mode}: {mean:.2f}x depthwise convolution" in printed
+
+
+def test_geometric_means():
+    timings = [
+        Timing(shape, operator, FORWARD, 1, 1.0, (1.0, 1.0), ratio, None)
+        for shape, ratio in (("a", 2.0), ("b", 8.0)) for operator in (BASE, "local DK")
+    ]
+    assert geometric_means(timings)[FORWARD] == {"local DK": pytest.approx(4)}
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--repeats", "0"], "--repeats: expected at least 1, got 0"),
+    (["--threads", "-1"], "--threads: expected at least 1, got -1"),
+    pytest.param(["--device", "cuda"], "--device cuda: this machine or this torch has no CUDA device",
+                 marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
+])
+def test_bad_arguments_are_named(arguments, message, capsys):
+    assert main(["bench", "ops", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", ["128", "0,56", "128,x", "1,2,3,4"])
+def test_bad_shape_is_named(shape, capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "ops", "--shapes", shape])
+    assert f"expected C,H or C,H,N, such as 128,56, got '{shape}'" in capsys.readouterr().err

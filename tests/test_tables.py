@@ -1,0 +1,301 @@
+"""Statistics, the paper's figures, and tables from records made here."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import yaml
+from rich.console import Console
+
+from dk_bench.cli import main
+from dk_bench.errors import UserError
+from dk_bench.models import PAPER_MODELS, KernelSpec
+from dk_bench.results.cells import gather
+from dk_bench.results.costs import count_costs, load_costs
+from dk_bench.results.paper import PAPER_FILE, load_paper, row_name
+from dk_bench.results.record import RunRecord, config_hash, write_record
+from dk_bench.results.render import Document, Number, Table, csv_text, latex, markdown, show
+from dk_bench.results.statistics import summarize
+from dk_bench.results.tables import DEMO_MODELS, build_documents
+
+PROCEDURAL = {"name": "procedural", "classes": ["a", "b"], "train_images": 3000, "val_images": 1000}
+IMAGENET = {
+    "name": "imagenet",
+    "classes": [f"n{n:08}" for n in range(1000)],
+    "train_images": 1_281_167,
+    "val_images": 50_000,
+}
+COSTS = {"resnet50dw": {"params": 23_682_216, "macs": 4_024_105_984, "sampling_macs": 0}}
+
+
+def make_record(model, top1=None, *, seed=0, status="finished", data=PROCEDURAL, epochs=2, **optim) -> RunRecord:
+    config = {"seed": seed, "output": "runs", "model": {"name": model}, "optim": {"lr": 0.1, **optim}}
+    return RunRecord(
+        run_id=f"{model}-{seed}",
+        name="test",
+        config=config,
+        config_hash=config_hash(config),
+        model={"name": model},
+        data=data,
+        seed=seed,
+        status=status,
+        metrics={"epochs": [{}] * epochs, "final": {} if top1 is None else {"val/top1": top1}},
+        cost={"params": 250_000, "macs": 12_345_000, "sampling_macs": 67_000},
+        throughput={"train_images_per_second": 400.4, "eval_images_per_second": 1000.0},
+        started="2026-01-01T00:00:00+00:00",
+        ended="2026-01-01T00:01:00+00:00",
+    )
+
+
+def lines_of(document: Document, table: int = 0) -> dict[str, list[str]]:
+    """Rows of one table in Markdown: the first cells joined -> all cells."""
+    part = markdown(document).split("\n## ")[table + 1]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line[:1] == "|"]
+    return {" ".join(row[:1]): row for row in rows[2:]}
+
+
+# Statistics
+
+
+def test_summary_by_hand():
+    # Values 70, 71, 72: standard deviation 1; Student's t at 97.5 % with 2 degrees of freedom is 4.302653.
+    summary = summarize([70.0, 71.0, 72.0])
+    assert (summary.n, summary.mean, summary.std) == (3, 71.0, 1.0)
+    assert summary.half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    # Values 1, 2: standard deviation sqrt(1/2); t with 1 degree of freedom is 12.706205.
+    assert summarize([1.0, 2.0]).half_width == pytest.approx(12.706205 * math.sqrt(0.5) / math.sqrt(2), rel=1e-6)
+    assert summarize([5.0] * 4).half_width == 0.0
+
+
+def test_one_value_has_no_spread():
+    assert dataclasses.astuple(summarize([3.5])) == (1, 3.5, None, None)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
+def test_no_figure_from_nothing_or_nan(values):
+    with pytest.raises(ValueError):
+        summarize(values)
+
+
+# The paper's figures
+
+
+def test_paper_figures_are_whole():
+    paper = load_paper()
+    assert [len(rows) for rows in paper.values()] == [14, 8, 10, 8]
+    assert paper["table1"][3]["conv3x3"] == "local 4x4"
+
+
+def test_every_row_of_tables_1_and_2_has_its_model():
+    paper = load_paper()
+    rows = {row_name(row) for row in paper["table1"] + paper["table2"]}
+    assert {row_name(model.row) for model in PAPER_MODELS.values()} == rows
+    assert len(PAPER_MODELS) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("source"), "source"),
+        (lambda c: c.pop("table2"), "table2 is not a list"),
+        (lambda c: c["table1"][0].pop("top1"), "table1, row 1: missing top1"),
+        (lambda c: c["table1"][1].update(top5=1), "table1, row 2: unknown top5"),
+        (lambda c: c["table3"][2].update(map="high"), "table3, row 3: map is 'high'"),
+        (lambda c: c["table4"].append(c["table4"][0]), "table4, row 9: there twice"),
+        (lambda c: c["table1"][0].update(pw=2), "table1, row 1: pw is 2"),
+        (lambda c: c["table1"].insert(0, "row"), "table1, row 1: expected a mapping"),
+    ],
+)
+def test_faulty_paper_file_is_named(tmp_path, change, message):
+    content = yaml.safe_load(PAPER_FILE.read_text())
+    change(content)
+    path = tmp_path / "paper.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=message) as error:
+        load_paper(path)
+    assert str(path) in str(error.value)
+
+
+# Cells
+
+
+def test_seeds_of_a_cell_come_together_once():
+    again = dataclasses.replace(make_record("a", 60.0, seed=1), ended="2026-01-02T00:00:00+00:00")
+    died = dataclasses.replace(make_record("a", seed=0, status="failed"), ended="2026-01-03T00:00:00+00:00")
+    records = [make_record("a", 50.0), died, make_record("a", 55.0, seed=1), again]
+    (cell,) = gather(records)
+    assert [run.seed for run in cell.runs] == [0, 1]
+    summary = cell.final("val/top1").summary
+    assert (summary.n, summary.mean) == (2, 55.0)  # seed 0: the finished run; seed 1: the later one
+
+
+def test_cells_of_one_model_are_told_apart():
+    cells = gather([make_record("a", 1.0, lr=0.2), make_record("a", 2.0), make_record("b", 3.0)])
+    assert [(cell.model, cell.label) for cell in cells] == [("a", "optim.lr=0.1"), ("a", "optim.lr=0.2"), ("b", "")]
+
+
+@pytest.mark.parametrize(
+    ("records", "shown"),
+    [
+        ([make_record("a", 70.0)], "70.0 (n=1)"),
+        ([make_record("a", 70.0 + s, seed=s) for s in range(3)], "71.0 ± 2.5 (n=3)"),
+        ([make_record("a", 70.0), make_record("a", 99.0, seed=1, status="failed")], "70.0 (n=1), 1 failed"),
+        ([make_record("a", 99.0, status="failed")], "failed"),
+        ([make_record("a", 99.0, status="running")], "running"),
+        (
+            [make_record("a", 99.0, status=s, seed=n) for n, s in enumerate(["failed", "running"])],
+            "1 failed, 1 running",
+        ),
+        ([make_record("a")], "no figure"),
+        ([make_record("a", math.nan), make_record("a", 70.0, seed=1)], "70.0 (n=1)"),
+    ],
+)
+def test_only_finished_runs_give_figures(records, shown):
+    assert lines_of(build_documents(records)["other"])["a"][4] == shown
+
+
+# Tables
+
+
+def test_imagenet_stands_beside_the_paper():
+    records = [make_record("resnet50dw_dk", top1, seed=s, data=IMAGENET) for s, top1 in enumerate((77.0, 78.0))]
+    document = build_documents(records, COSTS)["table1"]
+    assert [table.heading for table in document.tables] == ["ImageNet"]
+    text = markdown(document)
+    assert "| rigid | local 4x4 | 78.1 | 77.5 ± 6.4 (n=2) | 25.0 | 0.25 | 4.32 | 0.01 | 0.000 | 2 |" in text
+    assert "| ResNet-50-DW | rigid | rigid | 76.3 | not run | 23.7 | 23.68 | 3.82 | 4.02 | 0.000 | - |" in text
+    assert text.count("not run") == 13
+
+
+def test_other_data_never_stand_beside_the_paper():
+    small = IMAGENET | {"val_images": 1000, "classes": 1000}  # names or number
+    documents = build_documents([make_record("resnet50dw_scc", 70.0, data=data) for data in (PROCEDURAL, small)], COSTS)
+    imagenet, *others = documents["table2"].tables
+    assert imagenet.heading == "ImageNet"
+    assert all(row[imagenet.columns.index("top-1")].state == "not run" for row in imagenet.rows)
+    assert len(others) == 2
+    for table in others:
+        assert table.heading.endswith("images): not comparable with the paper")
+        assert not any("paper" in column for column in table.columns)
+        assert len(table.rows) == len(imagenet.rows)
+    assert "70.0 (n=1)" in markdown(documents["table2"])
+
+
+def test_demo_table():
+    values = {"test_resnetdw": (70, 71, 72), "test_resnetdw_dk": (74, 75, 76), "test_resnetdw_dk_s5": (73,)}
+    records = [make_record(model, v, seed=s) for model, tops in values.items() for s, v in enumerate(tops)]
+    records.append(make_record("test_resnetdw_dcn", status="failed"))
+    rows = lines_of(build_documents(records)["demo"])
+    assert tuple(rows) == DEMO_MODELS
+    costs = ["250.0", "12.35", "0.07", "400", "1000", "2"]
+    assert rows["test_resnetdw"] == ["test_resnetdw", "rigid", "rigid", "", "71.0 ± 2.5 (n=3)", "-", *costs]
+    assert rows["test_resnetdw_dk"][2:6] == ["local 4x4", "", "75.0 ± 2.5 (n=3)", "+4.0"]
+    assert rows["test_resnetdw_dk_s5"][2:6] == ["local 5x5", "", "73.0 (n=1)", "+2.0"]
+    assert rows["test_resnetdw_dcn"][2:6] == ["rigid", "DCN", "failed", "-"]
+    assert rows["test_resnetdw_dcn_dk"][2:6] == ["local 4x4", "DCN", "not run", "-"]
+    assert rows["test_resnetdw_gdk"][2] == "global 4x4"
+
+
+def test_each_data_set_has_its_own_demo_table():
+    photos = {"name": "photos10", "classes": list("abcdefghij"), "train_images": 5000, "val_images": 1000}
+    records = [make_record("test_resnetdw", 50.0), make_record("test_resnetdw", 60.0, data=photos)]
+    document = build_documents([*records, make_record("test_resnetdw_dk", 64.0, data=photos)])["demo"]
+    photos_table, procedural_table = document.tables
+    assert photos_table.heading.startswith("photos10 (10 classes, 5,000 training and 1,000 validation images)")
+    assert procedural_table.heading.startswith("procedural (2 classes")
+    assert lines_of(document, 0)["test_resnetdw_dk"][4:6] == ["64.0 (n=1)", "+4.0"]
+    assert lines_of(document, 1)["test_resnetdw_dk"][4:6] == ["not run", "-"]
+
+
+def test_gain_is_over_the_rigid_base_with_the_same_settings():
+    records = [
+        make_record("test_resnetdw", 50.0, lr=0.1, offset_lr_multiplier="auto"),
+        make_record("test_resnetdw", 60.0, lr=0.2, offset_lr_multiplier="auto"),
+        make_record("test_resnetdw_dk", 61.0, lr=0.2, offset_lr_multiplier=1.0),  # nothing to a rigid model
+        make_record("test_resnetdw_gdk", 61.0, lr=0.3, offset_lr_multiplier="auto"),
+    ]
+    rows = lines_of(build_documents(records)["demo"])
+    assert rows["test_resnetdw_dk"][5] == "+1.0"
+    assert rows["test_resnetdw_gdk"][5] == "-"
+
+
+def test_models_of_ones_own_are_described_by_their_record():
+    record = make_record("my_net", 50.0)
+    record.model["spec"] = KernelSpec(depthwise="local", scope=5, dcn=True).to_dict()
+    assert lines_of(build_documents([record])["other"])["my_net"][1:4] == ["rigid", "local 5x5", "DCN"]
+    record.model["spec"] = {"scoop": 5}
+    with pytest.raises(UserError, match=r"my_net: model\.spec: .*'scoop'"):
+        build_documents([record])
+
+
+def test_formats():
+    table = Table("data_1", ("model", "top-1", "Δ", "setting"), [["a|b_[c]", Number(1.234, 1, signed=True), "", "50%"]])
+    document = Document("try", "Title", ["A note."], [table])
+    assert markdown(document) == (
+        "# Title\n\n## data_1\n\n| model | top-1 | Δ | setting |\n| :-- | --: | :-- | :-- |\n"
+        "| a\\|b_[c] | +1.2 |  | 50% |\n\nA note.\n"
+    )
+    assert csv_text(document) == "table,model,top-1,Δ,setting\ndata_1,a|b_[c],1.234,,50%\n"
+    assert latex(document) == (
+        "% Title\n\n\\begin{table}\n\\caption{Title data\\_1.}\n\\begin{tabular}{lrll}\n\\toprule\n"
+        "model & top-1 & $\\Delta$ & setting \\\\\n\\midrule\na|b\\_[c] & +1.2 &  & 50\\% \\\\\n"
+        "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
+    )
+    console = Console(width=100)
+    with console.capture() as capture:
+        show(document, console)
+    assert "a|b_[c]" in capture.get() and "A note." in capture.get()
+
+
+def test_csv_has_spread_and_state_in_columns_of_their_own():
+    records = [make_record("a", 70.0 + s, seed=s) for s in range(3)] + [make_record("a", seed=3, status="failed")]
+    header, line = csv_text(build_documents(records)["other"]).splitlines()
+    row = dict(zip(header.split(","), line.rsplit(",", len(header.split(",")) - 1), strict=True))
+    assert (row["top-1"], row["top-1 n"], row["top-1 state"]) == ("71", "3", "1 failed")
+    assert float(row["top-1 ±95%"]) == pytest.approx(2.484138)
+
+
+# The command
+
+
+def test_command_writes_the_same_bytes_for_the_same_records(tmp_path, capsys):
+    records = [make_record("test_resnetdw", 70.0, seed=s) for s in range(2)] + [make_record("resnet50dw", 70.0)]
+    for order, name in ((records, "one"), (reversed(records), "two")):
+        for number, record in enumerate(order):
+            write_record(record, tmp_path / name / str(number) / "record.json")
+    assert main(["tables", str(tmp_path / "one")]) == 0
+    assert "70.0 ± 0.0 (n=2)" in capsys.readouterr().out
+    assert main(["tables", str(tmp_path / "two"), "--output", str(tmp_path / "out")]) == 0
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == sorted(f"{t}.{s}" for t in ("table1", "table2", "demo") for s in ("md", "csv", "tex"))
+    for name in written:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_command_writes_the_table_asked_for(tmp_path):
+    write_record(make_record("test_resnetdw", 70.0), tmp_path / "record.json")
+    assert main(["tables", str(tmp_path / "record.json"), "--table", "demo"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.csv", "demo.md", "demo.tex", "record.json"]
+
+
+def test_command_names_a_bad_record(tmp_path, capsys):
+    (tmp_path / "record.json").write_text("{")
+    assert main(["tables", str(tmp_path)]) == 2
+    assert "record.json: not a JSON file" in capsys.readouterr().err
+    assert main(["tables", str(tmp_path / "nowhere")]) == 2
+
+
+def test_bad_costs_file_is_named(tmp_path):
+    path = tmp_path / "costs.json"
+    assert load_costs(path) == {}
+    path.write_text(json.dumps({"resnet50dw": [1]}))
+    with pytest.raises(UserError, match=r"costs\.json: no counts"):
+        load_costs(path)
+
+
+def test_committed_costs_cover_the_papers_models():
+    costs = load_costs()
+    assert costs.keys() == PAPER_MODELS.keys()
+    assert all(cost.keys() == {"params", "macs", "sampling_macs"} for cost in costs.values())
+    assert count_costs(["mobilenetv2_100_dk"]).items() <= costs.items()
