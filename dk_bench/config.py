@@ -31,7 +31,7 @@ class ModelConfig:
 
     name: str = "resnet50dw"
     drop_path_rate: float = 0.0
-    checkpoint: Optional[str] = None  # weights to start from: a checkpoint of the same model that `train` left
+    checkpoint: Optional[str] = None  # weights to start from: what `train` left of this model or its rigid base
     kwargs: dict[str, Any] = field(default_factory=dict)  # handed to timm.create_model
 
 

@@ -10,8 +10,10 @@ from dk_bench.cli import main
 from dk_bench.config import load_config
 from dk_bench.data.module import ClassificationData
 from dk_bench.errors import UserError
+from dk_bench.nn import DeformKernel2d
 from dk_bench.results.record import read_record
 from dk_bench.training import evaluate, load_model, read_checkpoint, run_folder, train
+from dk_bench.training.checkpoint import build_model
 
 EPOCHS, STEPS = 4, 3  # of the runs here
 TINY = (
@@ -199,13 +201,30 @@ def test_checkpoint_of_another_model_in_the_run_folder(finished, tmp_path):
         train(config)
 
 
+STANDSTILL = ("optim.epochs=1", "optim.warmup_epochs=0", "optim.lr=1e-30")
+
+
 def test_starting_from_a_checkpoint(finished, tmp_path):
     path = run_folder(finished[0]) / "last.ckpt"
-    cut = PowerCut(0)
-    config = tiny(tmp_path, f"model.checkpoint={path}", "optim.epochs=1", "optim.warmup_epochs=0", "optim.lr=1e-12")
-    assert train(config).metrics["epochs"][0]["train/loss"] < finished[1].metrics["epochs"][0]["train/loss"]
+    config = tiny(tmp_path, f"model.checkpoint={path}", *STANDSTILL)
+    train(config)
+    started, held = (read_checkpoint(run_folder(c) / "last.ckpt")["state_dict"] for c in (config, finished[0]))
+    weights = [name for name in held if name.startswith("model.") and "running_" not in name and "num_b" not in name]
+    assert len(weights) > 50 and all(torch.equal(started[name], held[name]) for name in weights)
     with pytest.raises(UserError, match=r"of test_resnetdw_dk with 6 classes, expected test_resnetdw with 6 classes"):
-        train(tiny(tmp_path, f"model.checkpoint={path}", "model.name=test_resnetdw"), callbacks=[cut])
+        train(tiny(tmp_path, f"model.checkpoint={path}", "model.name=test_resnetdw"), callbacks=[PowerCut(0)])
+
+
+def test_starting_a_deformed_model_from_its_rigid_base(tmp_path):
+    rigid = tiny(tmp_path, "model.name=test_resnetdw", "optim.epochs=2")
+    train(rigid)
+    path = run_folder(rigid) / "last.ckpt"
+    start = build_model(tiny(tmp_path, f"model.checkpoint={path}").model, 6).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert any(isinstance(module, DeformKernel2d) for module in start.modules())
+    torch.testing.assert_close(start(images), load_model(path)(images))
+    with pytest.raises(UserError, match=r"of test_resnetdw with 6 classes, expected mobilenetv2_100_dk with 6 classes"):
+        build_model(tiny(tmp_path, f"model.checkpoint={path}", "model.name=mobilenetv2_100_dk").model, 6)
 
 
 def test_evaluating_with_what_does_not_fit(finished, tmp_path):

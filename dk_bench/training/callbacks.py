@@ -93,8 +93,11 @@ class RunKeeper(Checkpoint):
         trainer.save_checkpoint(self.checkpoint_path)
 
 
-class EpochLines(Callback):
-    """One line an epoch, where no terminal shows a progress bar."""
+class EpochLines(Checkpoint):
+    """One line an epoch, where no terminal shows a progress bar.
+
+    A Checkpoint to Lightning, which calls those after the module has logged its epoch.
+    """
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if not trainer.is_global_zero:
@@ -102,7 +105,7 @@ class EpochLines(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            f"  loss {metrics['loss']:.3f}  val loss {metrics['val/loss']:.3f}"
+            f"  loss {metrics['train/loss']:.3f}  val loss {metrics['val/loss']:.3f}"
             f"  top-1 {metrics['val/top1']:.1f} %  top-5 {metrics['val/top5']:.1f} %",
             file=sys.stderr,
             flush=True,

@@ -11,15 +11,17 @@ import timm
 import torch
 from torch import nn
 
-import dk_bench  # noqa: F401  # registers its models with timm
 from dk_bench.config import ModelConfig, config_from_dict
 from dk_bench.errors import UserError
+from dk_bench.models import MODELS, deform
 
 MODEL_PREFIX = "model."  # LitClassifier's attribute: where the timm model's weights are in a checkpoint
 
 
 def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
     """The timm model, with weights from ``config.checkpoint`` where that is set.
+
+    The checkpoint is of the same model, or of the rigid base of one of ours, which is then deformed.
 
     Raises UserError for a name timm does not know (with near ones), arguments the model does not take, and a
     checkpoint that cannot be read or is of another model.
@@ -28,18 +30,26 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
         close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
         hint = f", did you mean {' or '.join(close)}?" if close else "; `dk-bench models` lists ours"
         raise UserError(f"key 'model.name' is {config.name!r}, which timm does not know{hint}")
+    if not config.checkpoint:
+        return _create(config.name, config, num_classes)
+    checkpoint = read_checkpoint(config.checkpoint)
+    ours = MODELS.get(config.name)
+    from_base = ours and checkpoint["hyper_parameters"]["config"]["model"]["name"] == ours.base
+    held_name = ours.base if from_base else config.name
+    check_same_model(checkpoint, held_name, num_classes, config.checkpoint)
+    model = _create(held_name, config, num_classes)
+    load_weights(model, checkpoint, config.checkpoint)
+    return deform(model, ours.spec) if from_base else model
+
+
+def _create(name: str, config: ModelConfig, num_classes: int) -> nn.Module:
     kwargs = dict(config.kwargs)
     if config.drop_path_rate:  # not every model takes the argument
         kwargs["drop_path_rate"] = config.drop_path_rate
     try:
-        model = timm.create_model(config.name, num_classes=num_classes, **kwargs)
+        return timm.create_model(name, num_classes=num_classes, **kwargs)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"model {config.name} cannot be made with {kwargs or 'its defaults'}: {error}") from error
-    if config.checkpoint:
-        checkpoint = read_checkpoint(config.checkpoint)
-        check_same_model(checkpoint, config.name, num_classes, config.checkpoint)
-        load_weights(model, checkpoint, config.checkpoint)
-    return model
+        raise UserError(f"model {name} cannot be made with {kwargs or 'its defaults'}: {error}") from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
