@@ -125,7 +125,8 @@ def test_every_image_has_its_own_kernel(kind, options, kernel_size, stride, grou
     pooled = x.mean((2, 3))
     if kind is CondConv2d:
         route = torch.sigmoid(F.linear(pooled, module.routing.weight, module.routing.bias))
-        kernels = torch.einsum("ne,eoikl->noikl", route, module.weight)
+        experts = module.weight.unflatten(1, (6, 6 // groups, kernel_size, kernel_size))
+        kernels = torch.einsum("ne,eoikl->noikl", route, experts)
     else:
         offset = F.linear(pooled, module.kernel_offset.weight, module.kernel_offset.bias)
         kernels = reference.sample_kernel(module.weight, offset, kernel_size=kernel_size)

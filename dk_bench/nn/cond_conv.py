@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,8 @@ class CondConv2d(RigidStart2d):
     Args:
         experts: how many kernels are mixed, at least 2.
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in ``torch.nn.Conv2d``.
+
+    The experts' kernels are stored in ``weight``, (experts, Cout * Cin / groups * Kh * Kw).
 
     Shape: (N, Cin, H, W) to (N, Cout, Hout, Wout); N may be 0; contiguous or channels_last, the output likewise.
 
@@ -49,7 +53,9 @@ class CondConv2d(RigidStart2d):
         if type(experts) is not int or experts < 2:
             raise ValueError(f"experts: expected an int of at least 2, got {experts!r}")
         self.experts = experts
-        shape = (experts, out_channels, in_channels // groups, *self.kernel_size)
+        # One row an expert, as in timm: Module.to(memory_format=channels_last) raises at a parameter of 5 dimensions.
+        self.kernel_shape = (out_channels, in_channels // groups, *self.kernel_size)
+        shape = (experts, math.prod(self.kernel_shape))
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.routing = nn.Linear(in_channels, experts, device=device, dtype=dtype)
         self.reset_parameters()
@@ -58,7 +64,7 @@ class CondConv2d(RigidStart2d):
     def load_rigid(self, kernel: Tensor, bias: Tensor | None) -> None:
         share = torch.empty_like(self.weight, dtype=torch.float32).exponential_()
         share /= share.sum(0)
-        self.weight.copy_(2 * share * kernel)
+        self.weight.copy_(2 * share * kernel.flatten())
         if bias is not None:
             self.bias.copy_(bias)
         nn.init.zeros_(self.routing.weight)
@@ -66,7 +72,7 @@ class CondConv2d(RigidStart2d):
 
     def forward(self, input: Tensor) -> Tensor:
         route = torch.sigmoid(self.routing(input.mean((2, 3))))
-        kernel = (route @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
+        kernel = (route @ self.weight).unflatten(1, self.kernel_shape)
         return conv2d_per_image(input, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
