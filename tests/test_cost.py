@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -51,6 +54,22 @@ def test_backward_costs_twice_the_forward_pass():
         assert counter.get_total_flops() == forward
         out.sum().backward()
     assert counter.get_total_flops() == 3 * forward
+
+
+def test_importing_the_package_is_enough_for_torchs_counter():
+    """In a process of its own: here, the other imports have registered the formulas."""
+    code = (
+        "import dk_bench, torch\n"
+        "from torch.utils.flop_counter import FlopCounterMode\n"
+        "module = dk_bench.nn.DeformKernel2d(4, 6, 6, 3, padding=1, groups=6)\n"
+        "with FlopCounterMode(display=False) as counter:\n"
+        "    module(torch.randn(1, 6, 9, 8))\n"
+        "flops = counter.get_flop_counts()['Global']\n"
+        "print(flops[torch.ops.dk_bench.deform_kernel_conv])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) == 2 * 9 * 6 * 9 * 8
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dk_bench._arguments import IntPair, as_pair
-from dk_bench.functional import registration  # noqa: F401  (loads the library; fake kernels, autograd, autocast, FLOPs)
+from dk_bench.functional import flops, registration  # noqa: F401  (loads the library and registers what torch asks of it)
 from dk_bench.reference import sample_kernel as _sample_kernel
 
 __all__ = ["deform_kernel_conv", "local_deform_kernel", "sample_kernel"]

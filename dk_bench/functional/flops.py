@@ -1,4 +1,4 @@
-"""What the operators cost, as formulas. Importing this module registers them in torch.utils.flop_counter.
+"""What the operators cost, as formulas. Importing the package registers them in torch.utils.flop_counter.
 
 A multiply-add (MAC) is two FLOPs. The formulas registered in torch count the convolution alone, Kh Kw multiply-adds
 for each of the N C Hout Wout outputs, so that a deformed convolution costs what the rigid one does. The bilinear
@@ -17,6 +17,8 @@ import torch
 import torchvision  # noqa: F401  (defines its operators)
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
+
+from dk_bench.functional import registration  # noqa: F401  (loads the operators)
 
 _CORNERS = 4
 
