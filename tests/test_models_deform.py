@@ -11,6 +11,7 @@ from torch import nn
 
 from dk_bench import KernelSpec, deform
 from dk_bench.models import TEST_MODELS
+from dk_bench.models.blocks import block_convolutions
 from dk_bench.models.probe import output_strides
 from dk_bench.nn import (
     CondConv2d,
@@ -106,6 +107,58 @@ def test_squeeze_and_excitation_stays():
     assert any(".se." in name for name, module in model.named_modules() if type(module) is nn.Conv2d)
 
 
+STEMS = {  # family -> what comes before the first convolution of a block
+    "resnet18": ["conv1"],
+    "resnest14d": ["conv1.0", "conv1.3", "conv1.6"],
+    "densenet121": ["features.conv0"],
+    "dpn48b": ["features.conv1_1.conv"],
+    "tresnet_m": ["body.conv1.conv"],
+    "inception_v3": [f"Conv2d_{name}.conv" for name in ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3")],
+    "inception_v4": ["features.0.conv", "features.1.conv", "features.2.conv", "features.3.conv.conv"],
+    "hrnet_w18_small": ["conv1", "conv2"],
+    "dla34": ["base_layer.0", "level0.0", "level1.0"],
+    "legacy_xception": ["conv1", "conv2"],
+    "legacy_seresnet18": ["layer0.conv1"],
+    "vgg11": ["features.0"],
+    "convnext_atto": ["stem.0"],
+    "regnetx_002": ["stem.conv"],
+    "rexnet_100": ["stem.conv"],
+    "mobilenetv3_small_050": ["conv_stem"],
+    "visformer_tiny": ["stem.0", "patch_embed1.proj"],
+    "vitamin_small_224": ["patch_embed.backbone.stem.conv1", "patch_embed.backbone.stem.conv2"],
+    "test_vit": ["patch_embed.proj"],
+}
+
+
+@pytest.mark.parametrize("name", STEMS)
+def test_stem_and_classifier_are_no_blocks(name):
+    model = on_meta(name)
+    blocks = dict(block_convolutions(model))
+    before = []
+    for key, module in model.named_modules():
+        if key in blocks:
+            break
+        if isinstance(module, nn.Conv2d) and "skip" not in key:
+            before.append(key)
+    assert before == STEMS[name]
+    assert bool(blocks) == (name != "test_vit")
+    assert not any(module is model.get_classifier() for module in blocks.values())
+
+
+@pytest.mark.parametrize("name", ["densenet121", "tresnet_m", "inception_v4", "vgg11"])
+def test_families_whose_stem_shares_a_container_with_the_blocks(name):
+    selected = list(kinds(deform(on_meta(name), EXPERTS)))
+    assert not set(selected) & set(STEMS[name])
+    every = [key for key, module in on_meta(name).named_modules() if isinstance(module, nn.Conv2d)]
+    assert len(selected) > len(every) // 2
+    assert len(kinds(deform(timm_features(name), EXPERTS))) == len(selected)  # timm renames modules there
+
+
+def timm_features(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return timm.create_model(name, features_only=True)
+
+
 def test_dcn_is_on_output_stride_8_and_more():
     strides = output_strides(on_meta("resnet50dw"))
     assert strides["layer1.0.conv2"] == 4 and strides["layer2.0.conv1"] == 4 and strides["layer2.0.conv2"] == 8
@@ -169,6 +222,9 @@ def test_shared_convolution_is_replaced_everywhere():
     [
         ("test_resnet", LOCAL, "depthwise: ResNet has no depthwise 3x3 convolution"),
         ("test_convnext", LOCAL, r"depthwise: ConvNeXt has no depthwise 3x3 .* sizes \[\(7, 7\)\]"),
+        # experts take what depthwise should have changed, and do not stand in for it
+        ("test_convnext", KernelSpec(depthwise="local", experts=2), "depthwise: ConvNeXt has no depthwise 3x3"),
+        ("test_convnext", KernelSpec(depthwise="global", pointwise="global"), "depthwise: ConvNeXt has no depthwise"),
         ("test_resnet", DCN, "dcn: ResNet has no depthwise 3x3 convolution of output stride 8"),
         ("test_resnetdw", KernelSpec(dcn=True, dcn_min_stride=64), "dcn: .* output stride 64"),
         ("test_vit", EXPERTS, "experts: VisionTransformer has no convolution"),

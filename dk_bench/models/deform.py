@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 from torch import nn
 
+from dk_bench.models.blocks import block_convolutions, is_depthwise
 from dk_bench.models.probe import output_strides
 from dk_bench.models.spec import KernelSpec
 from dk_bench.nn import (
@@ -18,11 +19,6 @@ from dk_bench.nn import (
     RigidStart2d,
 )
 
-# Parts of module names in timm that are not a residual block's main path: projections of the shortcut, and squeeze
-# and excitation or attention inside the block.
-_OFF_PATH = frozenset(
-    ("downsample", "shortcut", "skip", "short_conv", "down", "se", "se_module", "attn", "attn_layer", "sa", "ca", "gca")
-)
 _HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks",
@@ -64,7 +60,7 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
         raise ValueError(f"model: {type(model).__name__} is deformed already; deform a rigid one")
     strides = output_strides(model) if spec.dcn else {}
     new: dict[nn.Module, RigidStart2d] = {}
-    for name, conv in _block_convolutions(model):
+    for name, conv in block_convolutions(model):
         if (replace := _replacement(conv, spec, strides.get(name, 0))) is not None:
             try:
                 new[conv] = replace(conv)
@@ -83,7 +79,7 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
 
 def _replacement(conv: nn.Conv2d, spec: KernelSpec, output_stride: int) -> Replace | None:
     """What makes the new module from a convolution in a residual block; None if it stays."""
-    if _is_depthwise(conv) and conv.kernel_size == (spec.kernel_size, spec.kernel_size):
+    if is_depthwise(conv) and conv.kernel_size == (spec.kernel_size, spec.kernel_size):
         dcn = spec.dcn and output_stride >= spec.dcn_min_stride
         scope = {"scope": spec.scope, "clip": spec.clip}
         if spec.depthwise == "global":
@@ -99,30 +95,6 @@ def _replacement(conv: nn.Conv2d, spec: KernelSpec, output_stride: int) -> Repla
     return None
 
 
-def _is_depthwise(conv: nn.Conv2d) -> bool:
-    return conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
-
-
-def _block_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
-    """The convolutions on the main path of the blocks, and between the last block and the classifier.
-
-    timm's metadata name the first convolution and the classifier; all of the stem is under the same child as the
-    first convolution.
-    """
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    first = cfg.get("first_conv") or ()
-    ends = {name.split(".")[0] for name in ((first,) if isinstance(first, str) else first)}
-    classifier = cfg.get("classifier") or ()
-    ends.update((classifier,) if isinstance(classifier, str) else classifier)
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Conv2d):
-            continue
-        parts = name.split(".")
-        at_end = parts[0].startswith("stem") or any(name == end or name.startswith(end + ".") for end in ends)
-        if not at_end and _OFF_PATH.isdisjoint(parts):
-            yield name, module
-
-
 def _check_complete(model: nn.Module, spec: KernelSpec, new: list[tuple[nn.Module, RigidStart2d]]) -> None:
     """Raises ValueError where a part of the spec has changed no convolution."""
     wanted = {
@@ -130,14 +102,17 @@ def _check_complete(model: nn.Module, spec: KernelSpec, new: list[tuple[nn.Modul
         "experts": bool(spec.experts),
     }
     found = {
-        "depthwise": any(isinstance(m, (DeformKernel2d, DeformKernelConv2d)) or _is_depthwise(c) for c, m in new),
+        "depthwise": any(
+            isinstance(m, (DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d)) and c.kernel_size != (1, 1)
+            for c, m in new
+        ),
         "dcn": any(isinstance(m, (DeformConv2d, DeformKernelConv2d)) for _, m in new),
         "pointwise": any(isinstance(m, GlobalDeformKernel2d) and c.kernel_size == (1, 1) for c, m in new),
         "experts": any(isinstance(m, CondConv2d) for _, m in new),
     }
     for part, is_wanted in wanted.items():
         if is_wanted and not found[part]:
-            sizes = sorted({c.kernel_size for _, c in _block_convolutions(model) if _is_depthwise(c)})
+            sizes = sorted({c.kernel_size for _, c in block_convolutions(model) if is_depthwise(c)})
             size = spec.kernel_size
             what = {
                 "depthwise": f"depthwise {size}x{size} convolution",

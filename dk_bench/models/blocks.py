@@ -1,0 +1,84 @@
+"""Which convolutions of a timm model are in its blocks: not the stem's, the head's and those off the main path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+# Parts of module names in timm that are not a residual block's main path: projections of the shortcut, squeeze and
+# excitation or attention inside the block, patch embeddings before it; and a convolutional head's hidden layers.
+_OFF_PATH = frozenset(
+    (
+        "downsample", "shortcut", "skip", "short_conv", "down", "se", "se_module", "attn", "attn_layer", "sa", "ca",
+        "gca", "pre_logits",
+    )
+)
+_STEM_NAMES = ("stem", "patch_embed")  # how the part before the first block begins, wherever a backbone is nested
+
+
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether every channel has a kernel of its own and nothing else."""
+    return conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
+
+
+def block_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
+    """Names and convolutions on the main path of the blocks, and between the last block and the classifier.
+
+    timm's metadata name the first convolution and the classifier; :func:`_stem` says what else is in front.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    convs = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    ends = {*_stem(model, convs, _names(cfg.get("first_conv"))), *_names(cfg.get("classifier"))}
+    for name, conv in convs.items():
+        parts = name.split(".")
+        # A backbone inside a patch embedding (hybrid transformers) has a stem and blocks of its own.
+        inner = parts[parts.index("backbone") + 1 :] if "backbone" in parts else parts
+        in_stem = any(part.startswith(_STEM_NAMES) for part in inner)
+        if not in_stem and not any(_is_inside(name, end) for end in ends) and _OFF_PATH.isdisjoint(parts):
+            yield name, conv
+
+
+def _names(value: str | tuple[str, ...] | list[str] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def _is_inside(name: str, module: str) -> bool:
+    return name == module or name.startswith(module + ".")
+
+
+def _stem(model: nn.Module, convs: dict[str, nn.Conv2d], first: tuple[str, ...]) -> set[str]:
+    """Names of the modules that the stem consists of.
+
+    It is the outermost module around the first convolution that does not hold most of the model's convolutions:
+    ResNet's deep ``conv1``, but DenseNet's ``features.conv0``, as ``features`` has the blocks too. Modules with one
+    convolution each that come between it and the first block are the stem's as well (``conv2`` of HRNet).
+    """
+    if first and not set(first) & convs.keys():  # features_only=True may rename what the metadata name
+        first = tuple(convs)[:1]
+    stem: set[str] = set()
+    for name in set(first) & convs.keys():
+        parts = name.split(".")
+        depth = 1
+        while depth < len(parts) and 2 * _count(convs, ".".join(parts[:depth])) > len(convs):
+            depth += 1
+        start = ".".join(parts[:depth])
+        stem |= {start, *_single_convolutions_after(model, convs, start)}
+    return stem
+
+
+def _count(convs: dict[str, nn.Conv2d], module: str) -> int:
+    return sum(_is_inside(name, module) for name in convs)
+
+
+def _single_convolutions_after(model: nn.Module, convs: dict[str, nn.Conv2d], start: str) -> set[str]:
+    """The modules right after ``start`` with one dense convolution; none where no block follows, as in VGG."""
+    parent, _, key = start.rpartition(".")
+    children = [f"{parent}.{child}" if parent else child for child, _ in model.get_submodule(parent).named_children()]
+    found: set[str] = set()
+    for child in children[children.index(start) + 1 :]:
+        inside = [conv for name, conv in convs.items() if _is_inside(name, child)]
+        if len(inside) > 1 or any(is_depthwise(conv) for conv in inside):
+            return found
+        found.update([child] if inside else [])
+    return set()
