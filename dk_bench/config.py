@@ -64,7 +64,7 @@ class DataConfig:
     """Images. ``timm``: whatever timm.data.create_dataset takes with random access."""
 
     source: Literal["procedural", "timm"] = "procedural"
-    name: str = "procedural"  # what records and tables call the data
+    name: str = "procedural"  # what records and tables call the data; tells data sets apart, wherever they lie
     reader: str = ""  # timm's data set name, as in hfds/NAME or torch/NAME; empty: a folder or a tar
     root: Optional[str] = None  # for named data sets: where they lie
     train: Optional[str] = None  # folder or tar with one folder a class; for named data sets: the split's name
@@ -89,7 +89,7 @@ class OptimConfig:
     epochs: int = 90
     warmup_epochs: float = 5.0
     # Offset generators learn at lr times this; auto: the paper's 0.1 for MobileNet-V2, 0.01 otherwise.
-    offset_lr_multiplier: Union[float, str] = "auto"
+    offset_lr_multiplier: Union[int, float, str] = "auto"  # int: W&B's agent writes 1.0 as 1
 
 
 @dataclass
@@ -114,7 +114,11 @@ class TrainerConfig:
 
 @dataclass
 class WandbConfig:
-    """Weights & Biases. ``offline`` needs no account and leaves files that ``wandb sync`` can send later."""
+    """Weights & Biases. ``offline`` needs no account and leaves files that ``wandb sync`` can send later.
+
+    Started by W&B's agent (it sets WANDB_SWEEP_ID), a run logs online whatever ``mode`` says, under the id, name and
+    project that the agent gives it: the sweep could not see its metric otherwise.
+    """
 
     mode: Literal["disabled", "offline", "online"] = "offline"
     project: str = "dk_bench"

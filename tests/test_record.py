@@ -10,7 +10,8 @@ import pytest
 
 from dk_bench.errors import UserError
 from dk_bench.results.environment import collect_device, collect_git, collect_versions, portable
-from dk_bench.results.record import RunRecord, config_hash, find_records, new_record, read_record, write_record
+from dk_bench.results.identity import config_hash
+from dk_bench.results.record import RunRecord, find_records, new_record, read_record, write_record
 
 CONFIG = {"seed": 1, "output": "runs", "name": "a", "wandb": {"mode": "offline"}, "optim": {"lr": 0.1, "epochs": 2}}
 

@@ -13,8 +13,9 @@ from dk_bench.errors import UserError
 from dk_bench.models import PAPER_MODELS, KernelSpec
 from dk_bench.results.cells import gather
 from dk_bench.results.costs import count_costs, load_costs
+from dk_bench.results.identity import config_hash
 from dk_bench.results.paper import PAPER_FILE, load_paper, row_name
-from dk_bench.results.record import RunRecord, config_hash, write_record
+from dk_bench.results.record import RunRecord, new_record, write_record
 from dk_bench.results.render import Document, Number, Table, csv_text, latex, markdown, show
 from dk_bench.results.statistics import summarize
 from dk_bench.results.tables import DEMO_MODELS, build_documents
@@ -155,7 +156,50 @@ def test_only_finished_runs_give_figures(records, shown):
     assert lines_of(build_documents(records)["other"])["a"][4] == shown
 
 
+def test_records_of_older_rules_and_other_machines_are_one_cell():
+    old, new = make_record("a", 50.0), make_record("a", 52.0, seed=1)
+    old.config_hash = "made by old rules"
+    old.config |= {"data": {"workers": 1, "train": "here/train"}, "trainer": {"accelerator": "cpu"}}
+    new.config |= {"data": {"workers": 8, "train": "there/train"}, "trainer": {"devices": 4, "channels_last": True}}
+    (cell,) = gather([old, new])
+    assert cell.final("val/top1").summary.n == 2 and old.config_hash == "made by old rules"
+
+
+def test_cells_are_labelled_by_defaults_too():
+    plain, decayed = make_record("a", 1.0), make_record("a", 2.0)
+    decayed.config["ema"] = {"decay": 0.9}
+    assert [cell.label for cell in gather([plain, decayed])] == ["ema.decay=0.9", "ema.decay=None"]
+
+
+def test_evaluations_are_no_cells():
+    evaluated = dataclasses.replace(make_record("a", 50.0), task="evaluation")
+    assert "other" not in build_documents([evaluated])
+
+
 # Tables
+
+
+@pytest.mark.parametrize(("section", "change"), [
+    ("config", {"data": {"size": 192}}),
+    ("config", {"data": {"crop_pct": 1.0}}),
+    ("model", {"input_size": [3, 160, 160]}),
+])  # fmt: skip
+def test_imagenet_evaluated_otherwise_does_not_stand_beside_the_paper(section, change):
+    record = make_record("resnet50dw_dk", 79.0, data=IMAGENET)
+    record.model["input_size"] = [3, 224, 224]
+    assert "| 78.1 | 79.0 (n=1) |" in markdown(build_documents([record], COSTS)["table1"])
+    getattr(record, section).update(change)
+    imagenet, other = build_documents([record], COSTS)["table1"].tables
+    shown = {table.heading: csv_text(Document("t", "", [], [table])) for table in (imagenet, other)}
+    assert ",79," in shown[other.heading] and ",79," not in shown["ImageNet"]
+    assert "not evaluated as in the paper" in other.heading
+    assert not any("paper" in column for column in other.columns)
+
+
+def test_cost_that_could_not_be_counted_is_unknown():
+    record = make_record("my_net", 50.0)
+    record.cost = {"params": 3000, "macs": None, "sampling_macs": None, "error": "no formula"}
+    assert lines_of(build_documents([record])["other"])["my_net"][6:9] == ["3.0", "unknown", "unknown"]
 
 
 def test_imagenet_stands_beside_the_paper():
@@ -190,8 +234,8 @@ def test_demo_table():
     assert tuple(rows) == DEMO_MODELS
     costs = ["250.0", "12.35", "0.07", "400", "1000", "2"]
     assert rows["test_resnetdw"] == ["test_resnetdw", "rigid", "rigid", "", "71.0 ± 2.5 (n=3)", "-", *costs]
-    assert rows["test_resnetdw_dk"][2:6] == ["local 4x4", "", "75.0 ± 2.5 (n=3)", "+4.0"]
-    assert rows["test_resnetdw_dk_s5"][2:6] == ["local 5x5", "", "73.0 (n=1)", "+2.0"]
+    assert rows["test_resnetdw_dk"][2:6] == ["local 4x4", "", "75.0 ± 2.5 (n=3)", "+4.0 ± 0.0 (n=3)"]
+    assert rows["test_resnetdw_dk_s5"][2:6] == ["local 5x5", "", "73.0 (n=1)", "+3.0 (n=1)"]  # to seed 0's 70
     assert rows["test_resnetdw_dcn"][2:6] == ["rigid", "DCN", "failed", "-"]
     assert rows["test_resnetdw_dcn_dk"][2:6] == ["local 4x4", "DCN", "not run", "-"]
     assert rows["test_resnetdw_gdk"][2] == "global 4x4"
@@ -204,7 +248,7 @@ def test_each_data_set_has_its_own_demo_table():
     photos_table, procedural_table = document.tables
     assert photos_table.heading.startswith("photos10 (10 classes, 5,000 training and 1,000 validation images)")
     assert procedural_table.heading.startswith("procedural (2 classes")
-    assert lines_of(document, 0)["test_resnetdw_dk"][4:6] == ["64.0 (n=1)", "+4.0"]
+    assert lines_of(document, 0)["test_resnetdw_dk"][4:6] == ["64.0 (n=1)", "+4.0 (n=1)"]
     assert lines_of(document, 1)["test_resnetdw_dk"][4:6] == ["not run", "-"]
 
 
@@ -216,8 +260,30 @@ def test_gain_is_over_the_rigid_base_with_the_same_settings():
         make_record("test_resnetdw_gdk", 61.0, lr=0.3, offset_lr_multiplier="auto"),
     ]
     rows = lines_of(build_documents(records)["demo"])
-    assert rows["test_resnetdw_dk"][5] == "+1.0"
+    assert rows["test_resnetdw_dk"][5] == "+1.0 (n=1)"
     assert rows["test_resnetdw_gdk"][5] == "-"
+
+
+def test_gain_is_paired_over_the_seeds_both_finished():
+    rigid, ours = {0: 60.0, 1: 70.0, 2: 50.0, 3: 10.0}, {0: 61.0, 1: 72.0, 2: 53.0, 4: 90.0}
+    records = [make_record("test_resnetdw", top1, seed=seed) for seed, top1 in rigid.items()]
+    records += [make_record("test_resnetdw_dk", top1, seed=seed) for seed, top1 in ours.items()]
+    records += [make_record("test_resnetdw", seed=5, status="failed"), make_record("test_resnetdw_dk", 80.0, seed=5)]
+    records += [make_record("test_resnetdw_gdk", 99.0, seed=7)]  # no seed in common
+    document = build_documents(records)["demo"]
+    # Differences 1, 2, 3: deviation 1, half width 4.302653 / sqrt(3).
+    assert lines_of(document)["test_resnetdw_dk"][5] == "+2.0 ± 2.5 (n=3)"
+    assert lines_of(document)["test_resnetdw_gdk"][5] == "-"
+    assert "Δ rigid ±95%" in csv_text(document).splitlines()[0]
+
+
+@pytest.mark.parametrize("key", ["drop_path_rate", "checkpoint"])
+def test_gain_is_not_over_a_base_with_another_model_setting(key):
+    rigid, ours = make_record("test_resnetdw", 50.0), make_record("test_resnetdw_dk", 60.0)
+    ours.config["model"][key] = {"drop_path_rate": 0.1, "checkpoint": "base.ckpt"}[key]
+    assert lines_of(build_documents([rigid, ours])["demo"])["test_resnetdw_dk"][5] == "-"
+    rigid.config["model"][key] = ours.config["model"][key]
+    assert lines_of(build_documents([rigid, ours])["demo"])["test_resnetdw_dk"][5] == "+10.0 (n=1)"
 
 
 def test_models_of_ones_own_are_described_by_their_record():
@@ -277,6 +343,18 @@ def test_command_writes_the_table_asked_for(tmp_path):
     write_record(make_record("test_resnetdw", 70.0), tmp_path / "record.json")
     assert main(["tables", str(tmp_path / "record.json"), "--table", "demo"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.csv", "demo.md", "demo.tex", "record.json"]
+
+
+def test_command_shows_a_run_whose_process_is_gone_as_failed(tmp_path, capsys):
+    model, data = {"name": "test_resnetdw"}, PROCEDURAL
+    record = new_record(name="t", config={"model": model}, model=model, data=data, seed=0, device="cpu")
+    write_record(record, tmp_path / "record.json")
+    assert main(["tables", str(tmp_path), "--table", "demo"]) == 0
+    assert "running" in capsys.readouterr().out
+    record.attempts[-1]["process"] |= {"boot": "before the power cut"}
+    write_record(record, tmp_path / "record.json")
+    assert main(["tables", str(tmp_path), "--table", "demo"]) == 0
+    assert "running" not in capsys.readouterr().out and "| failed |" in (tmp_path / "demo.md").read_text()
 
 
 def test_command_names_a_bad_record(tmp_path, capsys):

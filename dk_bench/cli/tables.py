@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dk_bench.models import PAPER_MODELS
 from dk_bench.results.costs import count_costs, load_costs, write_costs
-from dk_bench.results.record import find_records, read_record
+from dk_bench.results.record import as_it_stands, find_records, read_record
 from dk_bench.results.render import show
 from dk_bench.results.tables import build_documents, write_documents
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints and writes the tables. Raises UserError for a missing folder or a file that is no record."""
-    records = [read_record(path) for path in find_records(args.records)]
+    records = [as_it_stands(read_record(path)) for path in find_records(args.records)]
     if args.recount:
         write_costs(count_costs(PAPER_MODELS))
     documents = build_documents(records, load_costs())

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from dk_bench.results.record import NOT_OF_THE_CELL, RunRecord
+from dk_bench.results.identity import DEFAULTS, cell_settings, config_hash, setting
+from dk_bench.results.record import RunRecord
 from dk_bench.results.statistics import Summary, summarize
+
+UNKNOWN = "unknown"  # a cost that could not be counted
+PAPERS_SIZE, PAPERS_CROP = 224, 0.875  # the paper evaluates the centre 224 x 224 of an image resized to 256
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One quantity over a cell's seeds: the summary of its finished runs, and how many did not finish."""
+    """One quantity over a cell's seeds: the summary of its finished runs, and how many did not finish.
+
+    ``signed``: a difference, printed with its sign.
+    """
 
     summary: Summary | None
     failed: int = 0
     running: int = 0
     run: bool = True
+    signed: bool = False
 
     @property
     def state(self) -> str:
@@ -53,7 +61,7 @@ class Data:
 
     @property
     def is_imagenet(self) -> bool:
-        """Whether figures on it may stand beside the paper's: ImageNet 2012's 1000 classes and 50,000 val images."""
+        """Whether it is the data of the paper's figures: ImageNet 2012's 1000 classes and 50,000 val images."""
         return "imagenet" in self.name.lower() and (self.classes, self.val_images) == (1000, 50_000)
 
     def __str__(self) -> str:
@@ -78,21 +86,40 @@ class Cell:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration, flat, but for the model and what a rigid one has not: the same for models to compare."""
-        ours = ("model.", "optim.offset_lr_multiplier")
-        return {key: value for key, value in _flat(self.runs[0].config) if not key.startswith(ours)}
+        """The cell's settings but for the model's name and what a rigid model has not: equal where only the model
+        differs, so that nothing else is compared."""
+        ours = ("model.name", "optim.offset_lr_multiplier")
+        return {key: value for key, value in cell_settings(self.runs[0].config).items() if key not in ours}
+
+    @property
+    def is_papers_protocol(self) -> bool:
+        """Whether its figures may stand beside the paper's: the same images, evaluated the same way."""
+        run = self.runs[0]
+        size = setting(run.config, "data.size")
+        sizes = {size, *(run.model.get("input_size") or [size])[-2:]}
+        crop = setting(run.config, "data.crop_pct")
+        return self.data.is_imagenet and sizes == {PAPERS_SIZE} and crop == PAPERS_CROP
 
     def final(self, metric: str) -> Figure:
         """A metric at the end of training, over the finished runs."""
         return self._figure([run.metrics["final"].get(metric) for run in self._finished()])
 
+    def gain(self, metric: str, base: Cell) -> Figure | None:
+        """How much a metric is above the base's: over the seeds that both finished, run by run, since runs of one
+        seed see the same images in the same order. None without such a seed."""
+        ours, theirs = ({run.seed: run.metrics["final"].get(metric) for run in c._finished()} for c in (self, base))
+        common = [seed for seed in ours if seed in theirs]
+        differences = [ours[s] - theirs[s] for s in common if _is_number(ours[s]) and _is_number(theirs[s])]
+        return Figure(summarize(differences), signed=True) if differences else None
+
     def throughput(self, key: str) -> Figure:
         """Images per second, over the finished runs."""
         return self._figure([run.throughput.get(key) for run in self._finished()])
 
-    def cost(self, key: str) -> float | None:
-        """A count that is the same for every seed; also a failed run knows it."""
-        return next((run.cost[key] for run in self.runs if run.cost.get(key) is not None), None)
+    def cost(self, key: str) -> float | str | None:
+        """A count that is the same for every seed; also a failed run knows it. UNKNOWN where counting failed."""
+        known = (run.cost[key] for run in self.runs if run.cost.get(key) is not None)
+        return next(known, UNKNOWN if any(run.cost.get("error") for run in self.runs) else None)
 
     def epochs(self) -> int | None:
         """Epochs the finished runs trained for."""
@@ -102,17 +129,18 @@ class Cell:
         return [run for run in self.runs if run.status == "finished"]
 
     def _figure(self, values: Iterable[float | None]) -> Figure:
-        known = [value for value in values if value is not None and math.isfinite(value)]
+        known = [value for value in values if _is_number(value)]
         states = [run.status for run in self.runs]
         return Figure(summarize(known) if known else None, states.count("failed"), states.count("running"))
 
 
 def gather(records: Iterable[RunRecord]) -> list[Cell]:
     """Cells, sorted by data, model and label. A run found twice, or a seed run again, counts once: a finished run goes
-    before others, then the one that ended last."""
+    before others, then the one that ended last. The cell is that of the record's configuration, not of the hash it
+    holds, which older records made by other rules."""
     by_cell: dict[tuple, dict[int, RunRecord]] = defaultdict(dict)
     for record in sorted(records, key=lambda r: (r.status == "finished", r.ended or "", r.started, r.run_id)):
-        by_cell[Data.of(record), record.model["name"], record.config_hash][record.seed] = record
+        by_cell[Data.of(record), record.model["name"], config_hash(record.config)][record.seed] = record
     by_model: dict[tuple, list[Cell]] = defaultdict(list)
     for (data, model, _), seeds in sorted(by_cell.items(), key=lambda item: item[0]):
         by_model[data, model].append(Cell(tuple(seeds[seed] for seed in sorted(seeds))))
@@ -121,18 +149,13 @@ def gather(records: Iterable[RunRecord]) -> list[Cell]:
 
 def _label(cells: list[Cell]) -> list[Cell]:
     """Names each of a model's cells by the configuration keys they differ in; a single cell needs no label."""
-    flats = [dict(_flat(cell.runs[0].config)) for cell in cells]
+    flats = [cell_settings(cell.runs[0].config) for cell in cells]
     keys = sorted({key for flat in flats for key in flat})
-    differing = [key for key in keys if any(flat.get(key) != flats[0].get(key) for flat in flats)]
-    labels = [", ".join(f"{key}={flat.get(key)}" for key in differing) for flat in flats]
+    shown = [{key: flat.get(key, DEFAULTS.get(key)) for key in keys} for flat in flats]
+    differing = [key for key in keys if any(values[key] != shown[0][key] for values in shown)]
+    labels = [", ".join(f"{key}={values[key]}" for key in differing) for values in shown]
     return sorted((Cell(cell.runs, label) for cell, label in zip(cells, labels, strict=True)), key=lambda c: c.label)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if not prefix and key in NOT_OF_THE_CELL:
-            continue
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

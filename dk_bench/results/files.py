@@ -1,26 +1,44 @@
-"""Writing a file so that a reader sees the old text or the new one, never half of either."""
+"""Writing a file so that a reader sees the old content or the new one, never half of either."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_atomically(path: str | Path, text: str) -> Path:
-    """Writes ``text`` to ``path``, making missing folders. After a crash the old file, if any, is whole.
+@contextmanager
+def open_atomically(path: str | Path) -> Iterator[BinaryIO]:
+    """A stream whose bytes are at ``path`` once the block is left without an error; missing folders are made.
 
-    Raises OSError where the folder cannot be written (disk full included); no temporary file is left then.
+    Until then, and after a crash, the old file, if any, is whole. Raises OSError where the folder cannot be written
+    (disk full included); no temporary file is left then. A killed process leaves one, for `remove_leftovers`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, since os.replace is atomic inside one file system only; the process id keeps writers apart.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with open(temporary, "wb") as stream:
+            yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            os.fsync(stream.fileno())  # else the new name may reach the disk before the content does
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
+
+
+def write_atomically(path: str | Path, text: str) -> Path:
+    """Writes ``text`` to ``path`` in UTF-8 as `open_atomically` does. Raises OSError as that does."""
+    with open_atomically(path) as stream:
+        stream.write(text.encode())
+    return Path(path)
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Removes what killed processes left of writing ``path``; nobody may be writing it."""
+    path = Path(path)
+    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+        temporary.unlink(missing_ok=True)

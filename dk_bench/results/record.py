@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import types
@@ -14,13 +13,16 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from dk_bench.errors import UserError
+from dk_bench.results.attempts import FIELDS, STALE, attempt_of, close_attempts, is_gone, this_process
 from dk_bench.results.environment import collect_device, collect_git, collect_versions, portable
 from dk_bench.results.files import write_atomically
+from dk_bench.results.identity import config_hash
 
 SCHEMA_VERSION = 1
 STATUSES = ("running", "finished", "failed")
-# Top-level configuration keys that tell runs of one cell apart, or only say how a run is called and where it writes.
-NOT_OF_THE_CELL = ("seed", "output", "name", "wandb")
+# classification: a training run, which tables are made from; evaluation: a checkpoint's figures on some images.
+TRAINING, EVALUATION = "classification", "evaluation"
+ADDED_LATER = ("attempts",)  # fields that older records do without
 # Keys that tables rely on inside the free-form parts of a record.
 REQUIRED_INSIDE = {"model": ("name",), "data": ("name",), "metrics": ("epochs", "final")}
 
@@ -31,6 +33,10 @@ class RunRecord:
 
     Top-1 and top-5 are in percent, ``cost`` counts single parameters and multiply-adds of one image, throughput is in
     images per second, ``seconds`` of an epoch in seconds, times are ISO 8601 in UTC.
+
+    ``started`` is when the first attempt began; device, commit, versions, status, error and end are the last one's.
+    Where a cost is not known it is null, and ``cost`` has an ``error``. ``config_hash`` names the cell as the program
+    that wrote the record saw it; tables compute it anew, see `dk_bench.results.identity`.
     """
 
     run_id: str
@@ -42,7 +48,7 @@ class RunRecord:
     seed: int
     status: str = "running"
     error: str | None = None  # why a run failed
-    task: str = "classification"
+    task: str = TRAINING
     # epochs: [{epoch, train/loss, val/loss, val/top1, val/top5, lr, seconds}]; final: the same names, last epoch
     metrics: dict[str, Any] = field(default_factory=lambda: {"epochs": [], "final": {}})
     cost: dict[str, Any] = field(default_factory=dict)  # params, macs, sampling_macs, input_size
@@ -53,18 +59,8 @@ class RunRecord:
     command: list[str] = field(default_factory=list)
     started: str = ""
     ended: str | None = None
+    attempts: list[dict[str, Any]] = field(default_factory=list)  # all of them, the last one included
     schema_version: int = SCHEMA_VERSION
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Names the cell a plain configuration belongs to: 12 hex digits of SHA-256, the same for every seed.
-
-    Output folder, run name and W&B settings change no result and do not count either, nor does the order
-    of keys. Raises TypeError for values JSON cannot hold.
-    """
-    cell = {key: value for key, value in config.items() if key not in NOT_OF_THE_CELL}
-    text = json.dumps(cell, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def new_record(
@@ -76,16 +72,18 @@ def new_record(
     seed: int,
     command: Iterable[str] = (),
     run_id: str | None = None,
-    task: str = "classification",
+    task: str = TRAINING,
     device: Any = None,
+    earlier: Iterable[Mapping[str, Any]] = (),
 ) -> RunRecord:
     """A record with status ``running``, started now, that knows versions, device and commit.
 
     ``config`` is plain data (dict, list, str, numbers). ``run_id`` defaults to ``<config hash>-s<seed>``. Absolute
-    paths in configuration and command are shortened by `portable`; the hash is that of the configuration as given.
+    paths in configuration and command are shortened by `portable`. ``earlier`` are the attempts before this
+    one; a run began when the first of them did.
     """
     cell = config_hash(config)
-    return RunRecord(
+    record = RunRecord(
         run_id=run_id or f"{cell}-s{seed}",
         name=name,
         config=portable(dict(config)),
@@ -100,6 +98,23 @@ def new_record(
         command=portable(list(command)),
         started=utc_now(),
     )
+    record.attempts = [*close_attempts(earlier), attempt_of(vars(record)) | {"process": this_process()}]
+    record.started = record.attempts[0]["started"]
+    return record
+
+
+def attempts_of(record: RunRecord) -> list[dict[str, Any]]:
+    """All attempts of a run. A record from before there were attempts tells of the last one only."""
+    return record.attempts or [attempt_of(vars(record))]
+
+
+def as_it_stands(record: RunRecord) -> RunRecord:
+    """The record, failed in place of running where its process, on this machine, is gone."""
+    process = record.attempts[-1].get("process") if record.attempts else None
+    if record.status != "running" or not process or not is_gone(process):
+        return record
+    attempts = close_attempts(record.attempts)
+    return dataclasses.replace(record, status="failed", error=STALE, attempts=attempts)
 
 
 def utc_now() -> str:
@@ -115,6 +130,11 @@ def write_record(record: RunRecord, path: str | Path) -> Path:
     cannot be written.
     """
     content = dataclasses.asdict(record) | {"error": portable(record.error)}
+    if record.attempts:
+        content["attempts"][-1] |= {name: content[name] for name in ("ended", "status", "error")}
+        if record.status != "running":
+            content["attempts"][-1].pop("process", None)
+        record.attempts = content["attempts"]
     text = json.dumps(_finite(content), indent=1, allow_nan=False, ensure_ascii=False)
     return write_atomically(path, text + "\n")
 
@@ -168,18 +188,21 @@ def _fault(content: Any) -> str | None:
     if version != SCHEMA_VERSION:
         return f"schema_version is {version!r}, this program reads {SCHEMA_VERSION}"
     hints = get_type_hints(RunRecord)
-    if missing := [name for name in hints if name not in content]:
+    if missing := [name for name in hints if name not in content and name not in ADDED_LATER]:
         return f"missing field {', '.join(missing)}"
     if unknown := sorted(content.keys() - hints.keys()):
         return f"unknown field {', '.join(unknown)}"
     for name, hint in hints.items():
-        if not isinstance(content[name], _plain_types(hint)):
+        if name in content and not isinstance(content[name], _plain_types(hint)):
             return f"{name} is {type(content[name]).__name__}, expected {hint}"
     if content["status"] not in STATUSES:
         return f"status is {content['status']!r}, expected one of {', '.join(STATUSES)}"
     for part, keys in REQUIRED_INSIDE.items():
         if missing := [key for key in keys if key not in content[part]]:
             return f"missing field {', '.join(f'{part}.{key}' for key in missing)}"
+    for number, attempt in enumerate(content.get("attempts", ())):
+        if not isinstance(attempt, dict) or not set(FIELDS) <= attempt.keys():
+            return f"attempts[{number}] is no attempt: expected {', '.join(FIELDS)}"
     return None
 
 

@@ -57,7 +57,8 @@ def text(value: Value) -> str:
     if summary is None:
         return value.state
     spread = "" if summary.half_width is None else f" ± {summary.half_width:.1f}"
-    return f"{summary.mean:.1f}{spread} (n={summary.n})" + (f", {value.state}" if value.state else "")
+    mean = f"{summary.mean:{'+' if value.signed else ''}.1f}"
+    return f"{mean}{spread} (n={summary.n})" + (f", {value.state}" if value.state else "")
 
 
 def markdown(document: Document) -> str:

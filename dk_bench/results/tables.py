@@ -16,7 +16,7 @@ from dk_bench.results.cells import NOT_RUN, Cell, gather
 from dk_bench.results.costs import Costs
 from dk_bench.results.files import write_atomically
 from dk_bench.results.paper import load_paper, row_name
-from dk_bench.results.record import RunRecord
+from dk_bench.results.record import TRAINING, RunRecord
 from dk_bench.results.render import FORMATS, Document, Number, Table, Value
 
 DEMO_BASE = "test_resnetdw"
@@ -27,13 +27,15 @@ SPREAD = (
 )
 COUNTING = (
     "#P and MACs are our own count, for one image of the size the run used (224 x 224 where nothing ran); MACs are "
-    "multiply-adds without those of sampling at offsets, which stand apart."
+    "multiply-adds without those of sampling at offsets, which stand apart. Unknown: the model runs an operator that "
+    "has no formula; its record names it."
 )
 STRIDE = (
     "Our ResNet-50-DW has its stride on the 3x3 convolution, which costs more multiply-adds than the paper prints; "
     "the difference is the base model's and the same in every row."
 )
 OTHER_DATA = "not comparable with the paper"
+OTHER_PROTOCOL = "not evaluated as in the paper (centre 224 x 224 of images resized to 256), " + OTHER_DATA
 
 
 def build_documents(records: Iterable[RunRecord], costs: Costs | None = None) -> dict[str, Document]:
@@ -41,7 +43,7 @@ def build_documents(records: Iterable[RunRecord], costs: Costs | None = None) ->
 
     ``costs`` gives params, macs and sampling_macs by model name, for rows that have no record on ImageNet.
     """
-    cells = gather(record for record in records if record.task == "classification")
+    cells = gather(record for record in records if record.task == TRAINING)  # evaluations are no cells of training
     documents = [_paper_document(number, cells, costs or {}) for number in (1, 2)]
     documents.append(_demo_document(cells))
     others = [cell for cell in cells if cell.model not in PAPER_MODELS and not cell.model.startswith(DEMO_BASE)]
@@ -60,15 +62,17 @@ def write_documents(documents: Iterable[Document], folder: str | Path) -> list[P
 
 
 def _paper_document(number: int, cells: list[Cell], costs: Costs) -> Document:
-    """A table of the paper: first ImageNet with the paper's figures, then one table for every other data set."""
+    """A table of the paper: first ImageNet with the paper's figures, then one table for every other data set, and for
+    ImageNet at other sizes."""
     models = {row_name(model.row): model.name for model in PAPER_MODELS.values() if model.table == number}
     rows = [(paper, models[row_name(paper)]) for paper in load_paper()[f"table{number}"]]
     cells = [cell for cell in cells if cell.model in models.values()]
-    imagenet = [cell for cell in cells if cell.data.is_imagenet]
-    tables = [_paper_table("ImageNet", rows, imagenet, costs)]
-    for data in sorted({cell.data for cell in cells} - {cell.data for cell in imagenet}):
-        here = [cell for cell in cells if cell.data == data]
-        tables.append(_paper_table(f"{data}: {OTHER_DATA}", rows, here, None))
+    tables = [_paper_table("ImageNet", rows, [cell for cell in cells if cell.is_papers_protocol], costs)]
+    others = [cell for cell in cells if not cell.is_papers_protocol]
+    for data in sorted({cell.data for cell in others}):
+        here = [cell for cell in others if cell.data == data]
+        why = OTHER_PROTOCOL if data.is_imagenet else OTHER_DATA
+        tables.append(_paper_table(f"{data}: {why}", rows, here, None))
     subject = {1: "scope, global and local kernels", 2: "with strong baselines"}[number]
     notes = [SPREAD, COUNTING, STRIDE, "Not run: no record. Paper: Gao et al., ICLR 2020, arXiv 1910.02940."]
     return Document(f"table{number}", f"Table {number}: {subject}.", notes, tables)
@@ -109,7 +113,8 @@ def _demo_document(cells: list[Cell]) -> Document:
 def _models_document(name: str, title: str, cells: list[Cell], expected: tuple[str, ...] = ()) -> Document:
     notes = [
         SPREAD,
-        "Δ rigid: difference of the means to the rigid base trained with the same settings.",
+        "Δ rigid: difference to the rigid base trained with the same settings, run by run over the n seeds that both "
+        "finished: mean ± half of its 95 % interval (paired, Student's t).",
         COUNTING,
         "Images per second of training and of evaluation, on whatever else the machine did at the time.",
     ]
@@ -128,7 +133,7 @@ def _models_table(heading: str, cells: list[Cell], expected: tuple[str, ...]) ->
         for cell in [c for c in cells if c.model == model] or [None]:
             count: Callable[[str], Any] = cell.cost if cell else {}.get
             line: list[Value] = [model, *_kernel_words(_spec(model, cell))]
-            line += [cell.final("val/top1") if cell else NOT_RUN, Number(_gain(cell, cells), 1, signed=True)]
+            line += [cell.final("val/top1") if cell else NOT_RUN, _gain(cell, cells)]
             line += [_scaled(count("params"), 1e3, 1)]
             line += [_scaled(count("macs"), 1e6), _scaled(count("sampling_macs"), 1e6)]
             for key in ("train_images_per_second", "eval_images_per_second"):
@@ -138,14 +143,14 @@ def _models_table(heading: str, cells: list[Cell], expected: tuple[str, ...]) ->
     return Table(heading, *_without_empty_setting(columns, lines))
 
 
-def _gain(cell: Cell | None, cells: list[Cell]) -> float | None:
-    """Top-1 above the rigid base's under the same settings, in points; None for the base and where a mean lacks."""
+def _gain(cell: Cell | None, cells: list[Cell]) -> Value:
+    """Top-1 above the rigid base's under the same settings, in points; nothing for the base and where a run lacks."""
+    nothing = Number(None, signed=True)
     if cell is None or cell.model not in MODELS or not MODELS[cell.model].suffix:
-        return None
+        return nothing
     base = MODELS[cell.model].base
     rigid = next((c for c in cells if c.model == base and c.settings == cell.settings), None)
-    ours, theirs = (c.final("val/top1").summary if c else None for c in (cell, rigid))
-    return ours.mean - theirs.mean if ours and theirs else None
+    return (rigid and cell.gain("val/top1", rigid)) or nothing
 
 
 def _spec(model: str, cell: Cell | None) -> KernelSpec:
@@ -166,7 +171,9 @@ def _kernel_words(spec: KernelSpec) -> tuple[str, str, str]:
     return pw, conv3x3, "DCN" if spec.dcn else "SCC" if spec.experts else ""
 
 
-def _scaled(count: float | None, unit: float, digits: int = 2) -> Number:
+def _scaled(count: float | str | None, unit: float, digits: int = 2) -> Number | str:
+    if isinstance(count, str):  # why there is no count
+        return count
     return Number(None if count is None else count / unit, digits)
 
 

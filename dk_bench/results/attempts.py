@@ -1,0 +1,77 @@
+"""The attempts a run took: one, unless it failed or was interrupted and went on from its checkpoint.
+
+An attempt is plain data: started, ended, status, error, git, device, versions; while it runs also ``process``, by which
+a record can be told whose process is gone without having written so (killed, or the machine went down).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+FIELDS = ("started", "ended", "git", "device", "versions", "status", "error")
+STALE = "stale: its process is gone and did not say why"
+
+
+def attempt_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The attempt that a record's own fields tell of; records from before there were attempts hold only those."""
+    return {name: fields[name] for name in FIELDS}
+
+
+def close_attempts(attempts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Attempts as they stand once another one begins: one that still says ``running`` did not live to say more."""
+    closed = []
+    for attempt in attempts:
+        attempt = {name: value for name, value in attempt.items() if name != "process"}
+        closed.append(attempt | ({"status": "failed", "error": STALE} if attempt["status"] == "running" else {}))
+    return closed
+
+
+def this_process() -> dict[str, Any]:
+    """Names this process among all of this and other machines, without telling the machine's name: records are
+    committed and passed on."""
+    host = f"{platform.node()} {_read('/etc/machine-id')}"
+    boot = _read("/proc/sys/kernel/random/boot_id")
+    pid = os.getpid()
+    return {"host": _digest(host), "boot": _digest(boot) if boot else None, "pid": pid, "began": _began(pid)}
+
+
+def is_gone(process: Mapping[str, Any]) -> bool:
+    """Whether a process that `this_process` named has ended. False for one of another machine: nobody here knows."""
+    here = this_process()
+    if process.get("host") != here["host"]:
+        return False
+    if process.get("boot") != here["boot"]:
+        return True
+    if here["began"] is not None:
+        # A number is used again, after a restart of a container at once; the time at which its process began is not.
+        return _began(process["pid"]) != process.get("began")
+    try:
+        os.kill(process["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's by now, or still
+        return False
+    return False
+
+
+def _began(pid: int) -> int | None:
+    """When a living process began, in the kernel's ticks since boot; None for one that has ended or without /proc."""
+    # The second field, the program's name, may hold spaces and brackets; what is needed comes after it.
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return int(fields[19]) if fields and fields[0] not in "ZX" else None  # Z: dead, its parent has not taken note
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

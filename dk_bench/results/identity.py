@@ -1,0 +1,80 @@
+"""Which cell a configuration belongs to: the settings that change results, by their dotted keys.
+
+Identity is computed from a configuration whenever it is needed. The ``config_hash`` a record holds only says what it
+was when the run began: records written under older rules are grouped by what their configuration gives today.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dk_bench.config import Config
+from dk_bench.results.environment import portable
+
+# What tells runs of one cell apart, how a run is called and where it writes, where images lie, and how fast it goes.
+NOT_OF_THE_CELL = frozenset({
+    "seed", "output", "name", "wandb.mode", "wandb.project", "data.root", "data.workers", "trainer.accelerator",
+    "trainer.devices", "trainer.checkpoint_every_n_steps", "trainer.compile",
+})  # fmt: skip
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested sections; an empty section gives nothing."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+DEFAULTS: dict[str, Any] = dict(flatten(dataclasses.asdict(Config())))
+
+
+def setting(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key of a plain configuration, or the schema's default where it has none."""
+    return dict(flatten(config)).get(key, DEFAULTS.get(key))
+
+
+def cell_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a plain configuration makes its cell: dotted keys whose values can change results and are no default.
+
+    A key that the schema got later stands at its default in older configurations, and so changes none of them. Paths
+    of the images do not count where ``data.name`` says which images they are.
+    """
+    flat = dict(flatten(portable(config)))
+    ignored = set(NOT_OF_THE_CELL)
+    if not _split_counts(flat):
+        ignored |= {"data.train", "data.val"}
+    return {
+        key: _plain(value)
+        for key, value in flat.items()
+        if key not in ignored and (key not in DEFAULTS or value != DEFAULTS[key])
+    }
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Names the cell of a plain configuration: 12 hex digits of SHA-256 over `cell_settings`.
+
+    The same for every seed and on every machine, whatever the order of keys, and for the configuration a record holds
+    as for the one the run was given. Raises TypeError for values JSON cannot hold, ValueError for NaN and infinity.
+    """
+    text = json.dumps(cell_settings(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _split_counts(flat: Mapping[str, Any]) -> bool:
+    """Whether data.train and data.val say which images: as names of splits, or as paths of data without a name."""
+    if flat.get("data.source", DEFAULTS["data.source"]) != "timm":
+        return False
+    return bool(flat.get("data.reader")) or flat.get("data.name", DEFAULTS["data.name"]) == DEFAULTS["data.name"]
+
+
+def _plain(value: Any) -> Any:
+    """A number in one form: W&B's server sends 4.0 as 4."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
