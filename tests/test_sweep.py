@@ -15,6 +15,7 @@ from dk_bench.cli.sweep import make_jobs, skip_finished
 from dk_bench.config import load_config, to_dict
 from dk_bench.errors import UserError
 from dk_bench.results.record import new_record, write_record
+from dk_bench.sweep import runner
 from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.runner import Job, run_jobs
 
@@ -252,6 +253,54 @@ def test_finished_runs_are_skipped(tmp_path, monkeypatch):
     assert states(parameters) == ["waiting"] * 3  # no such configuration: the cells say so themselves
     del parameters["nonsense"]
     assert states(parameters) == ["skipped", "waiting", "waiting"]
+    record.status, record.task = "finished", "evaluation"  # of seed 1's checkpoint
+    write_record(record, "out/1/eval.record.json")
+    assert states(parameters) == ["skipped", "waiting", "waiting"]
+
+
+def test_run_whose_process_is_gone_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    record = new_record(name="try", config={}, model={"name": "m"}, data={"name": "d"}, seed=0, device="cpu")
+    write_record(record, "out/alive/record.json")
+    record.attempts[-1]["process"] |= {"boot": "before the power cut"}
+    write_record(record, "out/dead/record.json")
+    Path("config.yaml").write_text("name: try\n")
+    command = ["dk-bench", "train", "config.yaml", "${args_no_hyphens}"]
+    path = write_sweep(tmp_path, command=command, parameters={"output": {"value": "out"}})
+    monkeypatch.setattr("dk_bench.cli.sweep.run_jobs", lambda *_: None)
+    main(["sweep", str(path)])
+    shown = capsys.readouterr().err
+    assert "failed out/dead: stale" in shown and "alive" not in shown
+
+
+class SlowToStop:
+    """A process that ends when it is killed, or once it was waited for long enough."""
+
+    pid, returncode = 1 << 22, None
+
+    def __init__(self, needs, interrupted=False):
+        self.needs, self.interrupted, self.signals = needs, interrupted, []
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self, timeout):
+        if self.interrupted and self.signals[-1] == signal.SIGTERM:
+            raise KeyboardInterrupt
+        if timeout < self.needs and self.signals[-1] != signal.SIGKILL:
+            raise subprocess.TimeoutExpired("train", timeout)
+        self.returncode = -self.signals[-1]
+
+
+@pytest.mark.parametrize(
+    ("needs", "interrupted", "last"),
+    [(50, False, signal.SIGTERM), (90, False, signal.SIGKILL), (1, True, signal.SIGKILL)],
+)
+def test_cells_have_a_minute_to_write_their_records(tmp_path, monkeypatch, needs, interrupted, last):
+    job = Job("slow", ["train"], tmp_path / "log", state="running", process=SlowToStop(needs, interrupted))
+    monkeypatch.setattr(os, "killpg", lambda pid, number: job.process.signals.append(number))
+    runner._stop([job])
+    assert job.process.returncode == -last and (job.state, job.reason) == ("failed", "stopped")
 
 
 def test_bad_use_is_one_line(tmp_path, capsys):

@@ -15,7 +15,9 @@ from rich.console import Console
 
 from dk_bench.config import Config, load_config, to_dict
 from dk_bench.errors import UserError
-from dk_bench.results.record import config_hash, find_records, read_record
+from dk_bench.results.attempts import STALE
+from dk_bench.results.identity import config_hash
+from dk_bench.results.record import TRAINING, RunRecord, as_it_stands, find_records, read_record
 from dk_bench.sweep.grid import Sweep, read_sweep
 from dk_bench.sweep.progress import SweepProgress
 from dk_bench.sweep.runner import Job, available_cores, run_jobs
@@ -39,9 +41,10 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print("\n".join(shlex.join(job.argv) for job in jobs))
         return 0
-    skip_finished(jobs)
-    workers = min(args.workers or available_cores(), len(jobs))
     console = Console(stderr=True)
+    for folder in skip_finished(jobs):
+        console.print(f"failed {folder}: {STALE}", markup=False, highlight=False, style="red", soft_wrap=True)
+    workers = min(args.workers or available_cores(), len(jobs))
     # A plain kill stops the cells too, just as Ctrl-C does.
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -67,20 +70,24 @@ def make_jobs(sweep: Sweep, output: str | None) -> list[Job]:
     return jobs
 
 
-def skip_finished(jobs: list[Job]) -> None:
+def skip_finished(jobs: list[Job]) -> list[Path]:
     """Marks jobs of ``dk-bench train`` whose run has a finished record below its output folder.
 
     Training would see that itself and return at once, but only after half a minute of imports for every few cells.
+    Returns the folders of runs whose record says running while their process, on this machine, is gone; their jobs
+    wait to be run, from the last checkpoint.
     """
-    finished: dict[str, set[tuple[str, int]]] = {}  # output folder -> cell and seed of the finished runs in it
+    runs: dict[str, list[tuple[Path, RunRecord]]] = {}  # output folder -> training runs in it
     for job in jobs:
         config = _train_config(job.argv)
         if config is None:
             continue
-        if config.output not in finished:
-            finished[config.output] = set(_finished_runs(Path(config.output)))
-        if (config_hash(to_dict(config)), config.seed) in finished[config.output]:
+        if config.output not in runs:
+            runs[config.output] = list(_training_runs(Path(config.output)))
+        finished = {(config_hash(r.config), r.seed) for _, r in runs[config.output] if r.status == "finished"}
+        if (config_hash(to_dict(config)), config.seed) in finished:
             job.state = "skipped"
+    return [folder for found in runs.values() for folder, record in found if record.error == STALE]
 
 
 def _train_config(argv: list[str]) -> Config | None:
@@ -93,12 +100,13 @@ def _train_config(argv: list[str]) -> Config | None:
     return None
 
 
-def _finished_runs(folder: Path) -> Iterator[tuple[str, int]]:
+def _training_runs(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
+    """Folder and record, as it stands now, of the training runs below a folder."""
     for path in find_records([folder]) if folder.exists() else []:
-        with contextlib.suppress(UserError):  # a file that is no record is no finished run
-            record = read_record(path)
-            if record.status == "finished":
-                yield record.config_hash, record.seed
+        with contextlib.suppress(UserError):  # a file that is no record is no run
+            record = as_it_stands(read_record(path))
+            if record.task == TRAINING:
+                yield path.parent, record
 
 
 def _file_name(cell: dict[str, Any], varying: list[str]) -> str:

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 POLL_SECONDS = 0.1
-PATIENCE_SECONDS = 10.0  # between asking a process to stop and killing it
+# Between asking a process to stop and killing it: training finishes its step, ends its data loaders and writes its
+# record, which takes long on cores that are shared. A process that is killed leaves a record that says running.
+PATIENCE_SECONDS = 60.0
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -112,15 +114,19 @@ def _end(job: Job) -> None:
 
 
 def _stop(running: list[Job]) -> None:
-    """Asks, waits, then kills; whole process groups."""
-    for number, patience in ((signal.SIGTERM, PATIENCE_SECONDS), (signal.SIGKILL, PATIENCE_SECONDS)):
-        deadline = time.monotonic() + patience
+    """Asks, waits, then kills; whole process groups. Another Ctrl-C while it waits kills at once."""
+    left = [job for job in running if job.process.poll() is None]
+    if left:
+        print(f"stopping {len(left)} cells, up to {PATIENCE_SECONDS:.0f} s; Ctrl-C kills them", file=sys.stderr)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + PATIENCE_SECONDS
         left = [job for job in running if job.process.poll() is None]
         for job in left:
             with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
                 os.killpg(job.process.pid, number)
-        for job in left:
-            with contextlib.suppress(subprocess.TimeoutExpired):  # the next signal is SIGKILL
-                job.process.wait(max(0.0, deadline - time.monotonic()))
+        with contextlib.suppress(KeyboardInterrupt):
+            for job in left:
+                with contextlib.suppress(subprocess.TimeoutExpired):  # the next signal is SIGKILL
+                    job.process.wait(max(0.0, deadline - time.monotonic()))
     for job in running:
         job.state, job.reason = "failed", "stopped"
