@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from dk_bench.errors import UserError
+from dk_bench.models.spec import KernelSpec
 
 # OmegaConf reads the annotations at run time and knows typing's Optional, Union and Literal best.
 Optional, Union = typing.Optional, typing.Union
@@ -27,9 +28,15 @@ Optional, Union = typing.Optional, typing.Union
 
 @dataclass
 class ModelConfig:
-    """The model: a timm name, dk_bench's own included. The data decide the number of classes."""
+    """The model: a timm name, dk_bench's own included. The data decide the number of classes.
+
+    Weights to start from are put into the rigid model, which is then deformed. A classifier of another number of
+    classes starts anew.
+    """
 
     name: str = "resnet50dw"
+    spec: Optional[dict[str, Any]] = None  # fields of dk_bench.KernelSpec that deform the rigid model named above
+    pretrained: bool = False  # start from timm's weights of the rigid model; timm downloads them
     drop_path_rate: float = 0.0
     checkpoint: Optional[str] = None  # weights to start from: what `train` left of this model or its rigid base
     kwargs: dict[str, Any] = field(default_factory=dict)  # handed to timm.create_model
@@ -206,6 +213,7 @@ def _merge(layers: Iterable[tuple[str, dict[str, Any]]]) -> Config:
     except OmegaConfBaseException as error:  # a ${reference} that leads nowhere
         raise UserError(f"key '{error.full_key}': {str(error).splitlines()[0]}") from error
     _check_ranges(config)
+    _check_spec(config.model)
     return config
 
 
@@ -273,6 +281,8 @@ def _check_ranges(config: Config) -> None:
     rules = [
         ("seed", config.seed, 0 <= config.seed < 2**32, "an integer from 0 to 2^32 - 1"),
         ("model.drop_path_rate", config.model.drop_path_rate, 0 <= config.model.drop_path_rate < 1, "0 to below 1"),
+        ("model.pretrained", config.model.pretrained, not (config.model.pretrained and config.model.checkpoint),
+         "false where model.checkpoint is set: the weights come from one of them"),
         ("data.size", data.size, data.size >= 1, "at least 1 pixel"),
         ("data.crop_pct", data.crop_pct, 0 < data.crop_pct <= 1, "above 0 and up to 1"),
         ("data.mean", data.mean, len(data.mean) == 3, "three numbers"),
@@ -297,6 +307,25 @@ def _check_ranges(config: Config) -> None:
     for key, value, holds, expected in rules:
         if not holds:
             raise UserError(f"key '{key}' is {value!r}, expected {expected}")
+
+
+def _check_spec(model: ModelConfig) -> None:
+    """Leaves in ``spec`` what differs from KernelSpec's defaults, so that one spec is one cell however it is written.
+
+    Raises UserError for fields that make no KernelSpec, and for a spec that changes nothing.
+    """
+    if model.spec is None:
+        return
+    try:
+        spec = KernelSpec.from_dict(model.spec)
+    except ValueError as error:
+        raise UserError(f"key 'model.spec' is {model.spec!r}: {error}") from error
+    if spec.is_rigid:
+        raise UserError(
+            f"key 'model.spec' is {model.spec!r}, which changes nothing; expected null, or one or more of depthwise, "
+            "pointwise, experts and dcn"
+        )
+    model.spec = spec.changed()
 
 
 def _is_range(pair: list[float] | None, top: float = float("inf")) -> bool:

@@ -36,6 +36,14 @@ def test_values_come_from_defaults_then_base_then_file_then_overrides(tmp_path):
     assert (config.optim.weight_decay, config.optim.momentum) == (1e-3, 0.9)
 
 
+def test_spec_is_one_however_it_is_written(tmp_path):
+    path = write(tmp_path, "spec.yaml", "model: {name: convnext_atto, spec: {depthwise: local, kernel_size: 7}}\n")
+    config = load_config(path, ["model.spec.scope=8", "model.spec.clip=true"])
+    assert config.model.spec == {"depthwise": "local", "kernel_size": 7, "scope": 8}
+    assert load_config(path, ["model.spec=null"]).model.spec is None
+    assert config_from_dict(to_dict(config)) == config
+
+
 def test_round_trip_through_plain_data():
     config = load_config(None, ["data.augment.scale=null", "model.kwargs.output_stride=16", "seed=4"])
     assert config_from_dict(to_dict(config)) == config
@@ -58,6 +66,13 @@ def test_round_trip_through_plain_data():
         ("optim.offset_lr_multiplier=small", ["optim.offset_lr_multiplier", "'small'", "auto or a number"]),
         ("optim.warmup_epochs=90", ["optim.warmup_epochs", "90", "optim.epochs"]),
         ("seed=-1", ["seed", "-1"]),
+        ("model.spec=local", ["model.spec", "'local'", "keys and values or null"]),
+        ("model.spec.scoop=5", ["model.spec", "'scoop': 5", "unknown key 'scoop'", "expected some of depthwise"]),
+        ("model.spec.depthwise=locl", ["model.spec", "depthwise: expected one of", "'locl'"]),
+        ("model.spec={depthwise: local, scope: 2}", ["model.spec", "scope: expected at least kernel_size = 3", "2"]),
+        ("model.spec={depthwise: null}", ["model.spec", "changes nothing", "expected null"]),
+        ("model={pretrained: true, checkpoint: x.ckpt}", ["model.pretrained", "True", "false where model.checkpoint"]),
+        ("model.pretrained=some", ["model.pretrained", "'some'", "true or false"]),
         ("seed=${nothing}", ["seed", "nothing"]),
         ("seed", ["'seed'", "KEY=VALUE"]),
         ("name=[a", ["name=[a", "cannot be read"]),

@@ -86,7 +86,9 @@ class KernelSpec:
         Raises:
             ValueError: an unknown key, or as the constructor.
         """
-        unknown = sorted(set(data) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"KernelSpec: unknown key {', '.join(map(repr, unknown))}")
+        fields = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(data) - set(fields)):
+            raise ValueError(
+                f"KernelSpec: unknown key {', '.join(map(repr, unknown))}, expected some of {', '.join(fields)}"
+            )
         return cls(**data)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,33 +15,90 @@ from torch import nn
 
 from dk_bench.config import ModelConfig, config_from_dict
 from dk_bench.errors import UserError
-from dk_bench.models import MODELS, deform
+from dk_bench.models import MODELS, KernelSpec, deform
+
+log = logging.getLogger(__name__)
 
 MODEL_PREFIX = "model."  # LitClassifier's attribute: where the timm model's weights are in a checkpoint
 
 
+def kernel_spec(config: ModelConfig) -> KernelSpec | None:
+    """What deforms the model that a configuration names: its ``spec``, or that of a model of ours.
+
+    None for other models of timm, which stay as they are.
+
+    Raises UserError where a spec is given for a model that is deformed already, by its name.
+    """
+    ours = MODELS.get(config.name)
+    if config.spec is None:
+        return ours.spec if ours else None
+    if ours and not ours.spec.is_rigid:
+        raise UserError(
+            f"key 'model.spec' is {config.spec!r}, expected null for 'model.name' {config.name!r}, which is deformed "
+            f"already; or name its rigid base, {ours.base!r}"
+        )
+    return KernelSpec.from_dict(config.spec)
+
+
 def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
-    """The timm model, with weights from ``config.checkpoint`` where that is set.
+    """The timm model, deformed where its name or ``config.spec`` says so.
 
-    The checkpoint is of the same model, or of the rigid base of one of ours, which is then deformed.
+    Weights come from ``config.checkpoint`` (of the same model or of its rigid base) or, with ``config.pretrained``,
+    from timm (of the rigid base). They may be of another number of classes: then the classifier starts anew.
 
-    Raises UserError for a name timm does not know (with near ones), arguments the model does not take, and a
-    checkpoint that cannot be read or is of another model.
+    Raises UserError for a name timm does not know (with near ones), arguments the model does not take, a spec that
+    does not fit it, weights that cannot be had, and a checkpoint that cannot be read or is of another model.
     """
     if not timm.is_model(config.name):
         close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
         hint = f", did you mean {' or '.join(close)}?" if close else "; `dk-bench models` lists ours"
         raise UserError(f"key 'model.name' is {config.name!r}, which timm does not know{hint}")
-    if not config.checkpoint:
+    base, spec = _base_and_spec(config)
+    if config.checkpoint:
+        return _from_checkpoint(base, spec, config, num_classes)
+    if not config.pretrained and config.spec is None:
         return _create(config.name, config, num_classes)
-    checkpoint = read_checkpoint(config.checkpoint)
-    ours = MODELS.get(config.name)
-    from_base = ours and checkpoint["hyper_parameters"]["config"]["model"]["name"] == ours.base
-    held_name = ours.base if from_base else config.name
-    check_same_model(checkpoint, held_name, num_classes, config.checkpoint)
-    model = _create(held_name, config, num_classes)
-    load_weights(model, checkpoint, config.checkpoint)
-    return deform(model, ours.spec) if from_base else model
+    return _deform(_create(base, config, num_classes), spec, config)
+
+
+def without_initial_weights(config: ModelConfig) -> ModelConfig:
+    """The same model from random weights: for a checkpoint's to follow, which make the others needless."""
+    return dataclasses.replace(config, checkpoint=None, pretrained=False)
+
+
+def _base_and_spec(config: ModelConfig) -> tuple[str, KernelSpec | None]:
+    """The rigid model and what deforms it, None for nothing: the same for a name of ours as for its base and spec."""
+    spec, ours = kernel_spec(config), MODELS.get(config.name)
+    return ours.base if ours else config.name, spec if spec and not spec.is_rigid else None
+
+
+def _from_checkpoint(base: str, spec: KernelSpec | None, config: ModelConfig, num_classes: int) -> nn.Module:
+    path = config.checkpoint
+    checkpoint = read_checkpoint(path)
+    hyper_parameters = checkpoint["hyper_parameters"]
+    held_config = config_from_dict(hyper_parameters["config"], source=str(path)).model
+    held, held_classes = _base_and_spec(held_config), len(hyper_parameters["classes"])
+    if held not in ((base, spec), (base, None)):
+        or_base = f" or of its rigid base {base}" if spec else ""
+        raise UserError(
+            f"key 'model.checkpoint' is {path!r}: a checkpoint of {_words(held_config)}, expected one of "
+            f"{_words(config)}{or_base}"
+        )
+    model = _create(base, config, held_classes)
+    if held == (base, spec):
+        model = _deform(model, spec, config)
+        load_weights(model, checkpoint, path)
+    else:
+        load_weights(model, checkpoint, path)
+        model = _deform(model, spec, config)
+    if held_classes != num_classes:
+        model.reset_classifier(num_classes)
+        log.warning("%s: of %d classes, so that the classifier of %d starts anew", path, held_classes, num_classes)
+    return model
+
+
+def _words(config: ModelConfig) -> str:
+    return f"{config.name} with spec {config.spec}" if config.spec else config.name
 
 
 def _create(name: str, config: ModelConfig, num_classes: int) -> nn.Module:
@@ -47,9 +106,22 @@ def _create(name: str, config: ModelConfig, num_classes: int) -> nn.Module:
     if config.drop_path_rate:  # not every model takes the argument
         kwargs["drop_path_rate"] = config.drop_path_rate
     try:
-        return timm.create_model(name, num_classes=num_classes, **kwargs)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"model {name} cannot be made with {kwargs or 'its defaults'}: {error}") from error
+        return timm.create_model(name, pretrained=config.pretrained, num_classes=num_classes, **kwargs)
+    except (TypeError, ValueError, RuntimeError, OSError) as error:  # OSError: no network, no file
+        made_with, reason = kwargs or "its defaults", " ".join(str(error).split())[:600]
+        if config.pretrained:
+            raise UserError(
+                f"key 'model.pretrained' is True, expected false unless timm has weights of {name}, can reach them and "
+                f"load them with {made_with}: {reason}"
+            ) from error
+        raise UserError(f"model {config.name} cannot be made with {made_with}: {reason}") from error
+
+
+def _deform(model: nn.Module, spec: KernelSpec | None, config: ModelConfig) -> nn.Module:
+    try:
+        return deform(model, spec or KernelSpec())
+    except ValueError as error:
+        raise UserError(f"key 'model.spec' is {config.spec!r}, which does not fit {config.name}: {error}") from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -86,8 +158,7 @@ def load_model(path: str | Path) -> nn.Module:
     checkpoint = read_checkpoint(path)
     held = checkpoint["hyper_parameters"]
     config = config_from_dict(held["config"], source=str(path)).model
-    config.checkpoint = None  # where training began does not matter any more, nor need that file exist
-    model = build_model(config, len(held["classes"]))
+    model = build_model(without_initial_weights(config), len(held["classes"]))
     load_weights(model, checkpoint, path)
     return model.eval()
 
