@@ -19,7 +19,7 @@ class Throughput(Callback):
     """Images per second of training and of evaluation, over all devices.
 
     The clock of every epoch starts when its first batch is done: starting workers, compiling and the first launch are
-    not counted, nor is what lies between epochs. None where there was no second batch.
+    not counted, nor is what lies between epochs. None where there was no second batch. A resumed run goes on counting.
     """
 
     def __init__(self) -> None:
@@ -33,6 +33,12 @@ class Throughput(Callback):
             f"{kind}_images_per_second": round(self._images[kind] / seconds, 2) if seconds > 0 else None
             for kind, seconds in self._seconds.items()
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": dict(self._seconds), "images": dict(self._images)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds, self._images = dict(state_dict["seconds"]), dict(state_dict["images"])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._since = None
@@ -58,7 +64,7 @@ class RunKeeper(Checkpoint):
     """Writes the run's record and its checkpoint, ``last.ckpt``, at the end of every epoch.
 
     With ``every_n_steps`` also checkpoints inside epochs. The epochs' metrics are part of the checkpoint, so that the
-    record of a resumed run is that of an uninterrupted one. Only the first process writes.
+    record of a resumed run is that of an uninterrupted one, but for its attempts. Only the first process writes.
     """
 
     def __init__(self, record: RunRecord, folder: Path, throughput: Throughput, every_n_steps: int | None) -> None:
@@ -66,8 +72,13 @@ class RunKeeper(Checkpoint):
         self.record_path, self.checkpoint_path = folder / "record.json", folder / "last.ckpt"
         self._epoch_began = time.perf_counter()
 
+    @classmethod
+    def state_in(cls, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """What `state_dict` gave for a checkpoint: epochs and attempts; of an older one epochs alone, or nothing."""
+        return checkpoint.get("callbacks", {}).get(cls.__qualname__, {})
+
     def state_dict(self) -> dict[str, Any]:
-        return {"epochs": self.record.metrics["epochs"]}
+        return {"epochs": self.record.metrics["epochs"], "attempts": self.record.attempts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.record.metrics["epochs"] = state_dict["epochs"]

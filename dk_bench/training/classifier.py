@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from dk_bench.config import config_from_dict
 from dk_bench.data.order import mix_seed
-from dk_bench.training.checkpoint import build_model
+from dk_bench.training.checkpoint import build_model, without_initial_weights
 from dk_bench.training.recipe import build_optimizer
 
 
@@ -27,16 +27,27 @@ class LitClassifier(pl.LightningModule):
     Takes images (N, 3, H, W) and labels (N,) int64. Logs ``train/loss``, ``val/loss``, and ``val/top1`` and
     ``val/top5`` in percent (of fewer than five classes, top-5 is top-as-many). The arguments are plain data and stand
     in checkpoints: ``config`` as `dk_bench.config.to_dict` gives it, the classes' names in order of their labels, the
-    length of an epoch in optimiser steps, and the run's name for loggers.
+    length of an epoch in optimiser steps, and the run's name for loggers. Without ``initial_weights``, which is not in
+    checkpoints, neither ``config.model.checkpoint`` nor timm's weights are read: a checkpoint's will follow.
 
     Raises UserError from building the model, Diverged from a step whose loss is not finite.
     """
 
-    def __init__(self, config: dict[str, Any], classes: list[str], steps_per_epoch: int = 1, run_id: str = "") -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        classes: list[str],
+        steps_per_epoch: int = 1,
+        run_id: str = "",
+        *,
+        initial_weights: bool = True,
+    ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # logger=False: loggers are told the configuration by its own keys, see training.tracking.
+        self.save_hyperparameters(ignore=["initial_weights"], logger=False)
         self.config = config_from_dict(config)
-        self.model = build_model(self.config.model, len(classes))
+        model = self.config.model if initial_weights else without_initial_weights(self.config.model)
+        self.model = build_model(model, len(classes))
         self.memory_format = torch.channels_last if self.config.trainer.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
         # Persistent: a run resumed in mid-epoch goes on with the mean of the steps before.

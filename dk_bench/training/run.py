@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import secrets
 import sys
@@ -12,18 +13,37 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import nn
 
 from dk_bench.analysis.cost import count_cost
 from dk_bench.config import Config, config_from_dict, to_dict
 from dk_bench.data.module import ClassificationData
 from dk_bench.errors import UserError
-from dk_bench.models import MODELS
-from dk_bench.results.record import RunRecord, config_hash, new_record, read_record, utc_now, write_record
+from dk_bench.results.files import remove_leftovers
+from dk_bench.results.identity import config_hash
+from dk_bench.results.record import (
+    EVALUATION,
+    RunRecord,
+    attempts_of,
+    new_record,
+    read_record,
+    utc_now,
+    write_record,
+)
 from dk_bench.training.callbacks import EpochLines, RunKeeper, Throughput
-from dk_bench.training.checkpoint import check_same_model, load_weights, read_checkpoint
+from dk_bench.training.checkpoint import (
+    check_same_model,
+    kernel_spec,
+    load_weights,
+    read_checkpoint,
+    without_initial_weights,
+)
+from dk_bench.training.checkpoint_io import AtomicCheckpointIO
 from dk_bench.training.classifier import Diverged, LitClassifier
+from dk_bench.training.tracking import close_logger, in_wandb_sweep, log_config, tell_sweep, wandb_logger
 
 
 def run_folder(config: Config) -> Path:
@@ -41,56 +61,70 @@ def train(config: Config, *, callbacks: Sequence[Callback] = (), command: Sequen
     Raises UserError for bad configuration or data, and for a checkpoint of another model in the run's folder.
     """
     folder = run_folder(config)
-    if (folder / "record.json").exists():
-        record = read_record(folder / "record.json")
-        if record.status == "finished":
-            print(f"{folder}: finished {record.ended}, not trained again", file=sys.stderr)
-            return record
+    path = folder / "record.json"
+    previous = read_record(path) if path.exists() else None
+    if previous and previous.status == "finished":
+        print(f"{folder}: finished {previous.ended}, not trained again", file=sys.stderr)
+        if in_wandb_sweep() and rank_zero_only.rank == 0:
+            tell_sweep(config, previous, folder)
+        return previous
 
     with _quiet():
         pl.seed_everything(config.seed, verbose=False)  # the initial weights; every step seeds itself
         data = ClassificationData(config.data, config.seed)
         classes, steps = data.train_images.classes, data.steps_per_epoch
-        checkpoint, run_id = _last_checkpoint(folder, config, len(classes))
-        module = LitClassifier(to_dict(config), classes, steps, run_id)
+        checkpoint = _last_checkpoint(folder, config, len(classes))
+        run_id = checkpoint["hyper_parameters"]["run_id"] if checkpoint else _new_run_id(folder, config)
+        # Going on, all weights are the checkpoint's: those that training began with need not exist any more.
+        module = LitClassifier(to_dict(config), classes, steps, run_id, initial_weights=checkpoint is None)
         throughput = Throughput()
-        # A record in the folder, if any, tells of an interrupted or failed attempt; what it holds is in the checkpoint.
-        record = _start_record(config, module, data, command)
+        held = RunKeeper.state_in(checkpoint) if checkpoint else {}
+        # The record knows attempts that left no checkpoint; the checkpoint does where the record is lost.
+        earlier = attempts_of(previous) if previous else held.get("attempts", [])
+        record = _start_record(config, module, data, command, earlier=earlier)
+        record.metrics["epochs"] = list(held.get("epochs", []))  # at once: what follows may fail before it is restored
         keeper = RunKeeper(record, folder, throughput, config.trainer.checkpoint_every_n_steps)
-        watchers = [*_averaging(config), throughput, *_progress(), *callbacks, keeper]
-        logger = _wandb_logger(config, run_id, folder)
-        trainer = _make_trainer(config, watchers, logger)
+        logger = wandb_logger(config, run_id, folder)
+        rates = [LearningRateMonitor(logging_interval="step")] if logger else []
+        watchers = [*_averaging(config), throughput, *_progress(), *rates, *callbacks, keeper]
+        trainer = _make_trainer(config, watchers, logger, steps)
         if trainer.is_global_zero:
-            write_record(record, keeper.record_path)
+            write_record(record, path)
+            remove_leftovers(keeper.checkpoint_path)
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            if logger and trainer.is_global_zero:
+                log_config(logger, config)
+            resume = str(keeper.checkpoint_path) if checkpoint else None
+            del checkpoint  # its weights would stay in memory beside the model's
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+            record.metrics["final"] = dict(record.metrics["epochs"][-1])
+            record.status, record.ended, record.throughput = "finished", utc_now(), throughput.rates()
+            if trainer.is_global_zero:
+                write_record(record, path)
         except BaseException as error:
-            _fail(trainer, record, keeper.record_path, error)
+            _fail(trainer, record, path, error)
             if isinstance(error, Diverged):
                 return record
             if isinstance(error, UserError):
                 raise UserError(record.error) from error  # without the worker process's traceback in its text
             raise
         finally:
-            if logger:  # else the next run in this process would go on in this one's W&B run
-                logger.experiment.finish(exit_code=int(record.status == "failed"))
-        record.metrics["final"] = dict(record.metrics["epochs"][-1])
-        record.status, record.ended, record.throughput = "finished", utc_now(), throughput.rates()
-        if trainer.is_global_zero:
-            write_record(record, keeper.record_path)
+            if logger and trainer.is_global_zero:
+                close_logger(logger, record)
     return record
 
 
 def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequence[str] = ()) -> RunRecord:
     """Evaluates a checkpoint on the validation images of its configuration, changed by ``overrides``.
 
-    Returns a record, not written, whose final metrics are val/loss, val/top1 and val/top5. Raises UserError for a file
-    that is no checkpoint of ours, for bad data, and where model or classes are not the checkpoint's.
+    Returns a record of task ``evaluation``, not written, whose final metrics are val/loss, val/top1 and val/top5.
+    Raises UserError for a file that is no checkpoint of ours, for bad data, where model or classes are not the
+    checkpoint's, and where the model's loss is not finite.
     """
     checkpoint = read_checkpoint(path)
     held = checkpoint["hyper_parameters"]
     config = config_from_dict(held["config"], overrides, source=str(path))
-    config.model.checkpoint = None  # the weights come from this checkpoint
+    config.model = without_initial_weights(config.model)  # the weights come from this checkpoint
     with _quiet():
         data = ClassificationData(config.data, config.seed)
         if data.val_images.classes != held["classes"]:
@@ -103,9 +137,11 @@ def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequen
         load_weights(module.model, checkpoint, path)
         throughput = Throughput()
         trainer = _make_trainer(config, [throughput], logger=False)
-        record = _start_record(config, module, data, command)
+        record = _start_record(config, module, data, command, task=EVALUATION)
         try:
             trainer.validate(module, datamodule=data, verbose=False)
+        except Diverged as error:
+            raise UserError(f"{path}: its model gives no finite loss on these images: {_reason(error)}") from error
         except UserError as error:
             raise UserError(_reason(error)) from error
     record.metrics["final"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -114,21 +150,27 @@ def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequen
     return record
 
 
-def _last_checkpoint(folder: Path, config: Config, num_classes: int) -> tuple[str | None, str]:
-    """The checkpoint to go on from, if any, and the run's name for W&B: the checkpoint's, or a new one."""
+def _last_checkpoint(folder: Path, config: Config, num_classes: int) -> dict[str, Any] | None:
+    """The checkpoint to go on from, if any."""
     path = folder / "last.ckpt"
     if not path.exists():
-        # The random part keeps apart the runs of one cell on several machines that share a W&B project.
-        return None, f"{folder.name.removeprefix(config.name + '-')}-{secrets.token_hex(4)}"
+        return None
     checkpoint = read_checkpoint(path)
     check_same_model(checkpoint, config.model.name, num_classes, path)
-    return str(path), checkpoint["hyper_parameters"]["run_id"]
+    return checkpoint
 
 
-def _start_record(config: Config, module: LitClassifier, data: ClassificationData, command: Sequence[str]) -> RunRecord:
-    """The record of a run that begins, with the model's cost."""
+def _new_run_id(folder: Path, config: Config) -> str:
+    """A run's name for W&B. Its random part keeps apart runs of one cell on several machines that share a project."""
+    return f"{folder.name.removeprefix(config.name + '-')}-{secrets.token_hex(4)}"
+
+
+def _start_record(
+    config: Config, module: LitClassifier, data: ClassificationData, command: Sequence[str], **more: Any
+) -> RunRecord:
+    """The record of a run that begins, with the model's cost; ``more`` goes to `new_record`."""
     name, size, classes = config.model.name, config.data.size, module.hparams.classes
-    in_chans = 3
+    spec, in_chans = kernel_spec(config.model), 3
     record = new_record(
         name=config.name,
         config=to_dict(config),
@@ -136,7 +178,7 @@ def _start_record(config: Config, module: LitClassifier, data: ClassificationDat
             "name": name,
             "num_classes": len(classes),
             "input_size": [in_chans, size, size],
-            "spec": MODELS[name].spec.to_dict() if name in MODELS else None,
+            "spec": spec.to_dict() if spec else None,
         },
         data={
             "name": config.data.name,
@@ -147,18 +189,26 @@ def _start_record(config: Config, module: LitClassifier, data: ClassificationDat
         seed=config.seed,
         command=command or sys.argv,
         run_id=module.hparams.run_id or None,
+        **more,
     )
-    cost = count_cost(module.model, (in_chans, size, size))
-    record.cost = {
-        "params": cost.params,
-        "macs": cost.macs,
-        "sampling_macs": cost.sampling_macs,
-        "input_size": [in_chans, size, size],
-    }
+    record.cost = _cost(module.model, (in_chans, size, size))
     return record
 
 
-def _make_trainer(config: Config, callbacks: list[Callback], logger: Any) -> pl.Trainer:
+def _cost(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Any]:
+    """What one image costs, as records hold it. Counting must not keep a model from training: where it fails, at an
+    operator without a formula or one that cannot run without data, only the parameters are known, and the reason."""
+    try:
+        return dataclasses.asdict(count_cost(model, input_size)) | {"input_size": list(input_size)}
+    except (NotImplementedError, RuntimeError) as error:
+        params = sum(parameter.numel() for parameter in model.parameters())
+        reason = str(error).strip().splitlines()[0]
+        print(f"multiply-adds are not known: {reason}", file=sys.stderr)
+        unknown = {"macs": None, "sampling_macs": None}
+        return {"params": params, **unknown, "input_size": list(input_size), "error": reason}
+
+
+def _make_trainer(config: Config, callbacks: list[Callback], logger: Any, steps_per_epoch: int = 1) -> pl.Trainer:
     settings = config.trainer
     try:
         return pl.Trainer(
@@ -169,6 +219,8 @@ def _make_trainer(config: Config, callbacks: list[Callback], logger: Any) -> pl.
             max_epochs=config.optim.epochs,
             callbacks=callbacks,
             logger=logger,
+            log_every_n_steps=min(50, steps_per_epoch),  # so that short epochs are seen too
+            plugins=[AtomicCheckpointIO()],
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # ours already share the images out
             enable_checkpointing=any(isinstance(c, RunKeeper) for c in callbacks),
@@ -186,19 +238,6 @@ def _averaging(config: Config) -> list[Callback]:
 
 def _progress() -> list[Callback]:
     return [pl.callbacks.RichProgressBar()] if sys.stdout.isatty() else [EpochLines()]
-
-
-def _wandb_logger(config: Config, run_id: str, folder: Path) -> Any:
-    if config.wandb.mode == "disabled":
-        return False
-    from pytorch_lightning.loggers import WandbLogger  # a second of import time
-
-    folder.mkdir(parents=True, exist_ok=True)
-    offline = config.wandb.mode == "offline"
-    resume = {} if offline else {"resume": "allow"}  # offline, `wandb sync` joins the parts by their id
-    return WandbLogger(
-        name=folder.name, save_dir=folder, project=config.wandb.project, id=run_id, offline=offline, **resume
-    )
 
 
 def _fail(trainer: pl.Trainer, record: RunRecord, path: Path, error: BaseException) -> None:
@@ -230,7 +269,6 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6 under torch 2.11
             warnings.filterwarnings("ignore", message=".*ended before the epoch ended.*")  # StepSampler resumes there
             yield

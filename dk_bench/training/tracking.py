@@ -1,0 +1,65 @@
+"""Weights & Biases: the logger of a run, and what it is told besides the metrics."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from dk_bench.config import Config, to_dict
+from dk_bench.results.identity import flatten
+from dk_bench.results.record import RunRecord
+
+
+def in_wandb_sweep() -> bool:
+    """Whether W&B's agent started this process for a run of a sweep."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
+def wandb_logger(config: Config, run_id: str, folder: Path) -> Any:
+    """Lightning's logger, or False where the configuration wants none and no sweep needs one."""
+    sweep = in_wandb_sweep()
+    if config.wandb.mode == "disabled" and not sweep:
+        return False
+    from pytorch_lightning.loggers import WandbLogger  # a second of import time
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if sweep:
+        # The agent has made the run in its sweep's project and waits for the metric there: only an online run of its
+        # name tells the sweep anything, whatever our configurations say (the demo's says disabled). Ours would be
+        # another run, or the same one of two cells.
+        return WandbLogger(save_dir=folder, offline=False)
+    offline = config.wandb.mode == "offline"
+    resume = {} if offline else {"resume": "allow"}  # offline, `wandb sync` joins the parts by their id
+    return WandbLogger(
+        name=folder.name, save_dir=folder, project=config.wandb.project, id=run_id, offline=offline, **resume
+    )
+
+
+def log_config(logger: Any, config: Config) -> None:
+    """Logs the configuration by its dotted keys, as overrides and the parameters of sweeps name them.
+
+    To be called on the first process.
+    """
+    # What the sweep has set stands there under the same name, and W&B refuses to have it set again.
+    held = set(logger.experiment.config.keys()) if in_wandb_sweep() else set()
+    logger.log_hyperparams({key: value for key, value in flatten(to_dict(config)) if key not in held})
+
+
+def close_logger(logger: Any, record: RunRecord) -> None:
+    """Ends W&B's run, or the next one in this process would go on in it, with a finished record's figures in its
+    summary. To be called on the first process."""
+    if record.status == "finished":
+        figures = {**record.metrics["final"], **record.throughput, **record.cost}
+        numbers = {key: value for key, value in figures.items() if isinstance(value, int | float)}
+        logger.experiment.summary.update(numbers)
+    logger.experiment.finish(exit_code=int(record.status == "failed"))
+
+
+def tell_sweep(config: Config, record: RunRecord, folder: Path) -> None:
+    """Tells W&B's sweep of a run that was finished before: the agent's run would stay without the metric else."""
+    logger = wandb_logger(config, record.run_id, folder)
+    log_config(logger, config)
+    for epoch in record.metrics["epochs"]:
+        logger.log_metrics(epoch)
+    close_logger(logger, record)

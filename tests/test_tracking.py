@@ -1,0 +1,114 @@
+"""What W&B is told, without a network: offline runs, and a stand-in for its logger."""
+
+import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.loggers.logger import Logger
+from training_cases import PowerCut, tiny
+
+from dk_bench.results.record import read_record
+from dk_bench.training import run_folder, train
+
+SHORT = ("optim.epochs=2", "optim.warmup_epochs=1")
+
+
+class Experiment:
+    """Keeps what a W&B run is given."""
+
+    def __init__(self, sweeps):
+        self.config, self.summary, self.exit_code = dict(sweeps), {}, None
+
+    def finish(self, exit_code=0):
+        self.exit_code = exit_code
+
+
+class FakeWandb(Logger):
+    """In place of Lightning's WandbLogger."""
+
+    made = []
+    of_the_sweep = {}
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.settings, self.metrics, self.experiment = settings, [], Experiment(self.of_the_sweep)
+        self.made.append(self)
+
+    name, version = "fake", "0"
+
+    def log_metrics(self, metrics, step=None):
+        self.metrics.append(metrics)
+
+    def log_hyperparams(self, params, *_, **__):
+        locked = self.of_the_sweep.keys() & params.keys()
+        assert not locked, f"locked by the sweep: {locked}"
+        self.experiment.config |= params
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    monkeypatch.setattr("pytorch_lightning.loggers.WandbLogger", FakeWandb)
+    monkeypatch.setattr(FakeWandb, "made", [])
+    return FakeWandb
+
+
+def test_agent_of_a_sweep_gets_an_online_run_of_its_own(wandb, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc123")
+    monkeypatch.setattr(wandb, "of_the_sweep", {"optim.epochs": 2})
+    config = tiny(tmp_path, *SHORT)
+    assert config.wandb.mode == "disabled"
+    record = train(config)
+    (logger,) = wandb.made
+    assert logger.settings == {"save_dir": run_folder(config), "offline": False}  # no id, name or project
+    assert logger.experiment.config["optim.lr"] == 0.05 and logger.experiment.exit_code == 0
+    assert logger.experiment.summary["val/top1"] == record.metrics["final"]["val/top1"]
+    # The same cell once more: nothing is trained, and the agent's new run has its metric all the same.
+    train(config, callbacks=[PowerCut(0)])
+    again = wandb.made[1]
+    assert [metrics["val/top1"] for metrics in again.metrics] == [e["val/top1"] for e in record.metrics["epochs"]]
+    assert again.experiment.summary == logger.experiment.summary and again.experiment.exit_code == 0
+
+
+def test_without_an_agent_the_configuration_decides(wandb, tmp_path):
+    train(tiny(tmp_path, *SHORT))
+    assert not wandb.made
+    config = tiny(tmp_path, *SHORT, "seed=1", "wandb.mode=online", "wandb.project=mine")
+    record = train(config)
+    settings = wandb.made[0].settings
+    assert (settings["id"], settings["project"], settings["offline"]) == (record.run_id, "mine", False)
+
+
+def test_metrics_rates_and_figures(wandb, tmp_path):
+    record = train(tiny(tmp_path, *SHORT, "wandb.mode=offline"))
+    (logger,) = wandb.made
+    config = logger.experiment.config
+    assert config["optim.epochs"] == 2 and config["model.name"] == "test_resnetdw_dk" and "config" not in config
+    rates = [metrics for metrics in logger.metrics if any(name.startswith("lr-") for name in metrics)]
+    base = [rate["lr-SGD/base"] for rate in rates]
+    offsets = [rate["lr-SGD/offset"] for rate in rates]
+    assert len(rates) == 2 and max(base) > 0 and offsets == pytest.approx([rate / 100 for rate in base])
+    summary = logger.experiment.summary
+    assert {key: summary[key] for key in ("val/top1", "val/loss")} == {
+        key: record.metrics["final"][key] for key in ("val/top1", "val/loss")
+    }
+    assert summary["macs"] == record.cost["macs"] and summary["train_images_per_second"] > 0
+
+
+def test_failed_run_has_no_figures_in_its_summary(wandb, tmp_path):
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny(tmp_path, *SHORT, "wandb.mode=offline"), callbacks=[PowerCut(4)])
+    (logger,) = wandb.made
+    assert logger.experiment.summary == {} and logger.experiment.exit_code == 1
+
+
+def test_wandb_itself_takes_it(tmp_path, monkeypatch):
+    """Not the stand-in: an offline run of W&B's client."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    seen = {}
+
+    class Look(pl.Callback):
+        def on_train_end(self, trainer, *_):
+            seen.update(dict(trainer.logger.experiment.config), summary=trainer.logger.experiment.summary)
+
+    config = tiny(tmp_path, *SHORT, "wandb.mode=offline")
+    record = train(config, callbacks=[Look()])
+    assert seen["optim.lr"] == 0.05 and seen["data.augment.flip"] == 0.5 and "config" not in seen
+    assert read_record(run_folder(config) / "record.json").status == record.status == "finished"
