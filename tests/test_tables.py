@@ -286,6 +286,19 @@ def test_gain_is_not_over_a_base_with_another_model_setting(key):
     assert lines_of(build_documents([rigid, ours])["demo"])["test_resnetdw_dk"][5] == "+10.0 (n=1)"
 
 
+def test_model_that_the_configuration_deforms_is_not_its_rigid_base():
+    spec = KernelSpec(depthwise="local", scope=5)
+    records = [make_record("resnet50dw", 70.0, data=IMAGENET), make_record("resnet50dw", 72.0, data=IMAGENET)]
+    records[1].config["model"]["spec"] = {"depthwise": "local", "scope": 5}
+    records[1].model["spec"] = spec.to_dict()
+    documents = build_documents(records, COSTS)
+    assert "72.0" not in markdown(documents["table1"]) and "70.0 (n=1)" in markdown(documents["table1"])
+    lines = markdown(documents["other"]).splitlines()
+    (deformed,) = [line for line in lines if "72.0 (n=1)" in line]
+    assert "| local 5x5 |  | 72.0 (n=1) | +2.0 (n=1) |" in deformed
+    assert any("| rigid |  | 70.0 (n=1) | - |" in line for line in lines)
+
+
 def test_models_of_ones_own_are_described_by_their_record():
     record = make_record("my_net", 50.0)
     record.model["spec"] = KernelSpec(depthwise="local", scope=5, dcn=True).to_dict()

@@ -13,6 +13,7 @@ from dk_bench.results.record import RunRecord
 from dk_bench.results.statistics import Summary, summarize
 
 UNKNOWN = "unknown"  # a cost that could not be counted
+SPEC = "model.spec."  # keys of a configuration that deforms the model it names
 PAPERS_SIZE, PAPERS_CROP = 224, 0.875  # the paper evaluates the centre 224 x 224 of an image resized to 256
 
 
@@ -89,7 +90,13 @@ class Cell:
         """The cell's settings but for the model's name and what a rigid model has not: equal where only the model
         differs, so that nothing else is compared."""
         ours = ("model.name", "optim.offset_lr_multiplier")
-        return {key: value for key, value in cell_settings(self.runs[0].config).items() if key not in ours}
+        settings = cell_settings(self.runs[0].config)
+        return {key: value for key, value in settings.items() if key not in ours and not key.startswith(SPEC)}
+
+    @property
+    def has_spec(self) -> bool:
+        """Whether the configuration deformed the model that it names."""
+        return any(key.startswith(SPEC) for key in cell_settings(self.runs[0].config))
 
     @property
     def is_papers_protocol(self) -> bool:

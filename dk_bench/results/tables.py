@@ -46,7 +46,10 @@ def build_documents(records: Iterable[RunRecord], costs: Costs | None = None) ->
     cells = gather(record for record in records if record.task == TRAINING)  # evaluations are no cells of training
     documents = [_paper_document(number, cells, costs or {}) for number in (1, 2)]
     documents.append(_demo_document(cells))
-    others = [cell for cell in cells if cell.model not in PAPER_MODELS and not cell.model.startswith(DEMO_BASE)]
+    others = [cell for cell in cells if not cell.model.startswith(DEMO_BASE)]
+    # A paper's model that the configuration deformed stands beside its rigid base.
+    bases = {cell.model for cell in others if cell.has_spec}
+    others = [cell for cell in others if cell.model in bases or cell.model not in PAPER_MODELS]
     if others:
         documents.append(_models_document("other", "Other models.", others))
     return {document.name: document for document in documents}
@@ -66,7 +69,7 @@ def _paper_document(number: int, cells: list[Cell], costs: Costs) -> Document:
     ImageNet at other sizes."""
     models = {row_name(model.row): model.name for model in PAPER_MODELS.values() if model.table == number}
     rows = [(paper, models[row_name(paper)]) for paper in load_paper()[f"table{number}"]]
-    cells = [cell for cell in cells if cell.model in models.values()]
+    cells = [cell for cell in cells if cell.model in models.values() and not cell.has_spec]
     tables = [_paper_table("ImageNet", rows, [cell for cell in cells if cell.is_papers_protocol], costs)]
     others = [cell for cell in cells if not cell.is_papers_protocol]
     for data in sorted({cell.data for cell in others}):
@@ -146,20 +149,25 @@ def _models_table(heading: str, cells: list[Cell], expected: tuple[str, ...]) ->
 def _gain(cell: Cell | None, cells: list[Cell]) -> Value:
     """Top-1 above the rigid base's under the same settings, in points; nothing for the base and where a run lacks."""
     nothing = Number(None, signed=True)
-    if cell is None or cell.model not in MODELS or not MODELS[cell.model].suffix:
+    if cell is None:
         return nothing
-    base = MODELS[cell.model].base
-    rigid = next((c for c in cells if c.model == base and c.settings == cell.settings), None)
+    ours = MODELS.get(cell.model)
+    if not cell.has_spec and not (ours and ours.suffix):
+        return nothing
+    base = ours.base if ours else cell.model
+    same = (c for c in cells if c.model == base and not c.has_spec and c.settings == cell.settings)
+    rigid = next(same, None)
     return (rigid and cell.gain("val/top1", rigid)) or nothing
 
 
 def _spec(model: str, cell: Cell | None) -> KernelSpec:
-    """The kernel spec of a model: a registered one's own, otherwise what its record says, rigid if nothing."""
+    """The kernel spec of a model: what its record says, otherwise a registered one's own, rigid if nothing."""
     known: BenchModel | None = MODELS.get(model)
-    if known:
+    recorded = cell and cell.runs[0].model.get("spec")
+    if known and not recorded:
         return known.spec
     try:
-        return KernelSpec.from_dict((cell and cell.runs[0].model.get("spec")) or {})
+        return KernelSpec.from_dict(recorded or {})
     except ValueError as error:
         raise UserError(f"record of {model}: model.spec: {error}") from error
 
