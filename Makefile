@@ -13,6 +13,7 @@ demo: .venv/installed
 	$(BIN)/dk-bench tables runs/demo --table demo
 	$(BIN)/dk-bench picture configs/demo.yaml --out runs/demo/data.png
 
+test: export DK_BENCH_STRICT := 1
 test: .venv/installed-dev
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
@@ -24,6 +25,8 @@ tables: .venv/installed
 	$(BIN)/dk-bench tables results
 
 .venv/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "dk_bench needs Python 3.11 or later, found $$($(PYTHON) -V); give PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(PIP) --upgrade pip
 	touch $@

@@ -67,6 +67,8 @@ def check_local(
     """
     if input.dim() != 4:
         raise ValueError(f"input: expected (N, C, H, W), got shape {tuple(input.shape)}")
+    if 0 in input.shape[2:]:
+        raise ValueError(f"input: expected H, W >= 1, got shape {tuple(input.shape)}")
     if input.dtype not in FLOATING:
         raise ValueError(f"input: expected a floating dtype, got {input.dtype}")
     if weight.dim() != 4 or weight.shape[0] != input.shape[1] or weight.shape[1] != 1 or 0 in weight.shape[2:]:

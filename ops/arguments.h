@@ -91,6 +91,7 @@ inline Geometry check_arguments(
     const Tensor& input, const OptionalTensor& data_offset, const OptionalTensor& kernel_offset, const Tensor& weight,
     const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation, bool clip) {
   if (input.dim() != 4) fail("input: expected (N, C, H, W), got shape ", shape_text(input));
+  if (input.size(2) < 1 || input.size(3) < 1) fail("input: expected H, W >= 1, got shape ", shape_text(input));
   const ScalarType type = input.scalar_type();
   if (type != ScalarType::Float && type != ScalarType::Double && !is_16_bit(type))
     fail("input: expected a floating dtype, got ", dtype_text(type));

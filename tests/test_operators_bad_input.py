@@ -21,6 +21,7 @@ def good() -> dict:
 
 FAULTS = [
     ("input", torch.randn(5, 6, 7), r"input: expected \(N, C, H, W\), got shape \(5, 6, 7\)"),
+    ("input", torch.randn(2, 5, 6, 0), r"input: expected H, W >= 1, got shape \(2, 5, 6, 0\)"),
     ("input", torch.ones(2, 5, 6, 7, dtype=torch.int32), "input: expected a floating dtype"),
     ("weight", torch.randn(4, 1, 4, 4), r"weight: expected .* C = 5 .* got shape \(4, 1, 4, 4\)"),
     ("weight", torch.randn(5, 2, 4, 4), r"weight: expected .* got shape \(5, 2, 4, 4\)"),
@@ -84,7 +85,7 @@ def test_nan_offset_is_an_error_that_tells_where(dtype, name, backward):
     message = rf"{name}: NaN at index \(1, 7, 2, 5\)"
     with pytest.raises(RuntimeError, match=message):
         if backward:
-            torch.ops.dk_bench.deform_kernel_conv_backward(arguments["input"], *arguments.values())
+            torch.ops.dk_bench.deform_kernel_conv_backward(arguments["input"], *arguments.values(), False)
         else:
             functional.deform_kernel_conv(**arguments)
 

@@ -24,18 +24,18 @@ def test_opcheck(offsets, layout):
     arguments = (*operands, *GEOMETRY.values())
     torch.library.opcheck(torch.ops.dk_bench.deform_kernel_conv, arguments)
     plain = [None if t is None else t.detach() for t in operands]
-    torch.library.opcheck(torch.ops.dk_bench.deform_kernel_conv_backward, (grad, *plain, *GEOMETRY.values()))
+    torch.library.opcheck(torch.ops.dk_bench.deform_kernel_conv_backward, (grad, *plain, *GEOMETRY.values(), False))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_fake_tensors_have_the_strides_of_real_ones(layout):
     operands, grad = small("both", layout)
     op = torch.ops.dk_bench.deform_kernel_conv_backward
-    real = [functional.deform_kernel_conv(*operands, **GEOMETRY), *op(grad, *operands, *GEOMETRY.values())]
+    real = [functional.deform_kernel_conv(*operands, **GEOMETRY), *op(grad, *operands, *GEOMETRY.values(), False)]
     plain = [t.detach() for t in (grad, *operands)]
     with FakeTensorMode() as mode:
         f = [mode.from_tensor(t) for t in plain]
-        fake = [functional.deform_kernel_conv(*f[1:], **GEOMETRY), *op(*f, *GEOMETRY.values())]
+        fake = [functional.deform_kernel_conv(*f[1:], **GEOMETRY), *op(*f, *GEOMETRY.values(), False)]
     for r, f in zip(real, fake, strict=True):
         assert (r.shape, r.stride(), r.dtype) == (f.shape, f.stride(), f.dtype)
 
@@ -73,7 +73,7 @@ def test_export_with_a_dynamic_batch():
 
 @pytest.mark.parametrize("offsets", OFFSETS)
 def test_autocast(offsets):
-    """Image and kernel are rounded, offsets are not: the result is that of rounded image and kernel, exactly."""
+    """Image and kernel are rounded, float32 offsets are not, and the result is that of the rounded ones, exactly."""
     operands, _ = small(offsets)
     with torch.autocast("cpu", torch.bfloat16):
         out = functional.deform_kernel_conv(*operands, **GEOMETRY)

@@ -5,6 +5,7 @@ Importing this module loads the libraries: ``_cpu`` must be there, ``_cuda`` is 
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def _load(name: str) -> bool:
-    """Loads dk_bench/<name>*.so; False if there is none."""
+    """Loads dk_bench/<name>*.so; False if there is none. Raises OSError if it cannot be loaded."""
     built = sorted(_PACKAGE.glob(f"{name}*.so")) + sorted(_PACKAGE.glob(f"{name}*.pyd"))
     if not built:
         return False
@@ -29,8 +30,21 @@ if not _load("_cpu"):
         f"dk_bench: the compiled operators are missing ({_PACKAGE.name}/_cpu*.so); build them with `pip install -e .`"
     )
 
-#: Whether the CUDA operators were built. A CPU-only torch cannot load them and does not try.
-HAS_CUDA = torch.version.cuda is not None and _load("_cuda")
+
+
+def _load_cuda() -> bool:
+    """Whether they are there and load. A CPU-only torch does not try; a library that fails leaves the CPU's alone."""
+    if torch.version.cuda is None:
+        return False
+    try:
+        return _load("_cuda")
+    except OSError as error:
+        warnings.warn(f"dk_bench: the CUDA operators were built but cannot be loaded: {error}", stacklevel=2)
+        return False
+
+
+#: Whether there are CUDA operators.
+HAS_CUDA = _load_cuda()
 
 _op = torch.ops.dk_bench.deform_kernel_conv
 _backward_op = torch.ops.dk_bench.deform_kernel_conv_backward
@@ -51,7 +65,9 @@ def _fake(input, data_offset, kernel_offset, weight, kernel_size, stride, paddin
 
 
 @torch.library.register_fake("dk_bench::deform_kernel_conv_backward")
-def _fake_backward(grad, input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip):
+def _fake_backward(
+    grad, input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip, deterministic
+):
     given = (data_offset, kernel_offset)
     offsets = [input.new_empty(0) if o is None else _empty_in_format_of(o, o.shape) for o in given]
     return _empty_in_format_of(input, input.shape), *offsets, weight.new_empty(weight.shape)
@@ -63,7 +79,9 @@ def _setup_context(ctx, inputs, output):
 
 
 def _autograd(ctx, grad):
-    grads = _backward_op(grad, *ctx.saved_tensors, *ctx.geometry)
+    # With data offsets, dL/dinput on CUDA is a sum by atomics unless told otherwise; the CPU's sums are always ordered.
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    grads = _backward_op(grad, *ctx.saved_tensors, *ctx.geometry, deterministic)
     wanted = [g if need else None for g, need in zip(grads, ctx.needs_input_grad[:4], strict=True)]
     return *wanted, *(None for _ in ctx.geometry)
 
@@ -77,11 +95,11 @@ def _setup_second_context(ctx, inputs, output):
 
 
 def _second_autograd(ctx, *grads_of_grads):
-    """Second derivatives, by autograd through the reference: slow, and as exact."""
+    """Second derivatives, by autograd through the reference: slow, and as exact. There are no third ones."""
     from dk_bench import reference
 
     grad, *operands = ctx.saved_tensors
-    kernel_size, stride, padding, dilation, clip = ctx.geometry
+    kernel_size, stride, padding, dilation, clip, _ = ctx.geometry
     with torch.enable_grad():
         grad, *operands = [None if t is None else t.detach().requires_grad_() for t in (grad, *operands)]
         out = reference.deform_kernel_conv(
@@ -104,7 +122,7 @@ torch.library.register_autograd(
 
 
 def _register_autocast(device: str) -> None:
-    """Under autocast the image and the kernel take the autocast dtype; offsets are coordinates and stay float32."""
+    """Under autocast the image and the kernel take the autocast dtype; offsets keep theirs where it goes with it."""
     key = "AutocastCPU" if device == "cpu" else "AutocastCUDA"
 
     def autocast(input, data_offset, kernel_offset, weight, *geometry):
@@ -112,7 +130,8 @@ def _register_autocast(device: str) -> None:
             if input.dtype == torch.float64:  # autocast leaves float64 alone
                 return _op(input, data_offset, kernel_offset, weight, *geometry)
             dtype = torch.get_autocast_dtype(device)
-            offsets = [None if o is None else o.float() for o in (data_offset, kernel_offset)]
+            given = (data_offset, kernel_offset)
+            offsets = [o if o is None or o.dtype == dtype else o.float() for o in given]
             return _op(input.to(dtype), *offsets, weight.to(dtype), *geometry)
 
     _library.impl("deform_kernel_conv", autocast, key)

@@ -70,9 +70,9 @@ class DeformConv2d(RigidStart2d):
         return self._dense(input, offset)
 
     def _dense(self, input: Tensor, offset: Tensor) -> Tensor:
-        compute = torch.float64 if input.dtype == torch.float64 else torch.float32
+        given = input.dtype
+        compute = torch.float64 if given == torch.float64 else torch.float32
+        input, offset, weight = (t.to(compute) for t in (input, offset, self.weight))
         bias = None if self.bias is None else self.bias.to(compute)
-        output = deform_conv2d(
-            input.to(compute), offset, self.weight.to(compute), bias, self.stride, self.padding, self.dilation
-        )
-        return output.to(input.dtype)
+        output = deform_conv2d(input, offset, weight, bias, self.stride, self.padding, self.dilation)
+        return output.to(given)

@@ -54,7 +54,7 @@ class GlobalDeformKernel2d(ScopedKernel2d):
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
-        offset = self.kernel_offset(input)
+        offset = self.kernel_offset(input).to(self.weight.dtype)
         with _no_autocast(input.device.type):  # sample in the weight's own precision, round once
             kernel = sample_kernel(self.weight, offset, kernel_size=self.kernel_size, clip=self.clip)
         return conv2d_per_image(input, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)

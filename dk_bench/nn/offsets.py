@@ -17,8 +17,9 @@ __all__ = ["GlobalOffset", "LocalOffset", "OffsetGenerator", "offset_parameter_n
 class OffsetGenerator(nn.Module):
     """Base of the offset generators, and the mark of their parameters. Zero-initialised, with bias.
 
-    A linear map of the input to 2 * Kh * Kw offsets in pixels, channels (dy, dx) a tap, taps row-major. Offsets are
-    float32 where the input, or autocast, has 16 bits: bfloat16 cannot place a tap at 5.03 pixels.
+    A linear map of the input to 2 * Kh * Kw offsets in pixels, channels (dy, dx) a tap, taps row-major, in the dtype of
+    the input or of autocast. The operators add them to the taps' coordinates in float32; a bfloat16 offset of about one
+    pixel is itself exact to 1/256 of it.
     """
 
     def __init__(self, weight_shape: tuple[int, ...], device: torch.device | None, dtype: torch.dtype | None) -> None:
@@ -57,7 +58,7 @@ class LocalOffset(OffsetGenerator):
         self.stride, self.padding, self.dilation = stride, padding, dilation
 
     def forward(self, input: Tensor) -> Tensor:
-        return _widen(F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation))
+        return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
 
 
 class GlobalOffset(OffsetGenerator):
@@ -76,11 +77,7 @@ class GlobalOffset(OffsetGenerator):
         super().__init__((2 * kernel_size[0] * kernel_size[1], in_channels), device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        return _widen(F.linear(input.mean((2, 3)), self.weight, self.bias))
-
-
-def _widen(offset: Tensor) -> Tensor:
-    return offset.float() if offset.dtype in (torch.float16, torch.bfloat16) else offset
+        return F.linear(input.mean((2, 3)), self.weight, self.bias)
 
 
 def offset_parameter_names(model: nn.Module) -> set[str]:

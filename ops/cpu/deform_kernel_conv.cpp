@@ -322,7 +322,7 @@ void backward(const Geometry& g, const Tensor& grad, const Tensor& input, const 
 Gradients deform_kernel_conv_backward(
     const Tensor& grad, const Tensor& input, const OptionalTensor& data_offset, const OptionalTensor& kernel_offset,
     const Tensor& weight, const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation,
-    bool clip) {
+    bool clip, bool /*deterministic: always*/) {
   const Geometry g =
       check_arguments(input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip);
   check_gradient(grad, input, g);
@@ -347,7 +347,7 @@ STABLE_TORCH_LIBRARY(dk_bench, m) {
   // Gradients of input, data_offset, kernel_offset and weight; an empty tensor for an offset that is not there.
   m.def(
       "deform_kernel_conv_backward(Tensor grad, Tensor input, Tensor? data_offset, Tensor? kernel_offset, "
-      "Tensor weight, int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool clip) "
+      "Tensor weight, int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool clip, bool deterministic) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 

@@ -1,0 +1,55 @@
+// What kernels use of the device: threads, barriers, shared memory, tensor cores, launches. Under nvcc these are CUDA's;
+// otherwise an emulator on the host runs the same kernels, for tests on machines without a GPU.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+
+#include <cuda_runtime.h>
+
+#define DK_KERNEL __global__
+#define DK_DEVICE __device__ inline
+
+namespace dk::device {
+
+DK_DEVICE int thread() { return threadIdx.x; }
+DK_DEVICE int threads() { return blockDim.x; }
+DK_DEVICE int64_t block_x() { return blockIdx.x; }
+DK_DEVICE int block_y() { return blockIdx.y; }
+DK_DEVICE int64_t blocks_x() { return gridDim.x; }
+DK_DEVICE void sync_block() { __syncthreads(); }
+DK_DEVICE void sync_warp() { __syncwarp(); }
+DK_DEVICE char* shared_memory() {
+  extern __shared__ __align__(16) char memory[];
+  return memory;
+}
+DK_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+DK_DEVICE void add_atomic(float* to, float value) { atomicAdd(to, value); }
+DK_DEVICE float saturate(float value) { return __saturatef(value); }
+
+// The nearest value with 10 bits of mantissa, which is all that the tensor core reads.
+DK_DEVICE float to_tf32(float value) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return __uint_as_float(bits);
+}
+
+// d += a b, see fragments.h for who holds what.
+DK_DEVICE void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
+        "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
+}
+
+}  // namespace dk::device
+
+#else
+
+#define DK_KERNEL static
+#define DK_DEVICE inline
+
+#include "emulator.h"
+
+#endif

@@ -1,0 +1,163 @@
+// A GPU on the host, for tests: every thread of a block is a coroutine, barriers and warp operations make them wait for
+// each other. One block runs at a time. Nothing here is compiled under nvcc.
+#pragma once
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+namespace dk::device {
+
+constexpr int kLanes = 32;
+constexpr size_t kStackBytes = 128 * 1024;
+
+struct Barrier {
+  int size = 0, arrived = 0;
+  int64_t generation = 0;
+};
+
+struct Block {
+  int64_t x = 0, blocks_x = 0;
+  int y = 0, threads = 0, current = 0, running = 0;
+  bool moved = false;  // whether any thread got on since the last round; if none did, they wait for each other forever
+  std::vector<char> shared;
+  // A coroutine starts by setcontext; after that _setjmp and _longjmp switch, which spare two system calls a time.
+  std::vector<ucontext_t> contexts;
+  std::vector<char> stacks, started, ended;
+  struct Place {
+    jmp_buf here;
+  };
+  std::vector<Place> places;
+  Place scheduler;
+  Barrier all;
+  std::vector<Barrier> warps;
+  std::vector<float> exchange;  // what a thread shows the others of its warp: 4 + 2 operands of mma, or one value
+  std::function<void()> kernel;
+};
+
+inline Block*& block() {
+  static thread_local Block* current = nullptr;
+  return current;
+}
+
+inline int thread() { return block()->current; }
+inline int threads() { return block()->threads; }
+inline int64_t block_x() { return block()->x; }
+inline int block_y() { return block()->y; }
+inline int64_t blocks_x() { return block()->blocks_x; }
+inline char* shared_memory() { return block()->shared.data(); }
+
+inline void yield() {
+  Block& b = *block();
+  if (!_setjmp(b.places[b.current].here)) _longjmp(b.scheduler.here, 1);
+}
+
+inline void wait(Barrier& barrier) {
+  Block& b = *block();
+  const int64_t generation = barrier.generation;
+  if (++barrier.arrived == barrier.size) {
+    barrier.arrived = 0, ++barrier.generation;
+  }
+  while (barrier.generation == generation) yield();
+  b.moved = true;
+}
+
+inline void sync_block() { wait(block()->all); }
+inline void sync_warp() { wait(block()->warps[thread() / kLanes]); }
+
+inline float shuffle_xor(float value, int mask) {
+  float* shown = &block()->exchange[0];
+  shown[thread() * 8] = value;
+  sync_warp();
+  const float result = shown[(thread() ^ mask) * 8];
+  sync_warp();
+  return result;
+}
+
+inline void add_atomic(float* to, float value) { *to += value; }
+inline float saturate(float value) { return value > 0 ? std::min(value, 1.0f) : 0.0f; }  // NaN gives 0, as on the GPU
+
+inline float with_bits(float value, uint32_t add, uint32_t mask) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  bits = (bits + add) & mask;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+inline float to_tf32(float value) { return std::isfinite(value) ? with_bits(value, 0x1000, 0xffffe000) : value; }
+
+// The layout is PTX's for mma.m16n8k8 with tf32 operands, written out once more: fragments.h must agree with it.
+inline void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+  const int lane = thread() % kLanes, first = thread() - lane;
+  float* shown = &block()->exchange[first * 8];
+  for (int i = 0; i < 4; ++i) shown[lane * 8 + i] = with_bits(a[i], 0, 0xffffe000);
+  for (int i = 0; i < 2; ++i) shown[lane * 8 + 4 + i] = with_bits(b[i], 0, 0xffffe000);
+  sync_warp();
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    for (int k = 0; k < 8; ++k) {
+      const float left = shown[(row % 8 * 4 + k % 4) * 8 + row / 8 + k / 4 * 2];
+      const float right = shown[(column * 4 + k % 4) * 8 + 4 + k / 4];
+      d[i] += left * right;
+    }
+  }
+  sync_warp();
+}
+
+inline void start_thread() {
+  Block& b = *block();
+  b.kernel();
+  b.ended[b.current] = 1, --b.running, b.moved = true;
+  _longjmp(b.scheduler.here, 1);
+}
+
+inline void resume(Block& b) {
+  if (_setjmp(b.scheduler.here)) return;  // the thread waits, or has ended
+  if (b.started[b.current]) _longjmp(b.places[b.current].here, 1);
+  b.started[b.current] = 1;
+  setcontext(&b.contexts[b.current]);
+}
+
+inline void run_block(Block& b) {
+  block() = &b;
+  // Shared memory starts as NaN: what is read before it was written shows.
+  for (size_t i = 0; i + 4 <= b.shared.size(); i += 4) std::memset(&b.shared[i], 0xff, 4);
+  std::fill(b.ended.begin(), b.ended.end(), 0), std::fill(b.started.begin(), b.started.end(), 0);
+  b.running = b.threads, b.all = {b.threads, 0, 0};
+  b.warps.assign((b.threads + kLanes - 1) / kLanes, Barrier{kLanes, 0, 0});
+  for (int i = 0; i < b.threads; ++i) {
+    getcontext(&b.contexts[i]);
+    b.contexts[i].uc_stack.ss_sp = &b.stacks[i * kStackBytes], b.contexts[i].uc_stack.ss_size = kStackBytes;
+    b.contexts[i].uc_link = nullptr;  // start_thread does not return
+    makecontext(&b.contexts[i], start_thread, 0);
+  }
+  while (b.running > 0) {
+    b.moved = false;
+    for (b.current = 0; b.current < b.threads; ++b.current)
+      if (!b.ended[b.current]) resume(b);
+    if (!b.moved && b.running > 0) throw std::runtime_error("emulator: the threads of a block wait for each other");
+  }
+}
+
+template <class F>
+void run_grid(int64_t blocks_x, int blocks_y, int threads, size_t shared_bytes, const F& kernel) {
+  Block b;
+  b.threads = threads, b.blocks_x = blocks_x;
+  b.shared.resize(shared_bytes + 16), b.contexts.resize(threads), b.ended.resize(threads), b.started.resize(threads), b.places.resize(threads);
+  b.stacks.resize(threads * kStackBytes), b.exchange.resize(threads * 8);
+  b.kernel = kernel;
+  for (b.y = 0; b.y < blocks_y; ++b.y)
+    for (b.x = 0; b.x < blocks_x; ++b.x) run_block(b);
+}
+
+}  // namespace dk::device

@@ -1,0 +1,206 @@
+// The tensor-core path of deform_kernel_conv for float32, float16 and bfloat16: which kernels run on what. Data are
+// channels_last inside; other memory formats are copied. Each stored type is compiled in a file of its own.
+#pragma once
+
+#include "fast_limits.h"
+#include "launch.h"
+#include "offset_gradient.h"
+#include "paths.h"
+#include "scatter.h"
+#include "weight_gradient.h"
+
+namespace dk {
+
+constexpr size_t kSharedBytes = 24 * 1024;       // aimed at, so that several blocks fit on a multiprocessor
+constexpr int kMostWarps = 8, kMostWideWarps = 4;
+constexpr int64_t kShares = 1024;                // blocks that dL/dweight is cut into, at most
+
+inline int64_t blocks_of(int64_t size, int64_t each) { return (size + each - 1) / each; }
+
+inline Sizes sizes_from(const Geometry& g) {
+  return {int(g.batch), int(g.channels), int(g.height), int(g.width), int(g.out_height), int(g.out_width),
+          int(g.scope_h), int(g.scope_w), int(g.kernel_h), int(g.kernel_w), int(g.stride_h), int(g.stride_w),
+          int(g.pad_h), int(g.pad_w), int(g.dilation_h), int(g.dilation_w), g.clip};
+}
+
+// Taps prepared together: as many as the aim allows.
+inline int taps_at_once(const Sizes& s, int steps, bool split, bool data) {
+  int taps = 1;
+  while (taps < s.taps() && TileMemory::bytes(taps + 1, steps, split, data) <= kSharedBytes) ++taps;
+  return taps;
+}
+
+inline bool is_dense_channels_last(const Tensor& t) {
+  const int64_t wanted[4] = {t.size(1) * t.size(2) * t.size(3), 1, t.size(3) * t.size(1), t.size(1)};
+  for (int d = 0; d < 4; ++d)
+    if (t.size(d) != 1 && t.stride(d) != wanted[d]) return false;
+  return true;
+}
+
+inline Tensor empty_channels_last(const Tensor& like, ScalarType type) {
+  return torch::stable::empty(sizes_of(like), type, std::nullopt, like.device(), std::nullopt,
+                              torch::headeronly::MemoryFormat::ChannelsLast);
+}
+
+inline Tensor dense_channels_last(const Tensor& t) {
+  if (is_dense_channels_last(t)) return t;
+  Tensor copy = empty_channels_last(t, t.scalar_type());
+  torch::stable::copy_(copy, t);
+  return copy;
+}
+
+template <class T>
+Pixels<T> pixels(const Tensor& t) {
+  T* data = static_cast<T*>(t.data_ptr());
+  const bool aligned = t.size(1) % kLaneChannels == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+  return {data, int(t.size(1)), aligned};
+}
+
+inline OffsetView offset_view(const Tensor& t, ScalarType own) {
+  return {t.data_ptr(), t.scalar_type() != own, t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
+}
+
+// One call: its operands as the kernels take them. `grad` is the output's gradient, in the backward pass.
+template <class T>
+class Fast {
+ public:
+  explicit Fast(const Operator& op)
+      : sizes_(sizes_from(op.g)), input_(dense_channels_last(op.input)), has_data_(op.data_offset),
+        has_kernel_(op.kernel_offset),
+        weight_{static_cast<const T*>(op.weight.data_ptr()), op.weight.stride(0), op.weight.stride(2), op.weight.stride(3)},
+        stream_(op.stream) {
+    if (has_data_) offsets_.data = offset_view(*op.data_offset, op.input.scalar_type());
+    if (has_kernel_) offsets_.kernel = offset_view(*op.kernel_offset, op.input.scalar_type());
+  }
+
+  void forward(Tensor& output) const {
+    const Tensor result = is_dense_channels_last(output) ? output : empty_channels_last(output, output.scalar_type());
+    if (has_data_)
+      run_correlate<true, true>(input_, result);
+    else
+      run_correlate<false, true>(input_, result);
+    if (result.data_ptr() != output.data_ptr()) torch::stable::copy_(output, result);
+  }
+
+  void backward(const Tensor& given_grad, Gradients& gradients, bool deterministic) const {
+    const Tensor grad = dense_channels_last(given_grad);
+    gradient_of_input(grad, std::get<0>(gradients), deterministic);
+    gradient_of_weight(grad, std::get<3>(gradients));
+    const ScalarType own = input_.scalar_type();
+    OffsetGradientArguments<T> arguments{sizes_, offsets_, {}, pixels<const T>(input_), pixels<const T>(grad), weight_};
+    if (has_kernel_) {
+      arguments.grad_offsets.kernel = offset_view(std::get<2>(gradients), own);
+      gradient_of_kernel_offset(arguments);
+    }
+    if (has_data_) {
+      arguments.grad_offsets.data = offset_view(std::get<1>(gradients), own);
+      gradient_of_data_offset(arguments);
+    }
+  }
+
+ private:
+  int warps() const { return int(std::min<int64_t>(blocks_of(sizes_.channels, kGroup), kMostWarps)); }
+  int64_t chunks() const { return blocks_of(sizes_.channels, kGroup * warps()); }
+  int64_t positions() const { return int64_t(sizes_.batch) * sizes_.out_height * sizes_.out_width; }
+
+  // Calls f with the number of steps as a constant, where it is the common one, or 0.
+  template <class F>
+  void with_steps(const F& f) const {
+    if (sizes_.steps() == 2)
+      f(std::integral_constant<int, 2>());
+    else
+      f(std::integral_constant<int, 0>());
+  }
+
+  template <bool kData, bool kForward>
+  void run_correlate(const Tensor& source, const Tensor& result) const {
+    const int taps = taps_at_once(sizes_, sizes_.steps(), Traits<T>::kSplitHats, kData);
+    const CorrelateArguments<T> arguments{sizes_, offsets_, pixels<const T>(source), weight_, pixels<T>(result), taps};
+    const int64_t results = int64_t(sizes_.batch) * result.size(2) * result.size(3);
+    with_steps([&](auto steps) {
+      launch("correlate", correlate<T, steps.value, kData, kForward>, blocks_of(results, kRows), chunks(),
+             warps() * kWarp, TileMemory::bytes(taps, sizes_.steps(), Traits<T>::kSplitHats, kData), stream_, arguments);
+    });
+  }
+
+  void gradient_of_input(const Tensor& grad, Tensor& result, bool deterministic) const {
+    if (!has_data_) {
+      const Tensor dense = is_dense_channels_last(result) ? result : empty_channels_last(result, result.scalar_type());
+      run_correlate<false, false>(grad, dense);
+      if (dense.data_ptr() != result.data_ptr()) torch::stable::copy_(result, dense);
+      return;
+    }
+    Tensor sum = empty_channels_last(result, ScalarType::Float);
+    torch::stable::zero_(sum);
+    const int taps = taps_at_once(sizes_, sizes_.steps(), Traits<T>::kSplitHats, true);
+    const ScatterArguments<T> arguments{sizes_, offsets_, pixels<const T>(grad), weight_, static_cast<float*>(sum.data_ptr()),
+                                        taps};
+    const size_t shared = TileMemory::bytes(taps, sizes_.steps(), Traits<T>::kSplitHats, true);
+    with_steps([&](auto steps) {
+      if (deterministic)
+        launch("scatter", scatter<T, steps.value, true>, sizes_.batch, chunks(), warps() * kWarp, shared, stream_, arguments);
+      else
+        launch("scatter", scatter<T, steps.value, false>, blocks_of(positions(), kRows), chunks(), warps() * kWarp, shared,
+               stream_, arguments);
+    });
+    torch::stable::copy_(result, sum);
+  }
+
+  void gradient_of_weight(const Tensor& grad, Tensor& result) const {
+    const int64_t groups = blocks_of(sizes_.channels, kWideGroup);
+    const int warps = int(std::min<int64_t>(groups, kMostWideWarps));
+    const int64_t chunks = blocks_of(groups, warps), tiles = blocks_of(positions(), kRows);
+    const int samples = sample_tiles(sizes_), taps = taps_at_once(sizes_, kTileSteps, Traits<T>::kSplitProducts, has_data_);
+    const int64_t count = std::min(tiles, std::max<int64_t>(1, kShares / (chunks * samples)));
+    const Tensor shares = torch::stable::empty(
+        Pair{count, int64_t(samples) * kSamples, sizes_.channels}, ScalarType::Float, std::nullopt, input_.device());
+    const WeightGradientArguments<T> arguments{sizes_, offsets_, pixels<const T>(input_), pixels<const T>(grad),
+                                               static_cast<float*>(shares.data_ptr()), tiles, samples, taps};
+    const auto run = [&](auto kernel) {
+      launch("weight_gradient", kernel, count, chunks * samples, warps * kWarp,
+             TileMemory::bytes(taps, kTileSteps, Traits<T>::kSplitProducts, has_data_), stream_, arguments);
+    };
+    has_data_ ? run(weight_gradient<T, true>) : run(weight_gradient<T, false>);
+    const ReduceArguments<T> reduce{sizes_, static_cast<const float*>(shares.data_ptr()), count, samples,
+                                    static_cast<T*>(result.data_ptr())};
+    constexpr int kThreads = kReduceWidth * kReduceDepth;
+    launch("reduce_weight_gradient", reduce_weight_gradient<T>, blocks_of(sizes_.channels, kReduceWidth),
+           sizes_.scope_h * sizes_.scope_w, kThreads, kThreads * sizeof(float), stream_, reduce);
+  }
+
+  void gradient_of_kernel_offset(const OffsetGradientArguments<T>& arguments) const {
+    const size_t shared = TileMemory::bytes(kTapsAtOnce, 0, false, true) + slope_bytes(warps());
+    const auto run = [&](auto kernel) {
+      launch("kernel_offset_gradient", kernel, blocks_of(positions(), kRows), 1, warps() * kWarp, shared, stream_, arguments);
+    };
+    has_data_ ? run(kernel_offset_gradient<T, true>) : run(kernel_offset_gradient<T, false>);
+  }
+
+  void gradient_of_data_offset(const OffsetGradientArguments<T>& arguments) const {
+    const size_t shared =
+        TileMemory::bytes(kTapsAtOnce, sizes_.steps(), Traits<T>::kSplitHats, true) + slope_bytes(warps());
+    with_steps([&](auto steps) {
+      launch("data_offset_gradient", data_offset_gradient<T, steps.value>, blocks_of(positions(), kRows), 1, warps() * kWarp,
+             shared, stream_, arguments);
+    });
+  }
+
+  Sizes sizes_;
+  Tensor input_;
+  bool has_data_, has_kernel_;
+  Offsets offsets_;
+  Weight<T> weight_;
+  void* stream_;
+};
+
+template <class T>
+void fast_forward(const Operator& op, Tensor& output) {
+  Fast<T>(op).forward(output);
+}
+
+template <class T>
+void fast_backward(const Operator& op, const Tensor& grad, Gradients& gradients, bool deterministic) {
+  Fast<T>(op).backward(grad, gradients, deterministic);
+}
+
+}  // namespace dk

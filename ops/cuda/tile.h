@@ -1,0 +1,162 @@
+// How work is laid on warps and tensor cores, and the loads and stores that follow from it.
+//
+// All channels of a position share the offsets. So the sampled kernels of one tap at 16 positions are a matrix product:
+// hat coefficients (16 positions x scope samples) times the weight (scope samples x channels). It runs on the tensor
+// core as m16n8k8 in TF32, which holds bfloat16 and float16 exactly; where its 10 bits of mantissa are too few, operands
+// are split in two and the product in three.
+//
+// Who holds what (PTX, mma.m16n8k8; g = lane / 4, t = lane % 4):
+//   A (16 x 8): a0 (g, t), a1 (g + 8, t), a2 (g, t + 4), a3 (g + 8, t + 4)
+//   B (8 x 8):  b0 (t, g), b1 (t + 4, g)
+//   C (16 x 8): c0 (g, 2t), c1 (g, 2t + 1), c2 (g + 8, 2t), c3 (g + 8, 2t + 1)
+// The order of samples and channels along a matrix is ours to choose. Channels: a warp takes 32 of them in 4 products
+// such that column 2t and 2t + 1 of product j are channels 8t + 2j and 8t + 2j + 1; so a lane's results, and the pixels
+// it multiplies them with, are 8 adjacent channels, one or two 16-byte loads. Samples: 4 rows of the scope at one column
+// are a half step, in the slots t = 0..3 of a product's inner dimension; a product takes two. A scope of height Sh has
+// ceil(Sh / 4) * Sw half steps, rows beyond Sh have weight zero. So every scope takes the same path.
+#pragma once
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <type_traits>
+
+#include "../axis.h"
+#include "device.h"
+
+namespace dk {
+
+constexpr int kWarp = 32;
+constexpr int kRows = 16;          // positions a tile has
+constexpr int kLaneChannels = 8;   // adjacent channels a lane holds
+constexpr int kGroup = 32;         // channels a warp holds in the layout above: 4 lanes times 8
+constexpr int kProducts = 4;       // products of 8 columns that make up a group
+constexpr int kFragment = 4;       // values of A a lane holds
+
+// Which operands of a product are split: coefficients, weight, and products of two stored values. bfloat16 results have 8
+// bits, so that TF32's 11 do for all of them.
+template <class T>
+struct Traits {
+  static constexpr bool kSplitHats = true, kSplitWeight = false, kSplitProducts = true;
+};
+template <>
+struct Traits<torch::headeronly::BFloat16> {
+  static constexpr bool kSplitHats = false, kSplitWeight = false, kSplitProducts = false;
+};
+template <>
+struct Traits<float> {
+  static constexpr bool kSplitHats = true, kSplitWeight = true, kSplitProducts = true;
+};
+
+struct Sizes {
+  int batch, channels, height, width, out_height, out_width;
+  int scope_h, scope_w, kernel_h, kernel_w;
+  int stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+  bool clip;
+
+  DK_HOST_DEVICE int taps() const { return kernel_h * kernel_w; }
+  DK_HOST_DEVICE int bands() const { return (scope_h + 3) / 4; }           // of 4 rows of the scope
+  DK_HOST_DEVICE int half_steps() const { return bands() * scope_w; }
+  DK_HOST_DEVICE int steps() const { return (half_steps() + 1) / 2; }
+};
+
+struct Lane {
+  int warp, lane, g, t;
+
+  DK_DEVICE Lane() : warp(device::thread() / kWarp), lane(device::thread() % kWarp), g(lane / 4), t(lane % 4) {}
+};
+
+// A value and what TF32 leaves of it.
+struct Split {
+  float high, low;
+
+  explicit DK_DEVICE Split(float value) : high(device::to_tf32(value)), low(device::to_tf32(value - high)) {}
+};
+
+// Position `index` of a (batch, height, width) volume, row-major.
+struct Position {
+  int n, y, x;
+};
+
+DK_DEVICE Position position(int index, int height, int width) {
+  const int row = index / width;
+  return {row / height, row % height, index - row * width};
+}
+
+// What one load or store moves.
+template <class T>
+struct alignas(16) Packet {
+  static constexpr int kValues = 16 / sizeof(T);
+  T value[kValues];
+};
+
+// Pixels of a channels_last tensor: channels side by side, pixels `channels` apart. `vector`: 16-byte loads are aligned.
+template <class T>
+struct Pixels {
+  T* data;
+  int channels;
+  bool vector;
+
+  using P = Packet<std::remove_const_t<T>>;
+  static constexpr int kPackets = kLaneChannels / P::kValues;
+
+  DK_DEVICE T* at(int pixel, int channel) const { return data + int64_t(pixel) * channels + channel; }
+
+  // Channels from `channel` on; those that are not there, and all of a pixel below 0, are zero.
+  DK_DEVICE void load(int pixel, int channel, float (&values)[kLaneChannels]) const {
+    if (vector && pixel >= 0 && channel < channels) {
+      const P* from = reinterpret_cast<const P*>(at(pixel, channel));
+      P packets[kPackets];
+#pragma unroll
+      for (int i = 0; i < kPackets; ++i) packets[i] = from[i];
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; ++i)
+        values[i] = static_cast<float>(packets[i / P::kValues].value[i % P::kValues]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; ++i)
+        values[i] = pixel >= 0 && channel + i < channels ? static_cast<float>(*at(pixel, channel + i)) : 0.0f;
+    }
+  }
+
+  DK_DEVICE void store(int pixel, int channel, const float (&values)[kLaneChannels]) const {
+    if (vector && channel < channels) {
+      P packets[kPackets];
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; ++i)
+        packets[i / P::kValues].value[i % P::kValues] = static_cast<T>(values[i]);
+      P* to = reinterpret_cast<P*>(at(pixel, channel));
+#pragma unroll
+      for (int i = 0; i < kPackets; ++i) to[i] = packets[i];
+    } else {
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; ++i)
+        if (channel + i < channels) *at(pixel, channel + i) = static_cast<T>(values[i]);
+    }
+  }
+};
+
+// A weight (C, 1, Sh, Sw) of any strides.
+template <class T>
+struct Weight {
+  const T* data;
+  int64_t channel_stride, row_stride, column_stride;
+
+  // The sample of row 4 * band + t at a column, for half step (band, column); zero where there is none.
+  DK_DEVICE float at(const Sizes& s, int channel, int half, int t) const {
+    if (channel >= s.channels || half >= s.half_steps()) return 0.0f;
+    const int row = half / s.scope_w * 4 + t, column = half % s.scope_w;
+    return row < s.scope_h ? static_cast<float>(data[channel * channel_stride + row * row_stride + column * column_stride])
+                           : 0.0f;
+  }
+};
+
+// d += a b, in as many products as the operands have parts.
+template <bool kSplitA, bool kSplitB>
+DK_DEVICE void multiply(float (&d)[4], const float (&a)[2][4], const float (&b)[2][2]) {
+  device::mma(d, a[0], b[0]);
+  if (kSplitA) device::mma(d, a[1], b[0]);
+  if (kSplitB) device::mma(d, a[0], b[1]);
+}
+
+}  // namespace dk

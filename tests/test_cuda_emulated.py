@@ -1,0 +1,129 @@
+"""The CUDA operator's tensor-core kernels without a GPU: the same source, run on the host by an emulator.
+
+The emulator (ops/cuda/emulator.h) runs every thread of a block, lays out the fragments of mma.m16n8k8 as PTX says,
+starts shared memory as NaN and detects threads that wait for each other. It knows nothing of speed, and of races only
+what one order of threads shows.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from operator_cases import Case, check_against_reference, forward_backward, make_tensors, random_case
+from torch.autograd.function import once_differentiable
+
+from dk_bench import reference
+
+SOURCE = Path(__file__).parent / "emulated" / "operator.cpp"
+SQUARE = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "clip": True}
+# TF32 rounds bfloat16's coefficients and products to 11 bits; the others are split and keep float32's precision.
+EXTRA = {torch.float32: 0.0, torch.float16: 0.0, torch.bfloat16: 2e-3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def emulated(tmp_path_factory):
+    """Compiles and loads the emulated operators, once for all processes of a test run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    library, torch_folder = folder / "emulated.so", Path(torch.__file__).parent
+    with FileLock(f"{library}.lock"):
+        if not library.exists():
+            command = [
+                os.environ.get("CXX", "c++"), "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas",
+                "-Wno-attributes", "-shared", "-fPIC", "-DTORCH_TARGET_VERSION=0x020b000000000000",
+                f"-I{torch_folder}/include", str(SOURCE), "-o", str(library), f"-L{torch_folder}/lib", "-ltorch_cpu",
+                "-ltorch", "-lc10",
+            ]  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[-4000:]
+    torch.ops.load_library(str(library))
+
+
+class Emulated(torch.autograd.Function):
+    """deform_kernel_conv by the emulated kernels."""
+
+    deterministic = False
+
+    @staticmethod
+    def forward(ctx, input, data_offset, kernel_offset, weight, *geometry):
+        ctx.save_for_backward(input, data_offset, kernel_offset, weight)
+        ctx.geometry = geometry
+        return torch.ops.dk_bench_emulated.forward(input, data_offset, kernel_offset, weight, *geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        given = ctx.saved_tensors
+        grads = torch.ops.dk_bench_emulated.backward(grad, *given, *ctx.geometry, Emulated.deterministic)
+        return *(None if t is None else g for t, g in zip(given, grads, strict=True)), *(None for _ in ctx.geometry)
+
+
+def emulated_conv(*operands, kernel_size, stride, padding, dilation, clip):
+    return Emulated.apply(*operands, kernel_size, stride, padding, dilation, clip)
+
+
+def check(case: Case) -> None:
+    check_against_reference(case, emulated_conv, EXTRA[case.dtype])
+
+
+@pytest.mark.parametrize("seed", [seed for seed in range(240) if random_case(seed).dtype != torch.float64])
+def test_random_case(seed):
+    check(random_case(seed))
+
+
+@pytest.mark.parametrize("scope", [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (9, 9), (3, 6), (12, 2)])
+@pytest.mark.parametrize("offsets", ["kernel", "data", "both"])
+def test_scopes(scope, offsets):
+    """Every number of steps of the inner dimension, with more channels than a block has warps for."""
+    layouts = ("channels_last", "contiguous", "channels_last", "contiguous", "channels_last")
+    check(Case(5, 2, 264, (3, 4), scope, offsets, SQUARE, torch.float32, torch.float32, layouts, False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ordered_scatter(dtype, monkeypatch):
+    """The deterministic dL/dinput of data offsets."""
+    monkeypatch.setattr(Emulated, "deterministic", True)
+    layouts = ("channels_last",) * 5
+    for channels, size in ((40, (5, 7)), (300, (2, 3))):
+        check(Case(6, 3, channels, size, (4, 4), "both", SQUARE, dtype, torch.float32, layouts, False))
+
+
+def test_nan_offset_shows():
+    """Raising would cost a synchronisation on a GPU; the outputs at the offset's position become NaN instead."""
+    operands, _ = make_tensors(
+        Case(7, 1, 8, (6, 5), (4, 4), "both", SQUARE, torch.float32, torch.float32, ("channels_last",) * 5, False))
+    for which in (1, 2):
+        given = [t.detach().clone() for t in operands]
+        given[which][0, 7, 2, 3] = torch.nan
+        out = emulated_conv(*given, **SQUARE)
+        assert out[0, :, 2, 3].isnan().all()
+        assert not out[0, :, 3:].isnan().any()
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e9, 1e30])
+def test_taps_far_outside(scale):
+    case = Case(3, 2, 17, (6, 5), (4, 3), "both", SQUARE, torch.float32, torch.float32, ("contiguous",) * 5, False)
+    operands, grad = make_tensors(case)
+    with torch.no_grad():
+        for offset in operands[1:3]:
+            offset[:, ::3] *= scale
+    actual = forward_backward(emulated_conv, operands, grad, case.geometry)
+    expected = forward_backward(reference.deform_kernel_conv, operands, grad, case.geometry)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-4)
+
+
+def test_error_of_bfloat16_is_that_of_pytorchs_convolution():
+    """At offset zero both compute the same; the largest error against float64 is no more than a tenth larger."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 64, 12, 12).bfloat16(), torch.randn(64, 1, 3, 3).bfloat16()
+    exact = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1, groups=64)
+    theirs = torch.nn.functional.conv2d(x, weight, padding=1, groups=64)
+    ours = emulated_conv(x, None, None, weight, **SQUARE)
+    assert (ours.double() - exact).abs().max() <= 1.1 * (theirs.double() - exact).abs().max()
