@@ -1,4 +1,4 @@
-"""The paper's figures, read from ``results/paper.yaml`` and checked."""
+"""The paper's figures, read from ``paper.yaml`` beside this file and checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 from dk_bench.errors import UserError
 
-PAPER_FILE = Path(__file__).parents[2] / "results" / "paper.yaml"
+PAPER_FILE = Path(__file__).with_name("paper.yaml")  # package data, so that it is there however one installs
 
 # What names a row, and the figures a row may hold; the first figure is the one the table is about.
 CLASSIFICATION = ("top1", "params", "flops")
