@@ -87,7 +87,7 @@ def test_what_offsets_add(base, dk, dcn):
     assert round(gmacs(base + "_dk") - rigid, 3) == dk
     assert round(gmacs(base + "_dcn") - rigid, 3) == dcn
     if base == "resnet50dw":
-        assert round(rigid, 2) == 4.02  # the paper prints 3.82: see dk_bench.analysis.cost
+        assert round(rigid, 2) == 4.02  # the paper prints 3.82: see the notes of table 1
         assert round(gmacs("resnet50dw_dk_s9") - rigid, 3) == dk
 
 

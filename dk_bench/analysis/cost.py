@@ -10,14 +10,8 @@ Conventions:
   experts by one; those run as matrix products, and count as such in ``macs``.
 - Counts are of one image, in evaluation mode.
 
-Against the paper's FLOPs column:
-
-- ResNet-50-DW counts 4.02 G where the paper prints 3.82 G. The stride is on the 3x3, as in the paper's description
-  and timm; nothing here is bent to close the gap.
-- Offset generators add what the paper's differences show: local DK about 0.45 G on ResNet-50-DW (0.50 printed) and
-  0.37 G on MobileNet-V2 (0.42 printed), DCN 0.25 G and 0.19 G (0.28 and 0.21 printed).
-- Conditional convolutions: the paper's figures fit one convolution for each expert. Here the experts' kernels are mixed
-  first and convolved with once, which computes the same and is cheaper.
+Where the counts differ from the paper's FLOPs column, the notes of tables 1 and 2 say so
+(:mod:`dk_bench.results.tables`); nothing here is bent to close a gap.
 """
 
 from __future__ import annotations
