@@ -61,5 +61,5 @@ def tell_sweep(config: Config, record: RunRecord, folder: Path) -> None:
     logger = wandb_logger(config, record.run_id, folder)
     log_config(logger, config)
     for epoch in record.metrics["epochs"]:
-        logger.log_metrics(epoch)
+        logger.log_metrics(epoch, step=epoch["epoch"])  # the record does not know the steps
     close_logger(logger, record)
