@@ -145,9 +145,16 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("variant", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set(variant):
     """A processor without the asked one takes the best it has, and the test is then of that."""
-    code = "import operator_cases as o\nfor seed in range(0, 64): o.check_against_reference(o.random_case(seed))"
+    code = (
+        "import torch, operator_cases as o\n"
+        "for seed in range(0, 64): o.check_against_reference(o.random_case(seed))\n"
+        "print(torch.ops.dk_bench.cpu_variant())"
+    )
     done = run_python(code, DK_BENCH_CPU=variant)
     assert done.returncode == 0, done.stderr[-2000:]
+    variants = ["baseline", "avx2", "avx512"]
+    best = variants.index(torch.ops.dk_bench.cpu_variant())
+    assert done.stdout.strip() == variants[min(best, variants.index(variant))]
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64" if hasattr(os, "uname") else False, reason="variants are of x86-64")

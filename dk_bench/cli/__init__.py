@@ -19,10 +19,25 @@ COMMANDS = {
 }
 
 
+class _Version(argparse.Action):
+    """Prints what a report of a fault should hold, and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import torch
+
+        import dk_bench
+        from dk_bench.functional.registration import HAS_CUDA
+
+        operators = f"CPU ({torch.ops.dk_bench.cpu_variant()})" + (", CUDA" if HAS_CUDA else "; CUDA's were not built")
+        print(f"dk_bench {dk_bench.__version__}, torch {torch.__version__}, operators: {operators}")
+        parser.exit()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status: 0, 1 for a failed run, 2 for bad usage or input."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="dk-bench", description="Deformable Kernels: benchmark and ablations.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="versions, and the operators that were built")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((a for a in argv if not a.startswith("-")), None)
     for name, summary in COMMANDS.items():

@@ -338,6 +338,8 @@ Gradients deform_kernel_conv_backward(
   return gradients;
 }
 
+std::string chosen_variant() { return cpu_variant(); }
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(dk_bench, m) {
@@ -349,7 +351,11 @@ STABLE_TORCH_LIBRARY(dk_bench, m) {
       "deform_kernel_conv_backward(Tensor grad, Tensor input, Tensor? data_offset, Tensor? kernel_offset, "
       "Tensor weight, int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool clip, bool deterministic) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
+  // The instruction set the CPU operators use here: baseline, avx2 or avx512.
+  m.def("cpu_variant() -> str");
 }
+
+STABLE_TORCH_LIBRARY_IMPL(dk_bench, CompositeExplicitAutograd, m) { m.impl("cpu_variant", TORCH_BOX(&chosen_variant)); }
 
 STABLE_TORCH_LIBRARY_IMPL(dk_bench, CPU, m) {
   m.impl("deform_kernel_conv", TORCH_BOX(&deform_kernel_conv));

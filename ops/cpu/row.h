@@ -7,6 +7,10 @@
 
 #include "../arguments.h"
 
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#error "dk_bench needs GCC 12 or later, or clang (set CXX)"
+#endif
+
 namespace dk {
 
 constexpr int64_t kBlock = 64;      // channels of a table block, and of a staged plane: 4 KiB of table at scope 4
@@ -70,5 +74,8 @@ struct RowKernels {
 // The best variant this processor runs.
 template <class A>
 const RowKernels<A>& row_kernels();
+
+// The instruction set they are for: baseline, avx2 or avx512.
+const char* cpu_variant();
 
 }  // namespace dk

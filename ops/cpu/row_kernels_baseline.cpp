@@ -39,6 +39,11 @@ static constexpr auto &kDoubleAvx2 = baseline::Variant<double>::kernels, &kDoubl
 static int variant() { return 0; }
 #endif
 
+const char* cpu_variant() {
+  static constexpr const char* names[] = {"baseline", "avx2", "avx512"};
+  return names[variant()];
+}
+
 template <>
 const RowKernels<float>& row_kernels<float>() {
   const RowKernels<float>* variants[] = {&baseline::Variant<float>::kernels, &kFloatAvx2, &kFloatAvx512};
