@@ -127,6 +127,14 @@ def test_gradient_checkpointing_keeps_gradients(name):
         torch.testing.assert_close(checkpointed, plain, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", [name for name in TINY if offset_parameter_names(timm.create_model(name))])
+def test_offset_generators_learn_from_the_start(name):
+    """Also from zero offsets, where they begin."""
+    model = timm.create_model(name, zero_init_last=False)
+    nn.functional.cross_entropy(model(torch.randn(2, 3, 64, 64)), torch.tensor([3, 5])).backward()
+    assert not [key for key in offset_parameter_names(model) if not model.get_parameter(key).grad.any()]
+
+
 @pytest.mark.parametrize("name", ["test_resnetdw_gdk_pw", "test_resnetdw_scc", "test_resnetdw_dcn_dk"])
 def test_stage_compiles_as_one_graph(name):
     stage = timm.create_model(name, zero_init_last=False).layer2.eval()
