@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from dk_bench.analysis.bench import BASE, FORWARD, OPERATORS, TORCHVISION, TRAIN, Timing, geometric_means
+from dk_bench.analysis.bench import Timing, geometric_means
+from dk_bench.analysis.bench_calls import BASE, COPY, FORWARD, OURS, SLOW, TRAIN
 from dk_bench.cli import main
 
 
@@ -27,23 +28,31 @@ def test_record(tmp_path, capsys):
     assert record["settings"]["shapes"] == [
         {"channels": 8, "size": 6, "batch": 2}, {"channels": 5, "size": 4, "batch": 1}]
     rows = {(t["shape"], t["operator"], t["mode"]): t for t in record["timings"]}
-    expected = {(operator, FORWARD) for operator in OPERATORS} | {(o, TRAIN) for o in OPERATORS if o != TORCHVISION}
+    expected = {(o, FORWARD) for o in (BASE, COPY, *OURS, *SLOW)} | {(o, TRAIN) for o in (BASE, *OURS)}
     assert set(rows) == {(shape, *e) for shape in ("8 x 6 x 6", "5 x 4 x 4") for e in expected}
     for (_, operator, _), t in rows.items():
         assert 0 < t["quartiles"][0] <= t["median"] <= t["quartiles"][1]
-        assert t["repeats"] == (3 if operator == TORCHVISION else 4)
+        assert t["repeats"] == (3 if operator in SLOW else 4)
         assert operator != BASE or t["ratio"] == 1
+        assert operator != COPY or t["copy_share"] == pytest.approx(1)
+        assert t["gigabytes_per_second"] > 0
+    # 2 x 8 x 6 x 6 in and out, 2 x 18 x 6 x 6 offsets, 8 x 4 x 4 weights, 4 bytes each
+    local = rows["8 x 6 x 6", "local DK", FORWARD]
+    moved = 4 * (2 * 2 * 8 * 36 + 2 * 18 * 36 + 8 * 16)
+    assert local["gigabytes_per_second"] == pytest.approx(moved / local["median"] / 1e9)
+    assert set(record["host_overhead"]) == {f"{o} {m}" for o in (BASE, *OURS) for m in (FORWARD, TRAIN)}
     printed = capsys.readouterr().out
-    for mode, mean in ((m, record["geometric_means"][m]["local DK"]) for m in (FORWARD, TRAIN)):
+    means = record["geometric_means"]["float32 channels_last"]
+    for mode, mean in ((m, means[m]["local DK"]) for m in (FORWARD, TRAIN)):
         assert f"local DK {mode}: {mean:.2f}x depthwise convolution" in printed
 
 
 def test_geometric_means():
     timings = [
-        Timing(shape, operator, FORWARD, 1, 1.0, (1.0, 1.0), ratio, None)
+        Timing(shape, "float32", operator, "", FORWARD, 1, 1.0, (1.0, 1.0), ratio, 1.0, 1.0, None)
         for shape, ratio in (("a", 2.0), ("b", 8.0)) for operator in (BASE, "local DK")
     ]
-    assert geometric_means(timings)[FORWARD] == {"local DK": pytest.approx(4)}
+    assert geometric_means(timings)["float32"][FORWARD] == {"local DK": pytest.approx(4)}
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

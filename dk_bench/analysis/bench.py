@@ -1,7 +1,8 @@
-"""Times of the operators beside PyTorch's depthwise convolution and torchvision's deformable one.
+"""Times of the operators beside PyTorch's depthwise convolution, torchvision's deformable one and a copy.
 
-All operators of a shape are timed in turn, round after round, so that a machine that slows down slows all alike. Times
-are medians over the rounds; the ratios to the depthwise convolution are ratios of medians.
+All calls of a shape are timed in turn, round after round, so that a machine that slows down slows all alike. Times are
+medians over the rounds; ratios are ratios of medians. On CUDA a round is a graph of several calls, so that it tells the
+GPU's time and not that of launching; what launching costs is told apart, as host overhead.
 """
 
 from __future__ import annotations
@@ -18,94 +19,94 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torchvision.ops import deform_conv2d
 
-from dk_bench.functional import deform_kernel_conv, local_deform_kernel
+from dk_bench.analysis.bench_calls import (
+    BASE,
+    COPY,
+    FORWARD,
+    KERNEL_SIZE,
+    OFFSET_STD,
+    OURS,
+    SCOPE,
+    SLOW,
+    TORCHVISION,
+    TRAIN,
+    Call,
+    Setting,
+    Shape,
+    make_calls,
+)
 from dk_bench.results.environment import collect_device, collect_git, collect_versions
 
-SCHEMA_VERSION = 1
-KERNEL_SIZE, SCOPE, OFFSET_STD = 3, 4, 0.5
-BASE, TORCHVISION = "depthwise convolution", "torchvision deform_conv2d"
-OPERATORS = (BASE, "local DK", "depthwise DCN", "DK+DCN", TORCHVISION)
-FORWARD, TRAIN = "forward", "forward+backward"
-SLOW_REPEATS = 3  # of torchvision's operator, which takes a hundred times as long
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A depthwise 3 x 3 convolution's input: N images of C channels, H x H pixels."""
-
-    channels: int
-    size: int
-    batch: int = 4
-
-    def __str__(self) -> str:
-        return f"{self.channels} x {self.size} x {self.size}"
-
-
-RESNET50DW = (Shape(128, 56), Shape(256, 28), Shape(512, 14), Shape(1024, 7))
+SCHEMA_VERSION = 2
+SLOW_REPEATS = 3
+GRAPH_CALLS = 10  # in one graph, on CUDA
+OVERHEAD_CALLS = 200
+RESNET50DW = ((128, 56), (256, 28), (512, 14), (1024, 7))  # channels and height of its depthwise convolutions
+BATCH = {"cpu": 4, "cuda": 64}
+SETTINGS = {
+    "cpu": (Setting(),),
+    "cuda": tuple(Setting(d, m) for d in ("bfloat16", "float16", "float32") for m in ("channels_last", "contiguous")),
+}
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call, over ``repeats`` calls; memory is the most bytes held at once beyond the operands, or None."""
+    """Seconds a call, over ``repeats`` rounds; memory is the most bytes held at once beyond the operands, or None."""
 
     shape: str
+    setting: str
     operator: str
+    variant: str
     mode: str
     repeats: int
     median: float
     quartiles: tuple[float, float]
-    ratio: float  # to the depthwise convolution of the same shape and mode
+    ratio: float  # to the fastest depthwise convolution of the same shape, dtype and mode
+    gigabytes_per_second: float  # of the bytes a call cannot do without
+    copy_share: float  # of the rate at which a copy of the input moves its bytes
     peak_memory: int | None
 
 
-def make_calls(shape: Shape, device: torch.device) -> dict[tuple[str, str], Callable[[], Any]]:
-    """The calls to time, by operator and mode; operands are float32, channels_last, from a fixed seed."""
-    generator = torch.Generator().manual_seed(0)
+def make_round(call: Callable[[], Any], device: torch.device) -> tuple[Callable[[], float], bool]:
+    """A function that returns the seconds of one call, and whether it runs a CUDA graph."""
+    if device.type != "cuda":
+        def on_cpu() -> float:
+            begin = time.perf_counter()
+            call()
+            return time.perf_counter() - begin
 
-    def normal(*sizes: int, std: float = 1.0) -> Tensor:
-        values = std * torch.randn(*sizes, generator=generator)
-        return values.to(device, memory_format=torch.channels_last).requires_grad_()
+        return on_cpu, False
+    replay, calls = _capture(call)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
-    n, c, size, taps = shape.batch, shape.channels, shape.size, KERNEL_SIZE**2
-    x = normal(n, c, size, size)
-    data, kernel = (normal(n, 2 * taps, size, size, std=OFFSET_STD) for _ in range(2))
-    rigid, scope = normal(c, 1, KERNEL_SIZE, KERNEL_SIZE), normal(c, 1, SCOPE, SCOPE)
-    grad = normal(n, c, size, size).detach()
-    ours = {"kernel_size": KERNEL_SIZE, "padding": 1}
-    operators: dict[str, tuple[Callable[[], Tensor], tuple[Tensor, ...]]] = {
-        BASE: (lambda: F.conv2d(x, rigid, padding=1, groups=c), (x, rigid)),
-        "local DK": (lambda: local_deform_kernel(x, kernel, scope, **ours), (x, kernel, scope)),
-        "depthwise DCN": (lambda: deform_kernel_conv(x, data, None, rigid, **ours), (x, data, rigid)),
-        "DK+DCN": (lambda: deform_kernel_conv(x, data, kernel, scope, **ours), (x, data, kernel, scope)),
-        TORCHVISION: (lambda: deform_conv2d(x, data, rigid, padding=1), ()),
-    }
-
-    def forward(function: Callable[[], Tensor]) -> Callable[[], Any]:
-        return torch.no_grad()(function)
-
-    def train(function: Callable[[], Tensor], operands: tuple[Tensor, ...]) -> Callable[[], Any]:
-        return lambda: torch.autograd.grad(function(), operands, grad)
-
-    calls = {(name, FORWARD): forward(function) for name, (function, _) in operators.items()}
-    return calls | {(name, TRAIN): train(*operator) for name, operator in operators.items() if operator[1]}
-
-
-def time_call(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call."""
-    if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    def on_cuda() -> float:
         start.record()
-        call()
+        replay()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) / 1000
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
+        return start.elapsed_time(end) / 1000 / calls
+
+    return on_cuda, calls > 1
+
+
+def _capture(call: Callable[[], Any]) -> tuple[Callable[[], Any], int]:
+    """A CUDA graph of several calls, or the call itself where it cannot be captured."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            for _ in range(GRAPH_CALLS):
+                call()
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return call, 1
+    return graph.replay, GRAPH_CALLS
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> int | None:
@@ -135,56 +136,86 @@ def _resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def bench_shape(shape: Shape, device: torch.device, repeats: int) -> list[Timing]:
-    """Times every operator on one shape, in turn in each round."""
-    calls = make_calls(shape, device)
-    memory = {key: peak_memory(call, device) for key, call in calls.items()}  # and the calls are warm
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-    for round_ in range(repeats):
-        for key, call in calls.items():
-            if key[0] != TORCHVISION or round_ < SLOW_REPEATS:
-                seconds[key].append(time_call(call, device))
-    timings = []
-    for (operator, mode), values in seconds.items():
-        median = statistics.median(values)
-        low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-        ratio = median / statistics.median(seconds[BASE, mode])
-        timings.append(Timing(
-            str(shape), operator, mode, len(values), median, (low, high), ratio, memory[operator, mode]))
-    return timings
+def bench_shape(shape: Shape, setting: Setting, device: torch.device, repeats: int) -> list[Timing]:
+    """Times every call on one shape and setting, in turn in each round."""
+    calls = make_calls(shape, setting, device)
+    memory = [peak_memory(call.function, device) for call in calls]  # and the calls are warm
+    rounds = [make_round(call.function, device)[0] for call in calls]
+    seconds: list[list[float]] = [[] for _ in calls]
+    for number in range(repeats):
+        for call, times, round_ in zip(calls, seconds, rounds, strict=True):
+            if call.operator not in SLOW or number < SLOW_REPEATS:
+                times.append(round_())
+    medians = [statistics.median(times) for times in seconds]
+    copy_rate = next(c.bytes / m for c, m in zip(calls, medians, strict=True) if c.operator == COPY)
+    fastest = {
+        mode: min(m for c, m in zip(calls, medians, strict=True) if (c.operator, c.mode) == (BASE, mode))
+        for mode in (FORWARD, TRAIN)
+    }
+
+    def timing(call: Call, times: list[float], median: float, peak: int | None) -> Timing:
+        low, _, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+        rate = call.bytes / median
+        return Timing(
+            str(shape), str(setting), call.operator, call.variant, call.mode, len(times), median, (low, high),
+            median / fastest[call.mode], rate / 1e9, rate / copy_rate, peak)
+
+    return [timing(*row) for row in zip(calls, seconds, medians, memory, strict=True)]
 
 
-def geometric_means(timings: Iterable[Timing]) -> dict[str, dict[str, float]]:
-    """Over the shapes, by mode and operator: the ratio to the depthwise convolution."""
-    ratios: dict[tuple[str, str], list[float]] = {}
+def host_overhead(device: torch.device) -> dict[str, float]:
+    """Seconds the host spends on one eager call of a tiny operand, by operator and mode: the best of three series."""
+    overhead: dict[str, float] = {}
+    for call in make_calls(Shape(8, 4, 1), Setting(), device):
+        if call.operator not in (*OURS, BASE) or "native" in call.variant or "contiguous" in call.variant:
+            continue
+        series = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            for _ in range(OVERHEAD_CALLS):
+                call.function()
+            series.append((time.perf_counter() - begin) / OVERHEAD_CALLS)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+        overhead[f"{call.operator} {call.mode}"] = min(series)
+    return overhead
+
+
+def geometric_means(timings: Iterable[Timing]) -> dict[str, dict[str, dict[str, float]]]:
+    """Over the shapes, by setting, mode and operator: the ratio to the fastest depthwise convolution."""
+    ratios: dict[tuple[str, str, str], list[float]] = {}
     for t in timings:
-        if t.operator != BASE:
-            ratios.setdefault((t.mode, t.operator), []).append(t.ratio)
-    means: dict[str, dict[str, float]] = {FORWARD: {}, TRAIN: {}}
-    for (mode, operator), values in ratios.items():
-        means[mode][operator] = math.exp(statistics.fmean(map(math.log, values)))
+        if t.operator not in (BASE, COPY):
+            ratios.setdefault((t.setting, t.mode, t.operator), []).append(t.ratio)
+    means: dict[str, dict[str, dict[str, float]]] = {}
+    for (setting, mode, operator), values in ratios.items():
+        mean = math.exp(statistics.fmean(map(math.log, values)))
+        means.setdefault(setting, {FORWARD: {}, TRAIN: {}})[mode][operator] = mean
     return means
 
 
-def conclusions(means: dict[str, dict[str, float]]) -> list[str]:
+def conclusions(means: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     """The geometric means in words."""
-    lines = [
-        f"{operator} {mode}: {mean:.2f}x {BASE}" for mode, operators in means.items()
-        for operator, mean in operators.items()
-    ]
-    faster = means[FORWARD][TORCHVISION] / means[FORWARD]["depthwise DCN"]
-    return [*lines, f"depthwise DCN {FORWARD}: {faster:.1f}x as fast as {TORCHVISION} with groups=C"]
+    lines = []
+    for setting, modes in means.items():
+        for mode, operators in modes.items():
+            lines += [f"{setting}: {operator} {mode}: {mean:.2f}x {BASE}" for operator, mean in operators.items()]
+        faster = modes[FORWARD][TORCHVISION] / modes[FORWARD]["depthwise DCN"]
+        lines.append(f"{setting}: depthwise DCN {FORWARD}: {faster:.1f}x as fast as {TORCHVISION} with groups=C")
+    return lines
 
 
 def bench_operators(
-    shapes: Iterable[Shape], device: torch.device, repeats: int, on_shape: Callable[[Shape], Any] = lambda shape: None
+    shapes: Iterable[Shape], settings: Iterable[Setting], device: torch.device, repeats: int,
+    on_shape: Callable[[str], Any] = lambda what: None,
 ) -> dict[str, Any]:
-    """Times every operator on every shape and returns the record; ``on_shape`` hears of each shape at its start."""
+    """Times every operator on every shape and setting and returns the record; ``on_shape`` hears of each at first."""
     started = datetime.now(timezone.utc)
-    shapes, timings = list(shapes), []
-    for shape in shapes:
-        on_shape(shape)
-        timings += bench_shape(shape, device, repeats)
+    shapes, settings, timings = list(shapes), list(settings), []
+    for setting in settings:
+        for shape in shapes:
+            on_shape(f"{shape}, {setting}")
+            timings += bench_shape(shape, setting, device, repeats)
     means = geometric_means(timings)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -196,9 +227,10 @@ def bench_operators(
         "git": collect_git(),
         "settings": {
             "shapes": [asdict(shape) for shape in shapes], "kernel_size": KERNEL_SIZE, "scope": SCOPE,
-            "offset_std": OFFSET_STD, "dtype": "float32", "memory_format": "channels_last", "repeats": repeats,
+            "offset_std": OFFSET_STD, "stored": [asdict(setting) for setting in settings], "repeats": repeats,
         },
         "timings": [asdict(t) for t in timings],
+        "host_overhead": host_overhead(device),
         "geometric_means": means,
         "conclusions": conclusions(means),
     }

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dk_bench.analysis.bench import RESNET50DW, Shape, bench_operators
+from dk_bench.analysis.bench import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
 from dk_bench.errors import UserError
 from dk_bench.functional.registration import HAS_CUDA
 from dk_bench.results.files import write_atomically
@@ -28,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the record there, as JSON")
     parser.add_argument(
         "--shapes", nargs="+", default=RESNET50DW, type=_shape, metavar="C,H[,N]",
-        help="channels, height = width, and batch (4) of each shape (those of ResNet-50-DW)")
+        help="channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)")
 
 
-def _shape(text: str) -> Shape:
+def _shape(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d*,[1-9]\d*(,[1-9]\d*)?", text):
         raise argparse.ArgumentTypeError(f"expected C,H or C,H,N, such as 128,56, got {text!r}")
-    return Shape(*map(int, text.split(",")))
+    return tuple(map(int, text.split(",")))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--device cuda: this machine or this torch has no CUDA device")
     if args.device == "cuda" and not HAS_CUDA:
         raise UserError("--device cuda: the CUDA operators were not built; nvcc is needed for `pip install -e .`")
+    shapes = [Shape(*shape[:2], *(shape[2:] or (BATCH[args.device],))) for shape in args.shapes]
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDE)
@@ -54,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         with console.status("timing") as status:
             record = bench_operators(
-                args.shapes, torch.device(args.device), args.repeats, lambda s: status.update(f"timing {s}"))
+                shapes, SETTINGS[args.device], torch.device(args.device), args.repeats,
+                lambda what: status.update(f"timing {what}"))
     finally:
         torch.set_num_threads(threads)
     _print(record, console)
@@ -68,19 +70,27 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(record: dict[str, Any], console: Console) -> None:
     device = record["device"]
-    table = Table(title=f"{device['name']}, {device['threads']} CPU thread(s), float32, channels_last")
-    for column in ("C x H x W", "operator", "mode", "median ms", "quartiles ms", "x depthwise", "memory MB"):
-        table.add_column(column, justify="left" if column in ("C x H x W", "operator", "mode") else "right")
-    previous = None
-    for t in record["timings"]:
-        if previous not in (None, t["shape"]):
-            table.add_section()
-        previous = t["shape"]
-        low, high = (f"{1e3 * q:.2f}" for q in t["quartiles"])
-        memory = "" if t["peak_memory"] is None else f"{t['peak_memory'] / 1e6:.1f}"
-        table.add_row(t["shape"], t["operator"], t["mode"], f"{1e3 * t['median']:.2f}", f"{low} to {high}",
-                      f"{t['ratio']:.2f}", memory)
-    console.print(table)
+    names = ("C x H x W", "operator", "mode")
+    for setting in dict.fromkeys(t["setting"] for t in record["timings"]):
+        table = Table(title=f"{device['name']}, {device['threads']} CPU thread(s), {setting}")
+        for column in (*names, "median ms", "quartiles ms", "x depthwise", "x copy's rate", "memory MB"):
+            table.add_column(column, justify="left" if column in names else "right")
+        previous = None
+        for t in record["timings"]:
+            if t["setting"] != setting:
+                continue
+            if previous not in (None, t["shape"]):
+                table.add_section()
+            previous = t["shape"]
+            low, high = (f"{1e3 * q:.3f}" for q in t["quartiles"])
+            memory = "" if t["peak_memory"] is None else f"{t['peak_memory'] / 1e6:.1f}"
+            operator = f"{t['operator']} ({t['variant']})" if t["variant"] else t["operator"]
+            table.add_row(t["shape"], operator, t["mode"], f"{1e3 * t['median']:.3f}", f"{low} to {high}",
+                          f"{t['ratio']:.2f}", f"{t['copy_share']:.2f}", memory)
+        console.print(table)
     console.print("Geometric means over the shapes:")
     for line in record["conclusions"]:
         console.print(f"  {line}", highlight=False, markup=False)
+    console.print("Host's microseconds a call of a tiny operand:")
+    for call, seconds in record["host_overhead"].items():
+        console.print(f"  {call}: {1e6 * seconds:.1f}", highlight=False, markup=False)
