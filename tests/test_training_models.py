@@ -58,7 +58,8 @@ def weights_file(folder, name):
 
 def test_any_model_trains_deformed_by_a_spec_and_loads_again(tmp_path):
     config = one_step(tmp_path, *CONVNEXT)
-    assert train(config).status == "finished"
+    record = train(config)
+    assert record.status == "finished" and record.model["spec"] == kernel_spec(config.model).to_dict()
     model = load_model(run_folder(config) / "last.ckpt")
     found = [module for module in model.modules() if isinstance(module, DeformKernel2d)]
     assert found and all(module.scope == (8, 8) for module in found)
