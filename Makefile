@@ -4,8 +4,11 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Old pips take three times as long over the large wheels of torch; compiling every installed module takes as long again.
+# Old pips take three times as long over the large wheels of torch, and compile modules on one core.
 PIP := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
+# Without bytecode every command spends 20 seconds on imports, for ever where Python may not write it. Some packages
+# hold templates that do not compile; that fails nothing.
+BYTECODE := $(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
 OPS := $(wildcard ops/*.h ops/*/*)
 
 demo: .venv/installed
@@ -37,14 +40,13 @@ tables: .venv/installed
 	$(PIP) torch torchvision
 	touch $@
 
-.venv/installed: .venv/torch pyproject.toml setup.py $(OPS)
+.venv/installed: EXTRAS :=
+.venv/installed-dev: EXTRAS := [dev]
+.venv/installed .venv/installed-dev: .venv/torch pyproject.toml setup.py $(OPS)
 	@echo "Compiling the operators, installing dk_bench ..."
-	$(PIP) --editable .
-	touch $@
-
-.venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[dev]'
-	touch $@
+	$(PIP) --editable '.$(EXTRAS)'
+	$(BYTECODE)
+	touch .venv/installed $@
 
 clean:
 	rm -rf .venv build dk_bench/*.so *.egg-info runs

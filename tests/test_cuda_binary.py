@@ -1,0 +1,60 @@
+"""What the compiler made of the CUDA kernels: architectures, registers, no spills, tensor-core instructions."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import dk_bench
+from dk_bench.functional.registration import HAS_CUDA
+
+PACKAGE = Path(dk_bench.__file__).parent
+KERNELS = ("correlate", "scatter", "weight_gradient", "kernel_offset_gradient", "data_offset_gradient")
+
+
+def cuobjdump(*arguments: str) -> str:
+    """The tool is in the CUDA toolkit, and in triton, which torch brings."""
+    tool = shutil.which("cuobjdump")
+    if tool is None:
+        triton = pytest.importorskip("triton", reason="no cuobjdump here")
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        if not tool.exists():
+            pytest.skip("no cuobjdump here")
+    (library,) = PACKAGE.glob("_cuda*.so")
+    done = subprocess.run([tool, *arguments, library], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+pytestmark = pytest.mark.skipif(not HAS_CUDA, reason="the CUDA operators were not built")
+
+
+def test_architectures():
+    elfs = cuobjdump("--list-elf")
+    assert "sm_80" in elfs and "sm_90" in elfs
+
+
+def test_no_spills_and_few_registers():
+    """A multiprocessor has 65,536: at 168 a thread, a block of 8 warps leaves room for half another."""
+    usage = cuobjdump("--dump-resource-usage")
+    found = re.findall(r"Function (\S+):\s*REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+    fast = [f for f in found if any(f"{len(k)}{k}" in f[0] for k in KERNELS)]
+    assert {k for k in KERNELS for f in fast if f"{len(k)}{k}" in f[0]} == set(KERNELS)
+    for name, registers, stack, local in fast:
+        assert int(local) == 0 and int(stack) == 0, f"{name}: {stack} bytes of stack, {local} of local memory"
+        assert int(registers) <= (255 if "offset_gradient" in name else 168), f"{name}: {registers} registers"
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_tensor_core_is_used(architecture):
+    """Every product is an HMMA.1688 with TF32 operands and float32 sums."""
+    sass = cuobjdump("-sass", "-arch", architecture)
+    functions = dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function : |\Z)", sass, flags=re.DOTALL))
+    for kernel in KERNELS:
+        bodies = [body for name, body in functions.items() if f"{len(kernel)}{kernel}I" in name]
+        assert bodies, kernel
+        assert all("HMMA.1688.F32.TF32" in body for body in bodies), kernel

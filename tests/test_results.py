@@ -1,0 +1,44 @@
+"""The committed results: tables are those that the records give, and the README's figures are the records'."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from dk_bench.cli import main
+from dk_bench.results.record import find_records, read_record
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+
+
+def test_tables_are_those_of_the_records(tmp_path):
+    copy = shutil.copytree(RESULTS, tmp_path / "results")
+    for table in [*copy.glob("*.md"), *copy.glob("*.csv"), *copy.glob("*.tex")]:
+        if table.name != "README.md":
+            table.unlink()
+    assert main(["tables", str(copy)]) == 0
+    for table in sorted(RESULTS.glob("*.*")):
+        assert (copy / table.name).read_bytes() == table.read_bytes(), f"{table.name}: run `dk-bench tables results`"
+
+
+def test_records_are_of_committed_code():
+    records = [read_record(path) for path in find_records([RESULTS])]
+    assert len(records) >= 6
+    assert all(record.git["commit"] and record.git["dirty"] is False for record in records)
+
+
+def test_readme_figures_are_the_records():
+    readme = (ROOT / "README.md").read_text()
+    means = json.loads((RESULTS / "bench" / "cpu.json").read_text())["geometric_means"]["float32 channels_last"]
+    local = f"local DK {means['forward']['local DK']:.2f}x forward, {means['forward+backward']['local DK']:.2f}x with"
+    faster = means["forward"]["torchvision deform_conv2d"] / means["forward"]["depthwise DCN"]
+    assert local in readme and f"depthwise DCN {faster:.1f}x as fast" in readme
+    table = (RESULTS / "demo.md").read_text()
+    photos = table[table.index("## photos10"):]
+    for name, shown in (("test_resnetdw", "rigid"), ("test_resnetdw_dk", "local DK (scope 4)")):
+        cells = next(line for line in photos.splitlines() if line.startswith(f"| {name} |")).split(" | ")
+        assert f"{shown} {cells[4].removesuffix(' (n=3)')}" in readme
+        if name.endswith("dk"):
+            assert f"difference by seed {cells[5].removesuffix(' (n=3)')}, n = 3" in readme
