@@ -71,3 +71,19 @@ def test_bad_shape_is_named(shape, capsys):
     with pytest.raises(SystemExit):
         main(["bench", "ops", "--shapes", shape])
     assert f"expected C,H or C,H,N, such as 128,56, got '{shape}'" in capsys.readouterr().err
+
+
+def test_model_speeds(tmp_path, capsys):
+    path = tmp_path / "train.json"
+    arguments = ["--models", "test_resnetdw_dk*", "--size", "32", "--batch", "2", "--repeats", "3", "--bfloat16"]
+    assert main(["bench", "train", *arguments, "--output", str(path)]) == 0
+    assert "test_resnetdw_dk_s9" in capsys.readouterr().out
+    record = json.loads(path.read_text())
+    assert [s["model"] for s in record["speeds"]] == [
+        "test_resnetdw_dk_s3", "test_resnetdw_dk", "test_resnetdw_dk_s5", "test_resnetdw_dk_s9", "test_resnetdw_dk_pw"]
+    assert record["settings"]["precision"] == "bfloat16 autocast" and record["kind"] == "model speeds"
+    for s in record["speeds"]:
+        assert s["base"] == "test_resnetdw" and s["train_images_per_second"] > 0
+        assert s["train_ratio"] > 0 and s["eval_ratio"] > 0
+    assert main(["bench", "train", "--models", "resnet49*"]) == 2
+    assert "--models: no model matches 'resnet49*'" in capsys.readouterr().err

@@ -1,10 +1,12 @@
-"""``dk-bench bench ops``: the operators' times beside PyTorch's depthwise convolution."""
+"""``dk-bench bench``: the operators' times beside PyTorch's depthwise convolution, the models' beside their bases'."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import re
+from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +15,28 @@ from rich.console import Console
 from rich.table import Table
 
 from dk_bench.analysis.bench import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
+from dk_bench.analysis.bench_train import bench_models
 from dk_bench.errors import UserError
 from dk_bench.functional.registration import HAS_CUDA
+from dk_bench.models import MODELS
 from dk_bench.results.files import write_atomically
 
 WIDE = 110  # columns where the output is no terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["ops"], help="what to time: the operators")
+    parser.add_argument("what", choices=["ops", "train"], help="what to time: the operators, or training the models")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (cpu)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
     parser.add_argument("--repeats", type=int, default=21, help="rounds, of which medians are taken (21)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the record there, as JSON")
     parser.add_argument(
         "--shapes", nargs="+", default=RESNET50DW, type=_shape, metavar="C,H[,N]",
-        help="channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)")
+        help="ops: channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)")
+    parser.add_argument("--models", default="*", metavar="GLOB", help="train: names of the models (all of the paper's)")
+    parser.add_argument("--batch", type=int, help="train: images a step (CPU 2, CUDA 64)")
+    parser.add_argument("--size", type=int, default=224, help="train: height and width of the images (224)")
+    parser.add_argument("--bfloat16", action="store_true", help="train: under bfloat16 autocast")
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -38,15 +46,15 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Times, prints and writes. Raises UserError for a device that is not there or a number below 1."""
-    for name in ("threads", "repeats"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name}: expected at least 1, got {getattr(args, name)}")
+    """Times, prints and writes. Raises UserError for a device that is not there, a number below 1, no such model."""
+    for name in ("threads", "repeats", "batch", "size"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name}: expected at least 1, got {value}")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine or this torch has no CUDA device")
     if args.device == "cuda" and not HAS_CUDA:
         raise UserError("--device cuda: the CUDA operators were not built; nvcc is needed for `pip install -e .`")
-    shapes = [Shape(*shape[:2], *(shape[2:] or (BATCH[args.device],))) for shape in args.shapes]
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDE)
@@ -54,18 +62,44 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     try:
         with console.status("timing") as status:
-            record = bench_operators(
-                shapes, SETTINGS[args.device], torch.device(args.device), args.repeats,
-                lambda what: status.update(f"timing {what}"))
+            record = {"ops": _ops, "train": _train}[args.what](args, lambda what: status.update(f"timing {what}"))
     finally:
         torch.set_num_threads(threads)
-    _print(record, console)
+    {"ops": _print, "train": _print_speeds}[args.what](record, console)
     if args.output:
         try:
             write_atomically(args.output, json.dumps(record, indent=1) + "\n")
         except OSError as error:
             raise UserError(f"--output {args.output}: {error.strerror}") from error
     return 0
+
+
+def _ops(args: argparse.Namespace, on_shape: Callable[[str], None]) -> dict[str, Any]:
+    shapes = [Shape(*shape[:2], *(shape[2:] or (BATCH[args.device],))) for shape in args.shapes]
+    return bench_operators(shapes, SETTINGS[args.device], torch.device(args.device), args.repeats, on_shape)
+
+
+def _train(args: argparse.Namespace, on_model: Callable[[str], None]) -> dict[str, Any]:
+    names = [name for name, m in MODELS.items() if fnmatch(name, args.models) and (m.backbone or args.models != "*")]
+    if not names:
+        raise UserError(f"--models: no model matches {args.models!r}; `dk-bench models` lists them")
+    batch = args.batch or {"cpu": 2, "cuda": 64}[args.device]
+    return bench_models(
+        names, torch.device(args.device), batch=batch, size=args.size, bfloat16=args.bfloat16, steps=args.repeats,
+        on_model=on_model)
+
+
+def _print_speeds(record: dict[str, Any], console: Console) -> None:
+    device, settings = record["device"], record["settings"]
+    batch = f"batches of {settings['batch']} at {settings['size']}"
+    table = Table(title=f"{device['name']}, {settings['precision']}, {batch}")
+    for column in ("model", "train images/s", "x base", "eval images/s", "x base", "memory MB"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for s in record["speeds"]:
+        memory = "" if s["peak_memory"] is None else f"{s['peak_memory'] / 1e6:.0f}"
+        table.add_row(s["model"], f"{s['train_images_per_second']:.1f}", f"{s['train_ratio']:.2f}",
+                      f"{s['eval_images_per_second']:.1f}", f"{s['eval_ratio']:.2f}", memory)
+    console.print(table)
 
 
 def _print(record: dict[str, Any], console: Console) -> None:
