@@ -44,7 +44,7 @@ struct WeightFragments {
 template <class T, int kSteps>
 DK_DEVICE void sample_kernels(const TileMemory& m, const Sizes& s, const Weight<T>& weight, const Lane& id, int channel,
                               WeightFragments<T, kSteps>& held, int slot, float (&sampled)[2][kLaneChannels]) {
-  float d[kProducts][4] = {};
+  float d[kProducts][4];
   const int steps = kSteps ? kSteps : m.steps;
 #pragma unroll
   for (int step = 0; step < steps; ++step) {
@@ -56,7 +56,7 @@ DK_DEVICE void sample_kernels(const TileMemory& m, const Sizes& s, const Weight<
 #pragma unroll
     for (int j = 0; j < kProducts; ++j) {
       if (kSteps == 0) held.load(weight, s, id, channel, j, step, 0);
-      multiply<Traits<T>::kSplitHats, Traits<T>::kSplitWeight>(d[j], hats, held.values[j][kSteps ? step : 0]);
+      multiply<Traits<T>::kSplitHats, Traits<T>::kSplitWeight>(d[j], hats, held.values[j][kSteps ? step : 0], step == 0);
     }
   }
 #pragma unroll

@@ -28,12 +28,12 @@ DK_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xff
 DK_DEVICE void add_atomic(float* to, float value) { atomicAdd(to, value); }
 DK_DEVICE float saturate(float value) { return __saturatef(value); }
 
-// The nearest value with 10 bits of mantissa, which is all that the tensor core reads.
-DK_DEVICE float to_tf32(float value) {
-  uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
-  return __uint_as_float(bits);
-}
+// Rounded each for itself: never fused into one operation with another.
+DK_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
+DK_DEVICE float difference(float a, float b) { return __fsub_rn(a, b); }
+DK_DEVICE uint32_t bits_of(float value) { return __float_as_uint(value); }
+DK_DEVICE float from_bits(uint32_t bits) { return __uint_as_float(bits); }
+DK_DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 
 // d += a b, see fragments.h for who holds what.
 DK_DEVICE void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
@@ -41,6 +41,14 @@ DK_DEVICE void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
         "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
+}
+
+// d = a b.
+DK_DEVICE void mma_first(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
+        "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])), "f"(0.0f));
 }
 
 }  // namespace dk::device

@@ -86,22 +86,39 @@ inline float shuffle_xor(float value, int mask) {
 inline void add_atomic(float* to, float value) { *to += value; }
 inline float saturate(float value) { return value > 0 ? std::min(value, 1.0f) : 0.0f; }  // NaN gives 0, as on the GPU
 
-inline float with_bits(float value, uint32_t add, uint32_t mask) {
+inline float product(float a, float b) {
+  volatile float result = a * b;
+  return result;
+}
+
+inline float difference(float a, float b) {
+  volatile float result = a - b;
+  return result;
+}
+
+inline uint32_t bits_of(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
-  bits = (bits + add) & mask;
+  return bits;
+}
+
+inline float from_bits(uint32_t bits) {
+  float value;
   std::memcpy(&value, &bits, 4);
   return value;
 }
 
-inline float to_tf32(float value) { return std::isfinite(value) ? with_bits(value, 0x1000, 0xffffe000) : value; }
+inline uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>(uint64_t(a) * b >> 32); }
+
+// What the tensor core reads of an operand.
+inline float truncated(float value) { return from_bits(bits_of(value) & 0xffffe000); }
 
 // The layout is PTX's for mma.m16n8k8 with tf32 operands, written out once more: fragments.h must agree with it.
 inline void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
   const int lane = thread() % kLanes, first = thread() - lane;
   float* shown = &block()->exchange[first * 8];
-  for (int i = 0; i < 4; ++i) shown[lane * 8 + i] = with_bits(a[i], 0, 0xffffe000);
-  for (int i = 0; i < 2; ++i) shown[lane * 8 + 4 + i] = with_bits(b[i], 0, 0xffffe000);
+  for (int i = 0; i < 4; ++i) shown[lane * 8 + i] = truncated(a[i]);
+  for (int i = 0; i < 2; ++i) shown[lane * 8 + 4 + i] = truncated(b[i]);
   sync_warp();
   for (int i = 0; i < 4; ++i) {
     const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
@@ -112,6 +129,11 @@ inline void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
     }
   }
   sync_warp();
+}
+
+inline void mma_first(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+  for (float& value : d) value = 0;
+  mma(d, a, b);
 }
 
 inline void start_thread() {

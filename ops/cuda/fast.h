@@ -20,7 +20,7 @@ inline int64_t blocks_of(int64_t size, int64_t each) { return (size + each - 1) 
 inline Sizes sizes_from(const Geometry& g) {
   return {int(g.batch), int(g.channels), int(g.height), int(g.width), int(g.out_height), int(g.out_width),
           int(g.scope_h), int(g.scope_w), int(g.kernel_h), int(g.kernel_w), int(g.stride_h), int(g.stride_w),
-          int(g.pad_h), int(g.pad_w), int(g.dilation_h), int(g.dilation_w), g.clip};
+          int(g.pad_h), int(g.pad_w), int(g.dilation_h), int(g.dilation_w), g.clip, divisor(g.kernel_w), divisor(g.scope_w)};
 }
 
 // Taps prepared together: as many as the aim allows.
@@ -30,30 +30,44 @@ inline int taps_at_once(const Sizes& s, int steps, bool split, bool data) {
   return taps;
 }
 
-inline bool is_dense_channels_last(const Tensor& t) {
+// Whether kernels can work on a tensor's own memory: dense, channels_last, 16-byte vectors of channels.
+inline bool is_direct(const Tensor& t) {
   const int64_t wanted[4] = {t.size(1) * t.size(2) * t.size(3), 1, t.size(3) * t.size(1), t.size(1)};
   for (int d = 0; d < 4; ++d)
     if (t.size(d) != 1 && t.stride(d) != wanted[d]) return false;
-  return true;
+  return t.size(1) % kLaneChannels == 0 && reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0;
 }
 
-inline Tensor empty_channels_last(const Tensor& like, ScalarType type) {
-  return torch::stable::empty(sizes_of(like), type, std::nullopt, like.device(), std::nullopt,
+// Memory for a tensor's values that kernels can work on.
+inline Tensor empty_direct(const Tensor& like, ScalarType type) {
+  Pair sizes = sizes_of(like);
+  sizes[1] = blocks_of(sizes[1], kLaneChannels) * kLaneChannels;
+  return torch::stable::empty(sizes, type, std::nullopt, like.device(), std::nullopt,
                               torch::headeronly::MemoryFormat::ChannelsLast);
 }
 
-inline Tensor dense_channels_last(const Tensor& t) {
-  if (is_dense_channels_last(t)) return t;
-  Tensor copy = empty_channels_last(t, t.scalar_type());
-  torch::stable::copy_(copy, t);
+// The values of an operand in such memory: its own, or a copy with channels of zero added.
+inline Tensor direct(const Tensor& t) {
+  if (is_direct(t)) return t;
+  Tensor copy = empty_direct(t, t.scalar_type());
+  if (copy.size(1) != t.size(1)) torch::stable::zero_(copy);
+  Tensor part = torch::stable::narrow(copy, 1, 0, t.size(1));
+  torch::stable::copy_(part, t);
   return copy;
+}
+
+inline Tensor direct_result(const Tensor& result) { return is_direct(result) ? result : empty_direct(result, result.scalar_type()); }
+
+// Puts what was computed in `from` where it belongs, without channels that were added.
+inline void deliver(const Tensor& from, Tensor& to) {
+  if (from.data_ptr() == to.data_ptr()) return;
+  Tensor source = from;
+  torch::stable::copy_(to, torch::stable::narrow(source, 1, 0, to.size(1)));
 }
 
 template <class T>
 Pixels<T> pixels(const Tensor& t) {
-  T* data = static_cast<T*>(t.data_ptr());
-  const bool aligned = t.size(1) % kLaneChannels == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
-  return {data, int(t.size(1)), aligned};
+  return {static_cast<T*>(t.data_ptr()), int(t.size(1))};
 }
 
 inline OffsetView offset_view(const Tensor& t, ScalarType own) {
@@ -65,7 +79,7 @@ template <class T>
 class Fast {
  public:
   explicit Fast(const Operator& op)
-      : sizes_(sizes_from(op.g)), input_(dense_channels_last(op.input)), has_data_(op.data_offset),
+      : sizes_(sizes_from(op.g)), input_(direct(op.input)), has_data_(op.data_offset),
         has_kernel_(op.kernel_offset),
         weight_{static_cast<const T*>(op.weight.data_ptr()), op.weight.stride(0), op.weight.stride(2), op.weight.stride(3)},
         stream_(op.stream) {
@@ -74,16 +88,16 @@ class Fast {
   }
 
   void forward(Tensor& output) const {
-    const Tensor result = is_dense_channels_last(output) ? output : empty_channels_last(output, output.scalar_type());
+    const Tensor result = direct_result(output);
     if (has_data_)
       run_correlate<true, true>(input_, result);
     else
       run_correlate<false, true>(input_, result);
-    if (result.data_ptr() != output.data_ptr()) torch::stable::copy_(output, result);
+    deliver(result, output);
   }
 
   void backward(const Tensor& given_grad, Gradients& gradients, bool deterministic) const {
-    const Tensor grad = dense_channels_last(given_grad);
+    const Tensor grad = direct(given_grad);
     gradient_of_input(grad, std::get<0>(gradients), deterministic);
     gradient_of_weight(grad, std::get<3>(gradients));
     const ScalarType own = input_.scalar_type();
@@ -125,12 +139,12 @@ class Fast {
 
   void gradient_of_input(const Tensor& grad, Tensor& result, bool deterministic) const {
     if (!has_data_) {
-      const Tensor dense = is_dense_channels_last(result) ? result : empty_channels_last(result, result.scalar_type());
-      run_correlate<false, false>(grad, dense);
-      if (dense.data_ptr() != result.data_ptr()) torch::stable::copy_(result, dense);
+      const Tensor sum = direct_result(result);
+      run_correlate<false, false>(grad, sum);
+      deliver(sum, result);
       return;
     }
-    Tensor sum = empty_channels_last(result, ScalarType::Float);
+    Tensor sum = empty_direct(result, ScalarType::Float);
     torch::stable::zero_(sum);
     const int taps = taps_at_once(sizes_, sizes_.steps(), Traits<T>::kSplitHats, true);
     const ScatterArguments<T> arguments{sizes_, offsets_, pixels<const T>(grad), weight_, static_cast<float*>(sum.data_ptr()),
@@ -143,7 +157,7 @@ class Fast {
         launch("scatter", scatter<T, steps.value, false>, blocks_of(positions(), kRows), chunks(), warps() * kWarp, shared,
                stream_, arguments);
     });
-    torch::stable::copy_(result, sum);
+    deliver(sum, result);
   }
 
   void gradient_of_weight(const Tensor& grad, Tensor& result) const {

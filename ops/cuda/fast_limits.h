@@ -13,7 +13,7 @@ inline bool fits_fast(const Geometry& g, ScalarType type) {
       (g.dilation_h * g.kernel_h) | (g.dilation_w * g.kernel_w);
   const int64_t samples = (g.scope_h + 3) / 4 * 4 * g.scope_w;
   return type != ScalarType::Double && pixels < INT32_MAX - 64 && largest < (1 << 28) && samples <= 512 &&
-      g.taps() < (1 << 20);
+      g.taps() < (1 << 20) && g.kernel_w <= (1 << 11);
 }
 
 }  // namespace dk

@@ -121,7 +121,8 @@ DK_KERNEL void kernel_offset_gradient(const OffsetGradientArguments<T> a) {
           const Position p = m.rows[id.g + 8 * i];
           if (slot >= count || p.n >= s.batch) continue;
           const int at = tap + slot;
-          const ScopePoint c = scope_point<T>(s, a.offsets.kernel, p, at, at / s.kernel_w, at % s.kernel_w);
+          const int tap_y = s.by_kernel_w.quotient(at), tap_x = at - tap_y * s.kernel_w;
+          const ScopePoint c = scope_point<T>(s, a.offsets.kernel, p, at, tap_y, tap_x);
           const Axis<float> y = scope_axis<float>(c.y, s.scope_h, s.clip), x = scope_axis<float>(c.x, s.scope_w, s.clip);
           const Coordinate hat_y = coordinate(c.y, s.scope_h, s.clip), hat_x = coordinate(c.x, s.scope_w, s.clip);
 #pragma unroll
@@ -130,7 +131,7 @@ DK_KERNEL void kernel_offset_gradient(const OffsetGradientArguments<T> a) {
             for (int k = 0; k < 2; ++k) {
               const int sample = 2 * id.t + k, half = 2 * (block + b) + sample / 4;
               if (half >= s.half_steps()) continue;
-              const int row = half / s.scope_w * 4 + sample % 4, column = half % s.scope_w;
+              const int band = s.by_scope_w.quotient(half), row = band * 4 + sample % 4, column = half - band * s.scope_w;
               const float g = gradients[slot][b][2 * i + k];
               slopes[slot][i][0] += g * hat_slope(y, row) * hat(hat_x, column);
               slopes[slot][i][1] += g * hat_slope(x, column) * hat(hat_y, row);
@@ -191,7 +192,8 @@ DK_KERNEL void data_offset_gradient(const OffsetGradientArguments<T> a) {
         const Position p = m.rows[id.g + 8 * i];
         if (slot >= count || p.n >= s.batch) continue;
         const int at = tap + slot;
-        const DataPoint d = data_point<T>(s, a.offsets.data, p, at, at / s.kernel_w, at % s.kernel_w);
+        const int tap_y = s.by_kernel_w.quotient(at), tap_x = at - tap_y * s.kernel_w;
+        const DataPoint d = data_point<T>(s, a.offsets.data, p, at, tap_y, tap_x);
         const float(&dot)[4] = dots[slot][i];
         slopes[slot][i][0] = (1 - d.fx) * (dot[2] - dot[0]) + d.fx * (dot[3] - dot[1]);
         slopes[slot][i][1] = (1 - d.fy) * (dot[1] - dot[0]) + d.fy * (dot[3] - dot[2]);

@@ -13,7 +13,7 @@ struct ScatterArguments {
   Offsets offsets;
   Pixels<const T> grad;
   Weight<T> weight;
-  float* sum;  // (N, H, W, C)
+  float* sum;  // (N, H, W, channels of grad)
   int taps_at_once;
 };
 
@@ -58,10 +58,10 @@ DK_KERNEL void scatter(const ScatterArguments<T> a) {
             const Corners& corners = m.corners[slot * kRows + r];
             for (int j = 0; j < 4; ++j) {
               if (corners.pixel[j] < 0) continue;
-              float* to = a.sum + int64_t(corners.pixel[j]) * s.channels + channel;
+              if (channel >= a.grad.channels) continue;
+              float* to = a.sum + int64_t(corners.pixel[j]) * a.grad.channels + channel;
 #pragma unroll
               for (int c = 0; c < kLaneChannels; ++c) {
-                if (channel + c >= s.channels) continue;
                 const float value = corners.value[j] * sampled[i][c] * grad[i][c];
                 if (kOrdered)
                   to[c] += value;

@@ -46,7 +46,7 @@ DK_DEVICE Reading reading(const Sizes& s, const Position& p, int tap_y, int tap_
     return {there ? (p.n * s.height + y) * s.width + x : -1, p, there};
   } else {
     const int y = p.y + s.pad_h - tap_y * s.dilation_h, x = p.x + s.pad_w - tap_x * s.dilation_w;
-    const Position out{p.n, y / s.stride_h, x / s.stride_w};
+    const Position out{p.n, s.stride_h == 1 ? y : y / s.stride_h, s.stride_w == 1 ? x : x / s.stride_w};
     const bool there = p.n < s.batch && y >= 0 && x >= 0 && out.y * s.stride_h == y && out.x * s.stride_w == x &&
         out.y < s.out_height && out.x < s.out_width;
     return {there ? (p.n * s.out_height + out.y) * s.out_width + out.x : -1, out, there};
@@ -163,7 +163,8 @@ template <class T, bool kData, bool kForward>
 DK_DEVICE void prepare_sources(const TileMemory& m, const Sizes& s, const Offsets& offsets, int first, int count) {
   constexpr int kParts = kData ? 4 : 1;  // a thread for each corner
   for (int i = device::thread(); i < count * kRows * kParts; i += device::threads()) {
-    const int at = i / kParts, tap = first + at / kRows, tap_y = tap / s.kernel_w, tap_x = tap % s.kernel_w;
+    const int at = i / kParts, tap = first + at / kRows;
+    const int tap_y = s.by_kernel_w.quotient(tap), tap_x = tap - tap_y * s.kernel_w;
     const Position p = m.rows[at % kRows];
     if (kData) {
       const DataPoint d =
@@ -183,13 +184,14 @@ struct Sampling {
   bool used;
 
   DK_DEVICE float at(const Sizes& s, int half, int t) const {
-    return used && half < s.half_steps() ? hat(y, half / s.scope_w * 4 + t) * hat(x, half % s.scope_w) : 0.0f;
+    const int band = s.by_scope_w.quotient(half);
+    return used && half < s.half_steps() ? hat(y, band * 4 + t) * hat(x, half - band * s.scope_w) : 0.0f;
   }
 };
 
 template <class T, bool kData, bool kForward>
 DK_DEVICE Sampling sampling(const Sizes& s, const Offsets& offsets, const Position& p, int tap) {
-  const int tap_y = tap / s.kernel_w, tap_x = tap % s.kernel_w;
+  const int tap_y = s.by_kernel_w.quotient(tap), tap_x = tap - tap_y * s.kernel_w;
   const Reading read = reading<kForward>(s, p, tap_y, tap_x);
   if (kData ? p.n >= s.batch : !read.there) return {{0, 0}, {0, 0}, false};
   const ScopePoint c = scope_point<T>(s, offsets.kernel, read.offset, tap, tap_y, tap_x);

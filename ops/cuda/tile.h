@@ -48,11 +48,32 @@ struct Traits<float> {
   static constexpr bool kSplitHats = true, kSplitWeight = true, kSplitProducts = true;
 };
 
+// The nearest value with 10 bits of mantissa, which is all that the tensor core reads, by Veltkamp's splitting: three
+// instructions where the conversion takes more. Infinity, and what is beyond 2^114, becomes NaN; NaN stays.
+DK_DEVICE float to_tf32(float value) {
+  const float scaled = device::product(value, 8193.0f);
+  return device::difference(scaled, device::difference(scaled, value));
+}
+
+// Division by a number fixed at launch, for numerators below 2^20 and divisors up to 2^11: a multiplication in place of
+// twenty instructions.
+struct Divisor {
+  int value;
+  uint32_t reciprocal;
+
+  DK_DEVICE int quotient(int numerator) const {
+    return value == 1 ? numerator : int(device::multiply_high(uint32_t(numerator), reciprocal));
+  }
+};
+
+inline Divisor divisor(int64_t value) { return {int(value), uint32_t(((int64_t(1) << 32) + value - 1) / value)}; }
+
 struct Sizes {
   int batch, channels, height, width, out_height, out_width;
   int scope_h, scope_w, kernel_h, kernel_w;
   int stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
   bool clip;
+  Divisor by_kernel_w, by_scope_w;
 
   DK_HOST_DEVICE int taps() const { return kernel_h * kernel_w; }
   DK_HOST_DEVICE int bands() const { return (scope_h + 3) / 4; }           // of 4 rows of the scope
@@ -70,7 +91,7 @@ struct Lane {
 struct Split {
   float high, low;
 
-  explicit DK_DEVICE Split(float value) : high(device::to_tf32(value)), low(device::to_tf32(value - high)) {}
+  explicit DK_DEVICE Split(float value) : high(to_tf32(value)), low(to_tf32(value - high)) {}
 };
 
 // Position `index` of a (batch, height, width) volume, row-major.
@@ -83,55 +104,78 @@ DK_DEVICE Position position(int index, int height, int width) {
   return {row / height, row % height, index - row * width};
 }
 
-// What one load or store moves.
-template <class T>
-struct alignas(16) Packet {
-  static constexpr int kValues = 16 / sizeof(T);
-  T value[kValues];
+// What one load or store moves: 16 bytes, kept as words, because 16-bit values in registers cost shuffling.
+struct __attribute__((may_alias)) __attribute__((aligned(16))) Packet {
+  uint32_t word[4];
 };
 
-// Pixels of a channels_last tensor: channels side by side, pixels `channels` apart. `vector`: 16-byte loads are aligned.
+// Between packets and floats: 4 of float32 a packet, 8 of 16 bits.
+template <class T>
+struct Packed {
+  static constexpr int kValues = 8;
+
+  static DK_DEVICE void unpack(const Packet& packet, float* values) {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i)
+      values[i] = static_cast<float>(T(static_cast<unsigned short>(packet.word[i / 2] >> (i % 2 * 16)), T::from_bits()));
+  }
+  static DK_DEVICE void pack(const float* values, Packet& packet) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) packet.word[i] = uint32_t(T(values[2 * i]).x) | uint32_t(T(values[2 * i + 1]).x) << 16;
+  }
+};
+template <>
+DK_DEVICE void Packed<torch::headeronly::BFloat16>::unpack(const Packet& packet, float* values) {
+#pragma unroll
+  for (int i = 0; i < kValues; ++i)  // the upper half of a float: one instruction
+    values[i] = device::from_bits(i % 2 ? packet.word[i / 2] & 0xffff0000 : packet.word[i / 2] << 16);
+}
+template <>
+struct Packed<float> {
+  static constexpr int kValues = 4;
+
+  static DK_DEVICE void unpack(const Packet& packet, float* values) {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) values[i] = device::from_bits(packet.word[i]);
+  }
+  static DK_DEVICE void pack(const float* values, Packet& packet) {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) packet.word[i] = device::bits_of(values[i]);
+  }
+};
+
+// Pixels of a channels_last tensor: channels side by side, pixels `channels` apart, a multiple of kLaneChannels. The
+// driver pads what has another number.
 template <class T>
 struct Pixels {
   T* data;
   int channels;
-  bool vector;
 
-  using P = Packet<std::remove_const_t<T>>;
-  static constexpr int kPackets = kLaneChannels / P::kValues;
+  using Values = Packed<std::remove_const_t<T>>;
+  static constexpr int kPackets = kLaneChannels / Values::kValues;
 
   DK_DEVICE T* at(int pixel, int channel) const { return data + int64_t(pixel) * channels + channel; }
 
-  // Channels from `channel` on; those that are not there, and all of a pixel below 0, are zero.
+  // kLaneChannels channels from `channel` on, zero where they are not there or the pixel is below 0.
   DK_DEVICE void load(int pixel, int channel, float (&values)[kLaneChannels]) const {
-    if (vector && pixel >= 0 && channel < channels) {
-      const P* from = reinterpret_cast<const P*>(at(pixel, channel));
-      P packets[kPackets];
+    Packet packets[kPackets] = {};
+    if (pixel >= 0 && channel < channels) {
+      const Packet* from = reinterpret_cast<const Packet*>(at(pixel, channel));
 #pragma unroll
       for (int i = 0; i < kPackets; ++i) packets[i] = from[i];
-#pragma unroll
-      for (int i = 0; i < kLaneChannels; ++i)
-        values[i] = static_cast<float>(packets[i / P::kValues].value[i % P::kValues]);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kLaneChannels; ++i)
-        values[i] = pixel >= 0 && channel + i < channels ? static_cast<float>(*at(pixel, channel + i)) : 0.0f;
     }
+#pragma unroll
+    for (int i = 0; i < kPackets; ++i) Values::unpack(packets[i], values + i * Values::kValues);
   }
 
   DK_DEVICE void store(int pixel, int channel, const float (&values)[kLaneChannels]) const {
-    if (vector && channel < channels) {
-      P packets[kPackets];
+    if (channel >= channels) return;
+    Packet* to = reinterpret_cast<Packet*>(at(pixel, channel));
 #pragma unroll
-      for (int i = 0; i < kLaneChannels; ++i)
-        packets[i / P::kValues].value[i % P::kValues] = static_cast<T>(values[i]);
-      P* to = reinterpret_cast<P*>(at(pixel, channel));
-#pragma unroll
-      for (int i = 0; i < kPackets; ++i) to[i] = packets[i];
-    } else {
-#pragma unroll
-      for (int i = 0; i < kLaneChannels; ++i)
-        if (channel + i < channels) *at(pixel, channel + i) = static_cast<T>(values[i]);
+    for (int i = 0; i < kPackets; ++i) {
+      Packet packet;
+      Values::pack(values + i * Values::kValues, packet);
+      to[i] = packet;
     }
   }
 };
@@ -145,16 +189,16 @@ struct Weight {
   // The sample of row 4 * band + t at a column, for half step (band, column); zero where there is none.
   DK_DEVICE float at(const Sizes& s, int channel, int half, int t) const {
     if (channel >= s.channels || half >= s.half_steps()) return 0.0f;
-    const int row = half / s.scope_w * 4 + t, column = half % s.scope_w;
+    const int band = s.by_scope_w.quotient(half), row = band * 4 + t, column = half - band * s.scope_w;
     return row < s.scope_h ? static_cast<float>(data[channel * channel_stride + row * row_stride + column * column_stride])
                            : 0.0f;
   }
 };
 
-// d += a b, in as many products as the operands have parts.
+// d += a b, or d = a b where it is the `first`, in as many products as the operands have parts.
 template <bool kSplitA, bool kSplitB>
-DK_DEVICE void multiply(float (&d)[4], const float (&a)[2][4], const float (&b)[2][2]) {
-  device::mma(d, a[0], b[0]);
+DK_DEVICE void multiply(float (&d)[4], const float (&a)[2][4], const float (&b)[2][2], bool first = false) {
+  first ? device::mma_first(d, a[0], b[0]) : device::mma(d, a[0], b[0]);
   if (kSplitA) device::mma(d, a[1], b[0]);
   if (kSplitB) device::mma(d, a[0], b[1]);
 }
