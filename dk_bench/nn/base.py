@@ -116,7 +116,10 @@ class RigidStart2d(nn.Module):
 
 
 class ScopedKernel2d(RigidStart2d):
-    """A convolution whose kernel is stored over a scope larger than its taps (the paper's S and K)."""
+    """A convolution whose kernel is stored over a scope larger than its taps (the paper's S and K).
+
+    A subclass says in :meth:`add_offsets` where the taps' offsets come from.
+    """
 
     def __init__(
         self,
@@ -124,14 +127,14 @@ class ScopedKernel2d(RigidStart2d):
         in_channels: int,
         out_channels: int,
         kernel_size: IntPair,
-        stride: IntPair,
-        padding: IntPair,
-        dilation: IntPair,
-        groups: int,
-        bias: bool,
-        clip: bool,
-        device: torch.device | None,
-        dtype: torch.dtype | None,
+        stride: IntPair = 1,
+        padding: IntPair = 0,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        clip: bool = True,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype
@@ -142,6 +145,12 @@ class ScopedKernel2d(RigidStart2d):
             raise ValueError(f"scope: expected at least kernel_size = {self.kernel_size}, got {self.scope}")
         shape = (out_channels, in_channels // groups, *self.scope)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.add_offsets(device, dtype)
+        self.reset_parameters()
+
+    def add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        """Makes the offset generators. Raises ValueError where they cannot go with the module's other arguments."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def load_rigid(self, kernel: Tensor, bias: Tensor | None) -> None:

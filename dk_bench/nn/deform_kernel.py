@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from dk_bench._arguments import IntPair
 from dk_bench.functional import deform_kernel_conv, local_deform_kernel, sample_kernel
 from dk_bench.nn.base import ScopedKernel2d, add_bias
 from dk_bench.nn.offsets import GlobalOffset, LocalOffset
@@ -32,26 +31,8 @@ class GlobalDeformKernel2d(ScopedKernel2d):
         ValueError, TypeError: an argument is out of range; the message names it.
     """
 
-    def __init__(
-        self,
-        scope: IntPair,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: IntPair,
-        stride: IntPair = 1,
-        padding: IntPair = 0,
-        dilation: IntPair = 1,
-        groups: int = 1,
-        bias: bool = True,
-        clip: bool = True,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            scope, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, clip, device, dtype
-        )
-        self.kernel_offset = GlobalOffset(in_channels, self.kernel_size, device, dtype)
-        self.reset_parameters()
+    def add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        self.kernel_offset = GlobalOffset(self.in_channels, self.kernel_size, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         offset = self.kernel_offset(input).to(self.weight.dtype)
@@ -69,33 +50,12 @@ def _no_autocast(device_type: str) -> AbstractContextManager[object]:
 class _Depthwise(ScopedKernel2d):
     """A scoped kernel that is sampled anew at every position, so that it has to be depthwise."""
 
-    def __init__(
-        self,
-        scope: IntPair,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: IntPair,
-        stride: IntPair = 1,
-        padding: IntPair = 0,
-        dilation: IntPair = 1,
-        groups: int = 1,
-        bias: bool = True,
-        clip: bool = True,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            scope, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, clip, device, dtype
-        )
+    def add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
         if not self.is_depthwise:
             raise ValueError(
                 f"groups: {type(self).__name__} is depthwise, so that groups == in_channels == out_channels; got "
-                f"groups={groups}, in_channels={in_channels}, out_channels={out_channels}"
+                f"groups={self.groups}, in_channels={self.in_channels}, out_channels={self.out_channels}"
             )
-        self._add_offsets(device, dtype)
-        self.reset_parameters()
-
-    def _add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
         self.kernel_offset = self._local_offset(device, dtype)
 
     def _local_offset(self, device: torch.device | None, dtype: torch.dtype | None) -> LocalOffset:
@@ -144,9 +104,9 @@ class DeformKernelConv2d(_Depthwise):
     Arguments, shapes and errors are those of :class:`DeformKernel2d`.
     """
 
-    def _add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+    def add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        super().add_offsets(device, dtype)
         self.data_offset = self._local_offset(device, dtype)
-        self.kernel_offset = self._local_offset(device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         output = deform_kernel_conv(
