@@ -13,7 +13,7 @@ from dk_bench.config import ModelConfig, load_config
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS, TEST_MODELS
 from dk_bench.nn import DeformKernel2d, offset_parameter_names
-from dk_bench.training import load_model, run_folder, train
+from dk_bench.training import evaluate, load_model, run_folder, train
 from dk_bench.training.checkpoint import build_model, kernel_spec
 
 ONE_STEP = (
@@ -142,3 +142,13 @@ def test_what_does_not_go_together(convnext, tmp_path, overrides, message):
     config = one_step(tmp_path, *(override.replace("CHECKPOINT", str(path)) for override in overrides))
     with pytest.raises(UserError, match=message):
         build_model(config.model, 4)
+
+
+@pytest.mark.parametrize("override", ["trainer.precision=bf16-mixed", "ema.decay=0.9"])
+def test_ways_to_train(tmp_path, override):
+    """Mixed precision, averaged weights: the run finishes and its checkpoint evaluates the same."""
+    config = load_config(None, [*ONE_STEP, f"output={tmp_path}", "model.name=test_resnetdw_dcn_dk", override])
+    record = train(config)
+    assert record.status == "finished"
+    evaluated = evaluate(run_folder(config) / "last.ckpt")
+    assert evaluated.metrics["final"]["val/top1"] == pytest.approx(record.metrics["final"]["val/top1"], abs=0.01)
