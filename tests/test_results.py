@@ -36,9 +36,15 @@ def test_readme_figures_are_the_records():
     faster = means["forward"]["torchvision deform_conv2d"] / means["forward"]["depthwise DCN"]
     assert local in readme and f"depthwise DCN {faster:.1f}x as fast" in readme
     table = (RESULTS / "demo.md").read_text()
-    photos = table[table.index("## photos10"):]
-    for name, shown in (("test_resnetdw", "rigid"), ("test_resnetdw_dk", "local DK (scope 4)")):
-        cells = next(line for line in photos.splitlines() if line.startswith(f"| {name} |")).split(" | ")
-        assert f"{shown} {cells[4].removesuffix(' (n=3)')}" in readme
-        if name.endswith("dk"):
-            assert f"difference by seed {cells[5].removesuffix(' (n=3)')}, n = 3" in readme
+    photos, procedural = (table[table.index(f"## {name} "):].split("\n## ")[0] for name in ("photos10", "procedural"))
+
+    def cells(text: str, model: str) -> list[str]:
+        """Top-1 and the difference to the rigid base, of three seeds each."""
+        row = next(line for line in text.splitlines() if line.startswith(f"| {model} |")).split(" | ")
+        assert row[4].endswith(" (n=3)")
+        return [cell.removesuffix(" (n=3)") for cell in row[4:6]]
+
+    assert f"rigid {cells(photos, 'test_resnetdw')[0]}, local DK (scope 4) {cells(photos, 'test_resnetdw_dk')[0]}" in readme
+    assert f"difference by seed {cells(photos, 'test_resnetdw_dk')[1]}, n = 3" in readme
+    for shown, suffix in (("DCN", "dcn"), ("DK+DCN", "dcn_dk"), ("global DK", "gdk"), ("local DK (scope 4)", "dk")):
+        assert f"{shown} {cells(procedural, f'test_resnetdw_{suffix}')[1]}" in readme
