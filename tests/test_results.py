@@ -44,7 +44,7 @@ def test_readme_figures_are_the_records():
         assert row[4].endswith(" (n=3)")
         return [cell.removesuffix(" (n=3)") for cell in row[4:6]]
 
-    assert f"rigid {cells(photos, 'test_resnetdw')[0]}, local DK (scope 4) {cells(photos, 'test_resnetdw_dk')[0]}" in readme
-    assert f"difference by seed {cells(photos, 'test_resnetdw_dk')[1]}, n = 3" in readme
+    (rigid, _), (local, gain) = cells(photos, "test_resnetdw"), cells(photos, "test_resnetdw_dk")
+    assert f"rigid {rigid}, local DK (scope 4) {local}; difference by seed {gain}, n = 3" in readme
     for shown, suffix in (("DCN", "dcn"), ("DK+DCN", "dcn_dk"), ("global DK", "gdk"), ("local DK (scope 4)", "dk")):
         assert f"{shown} {cells(procedural, f'test_resnetdw_{suffix}')[1]}" in readme
