@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 import dk_bench
 from dk_bench.cli import COMMANDS, main
 from dk_bench.functional.registration import HAS_CUDA
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_version_tells_which_operators_were_built(capsys):
@@ -32,3 +39,11 @@ def test_unknown_command_is_named(capsys):
         main(["trian"])
     assert ended.value.code == 2
     assert "'trian'" in capsys.readouterr().err
+
+
+def test_reader_that_has_enough():
+    command = f"{shlex.quote(sys.executable)} -m dk_bench sweep sweeps/imagenet_scope.yaml --dry-run"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"], cwd=ROOT, capture_output=True, text=True,
+        check=False)
+    assert done.stderr == "" and done.returncode in (0, 1)

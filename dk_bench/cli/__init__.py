@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 
 from dk_bench.errors import UserError
@@ -52,4 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"dk-bench {args.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, `head` say, has enough; what the exit would flush has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
