@@ -78,7 +78,7 @@ def build_arguments() -> dict:
 
     headers = glob.glob("ops/*.h") + glob.glob("ops/*/*.h")
     cpu = [f"ops/cpu/{name}.cpp" for name in (
-        "deform_kernel_conv", "row_kernels_baseline", "row_kernels_avx2", "row_kernels_avx512")]
+        "deform_kernel_conv", "deform_roi_pool", "row_kernels_baseline", "row_kernels_avx2", "row_kernels_avx512")]
     extensions = [torch_build.CppExtension(
         "dk_bench._cpu", cpu, depends=headers,
         extra_compile_args={"cxx": CPU_FLAGS}, py_limited_api=True)]
@@ -87,7 +87,7 @@ def build_arguments() -> dict:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")  # the PTX serves later ones
         extensions.append(torch_build.CUDAExtension(
             "dk_bench._cuda", [f"ops/cuda/{name}.cu" for name in (
-                "deform_kernel_conv", "fast_bfloat16", "fast_half", "fast_float", "plain")],
+                "deform_kernel_conv", "deform_roi_pool", "fast_bfloat16", "fast_half", "fast_float", "plain")],
             depends=headers, extra_compile_args={"cxx": COMMON, "nvcc": NVCC_FLAGS}, py_limited_api=True))
         print("dk_bench: building the CPU and the CUDA operators", file=sys.stderr)
     elif os.environ.get("DK_BENCH_CUDA") == "1":

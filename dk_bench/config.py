@@ -323,7 +323,7 @@ def _check_spec(model: ModelConfig) -> None:
     if spec.is_rigid:
         raise UserError(
             f"key 'model.spec' is {model.spec!r}, which changes nothing; expected null, or one or more of depthwise, "
-            "pointwise, experts and dcn"
+            "pointwise, experts, dcn, dense_dcn and dilate_last"
         )
     model.spec = spec.changed()
 

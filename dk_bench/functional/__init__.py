@@ -10,9 +10,10 @@ from torch import Tensor
 
 from dk_bench._arguments import IntPair, as_pair
 from dk_bench.functional import flops, registration  # noqa: F401  (loads the library and registers what torch asks of it)
+from dk_bench.functional.deform_roi_pool import deform_roi_pool
 from dk_bench.reference import sample_kernel as _sample_kernel
 
-__all__ = ["deform_kernel_conv", "local_deform_kernel", "sample_kernel"]
+__all__ = ["deform_kernel_conv", "deform_roi_pool", "local_deform_kernel", "sample_kernel"]
 
 
 def local_deform_kernel(

@@ -4,7 +4,8 @@ A multiply-add (MAC) is two FLOPs. The formulas registered in torch count the co
 for each of the N C Hout Wout outputs, so that a deformed convolution costs what the rigid one does. The bilinear
 interpolation that it also does is counted apart, in ``SAMPLING_MACS``: 4 multiply-adds (one a corner) for each tap,
 channel and position, once for data offsets and once for kernel offsets. Computing the 4 coefficients is left out: they
-are the same for all channels.
+are the same for all channels. RoI pooling is interpolation and averaging alone, so it counts 0 in torch, as pooling
+does; its ``SAMPLING_MACS`` are 4 a sample, channel and bin, with one sample a bin where their number follows the boxes.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import torchvision  # noqa: F401  (defines its operators)
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from dk_bench.functional import registration  # noqa: F401  (loads the operators)
+from dk_bench.functional import deform_roi_pool, registration  # noqa: F401  (loads the operators)
 
 _CORNERS = 4
 
 _forward_op = torch.ops.dk_bench.deform_kernel_conv
 _backward_op = torch.ops.dk_bench.deform_kernel_conv_backward
 _dense_op = torch.ops.torchvision.deform_conv2d
+_roi_op = torch.ops.dk_bench.deform_roi_pool
+_roi_backward_op = torch.ops.dk_bench.deform_roi_pool_backward
 
 
 @register_flop_formula(_forward_op, get_raw=True)
@@ -51,6 +54,12 @@ def deform_conv2d_flops(input: Tensor, weight: Tensor, *rest: Any, out_val: Tens
     return 2 * out_val.numel() * prod(weight.shape[1:])
 
 
+@register_flop_formula((_roi_op, _roi_backward_op), get_raw=True)
+def deform_roi_pool_flops(*operands: Any, out_val: Any) -> int:
+    """No convolution and no matrix product: 0, forward and backward."""
+    return 0
+
+
 def _local_sampling(
     input: Tensor, data_offset: Tensor | None, kernel_offset: Tensor | None, weight: Tensor,
     kernel_size: list[int], *rest: Any, out_val: Tensor,
@@ -64,5 +73,14 @@ def _dense_sampling(input: Tensor, weight: Tensor, *rest: Any, out_val: Tensor) 
     return _CORNERS * prod(weight.shape[2:]) * images * input.shape[1] * height * width
 
 
-SAMPLING_MACS: dict[Any, Callable[..., int]] = {_forward_op: _local_sampling, _dense_op: _dense_sampling}
+def _roi_sampling(
+    input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, output_size: list[int],
+    spatial_scale: float, sampling_ratio: int, *rest: Any, out_val: Tensor,
+) -> int:
+    return _CORNERS * max(sampling_ratio, 1) ** 2 * out_val.numel()
+
+
+SAMPLING_MACS: dict[Any, Callable[..., int]] = {
+    _forward_op: _local_sampling, _dense_op: _dense_sampling, _roi_op: _roi_sampling
+}
 """Operator to formula: multiply-adds of the forward pass's bilinear interpolation."""

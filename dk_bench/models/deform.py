@@ -8,6 +8,7 @@ from functools import partial
 from torch import nn
 
 from dk_bench.models.blocks import block_convolutions, is_depthwise
+from dk_bench.models.dilate import dilated_last_stage
 from dk_bench.models.probe import output_strides
 from dk_bench.models.spec import KernelSpec
 from dk_bench.nn import (
@@ -41,7 +42,12 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
     - ``dcn``: those of them with an output stride of at least ``spec.dcn_min_stride``;
     - ``pointwise``: the 1x1 convolutions in the residual blocks, and a 1x1 after the last block (MobileNet-V2's);
       neither the stem's, the classifier's, nor the shortcuts', nor those of squeeze-and-excitation and attention;
+    - ``dense_dcn``: the other convolutions in the residual blocks of ``spec.kernel_size``, with an output stride of at
+      least ``spec.dense_dcn_min_stride``;
     - ``experts``: the convolutions in the residual blocks that none of the above changes, and that last 1x1.
+
+    ``dilate_last`` comes first and is the exception to keeping the function: see
+    :func:`dk_bench.models.dilate.dilated_last_stage`.
 
     The model is any timm model with convolutions, also one made with ``features_only=True``. Names of existing
     parameters stay; a kernel over a scope has a larger shape.
@@ -58,7 +64,14 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
         return model
     if any(isinstance(module, RigidStart2d) for module in model.modules()):
         raise ValueError(f"model: {type(model).__name__} is deformed already; deform a rigid one")
-    strides = output_strides(model) if spec.dcn else {}
+    strides = output_strides(model) if spec.dcn or spec.dense_dcn or spec.dilate_last else {}
+    if not spec.dilate_last:
+        return _replace(model, spec, strides)
+    with dilated_last_stage(model, strides):  # undone where the rest of the spec is refused
+        return _replace(model, spec, strides)
+
+
+def _replace(model: nn.Module, spec: KernelSpec, strides: dict[str, int]) -> nn.Module:
     new: dict[nn.Module, RigidStart2d] = {}
     for name, conv in block_convolutions(model):
         if (replace := _replacement(conv, spec, strides.get(name, 0))) is not None:
@@ -79,7 +92,8 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
 
 def _replacement(conv: nn.Conv2d, spec: KernelSpec, output_stride: int) -> Replace | None:
     """What makes the new module from a convolution in a residual block; None if it stays."""
-    if is_depthwise(conv) and conv.kernel_size == (spec.kernel_size, spec.kernel_size):
+    of_size = conv.kernel_size == (spec.kernel_size, spec.kernel_size)
+    if is_depthwise(conv) and of_size:
         dcn = spec.dcn and output_stride >= spec.dcn_min_stride
         scope = {"scope": spec.scope, "clip": spec.clip}
         if spec.depthwise == "global":
@@ -88,6 +102,10 @@ def _replacement(conv: nn.Conv2d, spec: KernelSpec, output_stride: int) -> Repla
             return partial((DeformKernelConv2d if dcn else DeformKernel2d).from_rigid, **scope)
         if dcn:
             return DeformConv2d.from_rigid
+    elif of_size and spec.dense_dcn and output_stride >= spec.dense_dcn_min_stride:
+        return partial(
+            DeformConv2d.from_rigid, deform_groups=spec.dense_dcn_groups, modulated=spec.dense_dcn == "v2"
+        )
     if spec.pointwise and conv.kernel_size == (1, 1):
         return partial(GlobalDeformKernel2d.from_rigid, scope=spec.pointwise_scope, clip=spec.clip)
     if spec.experts:
@@ -95,31 +113,38 @@ def _replacement(conv: nn.Conv2d, spec: KernelSpec, output_stride: int) -> Repla
     return None
 
 
-def _check_complete(model: nn.Module, spec: KernelSpec, new: list[tuple[nn.Module, RigidStart2d]]) -> None:
+def _check_complete(model: nn.Module, spec: KernelSpec, new: list[tuple[nn.Conv2d, RigidStart2d]]) -> None:
     """Raises ValueError where a part of the spec has changed no convolution."""
     wanted = {
-        "depthwise": bool(spec.depthwise), "dcn": spec.dcn, "pointwise": bool(spec.pointwise),
-        "experts": bool(spec.experts),
+        "depthwise": bool(spec.depthwise), "dcn": spec.dcn, "dense_dcn": bool(spec.dense_dcn),
+        "pointwise": bool(spec.pointwise), "experts": bool(spec.experts),
     }
     found = {
         "depthwise": any(
             isinstance(m, (DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d)) and c.kernel_size != (1, 1)
             for c, m in new
         ),
-        "dcn": any(isinstance(m, (DeformConv2d, DeformKernelConv2d)) for _, m in new),
+        "dcn": any(isinstance(m, (DeformConv2d, DeformKernelConv2d)) and is_depthwise(c) for c, m in new),
+        "dense_dcn": any(isinstance(m, DeformConv2d) and not is_depthwise(c) for c, m in new),
         "pointwise": any(isinstance(m, GlobalDeformKernel2d) and c.kernel_size == (1, 1) for c, m in new),
         "experts": any(isinstance(m, CondConv2d) for _, m in new),
     }
     for part, is_wanted in wanted.items():
         if is_wanted and not found[part]:
-            sizes = sorted({c.kernel_size for _, c in block_convolutions(model) if is_depthwise(c)})
-            size = spec.kernel_size
-            what = {
-                "depthwise": f"depthwise {size}x{size} convolution",
-                "dcn": f"depthwise {size}x{size} convolution of output stride {spec.dcn_min_stride} or more",
-                "pointwise": "1x1 convolution in a block",
-                "experts": "convolution in a block",
-            }[part]
-            raise ValueError(
-                f"{part}: {type(model).__name__} has no {what}; its depthwise kernels have the sizes {sizes or 'none'}"
-            )
+            raise ValueError(_nothing_found(model, spec, part))
+
+
+def _nothing_found(model: nn.Module, spec: KernelSpec, part: str) -> str:
+    dense = part == "dense_dcn"
+    convs = [conv for _, conv in block_convolutions(model) if is_depthwise(conv) != dense]
+    sizes = sorted({conv.kernel_size for conv in convs})
+    size = spec.kernel_size
+    what = {
+        "depthwise": f"depthwise {size}x{size} convolution",
+        "dcn": f"depthwise {size}x{size} convolution of output stride {spec.dcn_min_stride} or more",
+        "dense_dcn": f"dense {size}x{size} convolution of output stride {spec.dense_dcn_min_stride} or more",
+        "pointwise": "1x1 convolution in a block",
+        "experts": "convolution in a block",
+    }[part]
+    kernels = "dense" if dense else "depthwise"
+    return f"{part}: {type(model).__name__} has no {what}; its {kernels} kernels have the sizes {sizes or 'none'}"

@@ -8,6 +8,7 @@ from typing import Any
 
 DEPTHWISE = (None, "local", "global")
 POINTWISE = (None, "global")
+DENSE_DCN = (None, "v1", "v2")
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,17 @@ class KernelSpec:
         pointwise: deformable kernel of the 1x1 convolutions in the residual blocks: None or "global".
         pointwise_scope: size of the kernel stored for each 1x1 one.
         experts: number of experts of conditional convolutions (SCC, Yang et al., NeurIPS 2019) on the convolutions in
-            the residual blocks that neither ``depthwise``, ``pointwise`` nor ``dcn`` changes; 0 for none.
+            the residual blocks that none of the other fields changes; 0 for none.
         dcn: learn data offsets too (Dai et al., ICCV 2017) on the depthwise convolutions that change.
         dcn_min_stride: the lowest output stride at which a convolution gets data offsets.
         clip: keep sampling locations inside the scope.
+        dense_dcn: full deformable convolution, on the K x K convolutions in the residual blocks that are not depthwise:
+            None, "v1" (offsets; Dai et al., ICCV 2017) or "v2" (and a factor a tap; Zhu et al., CVPR 2019).
+        dense_dcn_min_stride: the lowest output stride at which a convolution takes part; 32 is ResNet's last stage
+            (three convolutions of ResNet-50, as in the first paper), 8 are its last three (as in the second).
+        dense_dcn_groups: groups of input channels with offsets of their own; the first paper has 1 and 4.
+        dilate_last: give the last stage the stride 1, and its convolutions the dilation 2 (res5 of the first paper).
+            This alone changes what the rigid model computes. Output strides above are those before it.
 
     Raises:
         ValueError: a field has the wrong type or value, or two fields contradict each other.
@@ -39,18 +47,23 @@ class KernelSpec:
     dcn: bool = False
     dcn_min_stride: int = 8
     clip: bool = True
+    dense_dcn: str | None = None
+    dense_dcn_min_stride: int = 32
+    dense_dcn_groups: int = 1
+    dilate_last: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("depthwise", DEPTHWISE), ("pointwise", POINTWISE)):
+        for name, choices in (("depthwise", DEPTHWISE), ("pointwise", POINTWISE), ("dense_dcn", DENSE_DCN)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
         for name, low in (
-            ("kernel_size", 2), ("scope", 1), ("pointwise_scope", 1), ("experts", 0), ("dcn_min_stride", 1)
+            ("kernel_size", 2), ("scope", 1), ("pointwise_scope", 1), ("experts", 0), ("dcn_min_stride", 1),
+            ("dense_dcn_min_stride", 1), ("dense_dcn_groups", 1),
         ):
             value = getattr(self, name)
             if type(value) is not int or value < low:
                 raise ValueError(f"{name}: expected an int of at least {low}, got {value!r}")
-        for name in ("dcn", "clip"):
+        for name in ("dcn", "clip", "dilate_last"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name}: expected a bool, got {getattr(self, name)!r}")
         if self.depthwise and self.scope < self.kernel_size:
@@ -68,7 +81,8 @@ class KernelSpec:
     @property
     def is_rigid(self) -> bool:
         """Whether the spec changes nothing."""
-        return not (self.depthwise or self.pointwise or self.experts or self.dcn)
+        parts = (self.depthwise, self.pointwise, self.experts, self.dcn, self.dense_dcn, self.dilate_last)
+        return not any(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data (str, int, bool, None), as run records keep them."""

@@ -4,7 +4,15 @@ from dk_bench.nn.base import RigidStart2d
 from dk_bench.nn.cond_conv import CondConv2d
 from dk_bench.nn.deform_conv import DeformConv2d
 from dk_bench.nn.deform_kernel import DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d, LocalDeformKernel2d
-from dk_bench.nn.offsets import GlobalOffset, LocalOffset, OffsetGenerator, offset_parameter_names
+from dk_bench.nn.deform_roi_pool import DeformRoIPool, RoIOffsetHead
+from dk_bench.nn.offsets import (
+    GlobalOffset,
+    LocalMask,
+    LocalOffset,
+    OffsetGenerator,
+    RoIOffset,
+    offset_parameter_names,
+)
 from dk_bench.nn.scope import to_scope
 
 __all__ = [
@@ -12,12 +20,16 @@ __all__ = [
     "DeformConv2d",
     "DeformKernel2d",
     "DeformKernelConv2d",
+    "DeformRoIPool",
     "GlobalDeformKernel2d",
     "GlobalOffset",
     "LocalDeformKernel2d",
+    "LocalMask",
     "LocalOffset",
     "OffsetGenerator",
     "RigidStart2d",
+    "RoIOffset",
+    "RoIOffsetHead",
     "offset_parameter_names",
     "to_scope",
 ]

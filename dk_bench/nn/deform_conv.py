@@ -9,19 +9,22 @@ from torchvision.ops import deform_conv2d
 from dk_bench._arguments import IntPair
 from dk_bench.functional import deform_kernel_conv
 from dk_bench.nn.base import RigidStart2d, add_bias
-from dk_bench.nn.offsets import LocalOffset
+from dk_bench.nn.offsets import LocalMask, LocalOffset
 
 __all__ = ["DeformConv2d"]
 
 
 class DeformConv2d(RigidStart2d):
-    """Deformable convolution, version 1: no modulation, one group of offsets.
+    """Deformable convolution, version 1, or modulated, which is version 2 (Zhu et al., CVPR 2019).
 
-    Depthwise (groups == in_channels == out_channels) it runs on this package's operator, otherwise on torchvision's,
-    which computes 16-bit inputs in float32.
+    Depthwise (groups == in_channels == out_channels), with one group of offsets and no modulation, it runs on this
+    package's operator, otherwise on torchvision's, which computes 16-bit inputs in float32.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in ``torch.nn.Conv2d``.
+        deform_groups: the input's channels are cut into as many groups, each with offsets of its own; a divisor of
+            in_channels.
+        modulated: learn a factor on each tap too, see :class:`dk_bench.nn.LocalMask`.
 
     Shape: (N, Cin, H, W) to (N, Cout, Hout, Wout); N may be 0.
 
@@ -41,15 +44,22 @@ class DeformConv2d(RigidStart2d):
         bias: bool = True,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        deform_groups: int = 1,
+        modulated: bool = False,
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype
         )
+        if type(deform_groups) is not int or deform_groups < 1 or in_channels % deform_groups:
+            raise ValueError(
+                f"deform_groups: expected a divisor of in_channels = {in_channels}, got {deform_groups!r}"
+            )
+        self.deform_groups, self.modulated = deform_groups, modulated
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.data_offset = LocalOffset(
-            in_channels, self.kernel_size, self.stride, self.padding, self.dilation, device, dtype
-        )
+        geometry = (in_channels, self.kernel_size, self.stride, self.padding, self.dilation, device, dtype)
+        self.data_offset = LocalOffset(*geometry, groups=deform_groups)
+        self.data_mask = LocalMask(*geometry, groups=deform_groups) if modulated else None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -57,22 +67,28 @@ class DeformConv2d(RigidStart2d):
         self.weight.copy_(kernel)
         if bias is not None:
             self.bias.copy_(bias)
-        self.data_offset.reset_parameters()
+        for generator in self.children():
+            generator.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
         offset = self.data_offset(input)
-        if self.is_depthwise:
+        if self.is_depthwise and self.deform_groups == 1 and not self.modulated:
             output = deform_kernel_conv(
                 input, offset, None, self.weight,
                 kernel_size=self.kernel_size, stride=self.stride, padding=self.padding, dilation=self.dilation,
             )
             return add_bias(output, self.bias)
-        return self._dense(input, offset)
+        return self._dense(input, offset, self.data_mask(input) if self.modulated else None)
 
-    def _dense(self, input: Tensor, offset: Tensor) -> Tensor:
+    def _dense(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
         given = input.dtype
         compute = torch.float64 if given == torch.float64 else torch.float32
         input, offset, weight = (t.to(compute) for t in (input, offset, self.weight))
-        bias = None if self.bias is None else self.bias.to(compute)
-        output = deform_conv2d(input, offset, weight, bias, self.stride, self.padding, self.dilation)
+        bias, mask = (None if t is None else t.to(compute) for t in (self.bias, mask))
+        output = deform_conv2d(input, offset, weight, bias, self.stride, self.padding, self.dilation, mask)
         return output.to(given)
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        text += f", deform_groups={self.deform_groups}" if self.deform_groups > 1 else ""
+        return text + ", modulated=True" if self.modulated else text

@@ -11,15 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["GlobalOffset", "LocalOffset", "OffsetGenerator", "offset_parameter_names"]
+__all__ = ["GlobalOffset", "LocalMask", "LocalOffset", "OffsetGenerator", "RoIOffset", "offset_parameter_names"]
 
 
 class OffsetGenerator(nn.Module):
     """Base of the offset generators, and the mark of their parameters. Zero-initialised, with bias.
 
-    A linear map of the input to 2 * Kh * Kw offsets in pixels, channels (dy, dx) a tap, taps row-major, in the dtype of
-    the input or of autocast. The operators add them to the taps' coordinates in float32; a bfloat16 offset of about one
-    pixel is itself exact to 1/256 of it.
+    A linear map of the input to offsets, in the dtype of the input or of autocast: for each group 2 * Kh * Kw of them
+    in pixels, channels (dy, dx) a tap, taps row-major. The operators add them to the taps' coordinates in float32; a
+    bfloat16 offset of about one pixel is itself exact to 1/256 of it. What factors on taps (DCN v2) are made from
+    counts as offsets too.
     """
 
     def __init__(self, weight_shape: tuple[int, ...], device: torch.device | None, dtype: torch.dtype | None) -> None:
@@ -40,8 +41,10 @@ class OffsetGenerator(nn.Module):
 class LocalOffset(OffsetGenerator):
     """Offsets for every position: a convolution of the same geometry as the one whose taps it moves.
 
-    Shape: (N, C, H, W) to (N, 2 * Kh * Kw, Hout, Wout).
+    Shape: (N, C, H, W) to (N, groups * 2 * Kh * Kw, Hout, Wout).
     """
+
+    per_tap = 2
 
     def __init__(
         self,
@@ -52,13 +55,29 @@ class LocalOffset(OffsetGenerator):
         dilation: tuple[int, int],
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        groups: int = 1,
     ) -> None:
-        shape = (2 * kernel_size[0] * kernel_size[1], in_channels, *kernel_size)
+        shape = (groups * self.per_tap * kernel_size[0] * kernel_size[1], in_channels, *kernel_size)
         super().__init__(shape, device, dtype)
         self.stride, self.padding, self.dilation = stride, padding, dilation
 
     def forward(self, input: Tensor) -> Tensor:
         return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
+
+
+class LocalMask(LocalOffset):
+    """Factors on the taps at every position (modulation, DCN v2): 2 * sigmoid of a convolution.
+
+    Zhu et al. (CVPR 2019) have a plain sigmoid, which starts at 1/2 and so halves what a rigid kernel computes. Twice
+    that starts at 1 exactly, which leaves a trained model's function alone; a kernel of half the size makes them equal.
+
+    Shape: (N, C, H, W) to (N, groups * Kh * Kw, Hout, Wout), from 0 to 2.
+    """
+
+    per_tap = 1
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * torch.sigmoid(super().forward(input))
 
 
 class GlobalOffset(OffsetGenerator):
@@ -78,6 +97,25 @@ class GlobalOffset(OffsetGenerator):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input.mean((2, 3)), self.weight, self.bias)
+
+
+class RoIOffset(OffsetGenerator):
+    """Offsets of the bins of a box: a linear layer on its features.
+
+    Shape: (R, C) to (R, outputs).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        outputs: int,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__((outputs, in_features), device, dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight, self.bias)
 
 
 def offset_parameter_names(model: nn.Module) -> set[str]:

@@ -47,10 +47,15 @@ class Throughput(Callback):
         self._since = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        self._count("train", trainer, len(batch[1]))
+        self._count("train", trainer, self.images_in(batch))
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        self._count("eval", trainer, len(batch[1]))
+        self._count("eval", trainer, self.images_in(batch))
+
+    @staticmethod
+    def images_in(batch: Any) -> int:
+        """The number of images of a batch (images, labels)."""
+        return len(batch[1])
 
     def _count(self, kind: str, trainer: pl.Trainer, images: int) -> None:
         now = time.perf_counter()
@@ -83,6 +88,10 @@ class RunKeeper(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.record.metrics["epochs"] = state_dict["epochs"]
 
+    def epoch_metrics(self, trainer: pl.Trainer) -> dict[str, float | None]:
+        """What of the epoch that ends goes into the record, besides its number, learning rate and seconds."""
+        return {name: float(trainer.callback_metrics[name]) for name in EPOCH_METRICS}
+
     def on_train_start(self, *_: Any) -> None:
         self._epoch_began = time.perf_counter()
 
@@ -93,7 +102,7 @@ class RunKeeper(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         now = time.perf_counter()
-        metrics = {name: float(trainer.callback_metrics[name]) for name in EPOCH_METRICS}
+        metrics = self.epoch_metrics(trainer)
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])  # for the next step; the first group is not offsets
         seconds = round(now - self._epoch_began, 3)
         self.record.metrics["epochs"].append({"epoch": trainer.current_epoch, **metrics, "lr": lr, "seconds": seconds})
@@ -114,10 +123,13 @@ class EpochLines(Checkpoint):
         if not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        print(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            f"  loss {metrics['train/loss']:.3f}  val loss {metrics['val/loss']:.3f}"
-            f"  top-1 {metrics['val/top1']:.1f} %  top-5 {metrics['val/top5']:.1f} %",
-            file=sys.stderr,
-            flush=True,
+        line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {self.text(metrics)}"
+        print(line, file=sys.stderr, flush=True)
+
+    @staticmethod
+    def text(metrics: dict[str, float]) -> str:
+        """The epoch's metrics as the line shows them."""
+        return (
+            f"loss {metrics['train/loss']:.3f}  val loss {metrics['val/loss']:.3f}"
+            f"  top-1 {metrics['val/top1']:.1f} %  top-5 {metrics['val/top5']:.1f} %"
         )

@@ -14,11 +14,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from dk_bench.config import config_from_dict
 from dk_bench.data.order import mix_seed
 from dk_bench.training.checkpoint import build_model, without_initial_weights
+from dk_bench.training.fitting import Diverged
 from dk_bench.training.recipe import build_optimizer
-
-
-class Diverged(Exception):
-    """The loss is not finite any more; training on would only cost time."""
 
 
 class LitClassifier(pl.LightningModule):

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import secrets
 import sys
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor
-from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from dk_bench.analysis.cost import count_cost
 from dk_bench.config import Config, config_from_dict, to_dict
 from dk_bench.data.module import ClassificationData
 from dk_bench.errors import UserError
-from dk_bench.results.files import remove_leftovers
 from dk_bench.results.identity import config_hash
 from dk_bench.results.record import (
     EVALUATION,
@@ -31,7 +25,6 @@ from dk_bench.results.record import (
     new_record,
     read_record,
     utc_now,
-    write_record,
 )
 from dk_bench.training.callbacks import EpochLines, RunKeeper, Throughput
 from dk_bench.training.checkpoint import (
@@ -41,9 +34,9 @@ from dk_bench.training.checkpoint import (
     read_checkpoint,
     without_initial_weights,
 )
-from dk_bench.training.checkpoint_io import AtomicCheckpointIO
-from dk_bench.training.classifier import Diverged, LitClassifier
-from dk_bench.training.tracking import close_logger, in_wandb_sweep, log_config, tell_sweep, wandb_logger
+from dk_bench.training.classifier import LitClassifier
+from dk_bench.training.fitting import Diverged, fit, make_trainer, not_again, progress, quiet, reason
+from dk_bench.training.tracking import wandb_logger
 
 
 def run_folder(config: Config) -> Path:
@@ -64,12 +57,10 @@ def train(config: Config, *, callbacks: Sequence[Callback] = (), command: Sequen
     path = folder / "record.json"
     previous = read_record(path) if path.exists() else None
     if previous and previous.status == "finished":
-        print(f"{folder}: finished {previous.ended}, not trained again", file=sys.stderr)
-        if in_wandb_sweep() and rank_zero_only.rank == 0:
-            tell_sweep(config, previous, folder)
+        not_again(config, to_dict(config), previous, folder)
         return previous
 
-    with _quiet():
+    with quiet():
         pl.seed_everything(config.seed, verbose=False)  # the initial weights; every step seeds itself
         data = ClassificationData(config.data, config.seed)
         classes, steps = data.train_images.classes, data.steps_per_epoch
@@ -86,32 +77,11 @@ def train(config: Config, *, callbacks: Sequence[Callback] = (), command: Sequen
         keeper = RunKeeper(record, folder, throughput, config.trainer.checkpoint_every_n_steps)
         logger = wandb_logger(config, run_id, folder)
         rates = [LearningRateMonitor(logging_interval="step")] if logger else []
-        watchers = [*_averaging(config), throughput, *_progress(), *rates, *callbacks, keeper]
-        trainer = _make_trainer(config, watchers, logger, steps)
-        if trainer.is_global_zero:
-            write_record(record, path)
-            remove_leftovers(keeper.checkpoint_path)
-        try:
-            if logger and trainer.is_global_zero:
-                log_config(logger, config)
-            resume = str(keeper.checkpoint_path) if checkpoint else None
-            del checkpoint  # its weights would stay in memory beside the model's
-            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-            record.metrics["final"] = dict(record.metrics["epochs"][-1])
-            record.status, record.ended, record.throughput = "finished", utc_now(), throughput.rates()
-            if trainer.is_global_zero:
-                write_record(record, path)
-        except BaseException as error:
-            _fail(trainer, record, path, error)
-            if isinstance(error, Diverged):
-                return record
-            if isinstance(error, UserError):
-                raise UserError(record.error) from error  # without the worker process's traceback in its text
-            raise
-        finally:
-            if logger and trainer.is_global_zero:
-                close_logger(logger, record)
-    return record
+        watchers = [*_averaging(config), throughput, *progress(EpochLines()), *rates, *callbacks, keeper]
+        trainer = make_trainer(config, config.optim.epochs, watchers, logger, steps)
+        resume = checkpoint is not None
+        del checkpoint  # its weights would stay in memory beside the model's
+        return fit(trainer, module, data, keeper, resume=resume, logger=logger, values=to_dict(config))
 
 
 def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequence[str] = ()) -> RunRecord:
@@ -125,7 +95,7 @@ def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequen
     held = checkpoint["hyper_parameters"]
     config = config_from_dict(held["config"], overrides, source=str(path))
     config.model = without_initial_weights(config.model)  # the weights come from this checkpoint
-    with _quiet():
+    with quiet():
         data = ClassificationData(config.data, config.seed)
         if data.val_images.classes != held["classes"]:
             raise UserError(
@@ -136,14 +106,14 @@ def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequen
         module = LitClassifier(to_dict(config), held["classes"])
         load_weights(module.model, checkpoint, path)
         throughput = Throughput()
-        trainer = _make_trainer(config, [throughput], logger=False)
+        trainer = make_trainer(config, config.optim.epochs, [throughput], logger=False)
         record = _start_record(config, module, data, command, task=EVALUATION)
         try:
             trainer.validate(module, datamodule=data, verbose=False)
         except Diverged as error:
-            raise UserError(f"{path}: its model gives no finite loss on these images: {_reason(error)}") from error
+            raise UserError(f"{path}: its model gives no finite loss on these images: {reason(error)}") from error
         except UserError as error:
-            raise UserError(_reason(error)) from error
+            raise UserError(reason(error)) from error
     record.metrics["final"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
     record.throughput = throughput.rates()
     record.status, record.ended = "finished", utc_now()
@@ -208,69 +178,9 @@ def _cost(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Any]:
         return {"params": params, **unknown, "input_size": list(input_size), "error": reason}
 
 
-def _make_trainer(config: Config, callbacks: list[Callback], logger: Any, steps_per_epoch: int = 1) -> pl.Trainer:
-    settings = config.trainer
-    try:
-        return pl.Trainer(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            precision=settings.precision,
-            deterministic=settings.deterministic,
-            max_epochs=config.optim.epochs,
-            callbacks=callbacks,
-            logger=logger,
-            log_every_n_steps=min(50, steps_per_epoch),  # so that short epochs are seen too
-            plugins=[AtomicCheckpointIO()],
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # ours already share the images out
-            enable_checkpointing=any(isinstance(c, RunKeeper) for c in callbacks),
-            enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
-            enable_model_summary=False,
-            default_root_dir=config.output,
-        )
-    except (ValueError, RuntimeError) as error:  # Lightning names what is wrong: precision, accelerator, devices
-        raise UserError(f"section 'trainer': {error}") from error
-
-
 def _averaging(config: Config) -> list[Callback]:
     return [EMAWeightAveraging(decay=config.ema.decay)] if config.ema.decay is not None else []
 
 
-def _progress() -> list[Callback]:
-    return [pl.callbacks.RichProgressBar()] if sys.stdout.isatty() else [EpochLines()]
-
-
-def _fail(trainer: pl.Trainer, record: RunRecord, path: Path, error: BaseException) -> None:
-    record.status, record.error, record.ended = "failed", _reason(error), utc_now()
-    if trainer.is_global_zero:
-        write_record(record, path)
-
-
-def _reason(error: BaseException) -> str:
-    """The exception in one line; Lightning turns an interrupt into an exit."""
-    if isinstance(error, KeyboardInterrupt | SystemExit | SIGTERMException):
-        return "interrupted"
-    if isinstance(error, UserError | Diverged):
-        # From a worker process the text is a traceback, the exception itself on its last line.
-        return str(error).strip().splitlines()[-1].removeprefix("dk_bench.errors.UserError: ")
-    return f"{type(error).__name__}: {error}".strip()
-
-
 def _some(names: list[str]) -> str:
     return f"{len(names)} classes ({', '.join(names[:3])}, ...)"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what Lightning says of every run: devices found, workers it would like, where checkpoints go."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6 under torch 2.11
-            warnings.filterwarnings("ignore", message=".*ended before the epoch ended.*")  # StepSampler resumes there
-            yield
-    finally:
-        logger.setLevel(level)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dk_bench.config import Config, to_dict
+from dk_bench.config import Config
 from dk_bench.results.identity import flatten
 from dk_bench.results.record import RunRecord
 
@@ -36,14 +37,14 @@ def wandb_logger(config: Config, run_id: str, folder: Path) -> Any:
     )
 
 
-def log_config(logger: Any, config: Config) -> None:
-    """Logs the configuration by its dotted keys, as overrides and the parameters of sweeps name them.
+def log_config(logger: Any, values: Mapping[str, Any]) -> None:
+    """Logs a configuration, plain data, by its dotted keys, as overrides and the parameters of sweeps name them.
 
     To be called on the first process.
     """
     # What the sweep has set stands there under the same name, and W&B refuses to have it set again.
     held = set(logger.experiment.config.keys()) if in_wandb_sweep() else set()
-    logger.log_hyperparams({key: value for key, value in flatten(to_dict(config)) if key not in held})
+    logger.log_hyperparams({key: value for key, value in flatten(values) if key not in held})
 
 
 def close_logger(logger: Any, record: RunRecord) -> None:
@@ -56,10 +57,10 @@ def close_logger(logger: Any, record: RunRecord) -> None:
     logger.experiment.finish(exit_code=int(record.status == "failed"))
 
 
-def tell_sweep(config: Config, record: RunRecord, folder: Path) -> None:
+def tell_sweep(config: Config, values: Mapping[str, Any], record: RunRecord, folder: Path) -> None:
     """Tells W&B's sweep of a run that was finished before: the agent's run would stay without the metric else."""
     logger = wandb_logger(config, record.run_id, folder)
-    log_config(logger, config)
+    log_config(logger, values)
     for epoch in record.metrics["epochs"]:
         logger.log_metrics(epoch, step=epoch["epoch"])  # the record does not know the steps
     close_logger(logger, record)

@@ -26,6 +26,7 @@ DK_DEVICE char* shared_memory() {
 }
 DK_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 DK_DEVICE void add_atomic(float* to, float value) { atomicAdd(to, value); }
+DK_DEVICE void add_atomic(double* to, double value) { atomicAdd(to, value); }
 DK_DEVICE float saturate(float value) { return __saturatef(value); }
 
 // Rounded each for itself: never fused into one operation with another.

@@ -84,6 +84,7 @@ inline float shuffle_xor(float value, int mask) {
 }
 
 inline void add_atomic(float* to, float value) { *to += value; }
+inline void add_atomic(double* to, double value) { *to += value; }
 inline float saturate(float value) { return value > 0 ? std::min(value, 1.0f) : 0.0f; }  // NaN gives 0, as on the GPU
 
 inline float product(float a, float b) {

@@ -15,12 +15,12 @@ void launch(const char* name, void (*kernel)(P...), int64_t blocks_x, int64_t bl
   if (shared_bytes > 48 * 1024) {  // more has to be asked for
     const cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-    if (error != cudaSuccess) fail("deform_kernel_conv: ", name, " needs ", shared_bytes, " bytes: ", cudaGetErrorString(error));
+    if (error != cudaSuccess) fail("dk_bench: ", name, " needs ", shared_bytes, " bytes: ", cudaGetErrorString(error));
   }
   const dim3 grid(static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y));
   kernel<<<grid, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(arguments...);
   const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) fail("deform_kernel_conv: launch of ", name, " failed: ", cudaGetErrorString(error));
+  if (error != cudaSuccess) fail("dk_bench: launch of ", name, " failed: ", cudaGetErrorString(error));
 #else
   device::run_grid(blocks_x, int(blocks_y), threads, shared_bytes, [&] { kernel(arguments...); });
 #endif

@@ -1,0 +1,145 @@
+"""What training runs share, whatever they train: the trainer, and a record that tells how the run ended."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from dk_bench.config import Config
+from dk_bench.errors import UserError
+from dk_bench.results.files import remove_leftovers
+from dk_bench.results.record import RunRecord, utc_now, write_record
+from dk_bench.training.callbacks import RunKeeper
+from dk_bench.training.checkpoint_io import AtomicCheckpointIO
+from dk_bench.training.tracking import close_logger, in_wandb_sweep, log_config, tell_sweep
+
+
+class Diverged(Exception):
+    """The loss is not finite any more; training on would only cost time."""
+
+
+def make_trainer(
+    config: Config, max_epochs: int, callbacks: list[Callback], logger: Any, steps_per_epoch: int = 1, **more: Any
+) -> pl.Trainer:
+    """The trainer that section ``trainer`` of a configuration describes; ``more`` goes to Lightning as it is.
+
+    Raises UserError for a precision, accelerator or number of devices that Lightning does not have here.
+    """
+    settings = config.trainer
+    try:
+        return pl.Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            precision=settings.precision,
+            deterministic=settings.deterministic,
+            max_epochs=max_epochs,
+            callbacks=callbacks,
+            logger=logger,
+            log_every_n_steps=min(50, steps_per_epoch),  # so that short epochs are seen too
+            plugins=[AtomicCheckpointIO()],
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # ours already share the images out
+            enable_checkpointing=any(isinstance(c, RunKeeper) for c in callbacks),
+            enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
+            enable_model_summary=False,
+            default_root_dir=config.output,
+            **more,
+        )
+    except (ValueError, RuntimeError) as error:  # Lightning names what is wrong: precision, accelerator, devices
+        raise UserError(f"section 'trainer': {error}") from error
+
+
+def fit(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    keeper: RunKeeper,
+    *,
+    resume: bool,
+    logger: Any,
+    values: Mapping[str, Any],
+) -> RunRecord:
+    """Trains to the end, from the keeper's checkpoint with ``resume``, and returns the keeper's record, written.
+
+    A run whose loss is not finite any more ends with its record ``failed``, the reason in ``error``. Any other
+    exception is recorded likewise and raised again; an interrupt is recorded as ``interrupted``. ``values`` is the
+    configuration, plain data, for the logger (False: none).
+    """
+    record, path = keeper.record, keeper.record_path
+    if trainer.is_global_zero:
+        write_record(record, path)
+        remove_leftovers(keeper.checkpoint_path)
+    try:
+        if logger and trainer.is_global_zero:
+            log_config(logger, values)
+        checkpoint = str(keeper.checkpoint_path) if resume else None
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        record.metrics["final"] = dict(record.metrics["epochs"][-1])
+        record.status, record.ended, record.throughput = "finished", utc_now(), keeper.throughput.rates()
+        if trainer.is_global_zero:
+            write_record(record, path)
+    except BaseException as error:
+        _fail(trainer, record, path, error)
+        if isinstance(error, Diverged):
+            return record
+        if isinstance(error, UserError):
+            raise UserError(record.error) from error  # without the worker process's traceback in its text
+        raise
+    finally:
+        if logger and trainer.is_global_zero:
+            close_logger(logger, record)
+    return record
+
+
+def not_again(config: Config, values: Mapping[str, Any], record: RunRecord, folder: Path) -> None:
+    """Says of a run that finished before that it is not repeated; a sweep of W&B's gets its metrics all the same."""
+    print(f"{folder}: finished {record.ended}, not trained again", file=sys.stderr)
+    if in_wandb_sweep() and rank_zero_only.rank == 0:
+        tell_sweep(config, values, record, folder)
+
+
+def progress(lines: Callback) -> list[Callback]:
+    """A progress bar on a terminal, ``lines`` elsewhere."""
+    return [pl.callbacks.RichProgressBar()] if sys.stdout.isatty() else [lines]
+
+
+def reason(error: BaseException) -> str:
+    """The exception in one line; Lightning turns an interrupt into an exit."""
+    if isinstance(error, KeyboardInterrupt | SystemExit | SIGTERMException):
+        return "interrupted"
+    if isinstance(error, UserError | Diverged):
+        # From a worker process the text is a traceback, the exception itself on its last line.
+        return str(error).strip().splitlines()[-1].removeprefix("dk_bench.errors.UserError: ")
+    return f"{type(error).__name__}: {error}".strip()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what Lightning says of every run: devices found, workers it would like, where checkpoints go."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6 under torch 2.11
+            warnings.filterwarnings("ignore", message=".*ended before the epoch ended.*")  # StepSampler resumes there
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _fail(trainer: pl.Trainer, record: RunRecord, path: Path, error: BaseException) -> None:
+    record.status, record.error, record.ended = "failed", reason(error), utc_now()
+    if trainer.is_global_zero:
+        write_record(record, path)

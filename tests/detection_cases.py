@@ -1,0 +1,42 @@
+"""A tiny COCO data set and a tiny detector, shared by the tests of detection."""
+
+import json
+
+import numpy as np
+from PIL import Image
+
+CLASSES = ("disc", "box", "bar")
+
+
+def write_coco(folder, split="val", images=12, size=64, seed=0, suffix="png"):
+    """Random coloured boxes: with crowds, images without objects, areas that are not the boxes'.
+
+    Returns the annotation file. Category ids have gaps and image ids do not come in order, as in COCO.
+    """
+    random = np.random.default_rng([seed, len(split)])
+    place = folder / split
+    place.mkdir(parents=True)
+    content = {
+        "images": [], "annotations": [],
+        "categories": [{"id": 3 * index + 2, "name": name} for index, name in enumerate(CLASSES)],
+    }  # fmt: skip
+    for number in range(images):
+        identifier = (7 * number) % images + 1
+        height, width = size, size + 8 * (number % 3)
+        pixels = random.integers(0, 60, (height, width, 3), dtype=np.uint8)
+        name = f"{number:03d}.{suffix}"
+        content["images"].append({"id": identifier, "file_name": name, "height": height, "width": width})
+        for _ in range(0 if number % 5 == 3 else random.integers(1, 5)):
+            label = int(random.integers(len(CLASSES)))
+            w, h = random.uniform(0.12, 0.8, 2) * size
+            x, y = random.uniform(0, width - w), random.uniform(0, height - h)
+            pixels[int(y) : int(y + h), int(x) : int(x + w), label] += 150
+            content["annotations"].append({
+                "id": len(content["annotations"]) + 1, "image_id": identifier, "category_id": 3 * label + 2,
+                "bbox": [x, y, w, h], "area": w * h * random.uniform(0.3, 0.9),
+                "iscrowd": int(random.random() < 0.15),
+            })  # fmt: skip
+        Image.fromarray(pixels).save(place / name)
+    path = folder / f"{split}.json"
+    path.write_text(json.dumps(content))
+    return path
