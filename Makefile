@@ -40,8 +40,16 @@ tables: .venv/installed
 	$(PIP) torch torchvision
 	touch $@
 
+# mmcv compiles its operators against the torch that is there; with a wheel for it (PIP_FIND_LINKS) this is quick.
+.venv/mmcv: .venv/torch
+	@echo "Installing mmcv; without a wheel for it this compiles for 20 minutes ..."
+	$(PIP) 'setuptools<82' wheel
+	MMCV_WITH_OPS=1 $(PIP) --no-build-isolation mmcv
+	touch $@
+
+.venv/installed-dev: .venv/mmcv
 .venv/installed: EXTRAS :=
-.venv/installed-dev: EXTRAS := [dev]
+.venv/installed-dev: EXTRAS := [dev,detection]
 .venv/installed .venv/installed-dev: .venv/torch pyproject.toml setup.py $(OPS)
 	@echo "Compiling the operators, installing dk_bench ..."
 	$(PIP) --editable '.$(EXTRAS)'
