@@ -1,6 +1,7 @@
 """A tiny COCO data set and a tiny detector, shared by the tests of detection."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -39,4 +40,23 @@ def write_coco(folder, split="val", images=12, size=64, seed=0, suffix="png"):
         Image.fromarray(pixels).save(place / name)
     path = folder / f"{split}.json"
     path.write_text(json.dumps(content))
+    return path
+
+
+def tiny_detection(folder, *overrides, suffix="png"):
+    """A configuration of detection_config.py on data of its own below ``folder``, which are made once."""
+    from dk_bench.detection.config import load_detection_config
+
+    return load_detection_config(tiny_file(folder, suffix=suffix), [f"output={folder / 'runs'}", *overrides])
+
+
+def tiny_file(folder, suffix="png"):
+    """The configuration's file, ``tiny.py``, and its data."""
+    data, path = folder / "tiny_data", folder / "tiny.py"
+    if not data.exists():
+        data.mkdir()
+        write_coco(data, "train", images=12, suffix=suffix)  # ten of them with objects: five steps an epoch
+        write_coco(data, "val", images=6, suffix=suffix)
+        text = Path(__file__).with_name("detection_config.py").read_text()
+        path.write_text(f"DATA = {str(data)!r}\n{text}")
     return path
