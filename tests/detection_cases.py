@@ -60,3 +60,31 @@ def tiny_file(folder, suffix="png"):
         text = Path(__file__).with_name("detection_config.py").read_text()
         path.write_text(f"DATA = {str(data)!r}\n{text}")
     return path
+
+
+def random_predictions(path, seed, per_object=4, noise=0.12, classes=CLASSES):
+    """Ground truth moved about, some with another label, and boxes of nothing; equal scores across images.
+
+    DetDataSamples, one an image of the annotation file.
+    """
+    import torch
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    from dk_bench.detection.metrics import GroundTruth
+
+    random = torch.Generator().manual_seed(seed)
+    samples = []
+    for identifier, target in GroundTruth.read(path, classes).images.items():
+        boxes = target["boxes"].repeat(per_object, 1)
+        extra = torch.rand(9, 4, generator=random, dtype=torch.float64) * 60 + 1
+        boxes = torch.cat([boxes, extra])
+        boxes = boxes + noise * boxes[:, 2:].repeat(1, 2) * torch.randn(boxes.shape, generator=random)
+        boxes[:, 2:] = boxes[:, 2:].clamp(min=1)
+        labels = torch.cat([target["labels"].repeat(per_object), torch.randint(len(classes), (9,), generator=random)])
+        scores = torch.randint(1, 40, (len(boxes),), generator=random) / 40
+        found = InstanceData(
+            bboxes=torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1).float(), scores=scores, labels=labels
+        )
+        samples.append(DetDataSample(metainfo={"img_id": identifier, "ori_shape": (64, 64)}, pred_instances=found))
+    return samples

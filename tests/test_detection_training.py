@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("mmdet", reason="mmdet is not installed")
 
-from detection_cases import CLASSES, tiny_detection, tiny_file
+from detection_cases import CLASSES, random_predictions, tiny_detection, tiny_file
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from training_cases import PowerCut
@@ -124,6 +124,31 @@ def test_loss_curve_as_under_mmdets_runner(tmp_path):
     assert [epoch["val/mAP"] is None for epoch in record.metrics["epochs"]] == [True, True, True, False]
 
 
+def test_validation_as_under_mmdets_runner(whole, tmp_path, monkeypatch):
+    """Loaders, resizing and metric: of the same predictions the same figures, to the three places mmdet gives."""
+    from mmdet.models import FasterRCNN
+
+    data = DetectionData(whole[0])
+    known = {sample.img_id: sample for sample in random_predictions(data.val_images.ann_file, seed=0)}
+
+    def predict(self, inputs, samples, rescale=True):
+        assert inputs.shape[2] == 96 and rescale  # of 64
+        for sample in samples:
+            sample.pred_instances = known[sample.img_id].pred_instances
+        return samples
+
+    monkeypatch.setattr(FasterRCNN, "predict", predict)
+    larger = "val_dataloader.dataset.pipeline.1.scale=(144,96)"
+    ours = evaluate(run_folder(whole[0]) / "last.ckpt", [larger, "val_dataloader.batch_size=1"]).metrics["final"]
+    cfg = load_detection_config(whole[0].cfg.filename, [larger]).cfg
+    cfg.work_dir, cfg.val_evaluator.proposal_nums = str(tmp_path), (1, 10, 100)
+    theirs = Runner.from_cfg(cfg).val()
+    for name, value in ours.items():
+        logged = theirs[name.replace("val/", "coco/bbox_")]
+        assert value == pytest.approx(100 * logged, abs=0.051) if value is not None else logged == -1
+    assert 0 < ours["val/mAP"] < 100
+
+
 KILLED = """
 import os, signal, sys
 import pytorch_lightning as pl
@@ -169,6 +194,27 @@ def test_resumed_at_the_end_of_an_epoch(tmp_path, whole, step):
     curve = Curve()
     assert figures(train(config, callbacks=[curve])) == figures(whole[1])
     assert len(curve.losses) == STEPS * EPOCHS - step
+
+
+def test_two_processes(tmp_path, whole):
+    """They share out the batches as mmdet's do, and score the validation images together."""
+    file, root = whole[0].cfg.filename, Path(__file__).parents[1]
+    command = [sys.executable, "-m", "dk_bench", "train", file, f"output={tmp_path}", "trainer.devices=2",
+               "train_cfg.max_epochs=1"]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    path = next(tmp_path.glob("tiny-*/last.ckpt"))
+    record = read_record(path.with_name("record.json"))
+    assert record.status == "finished" and read_checkpoint(path)["global_step"] == 3  # five images each, two a step
+    evaluated = evaluate(path, ["trainer.devices=1"]).metrics["final"]
+    assert evaluated == {name: record.metrics["final"][name] for name in evaluated}
+    with pytest.raises(UserError, match="has 3 steps an epoch, this run 5"):
+        (tmp_path / "alone").mkdir()
+        config = load_detection_config(file, [f"output={tmp_path / 'alone'}"])
+        run_folder(config).mkdir()
+        path.rename(run_folder(config) / "last.ckpt")
+        train(config)
 
 
 def test_record(whole):

@@ -39,9 +39,6 @@ def _classifier(args: argparse.Namespace, command: list[str]):
 
 
 def _detector(args: argparse.Namespace, command: list[str]):
-    from dk_bench.detection.requirements import require_mm
-
-    require_mm()
     from dk_bench.detection.run import evaluate
     from dk_bench.detection.watch import figures_text
 

@@ -35,9 +35,6 @@ def _classifier(args: argparse.Namespace, command: list[str]):
 
 
 def _detector(args: argparse.Namespace, command: list[str]):
-    from dk_bench.detection.requirements import require_mm
-
-    require_mm()
     from dk_bench.detection.config import load_detection_config
 
     config = load_detection_config(args.config, args.overrides)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from dk_bench.data.order import mix_seed
+from dk_bench.detection.backbone import check_neck
 from dk_bench.detection.building import build
 from dk_bench.detection.config import config_from_values, use_scope
 from dk_bench.detection.data import seed_all
@@ -175,7 +177,15 @@ def build_detector(cfg: MMConfig, *, initial_weights: bool = True) -> nn.Module:
     """
     settings = cfg.model if initial_weights else without_initial_weights(cfg.model)
     more = {"data_preprocessor": cfg.data_preprocessor} if cfg.get("data_preprocessor") else {}
-    model = build(MODELS, settings, "model", **more)
+    backbones = logging.getLogger("dk_bench.detection.backbone")
+    level = backbones.level
+    if not initial_weights:
+        backbones.setLevel(logging.ERROR)  # it would warn of random weights
+    try:
+        model = build(MODELS, settings, "model", **more)
+    finally:
+        backbones.setLevel(level)
+    check_neck(model)
     if initial_weights:
         model.init_weights()
         if cfg.get("load_from"):

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from dk_bench.analysis.cost import count_cost
+from dk_bench.config import ModelConfig
 from dk_bench.detection.building import quiet_mmengine
 from dk_bench.detection.config import DetectionConfig, config_from_values
 from dk_bench.detection.data import DetectionData
@@ -22,10 +23,9 @@ from dk_bench.detection.lit import TASK, LitDetector
 from dk_bench.detection.watch import DetectionKeeper, DetectionLines, DetectionThroughput
 from dk_bench.detection.weights import weights_in
 from dk_bench.errors import UserError
-from dk_bench.models import MODELS, KernelSpec
 from dk_bench.results.identity import config_hash
 from dk_bench.results.record import EVALUATION, RunRecord, attempts_of, new_record, read_record, utc_now
-from dk_bench.training.checkpoint import read_checkpoint
+from dk_bench.training.checkpoint import kernel_spec, read_checkpoint
 from dk_bench.training.fitting import fit, make_trainer, not_again, progress, quiet, reason
 from dk_bench.training.tracking import wandb_logger
 
@@ -201,7 +201,7 @@ def _describe(config: DetectionConfig) -> dict[str, Any]:
     backbone = cfg.model.get("backbone") or {}
     name = backbone.get("model_name") or f"{backbone.get('type')}{backbone.get('depth') or ''}"
     given = backbone.get("spec")
-    spec = KernelSpec.from_dict(dict(given)) if given else MODELS[name].spec if name in MODELS else None
+    spec = kernel_spec(ModelConfig(name, dict(given) if given else None))
     return {
         "name": name,
         "detector": str(cfg.model.type).rpartition(".")[2],
