@@ -1,6 +1,7 @@
 """A tiny COCO data set and a tiny detector, shared by the tests of detection."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -40,3 +41,50 @@ def write_coco(folder, split="val", images=12, size=64, seed=0, suffix="png"):
     path = folder / f"{split}.json"
     path.write_text(json.dumps(content))
     return path
+
+
+def tiny_detection(folder, *overrides, suffix="png"):
+    """A configuration of detection_config.py on data of its own below ``folder``, which are made once."""
+    from dk_bench.detection.config import load_detection_config
+
+    return load_detection_config(tiny_file(folder, suffix=suffix), [f"output={folder / 'runs'}", *overrides])
+
+
+def tiny_file(folder, suffix="png"):
+    """The configuration's file, ``tiny.py``, and its data."""
+    data, path = folder / "tiny_data", folder / "tiny.py"
+    if not data.exists():
+        data.mkdir()
+        write_coco(data, "train", images=12, suffix=suffix)  # ten of them with objects: five steps an epoch
+        write_coco(data, "val", images=6, suffix=suffix)
+        text = Path(__file__).with_name("detection_config.py").read_text()
+        path.write_text(f"DATA = {str(data)!r}\n{text}")
+    return path
+
+
+def random_predictions(path, seed, per_object=4, noise=0.12, classes=CLASSES):
+    """Ground truth moved about, some with another label, and boxes of nothing; equal scores across images.
+
+    DetDataSamples, one an image of the annotation file.
+    """
+    import torch
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    from dk_bench.detection.metrics import GroundTruth
+
+    random = torch.Generator().manual_seed(seed)
+    samples = []
+    for identifier, target in GroundTruth.read(path, classes).images.items():
+        boxes = target["boxes"].repeat(per_object, 1)
+        extra = torch.rand(9, 4, generator=random, dtype=torch.float64) * 60 + 1
+        boxes = torch.cat([boxes, extra])
+        boxes = boxes + noise * boxes[:, 2:].repeat(1, 2) * torch.randn(boxes.shape, generator=random)
+        boxes[:, 2:] = boxes[:, 2:].clamp(min=1)
+        labels = torch.cat([target["labels"].repeat(per_object), torch.randint(len(classes), (9,), generator=random)])
+        scores = torch.randint(1, 40, (len(boxes),), generator=random) / 40
+        found = InstanceData(
+            bboxes=torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1).float(), scores=scores, labels=labels
+        )
+        samples.append(DetDataSample(metainfo={"img_id": identifier, "ori_shape": (64, 64)}, pred_instances=found))
+    return samples

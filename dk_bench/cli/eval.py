@@ -7,22 +7,40 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument("checkpoint", help="last.ckpt of a run")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.val=PATH")
+    parser.add_argument("checkpoint", help="last.ckpt of a run, of a classifier or a detector")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for example data.val=PATH; val_dataloader.batch_size=4"
+    )
     parser.add_argument("--record", metavar="FILE", help="write a run record there as well")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints top-1, top-5 and the number of images. Raises UserError."""
+    """Prints the figures and the number of images. Raises UserError."""
     from dk_bench.results.record import write_record
-    from dk_bench.training import evaluate
+    from dk_bench.training import read_checkpoint
 
-    record = evaluate(args.checkpoint, args.overrides, command=["dk-bench", "eval", args.checkpoint, *args.overrides])
-    final = record.metrics["final"]
-    print(
-        f"{record.model['name']}: top-1 {final['val/top1']:.2f} %  top-5 {final['val/top5']:.2f} %  "
-        f"loss {final['val/loss']:.4f}  of {record.data['val_images']} images of {record.data['name']}"
-    )
+    command = ["dk-bench", "eval", args.checkpoint, *args.overrides]
+    detector = read_checkpoint(args.checkpoint).get("task") == "detection"
+    record, figures = (_detector if detector else _classifier)(args, command)
+    name, data = record.model["name"], record.data
+    print(f"{name}: {figures}  of {data['val_images']} images of {data['name']}")
     if args.record:
         print(f"record: {write_record(record, args.record)}")
     return 0
+
+
+def _classifier(args: argparse.Namespace, command: list[str]):
+    from dk_bench.training import evaluate
+
+    record = evaluate(args.checkpoint, args.overrides, command=command)
+    final = record.metrics["final"]
+    figures = f"top-1 {final['val/top1']:.2f} %  top-5 {final['val/top5']:.2f} %  loss {final['val/loss']:.4f}"
+    return record, figures
+
+
+def _detector(args: argparse.Namespace, command: list[str]):
+    from dk_bench.detection.run import evaluate
+    from dk_bench.detection.watch import figures_text
+
+    record = evaluate(args.checkpoint, args.overrides, command=command)
+    return record, figures_text(record.metrics["final"])

@@ -7,22 +7,46 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument("config", help="a file of configs/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example optim.epochs=10 seed=1")
+    parser.add_argument("config", help="a file of configs/: YAML trains a classifier, Python (mmengine's) a detector")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for example optim.epochs=10 seed=1; train_cfg.max_epochs=1"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains and returns 0, or 1 where the run failed. Raises UserError."""
+    command = ["dk-bench", "train", args.config, *args.overrides]
+    record, folder = (_detector if args.config.endswith(".py") else _classifier)(args, command)
+    print(f"record: {folder / 'record.json'}")
+    if record.status == "failed":
+        print(f"failed: {record.error}")
+        return 1
+    print(f"{_figures(record)}  of {record.data['val_images']} images")
+    return 0
+
+
+def _classifier(args: argparse.Namespace, command: list[str]):
     from dk_bench.config import load_config
 
     config = load_config(args.config, args.overrides)  # errors in it show before the slow imports
     from dk_bench.training import run_folder, train
 
-    record = train(config, command=["dk-bench", "train", args.config, *args.overrides])
-    print(f"record: {run_folder(config) / 'record.json'}")
-    if record.status == "failed":
-        print(f"failed: {record.error}")
-        return 1
+    return train(config, command=command), run_folder(config)
+
+
+def _detector(args: argparse.Namespace, command: list[str]):
+    from dk_bench.detection.config import load_detection_config
+
+    config = load_detection_config(args.config, args.overrides)
+    from dk_bench.detection.run import run_folder, train
+
+    return train(config, command=command), run_folder(config)
+
+
+def _figures(record) -> str:
     final = record.metrics["final"]
-    print(f"top-1 {final['val/top1']:.2f} %  top-5 {final['val/top5']:.2f} %  of {record.data['val_images']} images")
-    return 0
+    if record.task == "detection":
+        from dk_bench.detection.watch import figures_text
+
+        return figures_text(final)
+    return f"top-1 {final['val/top1']:.2f} %  top-5 {final['val/top5']:.2f} %"

@@ -92,6 +92,10 @@ class RunKeeper(Checkpoint):
         """What of the epoch that ends goes into the record, besides its number, learning rate and seconds."""
         return {name: float(trainer.callback_metrics[name]) for name in EPOCH_METRICS}
 
+    def learning_rate(self, trainer: pl.Trainer) -> float:
+        """For the next step; the first group is not offsets."""
+        return float(trainer.optimizers[0].param_groups[0]["lr"])
+
     def on_train_start(self, *_: Any) -> None:
         self._epoch_began = time.perf_counter()
 
@@ -103,7 +107,7 @@ class RunKeeper(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         now = time.perf_counter()
         metrics = self.epoch_metrics(trainer)
-        lr = float(trainer.optimizers[0].param_groups[0]["lr"])  # for the next step; the first group is not offsets
+        lr = self.learning_rate(trainer)
         seconds = round(now - self._epoch_began, 3)
         self.record.metrics["epochs"].append({"epoch": trainer.current_epoch, **metrics, "lr": lr, "seconds": seconds})
         self._epoch_began = now

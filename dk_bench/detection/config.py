@@ -1,0 +1,191 @@
+"""Configurations of detection: mmengine's own, which mmdet's runner takes unchanged, and a few keys of ours.
+
+Ours are ``name`` (the file's by default), ``seed`` (``randomness.seed`` by default), ``output``, and the sections
+``trainer`` and ``wandb`` as `dk_bench.config` has them; mmdet's runner does not look at them. ``data_name`` names the
+data in records where their folder's name does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mmengine
+from mmengine.config import DictAction
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+from dk_bench.config import Config, config_from_dict
+from dk_bench.errors import UserError
+
+OURS = ("name", "seed", "output", "trainer", "wandb")
+NEEDED = ("model", "train_dataloader", "val_dataloader", "train_cfg", "optim_wrapper")
+# Top-level keys that mean something to mmdet's runner or to us; a file may hold others, for its own use.
+KNOWN = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | {
+    *OURS, "data_name", "sync_bn", "find_unused_parameters", "custom_imports",
+}  # fmt: skip
+TRAIN_CFG = ("type", "by_epoch", "max_epochs", "val_interval", "val_begin")
+# What can change results. The loaders' settings below, where files are written and what is printed cannot.
+OF_THE_CELL = (
+    "model", "data_preprocessor", "train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "optim_wrapper",
+    "param_scheduler", "load_from", "sync_bn", "trainer", "data_name",
+)  # fmt: skip
+OF_THE_MACHINE = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory", "timeout")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+# Hooks that watch and change nothing: without them a run under Lightning is the same.
+HARMLESS_HOOKS = ("NumClassCheckHook", "CheckInvalidLossHook", "MemoryProfilerHook", "EmptyCacheHook")
+
+
+@dataclass(frozen=True)
+class DetectionConfig:
+    """``cfg`` is the whole configuration as mmengine has it, ``run`` our keys, the rest of it unused."""
+
+    cfg: mmengine.Config
+    run: Config
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain data: dicts, lists, tuples, texts, numbers, None. What `config_from_values` takes."""
+        return _plain(self.cfg.to_dict()) | our_keys(self.run)
+
+    @property
+    def max_epochs(self) -> int:
+        return self.cfg.train_cfg.max_epochs
+
+    def cell(self) -> dict[str, Any]:
+        """What of the configuration can change results, and so makes its cell; see `dk_bench.results.identity`."""
+        return cell_of(self.to_dict())
+
+
+def our_keys(run: Config) -> dict[str, Any]:
+    """The keys of `OURS` as plain data."""
+    return {key: value for key, value in dataclasses.asdict(run).items() if key in OURS}
+
+
+def cell_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`DetectionConfig.cell` of a configuration that is plain data already, as checkpoints and records hold it."""
+    cell = {key: values[key] for key in OF_THE_CELL if values.get(key) is not None}
+    for loader in ("train_dataloader", "val_dataloader"):
+        cell[loader] = {key: value for key, value in cell.get(loader, {}).items() if key not in OF_THE_MACHINE}
+    scale = values.get("auto_scale_lr") or {}
+    if scale.get("enable"):
+        cell["auto_scale_lr"] = scale
+    devices = str((values.get("trainer") or {}).get("devices", "auto"))
+    if devices.isdigit() and int(devices) > 1:
+        cell["processes"] = int(devices)  # mmdet's batch size is a device's
+    return cell
+
+
+def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> DetectionConfig:
+    """Reads a file of configs/det, or any of mmdet's, and applies ``key=value`` overrides as mmdet's --cfg-options.
+
+    Raises UserError for a file that is missing or no configuration, an override of an unknown top-level key, and for
+    what only mmdet's own runner can do: loops that count iterations, accumulated gradients, hooks that change results.
+    """
+    try:
+        cfg = mmengine.Config.fromfile(path)
+    except OSError as error:
+        raise UserError(f"{path}: no configuration can be read there: {error.strerror or error}") from error
+    except Exception as error:  # whatever the file's own code, or mmengine reading it, may raise
+        raise UserError(f"{path}: not a configuration: {type(error).__name__}: {error}") from error
+    cfg.setdefault("name", Path(path).stem)
+    return _checked(cfg, overrides, str(path))
+
+
+def config_from_values(
+    values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "configuration"
+) -> DetectionConfig:
+    """The configuration that `DetectionConfig.to_dict` gave, as checkpoints hold it, with overrides."""
+    return _checked(mmengine.Config(dict(values)), overrides, source)
+
+
+def use_scope(cfg: mmengine.Config) -> None:
+    """Registers mmdet's modules and makes mmdet's registries, or what the configuration says, those searched first."""
+    from mmdet.utils import register_all_modules
+
+    register_all_modules(init_default_scope=False)
+    scope, current = cfg.get("default_scope") or "mmdet", DefaultScope.get_current_instance()
+    if current is None or current.scope_name != scope:
+        DefaultScope.get_instance(f"dk_bench-{scope}", scope_name=scope)
+
+
+def _checked(cfg: mmengine.Config, overrides: Iterable[str], source: str) -> DetectionConfig:
+    for override in overrides:
+        _override(cfg, override, source)
+    if missing := [key for key in NEEDED if cfg.get(key) is None]:
+        raise UserError(f"{source}: key '{missing[0]}' is missing, expected {', '.join(NEEDED)}")
+    ours = {key: cfg[key] for key in OURS if key in cfg}
+    ours.setdefault("seed", (cfg.get("randomness") or {}).get("seed") or 0)
+    ours["trainer"] = _trainer(cfg, dict(ours.get("trainer") or {}))
+    run = config_from_dict(_plain(ours), source=source)
+    _check_trainer(run)
+    _check_supported(cfg, source)
+    return DetectionConfig(cfg, run)
+
+
+def _override(cfg: mmengine.Config, override: str, source: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"{override!r}: expected KEY=VALUE, for example train_cfg.max_epochs=1")
+    first = key.partition(".")[0]
+    if first not in cfg and first not in KNOWN:
+        close = difflib.get_close_matches(first, sorted(KNOWN | set(cfg.keys())), n=1)
+        hint = f", did you mean '{close[0]}'?" if close else f"; keys of {source}: {', '.join(sorted(cfg.keys()))}"
+        raise UserError(f"{override}: unknown key '{first}'{hint}")
+    try:
+        cfg.merge_from_dict({key: DictAction._parse_iterable(value)})  # as the tools of mmdet read it
+    except (KeyError, TypeError, AssertionError, IndexError) as error:
+        raise UserError(f"{override}: cannot be applied: {error}") from error
+
+
+def _trainer(cfg: mmengine.Config, trainer: dict[str, Any]) -> dict[str, Any]:
+    """Section ``trainer`` with what mmdet says elsewhere: mixed precision by the optimiser wrapper's type."""
+    wrapper = cfg.optim_wrapper
+    if "AmpOptimWrapper" in str(wrapper.get("type")):
+        trainer.setdefault("precision", "bf16-mixed" if wrapper.get("dtype") == "bfloat16" else "16-mixed")
+    trainer.setdefault("channels_last", False)  # as mmdet has it
+    return trainer
+
+
+def _check_trainer(run: Config) -> None:
+    if (precision := run.trainer.precision) not in PRECISIONS:
+        raise UserError(f"key 'trainer.precision' is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if run.trainer.compile:
+        raise UserError("key 'trainer.compile' is True, expected false: detectors are not compiled")
+
+
+def _check_supported(cfg: mmengine.Config, source: str) -> None:
+    train, wrapper = cfg.train_cfg, cfg.optim_wrapper
+    if unknown := sorted(set(train) - set(TRAIN_CFG)):
+        raise UserError(f"{source}: unknown key 'train_cfg.{unknown[0]}', expected {', '.join(TRAIN_CFG)}")
+    if train.get("type", "EpochBasedTrainLoop") != "EpochBasedTrainLoop" or not train.get("by_epoch", True):
+        raise UserError(f"{source}: key 'train_cfg.type' is {train.get('type')!r}, expected 'EpochBasedTrainLoop'")
+    for key in ("max_epochs", "val_interval", "val_begin"):
+        value = train.get(key, None if key == "max_epochs" else 1)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{source}: key 'train_cfg.{key}' is {value!r}, expected an integer of at least 1")
+    if wrapper.get("accumulative_counts", 1) != 1:
+        raise UserError(
+            f"{source}: key 'optim_wrapper.accumulative_counts' is {wrapper.accumulative_counts!r}, expected 1"
+        )
+    for hook in cfg.get("custom_hooks") or ():
+        if str(hook.get("type")).rpartition(".")[2] not in HARMLESS_HOOKS:
+            raise UserError(
+                f"{source}: key 'custom_hooks' has {hook.get('type')!r}, which only mmdet's own runner calls; "
+                "expected none that changes results"
+            )
+
+
+def _plain(value: Any, key: str = "") -> Any:
+    """mmengine's dictionaries as plain ones. Raises UserError for values that are no plain data."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item, key) for item in value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise UserError(f"key '{key}' is {value!r}, expected plain data: text, number, list or dict")

@@ -1,0 +1,254 @@
+"""The Lightning data module of detection: mmdet's data sets, pipelines and samplers, in an order that can resume.
+
+Samplers are the configuration's own, with the run's seed: an epoch has the batches it has under mmdet's runner. What is
+random in the pipeline is a function of (seed, epoch, index), as in classification.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
+from PIL import Image, UnidentifiedImageError
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+from dk_bench.data.order import mix_seed
+from dk_bench.detection.building import build
+from dk_bench.detection.coco import check_annotations
+from dk_bench.detection.config import DetectionConfig, use_scope
+from dk_bench.detection.metrics import GroundTruth
+from dk_bench.errors import UserError
+
+# Samplers of mmengine and mmdet whose order is that of (seed, epoch), and which end.
+RESUMABLE = ("DefaultSampler", "ClassAwareSampler")
+END_OF_FILE = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # JPEG and PNG: how whole files begin and end
+
+
+class DetectionData(LightningDataModule):
+    """Loaders of batches as mmdet's detectors take them: a dict of ``inputs`` and ``data_samples``.
+
+    ``batch_size`` is that of one device, as under mmdet's runner. Training goes on from ``trainer.global_step``.
+    Validation goes over all images once, spread over the devices. Nothing is opened before the first use; then
+    UserError is raised for bad data, see `dk_bench.detection.coco.check_annotations` and `check_image`.
+    """
+
+    def __init__(self, config: DetectionConfig) -> None:
+        super().__init__()
+        self.config, self.seed = config, config.run.seed
+        use_scope(config.cfg)
+
+    @cached_property
+    def train_images(self) -> Any:
+        """mmdet's training data set."""
+        return _open(self.config.cfg.train_dataloader, "train_dataloader")
+
+    @cached_property
+    def val_images(self) -> Any:
+        """mmdet's validation data set. Its annotation file is the ground truth."""
+        images = _open(self.config.cfg.val_dataloader, "val_dataloader")
+        if not getattr(images, "ann_file", None):
+            raise UserError(
+                f"key 'val_dataloader.dataset' is a {type(images).__name__}, expected one data set in COCO's format, "
+                "with an 'ann_file'"
+            )
+        return images
+
+    @cached_property
+    def ground_truth(self) -> GroundTruth:
+        """What the validation images' annotation file says, in coordinates of the original images."""
+        return GroundTruth.read(self.val_images.ann_file, self.classes)
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes' names in order of their labels."""
+        return list(self.val_images.metainfo["classes"])
+
+    @property
+    def name(self) -> str:
+        """What records and tables call the data: ``data_name`` of the configuration, or the folder's name."""
+        if given := self.config.cfg.get("data_name"):
+            return given
+        if "Procedural" in type(self.val_images).__name__:
+            return "procedural_det"
+        return Path(self.val_images.data_root or self.val_images.ann_file).name
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch, on as many devices as there are processes now."""
+        return len(self._batches())
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches from the trainer's current step on."""
+        batches = ResumedBatches(self._batches(), self.trainer.global_step if self.trainer else 0)
+        images = KeyedImages(self.train_images, self.seed)
+        return self._loader(self.config.cfg.train_dataloader, images, batch_sampler=batches)
+
+    def val_dataloader(self) -> DataLoader:
+        """All validation images in order, each once, spread over the devices."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        settings = self.config.cfg.val_dataloader
+        shard = range(rank, len(self.val_images), world)
+        images = KeyedImages(self.val_images, self.seed)
+        return self._loader(settings, images, sampler=shard, batch_size=settings.get("batch_size", 1))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leaves the batch where it is: the detector's preprocessor moves it."""
+        return batch
+
+    def _batches(self) -> BatchSampler:
+        """The configuration's batches of indices for this process."""
+        settings = dict(self.config.cfg.train_dataloader)
+        sampler = settings.get("sampler") or {"type": "DefaultSampler", "shuffle": True}
+        if (kind := str(sampler.get("type")).rpartition(".")[2]) not in RESUMABLE:
+            raise UserError(f"key 'train_dataloader.sampler' is {kind!r}, expected one of {', '.join(RESUMABLE)}")
+        # mmengine passes the data set by name, and not every sampler takes the seed so.
+        made = build(DATA_SAMPLERS, sampler, "train_dataloader.sampler", dataset=self.train_images, seed=self.seed)
+        size = settings.get("batch_size", 1)
+        if grouping := settings.get("batch_sampler"):
+            return build(DATA_SAMPLERS, grouping, "train_dataloader.batch_sampler", sampler=made, batch_size=size)
+        return BatchSampler(made, size, drop_last=settings.get("drop_last", False))
+
+    def _loader(self, settings: Mapping[str, Any], images: Dataset, **more: Any) -> DataLoader:
+        workers = settings.get("num_workers", 0)
+        collate = dict(settings.get("collate_fn") or {"type": "pseudo_collate"})
+        function = collate.pop("type")
+        function = FUNCTIONS.get(function) if isinstance(function, str) else function
+        return DataLoader(
+            images,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=partial(function, **collate),
+            generator=torch.Generator(),  # its own: the loader shall not draw from the model's random numbers
+            **more,
+        )
+
+
+class ResumedBatches(BatchSampler):
+    """Batches of (epoch, index) from batches of indices; the first epoch begins at any step."""
+
+    def __init__(self, batches: BatchSampler, start_step: int = 0) -> None:
+        self.batches, self.sampler = batches, batches.sampler  # Lightning tells the sampler of every epoch
+        self.start_epoch, self.start_in_epoch = divmod(start_step, len(batches))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = getattr(self.sampler, "epoch", 0)
+        done = self.start_in_epoch if epoch == self.start_epoch else 0
+        # All at once: mmdet's sampler keeps images for the next epoch where somebody stops at the last batch, as
+        # Lightning does, without asking whether there is another.
+        for batch in list(self.batches)[done:]:
+            yield [(epoch, index) for index in batch]
+
+
+class KeyedImages(Dataset):
+    """An mmdet data set by (epoch, index), with random numbers that depend on these and the seed, or by index.
+
+    Raises UserError for an image that is missing or damaged.
+    """
+
+    def __init__(self, images: Any, seed: int) -> None:
+        self.images, self.seed = images, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        check_image(_path_of(self.images, index))
+        with seeded(mix_seed(self.seed, epoch, index)):
+            return self.images[index]
+
+
+def check_image(path: str | None) -> None:
+    """Raises UserError that names a file which is missing, no image, or cut short. None: nothing is checked.
+
+    OpenCV, by which mmdet reads, fills the missing part of a JPEG with grey and says nothing.
+    """
+    if path is None:
+        return
+    try:
+        with open(path, "rb") as stream:
+            begin = stream.read(2)
+            stream.seek(-min(64, stream.seek(0, 2)), 2)
+            if (end := END_OF_FILE.get(begin)) and end in stream.read():
+                return
+        with Image.open(path) as image:  # another format, or bytes after the end: decoding tells
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        why = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
+        raise UserError(f"image {path} cannot be read: {why}") from error
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of Python, NumPy and the CPU's torch from ``seed`` on; afterwards as if nothing had been drawn."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        seed_all(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+def seed_all(seed: int) -> None:
+    """Seeds Python's, NumPy's and the CPU's torch generator: mmdet draws from all three."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+
+
+def _open(settings: Mapping[str, Any], key: str) -> Any:
+    """A loader's data set, read after its annotation files have been checked."""
+    if not settings.get("dataset"):
+        raise UserError(f"key '{key}.dataset' is missing, expected a data set")
+    with redirect_stdout(io.StringIO()):  # pycocotools tells what it does
+        return _checked(build(DATASETS, _lazy(settings["dataset"]), f"{key}.dataset"), key)
+
+
+def _checked(images: Any, key: str) -> Any:
+    for leaf in _leaves(images):
+        if path := getattr(leaf, "ann_file", None):
+            check_annotations(path, leaf.data_prefix.get("img", ""), list(leaf.metainfo["classes"]))
+    images.full_init()
+    if len(images) == 0:
+        raise UserError(f"key '{key}.dataset': no images to use, after what 'filter_cfg' leaves out")
+    return images
+
+
+def _lazy(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A data set's settings, those of wrapped ones included, by which nothing is read when it is built."""
+    settings = {**settings, "lazy_init": True}
+    if isinstance(settings.get("dataset"), Mapping):
+        settings["dataset"] = _lazy(settings["dataset"])
+    if settings.get("datasets"):
+        settings["datasets"] = [_lazy(inner) for inner in settings["datasets"]]
+    return settings
+
+
+def _leaves(images: Any) -> Iterator[Any]:
+    """The data sets inside wrappers, or the one that is none."""
+    inner = getattr(images, "datasets", None) or [i for i in [getattr(images, "dataset", None)] if i is not None]
+    if not inner:
+        yield images
+    for wrapped in inner:
+        yield from _leaves(wrapped)
+
+
+def _path_of(images: Any, index: int) -> str | None:
+    """Where an image's file lies; None where it is not a local file."""
+    if any(getattr(leaf, "backend_args", None) for leaf in _leaves(images)):
+        return None
+    return images.get_data_info(index).get("img_path")

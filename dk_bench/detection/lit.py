@@ -1,0 +1,202 @@
+"""The Lightning module of detection: any detector of mmdet, its losses, and COCO's average precision."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config as MMConfig
+from mmengine.model.utils import revert_sync_batchnorm
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from dk_bench.data.order import mix_seed
+from dk_bench.detection.backbone import check_neck
+from dk_bench.detection.building import build
+from dk_bench.detection.config import config_from_values, use_scope
+from dk_bench.detection.data import seed_all
+from dk_bench.detection.metrics import DetectionMetric
+from dk_bench.detection.schedule import build_schedules, build_wrapper, clip_gradients
+from dk_bench.detection.weights import load_start, without_initial_weights
+from dk_bench.errors import UserError
+from dk_bench.training.fitting import Diverged
+
+TASK = "detection"
+
+
+class LitDetector(pl.LightningModule):
+    """Trains what ``model`` of an mmengine configuration describes, as mmdet's runner does, on `DetectionData`.
+
+    Logs ``train/loss`` (mean over an epoch's images), ``val/mAP``, ``val/mAP_50``, ``val/mAP_75``, ``val/mAP_s``,
+    ``val/mAP_m`` and ``val/mAP_l`` in percent (NaN where there is nothing to find), and for loggers the parts of the
+    loss. The arguments are plain data and stand in checkpoints: ``config`` as `DetectionConfig.to_dict` gives it, the
+    classes' names in order of their labels, and the run's name for loggers. Without ``initial_weights``, which is not
+    in checkpoints, no weights to start from are read: a checkpoint's will follow.
+
+    Raises UserError from building the model, Diverged from a step whose loss is not finite, on every process.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], classes: list[str], run_id: str = "", *, initial_weights: bool = True
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["initial_weights"], logger=False)
+        self.config = config_from_values(config)
+        cfg = self.config.cfg
+        use_scope(cfg)  # before anything is looked up by its name
+        self.model = build_detector(cfg, initial_weights=initial_weights)
+        if self.config.run.trainer.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        # Persistent: a run resumed in mid-epoch goes on with the mean of the steps before.
+        self.train_loss = MeanMetric()
+        self.train_loss.persistent(True)
+        self._metric: DetectionMetric | None = None
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> LitDetector:
+        """Moves the preprocessor's idea of where it is as well: only its own ``to`` changes that, and nn.Module moves
+        children without it."""
+        super()._apply(fn, recurse)
+        self.model.data_preprocessor.to(next(self.model.parameters()).device)
+        return self
+
+    def forward(self, batch: dict[str, Any]) -> list[Any]:
+        """mmdet's predictions, DetDataSamples in coordinates of the original images, of a collated batch."""
+        return self.model(**self.model.data_preprocessor(batch, False), mode="predict")
+
+    def setup(self, stage: str) -> None:
+        """Replaces synchronised batch normalisation, which needs several processes, on one, as mmengine does.
+
+        Raises UserError for mixed precision where mmcv has no operators for it.
+        """
+        precision, on_cpu = self.config.run.trainer.precision, self.trainer.strategy.root_device.type == "cpu"
+        if on_cpu and precision != "32-true" and getattr(self.model, "with_rpn", False):
+            raise UserError(
+                f"key 'trainer.precision' is {precision!r}, expected '32-true' on a CPU: mmcv's suppression of "
+                "overlapping proposals takes nothing else there"
+            )
+        if self.trainer.world_size == 1:
+            self.model = revert_sync_batchnorm(self.model)
+
+    def on_train_start(self) -> None:
+        """Sets the modes that the detector wants in training: some keep normalisation in evaluation mode then."""
+        self.model.train()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Makes the choice of proposals and the like a function of (seed, step, rank): resuming needs no state of
+        generators. Sets whether validation follows the epoch, which a step that is resumed into tells too."""
+        seed_step(self.config.run.seed, self.global_step, self.global_rank)
+        epochs = self.current_epoch + 1
+        # Lightning validates after epochs that this divides.
+        self.trainer.check_val_every_n_epoch = epochs if self._validates_after(epochs) else epochs + 1
+
+    def _validates_after(self, epochs: int) -> bool:
+        """Whether mmengine validates when that many epochs are done."""
+        train = self.config.cfg.train_cfg
+        due = epochs % train.get("val_interval", 1) == 0 or epochs == train.max_epochs
+        return due and epochs >= train.get("val_begin", 1)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        losses = self._or_diverged(lambda: self.model(**self.model.data_preprocessor(batch, True), mode="loss"))
+        loss, parts = self.model.parse_losses(losses)
+        # One process alone must not leave the others waiting for its gradients.
+        if not self.trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(loss)), all=True):
+            raise Diverged(f"training loss is {loss.item()} {self._when()}")
+        images = len(batch["inputs"])
+        self.train_loss.update(loss.detach(), images)
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=images)
+        self.log("lr", max(group["lr"] for group in self.optimizers().param_groups))  # mmengine has a group a parameter
+        self.log_dict({f"parts/{name}": value.detach() for name, value in parts.items()}, batch_size=images)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/loss", self.train_loss.compute())
+        self.train_loss.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        self._metric = DetectionMetric(self.trainer.datamodule.ground_truth)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        # As under mmengine: what trains in mixed precision is validated in full precision, unless val_cfg.fp16 is set.
+        full = not (self.config.cfg.get("val_cfg") or {}).get("fp16", False)
+        with torch.autocast(self.device.type, enabled=False) if full else nullcontext():
+            self._metric.update(self._or_diverged(lambda: self(batch)))
+
+    def on_validation_epoch_end(self) -> None:
+        for name, value in self._metric.compute().items():
+            self.log(f"val/{name}", value, prog_bar=name == "mAP")
+        self._metric = None
+
+    def _or_diverged(self, call: Callable[[], Any]) -> Any:
+        """The call's result. Raises Diverged where an operator refuses NaN offsets, before there is a loss."""
+        try:
+            return call()
+        except RuntimeError as error:
+            if "NaN" not in str(error):
+                raise
+            raise Diverged(f"{str(error).splitlines()[0]} {self._when()}") from error
+
+    def _when(self) -> str:
+        return f"at step {self.global_step} (epoch {self.current_epoch})"
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        cfg = self.config.cfg
+        self._wrapper = build_wrapper(self.model, cfg, self.trainer.world_size)
+        optimizer = self._wrapper.optimizer
+        schedules = build_schedules(optimizer, cfg, self.trainer.datamodule.steps_per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedules, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        scheduler.step()
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        clip_gradients(self._wrapper)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["task"] = TASK
+        checkpoint["steps_per_epoch"] = self.trainer.datamodule.steps_per_epoch
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises UserError where an epoch has other steps than when the checkpoint was written."""
+        held, now = checkpoint.get("steps_per_epoch"), self.trainer.datamodule.steps_per_epoch
+        if held != now:
+            raise UserError(
+                f"the checkpoint to go on from has {held} steps an epoch, this run {now}: expected the same number of "
+                "devices and the same training images"
+            )
+
+
+def build_detector(cfg: MMConfig, *, initial_weights: bool = True) -> nn.Module:
+    """mmdet's detector with its weights initialised as ``model`` says, and read from ``load_from`` where given.
+
+    Raises UserError for a model that cannot be built, and for weights that cannot be had.
+    """
+    settings = cfg.model if initial_weights else without_initial_weights(cfg.model)
+    more = {"data_preprocessor": cfg.data_preprocessor} if cfg.get("data_preprocessor") else {}
+    backbones = logging.getLogger("dk_bench.detection.backbone")
+    level = backbones.level
+    if not initial_weights:
+        backbones.setLevel(logging.ERROR)  # it would warn of random weights
+    try:
+        model = build(MODELS, settings, "model", **more)
+    finally:
+        backbones.setLevel(level)
+    check_neck(model)
+    if initial_weights:
+        model.init_weights()
+        if cfg.get("load_from"):
+            load_start(model, cfg.load_from)
+    return model
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seeds what a detector may draw from in one training step."""
+    mixed = mix_seed(seed, step, rank)
+    seed_all(mixed)
+    torch.manual_seed(mixed)  # the GPU's too
+
+

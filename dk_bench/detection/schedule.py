@@ -1,0 +1,102 @@
+"""Optimiser and schedule of an mmengine configuration, by mmengine's own builders."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import mmengine
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from mmengine.registry import PARAM_SCHEDULERS
+from torch import nn
+from torch.optim import Optimizer
+
+from dk_bench.detection.building import build, quiet_mmengine
+from dk_bench.errors import UserError
+
+OF_MIXED_PRECISION = ("dtype", "loss_scale", "use_fp16")  # AmpOptimWrapper's; here the trainer's precision does that
+
+
+class Schedules:
+    """mmengine's schedulers as one, to be stepped after every optimiser step.
+
+    Those of iterations step every time, then at the end of an epoch those of epochs, as mmengine's runner does. So a
+    checkpoint of any step, the last one of an epoch included, holds the schedule as the next step finds it.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedulers: Sequence[_ParamScheduler], steps_per_epoch: int) -> None:
+        self.optimizer, self.schedulers, self.steps_per_epoch = optimizer, list(schedulers), steps_per_epoch
+        self.steps = 0
+
+    def step(self) -> None:
+        """Sets the optimiser's learning rates, or what else is scheduled, for the next step."""
+        self.steps += 1
+        ends_epoch = self.steps % self.steps_per_epoch == 0
+        for by_epoch in (False, True) if ends_epoch else (False,):
+            for scheduler in self.schedulers:
+                if scheduler.by_epoch == by_epoch:
+                    scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "schedulers": [scheduler.state_dict() for scheduler in self.schedulers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.steps = state_dict["steps"]
+        for scheduler, state in zip(self.schedulers, state_dict["schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+
+
+def build_wrapper(model: nn.Module, cfg: mmengine.Config, world_size: int) -> OptimWrapper:
+    """The optimiser that ``optim_wrapper`` describes, with its parameter groups and gradient clipping.
+
+    With ``auto_scale_lr`` enabled learning rates are scaled to the batch over all devices. Raises UserError for
+    settings that make no optimiser.
+    """
+    settings = copy.deepcopy(cfg.optim_wrapper)
+    settings["type"] = "OptimWrapper"
+    if (scale := settings.get("loss_scale", "dynamic")) != "dynamic":
+        raise UserError(f"key 'optim_wrapper.loss_scale' is {scale!r}, expected 'dynamic'")
+    for key in OF_MIXED_PRECISION:
+        settings.pop(key, None)
+    try:
+        with quiet_mmengine(logging.ERROR):  # it warns of every frozen parameter
+            wrapper = build_optim_wrapper(model, settings)
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise UserError(f"key 'optim_wrapper' cannot be built: {error}") from error
+    if not isinstance(wrapper, OptimWrapper):
+        raise UserError(f"key 'optim_wrapper' makes a {type(wrapper).__name__}, expected one optimiser")
+    scale = cfg.get("auto_scale_lr") or {}
+    if scale.get("enable"):
+        batch = world_size * cfg.train_dataloader.get("batch_size", 1)
+        for group in wrapper.optimizer.param_groups:
+            group["lr"] *= batch / scale["base_batch_size"]
+    return wrapper
+
+
+def build_schedules(optimizer: Optimizer, cfg: mmengine.Config, steps_per_epoch: int) -> Schedules:
+    """What ``param_scheduler`` describes, its ends by default those of training. Raises UserError for bad settings."""
+    settings = cfg.get("param_scheduler") or []
+    epochs, schedulers = cfg.train_cfg.max_epochs, []
+    for number, one in enumerate([settings] if isinstance(settings, dict) else settings):
+        one = copy.deepcopy(dict(one))
+        one.setdefault("end", epochs if one.get("by_epoch", True) else epochs * steps_per_epoch)
+        made = build(
+            PARAM_SCHEDULERS, one, f"param_scheduler.{number}", optimizer=optimizer, epoch_length=steps_per_epoch
+        )
+        if getattr(made, "need_val_args", False):
+            kind = type(made).__name__
+            raise UserError(f"key 'param_scheduler.{number}' is a {kind}, which needs validation's result")
+        schedulers.append(made)
+    return Schedules(optimizer, schedulers, steps_per_epoch)
+
+
+def clip_gradients(wrapper: OptimWrapper) -> None:
+    """Clips by ``optim_wrapper.clip_grad``, all parameters together, where that is given."""
+    if not wrapper.clip_grad_kwargs:
+        return
+    parameters = [p for group in wrapper.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if parameters:
+        wrapper.clip_func(parameters, **wrapper.clip_grad_kwargs)

@@ -1,0 +1,63 @@
+"""Weights that a detector starts from, and those a run has left."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dk_bench.errors import UserError
+from dk_bench.training.checkpoint import MODEL_PREFIX
+
+OF_THE_START = ("init_cfg", "checkpoint", "pretrained")  # settings of mmdet's modules and ours that name weights
+
+
+def load_start(model: nn.Module, path: str) -> None:
+    """Puts weights of a checkpoint, ours or mmdet's of plain data, where names and shapes fit; says what did not.
+
+    Raises UserError for a file that is missing, holds more than plain data, or fits nowhere.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"key 'load_from' is {path!r}: cannot be read: {error.strerror or error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"key 'load_from' is {path!r}: not a checkpoint of plain data: {reason}") from error
+    held, own = weights_in(checkpoint), model.state_dict()
+    fitting = {name: value for name, value in held.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise UserError(f"key 'load_from' is {path!r}: none of its {len(held)} weights fits {type(model).__name__}")
+    model.load_state_dict(fitting, strict=False)
+    if len(fitting) < len(own) or len(fitting) < len(held):
+        print(f"{path}: {len(fitting)} of its {len(held)} weights fit the model's {len(own)}", file=sys.stderr)
+
+
+def weights_in(checkpoint: Any) -> dict[str, Tensor]:
+    """The detector's weights in a checkpoint of ours or of mmengine, or in a bare dict of tensors."""
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else {}
+    ours = isinstance(checkpoint, Mapping) and "hyper_parameters" in checkpoint
+    if ours:
+        state = {name.removeprefix(MODEL_PREFIX): v for name, v in state.items() if name.startswith(MODEL_PREFIX)}
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def without_initial_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's settings by which no weights are read: a checkpoint's follow, and the others need not exist."""
+    settings = copy.deepcopy(dict(settings))
+    for part in (settings, *(value for value in settings.values() if isinstance(value, dict))):
+        for key in OF_THE_START:
+            if key in part and not _only_initialises(part[key]):
+                part.pop(key)
+    return settings
+
+
+def _only_initialises(value: Any) -> bool:
+    """Whether an ``init_cfg`` draws weights and reads none."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(part, Mapping) and part.get("type") != "Pretrained" for part in parts)
