@@ -123,7 +123,7 @@ def _check_classes(path: Path, content: Mapping[str, Any], classes: list[str], o
     if missing := [name for name in classes if name not in names.values()]:
         raise UserError(f"{path}: no category {missing[0]!r}, found {_some(names.values())}; {listed}")
     if (order := [name for name in names.values() if name in classes]) != classes:
-        raise UserError(f"{path}: categories in the order {_some(order)}; {listed}: mmdet numbers them as the file does")
+        raise UserError(f"{path}: categories in the order {_some(order)}; {listed}: mmdet numbers them as they come")
     for annotation in content["annotations"]:
         if annotation["category_id"] not in names:
             known = ", ".join(map(str, names))
