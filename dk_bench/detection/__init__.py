@@ -1,0 +1,9 @@
+"""Detection on mmdet: a backbone of any timm model, data in COCO's format, training under Lightning.
+
+mmengine registers the modules by itself (`dk_bench.registry`). Raises UserError, on import, that says what to install
+where mmengine, mmcv or mmdet is absent or of a version that does not serve.
+"""
+
+from dk_bench.detection.requirements import require_mm
+
+require_mm()

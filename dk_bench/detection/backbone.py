@@ -1,0 +1,259 @@
+"""One mmdet backbone for every timm model with feature maps, those of dk_bench among them."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from mmengine.model import BaseModule
+from timm.layers import Format, nhwc_to
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dk_bench.config import ModelConfig
+from dk_bench.errors import UserError
+from dk_bench.models import KernelSpec, deform
+from dk_bench.registry import MODELS
+from dk_bench.training.checkpoint import build_model, kernel_spec, read_checkpoint
+
+log = logging.getLogger(__name__)
+
+FIRST_STRIDE = 4  # of feature pyramids; what comes before a stage of this stride is the stem
+
+
+@MODELS.register_module()
+class TimmBackbone(BaseModule):
+    """A timm model as an mmdet backbone: ``dict(type='dk_bench.TimmBackbone', model_name='resnet50dw_dk')``.
+
+    Takes images (N, 3, H, W) and returns a tuple of feature maps (N, C, H / stride, W / stride). ``out_channels`` and
+    ``strides``, from timm's ``feature_info``, are lists with an entry a map. MobileNet-V2 gives 24, 32, 96 and 320
+    channels at strides 4 to 32: the output of the last block of each resolution.
+
+    Args:
+        model_name: timm name; a model that is deformed by its name, or a rigid one.
+        out_indices: rising indices into timm's ``feature_info``; None: the last map of each stride from 4 on.
+        frozen_stages: -1: all learns; 0: the stem does not; n: nor do the first n stages, where stage 1 ends with the
+            map of stride 4 and each further one with the last map of the next stride. What is frozen stays in
+            evaluation mode.
+        norm_eval: keep batch normalisation in evaluation mode, so that running statistics stay as they are. Its
+            weights learn all the same.
+        checkpoint: ``last.ckpt`` of a classification run of this model, or of its rigid base, which is then deformed.
+            The classifier is left out.
+        pretrained: start from timm's weights (of the rigid base). timm downloads them.
+        spec: fields of `dk_bench.KernelSpec` that deform the rigid model named.
+        init_cfg: as mmengine has it; where it is None, weights are as timm initialises them.
+        kwargs: handed to ``timm.create_model``, as ``output_stride=16`` to dilate the last stage.
+
+    Raises UserError for a name timm does not know or that has no feature maps, arguments the model does not take, a
+    spec that does not fit, stages there are not, weights named in two ways, and a checkpoint that cannot be read or is
+    of another model; the message names keys that do not fit.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        out_indices: Sequence[int] | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = True,
+        checkpoint: str | None = None,
+        pretrained: bool = False,
+        spec: Mapping[str, Any] | None = None,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(init_cfg)
+        sources = {"checkpoint": checkpoint, "pretrained": pretrained, "init_cfg": init_cfg}
+        if len(given := [name for name, value in sources.items() if value]) > 1:
+            raise UserError(f"TimmBackbone: arguments {' and '.join(given)} both set weights, expected one of them")
+        config = ModelConfig(
+            model_name, dict(spec) if spec else None, pretrained=bool(pretrained), checkpoint=checkpoint, kwargs=kwargs
+        )
+        self.model_name, self.norm_eval, self.frozen_stages = model_name, norm_eval, frozen_stages
+        self.net = _feature_net(config, _checked_indices(out_indices))
+        self.net.is_init = True  # some timm models have an init_weights(), which mmengine would call after loading
+        maps = self.net.feature_info.get_dicts()
+        self._picked = _last_of_each_stride(maps) if out_indices is None else list(range(len(maps)))
+        if not self._picked:
+            raise UserError(f"TimmBackbone: {model_name} has no feature map of stride {FIRST_STRIDE} or more")
+        self.out_channels = [maps[i]["num_chs"] for i in self._picked]
+        self.strides = [maps[i]["reduction"] for i in self._picked]
+        if given and not init_cfg:
+            _load(self.net, config)
+        elif not given and (frozen_stages >= 0 or norm_eval):
+            log.warning(
+                "TimmBackbone: %s starts from random weights, of which frozen_stages=%d and norm_eval=%s keep some as "
+                "they are; set checkpoint or pretrained, unless weights of the whole detector follow",
+                model_name, frozen_stages, norm_eval,
+            )  # fmt: skip
+        # Names, not modules: a conversion of normalisation layers puts new modules in the place of old ones.
+        frozen = _frozen_names(self.net, frozen_stages)
+        self._frozen = frozenset(_without_open_ones(self.net, frozen))
+        for name in frozen:
+            for parameter in self.net.get_submodule(name).parameters(recurse=False):
+                parameter.requires_grad = False
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        maps = self.net(images)
+        if getattr(self.net, "output_fmt", Format.NCHW) == Format.NHWC:
+            maps = [nhwc_to(one, Format.NCHW) for one in maps]
+        return tuple(maps[i] for i in self._picked)
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        """Sets the mode of what is not frozen and, with ``norm_eval``, not batch normalisation."""
+        super().train(mode)
+        if mode:
+            for name, module in self.net.named_modules():
+                if name in self._frozen or (self.norm_eval and isinstance(module, _BatchNorm)):
+                    module.eval()
+        return self
+
+
+def check_neck(detector: nn.Module) -> None:
+    """Raises UserError where the neck of an mmdet detector takes other channels than its TimmBackbone gives."""
+    backbone, neck = getattr(detector, "backbone", None), getattr(detector, "neck", None)
+    takes = getattr(neck, "in_channels", None)
+    if isinstance(backbone, TimmBackbone) and isinstance(takes, list | tuple) and list(takes) != backbone.out_channels:
+        raise UserError(
+            f"key 'model.neck.in_channels' is {list(takes)}, expected {backbone.out_channels}, the channels of "
+            f"{backbone.model_name}'s maps of strides {', '.join(map(str, backbone.strides))}"
+        )
+
+
+def _checked_indices(out_indices: Sequence[int] | None) -> dict[str, Any]:
+    """``out_indices`` as an argument for timm, none for None. Maps come in the network's order, so they must rise."""
+    if out_indices is None:
+        return {}
+    indices = tuple(out_indices) if isinstance(out_indices, list | tuple) else ()
+    rises = all(a < b for a, b in zip(indices, indices[1:], strict=False))
+    if not indices or not rises or any(type(i) is not int for i in indices) or indices[0] < 0 <= indices[-1]:
+        raise UserError(
+            f"TimmBackbone: argument 'out_indices' is {out_indices!r}, expected rising integers, either from 0 or all "
+            "negative, or None"
+        )
+    return {"out_indices": indices}
+
+
+def _feature_net(config: ModelConfig, indices: dict[str, Any]) -> nn.Module:
+    """timm's model that puts out feature maps, deformed as the configuration says, without loaded weights."""
+    name, kwargs = config.name, {**config.kwargs, **indices}
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(str(name), timm.list_models(), n=3)
+        hint = f", did you mean {' or '.join(close)}?" if close else "; `dk-bench models` lists ours"
+        raise UserError(f"TimmBackbone: argument 'model_name' is {name!r}, which timm does not know{hint}")
+    spec = _spec(config)
+    try:
+        net = timm.create_model(name, features_only=True, **kwargs)
+    except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, IndexError) as error:
+        made_with, reason = kwargs or "its defaults", " ".join(str(error).split())[:400]
+        raise UserError(
+            f"TimmBackbone: {name} cannot be made with {made_with}, or gives no feature maps: "
+            f"{type(error).__name__} {reason}"
+        ) from error
+    try:
+        return deform(net, spec) if spec else net
+    except ValueError as error:
+        raise UserError(
+            f"TimmBackbone: argument 'spec' is {config.spec!r}, which does not fit {name}: {error}"
+        ) from error
+
+
+def _spec(config: ModelConfig) -> KernelSpec | None:
+    """What deforms the model beyond what its name says. Raises UserError where the name says it already."""
+    if config.spec is None:
+        return None
+    try:
+        return kernel_spec(config)
+    except UserError as error:
+        raise _renamed(error) from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"TimmBackbone: argument 'spec' is {config.spec!r}: {error}") from error
+
+
+def _last_of_each_stride(maps: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Positions of the maps after which the resolution changes, from `FIRST_STRIDE` on."""
+    last = {one["reduction"]: i for i, one in enumerate(maps) if one["reduction"] >= FIRST_STRIDE}
+    return sorted(last.values())
+
+
+@torch.no_grad()
+def _load(net: nn.Module, config: ModelConfig) -> None:
+    """Copies weights from the classification model that the checkpoint, or timm, gives: a rigid one is deformed first.
+
+    Raises UserError that names the keys which that model does not have, or has in another shape.
+    """
+    try:
+        held = len(read_checkpoint(config.checkpoint)["hyper_parameters"]["classes"]) if config.checkpoint else 0
+        source = build_model(config, held)
+    except UserError as error:
+        raise _renamed(error) from error
+    # timm's feature nets flatten "features.conv0" to "features_conv0" and may hold the whole model as "model".
+    weights = {_flat(name): value for name, value in source.state_dict().items()}
+    outer = "model." if set(net._modules) == {"model"} else ""
+    wrong = []
+    for name, value in net.state_dict().items():
+        new = weights.get(_flat(name.removeprefix(outer)))
+        if new is not None and new.shape == value.shape:
+            value.copy_(new)
+        else:
+            wrong.append(name)
+    if wrong:
+        raise UserError(
+            f"TimmBackbone: weights of {config.name} ({config.checkpoint or 'pretrained'}) do not fit the network of "
+            f"its feature maps at {len(wrong)} keys: {', '.join(wrong[:5])}"
+        )
+
+
+def _renamed(error: UserError) -> UserError:
+    """The message in the words of TimmBackbone's arguments: it speaks of keys of a classification's configuration."""
+    text = str(error).replace("'model.name'", "'model_name'").replace("'model.", "'").replace("key '", "argument '")
+    return UserError(f"TimmBackbone: {text}")
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _frozen_names(net: nn.Module, stages: int) -> list[str]:
+    """Names of the modules in the stem and the first stages, in the order of their making, which timm's models keep.
+
+    A stage ends with the module that makes the last map of its stride. What is before the first is the stem: all up to
+    the last map of a smaller stride or, where there is none, up to the module of stage 1.
+    """
+    if type(stages) is not int or stages < -1:
+        raise UserError(f"TimmBackbone: argument 'frozen_stages' is {stages!r}, expected an integer of at least -1")
+    if stages < 0:
+        return []
+    info = net.feature_info.info if hasattr(net.feature_info, "info") else list(net.feature_info)
+    ends = [info[i]["module"] for i in _last_of_each_stride(info)]
+    if stages > len(ends):
+        raise UserError(
+            f"TimmBackbone: argument 'frozen_stages' is {stages!r}, expected at most {len(ends)}, the number of stages"
+        )
+    if stages:
+        return _names_until(net, ends[stages - 1], inclusive=True)
+    before = [one["module"] for one in info if one["reduction"] < FIRST_STRIDE]
+    return _names_until(net, before[-1] if before else ends[0], inclusive=bool(before))
+
+
+def _without_open_ones(net: nn.Module, frozen: list[str]) -> list[str]:
+    """The frozen modules that hold nothing else: not the network itself, nor what contains all of its blocks."""
+    rest = [name for name, _ in net.named_modules() if name not in set(frozen)]
+    return [name for name in frozen if name and not any(other.startswith(name + ".") for other in rest)]
+
+
+def _names_until(net: nn.Module, module: str, *, inclusive: bool) -> list[str]:
+    """Names of all modules before one, or up to its end."""
+    names = [name for name, _ in net.named_modules()]
+    outer = "model." if set(net._modules) == {"model"} else ""
+    flat = [_flat(name.removeprefix(outer)) + "_" for name in names]
+    inside = [i for i, name in enumerate(flat) if name.startswith(_flat(module) + "_")]
+    if not inside:
+        raise UserError(
+            f"TimmBackbone: argument 'frozen_stages' cannot be followed: the network has no module {module}, with "
+            "which a stage ends; set it to -1"
+        )
+    return names[: inside[-1] + 1 if inclusive else inside[0]]

@@ -1,0 +1,14 @@
+"""mmengine registries of scope ``dk_bench``: a configuration names what is in them as ``type='dk_bench.NAME'``.
+
+mmengine imports this module by itself when it meets the scope, and the locations when it first looks a name up.
+Raises UserError, on import, where the mm packages are absent or of the wrong version.
+"""
+
+import dk_bench.detection  # noqa: F401  (first: it says what to install, where mmengine's absence would not)
+
+from mmengine.registry import DATASETS as ROOT_DATASETS  # isort: skip
+from mmengine.registry import MODELS as ROOT_MODELS  # isort: skip
+from mmengine.registry import Registry  # isort: skip
+
+DATASETS = Registry("dataset", parent=ROOT_DATASETS, scope="dk_bench", locations=["dk_bench.detection.procedural"])
+MODELS = Registry("model", parent=ROOT_MODELS, scope="dk_bench", locations=["dk_bench.detection.backbone"])
