@@ -25,6 +25,7 @@ from dk_bench.detection.lit import LitDetector, seed_step
 from dk_bench.detection.run import evaluate, run_folder, train
 from dk_bench.errors import UserError
 from dk_bench.results.attempts import STALE
+from dk_bench.results.identity import config_hash
 from dk_bench.results.record import read_record
 from dk_bench.training import read_checkpoint
 
@@ -237,6 +238,7 @@ def test_record(whole):
     assert record.config["model"]["backbone"]["depth"] == 18 and record.config["train_cfg"]["max_epochs"] == EPOCHS
     assert (record.config["name"], record.config["seed"]) == ("tiny", 0) and "output" in record.config
     assert run_folder(config).name == f"tiny-{record.config_hash}-s0"
+    assert config_hash(read_record(run_folder(config) / "record.json").config) == record.config_hash
 
 
 def test_finished_run_is_not_repeated_and_evaluates_to_the_same(whole, capsys, tmp_path):
