@@ -135,8 +135,8 @@ def _check_trainer(run: Config) -> None:
 
 
 def _check_supported(cfg: mmengine.Config, source: str) -> None:
-    train, wrapper = cfg.train_cfg, cfg.optim_wrapper
-    if unknown := sorted(set(train) - set(TRAIN_CFG)):
+    train, wrapper = cfg.train_cfg, cfg.optim_wrapper  # mmengine marks what comes from mmdet's files with a _scope_
+    if unknown := sorted(set(train) - {*TRAIN_CFG, "_scope_"}):
         raise UserError(f"{source}: unknown key 'train_cfg.{unknown[0]}', expected {', '.join(TRAIN_CFG)}")
     if train.get("type", "EpochBasedTrainLoop") != "EpochBasedTrainLoop" or not train.get("by_epoch", True):
         raise UserError(f"{source}: key 'train_cfg.type' is {train.get('type')!r}, expected 'EpochBasedTrainLoop'")

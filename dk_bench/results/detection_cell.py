@@ -20,7 +20,11 @@ def is_detection(config: Mapping[str, Any]) -> bool:
 
 
 def detection_cell(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of the configuration that makes its cell, see `dk_bench.results.identity`."""
+    """The part of the configuration that makes its cell, see `dk_bench.results.identity`.
+
+    Where images lie does not count where ``data_name`` says which they are. A list of sections, as a pipeline is,
+    becomes sections named by their numbers, so that two cells can be told apart by the key in which they differ.
+    """
     cell = {key: config[key] for key in OF_THE_CELL if config.get(key) is not None}
     for loader in LOADERS:
         cell[loader] = {key: value for key, value in cell.get(loader, {}).items() if key not in OF_THE_MACHINE}
@@ -30,4 +34,13 @@ def detection_cell(config: Mapping[str, Any]) -> dict[str, Any]:
     devices = str((config.get("trainer") or {}).get("devices", "auto"))
     if devices.isdigit() and int(devices) > 1:
         cell["processes"] = int(devices)  # mmdet's batch size is a device's
-    return cell
+    return _sections(cell, () if config.get("data_name") is None else ("data_root",))
+
+
+def _sections(value: Any, left_out: tuple[str, ...]) -> Any:
+    """A value with lists of sections as sections, and without some keys."""
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+        value = {str(number): item for number, item in enumerate(value)}
+    if isinstance(value, Mapping):
+        return {key: _sections(item, left_out) for key, item in value.items() if key not in left_out}
+    return value
