@@ -11,6 +11,9 @@ from mmengine.registry import MODELS as ROOT_MODELS  # isort: skip
 from mmengine.registry import Registry  # isort: skip
 
 DATASETS = Registry("dataset", parent=ROOT_DATASETS, scope="dk_bench", locations=["dk_bench.detection.procedural"])
-MODELS = Registry("model", parent=ROOT_MODELS, scope="dk_bench", 
+MODELS = Registry(
+    "model",
+    parent=ROOT_MODELS,
+    scope="dk_bench",
     locations=["dk_bench.detection.backbone", "dk_bench.detection.roi_extractor"],
 )

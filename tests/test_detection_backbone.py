@@ -1,4 +1,4 @@
-"""The backbone of any timm model: its maps, what learns and what is frozen, weights of classification runs, messages."""
+"""The backbone of any timm model: its maps, what learns and what is frozen, weights of classification runs, errors."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ def run_python(code, *, path=ROOT):
     """Runs code in a new interpreter that finds this package and, before anything else, what ``path`` holds."""
     code = f"import sys; sys.path[:0] = [{str(path)!r}, {str(ROOT)!r}]\n{code}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=path)
+
+
+def shapes(net):
+    return {name: value.shape for name, value in net.state_dict().items()}
 
 
 # The registry, and what detection needs
@@ -142,7 +146,7 @@ def test_a_spec_deforms_the_model_named():
     net = build("test_convnext", spec=spec)
     expected = deform(timm.create_model("test_convnext", features_only=True), KernelSpec(**spec))
     assert sum(isinstance(m, DeformKernel2d) for m in net.modules()) > 0
-    assert {k: v.shape for k, v in net.net.state_dict().items()} == {k: v.shape for k, v in expected.state_dict().items()}
+    assert shapes(net.net) == shapes(expected)
 
 
 def test_full_deformable_convolution_of_a_rigid_resnet():
@@ -193,7 +197,9 @@ def test_norm_eval_and_frozen_stages_survive_copies_and_conversion():
         net = build(frozen_stages=1, norm_eval=norm_eval)
         net = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net)).train()
         norms = {name: m for name, m in net.net.named_modules() if isinstance(m, nn.SyncBatchNorm)}
-        assert norms and all(m.training is not (norm_eval or n.startswith(("conv1", "bn1", "layer1."))) for n, m in norms.items())
+        assert norms
+        for name, module in norms.items():
+            assert module.training is not (norm_eval or name.startswith(("conv1", "bn1", "layer1."))), name
         assert all(m.weight.requires_grad for n, m in norms.items() if n.startswith("layer2."))
 
 
@@ -218,10 +224,6 @@ def classification(folder, name, *overrides):
     config = load_config(None, [*ONE_STEP, f"name={name}", f"model.name={name}", f"output={folder}", *overrides])
     train(config)
     return str(run_folder(config) / "last.ckpt")
-
-
-def final_map(model, images):
-    return model.forward_features(images)
 
 
 @pytest.mark.parametrize("name", ["test_resnetdw", "test_resnetdw_dk", "test_resnetdw_gdk_pw", "test_resnetdw_scc_dk"])
@@ -296,7 +298,7 @@ def test_random_weights_that_stay_are_told(rigid, caplog):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"model_name": "resnet50dv"}, "'model_name' is 'resnet50dv', which timm does not know, did you mean resnet50d"),
+        ({"model_name": "resnet50dv"}, "'model_name' is 'resnet50dv', which timm does not know, did you mean"),
         ({"out_indices": (1, 7)}, "test_resnetdw cannot be made with {'out_indices': (1, 7)}"),
         ({"out_indices": (3, 1)}, "'out_indices' is (3, 1), expected rising integers"),
         ({"out_indices": ()}, "'out_indices' is (), expected rising integers"),
@@ -320,7 +322,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_a_checkpoint_of_another_model_is_named(rigid, tmp_path):
-    with pytest.raises(UserError, match=r"'checkpoint' is '.*last.ckpt': a checkpoint of test_resnetdw, expected one of test_resnet$"):
+    with pytest.raises(UserError, match=r"last.ckpt': a checkpoint of test_resnetdw, expected one of test_resnet$"):
         build("test_resnet", checkpoint=rigid)
     with pytest.raises(UserError, match=r"its weights \(test_resnetdw\) do not fit .* conv1.0.weight"):
         build(checkpoint=rigid, stem_width=16)
@@ -334,20 +336,20 @@ def test_a_checkpoint_of_another_model_is_named(rigid, tmp_path):
 def test_keys_that_the_network_of_maps_has_alone_are_named(monkeypatch):
     other = timm.create_model("test_resnetdw", channels=(8, 16, 32, 96))
     monkeypatch.setattr("dk_bench.detection.backbone.build_model", lambda *_: other)
-    with pytest.raises(UserError, match=r"do not fit the network of its feature maps at \d+ keys: layer4.0.conv1.weight"):
+    with pytest.raises(UserError, match=r"do not fit the network of its feature maps at \d+ keys: layer4.0"):
         build(pretrained=True)
 
 
 def test_a_neck_of_other_channels_is_named():
-    neck = {"type": "FPN", "in_channels": [256, 512, 1024, 2048], "out_channels": 8, "num_outs": 4}
+    neck = {"type": "mmdet.FPN", "in_channels": [256, 512, 1024, 2048], "out_channels": 8, "num_outs": 4}
     detector = nn.Module()
-    detector.backbone, detector.neck = build("test_resnetdw_dk"), MODELS.build({"type": "mmdet.FPN", **neck, "type": "mmdet.FPN"})
+    detector.backbone, detector.neck = build("test_resnetdw_dk"), MODELS.build(neck)
     with pytest.raises(UserError) as caught:
         check_neck(detector)
     assert str(caught.value) == (
         "key 'model.neck.in_channels' is [256, 512, 1024, 2048], expected [32, 64, 128, 256], the channels of "
         "test_resnetdw_dk's maps of strides 4, 8, 16, 32"
     )
-    detector.neck = MODELS.build({"type": "mmdet.FPN", **neck, "in_channels": detector.backbone.out_channels} | {"type": "mmdet.FPN"})
+    detector.neck = MODELS.build(neck | {"in_channels": detector.backbone.out_channels})
     check_neck(detector)
     assert isinstance(detector.backbone, TimmBackbone)
