@@ -16,8 +16,9 @@ OVERLAPS = {"AP50": "val/mAP_50", "AP75": "val/mAP_75"}
 OTHER_SETTING = "not Faster R-CNN with FPN, 1x, at 1333 x 800, " + OTHER_DATA
 
 SPREAD = (
-    "mAP: COCO's average precision in percent, over IoU 0.5 to 0.95; S, M, L: of objects below 32 x 32, up to and above "
-    "96 x 96 pixels. Mean ± half of the 95 % interval of the mean (Student's t) over n seeds; one seed has no spread."
+    "mAP: COCO's average precision in percent, over IoU 0.5 to 0.95; S, M, L: of objects below 32 x 32 pixels, up to "
+    "96 x 96, and above. Mean ± half of the 95 % interval of the mean (Student's t) over n seeds; one seed has no "
+    "spread. No figure: no object of that size."
 )
 DIFFERENCE = (
     "Δ rigid: mAP above that of the rigid base trained with the same settings, run by run over the n seeds that both "
@@ -25,8 +26,8 @@ DIFFERENCE = (
 )
 WITHOUT = "Δ DK: the same, above the row with rigid 3x3 convolutions and the same SCC or DCN."
 SPLITS = (
-    "The paper's figures are of COCO test-dev, ours of val2017: test-dev's annotations are not public, and figures of "
-    "the two differ by a few tenths."
+    "The paper's figures are of COCO test-dev, whose annotations are not public; ours are of val2017: close to each "
+    "other, not the same measurement."
 )
 STARTS = "Every backbone starts from its own weights; all else is the same for the two runs of a difference."
 SOURCE = "Not run: no record. Paper: Gao et al., ICLR 2020, arXiv 1910.02940."

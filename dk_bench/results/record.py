@@ -31,8 +31,8 @@ REQUIRED_INSIDE = {"model": ("name",), "data": ("name",), "metrics": ("epochs", 
 class RunRecord:
     """One run: what was asked for, on what, and what came out.
 
-    Top-1, top-5 and, of detectors, average precision are in percent, ``cost`` counts single parameters and multiply-adds of one image, throughput is in
-    images per second, ``seconds`` of an epoch in seconds, times are ISO 8601 in UTC.
+    Top-1, top-5 and average precision are in percent, ``cost`` counts single parameters and multiply-adds of one image,
+    throughput is in images per second, ``seconds`` of an epoch in seconds, times are ISO 8601 in UTC.
 
     ``started`` is when the first attempt began; device, commit, versions, status, error and end are the last one's.
     Where a cost is not known it is null, and ``cost`` has an ``error``. ``config_hash`` names the cell as the program
@@ -49,8 +49,8 @@ class RunRecord:
     status: str = "running"
     error: str | None = None  # why a run failed
     task: str = TRAINING
-    # epochs: [{epoch, train/loss, val/loss, val/top1, val/top5, lr, seconds}]; final: the same names, last epoch. Of detectors
-    # val/mAP, _50, _75, _s, _m, _l in place of top-1 and top-5, null where there is no object of the size
+    # epochs: [{epoch, train/loss, val/loss, val/top1, val/top5, lr, seconds}]; final: the same names, last epoch
+    # Of detectors val/mAP, _50, _75, _s, _m, _l in place of top-1 and top-5, null where there is no object of the size
     metrics: dict[str, Any] = field(default_factory=lambda: {"epochs": [], "final": {}})
     cost: dict[str, Any] = field(default_factory=dict)  # params, macs, sampling_macs, input_size
     throughput: dict[str, Any] = field(default_factory=dict)  # train_images_per_second, eval_images_per_second

@@ -1,7 +1,7 @@
 """Run records as tables: the paper's four with its figures beside ours, the demo's, and any other model's.
 
-Tables 1 and 2, classification, are made here, 3 and 4 in `dk_bench.results.detection`. Only finished runs give figures. Runs on other data than the paper's never
-stand beside the paper's figures: they get tables of their own, which say so.
+Tables 1 and 2, classification, are made here, 3 and 4 in `dk_bench.results.detection`. Only finished runs give figures.
+Runs on other data than the paper's never stand beside the paper's figures: they get tables of their own, which say so.
 """
 
 from __future__ import annotations
