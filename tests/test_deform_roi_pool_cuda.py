@@ -20,7 +20,7 @@ SETTINGS = {
 needs_gpu = pytest.mark.skipif(not (HAS_CUDA and torch.cuda.is_available()), reason="needs a GPU and the operators")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def emulated(tmp_path_factory):
     load_emulated("roi", tmp_path_factory)
 
@@ -53,11 +53,13 @@ def small(dtype=torch.float32) -> tuple[list, torch.Tensor]:
     return make_tensors(Case(3, 2, 4, 2, (6, 7), boxes, True, True, SETTINGS, dtype, dtype, ("contiguous",) * 4))
 
 
+@pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("seed", range(112))
 def test_random_case(seed):
     check_against_reference(random_case(seed), emulated_pool)
 
 
+@pytest.mark.usefixtures("emulated")
 def test_more_outputs_than_a_block_has_threads():
     boxes = ("inside", "across", "whole") * 4
     case = Case(2, 2, 40, 2, (6, 7), boxes, True, True, SETTINGS, torch.float32, torch.float32, ("channels_last",) * 4)
@@ -66,6 +68,7 @@ def test_more_outputs_than_a_block_has_threads():
         replace(case, settings={**SETTINGS, "position_sensitive": True}, out_channels=14), emulated_pool)
 
 
+@pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("column, value", [(0, 2.0), (0, -1.0), (0, torch.nan), (3, torch.nan), (2, torch.inf)])
 def test_bad_box_shows(column, value):
     """Raising would cost a synchronisation; the box's outputs become NaN instead, and nothing is read or written."""
@@ -81,6 +84,7 @@ def test_bad_box_shows(column, value):
     assert torch.equal(gradients[0], expected[0])
 
 
+@pytest.mark.usefixtures("emulated")
 def test_nan_offset_shows():
     operands, _ = small()
     offset = operands[2].detach().clone()
