@@ -6,7 +6,14 @@ Raises UserError, on import, where the mm packages are absent or of the wrong ve
 
 import dk_bench.detection  # noqa: F401  (first: it says what to install, where mmengine's absence would not)
 
+from mmengine.registry import DATASETS as ROOT_DATASETS  # isort: skip
 from mmengine.registry import MODELS as ROOT_MODELS  # isort: skip
 from mmengine.registry import Registry  # isort: skip
 
-MODELS = Registry("model", parent=ROOT_MODELS, scope="dk_bench", locations=["dk_bench.detection.backbone"])
+DATASETS = Registry("dataset", parent=ROOT_DATASETS, scope="dk_bench", locations=["dk_bench.detection.procedural"])
+MODELS = Registry(
+    "model",
+    parent=ROOT_MODELS,
+    scope="dk_bench",
+    locations=["dk_bench.detection.backbone", "dk_bench.detection.roi_extractor"],
+)

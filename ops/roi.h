@@ -24,6 +24,29 @@ struct RoiGeometry {
   }
 };
 
+// a * b, rounded, also where the compiler would fuse it with a sum: a sample that lies on a pixel, or on the map's edge,
+// has to lie there on the CPU and on CUDA alike, as the derivative jumps there and the edge is where samples end.
+DK_HOST_DEVICE static inline float product(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+DK_HOST_DEVICE static inline double product(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+// How far an offset moves a box of this extent.
+template <class A>
+DK_HOST_DEVICE static inline A roi_shift(const RoiGeometry& g, A extent, A offset) {
+  return product(A(g.gamma) * extent, offset);
+}
+
 // A box in pixels of the map. `image` is -1 where the box is not finite or names an image that is not there.
 template <class A>
 struct RoiBox {
@@ -35,8 +58,8 @@ template <class A>
 DK_HOST_DEVICE static inline RoiBox<A> roi_box(const RoiGeometry& g, const A* roi) {
   const A scale = A(g.spatial_scale), shift = g.aligned ? A(0.5) : A(0);
   RoiBox<A> box;
-  box.y = roi[2] * scale - shift, box.x = roi[1] * scale - shift;
-  box.height = roi[4] * scale - shift - box.y, box.width = roi[3] * scale - shift - box.x;
+  box.y = product(roi[2], scale) - shift, box.x = product(roi[1], scale) - shift;
+  box.height = product(roi[4], scale) - shift - box.y, box.width = product(roi[3], scale) - shift - box.x;
   if (!g.aligned) {
     box.height = box.height > 1 ? box.height : A(1);
     box.width = box.width > 1 ? box.width : A(1);
@@ -62,7 +85,7 @@ DK_HOST_DEVICE static inline RoiAxis<A> roi_axis(A start, A extent, int64_t bins
                                                  int64_t size) {
   RoiAxis<A> axis;
   axis.bin = extent / A(bins);
-  axis.origin = start + A(index) * axis.bin;
+  axis.origin = start + product(A(index), axis.bin);
   const A most = A(1 << 30), wanted = std::ceil(axis.bin);
   axis.samples = sampling_ratio > 0 ? sampling_ratio : wanted > 0 ? int64_t(wanted < most ? wanted : most) : 0;
   axis.first = 0, axis.last = axis.samples;

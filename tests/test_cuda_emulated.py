@@ -7,19 +7,14 @@ what one order of threads shows.
 
 from __future__ import annotations
 
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
-from filelock import FileLock
+from emulation import load_emulated
 from operator_cases import Case, check_against_reference, forward_backward, make_tensors, random_case
 from torch.autograd.function import once_differentiable
 
 from dk_bench import reference
 
-SOURCE = Path(__file__).parent / "emulated" / "operator.cpp"
 SQUARE = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "clip": True}
 # TF32 rounds bfloat16's coefficients and products to 11 bits; the others are split and keep float32's precision.
 EXTRA = {torch.float32: 0.0, torch.float16: 0.0, torch.bfloat16: 2e-3}
@@ -27,22 +22,7 @@ EXTRA = {torch.float32: 0.0, torch.float16: 0.0, torch.bfloat16: 2e-3}
 
 @pytest.fixture(scope="module", autouse=True)
 def emulated(tmp_path_factory):
-    """Compiles and loads the emulated operators, once for all processes of a test run."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    library, torch_folder = folder / "emulated.so", Path(torch.__file__).parent
-    with FileLock(f"{library}.lock"):
-        if not library.exists():
-            command = [
-                os.environ.get("CXX", "c++"), "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas",
-                "-Wno-attributes", "-shared", "-fPIC", "-DTORCH_TARGET_VERSION=0x020b000000000000",
-                f"-I{torch_folder}/include", str(SOURCE), "-o", str(library), f"-L{torch_folder}/lib", "-ltorch_cpu",
-                "-ltorch", "-lc10",
-            ]  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr[-4000:]
-    torch.ops.load_library(str(library))
+    load_emulated("operator", tmp_path_factory)
 
 
 class Emulated(torch.autograd.Function):

@@ -25,6 +25,7 @@ from dk_bench.detection.lit import LitDetector, seed_step
 from dk_bench.detection.run import evaluate, run_folder, train
 from dk_bench.errors import UserError
 from dk_bench.results.attempts import STALE
+from dk_bench.results.identity import config_hash
 from dk_bench.results.record import read_record
 from dk_bench.training import read_checkpoint
 
@@ -237,6 +238,7 @@ def test_record(whole):
     assert record.config["model"]["backbone"]["depth"] == 18 and record.config["train_cfg"]["max_epochs"] == EPOCHS
     assert (record.config["name"], record.config["seed"]) == ("tiny", 0) and "output" in record.config
     assert run_folder(config).name == f"tiny-{record.config_hash}-s0"
+    assert config_hash(read_record(run_folder(config) / "record.json").config) == record.config_hash
 
 
 def test_finished_run_is_not_repeated_and_evaluates_to_the_same(whole, capsys, tmp_path):
@@ -422,3 +424,20 @@ def test_starting_from_a_runs_weights(tmp_path, whole):
     module = LitDetector(tiny_detection(tmp_path, f"load_from={start}").to_dict(), list(CLASSES))
     trained = weights(whole[0])
     assert all(torch.equal(trained[f"model.{name}"], value) for name, value in module.model.state_dict().items())
+
+
+def test_the_tiny_configuration_from_the_command_line(tmp_path, capsys, monkeypatch):
+    """configs/det/tiny_procedural.py as it is, but for the number of images and epochs."""
+    file = Path(__file__).parents[1] / "configs" / "det" / "tiny_procedural.py"
+    monkeypatch.chdir(tmp_path)  # the images are written below the working directory
+    loaders = [f"{loader}_dataloader.{setting}" for loader in ("train", "val") for setting in (
+        "dataset.scenes.train_images=8", "dataset.scenes.val_images=6", "num_workers=0",
+    )]  # fmt: skip
+    arguments = ["train", str(file), *loaders, "train_cfg.max_epochs=1", "wandb.mode=disabled", "seed=3"]
+    assert main(arguments) == 0
+    assert "of 6 images" in capsys.readouterr().out
+    record = read_record(next((tmp_path / "runs").glob("tiny_procedural-*-s3/record.json")))
+    assert record.status == "finished" and record.data["name"] == "procedural_det"
+    assert record.data["val_images"] == 6 and record.model["name"].startswith("test_resnetdw")
+    assert record.metrics["final"]["val/mAP"] is not None and record.metrics["final"]["train/loss"] > 0
+    assert record.cost["backbone_macs"] > 0

@@ -110,6 +110,6 @@ def test_no_im2col_and_no_stored_kernels(memory_format):
         peak = peak_memory(forward, x.device)
     if peak is None:
         pytest.skip("this system does not tell the peak of a stretch of a process")
-    assert x.nbytes <= peak < x.nbytes + 8e6
+    assert 0.9 * x.nbytes <= peak < x.nbytes + 8e6  # the kernel counts pages in batches, a few hundred kB off
     peak = peak_memory(lambda: torch.autograd.grad(forward().sum(), (x, offset, weight)), x.device)
     assert peak < 2 * x.nbytes + 2 * offset.nbytes + 12e6

@@ -1,5 +1,6 @@
 """Whole runs on a tiny model: what they leave, how they resume, how they fail."""
 
+import re
 import signal
 
 import pytest
@@ -251,7 +252,8 @@ def test_wandb_offline_keeps_the_run_id_over_a_resume(tmp_path, monkeypatch):
     first = read_record(run_folder(config) / "record.json").run_id
     assert train(config).run_id == first
     parts = sorted((run_folder(config) / "wandb").glob("offline-run-*"))
-    assert len(parts) == 2 and all(part.name.endswith(f"-{first}") for part in parts)
+    # the second may begin in the same second as the first, and W&B then numbers its folder
+    assert len(parts) == 2 and all(re.search(rf"-{first}(-\d+)?$", part.name) for part in parts)
     assert all(any(part.glob("*.wandb")) for part in parts)
 
 

@@ -27,7 +27,8 @@ part build 100 "$python" -c "
 import setuptools, runpy, sys
 sys.argv = ['setup.py', 'build_ext', '--inplace']
 runpy.run_path('setup.py')"
-part tests 140 "$python" -m pytest -q -m cuda -p no:cacheprovider --junitxml="$out/tests.xml" tests/test_cuda.py
+part tests 140 "$python" -m pytest -q -m cuda -p no:cacheprovider --junitxml="$out/tests.xml" \
+  tests/test_cuda.py tests/test_deform_roi_pool_cuda.py
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
 small='import torch, dataclasses
 import sys; sys.path.insert(0, "tests")

@@ -13,7 +13,9 @@ from dk_bench.results.record import as_it_stands, find_records, read_record
 from dk_bench.results.render import show
 from dk_bench.results.tables import build_documents, write_documents
 
-TABLES = {"1": ("table1",), "2": ("table2",), "demo": ("demo",), "all": ("table1", "table2", "demo", "other")}
+ALL = ("table1", "table2", "table3", "table4", "demo", "other", "detection")
+TABLES = {str(number): (f"table{number}",) for number in (1, 2, 3, 4)}
+TABLES |= {"demo": ("demo",), "detection": ("table3", "table4", "detection"), "all": ALL}
 RESULTS = Path("results")
 WIDE = 200  # columns where the output is no terminal, so that a log holds whole tables
 

@@ -63,6 +63,7 @@ def check_annotations(
     for part, keys in PARTS.items():
         _check_part(path, content, part, keys)
     _check_classes(path, content, list(classes), other_classes)
+    _check_sizes(path, content["images"])
     images = {image["id"]: image for image in content["images"]}
     odd: dict[str, list[str]] = {"partly outside their image": [], "of no area": []}
     for annotation in content["annotations"]:
@@ -123,7 +124,7 @@ def _check_classes(path: Path, content: Mapping[str, Any], classes: list[str], o
     if missing := [name for name in classes if name not in names.values()]:
         raise UserError(f"{path}: no category {missing[0]!r}, found {_some(names.values())}; {listed}")
     if (order := [name for name in names.values() if name in classes]) != classes:
-        raise UserError(f"{path}: categories in the order {_some(order)}; {listed}: mmdet numbers them as they come")
+        raise UserError(f"{path}: categories in the order {_some(order)}, by which mmdet numbers them; {listed}")
     for annotation in content["annotations"]:
         if annotation["category_id"] not in names:
             known = ", ".join(map(str, names))
@@ -134,6 +135,12 @@ def _check_classes(path: Path, content: Mapping[str, Any], classes: list[str], o
         if not other_classes and names[annotation["category_id"]] not in classes:
             name = names[annotation["category_id"]]
             raise UserError(f"{path}: annotation {annotation['id']}: category {name!r} is not in the list; {listed}")
+
+
+def _check_sizes(path: Path, images: Iterable[Mapping[str, Any]]) -> None:
+    for image in images:
+        if not all(_is_finite(image[side]) and image[side] > 0 for side in ("width", "height")):
+            raise UserError(f"{path}: image {image['id']}: {image['width']!r} x {image['height']!r} is no size")
 
 
 def _check_box(path: Path, annotation: Mapping[str, Any], image: Mapping[str, Any]) -> str | None:
@@ -156,8 +163,6 @@ def _check_box(path: Path, annotation: Mapping[str, Any], image: Mapping[str, An
 
 def _check_images(path: Path, folder: Path, images: Iterable[Mapping[str, Any]], decode: bool) -> None:
     for image in images:
-        if not all(_is_finite(image[side]) and image[side] > 0 for side in ("width", "height")):
-            raise UserError(f"{path}: image {image['id']}: {image['width']!r} x {image['height']!r} is no size")
         file = folder / str(image["file_name"])
         if not os.path.exists(file):
             raise UserError(f"image {file} does not exist; image {image['id']} of {path} names it")

@@ -30,12 +30,6 @@ KNOWN = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg
     *OURS, "data_name", "sync_bn", "find_unused_parameters", "custom_imports",
 }  # fmt: skip
 TRAIN_CFG = ("type", "by_epoch", "max_epochs", "val_interval", "val_begin")
-# What can change results. The loaders' settings below, where files are written and what is printed cannot.
-OF_THE_CELL = (
-    "model", "data_preprocessor", "train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "optim_wrapper",
-    "param_scheduler", "load_from", "sync_bn", "trainer", "data_name",
-)  # fmt: skip
-OF_THE_MACHINE = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory", "timeout")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 # Hooks that watch and change nothing: without them a run under Lightning is the same.
 HARMLESS_HOOKS = ("NumClassCheckHook", "CheckInvalidLossHook", "MemoryProfilerHook", "EmptyCacheHook")
@@ -56,28 +50,10 @@ class DetectionConfig:
     def max_epochs(self) -> int:
         return self.cfg.train_cfg.max_epochs
 
-    def cell(self) -> dict[str, Any]:
-        """What of the configuration can change results, and so makes its cell; see `dk_bench.results.identity`."""
-        return cell_of(self.to_dict())
-
 
 def our_keys(run: Config) -> dict[str, Any]:
     """The keys of `OURS` as plain data."""
     return {key: value for key, value in dataclasses.asdict(run).items() if key in OURS}
-
-
-def cell_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`DetectionConfig.cell` of a configuration that is plain data already, as checkpoints and records hold it."""
-    cell = {key: values[key] for key in OF_THE_CELL if values.get(key) is not None}
-    for loader in ("train_dataloader", "val_dataloader"):
-        cell[loader] = {key: value for key, value in cell.get(loader, {}).items() if key not in OF_THE_MACHINE}
-    scale = values.get("auto_scale_lr") or {}
-    if scale.get("enable"):
-        cell["auto_scale_lr"] = scale
-    devices = str((values.get("trainer") or {}).get("devices", "auto"))
-    if devices.isdigit() and int(devices) > 1:
-        cell["processes"] = int(devices)  # mmdet's batch size is a device's
-    return cell
 
 
 def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> DetectionConfig:
@@ -159,8 +135,8 @@ def _check_trainer(run: Config) -> None:
 
 
 def _check_supported(cfg: mmengine.Config, source: str) -> None:
-    train, wrapper = cfg.train_cfg, cfg.optim_wrapper
-    if unknown := sorted(set(train) - set(TRAIN_CFG)):
+    train, wrapper = cfg.train_cfg, cfg.optim_wrapper  # mmengine marks what comes from mmdet's files with a _scope_
+    if unknown := sorted(set(train) - {*TRAIN_CFG, "_scope_"}):
         raise UserError(f"{source}: unknown key 'train_cfg.{unknown[0]}', expected {', '.join(TRAIN_CFG)}")
     if train.get("type", "EpochBasedTrainLoop") != "EpochBasedTrainLoop" or not train.get("by_epoch", True):
         raise UserError(f"{source}: key 'train_cfg.type' is {train.get('type')!r}, expected 'EpochBasedTrainLoop'")

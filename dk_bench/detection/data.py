@@ -120,6 +120,7 @@ class DetectionData(LightningDataModule):
     def _loader(self, settings: Mapping[str, Any], images: Dataset, **more: Any) -> DataLoader:
         workers = settings.get("num_workers", 0)
         collate = dict(settings.get("collate_fn") or {"type": "pseudo_collate"})
+        collate.pop("_scope_", None)
         function = collate.pop("type")
         function = FUNCTIONS.get(function) if isinstance(function, str) else function
         return DataLoader(

@@ -32,7 +32,7 @@ from dk_bench.training.tracking import wandb_logger
 
 def run_folder(config: DetectionConfig) -> Path:
     """Where a run keeps record and checkpoint: the same for the same name, cell and seed, so that it finds its own."""
-    return Path(config.run.output) / f"{config.run.name}-{config_hash(config.cell())}-s{config.run.seed}"
+    return Path(config.run.output) / f"{config.run.name}-{config_hash(config.to_dict())}-s{config.run.seed}"
 
 
 def train(config: DetectionConfig, *, callbacks: Sequence[Callback] = (), command: Sequence[str] = ()) -> RunRecord:
@@ -190,7 +190,6 @@ def _start_record(
         task=task,
         **more,
     )
-    record.config_hash = config_hash(config.cell())
     record.cost = _cost(module.model, model["input_size"])
     return record
 

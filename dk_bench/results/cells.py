@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from dk_bench.results.identity import DEFAULTS, cell_settings, config_hash, setting
+from dk_bench.results.identity import DEFAULTS, cell_settings, config_hash, flatten, setting
 from dk_bench.results.record import RunRecord
 from dk_bench.results.statistics import Summary, summarize
 
 UNKNOWN = "unknown"  # a cost that could not be counted
-SPEC = "model.spec."  # keys of a configuration that deforms the model it names
+SPEC = ("model.spec.", "model.backbone.spec.")  # keys of a configuration that deforms the model it names
+# Of a detector's configuration: its backbone, how fast its offsets learn, and the weights it starts from, which are
+# each backbone's own; whether there are any counts.
+BACKBONES_OWN = ("model.backbone.model_name", "model.backbone.spec")
+OFFSET_RATE = re.compile(r"optim_wrapper\.paramwise_cfg\.custom_keys\.(kernel_offset|data_offset|data_mask)\.")
+START = "model.backbone.checkpoint"
 PAPERS_SIZE, PAPERS_CROP = 224, 0.875  # the paper evaluates the centre 224 x 224 of an image resized to 256
+# Of Faster R-CNN 1x as mmdet has it: height and width that images are scaled to fit, passes over the training images.
+PAPERS_DETECTOR = {"model.type": "FasterRCNN", "model.neck.type": "FPN", "train_cfg.max_epochs": 12}
+PAPERS_SCALE = [800, 1333]
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,12 @@ class Data:
         """Whether it is the data of the paper's figures: ImageNet 2012's 1000 classes and 50,000 val images."""
         return "imagenet" in self.name.lower() and (self.classes, self.val_images) == (1000, 50_000)
 
+    @property
+    def is_coco(self) -> bool:
+        """Whether it is COCO 2017: 80 classes, train2017 (with or without its 1,021 empty images) and val2017."""
+        is_whole = (self.classes, self.val_images) == (80, 5000) and self.train_images in (117_266, 118_287)
+        return "coco" in self.name.lower() and is_whole
+
     def __str__(self) -> str:
         counts = f"{self.classes} classes, {self.train_images:,} training and {self.val_images:,} validation images"
         return f"{self.name} ({counts})" if self.classes else self.name
@@ -91,7 +106,11 @@ class Cell:
         differs, so that nothing else is compared."""
         ours = ("model.name", "optim.offset_lr_multiplier")
         settings = cell_settings(self.runs[0].config)
-        return {key: value for key, value in settings.items() if key not in ours and not key.startswith(SPEC)}
+        return {
+            key: bool(value) if key == START else value
+            for key, value in settings.items()
+            if key not in (*ours, *BACKBONES_OWN) and not key.startswith(SPEC) and not OFFSET_RATE.match(key)
+        }
 
     @property
     def has_spec(self) -> bool:
@@ -106,6 +125,16 @@ class Cell:
         sizes = {size, *(run.model.get("input_size") or [size])[-2:]}
         crop = setting(run.config, "data.crop_pct")
         return self.data.is_imagenet and sizes == {PAPERS_SIZE} and crop == PAPERS_CROP
+
+    @property
+    def is_papers_detector(self) -> bool:
+        """Whether it is Faster R-CNN with FPN on COCO in the setting 1x, so that its figures may stand beside the
+        paper's."""
+        run = self.runs[0]
+        flat = dict(flatten(run.config))
+        sizes = run.model.get("input_size") or [None]
+        same = all(str(flat.get(key)).rpartition(".")[2] == str(value) for key, value in PAPERS_DETECTOR.items())
+        return self.data.is_coco and same and sizes[-2:] == PAPERS_SCALE
 
     def final(self, metric: str) -> Figure:
         """A metric at the end of training, over the finished runs."""

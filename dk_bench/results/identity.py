@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dk_bench.config import Config
+from dk_bench.results.detection_cell import detection_cell, is_detection
 from dk_bench.results.environment import portable
 
 # What tells runs of one cell apart, how a run is called and where it writes, where images lie, and how fast it goes.
@@ -45,7 +46,7 @@ def cell_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     A key that the schema got later stands at its default in older configurations, and so changes none of them. Paths
     of the images do not count where ``data.name`` says which images they are.
     """
-    flat = dict(flatten(portable(config)))
+    flat = dict(flatten(portable(detection_cell(config) if is_detection(config) else config)))
     ignored = set(NOT_OF_THE_CELL)
     if not _split_counts(flat):
         ignored |= {"data.train", "data.val"}

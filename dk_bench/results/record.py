@@ -20,8 +20,8 @@ from dk_bench.results.identity import config_hash
 
 SCHEMA_VERSION = 1
 STATUSES = ("running", "finished", "failed")
-# classification: a training run, which tables are made from; evaluation: a checkpoint's figures on some images.
-TRAINING, EVALUATION = "classification", "evaluation"
+# classification, detection: a training run, which tables are made from; evaluation: a checkpoint's figures on images.
+TRAINING, DETECTION, EVALUATION = "classification", "detection", "evaluation"
 ADDED_LATER = ("attempts",)  # fields that older records do without
 # Keys that tables rely on inside the free-form parts of a record.
 REQUIRED_INSIDE = {"model": ("name",), "data": ("name",), "metrics": ("epochs", "final")}
@@ -31,8 +31,8 @@ REQUIRED_INSIDE = {"model": ("name",), "data": ("name",), "metrics": ("epochs", 
 class RunRecord:
     """One run: what was asked for, on what, and what came out.
 
-    Top-1 and top-5 are in percent, ``cost`` counts single parameters and multiply-adds of one image, throughput is in
-    images per second, ``seconds`` of an epoch in seconds, times are ISO 8601 in UTC.
+    Top-1, top-5 and average precision are in percent, ``cost`` counts single parameters and multiply-adds of one image,
+    throughput is in images per second, ``seconds`` of an epoch in seconds, times are ISO 8601 in UTC.
 
     ``started`` is when the first attempt began; device, commit, versions, status, error and end are the last one's.
     Where a cost is not known it is null, and ``cost`` has an ``error``. ``config_hash`` names the cell as the program
@@ -43,13 +43,14 @@ class RunRecord:
     name: str
     config: dict[str, Any]
     config_hash: str
-    model: dict[str, Any]  # name, num_classes, input_size, spec
+    model: dict[str, Any]  # name (a detector's backbone's), input_size, spec; num_classes, or detector
     data: dict[str, Any]  # name, classes (their names or number), train_images, val_images
     seed: int
     status: str = "running"
     error: str | None = None  # why a run failed
     task: str = TRAINING
     # epochs: [{epoch, train/loss, val/loss, val/top1, val/top5, lr, seconds}]; final: the same names, last epoch
+    # Of detectors val/mAP, _50, _75, _s, _m, _l in place of top-1 and top-5, null where there is no object of the size
     metrics: dict[str, Any] = field(default_factory=lambda: {"epochs": [], "final": {}})
     cost: dict[str, Any] = field(default_factory=dict)  # params, macs, sampling_macs, input_size
     throughput: dict[str, Any] = field(default_factory=dict)  # train_images_per_second, eval_images_per_second

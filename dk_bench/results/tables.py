@@ -1,7 +1,7 @@
-"""Run records as tables: the paper's tables 1 and 2 with its figures beside ours, the demo's, and any other model's.
+"""Run records as tables: the paper's four with its figures beside ours, the demo's, and any other model's.
 
-Only finished runs give figures. Runs on other data than ImageNet never stand beside the paper's figures: they get a
-table of the same rows of their own, which says so.
+Tables 1 and 2, classification, are made here, 3 and 4 in `dk_bench.results.detection`. Only finished runs give figures.
+Runs on other data than the paper's never stand beside the paper's figures: they get tables of their own, which say so.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from dk_bench.errors import UserError
-from dk_bench.models import MODELS, PAPER_MODELS, BenchModel, KernelSpec
+from dk_bench.models import PAPER_MODELS
 from dk_bench.results.cells import NOT_RUN, Cell, gather
 from dk_bench.results.costs import Costs
+from dk_bench.results.detection import detection_documents
 from dk_bench.results.files import write_atomically
 from dk_bench.results.paper import load_paper, row_name
-from dk_bench.results.record import TRAINING, RunRecord
+from dk_bench.results.record import DETECTION, TRAINING, RunRecord
 from dk_bench.results.render import FORMATS, Document, Number, Table, Value
+from dk_bench.results.rows import OTHER_DATA, gain, kernel_words, scaled, spec_of, without_empty_setting
 
 DEMO_BASE = "test_resnetdw"
 DEMO_MODELS = tuple(DEMO_BASE + suffix for suffix in ("", "_gdk", "_dk_s3", "_dk", "_dk_s5", "_dcn", "_dcn_dk"))
@@ -44,17 +45,19 @@ ADDED = {
     "paper's figures fit one convolution for each expert; here the experts' kernels are mixed first and convolved with "
     "once, which computes the same and is cheaper.",
 }
-OTHER_DATA = "not comparable with the paper"
 OTHER_PROTOCOL = "not evaluated as in the paper (centre 224 x 224 of images resized to 256), " + OTHER_DATA
 
 
 def build_documents(records: Iterable[RunRecord], costs: Costs | None = None) -> dict[str, Document]:
-    """Every table by name: ``table1``, ``table2``, ``demo``, and ``other`` where there are other models.
+    """Every table by name: ``table1`` to ``table4``, ``demo``, ``other`` where there are other models, and
+    ``detection`` where there are detectors on other data than COCO.
 
     ``costs`` gives params, macs and sampling_macs by model name, for rows that have no record on ImageNet.
     """
+    records = list(records)
     cells = gather(record for record in records if record.task == TRAINING)  # evaluations are no cells of training
     documents = [_paper_document(number, cells, costs or {}) for number in (1, 2)]
+    documents += detection_documents(gather(record for record in records if record.task == DETECTION))
     documents.append(_demo_document(cells))
     others = [cell for cell in cells if not cell.model.startswith(DEMO_BASE)]
     # A paper's model that the configuration deformed stands beside its rigid base.
@@ -107,11 +110,11 @@ def _paper_table(heading: str, rows: list[tuple[dict, str]], cells: list[Cell], 
             count = cell.cost if cell else (costs or {}).get(model, {}).get
             line: list[Value] = [row[key] for key in keys]
             line += [Number(row["top1"])] * with_paper + [cell.final("val/top1") if cell else NOT_RUN]
-            line += [Number(row["params"])] * with_paper + [_scaled(count("params"), 1e6)]
-            line += [Number(row["flops"], 2)] * with_paper + [_scaled(count("macs"), 1e9)]
-            line += [_scaled(count("sampling_macs"), 1e9, 3), Number(cell and cell.epochs(), 0)]
+            line += [Number(row["params"])] * with_paper + [scaled(count("params"), 1e6)]
+            line += [Number(row["flops"], 2)] * with_paper + [scaled(count("macs"), 1e9)]
+            line += [scaled(count("sampling_macs"), 1e9, 3), Number(cell and cell.epochs(), 0)]
             lines.append([*line, cell.label if cell else ""])
-    return Table(heading, *_without_empty_setting(columns, lines))
+    return Table(heading, *without_empty_setting(columns, lines))
 
 
 def _demo_document(cells: list[Cell]) -> Document:
@@ -146,58 +149,12 @@ def _models_table(heading: str, cells: list[Cell], expected: tuple[str, ...]) ->
     for model in dict.fromkeys([*expected, *(cell.model for cell in cells)]):
         for cell in [c for c in cells if c.model == model] or [None]:
             count: Callable[[str], Any] = cell.cost if cell else {}.get
-            line: list[Value] = [model, *_kernel_words(_spec(model, cell))]
-            line += [cell.final("val/top1") if cell else NOT_RUN, _gain(cell, cells)]
-            line += [_scaled(count("params"), 1e3, 1)]
-            line += [_scaled(count("macs"), 1e6), _scaled(count("sampling_macs"), 1e6)]
+            line: list[Value] = [model, *kernel_words(spec_of(model, cell))]
+            line += [cell.final("val/top1") if cell else NOT_RUN, gain(cell, cells, "val/top1")]
+            line += [scaled(count("params"), 1e3, 1)]
+            line += [scaled(count("macs"), 1e6), scaled(count("sampling_macs"), 1e6)]
             for key in ("train_images_per_second", "eval_images_per_second"):
                 summary = cell.throughput(key).summary if cell else None
                 line.append(Number(summary and summary.mean, 0))
             lines.append([*line, Number(cell and cell.epochs(), 0), cell.label if cell else ""])
-    return Table(heading, *_without_empty_setting(columns, lines))
-
-
-def _gain(cell: Cell | None, cells: list[Cell]) -> Value:
-    """Top-1 above the rigid base's under the same settings, in points; nothing for the base and where a run lacks."""
-    nothing = Number(None, signed=True)
-    if cell is None:
-        return nothing
-    ours = MODELS.get(cell.model)
-    if not cell.has_spec and not (ours and ours.suffix):
-        return nothing
-    base = ours.base if ours else cell.model
-    same = (c for c in cells if c.model == base and not c.has_spec and c.settings == cell.settings)
-    rigid = next(same, None)
-    return (rigid and cell.gain("val/top1", rigid)) or nothing
-
-
-def _spec(model: str, cell: Cell | None) -> KernelSpec:
-    """The kernel spec of a model: what its record says, otherwise a registered one's own, rigid if nothing."""
-    known: BenchModel | None = MODELS.get(model)
-    recorded = cell and cell.runs[0].model.get("spec")
-    if known and not recorded:
-        return known.spec
-    try:
-        return KernelSpec.from_dict(recorded or {})
-    except ValueError as error:
-        raise UserError(f"record of {model}: model.spec: {error}") from error
-
-
-def _kernel_words(spec: KernelSpec) -> tuple[str, str, str]:
-    """The paper's words for a spec: 1x1 convolutions, 3x3 convolutions, what it is combined with."""
-    pw = f"{spec.pointwise} {spec.pointwise_scope}x{spec.pointwise_scope}" if spec.pointwise else "rigid"
-    conv3x3 = f"{spec.depthwise} {spec.scope}x{spec.scope}" if spec.depthwise else "rigid"
-    return pw, conv3x3, "DCN" if spec.dcn else "SCC" if spec.experts else ""
-
-
-def _scaled(count: float | str | None, unit: float, digits: int = 2) -> Number | str:
-    if isinstance(count, str):  # why there is no count
-        return count
-    return Number(None if count is None else count / unit, digits)
-
-
-def _without_empty_setting(columns: list[str], lines: list[list[Value]]) -> tuple[tuple[str, ...], list[list[Value]]]:
-    """The last column tells cells of one model apart; without such cells it would stand empty, so it goes."""
-    if any(line[-1] for line in lines):
-        return tuple(columns), lines
-    return tuple(columns[:-1]), [line[:-1] for line in lines]
+    return Table(heading, *without_empty_setting(columns, lines))

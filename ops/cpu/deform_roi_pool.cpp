@@ -93,7 +93,7 @@ struct Call {
     A y = b.y, x = b.x;
     if (offset) {
       const A* at = offset + (r * g.groups + group) * 2 * g.bins() + bin;
-      y += A(g.gamma) * b.height * at[0], x += A(g.gamma) * b.width * at[g.bins()];
+      y += roi_shift(g, b.height, at[0]), x += roi_shift(g, b.width, at[g.bins()]);
     }
     to.y.fill(roi_axis(y, b.height, g.out_height, bin / g.out_width, g.sampling_ratio, g.height), g.height);
     to.x.fill(roi_axis(x, b.width, g.out_width, bin % g.out_width, g.sampling_ratio, g.width), g.width);

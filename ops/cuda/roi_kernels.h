@@ -51,7 +51,7 @@ DK_DEVICE RoiBin<A> roi_bin(const RoiOperands<T, A>& o, int64_t r, int64_t group
   if (o.offset) {
     const A* at = o.offset + (r * g.groups + group) * 2 * g.bins() + bin;
     b.good = b.good && at[0] == at[0] && at[g.bins()] == at[g.bins()];
-    y += A(g.gamma) * b.box.height * at[0], x += A(g.gamma) * b.box.width * at[g.bins()];
+    y += roi_shift(g, b.box.height, at[0]), x += roi_shift(g, b.box.width, at[g.bins()]);
   }
   b.y = roi_axis(y, b.box.height, g.out_height, bin / g.out_width, g.sampling_ratio, g.height);
   b.x = roi_axis(x, b.box.width, g.out_width, bin % g.out_width, g.sampling_ratio, g.width);

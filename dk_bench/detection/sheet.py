@@ -1,0 +1,53 @@
+"""A sheet of a detection configuration's training images with their boxes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.registry import DATASETS
+from PIL import Image, ImageDraw, ImageFont
+
+from dk_bench.detection.building import build
+from dk_bench.detection.config import DetectionConfig, use_scope
+from dk_bench.errors import UserError
+
+COLUMNS, MARGIN, LONGEST = 5, 4, 256  # LONGEST: longer images are shown smaller
+OBJECT, CROWD = "yellow", "red"
+
+
+def sheet(config: DetectionConfig, rows: int) -> Image.Image:
+    """The first ``rows`` x 5 training images, as they are before any augmentation, with boxes and class names; a
+    crowd's box is red. RGB. Raises UserError for data that cannot be opened."""
+    use_scope(config.cfg)
+    settings = dict(config.cfg.train_dataloader.get("dataset") or {}) | {"pipeline": []}
+    images = build(DATASETS, settings, "train_dataloader.dataset")
+    count = min(rows * COLUMNS, len(images))
+    if count == 0:
+        raise UserError("key 'train_dataloader.dataset': no images to draw")
+    shown = [_drawn(images[index], images.metainfo["classes"]) for index in range(count)]
+    side = MARGIN + max(max(image.size) for image in shown)
+    page = Image.new("RGB", (MARGIN + side * COLUMNS, MARGIN + side * math.ceil(count / COLUMNS)), "white")
+    for index, image in enumerate(shown):
+        row, column = divmod(index, COLUMNS)
+        page.paste(image, (MARGIN + side * column, MARGIN + side * row))
+    return page
+
+
+def _drawn(item: Mapping[str, Any], classes: tuple[str, ...]) -> Image.Image:
+    """An image with its boxes."""
+    try:
+        with Image.open(item["img_path"]) as file:
+            image = file.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"image {item['img_path']} cannot be read: {error}") from error
+    shrink = min(1.0, LONGEST / max(image.size))
+    image = image.resize([max(1, round(shrink * side)) for side in image.size])
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(10)
+    for instance in item["instances"]:
+        left, top, right, bottom = (shrink * edge for edge in instance["bbox"])
+        color = CROWD if instance["ignore_flag"] else OBJECT
+        pen.rectangle([left, top, max(left, right - 1), max(top, bottom - 1)], outline=color)
+        pen.text((left + 2, top + 1), classes[instance["bbox_label"]], fill=color, font=font)
+    return image

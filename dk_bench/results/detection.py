@@ -1,0 +1,114 @@
+"""The tables of detectors: the paper's tables 3 and 4 with its figures beside ours, and all else by data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dk_bench.models import PAPER_MODELS
+from dk_bench.results.cells import NOT_RUN, Cell
+from dk_bench.results.paper import load_paper, row_name
+from dk_bench.results.render import Document, Number, Table, Value
+from dk_bench.results.rows import OTHER_DATA, gain, kernel_words, scaled, spec_of, without_empty_setting
+
+PRECISION = {"mAP": "val/mAP", "mAP_S": "val/mAP_s", "mAP_M": "val/mAP_m", "mAP_L": "val/mAP_l"}
+OVERLAPS = {"AP50": "val/mAP_50", "AP75": "val/mAP_75"}
+OTHER_SETTING = "not Faster R-CNN with FPN, 1x, at 1333 x 800, " + OTHER_DATA
+
+SPREAD = (
+    "mAP: COCO's average precision in percent, over IoU 0.5 to 0.95; S, M, L: of objects below 32 x 32 pixels, up to "
+    "96 x 96, and above. Mean ± half of the 95 % interval of the mean (Student's t) over n seeds; one seed has no "
+    "spread. No figure: no object of that size."
+)
+DIFFERENCE = (
+    "Δ rigid: mAP above that of the rigid base trained with the same settings, run by run over the n seeds that both "
+    "finished: mean ± half of its 95 % interval (paired, Student's t)."
+)
+WITHOUT = "Δ DK: the same, above the row with rigid 3x3 convolutions and the same SCC or DCN."
+SPLITS = (
+    "The paper's figures are of COCO test-dev, whose annotations are not public; ours are of val2017: close to each "
+    "other, not the same measurement."
+)
+STARTS = "Every backbone starts from its own weights; all else is the same for the two runs of a difference."
+SOURCE = "Not run: no record. Paper: Gao et al., ICLR 2020, arXiv 1910.02940."
+
+
+def detection_documents(cells: list[Cell]) -> list[Document]:
+    """``table3`` and ``table4``, and ``detection`` where there are cells that do not belong there.
+
+    Beside the paper's figures stand its models, on COCO, in Faster R-CNN with FPN and the setting 1x; nothing else.
+    """
+    comparable = [cell for cell in cells if cell.is_papers_detector and cell.model in PAPER_MODELS]
+    others = [cell for cell in cells if cell not in comparable or cell.has_spec]
+    bases = {(cell.model, cell.data) for cell in others if cell.has_spec}  # stand in both, for the difference
+    others += [cell for cell in comparable if cell not in others and (cell.model, cell.data) in bases]
+    comparable = [cell for cell in comparable if not cell.has_spec]
+    return [*(_paper_document(number, comparable) for number in (3, 4)), *([_others(others)] if others else [])]
+
+
+def _paper_document(number: int, cells: list[Cell]) -> Document:
+    models = {row_name(model.row): model.name for model in PAPER_MODELS.values() if model.row}
+    rows = [(paper, models[row_name(paper)]) for paper in load_paper()[f"table{number}"]]
+    subject = {3: "global and local kernels", 4: "with strong baselines"}[number]
+    notes = [SPREAD, SPLITS, DIFFERENCE, *([WITHOUT] if number == 4 else []), STARTS, SOURCE]
+    title = f"Table {number}: object detection, {subject}."
+    return Document(f"table{number}", title, notes, [_paper_table(number, rows, cells)])
+
+
+def _paper_table(number: int, rows: list[tuple[dict[str, Any], str]], cells: list[Cell]) -> Table:
+    keys = [key for key in ("backbone", "with", "pw", "conv3x3") if key in rows[0][0]]
+    names = {"backbone": "backbone", "with": "with", "pw": "1x1", "conv3x3": "3x3"}
+    columns = [names[key] for key in keys]
+    for shown in PRECISION:
+        columns += [f"{shown}, paper", shown]
+    columns += ["Δ rigid", *(["Δ DK"] if number == 4 else []), "epochs", "setting"]
+    lines: list[list[Value]] = []
+    for row, model in rows:
+        for cell in [c for c in cells if c.model == model] or [None]:
+            line: list[Value] = [row[key] for key in keys]
+            for shown, metric in PRECISION.items():
+                line += [Number(row[shown.lower()]), cell.final(metric) if cell else NOT_RUN]
+            line.append(gain(cell, cells, "val/mAP"))
+            if number == 4:
+                line.append(_gain_of_dk(cell, cells))
+            lines.append([*line, Number(cell and cell.epochs(), 0), cell.label if cell else ""])
+    return Table("COCO, Faster R-CNN with FPN, 1x", *without_empty_setting(columns, lines))
+
+
+def _gain_of_dk(cell: Cell | None, cells: list[Cell]) -> Value:
+    """mAP above the same backbone with SCC or DCN alone; nothing for that one itself."""
+    without = cell and cell.model.removesuffix("_dk")
+    if cell is None or without == cell.model:
+        return Number(None, signed=True)
+    return gain(cell, cells, "val/mAP", over=without)
+
+
+def _others(cells: list[Cell]) -> Document:
+    """One table a data set, and one for COCO in other settings."""
+    tables = []
+    for data in sorted({cell.data for cell in cells}):
+        why = OTHER_SETTING if data.is_coco else OTHER_DATA
+        tables.append(_models_table(f"{data}: {why}", [cell for cell in cells if cell.data == data]))
+    counting = (
+        "#P: parameters of the whole detector, our own count; images per second on whatever else ran at the time."
+    )
+    title = "Object detection on other data, or in other settings."
+    return Document("detection", title, [SPREAD, DIFFERENCE, counting], tables)
+
+
+def _models_table(heading: str, cells: list[Cell]) -> Table:
+    metrics = {"mAP": PRECISION["mAP"], **OVERLAPS, **{k: v for k, v in PRECISION.items() if k != "mAP"}}
+    columns = ["detector", "backbone", "1x1", "3x3", "with", "mAP", "Δ rigid", *list(metrics)[1:], "#P (k)"]
+    columns += ["train images/s", "eval images/s", "epochs", "setting"]
+    lines: list[list[Value]] = []
+    for cell in cells:
+        count: Callable[[str], Any] = cell.cost
+        figures = [cell.final(metric) for metric in metrics.values()]
+        line: list[Value] = [cell.runs[0].model.get("detector") or "", cell.model]
+        line += [*kernel_words(spec_of(cell.model, cell)), figures[0], gain(cell, cells, "val/mAP"), *figures[1:]]
+        line.append(scaled(count("params"), 1e3, 1))
+        for key in ("train_images_per_second", "eval_images_per_second"):
+            summary = cell.throughput(key).summary
+            line.append(Number(summary and summary.mean, 1))
+        lines.append([*line, Number(cell.epochs(), 0), cell.label])
+    return Table(heading, *without_empty_setting(columns, lines))

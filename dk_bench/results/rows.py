@@ -1,0 +1,62 @@
+"""What the rows of several tables are made of."""
+
+from __future__ import annotations
+
+from dk_bench.errors import UserError
+from dk_bench.models import MODELS, BenchModel, KernelSpec
+from dk_bench.results.cells import Cell
+from dk_bench.results.render import Number, Value
+
+OTHER_DATA = "not comparable with the paper"
+
+
+def gain(cell: Cell | None, cells: list[Cell], metric: str, over: str | None = None) -> Value:
+    """How far a metric is above that of the rigid base, or of the model ``over``, under the same settings, in points;
+    nothing for the base itself and where a run lacks."""
+    nothing = Number(None, signed=True)
+    if cell is None:
+        return nothing
+    ours = MODELS.get(cell.model)
+    if not cell.has_spec and not (ours and ours.suffix):
+        return nothing
+    base = over or (ours.base if ours else cell.model)
+    same = (c for c in cells if c.model == base and not c.has_spec and c.settings == cell.settings)
+    rigid = next(same, None)
+    return (rigid and cell.gain(metric, rigid)) or nothing
+
+
+def spec_of(model: str, cell: Cell | None) -> KernelSpec:
+    """The kernel spec of a model: what its record says, otherwise a registered one's own, rigid if nothing."""
+    known: BenchModel | None = MODELS.get(model)
+    recorded = cell and cell.runs[0].model.get("spec")
+    if known and not recorded:
+        return known.spec
+    try:
+        return KernelSpec.from_dict(recorded or {})
+    except ValueError as error:
+        raise UserError(f"record of {model}: model.spec: {error}") from error
+
+
+def kernel_words(spec: KernelSpec) -> tuple[str, str, str]:
+    """The paper's words for a spec: 1x1 convolutions, 3x3 convolutions, what it is combined with."""
+    pw = f"{spec.pointwise} {spec.pointwise_scope}x{spec.pointwise_scope}" if spec.pointwise else "rigid"
+    conv3x3 = f"{spec.depthwise} {spec.scope}x{spec.scope}" if spec.depthwise else "rigid"
+    parts = ["DCN"] * spec.dcn + ["SCC"] * bool(spec.experts)
+    if spec.dense_dcn:
+        groups = f", {spec.dense_dcn_groups} groups" if spec.dense_dcn_groups > 1 else ""
+        parts.append(f"full DCN {spec.dense_dcn} from stride {spec.dense_dcn_min_stride}{groups}")
+    return pw, conv3x3, ", ".join(parts + ["dilated"] * spec.dilate_last)
+
+
+def scaled(count: float | str | None, unit: float, digits: int = 2) -> Number | str:
+    """A count in units of ``unit``; text, why there is no count, stays as it is."""
+    if isinstance(count, str):  # why there is no count
+        return count
+    return Number(None if count is None else count / unit, digits)
+
+
+def without_empty_setting(columns: list[str], lines: list[list[Value]]) -> tuple[tuple[str, ...], list[list[Value]]]:
+    """The last column tells cells of one model apart; without such cells it would stand empty, so it goes."""
+    if any(line[-1] for line in lines):
+        return tuple(columns), lines
+    return tuple(columns[:-1]), [line[:-1] for line in lines]

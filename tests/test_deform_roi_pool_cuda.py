@@ -1,0 +1,114 @@
+"""Deformable RoI pooling on CUDA: its kernels run by the emulator on the host, and, where there is a GPU, by that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from emulation import load_emulated
+from roi_cases import Case, check_against_reference, make_tensors, random_case
+from torch.autograd.function import once_differentiable
+
+from dk_bench.functional import deform_roi_pool
+from dk_bench.functional.registration import HAS_CUDA
+
+SETTINGS = {
+    "output_size": (2, 3), "spatial_scale": 0.5, "sampling_ratio": 2, "gamma": 0.1, "aligned": True,
+    "position_sensitive": False,
+}
+needs_gpu = pytest.mark.skipif(not (HAS_CUDA and torch.cuda.is_available()), reason="needs a GPU and the operators")
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    load_emulated("roi", tmp_path_factory)
+
+
+class Emulated(torch.autograd.Function):
+    """deform_roi_pool by the emulated kernels."""
+
+    @staticmethod
+    def forward(ctx, input, rois, offset, mask, *settings):
+        ctx.save_for_backward(input, rois, offset, mask)
+        ctx.settings = settings
+        return torch.ops.dk_bench_emulated_roi.forward(input, rois, offset, mask, *settings)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        _, _, offset, mask = given = ctx.saved_tensors
+        of_input, of_offset, of_mask = torch.ops.dk_bench_emulated_roi.backward(grad, *given, *ctx.settings)
+        others = None if offset is None else of_offset, None if mask is None else of_mask
+        return of_input, None, *others, *(None for _ in ctx.settings)
+
+
+def emulated_pool(*operands, output_size, spatial_scale, sampling_ratio, gamma, aligned, position_sensitive):
+    settings = output_size, spatial_scale, sampling_ratio, gamma, aligned, position_sensitive
+    return Emulated.apply(*operands, *settings)
+
+
+def small(dtype=torch.float32) -> tuple[list, torch.Tensor]:
+    boxes = ("inside", "across", "empty")
+    return make_tensors(Case(3, 2, 4, 2, (6, 7), boxes, True, True, SETTINGS, dtype, dtype, ("contiguous",) * 4))
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("seed", range(112))
+def test_random_case(seed):
+    check_against_reference(random_case(seed), emulated_pool)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_more_outputs_than_a_block_has_threads():
+    boxes = ("inside", "across", "whole") * 4
+    case = Case(2, 2, 40, 2, (6, 7), boxes, True, True, SETTINGS, torch.float32, torch.float32, ("channels_last",) * 4)
+    check_against_reference(case, emulated_pool)
+    check_against_reference(
+        replace(case, settings={**SETTINGS, "position_sensitive": True}, out_channels=14), emulated_pool)
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("column, value", [(0, 2.0), (0, -1.0), (0, torch.nan), (3, torch.nan), (2, torch.inf)])
+def test_bad_box_shows(column, value):
+    """Raising would cost a synchronisation; the box's outputs become NaN instead, and nothing is read or written."""
+    operands, grad = small()
+    rois = operands[1].clone()
+    rois[1, column] = value
+    operands = [operands[0].detach(), rois, *(t.detach() for t in operands[2:])]
+    out = emulated_pool(*operands, **SETTINGS)
+    assert out[1].isnan().all() and out[[0, 2]].isfinite().all()
+    gradients = torch.ops.dk_bench_emulated_roi.backward(grad, *operands, *SETTINGS.values())
+    good = [t if i == 0 else t[[0, 2]] for i, t in enumerate(operands)]
+    expected = torch.ops.dk_bench_emulated_roi.backward(grad[[0, 2]], *good, *SETTINGS.values())
+    assert torch.equal(gradients[0], expected[0])
+
+
+@pytest.mark.usefixtures("emulated")
+def test_nan_offset_shows():
+    operands, _ = small()
+    offset = operands[2].detach().clone()
+    offset[1, 2, 0, 1] = torch.nan  # of the second of two groups
+    out = emulated_pool(operands[0].detach(), operands[1], offset, None, **SETTINGS)
+    assert out[1, 2:, 0, 1].isnan().all() and out.isnan().sum() == 2
+
+
+@pytest.mark.cuda
+@needs_gpu
+def test_random_cases_on_a_gpu():
+    for seed in range(160):
+        check_against_reference(random_case(seed), device="cuda")
+
+
+@pytest.mark.cuda
+@needs_gpu
+def test_deterministic_algorithms_refuse_the_scatter():
+    operands, grad = small()
+    there = [t.detach().cuda().requires_grad_(t.requires_grad) for t in operands]
+    out = deform_roi_pool(*there, **SETTINGS)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(RuntimeError, match="deform_roi_pool_backward: no deterministic algorithm on CUDA"):
+            torch.autograd.grad(out, there[0], grad.cuda())
+    finally:
+        torch.use_deterministic_algorithms(False)
