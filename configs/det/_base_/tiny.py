@@ -20,8 +20,8 @@ offset_lr = dict.fromkeys(("kernel_offset", "data_offset", "data_mask"), dict(lr
 optim_wrapper = dict(
     optimizer=dict(lr=0.02), paramwise_cfg=dict(custom_keys=offset_lr), clip_grad=dict(max_norm=10, norm_type=2)
 )
-train_cfg = dict(max_epochs=24, val_interval=4)
+train_cfg = dict(max_epochs=12, val_interval=2)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=200),
-    dict(type="MultiStepLR", begin=0, end=24, by_epoch=True, milestones=[16, 22], gamma=0.1),
+    dict(type="MultiStepLR", begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1),
 ]
