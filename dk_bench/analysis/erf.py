@@ -3,87 +3,18 @@ Luo et al., NeurIPS 2016)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
-from dk_bench.analysis.field import Measures, measure
 from dk_bench.models.probe import evaluating
 from dk_bench.nn.offsets import OffsetGenerator
 
-__all__ = ["Field", "fixed_offsets", "layer_output", "receptive_field", "unit_gradient"]
-
-Position = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Field:
-    """The field of one unit, over images.
-
-    Attributes:
-        signed: (H, W), mean over images of the gradient's sum over the image's channels.
-        absolute: (H, W), mean over images of the sum of magnitudes over the image's channels.
-        centre: (y, x) of the unit in the image, in pixels.
-        measures: of each image's own absolute field.
-    """
-
-    signed: np.ndarray
-    absolute: np.ndarray
-    centre: tuple[float, float]
-    measures: tuple[Measures, ...]
-
-    def interval(self, name: str) -> tuple[float, float]:
-        """Mean of a measure over the images and half of its 95 % interval (Student's t); NaN for one image."""
-        values = [getattr(each, name) for each in self.measures]
-        count = len(values)
-        if count < 2:
-            return float(values[0]), float("nan")
-        return float(np.mean(values)), float(stats.t.ppf(0.975, count - 1) * stats.sem(values))
-
-
-def receptive_field(
-    model: nn.Module,
-    images: Iterable[Tensor],
-    *,
-    layer: str | None = None,
-    position: Position | Callable[[int], tuple[float, float]] | None = None,
-    through_offsets: bool = True,
-) -> Field:
-    """The effective receptive field of a layer's unit, over images.
-
-    A unit is a place of the layer's map: the sum of its channels.
-
-    Args:
-        model: takes (N, C, H, W); runs in evaluation mode and keeps its own.
-        images: tensors (C, H, W) of one shape, normalised as the model expects.
-        layer: name of a module whose output is (N, C, h, w); None: what ``forward_features`` gives (any timm model).
-        position: (row, column) on the layer's map; or, by the image's index, (y, x) in its pixels; None: the middle.
-        through_offsets: also count what an image changes by moving taps, as the derivative does; False holds the
-            offsets fixed, as the paper's equations do.
-
-    Raises:
-        ValueError: no images, or of several shapes; no such layer or it has no map; position outside the map; a field
-            of zeros (the unit does not see the image).
-    """
-    signed, absolute, measures, centre = 0.0, 0.0, [], None
-    for index, image in enumerate(images):
-        where = position(index) if callable(position) else position
-        gradient, centre = unit_gradient(
-            model, image, layer=layer, position=where, in_pixels=callable(position), through_offsets=through_offsets
-        )
-        if isinstance(absolute, np.ndarray) and absolute.shape != gradient.shape[1:]:
-            raise ValueError(f"images: expected one shape, got {absolute.shape} and {gradient.shape[1:]}")
-        own = np.abs(gradient).sum(0)
-        measures.append(measure(own, centre))
-        signed, absolute = signed + gradient.sum(0), absolute + own
-    if centre is None:
-        raise ValueError("images: expected at least one, got none")
-    return Field(signed / len(measures), absolute / len(measures), centre, tuple(measures))
+__all__ = ["fixed_offsets", "layer_output", "unit_gradient"]
 
 
 def unit_gradient(
@@ -95,33 +26,109 @@ def unit_gradient(
     in_pixels: bool = False,
     through_offsets: bool = True,
 ) -> tuple[np.ndarray, tuple[float, float]]:
-    """The gradient of one unit to one image (C, H, W), in float64 numpy, and the unit's place (y, x) in pixels.
+    """The gradient of one unit to one image, and the unit's place (y, x) in pixels.
 
-    Arguments and errors are those of :func:`receptive_field`; with ``in_pixels`` the position is a place in the image.
+    A unit is a place of a layer's map: the sum of its channels.
+
+    Args:
+        model: takes (N, C, H, W); runs in evaluation mode and keeps its own.
+        image: (C, H, W), normalised as the model expects.
+        layer: name of a module whose output is (N, C, h, w); None: what ``forward_features`` gives (any timm model).
+        position: (row, column) on the layer's map, or, with ``in_pixels``, a place (y, x) in the image, to
+            which the nearest unit is taken; None: the middle.
+        through_offsets: also count what an image changes by moving taps, as the derivative does; False holds the
+            offsets fixed, as the paper's equations do.
+
+    Returns:
+        (C, H, W) in float64, signed.
+
+    Raises:
+        ValueError: no such layer or it has no map; position outside the map; image of another shape.
     """
     if image.dim() != 3:
         raise ValueError(f"image: expected (C, H, W), got the shape {tuple(image.shape)}")
     parameter = next(model.parameters())
     batch = image.detach()[None].to(parameter.device, parameter.dtype).requires_grad_()
     with evaluating(model), fixed_offsets(model, not through_offsets), torch.enable_grad():
-        output = layer_output(model, batch, layer)
-        height, width = output.shape[2:]
-        scale = image.shape[1] / height, image.shape[2] / width
-        row, column = _cell(position, (height, width), scale, in_pixels)
+        with _steps_down(model) as steps:
+            output = layer_output(model, batch, layer)
+        lattice = [_lattice(batch.shape[axis], output.shape[axis], steps, axis - 2) for axis in (2, 3)]
+        row, column = _cell(position, output.shape[2:], lattice, in_pixels)
         (gradient,) = torch.autograd.grad(output[0, :, row, column].sum(), batch)
-    centre = (row + 0.5) * scale[0] - 0.5, (column + 0.5) * scale[1] - 0.5
+    centre = tuple(first + cell * stride for cell, (first, stride) in zip((row, column), lattice, strict=True))
     return gradient[0].double().cpu().numpy(), centre
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A module that gives a smaller map than it takes: along each axis the sizes, and where in the larger map the
+    smaller one's first place lies."""
+
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    first: tuple[float, float]
+
+
+@contextmanager
+def _steps_down(model: nn.Module) -> Iterator[list[_Step]]:
+    """Every convolution and pooling that runs and gives a smaller map."""
+    steps: list[_Step] = []
+
+    def record(module: nn.Module, args: tuple, output: Tensor) -> None:
+        before, after = args[0].shape[2:], output.shape[2:]
+        if len(before) == 2 and after != before:
+            reach = [_pair(getattr(module, name, 1)) for name in ("kernel_size", "dilation", "padding")]
+            first = tuple((k - 1) * d / 2 - p for k, d, p in zip(*reach, strict=True))
+            steps.append(_Step(tuple(zip(before, after, strict=True)), first))
+
+    hooks = [
+        module.register_forward_hook(record)
+        for module in model.modules()
+        if hasattr(module, "kernel_size") and not isinstance(module.kernel_size, str) and hasattr(module, "stride")
+    ]
+    try:
+        yield steps
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def _lattice(side: int, cells: int, steps: list[_Step], axis: int) -> tuple[float, float]:
+    """Where the first place of a layer's map lies in the image along an axis, pixels, and how far the next one is.
+
+    A 3x3 convolution with stride 2 and padding 1 puts out places 0, 2, 4, ... of what it reads, not 0.5, 2.5, ...: the
+    units of a stack of them begin on the image's upper left corner. Where several modules beside each other halve a map
+    (a residual block's convolution and its shortcut) the first one counts. A map whose size no chain of modules
+    explains is spread over the image evenly.
+    """
+    first, stride, size = 0.0, 1.0, side
+    while size > cells:
+        step = next((step for step in steps if step.sizes[axis][0] == size), None)
+        if step is None:
+            return (side / cells - 1) / 2, side / cells
+        before, after = step.sizes[axis]
+        first += step.first[axis] * stride
+        stride *= round(before / after)
+        size = after
+    return first, stride
+
+
 def _cell(
-    position: tuple[float, float] | None, size: tuple[int, int], scale: tuple[float, float], in_pixels: bool
-) -> Position:
+    position: tuple[float, float] | None, size: torch.Size, lattice: list[tuple[float, float]], in_pixels: bool
+) -> tuple[int, int]:
+    """The unit at a place of the map, or the nearest to a place in the image."""
     if position is None:
         return size[0] // 2, size[1] // 2
-    y, x = position
-    row, column = (int((y + 0.5) // scale[0]), int((x + 0.5) // scale[1])) if in_pixels else (int(y), int(x))
-    if not (0 <= row < size[0] and 0 <= column < size[1]):
-        raise ValueError(f"position: expected a place on the layer's map of {size[0]} x {size[1]}, got {position}")
+    if not in_pixels:
+        row, column = map(int, position)
+        if not (0 <= row < size[0] and 0 <= column < size[1]):
+            raise ValueError(f"position: expected a place on the layer's map of {size[0]} x {size[1]}, got {position}")
+        return row, column
+    nearest = [round((at - first) / stride) for at, (first, stride) in zip(position, lattice, strict=True)]
+    row, column = (min(max(cell, 0), cells - 1) for cell, cells in zip(nearest, size, strict=True))
     return row, column
 
 

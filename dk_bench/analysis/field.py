@@ -1,6 +1,7 @@
 """Effective receptive fields as maps, and the numbers that describe one.
 
-A field is what :func:`dk_bench.analysis.erf.receptive_field` measures: the gradient of one output unit to the image.
+A field is made of what :func:`dk_bench.analysis.erf.unit_gradient` gives: the gradient of one output unit to the image,
+over whose channels its sum is taken (signed) or that of its magnitudes (absolute).
 All numbers are of the raw gradient, never of its logarithm or its positive part. Distances are in pixels, from a centre
 that is given, usually the unit's own place.
 """
@@ -77,7 +78,7 @@ def replknet_sides(field: np.ndarray, shares: tuple[float, ...] = (0.2, 0.3, 0.5
     centred square that holds it; 1.0 where none does.
 
     Args:
-        field: (S, S) with odd or even S, from ``receptive_field(..., positive=True)``.
+        field: (S, S), the sum over images and channels of the gradient's positive part, of the middle unit.
     """
     field = np.log10(_checked(field) + 1)
     side = field.shape[0]

@@ -16,6 +16,7 @@ COMMANDS = {
     "sweep": "run a W&B sweep file on this machine, without an account",
     "tables": "turn run records into the paper's tables",
     "bench": "time the operators",
+    "erf": "measure and draw effective receptive fields",
     "picture": "draw a sheet of the procedural data set",
 }
 
