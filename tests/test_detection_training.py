@@ -387,7 +387,7 @@ def test_bad_configuration_is_named(tmp_path, override, match):
     ("param_scheduler.1.gama=1", "key 'param_scheduler.1' .MultiStepLR. cannot be built: .*gama"),
     ("train_dataloader.sampler.type=InfiniteSampler", "'train_dataloader.sampler' is 'InfiniteSampler', expected one"),
     ("train_dataloader.dataset.type=NoData", "key 'train_dataloader.dataset' .NoData. cannot be built"),
-    ("load_from=none.pth", "'load_from' is 'none.pth': cannot be read: No such file"),
+    ("load_from=none.pth", "'load_from': none.pth: no checkpoint can be read there: No such file"),
 ])  # fmt: skip
 def test_what_cannot_be_built_is_named(tmp_path, override, match):
     with pytest.raises(UserError, match=match):

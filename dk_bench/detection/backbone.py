@@ -35,7 +35,8 @@ class TimmBackbone(BaseModule):
 
     Args:
         model_name: timm name; a model that is deformed by its name, or a rigid one.
-        out_indices: rising indices into timm's ``feature_info``; None: the last map of each stride from 4 on.
+        out_indices: rising indices into timm's ``feature_info``, which begins with stride 2 in most networks, so that
+            (0, 1, 2, 3) of mmdet's ResNet is (1, 2, 3, 4); None: the last map of each stride from 4 on.
         frozen_stages: -1: all learns; 0: the stem does not; n: nor do the first n stages, where stage 1 ends with the
             map of stride 4 and each further one with the last map of the next stride. What is frozen stays in
             evaluation mode.
@@ -46,7 +47,9 @@ class TimmBackbone(BaseModule):
         pretrained: start from timm's weights (of the rigid base). timm downloads them.
         spec: fields of `dk_bench.KernelSpec` that deform the rigid model named.
         init_cfg: as mmengine has it; where it is None, weights are as timm initialises them.
-        kwargs: handed to ``timm.create_model``, as ``output_stride=16`` to dilate the last stage.
+        with_cp: compute stages again in the backward pass instead of keeping what they need (gradient checkpointing).
+        kwargs: handed to ``timm.create_model``, as ``output_stride=16`` to dilate the last stage, or
+            ``dynamic_img_size=True`` for transformers, which else take images of one size alone.
 
     Raises UserError for a name timm does not know or that has no feature maps, arguments the model does not take, a
     spec that does not fit, stages there are not, weights named in two ways, and a checkpoint that cannot be read or is
@@ -63,6 +66,7 @@ class TimmBackbone(BaseModule):
         pretrained: bool = False,
         spec: Mapping[str, Any] | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        with_cp: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(init_cfg)
@@ -75,6 +79,8 @@ class TimmBackbone(BaseModule):
         self.model_name, self.norm_eval, self.frozen_stages = model_name, norm_eval, frozen_stages
         self.net = _feature_net(config, _checked_indices(out_indices))
         self.net.is_init = True  # some timm models have an init_weights(), which mmengine would call after loading
+        if with_cp:
+            self.net.set_grad_checkpointing()
         maps = self.net.feature_info.get_dicts()
         self._picked = _last_of_each_stride(maps) if out_indices is None else list(range(len(maps)))
         if not self._picked:
@@ -186,7 +192,7 @@ def _load(net: nn.Module, config: ModelConfig) -> None:
     Raises UserError that names the keys which that model does not have, or has in another shape.
     """
     try:
-        held = len(read_checkpoint(config.checkpoint)["hyper_parameters"]["classes"]) if config.checkpoint else 0
+        held = _classes_in(config.checkpoint) if config.checkpoint else 0
         source = build_model(config, held)
     except UserError as error:
         raise _renamed(error) from error
@@ -205,6 +211,17 @@ def _load(net: nn.Module, config: ModelConfig) -> None:
             f"TimmBackbone: weights of {config.name} ({config.checkpoint or 'pretrained'}) do not fit the network of "
             f"its feature maps at {len(wrong)} keys: {', '.join(wrong[:5])}"
         )
+
+
+def _classes_in(path: str) -> int:
+    """How many classes a classification checkpoint tells apart."""
+    checkpoint = read_checkpoint(path)
+    if checkpoint.get("task") == "detection":
+        raise UserError(
+            f"key 'model.checkpoint' is {path!r}, a detector's, expected one of a classification run; 'load_from' of "
+            "the configuration takes detectors"
+        )
+    return len(checkpoint["hyper_parameters"]["classes"])
 
 
 def _renamed(error: UserError) -> UserError:

@@ -21,7 +21,7 @@ from dk_bench.errors import UserError
 
 PARTS = {
     "images": ("id", "file_name", "width", "height"),
-    "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd"),
+    "annotations": ("id", "image_id", "category_id", "bbox", "area"),  # iscrowd: 0 where it is left out
     "categories": ("id", "name"),
 }
 SLACK = 0.5  # pixels by which a box may be outside before it is worth a word: files are written rounded
@@ -80,7 +80,7 @@ def check_annotations(
         images=len(images),
         empty_images=len(images.keys() - used),
         annotations=len(content["annotations"]),
-        crowds=sum(bool(annotation["iscrowd"]) for annotation in content["annotations"]),
+        crowds=sum(bool(annotation.get("iscrowd")) for annotation in content["annotations"]),
         partly_outside=len(odd["partly outside their image"]),
         no_area=len(odd["of no area"]),
     )
@@ -134,7 +134,10 @@ def _check_classes(path: Path, content: Mapping[str, Any], classes: list[str], o
             )
         if not other_classes and names[annotation["category_id"]] not in classes:
             name = names[annotation["category_id"]]
-            raise UserError(f"{path}: annotation {annotation['id']}: category {name!r} is not in the list; {listed}")
+            raise UserError(
+                f"{path}: annotation {annotation['id']}: category {name!r} is not in the list; {listed}, or "
+                "other_classes=True in the configuration"
+            )
 
 
 def _check_sizes(path: Path, images: Iterable[Mapping[str, Any]]) -> None:

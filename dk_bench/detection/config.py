@@ -2,7 +2,8 @@
 
 Ours are ``name`` (the file's by default), ``seed`` (``randomness.seed`` by default), ``output``, and the sections
 ``trainer`` and ``wandb`` as `dk_bench.config` has them; mmdet's runner does not look at them. ``data_name`` names the
-data in records where their folder's name does not.
+data in records where their folder's name does not; ``other_classes`` allows annotations of classes that are not listed,
+which mmdet leaves out.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import mmengine
 from mmengine.config import DictAction
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
 from dk_bench.config import Config, config_from_dict
 from dk_bench.errors import UserError
@@ -27,7 +29,7 @@ OURS = ("name", "seed", "output", "trainer", "wandb")
 NEEDED = ("model", "train_dataloader", "val_dataloader", "train_cfg", "optim_wrapper")
 # Top-level keys that mean something to mmdet's runner or to us; a file may hold others, for its own use.
 KNOWN = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | {
-    *OURS, "data_name", "sync_bn", "find_unused_parameters", "custom_imports",
+    *OURS, "data_name", "other_classes", "sync_bn", "find_unused_parameters", "custom_imports",
 }  # fmt: skip
 TRAIN_CFG = ("type", "by_epoch", "max_epochs", "val_interval", "val_begin")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -59,8 +61,11 @@ def our_keys(run: Config) -> dict[str, Any]:
 def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> DetectionConfig:
     """Reads a file of configs/det, or any of mmdet's, and applies ``key=value`` overrides as mmdet's --cfg-options.
 
-    Raises UserError for a file that is missing or no configuration, an override of an unknown top-level key, and for
-    what only mmdet's own runner can do: loops that count iterations, accumulated gradients, hooks that change results.
+    ``data_root=PATH`` moves all data sets and annotation files that lie in the file's own ``data_root``.
+
+    Raises UserError for a file that is missing or no configuration, for an override of an unknown top-level key or of
+    a variable (whose value was copied to where it is used when the file was read), and for what only mmdet's own runner
+    can do: loops that count iterations, accumulated gradients, hooks that change results.
     """
     try:
         cfg = mmengine.Config.fromfile(path)
@@ -83,6 +88,11 @@ def use_scope(cfg: mmengine.Config) -> None:
     """Registers mmdet's modules and makes mmdet's registries, or what the configuration says, those searched first."""
     from mmdet.utils import register_all_modules
 
+    if imports := cfg.get("custom_imports"):  # which mmengine heeds only where it reads a file
+        try:
+            import_modules_from_strings(**imports)
+        except (ImportError, TypeError) as error:
+            raise UserError(f"key 'custom_imports' is {dict(imports)}: {error}") from error
     register_all_modules(init_default_scope=False)
     scope, current = cfg.get("default_scope") or "mmdet", DefaultScope.get_current_instance()
     if current is None or current.scope_name != scope:
@@ -108,14 +118,43 @@ def _override(cfg: mmengine.Config, override: str, source: str) -> None:
     if not equals or not key:
         raise UserError(f"{override!r}: expected KEY=VALUE, for example train_cfg.max_epochs=1")
     first = key.partition(".")[0]
-    if first not in cfg and first not in KNOWN:
-        close = difflib.get_close_matches(first, sorted(KNOWN | set(cfg.keys())), n=1)
-        hint = f", did you mean '{close[0]}'?" if close else f"; keys of {source}: {', '.join(sorted(cfg.keys()))}"
-        raise UserError(f"{override}: unknown key '{first}'{hint}")
+    if key == "data_root" and isinstance(cfg.get(key), str):
+        return _move_data(cfg, value)
+    if first not in KNOWN:
+        raise UserError(f"{override}: {_no_key(cfg, first, source)}")
     try:
         cfg.merge_from_dict({key: DictAction._parse_iterable(value)})  # as the tools of mmdet read it
     except (KeyError, TypeError, AssertionError, IndexError) as error:
         raise UserError(f"{override}: cannot be applied: {error}") from error
+
+
+def _no_key(cfg: mmengine.Config, first: str, source: str) -> str:
+    """Why a top-level key cannot be set."""
+    if first in cfg:
+        return (
+            f"'{first}' is a variable of {source}, and what it is used for holds its value already; set that instead, "
+            "for example train_dataloader.dataset..."
+        )
+    keys = sorted(KNOWN & set(cfg.keys()))
+    close = difflib.get_close_matches(first, sorted(KNOWN), n=1)
+    hint = f", did you mean '{close[0]}'?" if close else f"; keys of {source}: {', '.join(keys)}"
+    return f"unknown key '{first}'{hint}"
+
+
+def _move_data(cfg: mmengine.Config, root: str) -> None:
+    """Puts another folder in place of ``data_root`` wherever a path of the configuration begins with it."""
+    old = cfg.data_root.rstrip("/")
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: moved(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(moved, value))
+        inside = isinstance(value, str) and (value.rstrip("/") == old or value.startswith(old + "/"))
+        return root.rstrip("/") + value[len(old) :] if inside else value
+
+    parts = [key for key in cfg if key.endswith(("_dataloader", "_evaluator"))] + ["data_root"]
+    cfg.merge_from_dict({key: moved(cfg[key]) for key in parts if cfg[key] is not None})
 
 
 def _trainer(cfg: mmengine.Config, trainer: dict[str, Any]) -> dict[str, Any]:

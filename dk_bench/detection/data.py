@@ -31,6 +31,12 @@ from dk_bench.errors import UserError
 # Samplers of mmengine and mmdet whose order is that of (seed, epoch), and which end.
 RESUMABLE = ("DefaultSampler", "ClassAwareSampler")
 END_OF_FILE = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # JPEG and PNG: how whole files begin and end
+# Settings of mmengine's loaders that are heeded here, and those handed to torch's as they are.
+LOADER_KEYS = (
+    "_scope_", "batch_size", "collate_fn", "dataset", "drop_last", "num_workers", "persistent_workers", "sampler"
+)  # fmt: skip
+TRAIN_LOADER_KEYS = ("batch_sampler",)
+LOADER_OPTIONS = ("pin_memory", "prefetch_factor", "timeout")
 
 
 class DetectionData(LightningDataModule):
@@ -49,12 +55,12 @@ class DetectionData(LightningDataModule):
     @cached_property
     def train_images(self) -> Any:
         """mmdet's training data set."""
-        return _open(self.config.cfg.train_dataloader, "train_dataloader")
+        return _open(self.config.cfg, "train_dataloader")
 
     @cached_property
     def val_images(self) -> Any:
         """mmdet's validation data set. Its annotation file is the ground truth."""
-        images = _open(self.config.cfg.val_dataloader, "val_dataloader")
+        images = _open(self.config.cfg, "val_dataloader")
         if not getattr(images, "ann_file", None):
             raise UserError(
                 f"key 'val_dataloader.dataset' is a {type(images).__name__}, expected one data set in COCO's format, "
@@ -64,8 +70,9 @@ class DetectionData(LightningDataModule):
 
     @cached_property
     def ground_truth(self) -> GroundTruth:
-        """What the validation images' annotation file says, in coordinates of the original images."""
-        return GroundTruth.read(self.val_images.ann_file, self.classes)
+        """What the annotation file says of the validation images, in coordinates of the original images."""
+        held = {self.val_images.get_data_info(index)["img_id"] for index in range(len(self.val_images))}
+        return GroundTruth.read(self.val_images.ann_file, self.classes).only(held)
 
     @property
     def classes(self) -> list[str]:
@@ -119,6 +126,7 @@ class DetectionData(LightningDataModule):
 
     def _loader(self, settings: Mapping[str, Any], images: Dataset, **more: Any) -> DataLoader:
         workers = settings.get("num_workers", 0)
+        options = {key: settings[key] for key in LOADER_OPTIONS if key in settings}
         collate = dict(settings.get("collate_fn") or {"type": "pseudo_collate"})
         collate.pop("_scope_", None)
         function = collate.pop("type")
@@ -129,6 +137,7 @@ class DetectionData(LightningDataModule):
             persistent_workers=workers > 0,
             collate_fn=partial(function, **collate),
             generator=torch.Generator(),  # its own: the loader shall not draw from the model's random numbers
+            **options,
             **more,
         )
 
@@ -211,21 +220,31 @@ def seed_all(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
-def _open(settings: Mapping[str, Any], key: str) -> Any:
-    """A loader's data set, read after its annotation files have been checked."""
+def _open(cfg: Mapping[str, Any], key: str) -> Any:
+    """The data set of a loader, read after its annotation files have been checked."""
+    settings = cfg[key]
+    known = {*LOADER_KEYS, *LOADER_OPTIONS, *(TRAIN_LOADER_KEYS if key == "train_dataloader" else ())}
+    if unknown := sorted(set(settings) - known):
+        raise UserError(f"unknown key '{key}.{unknown[0]}', expected {', '.join(sorted(known - {'_scope_'}))}")
     if not settings.get("dataset"):
         raise UserError(f"key '{key}.dataset' is missing, expected a data set")
     with redirect_stdout(io.StringIO()):  # pycocotools tells what it does
-        return _checked(build(DATASETS, _lazy(settings["dataset"]), f"{key}.dataset"), key)
+        images = build(DATASETS, _lazy(settings["dataset"]), f"{key}.dataset")
+        return _checked(images, key, bool(cfg.get("other_classes")))
 
 
-def _checked(images: Any, key: str) -> Any:
+def _checked(images: Any, key: str, other_classes: bool) -> Any:
     for leaf in _leaves(images):
         if path := getattr(leaf, "ann_file", None):
-            check_annotations(path, leaf.data_prefix.get("img", ""), list(leaf.metainfo["classes"]))
-    images.full_init()
+            folder, classes = leaf.data_prefix.get("img", ""), list(leaf.metainfo["classes"])
+            check_annotations(path, folder, classes, other_classes=other_classes)
+    nothing = f"key '{key}.dataset': no images to use, after what 'filter_cfg' leaves out"
+    try:
+        images.full_init()
+    except ValueError as error:  # mmengine packs the images it has, and fails where there are none
+        raise UserError(f"{nothing} ({error})") from error
     if len(images) == 0:
-        raise UserError(f"key '{key}.dataset': no images to use, after what 'filter_cfg' leaves out")
+        raise UserError(nothing)
     return images
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -27,6 +27,7 @@ from dk_bench.errors import UserError
 from dk_bench.training.fitting import Diverged
 
 TASK = "detection"
+CLASSLESS = ("rpn_head", "semantic_head")  # tell objects from background, or stuff
 
 
 class LitDetector(pl.LightningModule):
@@ -50,6 +51,7 @@ class LitDetector(pl.LightningModule):
         cfg = self.config.cfg
         use_scope(cfg)  # before anything is looked up by its name
         self.model = build_detector(cfg, initial_weights=initial_weights)
+        check_num_classes(self.model, classes)
         if self.config.run.trainer.channels_last:
             self.model.to(memory_format=torch.channels_last)
         # Persistent: a run resumed in mid-epoch goes on with the mean of the steps before.
@@ -191,6 +193,15 @@ def build_detector(cfg: MMConfig, *, initial_weights: bool = True) -> nn.Module:
         if cfg.get("load_from"):
             load_start(model, cfg.load_from)
     return model
+
+
+def check_num_classes(model: nn.Module, classes: Sequence[str]) -> None:
+    """Raises UserError for a head that tells another number of classes apart than the data has."""
+    for name, module in model.named_modules():
+        number = getattr(module, "num_classes", None)
+        if isinstance(number, int) and name.rpartition(".")[2] not in CLASSLESS and number != len(classes):
+            key = f"model.{name}.num_classes"
+            raise UserError(f"key '{key}' is {number}, expected {len(classes)}: {', '.join(classes)}")
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -14,7 +14,7 @@ import importlib.util
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,11 @@ class GroundTruth:
             raise UserError(f"{path}: annotation file cannot be read: {error.strerror or error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a COCO annotation file: {type(error).__name__}: {error}") from error
+
+
+    def only(self, ids: Container[int]) -> GroundTruth:
+        """What is said of those images alone: a validation that leaves images out does not count their objects."""
+        return GroundTruth({image: target for image, target in self.images.items() if image in ids})
 
 
 def _target(annotations: list[dict[str, Any]], label_of: Mapping[int, int]) -> dict[str, Tensor]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dk_bench.errors import UserError
-from dk_bench.training.checkpoint import MODEL_PREFIX
+from dk_bench.training.checkpoint import MODEL_PREFIX, read_plain
 
 OF_THE_START = ("init_cfg", "checkpoint", "pretrained")  # settings of mmdet's modules and ours that name weights
 
@@ -23,12 +21,9 @@ def load_start(model: nn.Module, path: str) -> None:
     Raises UserError for a file that is missing, holds more than plain data, or fits nowhere.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"key 'load_from' is {path!r}: cannot be read: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"key 'load_from' is {path!r}: not a checkpoint of plain data: {reason}") from error
+        checkpoint = read_plain(path)
+    except UserError as error:
+        raise UserError(f"key 'load_from': {error}") from error
     held, own = weights_in(checkpoint), model.state_dict()
     fitting = {name: value for name, value in held.items() if name in own and own[name].shape == value.shape}
     if not fitting:
