@@ -16,6 +16,7 @@ from dk_bench.models import PAPER_MODELS, KernelSpec
 from dk_bench.results.cells import gather
 from dk_bench.results.costs import count_costs, load_costs
 from dk_bench.results.paper import PAPER_FILE, load_paper, row_name
+from dk_bench.results.readme import BEGIN, END
 from dk_bench.results.record import new_record, write_record
 from dk_bench.results.render import Document, Number, Table, csv_text, latex, markdown, show
 from dk_bench.results.tables import DEMO_MODELS, build_documents
@@ -310,6 +311,34 @@ def test_command_shows_a_run_whose_process_is_gone_as_failed(tmp_path, capsys):
     write_record(record, tmp_path / "record.json")
     assert main(["tables", str(tmp_path), "--table", "demo"]) == 0
     assert "running" not in capsys.readouterr().out and "| failed" in (tmp_path / "demo.md").read_text()
+
+
+def test_command_puts_the_differences_into_a_readme(tmp_path, capsys):
+    tops = {"test_resnetdw": 70.0, "test_resnetdw_dk": 71.0, "resnet50dw": 60.0, "resnet50dw_dk": 62.0, "my_net": 3.0}
+    for model, top1 in tops.items():
+        write_record(make_record(model, top1), tmp_path / "results" / model / "record.json")
+    write_record(make_record("test_resnetdw_gdk", status="failed"), tmp_path / "results" / "gdk" / "record.json")
+    readme = tmp_path / "docs" / "README.md"
+    readme.parent.mkdir()
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert main(["tables", str(tmp_path / "results"), "--readme", str(readme), "--table", "1"]) == 0
+    assert readme.read_text() == f"""before
+{BEGIN}
+
+| data, table | model | top-1 or mAP | Δ rigid | p (Holm) |
+| :-- | :-- | --: | --: | --: |
+| [procedural](../results/table1.md) | ResNet-50-DW | 60.0 (n=1) | - | - |
+|  | ResNet-50-DW local 4x4 | 62.0 (n=1) | +2.0 (n=1) | - |
+| [procedural](../results/demo.md) | test_resnetdw | 70.0 (n=1) | - | - |
+|  | test_resnetdw_dk local 4x4 | 71.0 (n=1) | +1.0 (n=1) | - |
+
+{END}
+after
+"""
+    readme.write_text(END + BEGIN)
+    assert main(["tables", str(tmp_path / "results"), "--readme", str(readme)]) == 2
+    assert "README.md: expected the line <!-- from the records" in capsys.readouterr().err
+    assert main(["tables", str(tmp_path / "results"), "--readme", str(tmp_path / "none.md")]) == 2
 
 
 def test_command_names_a_bad_record(tmp_path, capsys):

@@ -74,11 +74,15 @@ def markdown(document: Document) -> str:
     """GitHub's Markdown."""
     parts = [f"# {document.title}"]
     for table in document.tables:
-        # Text on the left, figures on the right.
-        rule = [":--" if isinstance(value, str) else "--:" for value in _kinds(table)]
-        lines = [table.columns, rule, *([text(value) for value in row] for row in table.rows)]
-        parts += [f"## {table.heading}", "\n".join(f"| {' | '.join(_pipe_safe(c) for c in line)} |" for line in lines)]
+        parts += [f"## {table.heading}", markdown_table(table)]
     return "\n\n".join([*parts, *document.notes]) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """A table alone: text on the left, figures on the right."""
+    rule = [":--" if isinstance(value, str) else "--:" for value in _kinds(table)]
+    lines = [table.columns, rule, *([text(value) for value in row] for row in table.rows)]
+    return "\n".join(f"| {' | '.join(_pipe_safe(cell) for cell in line)} |" for line in lines)
 
 
 def csv_text(document: Document) -> str:
