@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -98,18 +97,16 @@ def test_record_is_shown(here, capsys):
     assert not OUTPUT.exists()
 
 
-def test_replay_gives_the_same_metrics(here):
-    """In processes of their own, from the command line; the second time there is nothing left to do."""
+def test_replay_gives_the_same_metrics(here, capfd):
     record, before = read_record("record.json"), Path("record.json").read_bytes()
-    code = "import sys; from dk_bench.results import replay; from dk_bench.cli import main; "
-    code += f"replay.collect_git = lambda: {CLEAN}; sys.exit(main(['replay', 'record.json', '--run']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert main(["replay", "record.json", "--run"]) == 0
+    printed = capfd.readouterr()
     compared = 6 * EPOCHS + 6  # epoch, two losses, top-1, top-5 and learning rate
-    lines = done.stdout.splitlines()
-    assert lines[-2:] == ["finished then, finished now", f"{compared} of {compared} metrics are equal to the last bit"]
-    assert any(line.startswith(f"epoch {EPOCHS}/{EPOCHS}") for line in lines)
     (path,) = find_records(["runs"])
+    again, record_line, _, *said = printed.out.splitlines()[-5:]
+    assert again.startswith("again: ") and record_line == f"record: {path}"  # what it says, then what the run says
+    assert said == ["finished then, finished now", f"{compared} of {compared} metrics are equal to the last bit"]
+    assert f"epoch {EPOCHS}/{EPOCHS}" in printed.err
     assert path.is_relative_to(OUTPUT / record.run_id) and Path("record.json").read_bytes() == before
     replayed = read_record(path)
     assert replayed.run_id != record.run_id and replayed.config_hash == record.config_hash
@@ -186,7 +183,7 @@ def test_record_elsewhere(here, capsys, in_this_process):
     assert "was replayed there already" in capsys.readouterr().err
     assert main(["replay", str(path), "--output", "again", "--run", "--force"]) == 2
     assert "the run itself, which a replay leaves alone" in capsys.readouterr().err
-    assert main([*again, "seed=5", "--run", "--force"]) == 2
+    assert main(["replay", "record.json", "data.root=here", "seed=5", *again[3:], "--run", "--force"]) == 2
     assert "another run; expected an --output without runs" in capsys.readouterr().err
     assert path.read_bytes() == before and len(find_records(["again"])) == 1
 
@@ -218,7 +215,7 @@ def test_cut_replay_goes_on(here, capsys, in_this_process, monkeypatch):
 
 
 def test_replay_that_fails(here, capsys, in_this_process):
-    change(command=[*read_record("record.json").command, "trainer.accelerator=tpu"])
+    change(command=[*read_record("record.json").command, "trainer.accelerator=abacus"])
     assert main(["replay", "record.json", "--run"]) == 1
     assert "the replay left no record: exit status 2" in capsys.readouterr().out
 
