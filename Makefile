@@ -1,4 +1,5 @@
 # make demo: everything from a bare clone to an ablation table. make test: everything to a passed suite.
+# make tables: every table in results/ and README.md again from the records.
 .PHONY: demo test lint tables clean
 .DELETE_ON_ERROR:
 
@@ -25,7 +26,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 
 tables: .venv/installed
-	$(BIN)/dk-bench tables results
+	$(BIN)/dk-bench tables results --readme README.md
 
 .venv/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,5 +1,6 @@
-"""Statistics, the paper's figures, and tables from records made here."""
+"""The paper's figures, and tables from records made here."""
 
+import csv
 import dataclasses
 import json
 import math
@@ -7,77 +8,18 @@ import math
 import pytest
 import yaml
 from rich.console import Console
+from table_cases import COSTS, IMAGENET, PROCEDURAL, lines_of, make_record
 
 from dk_bench.cli import main
 from dk_bench.errors import UserError
 from dk_bench.models import PAPER_MODELS, KernelSpec
 from dk_bench.results.cells import gather
 from dk_bench.results.costs import count_costs, load_costs
-from dk_bench.results.identity import config_hash
 from dk_bench.results.paper import PAPER_FILE, load_paper, row_name
-from dk_bench.results.record import RunRecord, new_record, write_record
+from dk_bench.results.readme import BEGIN, END
+from dk_bench.results.record import new_record, write_record
 from dk_bench.results.render import Document, Number, Table, csv_text, latex, markdown, show
-from dk_bench.results.statistics import summarize
 from dk_bench.results.tables import DEMO_MODELS, build_documents
-
-PROCEDURAL = {"name": "procedural", "classes": ["a", "b"], "train_images": 3000, "val_images": 1000}
-IMAGENET = {
-    "name": "imagenet",
-    "classes": [f"n{n:08}" for n in range(1000)],
-    "train_images": 1_281_167,
-    "val_images": 50_000,
-}
-COSTS = {"resnet50dw": {"params": 23_682_216, "macs": 4_024_105_984, "sampling_macs": 0}}
-
-
-def make_record(model, top1=None, *, seed=0, status="finished", data=PROCEDURAL, epochs=2, **optim) -> RunRecord:
-    config = {"seed": seed, "output": "runs", "model": {"name": model}, "optim": {"lr": 0.1, **optim}}
-    return RunRecord(
-        run_id=f"{model}-{seed}",
-        name="test",
-        config=config,
-        config_hash=config_hash(config),
-        model={"name": model},
-        data=data,
-        seed=seed,
-        status=status,
-        metrics={"epochs": [{}] * epochs, "final": {} if top1 is None else {"val/top1": top1}},
-        cost={"params": 250_000, "macs": 12_345_000, "sampling_macs": 67_000},
-        throughput={"train_images_per_second": 400.4, "eval_images_per_second": 1000.0},
-        started="2026-01-01T00:00:00+00:00",
-        ended="2026-01-01T00:01:00+00:00",
-    )
-
-
-def lines_of(document: Document, table: int = 0) -> dict[str, list[str]]:
-    """Rows of one table in Markdown: the first cells joined -> all cells."""
-    part = markdown(document).split("\n## ")[table + 1]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line[:1] == "|"]
-    return {" ".join(row[:1]): row for row in rows[2:]}
-
-
-# Statistics
-
-
-def test_summary_by_hand():
-    # Values 70, 71, 72: standard deviation 1; Student's t at 97.5 % with 2 degrees of freedom is 4.302653.
-    summary = summarize([70.0, 71.0, 72.0])
-    assert (summary.n, summary.mean, summary.std) == (3, 71.0, 1.0)
-    assert summary.half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
-    # Values 1, 2: standard deviation sqrt(1/2); t with 1 degree of freedom is 12.706205.
-    assert summarize([1.0, 2.0]).half_width == pytest.approx(12.706205 * math.sqrt(0.5) / math.sqrt(2), rel=1e-6)
-    assert summarize([5.0] * 4).half_width == 0.0
-
-
-def test_one_value_has_no_spread():
-    assert dataclasses.astuple(summarize([3.5])) == (1, 3.5, None, None)
-
-
-@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
-def test_no_figure_from_nothing_or_nan(values):
-    with pytest.raises(ValueError):
-        summarize(values)
-
 
 # The paper's figures
 
@@ -199,7 +141,7 @@ def test_imagenet_evaluated_otherwise_does_not_stand_beside_the_paper(section, c
 def test_cost_that_could_not_be_counted_is_unknown():
     record = make_record("my_net", 50.0)
     record.cost = {"params": 3000, "macs": None, "sampling_macs": None, "error": "no formula"}
-    assert lines_of(build_documents([record])["other"])["my_net"][6:9] == ["3.0", "unknown", "unknown"]
+    assert lines_of(build_documents([record])["other"])["my_net"][7:10] == ["3.0", "unknown", "unknown"]
 
 
 def test_imagenet_stands_beside_the_paper():
@@ -207,9 +149,11 @@ def test_imagenet_stands_beside_the_paper():
     document = build_documents(records, COSTS)["table1"]
     assert [table.heading for table in document.tables] == ["ImageNet"]
     text = markdown(document)
-    assert "| rigid | local 4x4 | 78.1 | 77.5 ± 6.4 (n=2) | 25.0 | 0.25 | 4.32 | 0.01 | 0.000 | 2 |" in text
-    assert "| ResNet-50-DW | rigid | rigid | 76.3 | not run | 23.7 | 23.68 | 3.82 | 4.02 | 0.000 | - |" in text
-    assert text.count("not run") == 13
+    ours = "77.5 ± 6.4 (n=2) | reproduced | - | - | 25.0 | 0.25 | 4.32 | 0.01 | 0.000 | 2"
+    assert f"| rigid | local 4x4 | 78.1 | {ours} |" in text
+    rigid = "76.3 | not run | not run | - | - | 23.7 | 23.68 | 3.82 | 4.02 | 0.000 | -"
+    assert f"| ResNet-50-DW | rigid | rigid | {rigid} |" in text
+    assert text.count("| not run | not run |") == 13
 
 
 def test_other_data_never_stand_beside_the_paper():
@@ -233,7 +177,7 @@ def test_demo_table():
     rows = lines_of(build_documents(records)["demo"])
     assert tuple(rows) == DEMO_MODELS
     costs = ["250.0", "12.35", "0.07", "400", "1000", "2"]
-    assert rows["test_resnetdw"] == ["test_resnetdw", "rigid", "rigid", "", "71.0 ± 2.5 (n=3)", "-", *costs]
+    assert rows["test_resnetdw"] == ["test_resnetdw", "rigid", "rigid", "", "71.0 ± 2.5 (n=3)", "-", "-", *costs]
     assert rows["test_resnetdw_dk"][2:6] == ["local 4x4", "", "75.0 ± 2.5 (n=3)", "+4.0 ± 0.0 (n=3)"]
     assert rows["test_resnetdw_dk_s5"][2:6] == ["local 5x5", "", "73.0 (n=1)", "+3.0 (n=1)"]  # to seed 0's 70
     assert rows["test_resnetdw_dcn"][2:6] == ["rigid", "DCN", "failed", "-"]
@@ -329,8 +273,7 @@ def test_formats():
 
 def test_csv_has_spread_and_state_in_columns_of_their_own():
     records = [make_record("a", 70.0 + s, seed=s) for s in range(3)] + [make_record("a", seed=3, status="failed")]
-    header, line = csv_text(build_documents(records)["other"]).splitlines()
-    row = dict(zip(header.split(","), line.rsplit(",", len(header.split(",")) - 1), strict=True))
+    (row,) = csv.DictReader(csv_text(build_documents(records)["other"]).splitlines())
     assert (row["top-1"], row["top-1 n"], row["top-1 state"]) == ("71", "3", "1 failed")
     assert float(row["top-1 ±95%"]) == pytest.approx(2.484138)
 
@@ -367,7 +310,35 @@ def test_command_shows_a_run_whose_process_is_gone_as_failed(tmp_path, capsys):
     record.attempts[-1]["process"] |= {"boot": "before the power cut"}
     write_record(record, tmp_path / "record.json")
     assert main(["tables", str(tmp_path), "--table", "demo"]) == 0
-    assert "running" not in capsys.readouterr().out and "| failed |" in (tmp_path / "demo.md").read_text()
+    assert "running" not in capsys.readouterr().out and "| failed" in (tmp_path / "demo.md").read_text()
+
+
+def test_command_puts_the_differences_into_a_readme(tmp_path, capsys):
+    tops = {"test_resnetdw": 70.0, "test_resnetdw_dk": 71.0, "resnet50dw": 60.0, "resnet50dw_dk": 62.0, "my_net": 3.0}
+    for model, top1 in tops.items():
+        write_record(make_record(model, top1), tmp_path / "results" / model / "record.json")
+    write_record(make_record("test_resnetdw_gdk", status="failed"), tmp_path / "results" / "gdk" / "record.json")
+    readme = tmp_path / "docs" / "README.md"
+    readme.parent.mkdir()
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert main(["tables", str(tmp_path / "results"), "--readme", str(readme), "--table", "1"]) == 0
+    assert readme.read_text() == f"""before
+{BEGIN}
+
+| data, table | model | top-1 or mAP | Δ rigid | p (Holm) |
+| :-- | :-- | --: | --: | --: |
+| [procedural](../results/table1.md) | ResNet-50-DW | 60.0 (n=1) | - | - |
+|  | ResNet-50-DW local 4x4 | 62.0 (n=1) | +2.0 (n=1) | - |
+| [procedural](../results/demo.md) | test_resnetdw | 70.0 (n=1) | - | - |
+|  | test_resnetdw_dk local 4x4 | 71.0 (n=1) | +1.0 (n=1) | - |
+
+{END}
+after
+"""
+    readme.write_text(END + BEGIN)
+    assert main(["tables", str(tmp_path / "results"), "--readme", str(readme)]) == 2
+    assert "README.md: expected the line <!-- from the records" in capsys.readouterr().err
+    assert main(["tables", str(tmp_path / "results"), "--readme", str(tmp_path / "none.md")]) == 2
 
 
 def test_command_names_a_bad_record(tmp_path, capsys):

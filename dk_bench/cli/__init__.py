@@ -15,6 +15,7 @@ COMMANDS = {
     "models": "list the models with parameters and multiply-adds",
     "sweep": "run a W&B sweep file on this machine, without an account",
     "tables": "turn run records into the paper's tables",
+    "replay": "show what a run was made with; train it again and compare",
     "bench": "time the operators",
     "erf": "measure and draw effective receptive fields",
     "picture": "draw a sheet of the procedural data set",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from rich.console import Console
 
 from dk_bench.models import PAPER_MODELS
 from dk_bench.results.costs import count_costs, load_costs, write_costs
+from dk_bench.results.readme import write_differences
 from dk_bench.results.record import as_it_stands, find_records, read_record
 from dk_bench.results.render import show
 from dk_bench.results.tables import build_documents, write_documents
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, help="folder for Markdown, CSV and LaTeX files (the first folder of records)"
     )
+    parser.add_argument("--readme", type=Path, help="a file to put the differences into, between its two markers")
     parser.add_argument("--recount", action="store_true", help="count the paper's models again first (minutes)")
 
 
@@ -44,6 +47,10 @@ def run(args: argparse.Namespace) -> int:
     for document in chosen:
         show(document, console)
     first = args.records[0]
-    written = write_documents(chosen, args.output or (first if first.is_dir() else first.parent))
+    folder = args.output or (first if first.is_dir() else first.parent)
+    written = write_documents(chosen, folder)
+    if args.readme:
+        link = Path(os.path.relpath(folder, args.readme.parent)).as_posix()
+        written.append(write_differences(args.readme, documents.values(), link))
     console.print(f"{len(records)} records; wrote {', '.join(map(str, written))}", markup=False, highlight=False)
     return 0

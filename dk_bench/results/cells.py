@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dk_bench.results.identity import DEFAULTS, cell_settings, config_hash, flatten, setting
-from dk_bench.results.record import RunRecord
+from dk_bench.results.record import RunRecord, attempts_of
 from dk_bench.results.statistics import Summary, summarize
 
 UNKNOWN = "unknown"  # a cost that could not be counted
@@ -30,12 +30,14 @@ PAPERS_SCALE = [800, 1333]
 class Figure:
     """One quantity over a cell's seeds: the summary of its finished runs, and how many did not finish.
 
-    ``signed``: a difference, printed with its sign.
+    ``dirty``: how many runs, of all, had code with changes that were not committed. ``signed``: a difference, printed
+    with its sign.
     """
 
     summary: Summary | None
     failed: int = 0
     running: int = 0
+    dirty: int = 0
     run: bool = True
     signed: bool = False
 
@@ -44,11 +46,15 @@ class Figure:
         """What to say beside the figure, or in place of one: ``1 failed``, ``running``, ``not run``; often empty."""
         if not self.run:
             return "not run"
-        counts = [(self.failed, "failed"), (self.running, "running")]
-        if self.summary is None and self.failed + self.running == 1:
-            return next(word for count, word in counts if count)
-        words = ", ".join(f"{count} {word}" for count, word in counts if count)
-        return words or ("" if self.summary else "no figure")
+        alone = self.summary is None and self.failed + self.running == 1
+        words = [
+            word if alone else f"{count} {word}"
+            for count, word in ((self.failed, "failed"), (self.running, "running"))
+            if count
+        ]
+        if self.summary is None and not words:
+            words = ["no figure"]
+        return ", ".join([*words, *([f"{self.dirty} dirty"] if self.dirty else [])])
 
 
 NOT_RUN = Figure(None, run=False)
@@ -167,7 +173,8 @@ class Cell:
     def _figure(self, values: Iterable[float | None]) -> Figure:
         known = [value for value in values if _is_number(value)]
         states = [run.status for run in self.runs]
-        return Figure(summarize(known) if known else None, states.count("failed"), states.count("running"))
+        dirty = sum(any(attempt["git"].get("dirty") for attempt in attempts_of(run)) for run in self.runs)
+        return Figure(summarize(known) if known else None, states.count("failed"), states.count("running"), dirty)
 
 
 def gather(records: Iterable[RunRecord]) -> list[Cell]:

@@ -9,7 +9,22 @@ from dk_bench.models import PAPER_MODELS
 from dk_bench.results.cells import NOT_RUN, Cell
 from dk_bench.results.paper import load_paper, row_name
 from dk_bench.results.render import Document, Number, Table, Value
-from dk_bench.results.rows import OTHER_DATA, gain, kernel_words, scaled, spec_of, without_empty_setting
+from dk_bench.results.rows import (
+    CHANCE,
+    DIFFERENCE,
+    DIRTY,
+    OTHER_DATA,
+    VERDICT,
+    WITHOUT,
+    gain,
+    gain_of_dk,
+    kernel_words,
+    scaled,
+    spec_of,
+    verdict,
+    with_chances,
+    without_empty_setting,
+)
 
 PRECISION = {"mAP": "val/mAP", "mAP_S": "val/mAP_s", "mAP_M": "val/mAP_m", "mAP_L": "val/mAP_l"}
 OVERLAPS = {"AP50": "val/mAP_50", "AP75": "val/mAP_75"}
@@ -20,16 +35,12 @@ SPREAD = (
     "96 x 96, and above. Mean ± half of the 95 % interval of the mean (Student's t) over n seeds; one seed has no "
     "spread. No figure: no object of that size."
 )
-DIFFERENCE = (
-    "Δ rigid: mAP above that of the rigid base trained with the same settings, run by run over the n seeds that both "
-    "finished: mean ± half of its 95 % interval (paired, Student's t)."
-)
-WITHOUT = "Δ DK: the same, above the row with rigid 3x3 convolutions and the same SCC or DCN."
 SPLITS = (
     "The paper's figures are of COCO test-dev, whose annotations are not public; ours are of val2017: close to each "
     "other, not the same measurement."
 )
 STARTS = "Every backbone starts from its own weights; all else is the same for the two runs of a difference."
+OF_MAP = " It is of mAP alone, and in spite of the two splits."
 SOURCE = "Not run: no record. Paper: Gao et al., ICLR 2020, arXiv 1910.02940."
 
 
@@ -50,7 +61,8 @@ def _paper_document(number: int, cells: list[Cell]) -> Document:
     models = {row_name(model.row): model.name for model in PAPER_MODELS.values() if model.row}
     rows = [(paper, models[row_name(paper)]) for paper in load_paper()[f"table{number}"]]
     subject = {3: "global and local kernels", 4: "with strong baselines"}[number]
-    notes = [SPREAD, SPLITS, DIFFERENCE, *([WITHOUT] if number == 4 else []), STARTS, SOURCE]
+    differences = [DIFFERENCE.format("mAP"), *([WITHOUT] if number == 4 else []), CHANCE]
+    notes = [SPREAD, SPLITS, VERDICT + OF_MAP, *differences, STARTS, DIRTY, SOURCE]
     title = f"Table {number}: object detection, {subject}."
     return Document(f"table{number}", title, notes, [_paper_table(number, rows, cells)])
 
@@ -60,27 +72,20 @@ def _paper_table(number: int, rows: list[tuple[dict[str, Any], str]], cells: lis
     names = {"backbone": "backbone", "with": "with", "pw": "1x1", "conv3x3": "3x3"}
     columns = [names[key] for key in keys]
     for shown in PRECISION:
-        columns += [f"{shown}, paper", shown]
+        columns += [f"{shown}, paper", shown, *(["verdict"] if shown == "mAP" else [])]
     columns += ["Δ rigid", *(["Δ DK"] if number == 4 else []), "epochs", "setting"]
     lines: list[list[Value]] = []
     for row, model in rows:
         for cell in [c for c in cells if c.model == model] or [None]:
             line: list[Value] = [row[key] for key in keys]
             for shown, metric in PRECISION.items():
-                line += [Number(row[shown.lower()]), cell.final(metric) if cell else NOT_RUN]
+                paper, figure = row[shown.lower()], cell.final(metric) if cell else NOT_RUN
+                line += [Number(paper), figure, *([verdict(figure, paper)] if shown == "mAP" else [])]
             line.append(gain(cell, cells, "val/mAP"))
             if number == 4:
-                line.append(_gain_of_dk(cell, cells))
+                line.append(gain_of_dk(cell, cells, "val/mAP"))
             lines.append([*line, Number(cell and cell.epochs(), 0), cell.label if cell else ""])
-    return Table("COCO, Faster R-CNN with FPN, 1x", *without_empty_setting(columns, lines))
-
-
-def _gain_of_dk(cell: Cell | None, cells: list[Cell]) -> Value:
-    """mAP above the same backbone with SCC or DCN alone; nothing for that one itself."""
-    without = cell and cell.model.removesuffix("_dk")
-    if cell is None or without == cell.model:
-        return Number(None, signed=True)
-    return gain(cell, cells, "val/mAP", over=without)
+    return Table("COCO, Faster R-CNN with FPN, 1x", *without_empty_setting(*with_chances(columns, lines)))
 
 
 def _others(cells: list[Cell]) -> Document:
@@ -93,7 +98,7 @@ def _others(cells: list[Cell]) -> Document:
         "#P: parameters of the whole detector, our own count; images per second on whatever else ran at the time."
     )
     title = "Object detection on other data, or in other settings."
-    return Document("detection", title, [SPREAD, DIFFERENCE, counting], tables)
+    return Document("detection", title, [SPREAD, DIFFERENCE.format("mAP"), CHANCE, DIRTY, counting], tables)
 
 
 def _models_table(heading: str, cells: list[Cell]) -> Table:
@@ -111,4 +116,4 @@ def _models_table(heading: str, cells: list[Cell]) -> Table:
             summary = cell.throughput(key).summary
             line.append(Number(summary and summary.mean, 1))
         lines.append([*line, Number(cell.epochs(), 0), cell.label])
-    return Table(heading, *without_empty_setting(columns, lines))
+    return Table(heading, *without_empty_setting(*with_chances(columns, lines)))

@@ -11,7 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("dk_bench", "torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics", "numpy", "wandb")
+PACKAGES = (
+    "dk_bench", "torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics", "numpy", "wandb",
+    "mmengine", "mmcv", "mmdet",
+)  # fmt: skip
 # An absolute path inside text: a slash at the start or after a separator; "//" after a scheme is a URL's and stays.
 ABSOLUTE_PATH = re.compile(r"""(?:(?<![^\s=:'"(\[,])|(?<=file://))/(?!/)[^\s'",:)\]]+""")
 

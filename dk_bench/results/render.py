@@ -25,7 +25,14 @@ class Number:
     signed: bool = False
 
 
-Value = str | Number | Figure
+@dataclass(frozen=True)
+class Chance:
+    """A p value, or none."""
+
+    value: float | None
+
+
+Value = str | Number | Chance | Figure
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ def text(value: Value) -> str:
         return value
     if isinstance(value, Number):
         return NOTHING if value.value is None else f"{value.value:{'+' if value.signed else ''}.{value.digits}f}"
+    if isinstance(value, Chance):
+        return NOTHING if value.value is None else f"{value.value:.3f}" if value.value >= 0.0005 else "<0.001"
     summary = value.summary
     if summary is None:
         return value.state
@@ -65,11 +74,15 @@ def markdown(document: Document) -> str:
     """GitHub's Markdown."""
     parts = [f"# {document.title}"]
     for table in document.tables:
-        # Text on the left, figures on the right.
-        rule = [":--" if isinstance(value, str) else "--:" for value in _kinds(table)]
-        lines = [table.columns, rule, *([text(value) for value in row] for row in table.rows)]
-        parts += [f"## {table.heading}", "\n".join(f"| {' | '.join(_pipe_safe(c) for c in line)} |" for line in lines)]
+        parts += [f"## {table.heading}", markdown_table(table)]
     return "\n\n".join([*parts, *document.notes]) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """A table alone: text on the left, figures on the right."""
+    rule = [":--" if isinstance(value, str) else "--:" for value in _kinds(table)]
+    lines = [table.columns, rule, *([text(value) for value in row] for row in table.rows)]
+    return "\n".join(f"| {' | '.join(_pipe_safe(cell) for cell in line)} |" for line in lines)
 
 
 def csv_text(document: Document) -> str:
@@ -140,7 +153,7 @@ def _kinds(table: Table) -> list[Value]:
 def _csv_fields(column: str, value: Value) -> dict[str, str]:
     if isinstance(value, str):
         return {column: value}
-    if isinstance(value, Number):
+    if isinstance(value, Number | Chance):
         return {column: "" if value.value is None else f"{value.value:.8g}"}
     summary = value.summary
     return {
@@ -158,7 +171,7 @@ def _pipe_safe(cell: str) -> str:
 TEX_SPECIAL = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-    | {"Δ": r"$\Delta$", "\n": " "}
+    | {"Δ": r"$\Delta$", "<": r"$<$", "\n": " "}
 )
 
 

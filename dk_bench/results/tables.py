@@ -18,7 +18,22 @@ from dk_bench.results.files import write_atomically
 from dk_bench.results.paper import load_paper, row_name
 from dk_bench.results.record import DETECTION, TRAINING, RunRecord
 from dk_bench.results.render import FORMATS, Document, Number, Table, Value
-from dk_bench.results.rows import OTHER_DATA, gain, kernel_words, scaled, spec_of, without_empty_setting
+from dk_bench.results.rows import (
+    CHANCE,
+    DIFFERENCE,
+    DIRTY,
+    OTHER_DATA,
+    VERDICT,
+    WITHOUT,
+    gain,
+    gain_of_dk,
+    kernel_words,
+    scaled,
+    spec_of,
+    verdict,
+    with_chances,
+    without_empty_setting,
+)
 
 DEMO_BASE = "test_resnetdw"
 DEMO_MODELS = tuple(DEMO_BASE + suffix for suffix in ("", "_gdk", "_dk_s3", "_dk", "_dk_s5", "_dcn", "_dcn_dk"))
@@ -82,39 +97,45 @@ def _paper_document(number: int, cells: list[Cell], costs: Costs) -> Document:
     ImageNet at other sizes."""
     models = {row_name(model.row): model.name for model in PAPER_MODELS.values() if model.table == number}
     rows = [(paper, models[row_name(paper)]) for paper in load_paper()[f"table{number}"]]
-    cells = [cell for cell in cells if cell.model in models.values() and not cell.has_spec]
-    tables = [_paper_table("ImageNet", rows, [cell for cell in cells if cell.is_papers_protocol], costs)]
+    cells = [cell for cell in cells if not cell.has_spec]  # those of other tables too: differences are to them
+    theirs = [cell for cell in cells if cell.is_papers_protocol]
+    tables = [_paper_table(number, "ImageNet", rows, theirs, costs)]
     others = [cell for cell in cells if not cell.is_papers_protocol]
-    for data in sorted({cell.data for cell in others}):
+    for data in sorted({cell.data for cell in others if cell.model in models.values()}):
         here = [cell for cell in others if cell.data == data]
         why = OTHER_PROTOCOL if data.is_imagenet else OTHER_DATA
-        tables.append(_paper_table(f"{data}: {why}", rows, here, None))
+        tables.append(_paper_table(number, f"{data}: {why}", rows, here, None))
     subject = {1: "scope, global and local kernels", 2: "with strong baselines"}[number]
     source = "Not run: no record. Paper: Gao et al., ICLR 2020, arXiv 1910.02940."
-    notes = [SPREAD, COUNTING, BASES, ADDED[number], source]
+    differences = [DIFFERENCE.format("top-1"), *([WITHOUT] if number == 2 else []), CHANCE]
+    notes = [SPREAD, VERDICT, *differences, COUNTING, BASES, ADDED[number], DIRTY, source]
     return Document(f"table{number}", f"Table {number}: {subject}.", notes, tables)
 
 
-def _paper_table(heading: str, rows: list[tuple[dict, str]], cells: list[Cell], costs: Costs | None) -> Table:
+def _paper_table(
+    number: int, heading: str, rows: list[tuple[dict, str]], cells: list[Cell], costs: Costs | None
+) -> Table:
     """The paper's rows. ``costs`` is None for other data than the paper's, where its figures are left out."""
     with_paper = costs is not None
     keys = [key for key in ("backbone", "with", "pw", "conv3x3") if key in rows[0][0]]
     names = {"backbone": "backbone", "with": "with", "pw": "1x1", "conv3x3": "3x3"}
     paper = (lambda column: (f"{column}, paper",)) if with_paper else (lambda column: ())
     columns = [names[key] for key in keys]
-    columns += [*paper("top-1"), "top-1", *paper("#P (M)"), "#P (M)", *paper("GMACs"), "GMACs", "sampling GMACs"]
-    columns += ["epochs", "setting"]
+    columns += [*paper("top-1"), "top-1", *["verdict"] * with_paper, "Δ rigid", *["Δ DK"] * (number == 2)]
+    columns += [*paper("#P (M)"), "#P (M)", *paper("GMACs"), "GMACs", "sampling GMACs", "epochs", "setting"]
     lines: list[list[Value]] = []
     for row, model in rows:
         for cell in [c for c in cells if c.model == model] or [None]:
             count = cell.cost if cell else (costs or {}).get(model, {}).get
+            figure = cell.final("val/top1") if cell else NOT_RUN
             line: list[Value] = [row[key] for key in keys]
-            line += [Number(row["top1"])] * with_paper + [cell.final("val/top1") if cell else NOT_RUN]
+            line += [Number(row["top1"]), figure, verdict(figure, row["top1"])] if with_paper else [figure]
+            line += [gain(cell, cells, "val/top1"), *[gain_of_dk(cell, cells, "val/top1")] * (number == 2)]
             line += [Number(row["params"])] * with_paper + [scaled(count("params"), 1e6)]
             line += [Number(row["flops"], 2)] * with_paper + [scaled(count("macs"), 1e9)]
             line += [scaled(count("sampling_macs"), 1e9, 3), Number(cell and cell.epochs(), 0)]
             lines.append([*line, cell.label if cell else ""])
-    return Table(heading, *without_empty_setting(columns, lines))
+    return Table(heading, *without_empty_setting(*with_chances(columns, lines)))
 
 
 def _demo_document(cells: list[Cell]) -> Document:
@@ -130,8 +151,9 @@ def _demo_document(cells: list[Cell]) -> Document:
 def _models_document(name: str, title: str, cells: list[Cell], expected: tuple[str, ...] = ()) -> Document:
     notes = [
         SPREAD,
-        "Δ rigid: difference to the rigid base trained with the same settings, run by run over the n seeds that both "
-        "finished: mean ± half of its 95 % interval (paired, Student's t).",
+        DIFFERENCE.format("top-1"),
+        CHANCE,
+        DIRTY,
         COUNTING,
         "Images per second of training and of evaluation, on whatever else the machine did at the time.",
     ]
@@ -157,4 +179,4 @@ def _models_table(heading: str, cells: list[Cell], expected: tuple[str, ...]) ->
                 summary = cell.throughput(key).summary if cell else None
                 line.append(Number(summary and summary.mean, 0))
             lines.append([*line, Number(cell and cell.epochs(), 0), cell.label if cell else ""])
-    return Table(heading, *without_empty_setting(columns, lines))
+    return Table(heading, *without_empty_setting(*with_chances(columns, lines)))

@@ -1,0 +1,101 @@
+"""``dk-bench replay RECORD key=value... [--run]``: what a run was made with; the same run again, and its metrics."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from dk_bench.errors import UserError
+from dk_bench.results.record import RunRecord, read_record
+from dk_bench.results.replay import (
+    Then,
+    compare_making,
+    compare_metrics,
+    faults,
+    replay_command,
+    replayed_below,
+    resolve,
+)
+
+OUTPUT = Path("runs/replay")
+SHOWN = 20  # metrics that came out otherwise; the rest are counted
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the subcommand's arguments."""
+    parser.add_argument("record", type=Path, help="record of a training run")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="what lies elsewhere on this machine, as data.train=PATH"
+    )
+    parser.add_argument("--config", metavar="FILE", help="the configuration file, where it lies elsewhere")
+    parser.add_argument("--output", type=Path, help=f"folder for the replay ({OUTPUT}/ and the record's run id)")
+    parser.add_argument("--run", action="store_true", dest="again", help="train the run again and compare its metrics")
+    parser.add_argument("--force", action="store_true", help="with --run: although commit, versions or settings differ")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Shows a record's making; with --run trains the run again. Returns 0, or 1 where it fails or a metric differs.
+
+    Raises UserError for a file that is no record, and with --run where this would not be the same run: another commit,
+    changes then or now that no commit holds, other versions or settings; --force runs it all the same.
+    """
+    record = read_record(args.record)
+    output = args.output or OUTPUT / record.run_id
+    config = obstacle = None
+    try:
+        command = replay_command(record, output, args.config, args.overrides)
+        config = resolve(command)
+    except UserError as error:  # without --run there is still much to show
+        obstacle = error
+    making = compare_making(record, config)
+    _show(record, args.record, making)
+    if obstacle:
+        print(f"\ncannot be run here: {obstacle}")
+    else:
+        print(f"\nagain: {shlex.join(command)}")
+    if not args.again:
+        return 0
+    if obstacle:
+        raise UserError(f"{args.record}: {obstacle}") from obstacle
+    found = faults(record, making)
+    if found and not args.force:
+        raise UserError(f"{args.record}: would not be the same run: {'; '.join(found)}. --force runs it all the same")
+    before = replayed_below(output, record, args.record, config)
+    if before and before[1].status == "finished":
+        raise UserError(f"{before[0]}: was replayed there already; expected an --output without runs")
+    sys.stdout.flush()  # before what the run prints
+    # A process of its own, which may start others; on Ctrl-C it gets the signal itself, and writes how it ended.
+    with subprocess.Popen([sys.executable, "-m", "dk_bench", *command[1:]]) as process:
+        status = process.wait()
+    after = replayed_below(output, record, args.record, config)
+    if after is None:
+        print(f"the replay left no record: exit status {status}")
+        return 1
+    return 0 if _compare(record, after[1]) and not status else 1
+
+
+def _compare(record: RunRecord, replayed: RunRecord) -> bool:
+    """Whether there are metrics and all came out the same; says so."""
+    compared, otherwise = compare_metrics(record, replayed)
+    print(f"{record.status} then, {replayed.status} now{f': {replayed.error}' if replayed.error else ''}")
+    for words in otherwise[:SHOWN]:
+        print(f"  {words}")
+    print(f"{compared - len(otherwise)} of {compared} metrics are equal to the last bit")
+    return bool(compared) and not otherwise
+
+
+def _show(record: RunRecord, path: Path, making: list[Then]) -> None:
+    print(f"{path}: {record.status}, began {record.started}, ended {record.ended}\n")
+    print(f"command: {shlex.join(record.command)}\n")
+    print("configuration:")
+    print("".join(f"  {line}\n" for line in yaml.safe_dump(record.config, sort_keys=False, width=110).splitlines()))
+    rows = [("", "then", "now", "")]
+    rows += [(item.name, item.then, item.now, "differs" if item.differs else "") for item in making]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, (*widths, 0), strict=True)).rstrip())

@@ -1,0 +1,55 @@
+"""The figures in a README: differences to rigid bases in one table, between two markers, from the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from dk_bench.errors import UserError
+from dk_bench.results.cells import Figure
+from dk_bench.results.files import write_atomically
+from dk_bench.results.render import Document, Table, Value, markdown_table
+
+BEGIN, END = "<!-- from the records, by `make tables` -->", "<!-- end of what `make tables` writes -->"
+METRICS = ("top-1", "mAP")
+
+
+def write_differences(path: str | Path, documents: Iterable[Document], link: str) -> Path:
+    """Puts `differences` between the markers in a file, atomically, and leaves all else. ``link`` is the folder of the
+    tables as seen from the file. Raises UserError for a file that cannot be read or has not both markers once."""
+    try:
+        content = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if content.count(BEGIN) != 1 or content.count(END) != 1 or content.index(BEGIN) > content.index(END):
+        raise UserError(f"{path}: expected the line {BEGIN}, and below it {END}, once each")
+    before, after = content.partition(BEGIN)[0], content.partition(END)[2]
+    return write_atomically(path, f"{before}{BEGIN}\n\n{differences(documents, link)}\n\n{END}{after}")
+
+
+def differences(documents: Iterable[Document], link: str) -> str:
+    """What ran, of the tables that have differences to a rigid base, in few columns, as Markdown."""
+    rows: list[list[Value]] = []
+    for document in documents:
+        for table in document.tables:
+            here = [_short(table, row) for row in table.rows if any(_has_figure(value) for value in row)]
+            if any(_has_figure(difference) for *_, difference, _ in here):
+                data = table.heading.partition(": ")[0].partition(" (")[0]
+                names = [f"[{data}]({link}/{document.name}.md)", *[""] * (len(here) - 1)]
+                rows += [[name, *row] for name, row in zip(names, here, strict=True)]
+    columns = ("data, table", "model", "top-1 or mAP", "Δ rigid", "p (Holm)")
+    return markdown_table(Table("", columns, rows)) if rows else "No differences yet."
+
+
+def _short(table: Table, row: list[Value]) -> list[Value]:
+    """Of a row what names it, its metric, the difference and its p value."""
+    values = dict(zip(table.columns, row, strict=True))
+    metric = next((values[name] for name in METRICS if name in values), "")
+    # The texts at its start but for what is rigid, and what tells the cell from others of its model.
+    start = next(index for index, value in enumerate(row) if not isinstance(value, str))
+    label = " ".join(word for word in (*row[:start], values.get("setting", "")) if word not in ("rigid", ""))
+    return [label, metric, values.get("Δ rigid", ""), values.get("Δ rigid, p (Holm)", "")]
+
+
+def _has_figure(value: Value) -> bool:
+    return isinstance(value, Figure) and value.summary is not None
