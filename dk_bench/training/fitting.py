@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dk_bench.config import Config
 from dk_bench.errors import UserError
+from dk_bench.results.attempts import INTERRUPTED
 from dk_bench.results.files import remove_leftovers
 from dk_bench.results.lock import hold
 from dk_bench.results.record import RunRecord, read_record, utc_now, write_record
@@ -138,7 +139,7 @@ def progress(lines: Callback) -> list[Callback]:
 def reason(error: BaseException) -> str:
     """The exception in one line; Lightning turns an interrupt into an exit."""
     if isinstance(error, KeyboardInterrupt | SystemExit | SIGTERMException):
-        return "interrupted"
+        return INTERRUPTED
     if isinstance(error, UserError | Diverged):
         # From a worker process the text is a traceback, the exception itself on its last line.
         return str(error).strip().splitlines()[-1].removeprefix("dk_bench.errors.UserError: ")
