@@ -47,7 +47,7 @@ name: kills
 model: {drop_path_rate: 0.2}
 wandb: {mode: disabled}
 trainer: {accelerator: cpu, checkpoint_every_n_steps: 2}
-optim: {lr: 0.05, epochs: 6, warmup_epochs: 1}
+optim: {lr: 0.05, epochs: 4, warmup_epochs: 1}
 data:
   {size: 32, crop_pct: 1, workers: 0, batch_size: 8, procedural: {train_images: 42, val_images: 12, classes: 6}}
 """
@@ -201,6 +201,7 @@ class Drill:
 
     def strike(self, process: Forked | subprocess.Popen, chance: random.Random) -> str:
         victim, cells = chance.choice(VICTIMS), self.live_cells()
+        victim = victim if cells else "runner"
         struck = chance.sample(cells, min(1, len(cells))) if victim == "cell" else cells
         for pid in struck if "cell" in victim else []:
             try:
@@ -303,7 +304,7 @@ def main() -> int:
             number += 1
             drill = Drill(folder / f"kills{number}", fork=args.fork)
             with drill.read_all_the_while():
-                left -= drill.kill(left, chance, pause=took / 3)
+                left -= drill.kill(left, chance, pause=took / 4)
                 drill.finish()
             check(drill, whole, folder / f"tables{number}")
     print(f"{args.kills} kills in {number} grids: nothing lost, nothing double, nothing half written")
