@@ -4,10 +4,11 @@
     python tools/sweep_kills.py [--kills 20] [--seed 0] [--fork]
 
 A small grid is trained twice by `dk-bench sweep` with two workers: once in peace, and once under SIGKILLs to the runner
-(its cells live on), to a cell, or to both. Every record is read all the while. In the end every cell must have one
-finished record, trained by one process at a time, with the metrics and the weights of the run in peace, bit for bit,
-and the tables made from both must have the same bytes; but for images per second, which are measured and never the
-same: those are taken out of the records first. A grid that is done before all kills are spent begins anew.
+(its cells live on), to a cell, or to both; after every fourth, a cell finds its disk full (files may not grow beyond a
+limit). Every record is read all the while. In the end every cell must have one finished record, trained by one process
+at a time, with the metrics and the weights of the run in peace, bit for bit, and the tables made from both must have
+the same bytes; but for images per second, which are measured and never the same: those are taken out of the records
+first. A grid that is done before all kills are spent begins anew.
 
 ``--fork``: processes are forked from this one, which has the imports done, in place of being started; so that kills
 hit training in place of imports, and twenty take a minute in place of ten.
@@ -21,13 +22,14 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,6 +62,7 @@ SWEEP = {
 CELLS = 4
 WITNESS = "DK_BENCH_WITNESS"  # environment variable: the folder in which cells say what they do
 VICTIMS = ("runner", "cell", "runner and cells")
+FULL = (1 << 9, 1 << 12, 1 << 16)  # bytes a file may have on a full disk: too few for a log, a record, a checkpoint
 MOST_STARTS = 20  # of a sweep that nobody kills any more
 
 
@@ -95,6 +98,9 @@ class Forked:
 def run_cell(arguments: list[str]) -> int:
     """``dk-bench train`` under the eyes of a witness that knows of no locks."""
     note("processes", this_process())
+    with suppress(FileNotFoundError):  # the first cell to start after that has a full disk
+        limit = Path(os.environ[WITNESS], "full").rename(Path(os.environ[WITNESS], f"full.{os.getpid()}"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit.read_text()), resource.RLIM_INFINITY))
     torch.set_num_threads(1)
     fit = training.fit
 
@@ -125,8 +131,11 @@ def alone(name: str) -> Iterator[None]:
 
 
 def note(name: str, content: Any) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limits[1], limits[1]))  # the witness's disk is not full
     with open(Path(os.environ[WITNESS]) / name, "a") as stream:
         stream.write(json.dumps(content) + "\n")  # one write, which appending keeps whole
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def notes(name: str) -> list[Any]:
@@ -158,7 +167,16 @@ class Drill:
             return Forked(lambda: forking_sweep(arguments), log, {})
 
     def live_cells(self) -> list[int]:
-        return [process["pid"] for process in notes("processes") if not is_gone(process)]
+        if self.fork:
+            return [process["pid"] for process in notes("processes") if not is_gone(process)]
+        commands = Path("/proc").glob("[0-9]*/cmdline")  # also those that still import
+        return [int(path.parent.name) for path in commands if self.is_cell(path)]
+
+    def is_cell(self, path: Path) -> bool:
+        try:
+            return path.read_bytes().split(b"\0")[1:3] == [__file__.encode(), b"cell"]
+        except OSError:  # it has ended
+            return False
 
     def records(self) -> dict[str, RunRecord]:
         """By the folder's name, which does not depend on the place of the output."""
@@ -190,6 +208,8 @@ class Drill:
                 kills += 1
                 victim = self.strike(process, chance)
                 print(f"  kill {kills}: {victim} after {wait:.2f} s", flush=True)
+                if kills % 4 == 0:
+                    Path(os.environ[WITNESS], "full").write_text(str(chance.choice(FULL)))
                 self.check_checkpoints()
             if process.poll() is not None:
                 if self.is_done():
@@ -204,10 +224,8 @@ class Drill:
         victim = victim if cells else "runner"
         struck = chance.sample(cells, min(1, len(cells))) if victim == "cell" else cells
         for pid in struck if "cell" in victim else []:
-            try:
+            with suppress(ProcessLookupError):  # it ended by itself just now
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                print(f"  {pid} had just ended")
         if "runner" in victim:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
@@ -274,8 +292,11 @@ def check(drill: Drill, whole: Drill, folder: Path) -> None:
         write_documents(build_documents(timeless).values(), folder / part)
     tables = sorted(path.name for path in (folder / "whole").iterdir())
     assert tables and all((folder / "killed" / t).read_bytes() == (folder / "whole" / t).read_bytes() for t in tables)
+    full = len([*drill.output.parent.glob("witness/full.*")])
     attempts = sum(len(record.attempts) for record in records.values())
-    print(f"{CELLS} cells in {attempts} attempts: records, weights and {len(tables)} tables are those of peace")
+    print(
+        f"{CELLS} cells in {attempts} attempts, {full} on a full disk: records, weights and {len(tables)} tables are those of peace"
+    )
 
 
 def figures(record: RunRecord) -> Any:
