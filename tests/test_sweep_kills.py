@@ -1,16 +1,16 @@
-"""Twenty SIGKILLs at random moments of a sweep, runner and cells, see tools/sweep_kills.py, which says what it checks."""
+"""Twenty SIGKILLs at random moments of a sweep, to runner and cells; tools/sweep_kills.py says what it checks."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-TOOL = Path(__file__).parents[1] / "tools" / "sweep_kills.py"
+ROOT = Path(__file__).parents[1]
 
 
 def test_sweep_survives_twenty_kills():
-    command = [sys.executable, str(TOOL), "--fork", "--kills", "20", "--seed", "0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "tools" / "sweep_kills.py"), "--fork", "--kills", "20", "--seed", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     shown = done.stdout.splitlines()

@@ -294,9 +294,7 @@ def check(drill: Drill, whole: Drill, folder: Path) -> None:
     assert tables and all((folder / "killed" / t).read_bytes() == (folder / "whole" / t).read_bytes() for t in tables)
     full = len([*drill.output.parent.glob("witness/full.*")])
     attempts = sum(len(record.attempts) for record in records.values())
-    print(
-        f"{CELLS} cells in {attempts} attempts, {full} on a full disk: records, weights and {len(tables)} tables are those of peace"
-    )
+    print(f"{CELLS} cells in {attempts} attempts, {full} on a full disk; {len(tables)} tables: all as in peace")
 
 
 def figures(record: RunRecord) -> Any:
