@@ -110,9 +110,8 @@ def run_jobs(
                 _look(job)
                 if job.state == "waiting":
                     worker = next(n for n in range(workers) if n not in running)
-                    _start(job, environments[worker])
-                if job.state == "running":
-                    running[worker] = job
+                    if _start(job, environments[worker]):
+                        running[worker] = job
                 if job.state != before:
                     settle(job)
             time.sleep(POLL_SECONDS)
@@ -161,7 +160,8 @@ def _look(job: Job) -> None:
     job.reason = {"finished": "finished elsewhere", "failed": f"elsewhere: {why}"}.get(fate, job.reason)
 
 
-def _start(job: Job, environment: dict[str, str]) -> None:
+def _start(job: Job, environment: dict[str, str]) -> bool:
+    """Whether the job runs now; otherwise it failed."""
     job.started = time.monotonic()
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -171,8 +171,9 @@ def _start(job: Job, environment: dict[str, str]) -> None:
             job.process = launch(job.argv, log, environment)
     except OSError as error:
         job.state, job.reason = "failed", f"cannot be started: {error}"
-    else:
-        job.state = "running"
+        return False
+    job.state = "running"
+    return True
 
 
 def _end(job: Job) -> None:
