@@ -18,6 +18,7 @@ from dk_bench.results.record import new_record, write_record
 from dk_bench.sweep import runner
 from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.runner import Job, run_jobs
+from dk_bench.sweep.runs import Run
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -131,8 +132,8 @@ def test_committed_sweeps_are_sound(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     jobs = make_jobs(read_sweep(path), None)
     assert all(job.argv[:2] == ["dk-bench", "train"] for job in jobs)
-    configs = [load_config(job.argv[2], job.argv[3:]) for job in jobs]
-    assert len({str(to_dict(config)) for config in configs}) == len(jobs)
+    runs = [Run.of(job.argv) for job in jobs]
+    assert all(runs) and len({run.folder for run in runs}) == len(jobs)
     assert path.read_text().startswith("# Claim: ")
 
 
@@ -267,7 +268,7 @@ def test_run_whose_process_is_gone_is_told(tmp_path, monkeypatch, capsys):
     Path("config.yaml").write_text("name: try\n")
     command = ["dk-bench", "train", "config.yaml", "${args_no_hyphens}"]
     path = write_sweep(tmp_path, command=command, parameters={"output": {"value": "out"}})
-    monkeypatch.setattr("dk_bench.cli.sweep.run_jobs", lambda *_: None)
+    monkeypatch.setattr("dk_bench.cli.sweep.run_jobs", lambda *_, **__: None)
     main(["sweep", str(path)])
     shown = capsys.readouterr().err
     assert "failed out/dead: stale" in shown and "alive" not in shown

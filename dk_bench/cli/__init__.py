@@ -37,7 +37,8 @@ class _Version(argparse.Action):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one subcommand and returns the exit status: 0, 1 for a failed run, 2 for bad usage or input."""
+    """Runs one subcommand and returns the exit status: 0, 1 for a failed run, 2 for bad usage or input, 75 for a run
+    that another process is at."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="dk-bench", description="Deformable Kernels: benchmark and ablations.")
     parser.add_argument("--version", action=_Version, nargs=0, help="versions, and the operators that were built")
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         return args.run(args)
     except UserError as error:
         print(f"dk-bench {args.command}: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except BrokenPipeError:  # the reader, `head` say, has enough; what the exit would flush has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,16 +22,16 @@ from dk_bench.detection.lit import TASK, LitDetector
 from dk_bench.detection.watch import DetectionKeeper, DetectionLines, DetectionThroughput
 from dk_bench.detection.weights import weights_in
 from dk_bench.errors import UserError
-from dk_bench.results.identity import config_hash
-from dk_bench.results.record import EVALUATION, RunRecord, attempts_of, new_record, read_record, utc_now
+from dk_bench.results import identity
+from dk_bench.results.record import EVALUATION, RunRecord, attempts_of, new_record, utc_now
 from dk_bench.training.checkpoint import kernel_spec, read_checkpoint
-from dk_bench.training.fitting import fit, make_trainer, not_again, progress, quiet, reason
+from dk_bench.training.fitting import fit, make_trainer, name_run, not_again, open_run, progress, quiet, reason
 from dk_bench.training.tracking import wandb_logger
 
 
 def run_folder(config: DetectionConfig) -> Path:
-    """Where a run keeps record and checkpoint: the same for the same name, cell and seed, so that it finds its own."""
-    return Path(config.run.output) / f"{config.run.name}-{config_hash(config.to_dict())}-s{config.run.seed}"
+    """Where the run keeps its record and checkpoint, see `dk_bench.results.identity.run_folder`."""
+    return identity.run_folder(config.run, config.to_dict())
 
 
 def train(config: DetectionConfig, *, callbacks: Sequence[Callback] = (), command: Sequence[str] = ()) -> RunRecord:
@@ -41,21 +40,20 @@ def train(config: DetectionConfig, *, callbacks: Sequence[Callback] = (), comman
     A run that has finished is not repeated: its record comes back. How a run ends otherwise: see
     `dk_bench.training.fitting.fit`. ``callbacks`` are further Lightning callbacks.
 
-    Raises UserError for bad configuration or data, and for a checkpoint of another model in the run's folder.
+    Raises UserError for bad configuration or data, for a checkpoint of another model in the run's folder, and its
+    BusyError where another process is training this run.
     """
     folder, values, run = run_folder(config), config.to_dict(), config.run
-    path = folder / "record.json"
-    previous = read_record(path) if path.exists() else None
-    if previous and previous.status == "finished":
-        not_again(run, values, previous, folder)
-        return previous
+    with open_run(folder) as previous, _quiet():
+        if previous and previous.status == "finished":
+            not_again(run, values, previous, folder)
+            return previous
 
-    with _quiet():
         pl.seed_everything(run.seed, verbose=False)  # the initial weights; every step seeds itself
         data = DetectionData(config)
         classes = data.classes
         checkpoint = _last_checkpoint(folder, classes)
-        run_id = checkpoint["hyper_parameters"]["run_id"] if checkpoint else _new_run_id(folder, run.name)
+        run_id = name_run(folder, run, checkpoint, previous)
         module = LitDetector(values, classes, run_id, initial_weights=checkpoint is None)
         held = DetectionKeeper.state_in(checkpoint) if checkpoint else {}
         # The record knows attempts that left no checkpoint; the checkpoint does where the record is lost.
@@ -142,11 +140,6 @@ def _check_classes(checkpoint: dict[str, Any], classes: list[str], path: str | P
 
 def _some(names: Sequence[str]) -> str:
     return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-
-
-def _new_run_id(folder: Path, name: str) -> str:
-    """A run's name for W&B. Its random part keeps apart runs of one cell on several machines that share a project."""
-    return f"{folder.name.removeprefix(name + '-')}-{secrets.token_hex(4)}"
 
 
 def _make_trainer(config: DetectionConfig, callbacks: list[Callback], logger: Any, steps: int = 1) -> pl.Trainer:

@@ -15,6 +15,7 @@ from typing import Any
 
 FIELDS = ("started", "ended", "git", "device", "versions", "status", "error")
 STALE = "stale: its process is gone and did not say why"
+INTERRUPTED = "interrupted"  # the error of an attempt that was asked to stop
 
 
 def attempt_of(fields: Mapping[str, Any]) -> dict[str, Any]:

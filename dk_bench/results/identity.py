@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from dk_bench.config import Config
@@ -65,6 +66,12 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """
     text = json.dumps(cell_settings(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_folder(run: Config, values: Mapping[str, Any]) -> Path:
+    """Where a run keeps record, checkpoint and lock: the same for the same name, cell and seed, so that it finds its
+    own. ``values`` is the whole configuration, plain data; ``run`` gives output, name and seed."""
+    return Path(run.output) / f"{run.name}-{config_hash(values)}-s{run.seed}"
 
 
 def _split_counts(flat: Mapping[str, Any]) -> bool:

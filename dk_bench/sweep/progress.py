@@ -27,7 +27,7 @@ class SweepProgress:
         self.progress.__enter__()
         for job in self.jobs:
             if job.state == "skipped":
-                self.console.print(f"skipped {job.name}: finished before", markup=False, highlight=False)
+                self._say(job, job.reason)
         self._refresh()
         return self
 
@@ -42,18 +42,32 @@ class SweepProgress:
         elif job is not None:
             if job.name in self.lines:
                 self.progress.remove_task(self.lines.pop(job.name))
-            why = f": {job.reason}, see {job.log}" if job.state == "failed" else ""
-            line = f"{job.state} {job.name} ({job.seconds:.0f} s){why}"
-            self.console.print(line, style="red" if why else None, markup=False, highlight=False, soft_wrap=True)
+            self._tell(job)
         self._refresh()
+
+    def _tell(self, job: Job) -> None:
+        if job.state == "finished":
+            self._say(job, f"{job.seconds:.0f} s")
+        elif job.state == "skipped":
+            self._say(job, job.reason)
+        elif job.state == "elsewhere":
+            self._say(job, "another process is at it")
+        elif job.failures:  # failed, for good or to be run again
+            again = ", will be run again" if job.state == "waiting" else ""
+            self._say(job, f"{job.reason}, see {job.log}{again}", word="failed", style="red")
+
+    def _say(self, job: Job, what: str, *, word: str | None = None, style: str | None = None) -> None:
+        line = f"{word or job.state} {job.name}: {what}"
+        self.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _refresh(self) -> None:
         for job in self.jobs:
             if job.state == "running":
                 self.progress.update(self.lines[job.name], note=job.last_line())
         states = [job.state for job in self.jobs]
-        ended = len(states) - states.count("waiting") - states.count("running")
-        counts = [f"{states.count(state)} {state}" for state in ("running", "failed", "skipped") if state in states]
+        ended = sum(job.has_ended for job in self.jobs)
+        shown = ("running", "elsewhere", "failed", "skipped")
+        counts = [f"{states.count(state)} {state}" for state in shown if state in states]
         left = _seconds_left(self.jobs, self.workers)
         if left is not None:
             counts.append(f"about {max(1, round(left / 60))} min left" if left >= 60 else f"about {left:.0f} s left")
@@ -62,8 +76,8 @@ class SweepProgress:
 
 def _seconds_left(jobs: list[Job], workers: int) -> float | None:
     """By the mean time of the cells that ended; None before one has, and when all have."""
-    took = [job.seconds for job in jobs if job.state in ("finished", "failed")]
-    waiting = sum(job.state == "waiting" for job in jobs)
+    took = [job.seconds for job in jobs if job.has_ended and job.seconds]
+    waiting = sum(job.state in ("waiting", "elsewhere") for job in jobs)
     running = sum(job.state == "running" for job in jobs)
     if not took or not waiting + running:
         return None

@@ -1,8 +1,10 @@
-"""Runs a sweep's cells as processes of their own: some at a time, each with its share of the cores and its own log."""
+"""Runs a sweep's cells as processes of their own: some at a time, each with its GPU or its share of the cores, and its
+own log. Training keeps other processes out of a run that it is at, so that any number of runners share a folder."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shlex
@@ -13,8 +15,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
+
+from dk_bench.errors import BusyError
+from dk_bench.sweep.runs import Run
 
 POLL_SECONDS = 0.1
+LOOK_SECONDS = 1.0  # between looking whether a run that another process is at has ended
 # Between asking a process to stop and killing it: training finishes its step, ends its data loaders and writes its
 # record, which takes long on cores that are shared. A process that is killed leaves a record that says running.
 PATIENCE_SECONDS = 60.0
@@ -28,11 +35,18 @@ class Job:
     name: str
     argv: list[str]
     log: Path
-    state: str = "waiting"  # waiting, running, finished, failed, skipped
-    reason: str = ""  # why it failed
+    run: Run | None = None  # the training run that it is, if it is one
+    state: str = "waiting"  # waiting, elsewhere (another process is at it), running, finished, failed, skipped
+    reason: str = ""  # why it failed or was skipped
+    failures: int = 0
     started: float = 0.0  # time.monotonic()
     seconds: float = 0.0  # how long it took, once it has ended
     process: subprocess.Popen | None = field(default=None, repr=False)
+    looked: float = -math.inf  # time.monotonic() when it was last seen to be at another process
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ("finished", "failed", "skipped")
 
     def last_line(self) -> str:
         """The last line of output that says something, without terminal codes; empty before there is one."""
@@ -51,63 +65,123 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_jobs(jobs: Iterable[Job], workers: int, on_change: Callable[[Job | None], None] = lambda job: None) -> None:
+def available_gpus() -> list[str]:
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (visible.split(",") if visible else [str(n) for n in range(count)])[:count]
+
+
+def run_jobs(
+    jobs: Iterable[Job],
+    workers: int,
+    on_change: Callable[[Job | None], None] = lambda job: None,
+    *,
+    retries: int = 0,
+) -> None:
     """Runs every waiting job, ``workers`` at a time, and sets state, reason and seconds of each.
 
     ``on_change`` is called with a job whenever its state changed and with None at every poll. A job that fails, also
-    one that cannot be started, spoils itself alone. Stopped by an exception (Ctrl-C), the jobs under way are ended with
-    all their processes before it is raised on.
+    one that cannot be started, spoils itself alone; it is run again up to ``retries`` times, after all others. A job
+    that another process is at is waited for: what that makes of it counts, and if it is cut off the job is run here.
+    Stopped by an exception (Ctrl-C), the jobs under way are ended with all their processes before it is raised on.
     """
-    waiting = [job for job in jobs if job.state == "waiting"]
-    running: list[Job] = []
-    environment = _environment(workers)
+    jobs = list(jobs)
+    running: dict[int, Job] = {}  # by the worker's number
+    environments = _environments(workers)
+
+    def settle(job: Job) -> None:
+        if job.state == "failed":
+            job.failures += 1
+            if job.failures <= retries:
+                job.state = "waiting"
+                if job.run:
+                    job.run.know()
+        on_change(job)
+
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                job = waiting.pop(0)
-                _start(job, environment)
-                on_change(job)
-                running += [job] if job.state == "running" else []
+        while not all(job.has_ended for job in jobs):
+            open_jobs = [job for job in jobs if job.state in ("waiting", "elsewhere")]
+            for job in sorted(open_jobs, key=lambda job: job.failures):
+                if len(running) == workers:
+                    break
+                before = job.state
+                _look(job)
+                if job.state == "waiting":
+                    worker = next(n for n in range(workers) if n not in running)
+                    if _start(job, environments[worker]):
+                        running[worker] = job
+                if job.state != before:
+                    settle(job)
             time.sleep(POLL_SECONDS)
-            for job in [job for job in running if job.process.poll() is not None]:
-                running.remove(job)
-                _end(job)
-                on_change(job)
+            for worker, job in [*running.items()]:
+                if job.process.poll() is not None:
+                    del running[worker]
+                    _end(job)
+                    settle(job)
             on_change(None)
     finally:
-        _stop(running)
+        _stop([*running.values()])
 
 
-def _environment(workers: int) -> dict[str, str]:
-    """The children find the commands of this interpreter's environment, activated or not, and share the cores."""
+def launch(argv: list[str], log: IO[bytes], environment: dict[str, str]) -> subprocess.Popen:
+    """Starts a cell. In a session of its own, so that stopping it reaches its data loaders too, and Ctrl-C reaches
+    only us. Raises OSError where there is no such program."""
+    return subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+    )
+
+
+def _environments(workers: int) -> list[dict[str, str]]:
+    """Each worker's. Its cells find the commands of this interpreter's environment, activated or not; they have a share
+    of the cores, and one GPU where there are any. A single worker's cells have what there is."""
     here = str(Path(sys.executable).parent)
-    return {
+    common = {
         **os.environ,
         "PATH": os.pathsep.join([here, os.environ.get("PATH", os.defpath)]),
         "OMP_NUM_THREADS": str(max(1, available_cores() // workers)),
     }
+    gpus = available_gpus() if workers > 1 else []
+    return [common | ({"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else {}) for n in range(workers)]
 
 
-def _start(job: Job, environment: dict[str, str]) -> None:
+def _look(job: Job) -> None:
+    """What others have made of a job's run: it is theirs, has ended, or is for us to start (``waiting``)."""
+    if job.run is None or (job.state == "elsewhere" and time.monotonic() < job.looked + LOOK_SECONDS):
+        return
+    job.looked = time.monotonic()
+    try:
+        fate, why = job.run.look()
+    except OSError as error:
+        job.state, job.reason = "failed", f"cannot be started: {error}"
+        return
+    job.state = {"held": "elsewhere", "finished": "skipped", "failed": "failed", "free": "waiting"}[fate]
+    job.reason = {"finished": "finished elsewhere", "failed": f"elsewhere: {why}"}.get(fate, job.reason)
+
+
+def _start(job: Job, environment: dict[str, str]) -> bool:
+    """Whether the job runs now; otherwise it failed."""
     job.started = time.monotonic()
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with open(job.log, "ab") as log:
             log.write(f"$ {shlex.join(job.argv)}\n".encode())
             log.flush()
-            # A session of its own, so that stopping it reaches its data loaders too, and Ctrl-C reaches only us.
-            job.process = subprocess.Popen(
-                job.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
+            job.process = launch(job.argv, log, environment)
     except OSError as error:
         job.state, job.reason = "failed", f"cannot be started: {error}"
-    else:
-        job.state = "running"
+        return False
+    job.state = "running"
+    return True
 
 
 def _end(job: Job) -> None:
     job.seconds = time.monotonic() - job.started
     code = job.process.returncode
+    if code == BusyError.status and job.run:  # another process was quicker
+        job.state, job.looked = "elsewhere", -math.inf
+        return
     job.state = "finished" if code == 0 else "failed"
     if code:
         job.reason = f"exit status {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dk_bench.config import Config
 from dk_bench.errors import UserError
+from dk_bench.results.attempts import INTERRUPTED
 from dk_bench.results.files import remove_leftovers
-from dk_bench.results.record import RunRecord, utc_now, write_record
+from dk_bench.results.lock import hold
+from dk_bench.results.record import RunRecord, read_record, utc_now, write_record
 from dk_bench.training.callbacks import RunKeeper
 from dk_bench.training.checkpoint_io import AtomicCheckpointIO
 from dk_bench.training.tracking import close_logger, in_wandb_sweep, log_config, tell_sweep
@@ -26,6 +29,25 @@ from dk_bench.training.tracking import close_logger, in_wandb_sweep, log_config,
 
 class Diverged(Exception):
     """The loss is not finite any more; training on would only cost time."""
+
+
+@contextmanager
+def open_run(folder: Path) -> Iterator[RunRecord | None]:
+    """A run's record so far, if any. Until the block is left no other process opens the run: see `hold`, which raises
+    BusyError. The further processes of a distributed run belong to its first."""
+    with hold(folder) if rank_zero_only.rank == 0 else nullcontext():
+        path = folder / "record.json"
+        yield read_record(path) if path.exists() else None
+
+
+def name_run(folder: Path, config: Config, checkpoint: Mapping[str, Any] | None, previous: RunRecord | None) -> str:
+    """The run's name for W&B: what it was called before, or a new one. The random part keeps apart runs of one cell on
+    several machines that share a project."""
+    if checkpoint:
+        return checkpoint["hyper_parameters"]["run_id"]
+    if previous:
+        return previous.run_id
+    return f"{folder.name.removeprefix(config.name + '-')}-{secrets.token_hex(4)}"
 
 
 def make_trainer(
@@ -79,6 +101,7 @@ def fit(
     if trainer.is_global_zero:
         write_record(record, path)
         remove_leftovers(keeper.checkpoint_path)
+        remove_leftovers(path)
     try:
         if logger and trainer.is_global_zero:
             log_config(logger, values)
@@ -116,7 +139,7 @@ def progress(lines: Callback) -> list[Callback]:
 def reason(error: BaseException) -> str:
     """The exception in one line; Lightning turns an interrupt into an exit."""
     if isinstance(error, KeyboardInterrupt | SystemExit | SIGTERMException):
-        return "interrupted"
+        return INTERRUPTED
     if isinstance(error, UserError | Diverged):
         # From a worker process the text is a traceback, the exception itself on its last line.
         return str(error).strip().splitlines()[-1].removeprefix("dk_bench.errors.UserError: ")

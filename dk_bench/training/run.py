@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,13 +16,12 @@ from dk_bench.analysis.cost import count_cost
 from dk_bench.config import Config, config_from_dict, to_dict
 from dk_bench.data.module import ClassificationData
 from dk_bench.errors import UserError
-from dk_bench.results.identity import config_hash
+from dk_bench.results import identity
 from dk_bench.results.record import (
     EVALUATION,
     RunRecord,
     attempts_of,
     new_record,
-    read_record,
     utc_now,
 )
 from dk_bench.training.callbacks import EpochLines, RunKeeper, Throughput
@@ -35,13 +33,23 @@ from dk_bench.training.checkpoint import (
     without_initial_weights,
 )
 from dk_bench.training.classifier import LitClassifier
-from dk_bench.training.fitting import Diverged, fit, make_trainer, not_again, progress, quiet, reason
+from dk_bench.training.fitting import (
+    Diverged,
+    fit,
+    make_trainer,
+    name_run,
+    not_again,
+    open_run,
+    progress,
+    quiet,
+    reason,
+)
 from dk_bench.training.tracking import wandb_logger
 
 
 def run_folder(config: Config) -> Path:
-    """Where a run keeps record and checkpoint: the same for the same name, cell and seed, so that it finds its own."""
-    return Path(config.output) / f"{config.name}-{config_hash(to_dict(config))}-s{config.seed}"
+    """Where the run keeps its record and checkpoint, see `dk_bench.results.identity.run_folder`."""
+    return identity.run_folder(config, to_dict(config))
 
 
 def train(config: Config, *, callbacks: Sequence[Callback] = (), command: Sequence[str] = ()) -> RunRecord:
@@ -51,21 +59,20 @@ def train(config: Config, *, callbacks: Sequence[Callback] = (), command: Sequen
     its record ``failed``, the reason in ``error``. Any other exception is recorded likewise and raised again; an
     interrupt is recorded as ``interrupted``. ``callbacks`` are further Lightning callbacks.
 
-    Raises UserError for bad configuration or data, and for a checkpoint of another model in the run's folder.
+    Raises UserError for bad configuration or data, and for a checkpoint of another model in the run's folder, and its
+    BusyError where another process is training this run.
     """
     folder = run_folder(config)
-    path = folder / "record.json"
-    previous = read_record(path) if path.exists() else None
-    if previous and previous.status == "finished":
-        not_again(config, to_dict(config), previous, folder)
-        return previous
+    with open_run(folder) as previous, quiet():
+        if previous and previous.status == "finished":
+            not_again(config, to_dict(config), previous, folder)
+            return previous
 
-    with quiet():
         pl.seed_everything(config.seed, verbose=False)  # the initial weights; every step seeds itself
         data = ClassificationData(config.data, config.seed)
         classes, steps = data.train_images.classes, data.steps_per_epoch
         checkpoint = _last_checkpoint(folder, config, len(classes))
-        run_id = checkpoint["hyper_parameters"]["run_id"] if checkpoint else _new_run_id(folder, config)
+        run_id = name_run(folder, config, checkpoint, previous)
         # Going on, all weights are the checkpoint's: those that training began with need not exist any more.
         module = LitClassifier(to_dict(config), classes, steps, run_id, initial_weights=checkpoint is None)
         throughput = Throughput()
@@ -128,11 +135,6 @@ def _last_checkpoint(folder: Path, config: Config, num_classes: int) -> dict[str
     checkpoint = read_checkpoint(path)
     check_same_model(checkpoint, config.model.name, num_classes, path)
     return checkpoint
-
-
-def _new_run_id(folder: Path, config: Config) -> str:
-    """A run's name for W&B. Its random part keeps apart runs of one cell on several machines that share a project."""
-    return f"{folder.name.removeprefix(config.name + '-')}-{secrets.token_hex(4)}"
 
 
 def _start_record(

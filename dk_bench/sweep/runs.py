@@ -1,0 +1,83 @@
+"""The training runs that a sweep's commands stand for, and how far they are, whoever trains them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dk_bench.config import load_config, to_dict
+from dk_bench.errors import UserError
+from dk_bench.results.attempts import INTERRUPTED
+from dk_bench.results.identity import config_hash, run_folder
+from dk_bench.results.lock import is_held
+from dk_bench.results.record import EVALUATION, RunRecord, as_it_stands, attempts_of, find_records, read_record
+
+
+@dataclass
+class Run:
+    """A run by its place below ``output`` and by its cell and seed. ``attempts``: how many of it this sweep knows."""
+
+    folder: Path
+    output: Path
+    cell: str
+    seed: int
+    attempts: int = 0
+
+    @classmethod
+    def of(cls, argv: list[str]) -> Run | None:
+        """The run that ``[...] dk-bench train CONFIG key=value...`` stands for; None for any other command."""
+        names = [Path(part).name for part in argv]
+        for start in range(len(names) - 2):
+            if names[start : start + 2] == ["dk-bench", "train"]:
+                with contextlib.suppress(UserError):  # the cell itself will fail with it, and say so in its log
+                    return cls._of_config(argv[start + 2], argv[start + 3 :])
+        return None
+
+    @classmethod
+    def _of_config(cls, path: str, overrides: list[str]) -> Run:
+        if path.endswith(".py"):
+            from dk_bench.detection.config import load_detection_config  # of packages that may not be installed
+
+            detection = load_detection_config(path, overrides)
+            config, values = detection.run, detection.to_dict()
+        else:
+            config = load_config(path, overrides)
+            values = to_dict(config)
+        return cls(run_folder(config, values), Path(config.output), config_hash(values), config.seed)
+
+    def record(self) -> RunRecord | None:
+        """What the run's folder holds; None where there is no record that can be read."""
+        with contextlib.suppress(UserError):  # training will say so
+            return read_record(self.folder / "record.json")
+        return None
+
+    def know(self) -> None:
+        """Takes note of the attempts so far: what others make of the run counts from here on."""
+        record = self.record()
+        self.attempts = len(attempts_of(record)) if record else 0
+
+    def look(self) -> tuple[str, str]:
+        """What others have made of the run since `know`, and why: ``held`` (a process trains it right now),
+        ``finished``, ``failed``, or ``free``: nobody has begun it, or whoever did was cut off.
+
+        Nobody holds it and its record says running: cut off, on whatever machine that was. Raises OSError.
+        """
+        if is_held(self.folder):
+            return "held", ""
+        record = self.record()
+        if record and record.status == "finished":
+            return "finished", ""
+        if record and record.status == "failed" and len(attempts_of(record)) > self.attempts:
+            return ("free", "") if record.error == INTERRUPTED else ("failed", record.error or "")
+        return "free", ""
+
+
+def training_runs(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
+    """Folder and record, as it stands now, of the training runs below a folder."""
+    for path in find_records([folder]) if folder.exists() else []:
+        with contextlib.suppress(UserError):  # a file that is no record is no run
+            record = as_it_stands(read_record(path))
+            if record.task != EVALUATION:
+                yield path.parent, record
