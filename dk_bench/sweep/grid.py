@@ -116,8 +116,8 @@ def _axes(parameters: Mapping[str, Any], outer: Names = ()) -> Iterator[tuple[Na
 
 
 def _as_sent(value: Any) -> Any:
-    """A value as it arrives at the agent: W&B's server sends 4.0 as 4."""
-    if isinstance(value, float) and value.is_integer():
+    """A value as it arrives at the agent: W&B's server sends 4.0 as 4, and from 1e21 on, 1e+21."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         return int(value)
     if isinstance(value, Mapping):
         return {key: _as_sent(item) for key, item in sorted(value.items())}
