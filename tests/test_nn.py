@@ -222,6 +222,19 @@ def test_clip_can_be_left_out():
     assert (clipped(x) - free(x)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("scope", [4, 5])
+@pytest.mark.parametrize("kind", [DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d])
+def test_spread_grid_starts_as_the_rigid_convolution_and_learns(kind, scope):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4)
+    module = kind.from_rigid(conv, scope=scope, grid="spread")
+    x = torch.randn(2, 4, 7, 6)
+    torch.testing.assert_close(module(x), conv(x), rtol=1e-4, atol=1e-5)
+    assert module.kernel_offset.bias.detach().view(9, 2)[0].tolist() == [-(scope - 3) / 2] * 2
+    module(x).square().sum().backward()
+    assert (module.kernel_offset.bias.grad != 0).all()  # also of the taps on the scope's edge
+
+
 def test_offset_parameter_names():
     model = nn.Sequential(
         nn.Conv2d(3, 4, 1), DeformKernelConv2d(4, 4, 4, 3, groups=4), GlobalDeformKernel2d(2, 4, 4, 1)

@@ -1,4 +1,4 @@
-"""A rigid kernel in a scope: sampled at zero offsets it comes back, for every S >= K."""
+"""A rigid kernel in a scope: sampled where its taps start it comes back, for every S >= K."""
 
 from __future__ import annotations
 
@@ -6,18 +6,35 @@ import pytest
 import torch
 
 from dk_bench.nn import to_scope
+from dk_bench.nn.scope import grid_offset
 from dk_bench.reference import sample_kernel, tap_weights
 
 SIZES = [(k, s) for k in (1, 2, 3, 5, 7) for s in range(k, 10)]
 
 
+@pytest.mark.parametrize("grid", ["centred", "spread"])
 @pytest.mark.parametrize("kernel_size, scope", SIZES)
-def test_zero_offsets_give_the_kernel_back(kernel_size, scope):
+def test_the_kernel_comes_back_where_the_taps_start(kernel_size, scope, grid):
     torch.manual_seed(0)
     kernel = torch.randn(3, 2, kernel_size, kernel_size, dtype=torch.float64)
-    weight = to_scope(kernel, (scope, scope))
-    at_rest = torch.zeros(1, 2 * kernel_size**2, dtype=torch.float64)
-    torch.testing.assert_close(sample_kernel(weight, at_rest, kernel_size=kernel_size)[0], kernel)
+    weight = to_scope(kernel, (scope, scope), grid)
+    start = grid_offset((kernel_size, kernel_size), (scope, scope), grid)[None]
+    assert grid == "spread" or not start.any()
+    torch.testing.assert_close(sample_kernel(weight, start, kernel_size=kernel_size)[0], kernel)
+
+
+def test_spread_grid_reaches_the_edges_of_the_scope():
+    """K = (3, 1) in S = (4, 5): along y from 0.5, 1.5, 2.5 to 0, 1.5, 3; the one tap along x stays in the middle."""
+    assert grid_offset((3, 1), (4, 5), "spread").tolist() == [-0.5, 0, 0, 0, 0.5, 0]
+    rest = torch.tensor([0.5, 1.5, 2.5], dtype=torch.float64)
+    dy, dx = grid_offset((3, 3), (4, 4), "spread").view(3, 3, 2).unbind(-1)
+    torch.testing.assert_close(rest[:, None] + dy, torch.tensor([[0.0], [1.5], [3.0]]).double().expand(3, 3))
+    torch.testing.assert_close(rest + dx, torch.tensor([0.0, 1.5, 3.0]).double().expand(3, 3))
+
+
+def test_unknown_grid():
+    with pytest.raises(ValueError, match=r"grid: expected one of \('centred', 'spread'\), got 'wide'"):
+        to_scope(torch.randn(1, 1, 3, 3), (4, 4), "wide")
 
 
 def test_axes_are_independent():

@@ -10,12 +10,13 @@ import sys
 from dk_bench.errors import UserError
 
 COMMANDS = {
-    "train": "train a classifier from a config; resumes by itself",
+    "train": "train a classifier or a detector from a config; resumes by itself",
     "eval": "evaluate a checkpoint",
     "models": "list the models with parameters and multiply-adds",
     "sweep": "run a W&B sweep file on this machine, without an account",
     "tables": "turn run records into the paper's tables",
     "bench": "time the operators",
+    "erf": "measure and draw effective receptive fields",
     "picture": "draw a sheet of the procedural data set",
 }
 

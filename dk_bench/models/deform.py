@@ -32,9 +32,9 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
     """Replaces convolutions of a rigid model as the spec says, in place, and returns the model.
 
     The model computes what it did before, up to rounding: each new module starts from the state of the convolution in
-    its place, with zero offsets. So a trained rigid model can be deformed and fine-tuned. 1x1 kernels in a scope and
-    the experts of conditional convolutions have a random part (drawn from torch's global generator) that the function
-    does not show; see :func:`dk_bench.nn.to_scope` and :class:`dk_bench.nn.CondConv2d`.
+    its place. So a trained rigid model can be deformed and fine-tuned. 1x1 kernels in a scope, kernels whose taps start
+    spread and the experts of conditional convolutions have a random part (drawn from torch's global generator) that
+    the function does not show; see :func:`dk_bench.nn.to_scope` and :class:`dk_bench.nn.CondConv2d`.
 
     What changes (section 4 of Gao et al., ICLR 2020):
 
@@ -95,7 +95,7 @@ def _replacement(conv: nn.Conv2d, spec: KernelSpec, output_stride: int) -> Repla
     of_size = conv.kernel_size == (spec.kernel_size, spec.kernel_size)
     if is_depthwise(conv) and of_size:
         dcn = spec.dcn and output_stride >= spec.dcn_min_stride
-        scope = {"scope": spec.scope, "clip": spec.clip}
+        scope = {"scope": spec.scope, "clip": spec.clip, "grid": spec.grid}
         if spec.depthwise == "global":
             return partial(GlobalDeformKernel2d.from_rigid, **scope)
         if spec.depthwise == "local":

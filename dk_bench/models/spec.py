@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from dk_bench.nn.scope import GRIDS
+
 DEPTHWISE = (None, "local", "global")
 POINTWISE = (None, "global")
 DENSE_DCN = (None, "v1", "v2")
@@ -26,6 +28,8 @@ class KernelSpec:
         dcn: learn data offsets too (Dai et al., ICCV 2017) on the depthwise convolutions that change.
         dcn_min_stride: the lowest output stride at which a convolution gets data offsets.
         clip: keep sampling locations inside the scope.
+        grid: where the taps of the depthwise kernels start: "centred" in the scope, one sample apart, or "spread" over
+            all of it.
         dense_dcn: full deformable convolution, on the K x K convolutions in the residual blocks that are not depthwise:
             None, "v1" (offsets; Dai et al., ICCV 2017) or "v2" (and a factor a tap; Zhu et al., CVPR 2019).
         dense_dcn_min_stride: the lowest output stride at which a convolution takes part; 32 is ResNet's last stage
@@ -47,13 +51,16 @@ class KernelSpec:
     dcn: bool = False
     dcn_min_stride: int = 8
     clip: bool = True
+    grid: str = "centred"
     dense_dcn: str | None = None
     dense_dcn_min_stride: int = 32
     dense_dcn_groups: int = 1
     dilate_last: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("depthwise", DEPTHWISE), ("pointwise", POINTWISE), ("dense_dcn", DENSE_DCN)):
+        for name, choices in (
+            ("depthwise", DEPTHWISE), ("pointwise", POINTWISE), ("dense_dcn", DENSE_DCN), ("grid", GRIDS)
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
         for name, low in (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dk_bench._arguments import IntPair, as_pair
-from dk_bench.nn.scope import to_scope
+from dk_bench.nn.scope import grid_offset, to_scope
 
 
 class RigidStart2d(nn.Module):
@@ -83,7 +83,7 @@ class RigidStart2d(nn.Module):
 
         Args:
             conv: a plain ``torch.nn.Conv2d``.
-            options: the constructor's arguments that ``conv`` has no say in (scope, clip, experts).
+            options: the constructor's arguments that ``conv`` has no say in (scope, clip, grid, experts).
 
         Raises:
             ValueError: conv is a subclass with a forward of its own, or pads otherwise than with a given number of
@@ -133,6 +133,7 @@ class ScopedKernel2d(RigidStart2d):
         groups: int = 1,
         bias: bool = True,
         clip: bool = True,
+        grid: str = "centred",
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -141,6 +142,7 @@ class ScopedKernel2d(RigidStart2d):
         )
         self.scope = checked_pair("scope", scope, 1)
         self.clip = clip
+        self.grid = grid
         if self.scope[0] < self.kernel_size[0] or self.scope[1] < self.kernel_size[1]:
             raise ValueError(f"scope: expected at least kernel_size = {self.kernel_size}, got {self.scope}")
         shape = (out_channels, in_channels // groups, *self.scope)
@@ -154,14 +156,17 @@ class ScopedKernel2d(RigidStart2d):
 
     @torch.no_grad()
     def load_rigid(self, kernel: Tensor, bias: Tensor | None) -> None:
-        self.weight.copy_(to_scope(kernel, self.scope))
+        self.weight.copy_(to_scope(kernel, self.scope, self.grid))
         if bias is not None:
             self.bias.copy_(bias)
         for module in self.children():
             module.reset_parameters()
+        self.kernel_offset.bias.copy_(grid_offset(self.kernel_size, self.scope, self.grid))
 
     def extra_repr(self) -> str:
-        return f"scope={self.scope}, {super().extra_repr()}" + ("" if self.clip else ", clip=False")
+        return f"scope={self.scope}, {super().extra_repr()}" + ("" if self.clip else ", clip=False") + (
+            "" if self.grid == "centred" else f", grid={self.grid!r}"
+        )
 
 
 def checked_pair(name: str, value: IntPair, low: int) -> tuple[int, int]:

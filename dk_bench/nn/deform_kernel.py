@@ -24,6 +24,8 @@ class GlobalDeformKernel2d(ScopedKernel2d):
         scope: (Sh, Sw), the size of the stored kernel; at least kernel_size.
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in ``torch.nn.Conv2d``.
         clip: keep taps inside the scope.
+        grid: where the taps start: "centred" in the scope, one sample apart, or "spread" over all of it; they start
+            there by the offset generator's bias.
 
     Shape: (N, Cin, H, W) to (N, Cout, Hout, Wout); N may be 0; contiguous or channels_last, the output likewise.
 
@@ -79,6 +81,8 @@ class DeformKernel2d(_Depthwise):
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in ``torch.nn.Conv2d``,
             with groups == in_channels == out_channels.
         clip: keep taps inside the scope.
+        grid: where the taps start: "centred" in the scope, one sample apart, or "spread" over all of it; they start
+            there by the offset generator's bias.
 
     Shape: (N, C, H, W) to (N, C, Hout, Wout); N may be 0; contiguous or channels_last, the output likewise.
 

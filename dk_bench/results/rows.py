@@ -41,6 +41,8 @@ def kernel_words(spec: KernelSpec) -> tuple[str, str, str]:
     """The paper's words for a spec: 1x1 convolutions, 3x3 convolutions, what it is combined with."""
     pw = f"{spec.pointwise} {spec.pointwise_scope}x{spec.pointwise_scope}" if spec.pointwise else "rigid"
     conv3x3 = f"{spec.depthwise} {spec.scope}x{spec.scope}" if spec.depthwise else "rigid"
+    if spec.depthwise:
+        conv3x3 += ", spread" * (spec.grid == "spread") + ", unclipped" * (not spec.clip)
     parts = ["DCN"] * spec.dcn + ["SCC"] * bool(spec.experts)
     if spec.dense_dcn:
         groups = f", {spec.dense_dcn_groups} groups" if spec.dense_dcn_groups > 1 else ""

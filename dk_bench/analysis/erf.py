@@ -1,0 +1,175 @@
+"""Effective receptive fields: the gradient of one output unit to the input image (Gao et al., ICLR 2020, section 3.1;
+Luo et al., NeurIPS 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dk_bench.models.probe import evaluating
+from dk_bench.nn.offsets import OffsetGenerator
+
+__all__ = ["fixed_offsets", "layer_output", "unit_gradient"]
+
+
+def unit_gradient(
+    model: nn.Module,
+    image: Tensor,
+    *,
+    layer: str | None = None,
+    position: tuple[float, float] | None = None,
+    in_pixels: bool = False,
+    through_offsets: bool = True,
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """The gradient of one unit to one image, and the unit's place (y, x) in pixels.
+
+    A unit is a place of a layer's map: the sum of its channels.
+
+    Args:
+        model: takes (N, C, H, W); runs in evaluation mode and keeps its own.
+        image: (C, H, W), normalised as the model expects.
+        layer: name of a module whose output is (N, C, h, w); None: what ``forward_features`` gives (any timm model).
+        position: (row, column) on the layer's map, or, with ``in_pixels``, a place (y, x) in the image, to
+            which the nearest unit is taken; None: the middle.
+        through_offsets: also count what an image changes by moving taps, as the derivative does; False holds the
+            offsets fixed, as the paper's equations do.
+
+    Returns:
+        (C, H, W) in float64, signed.
+
+    Raises:
+        ValueError: no such layer or it has no map; position outside the map; image of another shape.
+    """
+    if image.dim() != 3:
+        raise ValueError(f"image: expected (C, H, W), got the shape {tuple(image.shape)}")
+    parameter = next(model.parameters())
+    batch = image.detach()[None].to(parameter.device, parameter.dtype).requires_grad_()
+    with evaluating(model), fixed_offsets(model, not through_offsets), torch.enable_grad():
+        with _steps_down(model) as steps:
+            output = layer_output(model, batch, layer)
+        lattice = [_lattice(batch.shape[axis], output.shape[axis], steps, axis - 2) for axis in (2, 3)]
+        row, column = _cell(position, output.shape[2:], lattice, in_pixels)
+        (gradient,) = torch.autograd.grad(output[0, :, row, column].sum(), batch)
+    centre = tuple(first + cell * stride for cell, (first, stride) in zip((row, column), lattice, strict=True))
+    return gradient[0].double().cpu().numpy(), centre
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A module that gives a smaller map than it takes: along each axis the sizes, and where in the larger map the
+    smaller one's first place lies."""
+
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    first: tuple[float, float]
+
+
+@contextmanager
+def _steps_down(model: nn.Module) -> Iterator[list[_Step]]:
+    """Every convolution and pooling that runs and gives a smaller map."""
+    steps: list[_Step] = []
+
+    def record(module: nn.Module, args: tuple, output: Tensor) -> None:
+        before, after = args[0].shape[2:], output.shape[2:]
+        if len(before) == 2 and after != before:
+            reach = [_pair(getattr(module, name, 1)) for name in ("kernel_size", "dilation", "padding")]
+            first = tuple((k - 1) * d / 2 - p for k, d, p in zip(*reach, strict=True))
+            steps.append(_Step(tuple(zip(before, after, strict=True)), first))
+
+    hooks = [
+        module.register_forward_hook(record)
+        for module in model.modules()
+        if hasattr(module, "kernel_size") and not isinstance(module.kernel_size, str) and hasattr(module, "stride")
+    ]
+    try:
+        yield steps
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def _lattice(side: int, cells: int, steps: list[_Step], axis: int) -> tuple[float, float]:
+    """Where the first place of a layer's map lies in the image along an axis, pixels, and how far the next one is.
+
+    A 3x3 convolution with stride 2 and padding 1 puts out places 0, 2, 4, ... of what it reads, not 0.5, 2.5, ...: the
+    units of a stack of them begin on the image's upper left corner. Where several modules beside each other halve a map
+    (a residual block's convolution and its shortcut) the first one counts. A map whose size no chain of modules
+    explains is spread over the image evenly.
+    """
+    first, stride, size = 0.0, 1.0, side
+    while size > cells:
+        step = next((step for step in steps if step.sizes[axis][0] == size), None)
+        if step is None:
+            return (side / cells - 1) / 2, side / cells
+        before, after = step.sizes[axis]
+        first += step.first[axis] * stride
+        stride *= round(before / after)
+        size = after
+    return first, stride
+
+
+def _cell(
+    position: tuple[float, float] | None, size: torch.Size, lattice: list[tuple[float, float]], in_pixels: bool
+) -> tuple[int, int]:
+    """The unit at a place of the map, or the nearest to a place in the image."""
+    if position is None:
+        return size[0] // 2, size[1] // 2
+    if not in_pixels:
+        row, column = map(int, position)
+        if not (0 <= row < size[0] and 0 <= column < size[1]):
+            raise ValueError(f"position: expected a place on the layer's map of {size[0]} x {size[1]}, got {position}")
+        return row, column
+    nearest = [round((at - first) / stride) for at, (first, stride) in zip(position, lattice, strict=True)]
+    row, column = (min(max(cell, 0), cells - 1) for cell, cells in zip(nearest, size, strict=True))
+    return row, column
+
+
+def layer_output(model: nn.Module, images: Tensor, layer: str | None) -> Tensor:
+    """(N, C, h, w): what a layer puts out for images.
+
+    Raises:
+        ValueError: no such layer, or its output is no map.
+    """
+    if layer is None:
+        if not hasattr(model, "forward_features"):
+            raise ValueError(f"layer: {type(model).__name__} has no forward_features, expected the name of a module")
+        output = model.forward_features(images)
+    else:
+        modules = dict(model.named_modules())
+        if layer not in modules:
+            names = ", ".join(name for name in modules if name and "." not in name)
+            raise ValueError(f"layer: no module {layer!r}; some of {names}")
+        seen: list[Tensor] = []
+        hook = modules[layer].register_forward_hook(lambda module, args, result: seen.append(result))
+        try:
+            model(images)
+        finally:
+            hook.remove()
+        if not seen:
+            raise ValueError(f"layer: module {layer!r} does not run in the forward pass")
+        output = seen[-1]
+    if not isinstance(output, Tensor) or output.dim() != 4:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        name = layer or "forward_features"
+        raise ValueError(f"layer: expected a module that gives (N, C, h, w), {name} gives {shape}")
+    return output
+
+
+@contextmanager
+def fixed_offsets(model: nn.Module, fixed: bool = True) -> Iterator[None]:
+    """Holds the offsets of deformable convolutions fixed: gradients do not pass through their generators."""
+    generators = [module for module in model.modules() if fixed and isinstance(module, OffsetGenerator)]
+    hooks = [module.register_forward_hook(lambda module, args, offset: offset.detach()) for module in generators]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,222 @@
+"""The effective receptive fields of several models on the same images: numbers, figures 4 and 6 of the paper."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy import stats
+
+from dk_bench.analysis.erf import unit_gradient
+from dk_bench.analysis.field import Measures, measure, replknet_sides, share_inside
+from dk_bench.analysis.pictures import Picture, Subject
+from dk_bench.results.files import open_atomically, write_atomically
+
+__all__ = ["KINDS", "Observation", "mean_interval", "print_summary", "replknet", "study", "summary", "write_study"]
+
+KINDS = ("original", "rotated", "scaled")
+SHOWN = 4  # pictures in a figure
+NUMBERS = ("sigma", "radius", "area", "inside", "lift", "agreement_rotated", "agreement_scaled")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One field: of a model, on a picture that was left alone, rotated or scaled.
+
+    Attributes:
+        signed, absolute: (side, side), over the image's channels.
+        centre: (y, x) of the unit, pixels.
+        measures: of the absolute field about the unit.
+        inside: share of the energy on the object, and ``covered`` the object's share of the pixels; None: no object.
+        agreement: cosine between the absolute field and that of the picture as it was, moved along with it; 1 for a
+            model whose field follows the rotation or scaling exactly. None for the picture as it was.
+    """
+
+    model: str
+    trained: bool
+    picture: str
+    kind: str
+    signed: np.ndarray
+    absolute: np.ndarray
+    centre: tuple[float, float]
+    measures: Measures
+    inside: float | None
+    covered: float | None
+    agreement: float | None
+
+
+def study(
+    subjects: Sequence[Subject],
+    pictures: Sequence[Picture],
+    layer: str | None = None,
+    position: tuple[float, float] | None = None,
+    through_offsets: bool = True,
+) -> list[Observation]:
+    """Every model on every picture, as it is, rotated and scaled; a progress bar on standard error.
+
+    ``position`` is a place (y, x) in pixels, the objects' centres where it is None, and is rotated with the picture.
+    Raises ValueError as :func:`unit_gradient` does, and for a field that is zero everywhere.
+    """
+    pairs = [(subject, picture) for subject in subjects for picture in pictures]
+    found: list[Observation] = []
+    for subject, picture in track(pairs, "receptive fields", console=Console(stderr=True), transient=True):
+        if position is not None:
+            picture = Picture(picture.name, picture.image, position, picture.mask)
+        base: np.ndarray | None = None
+        for kind in KINDS:
+            moved = picture if kind == "original" else picture.transformed(kind)
+            seen = _observe(subject, moved, kind, layer, through_offsets, base, picture.centre)
+            base = seen.absolute if base is None else base
+            found.append(seen)
+    return found
+
+
+def _observe(
+    subject: Subject, picture: Picture, kind: str, layer: str | None, through_offsets: bool, base: np.ndarray | None,
+    middle: tuple[float, float],
+) -> Observation:  # fmt: skip
+    gradient, centre = unit_gradient(
+        subject.model, subject.tensor(picture), layer=layer, position=picture.centre, in_pixels=True,
+        through_offsets=through_offsets,
+    )  # fmt: skip
+    absolute = np.abs(gradient).sum(0)
+    try:
+        measures = measure(absolute, centre)
+    except ValueError as error:
+        raise ValueError(f"{subject.name} on {picture.name}: {error}") from error
+    mask = picture.mask if picture.mask is not None and picture.mask.any() else None
+    return Observation(
+        subject.name, subject.trained, picture.name, kind, gradient.sum(0), absolute, centre, measures,
+        inside=None if mask is None else share_inside(absolute, mask),
+        covered=None if mask is None else float(mask.mean()),
+        agreement=None if base is None else _cosine(absolute, _moved(base, kind, middle)),
+    )  # fmt: skip
+
+
+def _moved(field: np.ndarray, kind: str, centre: tuple[float, float]) -> np.ndarray:
+    """A field moved as :meth:`Picture.transformed` moves the picture."""
+    if kind == "rotated":
+        return np.rot90(field)
+    from PIL import Image
+
+    from dk_bench.analysis.pictures import scaled
+
+    return np.asarray(scaled(Image.fromarray(field.astype(np.float32)), centre, Image.Resampling.BILINEAR), float)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+
+
+def replknet(subject: Subject, pictures: Sequence[Picture], layer: str | None = None) -> dict[float, float]:
+    """:func:`replknet_sides` of the middle unit's positive gradients over all pictures, as RepLKNet's tool has them."""
+    total = np.zeros((subject.side, subject.side))
+    for picture in pictures:
+        gradient, _ = unit_gradient(subject.model, subject.tensor(picture), layer=layer)
+        total += np.maximum(gradient, 0).sum(0)
+    return replknet_sides(total)
+
+
+def mean_interval(values: Iterable[float]) -> tuple[float, float | None]:
+    """Mean and half of its 95 % interval (Student's t); no interval of fewer than two values."""
+    values = list(values)
+    if len(values) < 2:
+        return float(values[0]), None
+    return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def summary(observations: Sequence[Observation]) -> dict[str, dict[str, tuple[float, float | None]]]:
+    """By model, of the pictures as they are: mean and half interval over pictures of `NUMBERS`. ``lift`` is the share
+    of the energy on the object over the object's share of the pixels; what no picture has is left out."""
+    table: dict[str, dict[str, tuple[float, float | None]]] = {}
+    for model in dict.fromkeys(seen.model for seen in observations):
+        own = [seen for seen in observations if seen.model == model]
+        plain = [seen for seen in own if seen.kind == "original"]
+        on_object = [seen for seen in plain if seen.inside is not None]
+        columns = {name: [getattr(seen.measures, name) for seen in plain] for name in ("sigma", "radius", "area")}
+        columns["inside"] = [seen.inside for seen in on_object]
+        columns["lift"] = [seen.inside / seen.covered for seen in on_object]
+        for kind in KINDS[1:]:
+            columns[f"agreement_{kind}"] = [seen.agreement for seen in own if seen.kind == kind]
+        table[model] = {name: mean_interval(values) for name, values in columns.items() if values}
+    return table
+
+
+def print_summary(observations: Sequence[Observation]) -> None:
+    """The table of :func:`summary` on standard output."""
+    count = len({seen.picture for seen in observations})
+    table = Table(title=f"effective receptive fields, mean and 95 % interval over {count} pictures")
+    for name in ("model", *NUMBERS):
+        table.add_column(name.replace("_", " "), justify="left" if name == "model" else "right")
+    untrained = {seen.model for seen in observations if not seen.trained}
+    for model, numbers in summary(observations).items():
+        cells = [_text(*numbers[name]) if name in numbers else "-" for name in NUMBERS]
+        table.add_row(model, *cells)
+    Console().print(table)
+    if untrained:
+        print(f"random weights: {', '.join(sorted(untrained))}")
+
+
+def _text(mean: float, half: float | None) -> str:
+    return f"{mean:.3g}" if half is None else f"{mean:.3g} ± {half:.2g}"
+
+
+def write_study(observations: Sequence[Observation], pictures: Sequence[Picture], folder: str | Path) -> list[Path]:
+    """Writes fields.csv (every number), summary.csv, maps/*.csv (what the figures show), fields and transforms as PNG
+    and PDF. Returns the files but for the maps. Raises OSError where it cannot."""
+    from dk_bench.analysis.erf_figures import draw_fields, draw_transforms
+
+    folder = Path(folder)
+    files = [
+        write_atomically(folder / "fields.csv", _csv(_row(seen) for seen in observations)),
+        write_atomically(folder / "summary.csv", _csv(_summary_rows(observations))),
+    ]
+    shown = {picture.name for picture in pictures[:SHOWN]}
+    for seen in observations:
+        if seen.picture in shown:
+            name = re.sub(r"[^\w.-]+", "_", f"{seen.model}-{seen.picture}-{seen.kind}")
+            with open_atomically(folder / "maps" / f"{name}.csv") as stream:
+                np.savetxt(stream, seen.signed, fmt="%.6g", delimiter=",")
+    for name, figure in (
+        ("fields", draw_fields(observations, pictures[:SHOWN])),
+        ("transforms", draw_transforms(observations, pictures[0])),
+    ):
+        for suffix in ("png", "pdf"):
+            with open_atomically(folder / f"{name}.{suffix}") as stream:
+                figure.savefig(stream, format=suffix, dpi=200, bbox_inches="tight")
+            files.append(folder / f"{name}.{suffix}")
+    return files
+
+
+def _row(seen: Observation) -> dict[str, object]:
+    return {
+        "model": seen.model, "trained": seen.trained, "picture": seen.picture, "kind": seen.kind,
+        "y": seen.centre[0], "x": seen.centre[1], "sigma": seen.measures.sigma, "radius": seen.measures.radius,
+        "area": seen.measures.area, "inside": seen.inside, "covered": seen.covered, "agreement": seen.agreement,
+    }  # fmt: skip
+
+
+def _summary_rows(observations: Sequence[Observation]) -> Iterable[dict[str, object]]:
+    pictures = len({seen.picture for seen in observations})
+    for model, numbers in summary(observations).items():
+        row: dict[str, object] = {"model": model, "pictures": pictures}
+        for name in NUMBERS:
+            row[name], row[f"{name}_half_interval"] = numbers.get(name, (None, None))
+        yield row
+
+
+def _csv(rows: Iterable[dict[str, object]]) -> str:
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

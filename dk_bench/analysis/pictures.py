@@ -1,0 +1,191 @@
+"""What receptive fields are looked at with: images with the place and outline of an object, and models by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+from torchvision.transforms import functional as F
+
+from dk_bench.config import config_from_dict
+from dk_bench.data.procedural import ShapeImages
+from dk_bench.errors import UserError
+from dk_bench.models.probe import default_input_size
+from dk_bench.training.checkpoint import load_model, read_checkpoint
+
+__all__ = ["Picture", "Subject", "open_model", "open_pictures", "scaled"]
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A square RGB image and, where it is known, its object.
+
+    Attributes:
+        name: of the file or, for procedural images, class and number.
+        image: RGB, side x side pixels.
+        centre: (y, x) of the object's box, pixels; the middle of the image where no object is known.
+        mask: (side, side) of bool, the object; None where none is known.
+    """
+
+    name: str
+    image: Image.Image
+    centre: tuple[float, float]
+    mask: np.ndarray | None
+
+    def transformed(self, kind: str) -> Picture:
+        """The picture "rotated" by 90 degrees to the left, or "scaled" by 1.5 about the object's centre."""
+        if kind == "rotated":
+            side, (y, x) = self.image.width, self.centre
+            mask = None if self.mask is None else np.rot90(self.mask).copy()
+            return Picture(self.name, self.image.transpose(Image.Transpose.ROTATE_90), (side - 1 - x, y), mask)
+        if kind != "scaled":
+            raise ValueError(f"kind: expected rotated or scaled, got {kind!r}")
+        image = scaled(self.image, self.centre, Image.Resampling.BILINEAR)
+        mask = None
+        if self.mask is not None:
+            mask = np.asarray(scaled(Image.fromarray(self.mask), self.centre, Image.Resampling.NEAREST)).astype(bool)
+        return Picture(self.name, image, self.centre, mask)
+
+
+SCALE = 1.5
+
+
+def scaled(image: Image.Image, centre: tuple[float, float], how: Image.Resampling) -> Image.Image:
+    """The image enlarged about a place (y, x), which stays where it is; the size stays, what leaves it is lost."""
+    y, x = centre[0] + 0.5, centre[1] + 0.5  # Pillow counts from pixels' corners
+    matrix = (1 / SCALE, 0, x - x / SCALE, 0, 1 / SCALE, y - y / SCALE)
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=how)
+
+
+def open_pictures(source: str, side: int, count: int, root: str | None = None) -> list[Picture]:
+    """The first ``count`` pictures of a source, resized to side x side.
+
+    Args:
+        source: "procedural" (one shape an image, its outline known); an annotation file in COCO's format (an image's
+            largest object that is no crowd; images without are passed over); an image; or a folder of images.
+        root: the folder of the annotation file's images; None: ``images`` beside its own folder, or its own folder.
+
+    Raises:
+        UserError: nothing is there, or a file cannot be read; the message names it.
+    """
+    if count < 1:
+        raise UserError(f"--count is {count}, expected at least 1")
+    if source == "procedural":
+        return [*_procedural(side, count)]
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"--images {source}: does not exist; expected procedural, an image, a folder, or COCO's JSON")
+    if path.suffix.lower() == ".json":
+        found = [*_coco(path, side, count, root)]
+        if not found:
+            raise UserError(f"--images {source}: no image with an object that is no crowd")
+        return found
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"--images {source}: no images in it ({', '.join(SUFFIXES)})")
+    middle = ((side - 1) / 2, (side - 1) / 2)
+    return [Picture(file.name, _read(file).resize((side, side)), middle, None) for file in files[:count]]
+
+
+def _procedural(side: int, count: int) -> Iterator[Picture]:
+    images = ShapeImages("val", count, size=side)
+    for index in range(count):
+        known = images.metadata(index)
+        mask = _outlined(side, [images.pose(index).contour()])
+        yield Picture(f"{known['class']}-{index}", images[index][0], _middle(known["box"]), mask)
+
+
+def _coco(path: Path, side: int, count: int, root: str | None) -> Iterator[Picture]:
+    try:
+        content = json.loads(path.read_text())
+        objects: dict[Any, list[dict[str, Any]]] = {}
+        for annotation in content["annotations"]:
+            if not annotation.get("iscrowd"):
+                objects.setdefault(annotation["image_id"], []).append(annotation)
+        images = [image for image in content["images"] if objects.get(image["id"])][:count]
+        names = [image["file_name"] for image in images]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"--images {path}: not COCO's annotation format: {error!r}") from error
+    folder = Path(root) if root else next((p for p in (path.parent.parent / "images",) if p.is_dir()), path.parent)
+    for image, name in zip(images, names, strict=True):
+        picture = _read(folder / name)
+        shrink = np.array([side / picture.width, side / picture.height])
+        largest = max(objects[image["id"]], key=lambda annotation: annotation["bbox"][2] * annotation["bbox"][3])
+        left, top, width, height = largest["bbox"]
+        box = [*(np.array([left, top]) * shrink), *(np.array([width, height]) * shrink)]
+        parts = largest.get("segmentation")
+        if isinstance(parts, list) and parts:
+            outlines = [np.array(part, float).reshape(-1, 2) * shrink for part in parts]
+        else:
+            x, y, far_x, far_y = box[0], box[1], box[0] + box[2], box[1] + box[3]
+            outlines = [np.array([[x, y], [far_x, y], [far_x, far_y], [x, far_y]])]
+        yield Picture(str(name), picture.resize((side, side)), _middle(box), _outlined(side, outlines))
+
+
+def _read(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"--images: {file} cannot be read as an image: {error}") from error
+
+
+def _middle(box: Any) -> tuple[float, float]:
+    left, top, width, height = box
+    return float(top + height / 2 - 0.5), float(left + width / 2 - 0.5)
+
+
+def _outlined(side: int, outlines: list[np.ndarray]) -> np.ndarray:
+    """(side, side) of bool: the inside of polygons of (x, y)."""
+    canvas = Image.new("1", (side, side))
+    for outline in outlines:
+        ImageDraw.Draw(canvas).polygon(outline.ravel().tolist(), fill=1)
+    return np.array(canvas)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, what it is called, and the images it expects."""
+
+    name: str
+    model: nn.Module
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    trained: bool
+
+    def tensor(self, picture: Picture) -> Tensor:
+        """(3, side, side), normalised."""
+        return F.normalize(F.to_tensor(picture.image), self.mean, self.std)
+
+
+def open_model(text: str, side: int | None = None, seed: int = 0) -> Subject:
+    """A checkpoint of a classification run of ours, or a timm name (random weights of that seed).
+
+    Raises UserError where it is neither.
+    """
+    if Path(text).is_file():
+        held = read_checkpoint(text)
+        if held.get("task") == "detection":
+            raise UserError(f"{text}: a detector's checkpoint; expected one of a classification run, or a timm name")
+        values = held["hyper_parameters"]["config"]
+        config = config_from_dict(values, source=text)
+        data = config.data
+        name = f"{config.model.name} (seed {config.seed})"
+        return Subject(name, load_model(text), side or data.size, tuple(data.mean), tuple(data.std), trained=True)
+    if text not in timm.list_models():
+        raise UserError(f"{text}: neither a checkpoint's file nor a model of timm's")
+    torch.manual_seed(seed)
+    model = timm.create_model(text).eval()
+    known = model.pretrained_cfg
+    return Subject(text, model, side or default_input_size(model)[1], known["mean"], known["std"], trained=False)

@@ -1,0 +1,61 @@
+"""``dk-bench erf MODEL... [--images SOURCE] [--out FOLDER]``"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the subcommand's arguments."""
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="last.ckpt of a classification run, or a timm name")
+    parser.add_argument(
+        "--images", default="procedural", metavar="SOURCE",
+        help="procedural; annotations in COCO's format; an image or a folder of them (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--root", metavar="FOLDER", help="where the annotations' images lie (images/ beside them)")
+    parser.add_argument("--count", type=int, default=16, help="number of images (%(default)s)")
+    parser.add_argument("--side", type=int, help="pixels the images are resized to (what the model was trained at)")
+    parser.add_argument("--layer", help="module whose unit it is (the last feature map)")
+    parser.add_argument("--position", metavar="Y,X", help="unit by a place in the image, pixels (the object's centre)")
+    parser.add_argument("--fixed-offsets", action="store_true", help="no gradient through the offset generators")
+    parser.add_argument("--replknet", action="store_true", help="also print what RepLKNet's tool would, to compare")
+    parser.add_argument("--out", default="runs/erf", metavar="FOLDER", help="figures and numbers (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures every model on the same images; writes figures (PNG, PDF) and their numbers (CSV). Raises UserError."""
+    from dk_bench.analysis.erf_study import print_summary, replknet, study, write_study
+    from dk_bench.analysis.pictures import open_model, open_pictures
+    from dk_bench.errors import UserError
+
+    subjects = [open_model(text, args.side) for text in args.models]
+    sides = {subject.side for subject in subjects}
+    if len(sides) > 1:
+        raise UserError(f"the models were made for images of {', '.join(map(str, sorted(sides)))} pixels; give --side")
+    pictures = open_pictures(args.images, sides.pop(), args.count, args.root)
+    try:
+        rows = study(subjects, pictures, args.layer, _position(args.position), not args.fixed_offsets)
+        files = write_study(rows, pictures, args.out)
+    except ValueError as error:
+        raise UserError(f"{error}") from error
+    except OSError as error:
+        raise UserError(f"--out {args.out}: {error.strerror or error}") from error
+    print_summary(rows)
+    for subject in subjects if args.replknet else ():
+        ratios = replknet(subject, pictures, args.layer)
+        text = ", ".join(f"{share:.0%} in {ratio:.1%} of the area" for share, ratio in ratios.items())
+        print(f"{subject.name}: {text}")
+    print("\n".join(map(str, files)))
+    return 0
+
+
+def _position(text: str | None) -> tuple[float, float] | None:
+    from dk_bench.errors import UserError
+
+    if text is None:
+        return None
+    try:
+        y, x = map(float, text.split(","))
+    except ValueError as error:
+        raise UserError(f"--position is {text!r}, expected two numbers: Y,X") from error
+    return y, x
