@@ -38,7 +38,8 @@ class FakeWandb(Logger):
 
     def __init__(self, **settings):
         super().__init__()
-        self.settings, self.metrics, self.experiment = settings, [], Experiment(self.of_the_sweep, Path(settings["save_dir"]))
+        self.settings, self.metrics = settings, []
+        self.experiment = Experiment(self.of_the_sweep, settings["save_dir"])
         self.made.append(self)
 
     name, version = "fake", "0"

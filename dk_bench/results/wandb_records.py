@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,9 @@ def fetch_records(path: str, folder: str | Path = FETCHED) -> Path:
                 print(f"{path}: run {run.id} ({run.state}) has no record", file=sys.stderr)
     except (wandb.Error, ValueError, OSError) as error:
         raise UserError(f"{path}: W&B does not give it: {_one_line(error)}") from error
-    _remove(set(target.glob("*/record.json")) - kept)
     target.mkdir(parents=True, exist_ok=True)
+    for gone in set(target.glob("*/record.json")) - kept:
+        gone.unlink()
     return target
 
 
@@ -61,11 +61,6 @@ def _fetch(run: Any, path: Path) -> bool:
         record = dataclasses.replace(record, status="failed", error=error, attempts=attempts)
     write_record(record, path)
     return True
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink()
 
 
 def _one_line(error: Exception) -> str:

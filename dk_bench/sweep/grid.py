@@ -1,7 +1,7 @@
 """A W&B sweep file: read, checked, and its grid laid out as W&B's own grid search and agent would.
 
-W&B's package ``sweeps``, which enumerates grids, needs numpy 1, so its order is followed here: parameters by name, the
-last one fastest. The arguments come from W&B's client.
+W&B's package ``sweeps``, which enumerates grids, asks for numpy 1, so its order is followed here: parameters by name,
+the last one fastest; the tests compare. The arguments come from W&B's client.
 """
 
 from __future__ import annotations
