@@ -1,11 +1,15 @@
 """What W&B is told, without a network: offline runs, and a stand-in for its logger."""
 
+from pathlib import Path
+
 import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import Logger
-from training_cases import PowerCut, tiny
+from training_cases import TINY, PowerCut, tiny
 
-from dk_bench.results.record import read_record
+from dk_bench.cli import main
+from dk_bench.results.record import find_records, read_record
+from dk_bench.results.wandb_records import RECORD_FILE
 from dk_bench.training import run_folder, train
 
 SHORT = ("optim.epochs=2", "optim.warmup_epochs=1")
@@ -14,8 +18,13 @@ SHORT = ("optim.epochs=2", "optim.warmup_epochs=1")
 class Experiment:
     """Keeps what a W&B run is given."""
 
-    def __init__(self, sweeps):
+    def __init__(self, sweeps, folder):
         self.config, self.summary, self.exit_code = dict(sweeps), {}, None
+        self.dir, self.saved = folder / "files", []
+
+    def save(self, path, base_path, policy):
+        assert (Path(base_path), policy) == (self.dir, "now")
+        self.saved.append((Path(path).name, read_record(path)))
 
     def finish(self, exit_code=0):
         self.exit_code = exit_code
@@ -29,7 +38,8 @@ class FakeWandb(Logger):
 
     def __init__(self, **settings):
         super().__init__()
-        self.settings, self.metrics, self.experiment = settings, [], Experiment(self.of_the_sweep)
+        self.settings, self.metrics = settings, []
+        self.experiment = Experiment(self.of_the_sweep, settings["save_dir"])
         self.made.append(self)
 
     name, version = "fake", "0"
@@ -77,10 +87,11 @@ def test_without_an_agent_the_configuration_decides(wandb, tmp_path):
 
 
 def test_metrics_rates_and_figures(wandb, tmp_path):
-    record = train(tiny(tmp_path, *SHORT, "wandb.mode=offline"))
+    config = tiny(tmp_path, *SHORT, "wandb.mode=offline")
+    record = train(config)
     (logger,) = wandb.made
-    config = logger.experiment.config
-    assert config["optim.epochs"] == 2 and config["model.name"] == "test_resnetdw_dk" and "config" not in config
+    values = logger.experiment.config
+    assert values["optim.epochs"] == 2 and values["model.name"] == "test_resnetdw_dk" and "config" not in values
     rates = [metrics for metrics in logger.metrics if any(name.startswith("lr-") for name in metrics)]
     base = [rate["lr-SGD/base"] for rate in rates]
     offsets = [rate["lr-SGD/offset"] for rate in rates]
@@ -90,13 +101,40 @@ def test_metrics_rates_and_figures(wandb, tmp_path):
         key: record.metrics["final"][key] for key in ("val/top1", "val/loss")
     }
     assert summary["macs"] == record.cost["macs"] and summary["train_images_per_second"] > 0
+    saved = logger.experiment.saved
+    assert [(name, record.status) for name, record in saved] == [(RECORD_FILE, "running"), (RECORD_FILE, "finished")]
+    assert saved[-1][1] == read_record(run_folder(config) / "record.json")
 
 
 def test_failed_run_has_no_figures_in_its_summary(wandb, tmp_path):
     with pytest.raises(RuntimeError, match="power cut"):
         train(tiny(tmp_path, *SHORT, "wandb.mode=offline"), callbacks=[PowerCut(4)])
     (logger,) = wandb.made
-    assert logger.experiment.summary == {} and logger.experiment.exit_code == 1
+    assert logger.experiment.summary == {"error": "RuntimeError: power cut"} and logger.experiment.exit_code == 1
+
+
+def test_failure_before_there_is_a_logger_ends_the_agents_run(wandb, monkeypatch, tmp_path, capsys):
+    made = []
+
+    def init():
+        made.append(Experiment({}, tmp_path))
+        return made[-1]
+
+    monkeypatch.setattr("wandb.init", init)
+    command = ["train", str(tmp_path / "none.yaml"), f"output={tmp_path}"]
+    assert main(command) == 2 and not made  # no sweep waits for it
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc123")
+    monkeypatch.setattr("dk_bench.training.tracking._logged", False)
+    assert main(command) == 2
+    (run,) = made
+    assert "none.yaml" in run.summary["error"] and run.exit_code == 1
+    # One that fails later has told by its logger.
+    (tmp_path / "config.yaml").write_text("")
+    late = ["train", str(tmp_path / "config.yaml"), *TINY, *SHORT, f"output={tmp_path}"]
+    monkeypatch.setattr("dk_bench.training.run.fit", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(late)
+    assert len(wandb.made) == len(made) == 1
 
 
 def test_wandb_itself_takes_it(tmp_path, monkeypatch):
@@ -112,3 +150,5 @@ def test_wandb_itself_takes_it(tmp_path, monkeypatch):
     record = train(config, callbacks=[Look()])
     assert seen["optim.lr"] == 0.05 and seen["data.augment.flip"] == 0.5 and "config" not in seen
     assert read_record(run_folder(config) / "record.json").status == record.status == "finished"
+    assert len(find_records([tmp_path])) == 1  # the one that W&B keeps is no other run's
+    assert list(tmp_path.rglob(RECORD_FILE))

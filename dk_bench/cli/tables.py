@@ -14,6 +14,7 @@ from dk_bench.results.readme import write_differences
 from dk_bench.results.record import as_it_stands, find_records, read_record
 from dk_bench.results.render import show
 from dk_bench.results.tables import build_documents, write_documents
+from dk_bench.results.wandb_records import fetch_records
 
 ALL = ("table1", "table2", "table3", "table4", "demo", "other", "detection")
 TABLES = {str(number): (f"table{number}",) for number in (1, 2, 3, 4)}
@@ -24,7 +25,10 @@ WIDE = 200  # columns where the output is no terminal, so that a log holds whole
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "records", nargs="*", type=Path, default=[RESULTS], help="folders with records, or record files (results)"
+        "records", nargs="*", type=Path, help="folders with records, or record files (results)"
+    )
+    parser.add_argument(
+        "--wandb", metavar="ENTITY/PROJECT/SWEEP", help="records of a W&B sweep, or of a project: ENTITY/PROJECT"
     )
     parser.add_argument("--table", choices=TABLES, default="all", help="which table (all)")
     parser.add_argument(
@@ -36,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints and writes the tables. Raises UserError for a missing folder or a file that is no record."""
-    records = [as_it_stands(read_record(path)) for path in find_records(args.records)]
+    folders = [*args.records, *([fetch_records(args.wandb)] if args.wandb else [])] or [RESULTS]
+    records = [as_it_stands(read_record(path)) for path in find_records(folders)]
     if args.recount:
         write_costs(count_costs(PAPER_MODELS))
     documents = build_documents(records, load_costs())
@@ -46,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         console = Console(width=WIDE)
     for document in chosen:
         show(document, console)
-    first = args.records[0]
+    first = folders[0]
     folder = args.output or (first if first.is_dir() else first.parent)
     written = write_documents(chosen, folder)
     if args.readme:

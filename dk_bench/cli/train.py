@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains and returns 0, or 1 where the run failed. Raises UserError."""
     command = ["dk-bench", "train", args.config, *args.overrides]
-    record, folder = (_detector if args.config.endswith(".py") else _classifier)(args, command)
+    try:
+        record, folder = (_detector if args.config.endswith(".py") else _classifier)(args, command)
+    except Exception as error:
+        if os.environ.get("WANDB_SWEEP_ID"):  # else nothing heavy need be imported to say what is wrong
+            from dk_bench.training.tracking import tell_sweep_of_failure
+
+            tell_sweep_of_failure(error)
+        raise
     print(f"record: {folder / 'record.json'}")
     if record.status == "failed":
         print(f"failed: {record.error}")

@@ -1,7 +1,7 @@
 """A W&B sweep file: read, checked, and its grid laid out as W&B's own grid search and agent would.
 
-W&B's package ``sweeps``, which enumerates grids, needs numpy 1, so its order is followed here: parameters by name, the
-last one fastest. The arguments come from W&B's client.
+W&B's package ``sweeps``, which enumerates grids, asks for numpy 1, so its order is followed here: parameters by name,
+the last one fastest; the tests compare. The arguments come from W&B's client.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ def _axes(parameters: Mapping[str, Any], outer: Names = ()) -> Iterator[tuple[Na
 
 
 def _as_sent(value: Any) -> Any:
-    """A value as it arrives at the agent: W&B's server sends 4.0 as 4."""
-    if isinstance(value, float) and value.is_integer():
+    """A value as it arrives at the agent: W&B's server sends 4.0 as 4, and from 1e21 on, 1e+21."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         return int(value)
     if isinstance(value, Mapping):
         return {key: _as_sent(item) for key, item in sorted(value.items())}

@@ -24,7 +24,7 @@ from dk_bench.results.lock import hold
 from dk_bench.results.record import RunRecord, read_record, utc_now, write_record
 from dk_bench.training.callbacks import RunKeeper
 from dk_bench.training.checkpoint_io import AtomicCheckpointIO
-from dk_bench.training.tracking import close_logger, in_wandb_sweep, log_config, tell_sweep
+from dk_bench.training.tracking import close_logger, in_wandb_sweep, log_config, log_record, tell_sweep
 
 
 class Diverged(Exception):
@@ -105,6 +105,7 @@ def fit(
     try:
         if logger and trainer.is_global_zero:
             log_config(logger, values)
+            log_record(logger, record)
         checkpoint = str(keeper.checkpoint_path) if resume else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         record.metrics["final"] = dict(record.metrics["epochs"][-1])

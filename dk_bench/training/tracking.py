@@ -7,9 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_only
+
 from dk_bench.config import Config
 from dk_bench.results.identity import flatten
-from dk_bench.results.record import RunRecord
+from dk_bench.results.record import RunRecord, write_record
+from dk_bench.results.wandb_records import RECORD_FILE
+
+_logged = False  # whether this process has had a run of W&B's
 
 
 def in_wandb_sweep() -> bool:
@@ -22,6 +27,8 @@ def wandb_logger(config: Config, run_id: str, folder: Path) -> Any:
     sweep = in_wandb_sweep()
     if config.wandb.mode == "disabled" and not sweep:
         return False
+    global _logged
+    _logged = True
     from pytorch_lightning.loggers import WandbLogger  # a second of import time
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,13 +54,23 @@ def log_config(logger: Any, values: Mapping[str, Any]) -> None:
     logger.log_hyperparams({key: value for key, value in flatten(values) if key not in held})
 
 
+def log_record(logger: Any, record: RunRecord) -> None:
+    """Puts the record, as it is now, among the files of W&B's run. To be called on the first process."""
+    run = logger.experiment
+    path = write_record(record, Path(run.dir) / RECORD_FILE)
+    run.save(str(path), base_path=run.dir, policy="now")
+
+
 def close_logger(logger: Any, record: RunRecord) -> None:
-    """Ends W&B's run, or the next one in this process would go on in it, with a finished record's figures in its
-    summary. To be called on the first process."""
+    """Ends W&B's run, or the next one in this process would go on in it, with its record, and a finished record's
+    figures or the error in its summary. To be called on the first process."""
     if record.status == "finished":
         figures = {**record.metrics["final"], **record.throughput, **record.cost}
-        numbers = {key: value for key, value in figures.items() if isinstance(value, int | float)}
-        logger.experiment.summary.update(numbers)
+        summary = {key: value for key, value in figures.items() if isinstance(value, int | float)}
+    else:
+        summary = {"error": record.error}
+    logger.experiment.summary.update(summary)
+    log_record(logger, record)
     logger.experiment.finish(exit_code=int(record.status == "failed"))
 
 
@@ -64,3 +81,14 @@ def tell_sweep(config: Config, values: Mapping[str, Any], record: RunRecord, fol
     for epoch in record.metrics["epochs"]:
         logger.log_metrics(epoch, step=epoch["epoch"])  # the record does not know the steps
     close_logger(logger, record)
+
+
+def tell_sweep_of_failure(error: BaseException) -> None:
+    """Tells W&B's sweep that the agent's run failed before there was a logger: it would stay unfinished for ever."""
+    if not in_wandb_sweep() or _logged or rank_zero_only.rank:
+        return
+    import wandb
+
+    run = wandb.init()
+    run.summary["error"] = str(error)
+    run.finish(exit_code=1)
