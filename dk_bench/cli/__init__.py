@@ -16,6 +16,7 @@ COMMANDS = {
     "sweep": "run a W&B sweep file on this machine, without an account",
     "tables": "turn run records into the paper's tables",
     "bench": "time the operators",
+    "report": "put the records of a folder into one HTML page",
     "picture": "draw a sheet of the procedural data set",
 }
 
