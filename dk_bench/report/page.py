@@ -20,15 +20,13 @@ from markupsafe import Markup
 from dk_bench.report.benches import Bench
 from dk_bench.report.material import Material, Run, collect
 from dk_bench.report.plots import METRICS, Group, Plot, make_groups, plots_of, ratios
-from dk_bench.report.svg import MARKERS, SERIES
+from dk_bench.report.svg import MARKERS, SERIES, UNFIT
 from dk_bench.results.cells import Figure
 from dk_bench.results.files import write_atomically
 from dk_bench.results.record import RunRecord, attempts_of
 from dk_bench.results.render import Document, Table, Value, text
 
 LONGEST = 300  # characters of a name or a cell that are shown
-# Characters that no page can hold.
-_UNFIT = re.compile("[\0-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def render(
         script=Markup(script), style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
-    return _UNFIT.sub("\ufffd", page)
+    return UNFIT.sub("\ufffd", page)
 
 
 def _has_figures(document: Document) -> bool:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
+from dk_bench.models import MODELS
 from dk_bench.report.benches import Ratios
-from dk_bench.report.svg import CARD, INK, MARKERS, MUTED, drawing, label, series_colour, to_svg
+from dk_bench.report.svg import CARD, INK, MARKERS, drawing, label, series_colour, to_svg
 from dk_bench.results.cells import Cell, Data, Figure, gather
 from dk_bench.results.record import DETECTION, TRAINING, RunRecord
 from dk_bench.results.render import text
@@ -23,9 +23,12 @@ WIDE_RANGE = 15  # a span of values from which on an axis is logarithmic
 METRICS = {TRAINING: ("val/top1", "top-1, %"), DETECTION: ("val/mAP", "mAP, %")}
 
 
+Look = tuple[int | None, str]
+
+
 @dataclass(frozen=True)
 class Series:
-    """A cell as plots show it: ``colour`` is None for a rigid model."""
+    """A cell as plots show it, in a colour, None for that of text, and with a marker."""
 
     name: str
     cell: Cell
@@ -55,21 +58,30 @@ class Group:
 
 
 def make_groups(records: Iterable[RunRecord]) -> list[Group]:
-    """Groups with the rigid models first. A model has the same colour and marker in all of them."""
-    records, groups = list(records), []
-    looks: dict[tuple[bool, str, str], int] = {}
+    """Groups with the rigid models first, then as the models are listed.
+
+    A model has the same colour and marker in all of them.
+    """
+    records, groups, known = list(records), [], {name: place for place, name in enumerate(MODELS)}
+    looks: dict[tuple[str, str], Look] = {}
     for task, (metric, axis) in METRICS.items():
         cells = gather(record for record in records if record.task == task)
         for data in sorted({cell.data for cell in cells}):
             here = [(_is_rigid(cell), cell) for cell in cells if cell.data == data]
             series = []
-            for rigid, cell in sorted(here, key=lambda item: not item[0]):
-                same_kind = (look for look in looks if look[0] == rigid)
-                number = looks.setdefault((rigid, cell.model, cell.label), sum(1 for _ in same_kind))
+            for rigid, cell in sorted(here, key=lambda item: (not item[0], known.get(item[1].model, len(known)))):
+                look = looks.get((cell.model, cell.label)) or _next_look(rigid, list(looks.values()))
+                looks[cell.model, cell.label] = look
                 name = f"{cell.model}, {cell.label}" if cell.label else cell.model
-                series.append(Series(name, cell, None if rigid else number, MARKERS[number % len(MARKERS)]))
+                series.append(Series(name, cell, *look))
             groups.append(Group(f"g{len(groups)}", data, metric, axis, series))
     return groups
+
+
+def _next_look(rigid: bool, taken: list[Look]) -> Look:
+    """A colour and a marker; the first rigid model, with which others are compared, is in the colour of text."""
+    number = len(taken)
+    return None if rigid and None not in dict(taken) else number, MARKERS[number % len(MARKERS)]
 
 
 def _is_rigid(cell: Cell) -> bool:
@@ -137,10 +149,11 @@ def _against(group: Group, key: str, title: str, axis: str, value: Callable[[Cel
         axes.update_datalim([(x + s * (h or 0), _point(f)[0] + s * (_point(f)[1] or 0))
                              for _, (x, h), f in points for s in (-1, 1)])  # fmt: skip
         axes.autoscale_view()
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         _log_if_wide(axes, [x for _, (x, _), _ in points])
         axes.set(xlabel=axis, ylabel=group.axis)
         note = _uncertainty(points[0][2].summary.n > 1)
-        aside = " Marks of equal cost are moved apart." if max(map(len, places.values())) > 1 else ""
+        aside = " Marks of equal value are moved apart." if max(map(len, places.values())) > 1 else ""
         return Plot(f"{group.key}-{key}", title, note + aside, to_svg(drawn, f"{group.key}-{key}", title, tooltips))
 
 
@@ -177,7 +190,7 @@ def _gains(group: Group) -> Plot | None:
         axes.set(ylim=(len(points) - 0.5, -0.5), xlabel=f"difference in {group.axis.removesuffix(', %')}, points")
         axes.grid(False, axis="y")
         several = any(figure.summary.n > 1 for _, figure in points)
-        note = "Paired by seed. Bars: 95 % interval; one that crosses zero is not told from chance."
+        note = "Paired by seed. Bars: 95 % interval, not corrected for the number of models."
         title, key = "Difference to the rigid base", f"{group.key}-gain"
         return Plot(key, title, note if several else _uncertainty(False), to_svg(drawn, key, title, tooltips))
 
@@ -208,6 +221,7 @@ def _curves(group: Group, metric: str, title: str, axis: str) -> Plot | None:
         key = f"{group.key}-{metric.replace('/', '-')}"
         several = any(len(series.cell.runs) > 1 for series in group.series)
         note = "Thin: each seed. Bold: their mean." if several else "One seed a model."
+        note += " Dotted: not finished." * any(run.status != "finished" for s in group.series for run in s.cell.runs)
         return Plot(key, title, note, to_svg(drawn, key, title, tooltips))
 
 
@@ -220,7 +234,7 @@ def _values(run: RunRecord, metric: str) -> dict[int, float]:
 def ratios(key: str, of: Ratios) -> Plot:
     """Positive ratios to something, by row and mode: small marks, and a large one for their geometric mean."""
     rows, modes, tooltips = of.rows, of.modes, {}
-    with drawing(width=6.6, height=0.42 * len(rows) + 0.9) as (drawn, axes):
+    with drawing(width=5, height=0.42 * len(rows) + 0.9) as (drawn, axes):
         axes.axvline(1, color=INK, linewidth=1)
         for n, (row, by_mode) in enumerate(rows.items()):
             for mode, values in by_mode.items():
@@ -228,26 +242,21 @@ def ratios(key: str, of: Ratios) -> Plot:
                 y, colour = n + 0.22 * (m - (len(modes) - 1) / 2), series_colour(m)
                 mean, gid = statistics.geometric_mean(values), f"t{n}-{m}"
                 tooltips[gid] = f"{row}, {mode}: {mean:.2f}, {min(values):.2f} to {max(values):.2f}"
-                axes.plot([min(values), max(values)], [y, y], color=colour, linewidth=1.3)
-                axes.plot(values, [y] * len(values), "o", color=colour, markersize=3, markeredgewidth=0)
+                axes.plot(sorted(values), [y] * len(values), "o-", color=colour, markersize=3, linewidth=1.3)
                 axes.plot([mean], [y], MARKERS[m % len(MARKERS)], color=colour, markersize=8, gid=gid,
                           markeredgecolor=CARD, markeredgewidth=0.8)  # fmt: skip
-        axes.set_yticks(range(len(rows)), [label(row, 28) for row in rows], color=INK)
+        axes.set_yticks(range(len(rows)), [label(row) for row in rows], color=INK)
         axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=of.axis)
         axes.grid(False, axis="y")
         _log_if_wide(axes, [v for by_mode in rows.values() for values in by_mode.values() for v in values])
-        note = "Large marks: geometric mean. Small marks and bars: each of its values."
-        return Plot(key, of.title, note, to_svg(drawn, key, of.title, tooltips))
+        return Plot(key, of.title, of.note, to_svg(drawn, key, of.title, tooltips))
 
 
 def _log_if_wide(axes: Axes, values: list[float]) -> None:
     """A logarithmic horizontal axis where values differ by factors, with its numbers written out."""
-    if min(values) > 0 and max(values) / min(values) > WIDE_RANGE:
+    low, high = min(values), max(values)
+    if low > 0 and high / low > WIDE_RANGE:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        if math.log10(max(values) / min(values)) < 1.5:
-            axes.set_xticks([t * 10**p for p in range(-3, 12) for t in (1, 2, 5)
-                             if min(values) <= t * 10**p <= max(values)])  # fmt: skip
-        axes.grid(False, axis="x", which="minor")
-        axes.tick_params(axis="x", colors=MUTED)

@@ -18,19 +18,23 @@ SERIES = 8  # colours of series, --s0 to --s7 of the page
 MARKERS = "osD^vPX"
 # Matplotlib draws in colours that stand for the page's CSS variables; nobody sees these.
 _VARIABLES = {f"#0102{n:02x}": f"--s{n}" for n in range(SERIES)} | {
-    "#010300": "--ink", "#010301": "--muted", "#010302": "--line", "#010303": "--card"}
+    "#010300": "--ink",
+    "#010301": "--muted",
+    "#010302": "--line",
+    "#010303": "--card",
+}
 _COLOURS = {variable: colour for colour, variable in _VARIABLES.items()}
 INK, MUTED, LINE, CARD = (_COLOURS[name] for name in ("--ink", "--muted", "--line", "--card"))
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _REFERENCE = re.compile(r"#([\w.-]+)")
-# Characters that XML cannot hold or that turn the direction of the text around them.
-_UNFIT = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+# Characters that no page can hold, and those that turn the direction of the text around them.
+UNFIT = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "dk_bench",  # the same figure gives the same bytes
     "text.parse_math": False,  # a dollar in a name is a dollar
     "font.size": 10,
-    "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "axes.grid": True, "axes.axisbelow": True,
+    "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "axes.labelpad": 7, "axes.grid": True, "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "axes.formatter.useoffset": False,
     "grid.color": LINE, "grid.linewidth": 0.8,
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0, "ytick.major.size": 0,
@@ -48,7 +52,7 @@ def series_colour(number: int | None) -> str:
 
 def label(text: str, longest: int = 24) -> str:
     """A name from a record as it can stand in a plot: short, and nothing but what is printed."""
-    text = _UNFIT.sub("\ufffd", text[: longest + 1])
+    text = " ".join(UNFIT.sub("\ufffd", text[: 2 * longest]).split())
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
@@ -79,7 +83,7 @@ def to_svg(figure: Figure, prefix: str, name: str, tooltips: Mapping[str, str] |
         _adapt(element, prefix, used, tooltips or {})
     for size in ("width", "height"):
         del root.attrib[size]
-    root.attrib |= {"role": "img", "aria-label": _UNFIT.sub("\ufffd", name)}
+    root.attrib |= {"role": "img", "aria-label": UNFIT.sub("\ufffd", name)}
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
@@ -88,7 +92,7 @@ def _adapt(element: ElementTree.Element, prefix: str, used: set[str], tooltips: 
     own = element.attrib.pop("id", None)
     if own in tooltips:
         title = ElementTree.Element(f"{{{_SVG}}}title")
-        title.text = _UNFIT.sub("\ufffd", tooltips[own])
+        title.text = UNFIT.sub("\ufffd", tooltips[own])
         element.insert(0, title)
     for key, value in element.attrib.items():
         if key == "style":
