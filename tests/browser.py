@@ -34,8 +34,8 @@ class Browser:
             f"--user-data-dir={folder}",
             "about:blank",
         ]
-        # Chromium reads commands from descriptor 3 and answers on 4.
-        shell = ["sh", "-c", f'exec "$@" 3<&{its_reading} 4>&{its_writing} 2>{folder}.log', "sh", *command]
+        # Chromium reads commands from descriptor 3 and answers on 4. (dash knows no descriptors above 9.)
+        shell = ["bash", "-c", f'exec "$@" 3<&{its_reading} 4>&{its_writing} 2>{folder}.log', "bash", *command]
         self._process = subprocess.Popen(shell, pass_fds=(its_reading, its_writing))
         os.close(its_reading)
         os.close(its_writing)

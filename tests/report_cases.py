@@ -128,7 +128,7 @@ def make_hostile_folder(folder: Path) -> Path:
     write_json(folder / "bench" / "negative.json", bench([timing("local DK", -1.0)]))
     write_json(folder / "bench" / "half.json", {"kind": "model speeds"})
     write_picture(folder / "<b onclick=alert(4)>'&.png", HOSTILE[1])
-    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    (folder / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     (folder / "broken.svg").write_text("<svg")
     (folder / "page.svg").write_text("<html/>")
     script = '<script>alert(5)</script><image href="http://example.org/x.png" width="4" height="4"/>'

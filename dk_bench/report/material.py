@@ -77,7 +77,7 @@ def collect(folder: Path) -> Material:
             try:
                 found.append((below.as_posix(), read(path)))
             except (OSError, SyntaxError, Image.DecompressionBombError, *FOREIGN) as error:  # SyntaxError: PIL's, XML's
-                problems.append(Problem(below.as_posix(), _reason(error).removeprefix(f"{path}: ")))
+                problems.append(Problem(below.as_posix(), _reason(error, path)))
         return found
 
     runs = [Run(*item) for item in read_all(find_records([folder]), _read_run)]
@@ -153,6 +153,8 @@ def _read_picture(path: Path) -> tuple[str, str]:
     return description, f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _reason(error: Exception) -> str:
-    words = str(getattr(error, "strerror", None) or error)
+def _reason(error: Exception, path: Path | str = "") -> str:
+    """An error in words, without the path's folder."""
+    words = str(getattr(error, "strerror", None) or error).removeprefix(f"{path}: ")
+    words = words.replace(str(path), Path(path).name) if path else words
     return words if isinstance(error, UserError | OSError) else f"{type(error).__name__}: {words}"

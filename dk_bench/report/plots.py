@@ -239,13 +239,13 @@ def ratios(key: str, of: Ratios) -> Plot:
         for n, (row, by_mode) in enumerate(rows.items()):
             for mode, values in by_mode.items():
                 m = modes.index(mode)
-                y, colour = n + 0.22 * (m - (len(modes) - 1) / 2), series_colour(m)
+                y, colour = n + min(0.22, 0.7 / len(modes)) * (m - (len(modes) - 1) / 2), series_colour(m)
                 mean, gid = statistics.geometric_mean(values), f"t{n}-{m}"
                 tooltips[gid] = f"{row}, {mode}: {mean:.2f}, {min(values):.2f} to {max(values):.2f}"
                 axes.plot(sorted(values), [y] * len(values), "o-", color=colour, markersize=3, linewidth=1.3)
                 axes.plot([mean], [y], MARKERS[m % len(MARKERS)], color=colour, markersize=8, gid=gid,
                           markeredgecolor=CARD, markeredgewidth=0.8)  # fmt: skip
-        axes.set_yticks(range(len(rows)), [label(row) for row in rows], color=INK)
+        axes.set_yticks(range(len(rows)), [label(row, 28) for row in rows], color=INK)
         axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=of.axis)
         axes.grid(False, axis="y")
         _log_if_wide(axes, [v for by_mode in rows.values() for values in by_mode.values() for v in values])
