@@ -91,7 +91,7 @@ def test_page_has_figures_with_their_spread(folders):
 
 
 def test_plots_that_there_are(folders):
-    titles = re.findall(r"<figcaption>([^<]*)", folders["good"].path.read_text())
+    titles = re.findall(r"<figcaption>([^<]+)", folders["good"].path.read_text())
     both = ["Accuracy and cost", "Accuracy and speed of evaluation", "Accuracy and speed of training"]
     first = ["Difference to the rigid base", *both, "top-1 during training", "Training loss"]
     second = [*both, "mAP during training", "Training loss"]

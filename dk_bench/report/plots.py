@@ -20,6 +20,7 @@ from dk_bench.results.render import text
 from dk_bench.results.rows import gain, kernel_words, spec_of
 
 WIDE_RANGE = 15  # a span of values from which on an axis is logarithmic
+TOOLTIP = 120  # characters of a name in one
 METRICS = {TRAINING: ("val/top1", "top-1, %"), DETECTION: ("val/mAP", "mAP, %")}
 
 
@@ -134,7 +135,10 @@ def _against(group: Group, key: str, title: str, axis: str, value: Callable[[Cel
             points.append((series, x, figure))
     if not points:
         return None
-    tooltips = {f"t{n}": f"{s.name}: {text(figure)}, {x[0]:.4g} {axis}" for n, (s, x, figure) in enumerate(points)}
+    tooltips = {
+        f"t{n}": f"{label(s.name, TOOLTIP)}: {text(figure)}, {x[0]:.4g} {axis}"
+        for n, (s, x, figure) in enumerate(points)
+    }
     places: dict[float, list[Series]] = {}
     for series, x, _ in points:
         places.setdefault(x[0], []).append(series)
@@ -180,7 +184,7 @@ def _gains(group: Group) -> Plot | None:
     points = [(series, figure) for series, figure in figures if isinstance(figure, Figure) and figure.summary]
     if not points:
         return None
-    tooltips = {f"t{n}": f"{series.name}: {text(figure)}" for n, (series, figure) in enumerate(points)}
+    tooltips = {f"t{n}": f"{label(series.name, TOOLTIP)}: {text(figure)}" for n, (series, figure) in enumerate(points)}
     with drawing(height=max(3.1, 0.32 * len(points) + 0.7)) as (drawn, axes):
         axes.axvline(0, color=INK, linewidth=1)
         for n, (series, figure) in enumerate(points):
@@ -212,7 +216,7 @@ def _curves(group: Group, metric: str, title: str, axis: str) -> Plot | None:
             if finished:
                 common = sorted(set.intersection(*map(set, finished)))
                 means = [statistics.fmean(values[epoch] for values in finished) for epoch in common]
-                tooltips[f"t{n}"] = f"{series.name}: mean of {len(finished)}"
+                tooltips[f"t{n}"] = f"{label(series.name, TOOLTIP)}: mean of {len(finished)}"
                 axes.plot(common, means, color=colour, linewidth=2, gid=f"t{n}", marker="" if len(means) > 1 else ".")
         if not drawn_runs:
             return None
@@ -241,7 +245,9 @@ def ratios(key: str, of: Ratios) -> Plot:
                 m = modes.index(mode)
                 y, colour = n + min(0.22, 0.7 / len(modes)) * (m - (len(modes) - 1) / 2), series_colour(m)
                 mean, gid = statistics.geometric_mean(values), f"t{n}-{m}"
-                tooltips[gid] = f"{row}, {mode}: {mean:.2f}, {min(values):.2f} to {max(values):.2f}"
+                tooltips[gid] = (
+                    f"{label(row, TOOLTIP)}, {label(mode, TOOLTIP)}: {mean:.2f}, {min(values):.2f} to {max(values):.2f}"
+                )
                 axes.plot(sorted(values), [y] * len(values), "o-", color=colour, markersize=3, linewidth=1.3)
                 axes.plot([mean], [y], MARKERS[m % len(MARKERS)], color=colour, markersize=8, gid=gid,
                           markeredgecolor=CARD, markeredgewidth=0.8)  # fmt: skip
