@@ -8,7 +8,7 @@ from PIL import Image, PngImagePlugin
 from dk_bench.results.record import RunRecord, write_record
 
 DATA = {"name": "procedural", "classes": ["a", "b"], "train_images": 300, "val_images": 100}
-COMMIT = {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": True}
+COMMIT = {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False}
 TOP1 = {"test_resnetdw": (60.0, 61.0, 62.0), "test_resnetdw_dk": (61.0, 64.0, 64.0), "test_resnetdw_gdk": (63.5,)}
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -75,6 +75,7 @@ def make_folder(folder: Path) -> Path:
         for seed, top1 in enumerate(all_top1)
     ]
     failed = make_record("test_resnetdw_dcn", None, status="failed", error="RuntimeError: out of memory")
+    failed.git = COMMIT | {"dirty": True}
     attempt = {name: getattr(failed, name) for name in ("started", "ended", "git", "device", "versions", "status")}
     failed.attempts = [attempt | {"error": "ValueError: the first one"}, attempt | {"error": failed.error}]
     shapes = {"name": "shapes", "classes": 3, "train_images": 30, "val_images": 10}

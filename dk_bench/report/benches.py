@@ -63,7 +63,7 @@ def _operators(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
         if t["operator"] not in (BASE, COPY):
             by_setting.setdefault(setting, {}).setdefault(operator, {}).setdefault(mode, []).append(ratio)
     note = "Large marks: geometric mean over the shapes. Small marks: each shape."
-    axis = f"times PyTorch's {BASE}"
+    axis = f"time over PyTorch's {BASE}"
     ratios = [Ratios(f"Operators, {setting}", note, axis, by_row) for setting, by_row in by_setting.items()]
     return ratios, Table("Operator times", (*columns, f"x {BASE}", "memory MB"), rows)
 
@@ -79,7 +79,7 @@ def _speeds(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
         by_model[str(s["model"])] = {"training": [s["train_ratio"]], "evaluation": [s["eval_ratio"]]}
     settings = content["settings"]
     title = f"Models, batches of {settings['batch']} at {settings['size']}, {settings['precision']}"
-    return [Ratios(title, "", "times the rigid base's images per second", by_model)] * bool(rows), Table(
+    return [Ratios(title, "", "images/s over the rigid base's", by_model)] * bool(rows), Table(
         "Model speeds", columns, rows)  # fmt: skip
 
 
