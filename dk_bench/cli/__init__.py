@@ -18,6 +18,7 @@ COMMANDS = {
     "replay": "show what a run was made with; train it again and compare",
     "bench": "time the operators",
     "erf": "measure and draw effective receptive fields",
+    "report": "put the records of a folder into one HTML page",
     "picture": "draw a sheet of the procedural data set",
 }
 

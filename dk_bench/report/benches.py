@@ -1,0 +1,90 @@
+"""Records of `dk-bench bench` as a report shows them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dk_bench.analysis.bench_calls import BASE, COPY
+from dk_bench.errors import UserError
+from dk_bench.results.render import Number, Table
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Factors to a base, by row and mode, as `dk_bench.report.plots.ratios` draws them."""
+
+    title: str
+    note: str
+    axis: str
+    rows: dict[str, dict[str, list[float]]]
+
+    @property
+    def modes(self) -> list[str]:
+        return list(dict.fromkeys(mode for by_mode in self.rows.values() for mode in by_mode))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A record of `dk-bench bench`: on what and with which code, what can be drawn of it, and all of it as a table."""
+
+    device: dict[str, Any]
+    git: dict[str, Any]
+    ratios: list[Ratios]
+    table: Table
+
+
+def read_bench(path: Path) -> Bench:
+    """Reads a record.
+
+    Raises UserError for one of another kind or with figures that are none, OSError, and KeyError, TypeError or
+    ValueError for one of another shape.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    parts = {"operator times": _operators, "model speeds": _speeds}
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if kind not in parts:
+        raise UserError("no record of `dk-bench bench`")
+    return Bench(dict(content["device"]), dict(content["git"]), *parts[kind](content))
+
+
+def _operators(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
+    columns = ("operator", "pass", "C x H x W", "stored as", "median ms", "1st quartile", "3rd quartile")
+    rows, by_setting = [], {}
+    for t in content["timings"]:
+        operator = f"{t['operator']} ({t['variant']})" if t["variant"] else str(t["operator"])
+        setting, mode, ratio = str(t["setting"]), str(t["mode"]), _positive(t, "ratio")
+        low, high = t["quartiles"]
+        times = [Number(1e3 * _positive({"time": time}, "time"), 3) for time in (t["median"], low, high)]
+        memory = t["peak_memory"] and Number(_positive(t, "peak_memory") / 1e6, 1)
+        rows.append([operator, mode, str(t["shape"]), setting, *times, Number(ratio, 2), memory or Number(None)])
+        if t["operator"] not in (BASE, COPY):
+            by_setting.setdefault(setting, {}).setdefault(operator, {}).setdefault(mode, []).append(ratio)
+    note = "Large marks: geometric mean over the shapes. Small marks: each shape."
+    axis = f"time over PyTorch's {BASE}"
+    ratios = [Ratios(f"Operators, {setting}", note, axis, by_row) for setting, by_row in by_setting.items()]
+    return ratios, Table("Operator times", (*columns, f"x {BASE}", "memory MB"), rows)
+
+
+def _speeds(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
+    columns = ("model", "train images/s", "x base", "eval images/s", "x base", "memory MB")
+    rows, by_model = [], {}
+    for s in content["speeds"]:
+        memory = s["peak_memory"] and Number(_positive(s, "peak_memory") / 1e6, 0)
+        figures = ("train_images_per_second", 1), ("train_ratio", 2), ("eval_images_per_second", 1), ("eval_ratio", 2)
+        numbers = [Number(_positive(s, name), digits) for name, digits in figures]
+        rows.append([str(s["model"]), *numbers, memory or Number(None)])
+        by_model[str(s["model"])] = {"training": [s["train_ratio"]], "evaluation": [s["eval_ratio"]]}
+    settings = content["settings"]
+    title = f"Models, batches of {settings['batch']} at {settings['size']}, {settings['precision']}"
+    return [Ratios(title, "", "images/s over the rigid base's", by_model)] * bool(rows), Table(
+        "Model speeds", columns, rows)  # fmt: skip
+
+
+def _positive(numbers: dict[str, Any], name: str) -> float:
+    value = numbers[name]
+    if isinstance(value, int | float) and 0 < value < 1e30:
+        return value
+    raise UserError(f"{name} is {str(value)[:60]!r}, expected a positive number")

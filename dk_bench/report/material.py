@@ -1,0 +1,160 @@
+"""What a report is made of: run records, records of `dk-bench bench`, pictures; and the files that cannot be used."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from PIL import Image
+
+from dk_bench.errors import UserError
+from dk_bench.report.benches import Bench, read_bench
+from dk_bench.results.costs import load_costs
+from dk_bench.results.record import RunRecord, as_it_stands, find_records, read_record
+from dk_bench.results.render import Document
+from dk_bench.results.tables import build_documents
+
+LARGEST_PICTURE = 8 * 2**20  # bytes: what a page on a phone still bears
+LARGEST_NUMBER = 1e30  # of a record: beyond this sums overflow, and nothing that is measured comes near it
+# What code that trusts a record's inside raises where another program, or nobody sane, wrote it.
+FOREIGN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, UserError)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run record and where it lies, relative to the report's folder."""
+
+    path: str
+    record: RunRecord
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture: where it lies, what it shows (its own description, else empty) and its bytes as a data URI."""
+
+    path: str
+    description: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that the report had to leave out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Material:
+    runs: list[Run]
+    documents: dict[str, Document]
+    benches: list[tuple[str, Bench]]
+    pictures: list[Picture]
+    problems: list[Problem]
+
+
+def collect(folder: Path) -> Material:
+    """Everything a report of ``folder`` shows: run records anywhere below it, ``bench/*.json``, ``*.png``, ``*.svg``.
+
+    A file that cannot be read or is not what its name says becomes a problem. Where a picture is there as PNG and as
+    SVG, the SVG is taken. Hidden folders are left out. Raises UserError where ``folder`` is no folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    problems: list[Problem] = []
+
+    def read_all(paths: Iterable[Path], read: Callable[[Path], Any]) -> list[tuple[str, Any]]:
+        found = []
+        for path in paths:
+            below = path.relative_to(folder)
+            if any(part.startswith(".") for part in below.parts):
+                continue
+            try:
+                found.append((below.as_posix(), read(path)))
+            except (OSError, SyntaxError, Image.DecompressionBombError, *FOREIGN) as error:  # SyntaxError: PIL's, XML's
+                problems.append(Problem(below.as_posix(), _reason(error, path)))
+        return found
+
+    runs = [Run(*item) for item in read_all(find_records([folder]), _read_run)]
+    benches = read_all(sorted(folder.rglob("bench/*.json")), read_bench)
+    svgs = sorted(folder.rglob("*.svg"))
+    pngs = [path for path in sorted(folder.rglob("*.png")) if not path.with_suffix(".svg").exists()]
+    pictures = [Picture(path, *read) for path, read in read_all(sorted([*svgs, *pngs]), _read_picture)]
+    runs, documents = _tables(runs, problems)
+    return Material(runs, documents, benches, pictures, sorted(problems, key=lambda problem: problem.path))
+
+
+def _read_run(path: Path) -> RunRecord:
+    record = as_it_stands(read_record(path))
+    _check(record)
+    return record
+
+
+def _check(record: RunRecord) -> None:
+    """Raises UserError for what tables and plots could not use of the free-form parts of a record."""
+    for part in (record.model, record.data):
+        if not isinstance(part["name"], str):
+            raise UserError(f"a name is {part['name']!r}, expected text")
+    final, epochs = record.metrics["final"], record.metrics["epochs"]
+    if not isinstance(final, dict):
+        raise UserError("metrics.final is no object")
+    if not isinstance(epochs, list) or not all(isinstance(epoch, dict) for epoch in epochs):
+        raise UserError("metrics.epochs is no list of objects")
+    counts = {key: record.data.get(key) for key in ("train_images", "val_images")}
+    costs = {key: record.cost.get(key) for key in ("params", "macs", "sampling_macs")}
+    for numbers in (counts, costs, record.throughput, final, *epochs):
+        for name, value in numbers.items():
+            _check_number(name, value)
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Raises UserError for a value that is neither a number of sound size nor None."""
+    if value is None or isinstance(value, int | float) and abs(value) < LARGEST_NUMBER:
+        return
+    raise UserError(f"{name} is {str(value)[:60]!r}, expected a number")
+
+
+def _tables(runs: list[Run], problems: list[Problem]) -> tuple[list[Run], dict[str, Document]]:
+    """The tables and the runs that they could be made with: all of them, unless one is foreign in its depths."""
+    costs = load_costs()
+    try:
+        return runs, build_documents([run.record for run in runs], costs)
+    except FOREIGN:
+        usable = []
+        for run in runs:
+            try:
+                build_documents([run.record])
+                usable.append(run)
+            except FOREIGN as error:
+                problems.append(Problem(run.path, _reason(error)))
+        return usable, build_documents([run.record for run in usable], costs)
+
+
+def _read_picture(path: Path) -> tuple[str, str]:
+    """Description and data URI. Raises OSError, SyntaxError, ValueError or UserError for what no browser shows."""
+    if (size := path.stat().st_size) > LARGEST_PICTURE:
+        raise UserError(f"{size / 2**20:.0f} MiB, a report takes pictures up to {LARGEST_PICTURE // 2**20} MiB")
+    content = path.read_bytes()
+    description, kind = "", "png"
+    if path.suffix == ".svg":
+        # Inside an <img> it runs no scripts and loads nothing, so it can be taken as it is.
+        kind = "svg+xml"
+        if not ElementTree.fromstring(content).tag.endswith("svg"):
+            raise UserError("no SVG")
+    else:
+        with Image.open(path, formats=["PNG"]) as image:
+            description = str(image.info.get("Description", ""))
+            image.verify()
+    return description, f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _reason(error: Exception, path: Path | str = "") -> str:
+    """An error in words, without the path's folder."""
+    words = str(getattr(error, "strerror", None) or error).removeprefix(f"{path}: ")
+    words = words.replace(str(path), Path(path).name) if path else words
+    return words if isinstance(error, UserError | OSError) else f"{type(error).__name__}: {words}"

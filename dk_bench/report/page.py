@@ -1,0 +1,144 @@
+"""The page: what was collected, put into ``page.html``."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from dk_bench.report.benches import Bench
+from dk_bench.report.material import Material, Run, collect
+from dk_bench.report.plots import METRICS, Group, Plot, make_groups, plots_of, ratios
+from dk_bench.report.svg import MARKERS, SERIES, UNFIT
+from dk_bench.results.cells import Figure
+from dk_bench.results.files import write_atomically
+from dk_bench.results.record import RunRecord, attempts_of
+from dk_bench.results.render import Document, Table, Value, text
+
+LONGEST = 300  # characters of a name or a cell that are shown
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is on a page."""
+
+    runs: int
+    plots: int
+    pictures: int
+    problems: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, what stands behind it in small, and what it is sorted by (nothing: it goes last)."""
+
+    text: str
+    small: str = ""
+    key: Any = ""
+    empty: bool = False
+
+
+def write_report(folder: Path, out: Path) -> Counts:
+    """Writes the report of a folder's records to ``out``, atomically. The same files give the same bytes.
+
+    Raises UserError where ``folder`` is no folder, OSError where ``out`` cannot be written.
+    """
+    material = collect(folder)
+    groups = [(group, plots_of(group)) for group in make_groups(run.record for run in material.runs)]
+    benches = [
+        (path, bench, [(ratios(f"b{n}-{m}", each), each.modes) for m, each in enumerate(bench.ratios)])
+        for n, (path, bench) in enumerate(material.benches)
+    ]
+    write_atomically(out, render(folder.resolve().name, material, groups, benches))
+    plots = sum(len(drawn) for *_, drawn in [*groups, *benches])
+    return Counts(len(material.runs), plots, len(material.pictures), len(material.problems))
+
+
+def render(
+    name: str,
+    material: Material,
+    groups: list[tuple[Group, list[Plot]]],
+    benches: list[tuple[str, Bench, list[tuple[Plot, list[str]]]]],
+) -> str:
+    """The page of what was collected and drawn; a bench's plots with what their colours stand for."""
+    # Chainable: a part that an older or a foreign record does without is left out of the page.
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
+    )
+    environment.filters |= {"short": _short, "cell": _cell, "took": _took, "command": _command}
+    environment.globals |= {"is_numeric": _is_numeric, "attempts_of": attempts_of, "final_of": _final_of}
+    environment.tests["has_figures"] = _has_figures
+    template, script, style = (
+        resources.files("dk_bench.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "js", "css")
+    )
+    records = [run.record for run in material.runs]
+    page = environment.from_string(template).render(
+        name=name, material=material, groups=groups, benches=benches, markers=MARKERS, colours=SERIES,
+        documents=sorted(material.documents.values(), key=lambda document: not _has_figures(document)),
+        states=Counter(record.status for record in records), dates=_dates(records),
+        models=len({record.model["name"] for record in records}),
+        script=Markup(script), style=Markup(style),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )  # fmt: skip
+    return UNFIT.sub("\ufffd", page)
+
+
+def _has_figures(document: Document) -> bool:
+    """Whether a run of ours has given it a figure."""
+    return any(isinstance(v, Figure) and v.run for table in document.tables for row in table.rows for v in row)
+
+
+def _short(value: Any, longest: int = LONGEST) -> str:
+    value = str(value)
+    return value if len(value) <= longest else value[: longest - 1] + "…"
+
+
+def _cell(value: Value) -> Cell:
+    """A table's value as its cell."""
+    shown = text(value)
+    if isinstance(value, str):
+        return Cell(_short(shown), key=_short(shown), empty=not shown)
+    if isinstance(value, Figure):
+        head, bracket, tail = shown.partition(" (n=")
+        summary = value.summary
+        return Cell(head, bracket + tail, summary.mean if summary else "", summary is None)
+    return Cell(shown, key="" if value.value is None else value.value, empty=value.value is None)
+
+
+def _is_numeric(table: Table, column: int) -> bool:
+    return any(not isinstance(row[column], str) for row in table.rows)
+
+
+def _final_of(record: RunRecord) -> float | None:
+    """The figure that a run is about."""
+    found = (record.metrics["final"].get(metric) for metric, _ in METRICS.values())
+    return next((value for value in found if value is not None), None)
+
+
+def _took(record: RunRecord) -> float | None:
+    """Seconds from a run's start to its end, pauses included; None where it does not say."""
+    try:
+        return (datetime.fromisoformat(record.ended or "") - datetime.fromisoformat(record.started)).total_seconds()
+    except (ValueError, TypeError):  # no end yet, no times at all, or one with and one without a zone
+        return None
+
+
+def _dates(records: Iterable[RunRecord]) -> list[str]:
+    """First and last day on which runs began, or the one day."""
+    days = sorted({record.started[:10] for record in records if re.match(r"\d{4}-\d\d-\d\d", record.started)})
+    return days[:1] + days[1:][-1:]
+
+
+def _command(run: Run) -> str:
+    return shlex.join(map(str, run.record.command))

@@ -1,0 +1,268 @@
+"""The plots of a report: accuracy against cost and speed, differences to the rigid base, curves, operators' times."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
+
+from dk_bench.models import MODELS
+from dk_bench.report.benches import Ratios
+from dk_bench.report.svg import CARD, INK, MARKERS, drawing, label, series_colour, to_svg
+from dk_bench.results.cells import Cell, Data, Figure, gather
+from dk_bench.results.record import DETECTION, TRAINING, RunRecord
+from dk_bench.results.render import text
+from dk_bench.results.rows import gain, kernel_words, spec_of
+
+WIDE_RANGE = 15  # a span of values from which on an axis is logarithmic
+TOOLTIP = 120  # characters of a name in one
+METRICS = {TRAINING: ("val/top1", "top-1, %"), DETECTION: ("val/mAP", "mAP, %")}
+
+
+Look = tuple[int | None, str]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A cell as plots show it, in a colour, None for that of text, and with a marker."""
+
+    name: str
+    cell: Cell
+    colour: int | None
+    marker: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """``key`` is unique on a page and names the plot in ids."""
+
+    key: str
+    title: str
+    note: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Group:
+    """What may be compared: cells of one task on one data set."""
+
+    key: str
+    data: Data
+    metric: str
+    axis: str
+    series: list[Series]
+
+
+def make_groups(records: Iterable[RunRecord]) -> list[Group]:
+    """Groups with the rigid models first, then as the models are listed.
+
+    A model has the same colour and marker in all of them.
+    """
+    records, groups, known = list(records), [], {name: place for place, name in enumerate(MODELS)}
+    looks: dict[tuple[str, str], Look] = {}
+    for task, (metric, axis) in METRICS.items():
+        cells = gather(record for record in records if record.task == task)
+        for data in sorted({cell.data for cell in cells}):
+            here = [(_is_rigid(cell), cell) for cell in cells if cell.data == data]
+            series = []
+            for rigid, cell in sorted(here, key=lambda item: (not item[0], known.get(item[1].model, len(known)))):
+                look = looks.get((cell.model, cell.label)) or _next_look(rigid, list(looks.values()))
+                looks[cell.model, cell.label] = look
+                name = f"{cell.model}, {cell.label}" if cell.label else cell.model
+                series.append(Series(name, cell, *look))
+            groups.append(Group(f"g{len(groups)}", data, metric, axis, series))
+    return groups
+
+
+def _next_look(rigid: bool, taken: list[Look]) -> Look:
+    """A colour and a marker; the first rigid model, with which others are compared, is in the colour of text."""
+    number = len(taken)
+    return None if rigid and None not in dict(taken) else number, MARKERS[number % len(MARKERS)]
+
+
+def _is_rigid(cell: Cell) -> bool:
+    return kernel_words(spec_of(cell.model, cell)) == ("rigid", "rigid", "")
+
+
+def plots_of(group: Group) -> list[Plot]:
+    """The plots that there are figures for."""
+    drawn = [
+        _gains(group),
+        _against(group, "macs", "Accuracy and cost", *_multiply_adds(group)),
+        _against(group, "eval", "Accuracy and speed of evaluation", "images/s, evaluation", _speed("eval")),
+        _against(group, "train", "Accuracy and speed of training", "images/s, training", _speed("train")),
+        _curves(group, group.metric, f"{group.axis.removesuffix(', %')} during training", group.axis),
+        _curves(group, "train/loss", "Training loss", "loss"),
+    ]
+    return [plot for plot in drawn if plot]
+
+
+Point = tuple[float, float | None]  # a value and half of its interval
+
+
+def _multiply_adds(group: Group) -> tuple[str, Callable[[Cell], Point | None]]:
+    counts = {id(series.cell): series.cell.cost("macs") for series in group.series}
+    largest = max((count for count in counts.values() if isinstance(count, int | float)), default=0)
+    unit, word = (1e9, "billions") if largest >= 1e9 else (1e6, "millions")
+
+    def count(cell: Cell) -> Point | None:
+        macs = counts[id(cell)]
+        return (macs / unit, None) if isinstance(macs, int | float) else None
+
+    return f"multiply-adds, {word}", count
+
+
+def _speed(of: str) -> Callable[[Cell], Point | None]:
+    return lambda cell: _point(cell.throughput(f"{of}_images_per_second"))
+
+
+def _point(figure: Figure) -> Point | None:
+    summary = figure.summary
+    return summary and (summary.mean, summary.half_width)
+
+
+def _against(group: Group, key: str, title: str, axis: str, value: Callable[[Cell], Point | None]) -> Plot | None:
+    """The metric against something else, with both their intervals. Marks of the same place stand side by side."""
+    points = []
+    for series in group.series:
+        x, figure = value(series.cell), series.cell.final(group.metric)
+        if x and figure.summary:
+            points.append((series, x, figure))
+    if not points:
+        return None
+    tooltips = {
+        f"t{n}": f"{label(s.name, TOOLTIP)}: {text(figure)}, {x[0]:.4g} {axis}"
+        for n, (s, x, figure) in enumerate(points)
+    }
+    places: dict[float, list[Series]] = {}
+    for series, x, _ in points:
+        places.setdefault(x[0], []).append(series)
+    with drawing() as (drawn, axes):
+        for n, (series, (x, half), figure) in enumerate(points):
+            same = places[x]
+            aside = 7 * (same.index(series) - (len(same) - 1) / 2) / 72
+            shift = axes.transData + ScaledTranslation(aside, 0, drawn.dpi_scale_trans)
+            y, y_half = _point(figure)
+            _mark(axes, series, x, y, half, y_half, gid=f"t{n}", transform=shift)
+        # Errorbars that are moved aside do not count for the limits.
+        axes.update_datalim([(x + s * (h or 0), _point(f)[0] + s * (_point(f)[1] or 0))
+                             for _, (x, h), f in points for s in (-1, 1)])  # fmt: skip
+        axes.autoscale_view()
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        _log_if_wide(axes, [x for _, (x, _), _ in points])
+        axes.set(xlabel=axis, ylabel=group.axis)
+        note = _uncertainty(points[0][2].summary.n > 1)
+        aside = " Marks of equal value are moved apart." if max(map(len, places.values())) > 1 else ""
+        return Plot(f"{group.key}-{key}", title, note + aside, to_svg(drawn, f"{group.key}-{key}", title, tooltips))
+
+
+def _uncertainty(seeds: bool) -> str:
+    return "Bars: 95 % interval of the mean over seeds." if seeds else "One seed: no interval."
+
+
+def _mark(
+    axes: Axes, series: Series, x: float, y: float, x_half: float | None, y_half: float | None, **settings
+) -> None:
+    """One mark with its bars; open where a single seed says nothing about the spread."""
+    colour = series_colour(series.colour)
+    known = x_half is not None or y_half is not None
+    axes.errorbar(
+        [x], [y], xerr=x_half and [x_half], yerr=y_half and [y_half], fmt=series.marker, color=colour, markersize=7,
+        markerfacecolor=colour if known else CARD, markeredgecolor=CARD if known else colour,
+        markeredgewidth=0.8 if known else 1.6, elinewidth=1.3, **settings)  # fmt: skip
+
+
+def _gains(group: Group) -> Plot | None:
+    """Differences to the rigid base, run by run, with their intervals."""
+    cells = [series.cell for series in group.series]
+    figures = [(series, gain(series.cell, cells, group.metric)) for series in group.series]
+    points = [(series, figure) for series, figure in figures if isinstance(figure, Figure) and figure.summary]
+    if not points:
+        return None
+    tooltips = {f"t{n}": f"{label(series.name, TOOLTIP)}: {text(figure)}" for n, (series, figure) in enumerate(points)}
+    with drawing(height=max(3.1, 0.32 * len(points) + 0.7)) as (drawn, axes):
+        axes.axvline(0, color=INK, linewidth=1)
+        for n, (series, figure) in enumerate(points):
+            mean, half = _point(figure)
+            _mark(axes, series, mean, n, half, None, gid=f"t{n}")
+        axes.set_yticks(range(len(points)), [label(series.name) for series, _ in points], color=INK)
+        axes.set(ylim=(len(points) - 0.5, -0.5), xlabel=f"difference in {group.axis.removesuffix(', %')}, points")
+        axes.grid(False, axis="y")
+        several = any(figure.summary.n > 1 for _, figure in points)
+        note = "Paired by seed. Bars: 95 % interval, not corrected for the number of models."
+        title, key = "Difference to the rigid base", f"{group.key}-gain"
+        return Plot(key, title, note if several else _uncertainty(False), to_svg(drawn, key, title, tooltips))
+
+
+def _curves(group: Group, metric: str, title: str, axis: str) -> Plot | None:
+    """A figure of every epoch: thin lines for runs, dotted where they did not finish, bold for finished runs' mean."""
+    drawn_runs, tooltips = 0, {}
+    with drawing() as (drawn, axes):
+        for n, series in enumerate(group.series):
+            colour, finished = series_colour(series.colour), []
+            for run in series.cell.runs:
+                values = _values(run, metric)
+                if values:
+                    done = run.status == "finished"
+                    finished += [values] * done
+                    drawn_runs += 1
+                    axes.plot(*zip(*values.items(), strict=True), color=colour, linewidth=0.9, alpha=0.4,
+                              linestyle="-" if done else ":", marker="" if len(values) > 1 else ".")  # fmt: skip
+            if finished:
+                common = sorted(set.intersection(*map(set, finished)))
+                means = [statistics.fmean(values[epoch] for values in finished) for epoch in common]
+                tooltips[f"t{n}"] = f"{label(series.name, TOOLTIP)}: mean of {len(finished)}"
+                axes.plot(common, means, color=colour, linewidth=2, gid=f"t{n}", marker="" if len(means) > 1 else ".")
+        if not drawn_runs:
+            return None
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.set(xlabel="epoch", ylabel=axis)
+        key = f"{group.key}-{metric.replace('/', '-')}"
+        several = any(len(series.cell.runs) > 1 for series in group.series)
+        note = "Thin: each seed. Bold: their mean." if several else "One seed a model."
+        note += " Dotted: not finished." * any(run.status != "finished" for s in group.series for run in s.cell.runs)
+        return Plot(key, title, note, to_svg(drawn, key, title, tooltips))
+
+
+def _values(run: RunRecord, metric: str) -> dict[int, float]:
+    """A metric by epoch, counted from 1, where there is one."""
+    epochs = run.metrics["epochs"]
+    return {n: epoch[metric] for n, epoch in enumerate(epochs, start=1) if epoch.get(metric) is not None}
+
+
+def ratios(key: str, of: Ratios) -> Plot:
+    """Positive ratios to something, by row and mode: small marks, and a large one for their geometric mean."""
+    rows, modes, tooltips = of.rows, of.modes, {}
+    with drawing(width=5, height=0.42 * len(rows) + 0.9) as (drawn, axes):
+        axes.axvline(1, color=INK, linewidth=1)
+        for n, (row, by_mode) in enumerate(rows.items()):
+            for mode, values in by_mode.items():
+                m = modes.index(mode)
+                y, colour = n + min(0.22, 0.7 / len(modes)) * (m - (len(modes) - 1) / 2), series_colour(m)
+                mean, gid = statistics.geometric_mean(values), f"t{n}-{m}"
+                tooltips[gid] = (
+                    f"{label(row, TOOLTIP)}, {label(mode, TOOLTIP)}: {mean:.2f}, {min(values):.2f} to {max(values):.2f}"
+                )
+                axes.plot(sorted(values), [y] * len(values), "o-", color=colour, markersize=3, linewidth=1.3)
+                axes.plot([mean], [y], MARKERS[m % len(MARKERS)], color=colour, markersize=8, gid=gid,
+                          markeredgecolor=CARD, markeredgewidth=0.8)  # fmt: skip
+        axes.set_yticks(range(len(rows)), [label(row, 28) for row in rows], color=INK)
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=of.axis)
+        axes.grid(False, axis="y")
+        _log_if_wide(axes, [v for by_mode in rows.values() for values in by_mode.values() for v in values])
+        return Plot(key, of.title, of.note, to_svg(drawn, key, of.title, tooltips))
+
+
+def _log_if_wide(axes: Axes, values: list[float]) -> None:
+    """A logarithmic horizontal axis where values differ by factors, with its numbers written out."""
+    low, high = min(values), max(values)
+    if low > 0 and high / low > WIDE_RANGE:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
