@@ -175,6 +175,15 @@ sys.exit("no such thing" if sys.argv[1] == "a=2" else 0)
     assert (tmp_path / "out" / "logs" / "try-003-3.log").read_text().endswith("cell a=3 output=out\n")
 
 
+@pytest.mark.parametrize(("asked", "threads"), [("", 4), ("1", 1), ("3", 3), ("16", 4), ("0", 4), ("many", 4)])
+def test_cells_share_the_cores_or_take_fewer(tmp_path, monkeypatch, asked, threads):
+    monkeypatch.setattr(runner, "available_cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    jobs = [Job("cell", ["sh", "-c", "echo $OMP_NUM_THREADS"], tmp_path / "cell.log")]
+    run_jobs(jobs, 2)
+    assert jobs[0].state == "finished" and (tmp_path / "cell.log").read_text() == f"{threads}\n"
+
+
 def test_command_that_does_not_exist_fails_its_cell(tmp_path):
     jobs = [
         Job("missing", ["no-such-command-anywhere"], tmp_path / "1.log"),

@@ -135,12 +135,14 @@ def launch(argv: list[str], log: IO[bytes], environment: dict[str, str]) -> subp
 
 def _environments(workers: int) -> list[dict[str, str]]:
     """Each worker's. Its cells find the commands of this interpreter's environment, activated or not; they have a share
-    of the cores, and one GPU where there are any. A single worker's cells have what there is."""
+    of the cores, or fewer where OMP_NUM_THREADS says so (on a machine with other work a thread too many costs a run
+    more than one too few), and one GPU where there are any. A single worker's cells have what there is."""
+    share, asked = max(1, available_cores() // workers), os.environ.get("OMP_NUM_THREADS", "")
     here = str(Path(sys.executable).parent)
     common = {
         **os.environ,
         "PATH": os.pathsep.join([here, os.environ.get("PATH", os.defpath)]),
-        "OMP_NUM_THREADS": str(max(1, available_cores() // workers)),
+        "OMP_NUM_THREADS": str(min(share, int(asked)) if asked.isdecimal() and int(asked) else share),
     }
     gpus = available_gpus() if workers > 1 else []
     return [common | ({"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else {}) for n in range(workers)]
