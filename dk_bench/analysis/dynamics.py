@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +62,15 @@ class Line:
     high: float
 
 
-def collect(loaded: Loaded, objects: Objects, *, size: int | None = None, device: str = "cpu") -> Iterator[Any]:
-    """The dynamics of every object, as a generator: the number of images done after each batch, at last `Dynamics`.
+def collect(
+    loaded: Loaded,
+    objects: Objects,
+    *,
+    size: int | None = None,
+    device: str = "cpu",
+    on_images: Callable[[int], Any] = lambda count: None,
+) -> Dynamics:
+    """The dynamics of every object; ``on_images`` is told how many images each batch had.
 
     Images are seen whole, see :func:`dk_bench.analysis.objects.whole_image`. The random generators are a control: a
     linear map of what the learned one reads, as large, that has learnt nothing.
@@ -83,13 +90,13 @@ def collect(loaded: Loaded, objects: Objects, *, size: int | None = None, device
             now["image"] = torch.as_tensor(objects.image[inside] - first, device=device)
             now["centre"] = torch.as_tensor(objects.centre[inside], device=device)
             model(images.to(device))
-            yield first + len(images)
+            on_images(len(images))
     parts: tuple[dict, dict] = ({}, {})
     for which, part in enumerate(parts):
         for source in found:
             values = np.concatenate([pair[which] for pair in seen[source]])
             part.setdefault(source.kind, {})[source.layer] = values
-    yield Dynamics(loaded, *parts)
+    return Dynamics(loaded, *parts)
 
 
 def _control(generator: nn.Module) -> nn.Module:

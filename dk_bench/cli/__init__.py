@@ -16,6 +16,8 @@ COMMANDS = {
     "sweep": "run a W&B sweep file on this machine, without an account",
     "tables": "turn run records into the paper's tables",
     "bench": "time the operators",
+    "dynamics": "what the learned offsets know of objects: t-SNE and linear probes",
+    "kernels": "where the taps of deformable kernels go on an image",
     "picture": "draw a sheet of the procedural data set",
 }
 
