@@ -7,8 +7,6 @@ import math
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from sklearn.manifold import TSNE
@@ -22,7 +20,7 @@ from dk_bench.results.statistics import summarize
 __all__ = ["captions", "deciles", "embed", "probe_figure", "tsne_figure"]
 
 Row = tuple[str, str]  # a cell and a kind of its dynamics
-COLUMNS = 4  # panels in a row
+COLUMNS = 5  # panels in a row
 DECILES = colormaps["viridis"].resampled(10)
 
 
@@ -48,16 +46,17 @@ def tsne_figure(
 ) -> Figure:
     """A column a map (M, 2): coloured by class above, by scale decile below. ``names`` are the cells', ``captions``
     what stands under the two panels. Of more than ten classes the ten with most objects have colours."""
-    columns = min(COLUMNS, len(maps))
-    bands = math.ceil(len(maps) / columns)
-    figure = Figure(figsize=(2.6 * columns + 1.6, 5.6 * bands + 0.2))
-    axes = figure.subplots(2 * bands, columns, squeeze=False)
+    bands = math.ceil(len(maps) / COLUMNS)
+    columns = math.ceil(len(maps) / bands)
+    figure = Figure(figsize=(2.5 * columns + 1.5, 5.8 * bands))
+    parts = figure.subfigures(bands, 1, squeeze=False, hspace=0.05)[:, 0]
+    axes = np.stack([part.subplots(2, columns, squeeze=False) for part in parts])
     for axis in axes.flat:
         axis.set_axis_off()
     common = sorted(np.argsort(-np.bincount(label, minlength=len(classes)), kind="stable")[: len(COLORS)])
     for index, (row, points) in enumerate(maps.items()):
         band, column = divmod(index, columns)
-        above, below = axes[2 * band, column], axes[2 * band + 1, column]
+        above, below = axes[band, :, column]
         _by_class(above, points, label, common)
         below.scatter(*points.T, c=DECILES(decile), s=7, linewidths=0)
         above.set_title(f"{names[row[0]]}\n{row[1]}")
@@ -65,7 +64,7 @@ def tsne_figure(
             axis.set_axis_on()
             axis.set(xticks=[], yticks=[], xlabel=caption)
             axis.spines[:].set_visible(False)
-    _legends(figure, axes, [classes[each] for each in common], len(classes) > len(common))
+    _legends(figure, [classes[each] for each in common], len(classes) > len(common))
     return figure
 
 
@@ -76,8 +75,8 @@ def captions(lines: list[Line]) -> dict[Row, tuple[str, str]]:
         if (line.layer, line.features) == (ALL, LEARNED):
             found.setdefault((line.cell, line.kind), {}).setdefault(line.target, []).append(line.value)
     return {
-        row: (f"class told: {np.mean(values.get(CLASS, np.nan)):.0f} %",
-              f"scale told: $R^2$ = {np.mean(values.get('log scale', np.nan)):.2f}")
+        row: (f"probe: class {np.mean(values.get(CLASS, np.nan)):.0f} %",
+              f"probe: scale $R^2$ = {np.mean(values.get('log scale', np.nan)):.2f}")
         for row, values in found.items()
     }
 
@@ -89,17 +88,19 @@ def _by_class(axis: Axes, points: np.ndarray, label: np.ndarray, common: list[in
         axis.scatter(*points[label == each].T, c=COLORS[number], marker=MARKERS[number], s=9, linewidths=0)
 
 
-def _legends(figure: Figure, axes: np.ndarray, names: list[str], more: bool) -> None:
+def _legends(figure: Figure, names: list[str], more: bool) -> None:
+    dot = {"linestyle": "", "markersize": 5}
     handles = [
-        Line2D([], [], linestyle="", color=COLORS[number], marker=MARKERS[number], markersize=5, label=name)
+        Line2D([], [], color=COLORS[number], marker=MARKERS[number], label=name, **dot)
         for number, name in enumerate(names)
-    ] + [Line2D([], [], linestyle="", color=GREY, marker="o", markersize=3, label="others")] * more
+    ] + [Line2D([], [], color=GREY, marker="o", label="others", **dot)] * more
     figure.legend(handles=handles, loc="outside right upper", title="class", frameon=False)
-    bar = figure.colorbar(
-        ScalarMappable(BoundaryNorm(np.arange(0.5, 11), 10), DECILES), ax=axes, location="bottom", shrink=0.5,
-        aspect=40, ticks=range(1, 11), pad=0.02)
-    bar.set_label("scale decile (1: smallest objects)")
-    bar.outline.set_visible(False)
+    ends = {0: "1 (smallest)", 9: "10 (largest)"}
+    handles = [
+        Line2D([], [], color=DECILES(each), marker="o", label=ends.get(each, str(each + 1)), **dot)
+        for each in range(10)
+    ]
+    figure.legend(handles=handles, loc="outside right lower", title="scale decile", frameon=False)
 
 
 def probe_figure(lines: list[Line], names: dict[str, str], chance: float) -> Figure:
@@ -122,6 +123,7 @@ def probe_figure(lines: list[Line], names: dict[str, str], chance: float) -> Fig
                     linewidth=1.2, markerfacecolor=color if features == LEARNED else "white")
         axis.set_title("class: accuracy (%)" if target == CLASS else f"{target}: $R^2$")
         axis.grid(axis="x", linewidth=0.4)
+        axis.set_xlim((0, 100) if target == CLASS else (-0.25, 1))
         axis.set_axisbelow(True)
     panels[0].set_yticks(range(len(rows)), [f"{names[cell]}: {kind}" for cell, kind in rows])
     panels[0].set_ylim(len(rows) - 0.5, -0.5)

@@ -87,8 +87,8 @@ def load(path: str | Path) -> Loaded:
     config = config_from_dict(held["config"], source=str(path))
     loaded = Loaded(Path(path), load_model(path), config, held.get("run_id", ""), list(held["classes"]))
     if not sources(loaded.model):
-        raise UserError(f"{path}: {loaded.name} is rigid, nothing is deformable in it; expected a model with deformable "
-                        "kernels, deformable convolutions or experts")
+        raise UserError(f"{path}: {loaded.name} is rigid: nothing is deformable in it, expected deformable kernels, "
+                        "deformable convolutions or experts")
     return loaded
 
 

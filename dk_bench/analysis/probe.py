@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -67,7 +68,7 @@ def probe(
         if np.issubdtype(target.dtype, np.integer):
             if any(len(np.unique(target[train])) < 2 for train, _ in folds):
                 raise ValueError(f"{name}: expected at least two classes among the objects of every fold")
-            model = make_pipeline(*before, LogisticRegression(max_iter=500))
+            model = make_pipeline(*before, LogisticRegression(max_iter=500, tol=1e-3))
             wrong = _predicted(model, features, target, folds) != target
             scores[name] = _score(wrong, np.ones(len(target)), groups, 100.0)
     if numbers := {name: target for name, target in targets.items() if name not in scores}:
@@ -91,7 +92,14 @@ def _score(errors: np.ndarray, spreads: np.ndarray, groups: np.ndarray, unit: fl
     """One minus the errors' sum over the spreads', of all images and of resampled ones."""
     _, of_image = np.unique(groups, return_inverse=True)
     sums = np.stack([np.bincount(of_image, each) for each in (errors, spreads)])  # (2, images)
-    drawn = np.random.default_rng(0).integers(sums.shape[1], size=(RESAMPLES, sums.shape[1]))
-    error, spread = sums[:, drawn].sum(-1)
+    error, spread = sums @ _resamples(sums.shape[1])
     low, high = np.quantile(1 - error / spread, [0.025, 0.975])
     return Score(*(float(unit * value) for value in (1 - errors.sum() / spreads.sum(), low, high)))
+
+
+@lru_cache(1)
+def _resamples(images: int) -> np.ndarray:
+    """(images, RESAMPLES): how often each image is drawn."""
+    rng = np.random.default_rng(0)
+    drawn = (np.bincount(rng.integers(images, size=images), minlength=images) for _ in range(RESAMPLES))
+    return np.stack(list(drawn), axis=1).astype(float)

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="of --data: its images (../images beside it)")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="shorter side of the images (as in evaluation)")
     parser.add_argument("--objects", type=int, default=2000, help="how many objects, at most (%(default)s)")
-    parser.add_argument("--tsne", type=int, default=1000, metavar="N", help="how many of them t-SNE shows; 0: none (1000)")
+    parser.add_argument("--tsne", type=int, default=1000, metavar="N", help="of them for t-SNE; 0: none (1000)")
     parser.add_argument("--perplexity", type=float, default=30, help="of t-SNE (%(default)g)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the models run (cpu)")
     parser.add_argument("--out", type=Path, default=Path("dynamics"), metavar="FOLDER",
@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     tables = document(lines, alone, loaded, objects.source, chance)
     with styled(), console.status("drawing"):
         written = _write(args, dynamics, objects, lines, alone, tables, chance)
-    show(tables, terminal if terminal.is_terminal else Console(width=WIDE))
+    first = dataclasses.replace(tables, tables=tables.tables[:3])  # the rest is in the file
+    show(first, terminal if terminal.is_terminal else Console(width=WIDE))
     print(f"wrote {', '.join(map(str, written))}")
     return 0
 
