@@ -27,24 +27,27 @@ def channels_shown(layer: Layer) -> list[int]:
 
 
 def taps_figure(layers: list[Layer], picture: np.ndarray, position: tuple[float, float]) -> Figure:
-    """A row a layer: taps on the image (H, W, 3), taps in the scope over the kernel's mean magnitude, what is sampled;
-    then some channels, stored and sampled. ``position`` is (y, x) as shares of the image."""
-    columns = 3 + 2 * CHANNELS
-    figure = Figure(figsize=(1.45 * columns + 0.6, 1.75 * len(layers) + 0.8))
-    widths = [1.35, 1.2, 1.0] + [1.0] * (2 * CHANNELS)
-    axes = figure.subplots(len(layers), columns, squeeze=False, width_ratios=widths)
+    """A row a layer: taps on the image (H, W, 3), taps in the scope over the mean magnitude (dark: large), what
+    is sampled; then some channels, stored and sampled. ``position`` is (y, x) as shares of the image."""
+    with_scope = any(layer.kernel for layer in layers)
+    titles = ["mean |weight|,\ntaps in the scope", "sampled"] if with_scope else ["mean |weight|"]
+    columns = 1 + len(titles) + len(titles) * CHANNELS
+    figure = Figure(figsize=(1.45 * columns + 1.2, 1.75 * len(layers) + 0.8))
+    axes = figure.subplots(len(layers), columns, squeeze=False, width_ratios=[1.5, *[1.0] * (columns - 1)])
     for row, layer in enumerate(layers):
         _on_image(axes[row, 0], layer, picture, position)
         axes[row, 0].set_ylabel(layer.name)
-        _kernels(axes[row, 1:], layer)
-    for axis, title in zip(axes[0], ["taps on the image", "mean |weight|,\ntaps in the scope", "sampled"], strict=False):
-        axis.set_title(title)
+        _kernels(axes[row, 1:], layer, len(titles))
+    for axis, title in zip(axes[0], ["taps on the image", *titles], strict=False):
+        axis.set_title(title, fontsize=9)
     handles = [
         Line2D([], [], linestyle="", marker="o", color=BEFORE, label="before", **HALO),
         Line2D([], [], linestyle="", marker="o", color=AFTER, label="after", **HALO),
         Line2D([], [], linestyle="", marker="X", color=CLIPPED, label="after, clipped to the edge", **HALO),
+        Patch(color="#7F3B08", label="negative weight"),
+        Patch(color="#2D004B", label="positive weight"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 
@@ -56,17 +59,20 @@ def _on_image(axis: Axes, layer: Layer, picture: np.ndarray, position: tuple[flo
         return ((taps + 0.5) * scale - 0.5)[:, ::-1].T
 
     axis.imshow(picture)
-    axis.plot(*pixels(layer.resting), "o", color=BEFORE, markersize=4, clip_on=False, **HALO)
+    axis.plot(*pixels(layer.resting), "o", color=BEFORE, markersize=4, **HALO)
     for taps in layer.data or []:
         _arrows(axis, pixels(taps.before), pixels(taps.after))
-        axis.plot(*pixels(taps.after), "o", color=AFTER, markersize=4, clip_on=False, **HALO)
+        axis.plot(*pixels(taps.after), "o", color=AFTER, markersize=4, **HALO)
     y, x = np.array(position) * size - 0.5
     axis.plot(x, y, "+", color="white", markersize=9, markeredgewidth=2.4)
     axis.plot(x, y, "+", color="black", markersize=8, markeredgewidth=1)
-    axis.set(xticks=[], yticks=[], xlim=(-0.5, size[1] - 0.5), ylim=(size[0] - 0.5, -0.5))
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    axis.autoscale()  # taps may lie beyond the image
 
 
-def _kernels(axes: np.ndarray, layer: Layer) -> None:
+def _kernels(axes: np.ndarray, layer: Layer, parts: int) -> None:
+    """The mean and some channels, in ``parts`` panels each: stored, and as sampled where taps move in a scope."""
     mean, sampled = np.abs(layer.stored).mean(0), np.abs(layer.sampled).mean(0)
     top = max(mean.max(), sampled.max())
     _map(axes[0], mean, "Greys", 0, top)
@@ -78,9 +84,9 @@ def _kernels(axes: np.ndarray, layer: Layer) -> None:
     for number, channel in enumerate(channels_shown(layer)):
         pair = (layer.stored[channel], layer.sampled[channel])
         limit = max(np.abs(each).max() for each in pair)
-        shown = zip(axes[2 + 2 * number :], pair, ("stored", "sampled"), strict=False)
-        for axis, values, what in list(shown)[: 1 if layer.kernel is None else 2]:
-            _map(axis, values, "PuOr", -limit, limit)
+        for part, what in enumerate(("stored", "sampled") if layer.kernel else ("rigid",)):
+            axis = axes[parts * (1 + number) + part]
+            _map(axis, pair[part], "PuOr", -limit, limit)
             axis.set_title(f"channel {channel}:\n{what}", fontsize=8)
     for axis in axes:
         if not axis.images:
@@ -126,7 +132,7 @@ def offsets_figure(found: list[Offsets]) -> Figure:
             drawn["cmedians"].set(color="white")
         left.set_yticks(-places, [each.source.layer for each in of_kind])
         left.axvline(0, color=GREY, linewidth=0.8, zorder=0)
-        left.set(title=kind, xlabel="offset (samples of the scope)" if kind == KERNEL else "offset (pixels of its input)")
+        left.set(title=kind, xlabel=f"offset ({'samples of the scope' if kind == KERNEL else 'pixels of its input'})")
         right.barh(-places, [100 * each.outside for each in of_kind], color=GREY, height=0.6)
         for place, each in zip(places, of_kind, strict=True):
             right.annotate(f"{100 * each.outside:.1f} %", (100 * each.outside, -place), xytext=(3, 0),
@@ -134,7 +140,7 @@ def offsets_figure(found: list[Offsets]) -> Figure:
         if kind != KERNEL:
             right.plot([100 * each.outside_before for each in of_kind], -places, "|", color="black", markersize=12)
         right.set(yticks=[], xlabel="% of taps", ylim=left.get_ylim())
-        right.set_title("clipped at the scope's edge" if kind == KERNEL else "outside the input (bar: rigid taps)")
+        right.set_title("clipped at the scope's edge" if kind == KERNEL else "outside the input (|: rigid taps)")
         right.margins(x=0.25)
     handles = [Patch(color=COLORS[0], label="dy"), Patch(color=COLORS[1], label="dx")]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Collects, probes, draws and writes. Raises UserError for bad checkpoints, data and numbers."""
+    import torch
     from rich.console import Console
 
     from dk_bench.analysis.dynamics import known_alone
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     for name, low in (("size", 1), ("objects", MIN_OBJECTS), ("tsne", 0)):
         if (value := getattr(args, name)) is not None and value < low:
             raise UserError(f"--{name}: expected at least {low}, got {value}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine or this torch has no CUDA device")
     loaded = _load(args.checkpoints)
     objects = _objects(args, loaded)
     console, terminal = Console(stderr=True), Console()
