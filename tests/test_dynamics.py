@@ -183,7 +183,7 @@ def test_procedural_from_end_to_end(checkpoints, tmp_path, capsys):
     paths = [checkpoints[key] for key in (("_dk", 0), ("_dk", 1), ("_scc", 0), ("_scc", 1))]
     command = ["dynamics", *paths, "--objects", "40", "--tsne", "30", "--perplexity", "5", "--out", str(tmp_path)]
     assert main(command) == 0
-    assert "Offsets minus expert scores of test_resnetdw_scc" in capsys.readouterr().out
+    assert "test_resnetdw_scc" in capsys.readouterr().out
     loaded = load(paths[0])
     rows = read_csv(next(tmp_path.glob("dynamics-test_resnetdw_dk-*-s0.csv")))
     assert len(rows) == 40 and rows[2]["class"] == "ring"
@@ -200,7 +200,8 @@ def test_procedural_from_end_to_end(checkpoints, tmp_path, capsys):
     tsne = read_csv(tmp_path / "tsne.csv")
     assert len(tsne) == 2 * 30 and {row["seed"] for row in tsne} == {"0"}
     text = (tmp_path / "probe.md").read_text()
-    assert "## Checkpoints" in text and "test_resnetdw_scc-s1" in text and " ± " in text
+    assert "## Offsets minus expert scores of test_resnetdw_scc" in text and "## Checkpoints" in text
+    assert "test_resnetdw_scc-s1" in text and " ± " in text
     for name in ("tsne", "probe"):
         assert Image.open(tmp_path / f"{name}.png").size[0] > 500
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
