@@ -18,7 +18,7 @@ NOTES = [
     "± is half of the 95 % interval of the mean over seeds (Student's t); brackets, where there is one seed, a 95 % "
     "bootstrap interval over images. One model's differences are by seed.",
     "A random generator is a linear map of what the learned one reads, of the same shape, with random weights: what "
-    "any readout of that size has. Only what is above it has been learnt by the generator.",
+    "any readout of that size tells. Only what is above it was learnt by the generator, not by the layers before it.",
 ]
 
 
@@ -79,9 +79,9 @@ def _rows(lines: list[Line], features: str, targets: tuple[str, ...], with_layer
 def _text(lines: list[Line], digits: int) -> str:
     if len(lines) == 1:
         line = lines[0]
-        return f"{line.value:.{digits}f} [{line.low:.{digits}f}, {line.high:.{digits}f}]"
+        return f"{line.value:z.{digits}f} [{line.low:z.{digits}f}, {line.high:z.{digits}f}]"
     found = summarize([line.value for line in lines])
-    return f"{found.mean:.{digits}f} ± {found.half_width:.{digits}f}"
+    return f"{found.mean:z.{digits}f} ± {found.half_width:.{digits}f}"
 
 
 def _alone(alone: list[Line], targets: tuple[str, ...]) -> list[list[str]]:
@@ -108,7 +108,7 @@ def _differences(
             mean, half_width, _ = found
             digits = _digits(key[4])
             spread = "" if half_width is None else f" ± {half_width:.{digits}f}"
-            rows.setdefault(key[:2], {})[key[4]] = f"{mean:+.{digits}f}{spread}"
+            rows.setdefault(key[:2], {})[key[4]] = f"{mean:+z.{digits}f}{spread}"
     return [[names[cell], kind, *(row.get(target, "-") for target in targets)] for (cell, kind), row in rows.items()]
 
 
