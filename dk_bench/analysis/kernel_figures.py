@@ -43,10 +43,12 @@ def taps_figure(layers: list[Layer], picture: np.ndarray, position: tuple[float,
     handles = [
         Line2D([], [], linestyle="", marker="o", color=BEFORE, label="before", **HALO),
         Line2D([], [], linestyle="", marker="o", color=AFTER, label="after", **HALO),
-        Line2D([], [], linestyle="", marker="X", color=CLIPPED, label="after, clipped to the edge", **HALO),
         Patch(color="#7F3B08", label="negative weight"),
         Patch(color="#2D004B", label="positive weight"),
     ]
+    if with_scope:
+        clipped = Line2D([], [], linestyle="", marker="X", color=CLIPPED, label="after, clipped to the edge", **HALO)
+        handles.insert(2, clipped)
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     return figure
 
