@@ -19,6 +19,8 @@ COMMANDS = {
     "bench": "time the operators",
     "erf": "measure and draw effective receptive fields",
     "report": "put the records of a folder into one HTML page",
+    "dynamics": "what the learned offsets know of objects: t-SNE and linear probes",
+    "kernels": "where the taps of deformable kernels go on an image",
     "picture": "draw a sheet of the procedural data set",
 }
 

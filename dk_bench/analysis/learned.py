@@ -1,0 +1,125 @@
+"""What a model has learnt to adapt by: offsets of its deformable kernels and convolutions, scores of its experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dk_bench.config import Config, config_from_dict, to_dict
+from dk_bench.errors import UserError
+from dk_bench.nn import RigidStart2d
+from dk_bench.results.identity import config_hash
+from dk_bench.training import load_model, read_checkpoint
+from dk_bench.training.checkpoint import kernel_spec
+
+__all__ = ["EXPERTS", "FACTORS", "KERNEL", "DATA", "Loaded", "Source", "load", "recorded", "sources"]
+
+KERNEL, DATA, FACTORS, EXPERTS = "kernel offsets", "data offsets", "tap factors", "expert scores"
+_KINDS = {"kernel_offset": KERNEL, "data_offset": DATA, "data_mask": FACTORS, "routing": EXPERTS}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A generator of learned dynamics, in a convolution.
+
+    Attributes:
+        layer: name of the convolution in the model.
+        kind: what it gives: kernel offsets, data offsets, tap factors (DCN v2) or expert scores.
+        conv: the convolution.
+        generator: its part that makes them from the convolution's input.
+    """
+
+    layer: str
+    kind: str
+    conv: RigidStart2d
+    generator: nn.Module
+
+    def read(self, output: Tensor) -> Tensor:
+        """What the generator's output stands for: scores of experts are its sigmoid, all else is as it is."""
+        return torch.sigmoid(output) if self.kind == EXPERTS else output
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained classifier and what its checkpoint says of it."""
+
+    path: Path
+    model: nn.Module = field(repr=False)
+    config: Config
+    run_id: str
+    classes: list[str]
+
+    @property
+    def name(self) -> str:
+        """The timm name, and the kernel spec where the configuration has one."""
+        spec = self.config.model.spec
+        return self.config.model.name + (f" {spec}" if spec else "")
+
+    @property
+    def words(self) -> str:
+        """What adapts in it, in the words of the paper."""
+        spec = kernel_spec(self.config.model)
+        parts = ["DCN"] * bool(spec.dcn or spec.dense_dcn) + ["CondConv"] * bool(spec.experts)
+        parts += [f"{spec.depthwise} DK {spec.scope}x{spec.scope}"] if spec.depthwise else []
+        return " + ".join(parts + ["1x1 DK"] * bool(spec.pointwise))
+
+    @property
+    def cell(self) -> str:
+        """Names the configuration: the same for every seed."""
+        return config_hash(to_dict(self.config))
+
+
+def load(path: str | Path) -> Loaded:
+    """A classifier's checkpoint, for looking at what adapts in it.
+
+    Raises UserError for a file that is no checkpoint of ours, a detector's, and a model in which nothing adapts.
+    """
+    checkpoint = read_checkpoint(path)
+    if checkpoint.get("task") == "detection":
+        raise UserError(f"{path}: a detector's checkpoint, expected a classifier's (its backbone)")
+    held = checkpoint["hyper_parameters"]
+    config = config_from_dict(held["config"], source=str(path))
+    loaded = Loaded(Path(path), load_model(path), config, held.get("run_id", ""), list(held["classes"]))
+    if not sources(loaded.model):
+        raise UserError(f"{path}: {loaded.name} is rigid: nothing is deformable in it, expected deformable kernels, "
+                        "deformable convolutions or experts")
+    return loaded
+
+
+def sources(model: nn.Module) -> list[Source]:
+    """All generators of a model, in the order of its modules."""
+    return [
+        Source(layer, _KINDS[part], conv, generator)
+        for layer, conv in model.named_modules()
+        if isinstance(conv, RigidStart2d)
+        for part, generator in conv.named_children()
+        if part in _KINDS
+    ]
+
+
+Keep = Callable[[Source, Tensor, Tensor], Any]
+
+
+@contextmanager
+def recorded(found: list[Source], keep: Keep) -> Iterator[dict[Source, list[Any]]]:
+    """Collects ``keep(source, generator's input, what it gives)`` of every forward pass in the block, by source."""
+    seen: dict[Source, list[Any]] = {source: [] for source in found}
+
+    def watch(source: Source):
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[source].append(keep(source, args[0], source.read(output)))
+
+        return source.generator.register_forward_hook(hook)
+
+    hooks = [watch(source) for source in found]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()

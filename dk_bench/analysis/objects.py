@@ -1,0 +1,160 @@
+"""Objects on images, with what is known of each: of the procedural set, or of a file in COCO's format."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torchvision import transforms as T
+
+from dk_bench.config import DataConfig
+from dk_bench.data.module import IN_MEMORY_BYTES
+from dk_bench.data.sources import open_images
+from dk_bench.errors import UserError
+
+__all__ = ["Objects", "coco_objects", "open_image", "procedural_objects", "whole_image"]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """M objects on images.
+
+    Attributes:
+        images: each opens an RGB image.
+        image: (M,) index of each object's image, rising.
+        label: (M,) index of its class.
+        classes: names of the classes.
+        centre: (M, 2), middle of its box, (y, x) as shares of the image's height and width.
+        scale: (M,), as share of the image's shorter side; procedural: half of the unbent extent, COCO: root of the
+            box's area.
+        pose: (M,) each, radians: rotation and bend, where they are known.
+        source: what the objects are, in words.
+    """
+
+    images: list[Callable[[], Image.Image]]
+    image: np.ndarray
+    label: np.ndarray
+    classes: list[str]
+    centre: np.ndarray
+    scale: np.ndarray
+    pose: dict[str, np.ndarray]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+def procedural_objects(data: DataConfig, count: int) -> Objects:
+    """The shapes of the first ``count`` validation images: a model was trained on none, its settings drew them all.
+
+    Raises UserError for settings out of range.
+    """
+    shapes = dataclasses.replace(data.procedural, val_images=count)
+    images = open_images(dataclasses.replace(data, source="procedural", procedural=shapes), "val")
+    known = [images.metadata(index) for index in range(count)]
+    small = 3 * count * images.size**2 <= IN_MEMORY_BYTES  # then drawn once, for every model
+    draw = lru_cache(None if small else 0)(lambda index: images[index][0])
+    return Objects(
+        images=[partial(draw, index) for index in range(count)],
+        image=np.arange(count),
+        label=np.array([each["label"] for each in known]),
+        classes=images.classes,
+        centre=_centres([each["box"] for each in known], np.full((count, 2), images.size)),
+        scale=np.array([each["scale"] for each in known]) / images.size,
+        pose={name: np.array([each[name] for each in known]) for name in ("rotation", "bend")},
+        source=f"{count} procedural validation images of {images.size} pixels, one shape each",
+    )
+
+
+def coco_objects(path: str | Path, folder: str | Path | None, count: int) -> Objects:
+    """Up to ``count`` objects of a file in COCO's format, drawn evenly from all by a fixed seed; no crowds.
+
+    ``folder`` holds the images; None: ``images`` beside the file's folder. The pose is known where every annotation
+    has one, as in the procedural detection data.
+
+    Raises UserError that names the file and what is missing in it, and for an image that is not there.
+    """
+    path = Path(path)
+    content = _read(path)
+    folder = Path(folder) if folder else path.parent.parent / "images"
+    if not folder.is_dir():
+        raise UserError(f"--images {folder}: no such folder, expected the images that {path} names")
+    try:
+        names = {each["id"]: str(each["name"]) for each in content["categories"]}
+        files = {each["id"]: each for each in content["images"]}
+        boxed = [each for each in content["annotations"] if not each.get("iscrowd") and _has_area(each.get("bbox"))]
+        if not boxed:
+            raise UserError(f"annotation file {path}: no boxes (of {len(content['annotations'])} annotations)")
+        chosen = np.random.default_rng(0).permutation(len(boxed))[:count]
+        found = sorted((boxed[index] for index in chosen), key=lambda each: (each["image_id"], each["id"]))
+        labels = {number: index for index, number in enumerate(names)}
+        used = list(dict.fromkeys(each["image_id"] for each in found))
+        boxes = [each["bbox"] for each in found]
+        sizes = np.array([[files[each["image_id"]][side] for side in ("height", "width")] for each in found])
+        return Objects(
+            images=[partial(open_image, folder / files[number]["file_name"]) for number in used],
+            image=np.array([used.index(each["image_id"]) for each in found]),
+            label=np.array([labels[each["category_id"]] for each in found]),
+            classes=list(names.values()),
+            centre=_centres(boxes, sizes),
+            scale=np.array([math.sqrt(width * height) for _, _, width, height in boxes]) / sizes.min(1),
+            pose=_poses(found),
+            source=f"{len(found)} of the {len(boxed)} objects of {path.name} on {len(used)} images",
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"annotation file {path}: not in COCO's format: {type(error).__name__} {error}") from error
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """An image file as RGB. Raises UserError that names it."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"image {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def whole_image(data: DataConfig, size: int | None = None) -> T.Compose:
+    """An image to what the network sees, as in evaluation but without the crop, so that no object is lost: the shorter
+    side becomes ``size`` pixels, or what it is in evaluation."""
+    side = size or math.floor(data.size / data.crop_pct)
+    return T.Compose([T.Resize(side), T.ToTensor(), T.Normalize(data.mean, data.std)])
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"annotation file {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # bad JSON or bad UTF-8
+        raise UserError(f"annotation file {path}: not a JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"annotation file {path}: expected an object, found a {type(content).__name__}")
+    if missing := [key for key in ("categories", "images", "annotations") if not isinstance(content.get(key), list)]:
+        raise UserError(f"annotation file {path}: no list {missing[0]!r}, expected COCO's format")
+    return content
+
+
+def _has_area(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and box[2] > 0 and box[3] > 0
+
+
+def _centres(boxes: list, sizes: np.ndarray) -> np.ndarray:
+    """(M, 2) shares from boxes (left, top, width, height) and images' (height, width), both in pixels."""
+    left, top, width, height = np.array(boxes, dtype=float).T
+    middle = np.stack([top + height / 2, left + width / 2], axis=1)
+    return middle / sizes
+
+
+def _poses(annotations: list[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    if not all(isinstance(each.get("pose"), dict) for each in annotations):
+        return {}
+    return {name: np.array([each["pose"][name] for each in annotations]) for name in ("rotation", "bend")}

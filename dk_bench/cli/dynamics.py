@@ -1,0 +1,205 @@
+"""``dk-bench dynamics CHECKPOINT... [--data FILE] [--out FOLDER]``: what the offsets know of the objects."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dk_bench.analysis.dynamics import Dynamics, Line
+    from dk_bench.analysis.learned import Loaded
+    from dk_bench.analysis.objects import Objects
+    from dk_bench.results.render import Document
+
+PROCEDURAL = "procedural"
+MIN_OBJECTS = 20
+WIDE = 200  # columns where the output is no terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the subcommand's arguments."""
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT",
+                        help="last.ckpt of a run; several of one model, of different seeds, give intervals over seeds")
+    parser.add_argument("--data", default=PROCEDURAL, metavar="FILE",
+                        help="annotations in COCO's format (the procedural images that the models are validated on)")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="of --data: its images (../images beside it)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="shorter side of the images (as in evaluation)")
+    parser.add_argument("--objects", type=int, default=2000, help="how many objects, at most (%(default)s)")
+    parser.add_argument("--tsne", type=int, default=1000, metavar="N", help="of them for t-SNE; 0: none (1000)")
+    parser.add_argument("--perplexity", type=float, default=30, help="of t-SNE (%(default)g)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the models run (cpu)")
+    parser.add_argument("--out", type=Path, default=Path("dynamics"), metavar="FOLDER",
+                        help="for figures (PNG, PDF) and numbers (CSV, Markdown) (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collects, probes, draws and writes. Raises UserError for bad checkpoints, data and numbers."""
+    import torch
+    from rich.console import Console
+
+    from dk_bench.analysis.dynamics import known_alone
+    from dk_bench.analysis.dynamics_tables import document
+    from dk_bench.analysis.figures import styled
+    from dk_bench.errors import UserError
+    from dk_bench.results.render import show
+
+    for name, low in (("size", 1), ("objects", MIN_OBJECTS), ("tsne", 0)):
+        if (value := getattr(args, name)) is not None and value < low:
+            raise UserError(f"--{name}: expected at least {low}, got {value}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine or this torch has no CUDA device")
+    loaded = _load(args.checkpoints)
+    objects = _objects(args, loaded)
+    console, terminal = Console(stderr=True), Console()
+    dynamics = _collect(args, loaded, objects, console)
+    try:
+        lines, alone = _probe(dynamics, objects, console), known_alone(objects)
+    except ValueError as error:
+        raise UserError(f"{objects.source}: {error}") from error
+    chance = 100 * float(np.bincount(objects.label).max()) / len(objects)
+    tables = document(lines, alone, loaded, objects.source, chance)
+    with styled(), console.status("drawing"):
+        written = _write(args, dynamics, objects, lines, alone, tables, chance)
+    first = dataclasses.replace(tables, tables=tables.tables[:3])  # the rest is in the file
+    show(first, terminal if terminal.is_terminal else Console(width=WIDE))
+    print(f"wrote {', '.join(map(str, written))}")
+    return 0
+
+
+def _load(paths: list[str]) -> list[Loaded]:
+    from dk_bench.analysis.learned import load
+    from dk_bench.errors import UserError
+
+    loaded: list[Loaded] = []
+    for path in paths:
+        each = load(path)
+        same = [other for other in loaded if (other.cell, other.config.seed) == (each.cell, each.config.seed)]
+        if same:
+            raise UserError(f"{path}: the same model, settings and seed as {same[0].path}")
+        loaded.append(each)
+    return loaded
+
+
+def _objects(args: argparse.Namespace, loaded: list[Loaded]) -> Objects:
+    """The objects that all models see. Raises UserError where their own validation images differ, and for too few."""
+    from dk_bench.analysis.objects import coco_objects, procedural_objects
+    from dk_bench.errors import UserError
+
+    if args.data != PROCEDURAL:
+        objects = coco_objects(args.data, args.images, args.objects)
+    else:
+        first = loaded[0].config.data
+        for other in loaded[1:]:
+            if (other.config.data.procedural, other.config.data.size) != (first.procedural, first.size):
+                raise UserError(f"{other.path}: other procedural images than {loaded[0].path}; compare them apart")
+        objects = procedural_objects(first, args.objects)
+    if len(objects) < MIN_OBJECTS:
+        raise UserError(f"{objects.source}: too few to tell anything, expected at least {MIN_OBJECTS} objects")
+    if args.tsne and args.perplexity >= (shown := min(args.tsne, len(objects))):
+        raise UserError(f"--perplexity {args.perplexity:g}: t-SNE wants it below its number of objects, {shown}; "
+                        "give a lower one, or --tsne 0")
+    return objects
+
+
+def _collect(args: argparse.Namespace, loaded: list[Loaded], objects: Objects, console: Console) -> list[Dynamics]:
+    from dk_bench.analysis.dynamics import collect
+    from dk_bench.analysis.figures import progress
+
+    with progress(console) as bar:
+        task = bar.add_task("images", total=len(loaded) * len(objects.images))
+        return [
+            collect(each, objects, size=args.size, device=args.device, on_images=partial(bar.advance, task))
+            for each in loaded
+        ]
+
+
+def _probe(dynamics: list[Dynamics], objects: Objects, console: Console) -> list[Line]:
+    """All scores; what is compared at one number of components has as many as the smallest dynamics."""
+    from dk_bench.analysis.dynamics import probe_all
+    from dk_bench.analysis.figures import progress
+
+    dims = min(each.joined(kind).shape[1] for each in dynamics for kind in each.learned)
+    lines: list[Line] = []
+    with progress(console) as bar:
+        task = bar.add_task("probes", total=sum(4 + len(layers) for d in dynamics for layers in d.learned.values()))
+        for each in dynamics:
+            for found in probe_all(each, objects, dims):
+                lines += found
+                bar.advance(task)
+    return lines
+
+
+def _write(
+    args: argparse.Namespace, dynamics: list[Dynamics], objects: Objects, lines: list[Line], alone: list[Line],
+    tables: Document, chance: float,
+) -> list[Path]:
+    """All files. Of several seeds of a model the first is drawn, and its dynamics written."""
+    from dk_bench.analysis.dynamics_figures import probe_figure
+    from dk_bench.analysis.figures import save_figure, write_csv, write_text
+    from dk_bench.results.render import markdown
+
+    columns = [field.name for field in dataclasses.fields(lines[0])]
+    written = [
+        write_csv(args.out, "probe", columns, map(dataclasses.astuple, lines + alone)),
+        write_text(args.out / "probe.md", markdown(tables)),
+    ]
+    drawn: dict[str, Dynamics] = {}
+    for each in dynamics:
+        drawn.setdefault(each.loaded.cell, each)
+    words = [each.loaded.words for each in drawn.values()]
+    names = {
+        cell: each.loaded.words if words.count(each.loaded.words) == 1 else each.loaded.name
+        for cell, each in drawn.items()
+    }
+    written += save_figure(probe_figure(lines, names, chance), args.out, "probe")
+    written += [_write_dynamics(args.out, each, objects) for each in drawn.values()]
+    if args.tsne:
+        written += _draw_tsne(args, drawn, objects, lines, names)
+    return written
+
+
+def _write_dynamics(folder: Path, dynamics: Dynamics, objects: Objects) -> Path:
+    """One line an object: what is known of it, and its dynamics."""
+    from dk_bench.analysis.figures import write_csv
+
+    loaded = dynamics.loaded
+    parts = {f"{layer} {kind}": values for kind, layers in dynamics.learned.items() for layer, values in layers.items()}
+    numbers = [f"{part} {index}" for part, values in parts.items() for index in range(values.shape[1])]
+    columns = ["object", "image", "class", "scale", "centre y", "centre x", *objects.pose, *numbers]
+    values = np.concatenate(list(parts.values()), axis=1)
+    rows = (
+        [index, int(objects.image[index]), objects.classes[objects.label[index]], float(objects.scale[index]),
+         *map(float, objects.centre[index]), *(float(each[index]) for each in objects.pose.values()),
+         *map(float, values[index])]
+        for index in range(len(objects))
+    )
+    return write_csv(folder, f"dynamics-{loaded.config.model.name}-{loaded.cell}-s{loaded.config.seed}", columns, rows)
+
+
+def _draw_tsne(
+    args: argparse.Namespace, drawn: dict[str, Dynamics], objects: Objects, lines: list[Line], names: dict[str, str]
+) -> list[Path]:
+    from dk_bench.analysis.dynamics_figures import captions, deciles, embed, tsne_figure
+    from dk_bench.analysis.figures import save_figure, write_csv
+
+    chosen = np.sort(np.random.default_rng(0).permutation(len(objects))[: args.tsne])
+    decile = deciles(objects.scale)
+    maps = {
+        (cell, kind): embed(dynamics.joined(kind)[chosen], args.perplexity)
+        for cell, dynamics in drawn.items() for kind in dynamics.learned
+    }
+    rows = (
+        [drawn[cell].loaded.name, cell, drawn[cell].loaded.config.seed, kind, int(index),
+         objects.classes[objects.label[index]], float(objects.scale[index]), int(decile[index]) + 1, *map(float, point)]
+        for (cell, kind), points in maps.items() for index, point in zip(chosen, points, strict=True)
+    )
+    columns = ["model", "cell", "seed", "kind", "object", "class", "scale", "scale decile", "x", "y"]
+    figure = tsne_figure(maps, names, objects.label[chosen], decile[chosen], objects.classes, captions(lines))
+    return [write_csv(args.out, "tsne", columns, rows), *save_figure(figure, args.out, "tsne")]
