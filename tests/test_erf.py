@@ -224,7 +224,8 @@ def test_command_writes_figures_and_their_numbers(tmp_path, capsys):
         rows = list(csv.DictReader(stream))
     assert len(rows) == 2 * 2 * 3 and {row["model"] for row in rows} == {"test_resnetdw", "test_resnetdw_dk"}
     row = rows[0]
-    signed = np.loadtxt(tmp_path / "maps" / f"{row['model']}-{row['picture']}-{row['kind']}.csv", delimiter=",")
+    name = f"{row['model']}-{row['picture']}-{row['kind']}.csv"
+    signed = np.loadtxt(tmp_path / "maps" / name, delimiter=",", skiprows=1)
     assert signed.shape == (48, 48) and np.abs(signed).max() > 0
     assert float(row["sigma"]) > 0 and row["agreement"] == ""
     with open(tmp_path / "summary.csv", newline="") as stream:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,19 +9,21 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from scipy import stats
 
 from dk_bench.analysis.erf import unit_gradient
 from dk_bench.analysis.field import Measures, measure, replknet_sides, share_inside
+from dk_bench.analysis.figures import progress, save_figure, styled, write_csv
 from dk_bench.analysis.pictures import Picture, Subject
-from dk_bench.results.files import open_atomically, write_atomically
 
 __all__ = ["KINDS", "Observation", "mean_interval", "print_summary", "replknet", "study", "summary", "write_study"]
 
 KINDS = ("original", "rotated", "scaled")
 SHOWN = 4  # pictures in a figure
+FIELDS = (
+    "model", "trained", "picture", "kind", "y", "x", "sigma", "radius", "area", "inside", "covered", "agreement"
+)  # fmt: skip
 NUMBERS = ("sigma", "radius", "area", "inside", "lift", "agreement_rotated", "agreement_scaled")
 
 
@@ -65,17 +65,18 @@ def study(
     ``position`` is a place (y, x) in pixels, the objects' centres where it is None, and is rotated with the picture.
     Raises ValueError as :func:`unit_gradient` does, and for a field that is zero everywhere.
     """
-    pairs = [(subject, picture) for subject in subjects for picture in pictures]
     found: list[Observation] = []
-    for subject, picture in track(pairs, "receptive fields", console=Console(stderr=True), transient=True):
-        if position is not None:
-            picture = Picture(picture.name, picture.image, position, picture.mask)
-        base: np.ndarray | None = None
-        for kind in KINDS:
-            moved = picture if kind == "original" else picture.transformed(kind)
-            seen = _observe(subject, moved, kind, layer, through_offsets, base, picture.centre)
-            base = seen.absolute if base is None else base
-            found.append(seen)
+    with progress(Console(stderr=True)) as bar:
+        for subject in subjects:
+            for picture in bar.track(pictures, description=f"receptive fields of {subject.name}"):
+                if position is not None:
+                    picture = Picture(picture.name, picture.image, position, picture.mask)
+                base: np.ndarray | None = None
+                for kind in KINDS:
+                    moved = picture if kind == "original" else picture.transformed(kind)
+                    seen = _observe(subject, moved, kind, layer, through_offsets, base, picture.centre)
+                    base = seen.absolute if base is None else base
+                    found.append(seen)
     return found
 
 
@@ -171,52 +172,38 @@ def _text(mean: float, half: float | None) -> str:
 
 def write_study(observations: Sequence[Observation], pictures: Sequence[Picture], folder: str | Path) -> list[Path]:
     """Writes fields.csv (every number), summary.csv, maps/*.csv (what the figures show), fields and transforms as PNG
-    and PDF. Returns the files but for the maps. Raises OSError where it cannot."""
+    and PDF. Returns the files but for the maps. Raises UserError where it cannot."""
     from dk_bench.analysis.erf_figures import draw_fields, draw_transforms
 
     folder = Path(folder)
     files = [
-        write_atomically(folder / "fields.csv", _csv(_row(seen) for seen in observations)),
-        write_atomically(folder / "summary.csv", _csv(_summary_rows(observations))),
+        write_csv(folder, "fields", FIELDS, map(_row, observations)),
+        write_csv(folder, "summary", ["model", "pictures", *_with_intervals()], _summary_rows(observations)),
     ]
     shown = {picture.name for picture in pictures[:SHOWN]}
     for seen in observations:
         if seen.picture in shown:
             name = re.sub(r"[^\w.-]+", "_", f"{seen.model}-{seen.picture}-{seen.kind}")
-            with open_atomically(folder / "maps" / f"{name}.csv") as stream:
-                np.savetxt(stream, seen.signed, fmt="%.6g", delimiter=",")
-    for name, figure in (
-        ("fields", draw_fields(observations, pictures[:SHOWN])),
-        ("transforms", draw_transforms(observations, pictures[0])),
-    ):
-        for suffix in ("png", "pdf"):
-            with open_atomically(folder / f"{name}.{suffix}") as stream:
-                figure.savefig(stream, format=suffix, dpi=200, bbox_inches="tight")
-            files.append(folder / f"{name}.{suffix}")
+            write_csv(folder / "maps", name, range(seen.signed.shape[1]), seen.signed.tolist())
+    with styled():
+        side_by_side = draw_fields(observations, pictures[:SHOWN])
+        moved = draw_transforms(observations, pictures[0])
+    files += save_figure(side_by_side, folder, "fields", "Effective receptive field of the unit at +, by model.")
+    files += save_figure(moved, folder, "transforms", "Effective receptive fields of a picture rotated and scaled.")
     return files
 
 
-def _row(seen: Observation) -> dict[str, object]:
-    return {
-        "model": seen.model, "trained": seen.trained, "picture": seen.picture, "kind": seen.kind,
-        "y": seen.centre[0], "x": seen.centre[1], "sigma": seen.measures.sigma, "radius": seen.measures.radius,
-        "area": seen.measures.area, "inside": seen.inside, "covered": seen.covered, "agreement": seen.agreement,
-    }  # fmt: skip
+def _row(seen: Observation) -> list[object]:
+    own = seen.measures
+    measured = [own.sigma, own.radius, own.area, seen.inside, seen.covered, seen.agreement]
+    return [seen.model, seen.trained, seen.picture, seen.kind, *seen.centre, *measured]
 
 
-def _summary_rows(observations: Sequence[Observation]) -> Iterable[dict[str, object]]:
+def _with_intervals() -> list[str]:
+    return [column for name in NUMBERS for column in (name, f"{name}_half_interval")]
+
+
+def _summary_rows(observations: Sequence[Observation]) -> Iterable[list[object]]:
     pictures = len({seen.picture for seen in observations})
     for model, numbers in summary(observations).items():
-        row: dict[str, object] = {"model": model, "pictures": pictures}
-        for name in NUMBERS:
-            row[name], row[f"{name}_half_interval"] = numbers.get(name, (None, None))
-        yield row
-
-
-def _csv(rows: Iterable[dict[str, object]]) -> str:
-    rows = list(rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+        yield [model, pictures, *(value for name in NUMBERS for value in numbers.get(name, (None, None)))]

@@ -36,10 +36,16 @@ def styled() -> Iterator[None]:
         yield
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes NAME.png and NAME.pdf, the same bytes for the same figure. Raises UserError where it cannot."""
+def save_figure(figure: Figure, folder: Path, name: str, caption: str | None = None) -> list[Path]:
+    """Writes NAME.png and NAME.pdf, the same bytes for the same figure. Raises UserError where it cannot.
+
+    The caption goes into the files, where `dk-bench report` finds it.
+    """
     written = []
-    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+    for suffix, metadata in (
+        ("png", {"Software": None, "Description": caption}),
+        ("pdf", {"CreationDate": None, "Subject": caption}),
+    ):
         stream = io.BytesIO()
         figure.savefig(stream, format=suffix, metadata=metadata)
         written.append(_write(folder / f"{name}.{suffix}", stream.getvalue()))

@@ -38,8 +38,6 @@ def run(args: argparse.Namespace) -> int:
         files = write_study(rows, pictures, args.out)
     except ValueError as error:
         raise UserError(f"{error}") from error
-    except OSError as error:
-        raise UserError(f"--out {args.out}: {error.strerror or error}") from error
     print_summary(rows)
     for subject in subjects if args.replknet else ():
         ratios = replknet(subject, pictures, args.layer)
