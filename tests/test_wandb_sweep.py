@@ -96,7 +96,7 @@ def test_tables_from_the_server_are_those_of_the_local_records(swept, path, monk
 def test_killed_run_counts_as_failed_and_one_without_a_record_is_named(swept, monkeypatch, tmp_path, capsys):
     server, _ = swept
     monkeypatch.chdir(tmp_path)
-    good, bad = server.runs.values()
+    good, bad = next(iter(server.sweeps.values())).runs
     record = json.loads(good.files[RECORD_FILE])
     record |= {"status": "running", "ended": None}
     record["attempts"][-1] |= {"status": "running", "ended": None, "process": {"host": "another machine's"}}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dk_bench.config import load_config, to_dict
 from dk_bench.errors import UserError
@@ -38,9 +41,9 @@ class Run:
     @classmethod
     def _of_config(cls, path: str, overrides: list[str]) -> Run:
         if path.endswith(".py"):
-            from dk_bench.detection.config import load_detection_config  # of packages that may not be installed
+            from dk_bench.detection.config import config_from_values  # of packages that may not be installed
 
-            detection = load_detection_config(path, overrides)
+            detection = config_from_values(copy.deepcopy(_detection_values(path)), overrides, path)
             config, values = detection.run, detection.to_dict()
         else:
             config = load_config(path, overrides)
@@ -81,3 +84,10 @@ def training_runs(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
             record = as_it_stands(read_record(path))
             if record.task != EVALUATION:
                 yield path.parent, record
+
+
+@functools.cache  # mmengine takes a second for it, and a sweep's cells differ by their overrides alone
+def _detection_values(path: str) -> dict[str, Any]:
+    from dk_bench.detection.config import load_detection_config
+
+    return load_detection_config(path).to_dict()
