@@ -79,6 +79,21 @@ def test_pretrained_says_that_no_weights_are_published(name):
         assert "timm.create_model('resnet50dw', checkpoint_path=...)" in message and "scope=5" in message
 
 
+def test_pretrained_takes_weights_of_ones_own(tmp_path):
+    """timm's way to say where they are."""
+    torch.manual_seed(0)
+    trained = timm.create_model("test_resnetdw")
+    torch.save(trained.state_dict(), tmp_path / "mine.pth")
+    overlay = {"file": str(tmp_path / "mine.pth")}
+    torch.manual_seed(1)
+    model = timm.create_model("test_resnetdw", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=5)
+    assert torch.equal(model.layer1[0].conv2.weight, trained.layer1[0].conv2.weight) and model.fc.out_features == 5
+    features = timm.create_model(
+        "test_resnetdw", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True, out_indices=[1, 2]
+    )
+    assert torch.equal(features.layer1[0].conv2.weight, trained.layer1[0].conv2.weight)
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_what_timm_asks_of_a_model(name):
     model = timm.create_model(name, num_classes=7, in_chans=1, drop_rate=0.1, drop_path_rate=0.1).eval()

@@ -237,6 +237,7 @@ def test_checkpoint_that_could_run_code_is_refused(tmp_path):
         ("model.kwargs.wheels=4", r"test_resnetdw_dk cannot be made with .*wheels"),
         ("trainer.precision=12-bit", r"section 'trainer': .*12-bit"),
         ("trainer.accelerator=abacus", r"section 'trainer': .*abacus"),
+        ("trainer.accelerator=tpu", r"section 'trainer': .*torch_xla"),
     ],
 )
 def test_settings_only_the_libraries_can_check(tmp_path, override, message):

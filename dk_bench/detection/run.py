@@ -222,7 +222,7 @@ def _cost(model: nn.Module, input_size: list[int] | None) -> dict[str, Any]:
     except (AttributeError, NotImplementedError, RuntimeError, AssertionError) as error:
         return cost | {"error": str(error).strip().splitlines()[0]}
     return cost | {
-        "error": "multiply-adds depend on the image; the backbone's alone are counted",
+        "note": "multiply-adds depend on the image; the backbone's alone are counted",
         "backbone_params": backbone.params,
         "backbone_macs": backbone.macs,
         "backbone_sampling_macs": backbone.sampling_macs,

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from dk_bench.models.paper import MODELS
+
+SOURCES = ("url", "file", "hf_hub_id", "state_dict")  # of timm's pretrained_cfg
+
+
+def names_weights(pretrained_cfg: Any, overlay: dict[str, Any] | None) -> bool:
+    """Whether timm's ``pretrained_cfg`` or ``pretrained_cfg_overlay``, which users give, says where weights are."""
+    given = dataclasses.asdict(pretrained_cfg) if dataclasses.is_dataclass(pretrained_cfg) else pretrained_cfg
+    given = (given if isinstance(given, dict) else {}) | (overlay or {})
+    return any(given.get(source) for source in SOURCES)
 
 
 def refuse_pretrained(name: str, pretrained: bool) -> None:

@@ -8,7 +8,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import Bottleneck, ResNet
 
-from dk_bench.models.pretrained import refuse_pretrained
+from dk_bench.models.pretrained import names_weights, refuse_pretrained
 
 __all__ = ["BASE_CFGS", "DepthwiseBottleneck", "cfg"]
 
@@ -58,5 +58,6 @@ test_resnetdw.__test__ = False  # pytest would collect it by its name
 
 
 def _create(name: str, pretrained: bool, arguments: dict[str, Any], kwargs: dict[str, Any]) -> ResNet:
-    refuse_pretrained(name, pretrained)
-    return build_model_with_cfg(ResNet, name, False, block=DepthwiseBottleneck, **{**arguments, **kwargs})
+    if not names_weights(kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")):
+        refuse_pretrained(name, pretrained)
+    return build_model_with_cfg(ResNet, name, pretrained, block=DepthwiseBottleneck, **{**arguments, **kwargs})

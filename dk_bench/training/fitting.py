@@ -77,7 +77,7 @@ def make_trainer(
             default_root_dir=config.output,
             **more,
         )
-    except (ValueError, RuntimeError) as error:  # Lightning names what is wrong: precision, accelerator, devices
+    except (ValueError, RuntimeError, ImportError) as error:  # Lightning names what is wrong, or torch_xla is absent
         raise UserError(f"section 'trainer': {error}") from error
 
 
