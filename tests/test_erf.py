@@ -146,7 +146,7 @@ class Isotropic(nn.Module):
 
 def test_study_of_a_network_that_turns_with_the_picture():
     pictures = open_pictures("procedural", 48, 3)
-    subject = Subject("blur", Isotropic(), 48, (0.5,) * 3, (0.5,) * 3, trained=False)
+    subject = Subject("blur", "blur", Isotropic(), 48, (0.5,) * 3, (0.5,) * 3, trained=False)
     found = study([subject], pictures)
     assert [(seen.picture, seen.kind) for seen in found[:3]] == [
         (pictures[0].name, kind) for kind in ("original", "rotated", "scaled")
@@ -154,12 +154,27 @@ def test_study_of_a_network_that_turns_with_the_picture():
     rotated = [seen.agreement for seen in found if seen.kind == "rotated"]
     scaled = [seen.agreement for seen in found if seen.kind == "scaled"]
     assert min(rotated) > 0.97 and max(scaled) < 0.97  # turns with it to within a pixel, and does not grow with it
-    numbers = summary(found)["blur"]
+    (line,) = summary(found)
+    numbers = line.numbers
+    assert (line.model, line.over, line.count) == ("blur", "pictures", 3)
     assert numbers["sigma"][0] == pytest.approx(2.0, rel=0.15)  # cut off by borders, and at three sigma
     plain = [seen for seen in found if seen.kind == "original"]
     shares = [share_inside(seen.absolute, p.mask) for seen, p in zip(plain, pictures, strict=True)]
     assert numbers["inside"] == mean_interval(shares)
     assert set(replknet(subject, pictures)) == {0.2, 0.3, 0.5, 0.99}
+
+
+def test_summary_over_checkpoints_of_one_kind():
+    """Each checkpoint counts once, by its mean over pictures."""
+    pictures = open_pictures("procedural", 48, 2)
+    names = ("blur (seed 0)", "blur (seed 1)")
+    subjects = [Subject("blur", name, Isotropic(), 48, (0.5,) * 3, (0.5,) * 3, trained=True) for name in names]
+    subjects[1].model.blur.weight.data[:] = 0
+    subjects[1].model.blur.weight.data[..., 5:8, 5:8] = 1.0
+    first, second, both = summary(study(subjects, pictures))
+    assert (both.model, both.over, both.count) == ("blur", "checkpoints", 2)
+    means = [first.numbers["sigma"][0], second.numbers["sigma"][0]]
+    assert both.numbers["sigma"] == pytest.approx(mean_interval(means)) and means[1] < 1 < means[0]
 
 
 def test_intervals():
@@ -229,7 +244,7 @@ def test_command_writes_figures_and_their_numbers(tmp_path, capsys):
     assert signed.shape == (48, 48) and np.abs(signed).max() > 0
     assert float(row["sigma"]) > 0 and row["agreement"] == ""
     with open(tmp_path / "summary.csv", newline="") as stream:
-        assert [line["pictures"] for line in csv.DictReader(stream)] == ["2", "2"]
+        assert [(line["over"], line["count"]) for line in csv.DictReader(stream)] == [("pictures", "2")] * 2
 
 
 @pytest.mark.parametrize(

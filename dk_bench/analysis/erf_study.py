@@ -17,7 +17,9 @@ from dk_bench.analysis.field import Measures, measure, replknet_sides, share_ins
 from dk_bench.analysis.figures import progress, save_figure, styled, write_csv
 from dk_bench.analysis.pictures import Picture, Subject
 
-__all__ = ["KINDS", "Observation", "mean_interval", "print_summary", "replknet", "study", "summary", "write_study"]
+__all__ = [
+    "KINDS", "Line", "Observation", "mean_interval", "print_summary", "replknet", "study", "summary", "write_study"
+]  # fmt: skip
 
 KINDS = ("original", "rotated", "scaled")
 SHOWN = 4  # pictures in a figure
@@ -32,6 +34,7 @@ class Observation:
     """One field: of a model, on a picture that was left alone, rotated or scaled.
 
     Attributes:
+        kind_of_model, model: the model's name, and that of its checkpoint or, for random weights, the same.
         signed, absolute: (side, side), over the image's channels.
         centre: (y, x) of the unit, pixels.
         measures: of the absolute field about the unit.
@@ -40,6 +43,7 @@ class Observation:
             model whose field follows the rotation or scaling exactly. None for the picture as it was.
     """
 
+    kind_of_model: str
     model: str
     trained: bool
     picture: str
@@ -95,7 +99,7 @@ def _observe(
         raise ValueError(f"{subject.name} on {picture.name}: {error}") from error
     mask = picture.mask if picture.mask is not None and picture.mask.any() else None
     return Observation(
-        subject.name, subject.trained, picture.name, kind, gradient.sum(0), absolute, centre, measures,
+        subject.kind, subject.name, subject.trained, picture.name, kind, gradient.sum(0), absolute, centre, measures,
         inside=None if mask is None else share_inside(absolute, mask),
         covered=None if mask is None else float(mask.mean()),
         agreement=None if base is None else _cosine(absolute, _moved(base, kind, middle)),
@@ -134,36 +138,60 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
-def summary(observations: Sequence[Observation]) -> dict[str, dict[str, tuple[float, float | None]]]:
-    """By model, of the pictures as they are: mean and half interval over pictures of `NUMBERS`. ``lift`` is the share
-    of the energy on the object over the object's share of the pixels; what no picture has is left out."""
-    table: dict[str, dict[str, tuple[float, float | None]]] = {}
-    for model in dict.fromkeys(seen.model for seen in observations):
-        own = [seen for seen in observations if seen.model == model]
-        plain = [seen for seen in own if seen.kind == "original"]
-        on_object = [seen for seen in plain if seen.inside is not None]
-        columns = {name: [getattr(seen.measures, name) for seen in plain] for name in ("sigma", "radius", "area")}
-        columns["inside"] = [seen.inside for seen in on_object]
-        columns["lift"] = [seen.inside / seen.covered for seen in on_object]
-        for kind in KINDS[1:]:
-            columns[f"agreement_{kind}"] = [seen.agreement for seen in own if seen.kind == kind]
-        table[model] = {name: mean_interval(values) for name, values in columns.items() if values}
-    return table
+@dataclass(frozen=True)
+class Line:
+    """A line of the summary: mean and half of the 95 % interval of `NUMBERS`, over ``count`` pictures of one model, or
+    over ``count`` checkpoints of one kind, each of which counts by its mean over pictures."""
+
+    model: str
+    over: str
+    count: int
+    numbers: dict[str, tuple[float, float | None]]
+
+
+def summary(observations: Sequence[Observation]) -> list[Line]:
+    """A line a model, over pictures; and one a kind of model that has several checkpoints, over those.
+
+    Sigma, radius, area and what lies on the object are of the pictures as they are. ``lift`` is the share of the
+    energy on the object over the object's share of the pixels; what no picture has is left out.
+    """
+    lines, checkpoints = [], {}
+    for seen in observations:
+        checkpoints.setdefault(seen.kind_of_model, {}).setdefault(seen.model, []).append(seen)
+    for kind, members in checkpoints.items():
+        columns = [_columns(own) for own in members.values()]
+        for model, own in zip(members, columns, strict=True):
+            numbers = {name: mean_interval(values) for name, values in own.items()}
+            lines.append(Line(model, "pictures", len(own["sigma"]), numbers))
+        if len(members) > 1:
+            numbers = {name: mean_interval([np.mean(own[name]) for own in columns]) for name in columns[0]}
+            lines.append(Line(kind, "checkpoints", len(members), numbers))
+    return lines
+
+
+def _columns(own: Sequence[Observation]) -> dict[str, list[float]]:
+    """The values of each of `NUMBERS` of one model."""
+    plain = [seen for seen in own if seen.kind == "original"]
+    on_object = [seen for seen in plain if seen.inside is not None]
+    columns = {name: [getattr(seen.measures, name) for seen in plain] for name in ("sigma", "radius", "area")}
+    columns["inside"] = [seen.inside for seen in on_object]
+    columns["lift"] = [seen.inside / seen.covered for seen in on_object]
+    for kind in KINDS[1:]:
+        columns[f"agreement_{kind}"] = [seen.agreement for seen in own if seen.kind == kind]
+    return {name: values for name, values in columns.items() if values}
 
 
 def print_summary(observations: Sequence[Observation]) -> None:
     """The table of :func:`summary` on standard output."""
-    count = len({seen.picture for seen in observations})
-    table = Table(title=f"effective receptive fields, mean and 95 % interval over {count} pictures")
-    for name in ("model", *NUMBERS):
-        table.add_column(name.replace("_", " "), justify="left" if name == "model" else "right")
-    untrained = {seen.model for seen in observations if not seen.trained}
-    for model, numbers in summary(observations).items():
-        cells = [_text(*numbers[name]) if name in numbers else "-" for name in NUMBERS]
-        table.add_row(model, *cells)
+    table = Table(title="effective receptive fields, mean and 95 % interval")
+    for name in ("model", "over", *NUMBERS):
+        table.add_column(name.replace("_", " "), justify="left" if name in ("model", "over") else "right")
+    for line in summary(observations):
+        cells = [_text(*line.numbers[name]) if name in line.numbers else "-" for name in NUMBERS]
+        table.add_row(line.model, f"{line.count} {line.over}", *cells)
     Console().print(table)
-    if untrained:
-        print(f"random weights: {', '.join(sorted(untrained))}")
+    if untrained := sorted({seen.model for seen in observations if not seen.trained}):
+        print(f"random weights: {', '.join(untrained)}")
 
 
 def _text(mean: float, half: float | None) -> str:
@@ -178,7 +206,7 @@ def write_study(observations: Sequence[Observation], pictures: Sequence[Picture]
     folder = Path(folder)
     files = [
         write_csv(folder, "fields", FIELDS, map(_row, observations)),
-        write_csv(folder, "summary", ["model", "pictures", *_with_intervals()], _summary_rows(observations)),
+        write_csv(folder, "summary", ["model", "over", "count", *_with_intervals()], _summary_rows(observations)),
     ]
     shown = {picture.name for picture in pictures[:SHOWN]}
     for seen in observations:
@@ -204,6 +232,6 @@ def _with_intervals() -> list[str]:
 
 
 def _summary_rows(observations: Sequence[Observation]) -> Iterable[list[object]]:
-    pictures = len({seen.picture for seen in observations})
-    for model, numbers in summary(observations).items():
-        yield [model, pictures, *(value for name in NUMBERS for value in numbers.get(name, (None, None)))]
+    for line in summary(observations):
+        numbers = (value for name in NUMBERS for value in line.numbers.get(name, (None, None)))
+        yield [line.model, line.over, line.count, *numbers]

@@ -155,8 +155,9 @@ def _outlined(side: int, outlines: list[np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, what it is called, and the images it expects."""
+    """A model, what it and its checkpoint are called, and the images it expects."""
 
+    kind: str
     name: str
     model: nn.Module
     side: int
@@ -181,11 +182,12 @@ def open_model(text: str, side: int | None = None, seed: int = 0) -> Subject:
         values = held["hyper_parameters"]["config"]
         config = config_from_dict(values, source=text)
         data = config.data
-        name = f"{config.model.name} (seed {config.seed})"
-        return Subject(name, load_model(text), side or data.size, tuple(data.mean), tuple(data.std), trained=True)
+        kind = config.model.name
+        name, mean, std = f"{kind} (seed {config.seed})", tuple(data.mean), tuple(data.std)
+        return Subject(kind, name, load_model(text), side or data.size, mean, std, trained=True)
     if text not in timm.list_models():
         raise UserError(f"{text}: neither a checkpoint's file nor a model of timm's")
     torch.manual_seed(seed)
     model = timm.create_model(text).eval()
     known = model.pretrained_cfg
-    return Subject(text, model, side or default_input_size(model)[1], known["mean"], known["std"], trained=False)
+    return Subject(text, text, model, side or default_input_size(model)[1], known["mean"], known["std"], trained=False)
