@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
+from dk_bench.analysis.objects import open_image
 from dk_bench.config import config_from_dict
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.errors import UserError
@@ -94,7 +95,7 @@ def open_pictures(source: str, side: int, count: int, root: str | None = None) -
     if not files:
         raise UserError(f"--images {source}: no images in it ({', '.join(SUFFIXES)})")
     middle = ((side - 1) / 2, (side - 1) / 2)
-    return [Picture(file.name, _read(file).resize((side, side)), middle, None) for file in files[:count]]
+    return [Picture(file.name, open_image(file).resize((side, side)), middle, None) for file in files[:count]]
 
 
 def _procedural(side: int, count: int) -> Iterator[Picture]:
@@ -118,7 +119,7 @@ def _coco(path: Path, side: int, count: int, root: str | None) -> Iterator[Pictu
         raise UserError(f"--images {path}: not COCO's annotation format: {error!r}") from error
     folder = Path(root) if root else next((p for p in (path.parent.parent / "images",) if p.is_dir()), path.parent)
     for image, name in zip(images, names, strict=True):
-        picture = _read(folder / name)
+        picture = open_image(folder / name)
         shrink = np.array([side / picture.width, side / picture.height])
         largest = max(objects[image["id"]], key=lambda annotation: annotation["bbox"][2] * annotation["bbox"][3])
         left, top, width, height = largest["bbox"]
@@ -130,14 +131,6 @@ def _coco(path: Path, side: int, count: int, root: str | None) -> Iterator[Pictu
             x, y, far_x, far_y = box[0], box[1], box[0] + box[2], box[1] + box[3]
             outlines = [np.array([[x, y], [far_x, y], [far_x, far_y], [x, far_y]])]
         yield Picture(str(name), picture.resize((side, side)), _middle(box), _outlined(side, outlines))
-
-
-def _read(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"--images: {file} cannot be read as an image: {error}") from error
 
 
 def _middle(box: Any) -> tuple[float, float]:
