@@ -56,7 +56,11 @@ def test_a_key_the_schema_gets_later_keeps_old_cells(monkeypatch):
 
 def test_a_record_gives_the_hash_of_its_run():
     config = plain("data.source=timm", "data.train=/deep/down/mine/train.tar", "model.checkpoint=/deep/down/a.ckpt")
-    assert config_hash(portable(config)) == config_hash(config)
+    assert config_hash(portable(config, distinct=True)) == config_hash(config)
+    elsewhere = config | {"model": config["model"] | {"checkpoint": "/deep/up/../down/a.ckpt"}}
+    assert config_hash(elsewhere) == config_hash(config)
+    other = config | {"model": config["model"] | {"checkpoint": "/other/deep/down/a.ckpt"}}  # of the same last parts
+    assert config_hash(other) != config_hash(config)
 
 
 def test_numbers_have_one_form():

@@ -127,6 +127,9 @@ def test_paths_become_portable(tmp_path, monkeypatch):
     assert portable({"a": ("../data", 3, None)}) == {"a": ["../data", 3, None]}
     assert portable("https://example.org/a/b and images/s") == "https://example.org/a/b and images/s"
     assert portable('File "/opt/x/lib/y.py", line 3') == 'File ".../lib/y.py", line 3'
+    one, other = (portable({"checkpoint": f"/data/{name}/w/m.ckpt"}, distinct=True)["checkpoint"] for name in "xy")
+    assert one != other and one.startswith(".../") and one.endswith("/w/m.ckpt") and "data" not in one
+    assert portable(one, distinct=True) == one and portable(f"{here}/runs/a", distinct=True) == "runs/a"
     spaced = tmp_path.parent / "with space" / "my images"
     spaced.mkdir(parents=True)
     assert portable(str(spaced)) == ".../with space/my images"

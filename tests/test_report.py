@@ -206,7 +206,7 @@ def test_files_that_cannot_be_used_are_listed(folders):
         "list/record.json": "a record is a JSON object, this is a list",
         "no_epochs/record.json": "metrics.epochs is no list of objects",
         "no_figure/record.json": "val/top1 is '<b>high</b>', expected a number",
-        "no_name/record.json": "a name is ['m'], expected text",
+        "no_name/record.json": "model.name is ['m'], expected str",
         "not_json/record.json": "not a JSON file",
         "odd_size/record.json": "TypeError",
         "page.svg": "no SVG",

@@ -133,7 +133,8 @@ def test_nan_enters_no_mean_and_no_difference():
     records = [*grid(dk=(1.0, 2.0, math.nan)), make_record("test_resnetdw_dk", math.inf, seed=3)]
     row = lines_of(build_documents(records)["demo"])["test_resnetdw_dk"]
     expected = scipy.stats.ttest_1samp([1.0, 2.0], 0)
-    assert row[4].endswith("(n=2)") and row[5] == "+1.5 ± 6.4 (n=2)" and row[6] == f"{expected.pvalue:.3f}"
+    assert row[4].endswith("(n=2), 2 without figure")
+    assert row[5] == "+1.5 ± 6.4 (n=2)" and row[6] == f"{expected.pvalue:.3f}"
     assert "nan" not in markdown(build_documents(records)["demo"]).lower()
 
 

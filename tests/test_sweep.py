@@ -226,7 +226,7 @@ child.wait()
     with pytest.raises(KeyboardInterrupt):
         run_jobs([job], 1, interrupt)
     assert job.process.returncode == -signal.SIGTERM
-    assert (job.state, job.reason) == ("failed", "stopped")
+    assert (job.state, job.reason) == ("waiting", "stopped")
     assert has_ended(int(job.last_line().split()[1]))
 
 
@@ -310,7 +310,7 @@ def test_cells_have_a_minute_to_write_their_records(tmp_path, monkeypatch, needs
     job = Job("slow", ["train"], tmp_path / "log", state="running", process=SlowToStop(needs, interrupted))
     monkeypatch.setattr(os, "killpg", lambda pid, number: job.process.signals.append(number))
     runner._stop([job])
-    assert job.process.returncode == -last and (job.state, job.reason) == ("failed", "stopped")
+    assert job.process.returncode == -last and (job.state, job.reason) == ("waiting", "stopped")
 
 
 def test_bad_use_is_one_line(tmp_path, capsys):

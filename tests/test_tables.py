@@ -91,7 +91,7 @@ def test_cells_of_one_model_are_told_apart():
             "1 failed, 1 running",
         ),
         ([make_record("a")], "no figure"),
-        ([make_record("a", math.nan), make_record("a", 70.0, seed=1)], "70.0 (n=1)"),
+        ([make_record("a", math.nan), make_record("a", 70.0, seed=1)], "70.0 (n=1), 1 without figure"),
     ],
 )
 def test_only_finished_runs_give_figures(records, shown):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb as wandb_package
 import yaml
 from training_cases import TINY
 from wandb_server import ENTITY, serve
@@ -43,6 +44,7 @@ def swept(tmp_path_factory):
         run_client([*wandb, "sweep", "--project", "bench", "try.yaml"], folder)
         run_client([*wandb, "agent", f"{ENTITY}/bench/{next(iter(server.sweeps))}"], folder)
         yield server, folder
+    wandb_package.teardown()  # else this process's session goes on asking a server that is gone
 
 
 def run_client(command, folder):

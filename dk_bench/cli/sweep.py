@@ -82,13 +82,20 @@ def skip_finished(jobs: list[Job]) -> list[Path]:
 
     Training would see that itself and return at once, but only after half a minute of imports for every few cells.
     Returns the folders of runs whose record says running while their process, on this machine, is gone; their jobs
-    wait to be run, from the last checkpoint.
+    wait to be run, from the last checkpoint. Raises UserError for two cells that are one run, by other words.
     """
     found: dict[Path, list[tuple[Path, RunRecord]]] = {}  # output folder -> training runs in it
+    cells: dict[Path, Job] = {}
     for job in jobs:
         job.run = run = Run.of(job.argv)
         if run is None:
             continue
+        other = cells.setdefault(run.folder, job)
+        if other.argv != job.argv:
+            raise UserError(
+                f"cells {other.name!r} and {job.name!r} are one run, {run.folder}: they differ in what changes no "
+                "result; expected parameters that do"
+            )
         if run.output not in found:
             found[run.output] = list(training_runs(run.output))
         finished = {(config_hash(r.config), r.seed) for _, r in found[run.output] if r.status == "finished"}

@@ -20,6 +20,7 @@ SPEC = ("model.spec.", "model.backbone.spec.")  # keys of a configuration that d
 BACKBONES_OWN = ("model.backbone.model_name", "model.backbone.spec")
 OFFSET_RATE = re.compile(r"optim_wrapper\.paramwise_cfg\.custom_keys\.(kernel_offset|data_offset|data_mask)\.")
 START = "model.backbone.checkpoint"
+OFFSET_MULTIPLIER = "optim.offset_lr_multiplier"
 PAPERS_SIZE, PAPERS_CROP = 224, 0.875  # the paper evaluates the centre 224 x 224 of an image resized to 256
 # Of Faster R-CNN 1x as mmdet has it: height and width that images are scaled to fit, passes over the training images.
 PAPERS_DETECTOR = {"model.type": "FasterRCNN", "model.neck.type": "FPN", "train_cfg.max_epochs": 12}
@@ -28,7 +29,8 @@ PAPERS_SCALE = [800, 1333]
 
 @dataclass(frozen=True)
 class Figure:
-    """One quantity over a cell's seeds: the summary of its finished runs, and how many did not finish.
+    """One quantity over a cell's seeds: the summary of its finished runs, and how many did not finish or, finished, are
+    ``without`` it (a loss that was NaN, say).
 
     ``dirty``: how many runs, of all, had code with changes that were not committed. ``signed``: a difference, printed
     with its sign.
@@ -37,6 +39,7 @@ class Figure:
     summary: Summary | None
     failed: int = 0
     running: int = 0
+    without: int = 0
     dirty: int = 0
     run: bool = True
     signed: bool = False
@@ -54,6 +57,8 @@ class Figure:
         ]
         if self.summary is None and not words:
             words = ["no figure"]
+        elif self.summary is not None and self.without:
+            words.append(f"{self.without} without figure")
         return ", ".join([*words, *([f"{self.dirty} dirty"] if self.dirty else [])])
 
 
@@ -110,13 +115,19 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """The cell's settings but for the model's name and what a rigid model has not: equal where only the model
         differs, so that nothing else is compared."""
-        ours = ("model.name", "optim.offset_lr_multiplier")
+        ours = ("model.name", OFFSET_MULTIPLIER)
         settings = cell_settings(self.runs[0].config)
         return {
             key: bool(value) if key == START else value
             for key, value in settings.items()
             if key not in (*ours, *BACKBONES_OWN) and not key.startswith(SPEC) and not OFFSET_RATE.match(key)
         }
+
+    @property
+    def offset_rates(self) -> dict[str, Any]:
+        """How fast offsets learn, where that is set."""
+        settings = cell_settings(self.runs[0].config).items()
+        return {key: value for key, value in settings if key == OFFSET_MULTIPLIER or OFFSET_RATE.match(key)}
 
     @property
     def has_spec(self) -> bool:
@@ -154,6 +165,10 @@ class Cell:
         differences = [ours[s] - theirs[s] for s in common if _is_number(ours[s]) and _is_number(theirs[s])]
         return Figure(summarize(differences), signed=True) if differences else None
 
+    def seeds_in_common(self, other: Cell) -> int:
+        """How many seeds both finished."""
+        return len({run.seed for run in self._finished()} & {run.seed for run in other._finished()})
+
     def throughput(self, key: str) -> Figure:
         """Images per second, over the finished runs."""
         return self._figure([run.throughput.get(key) for run in self._finished()])
@@ -171,18 +186,20 @@ class Cell:
         return [run for run in self.runs if run.status == "finished"]
 
     def _figure(self, values: Iterable[float | None]) -> Figure:
+        values = list(values)
         known = [value for value in values if _is_number(value)]
         states = [run.status for run in self.runs]
         dirty = sum(any(attempt["git"].get("dirty") for attempt in attempts_of(run)) for run in self.runs)
-        return Figure(summarize(known) if known else None, states.count("failed"), states.count("running"), dirty)
+        summary, without = summarize(known) if known else None, len(values) - len(known)
+        return Figure(summary, states.count("failed"), states.count("running"), without, dirty)
 
 
 def gather(records: Iterable[RunRecord]) -> list[Cell]:
     """Cells, sorted by data, model and label. A run found twice, or a seed run again, counts once: a finished run goes
-    before others, then the one that ended last. The cell is that of the record's configuration, not of the hash it
+    before others, then the one that began last. The cell is that of the record's configuration, not of the hash it
     holds, which older records made by other rules."""
     by_cell: dict[tuple, dict[int, RunRecord]] = defaultdict(dict)
-    for record in sorted(records, key=lambda r: (r.status == "finished", r.ended or "", r.started, r.run_id)):
+    for record in sorted(records, key=lambda r: (r.status == "finished", r.started, r.ended or "", r.run_id)):
         by_cell[Data.of(record), record.model["name"], config_hash(record.config)][record.seed] = record
     by_model: dict[tuple, list[Cell]] = defaultdict(list)
     for (data, model, _), seeds in sorted(by_cell.items(), key=lambda item: item[0]):

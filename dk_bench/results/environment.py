@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -86,31 +87,33 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def portable(value: Any) -> Any:
+def portable(value: Any, *, distinct: bool = False) -> Any:
     """The value with absolute paths made fit to be committed: no folder of this machine's owner stays in it.
 
     A path below the working folder becomes relative to it, any other keeps its last two parts (never the
     topmost folder) behind ``.../``.
-    Works through lists, tuples and mappings, and inside text (``output=/a/b/c`` -> ``output=.../b/c``).
+    Works through lists, tuples and mappings, and inside text (``output=/a/b/c`` -> ``output=.../b/c``). With
+    ``distinct`` different paths stay different: six digits of the whole path's hash stand before its last parts.
     """
     if isinstance(value, Mapping):
-        return {key: portable(item) for key, item in value.items()}
+        return {key: portable(item, distinct=distinct) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
+        return [portable(item, distinct=distinct) for item in value]
     if isinstance(value, os.PathLike):
-        return _shorten(os.fspath(value))
+        return _shorten(os.fspath(value), distinct)
     if not isinstance(value, str):
         return value
     if os.path.isabs(value) and os.path.exists(value):  # a path with a space in it is one path
-        return _shorten(value)
-    return ABSOLUTE_PATH.sub(lambda found: _shorten(found[0]), value)
+        return _shorten(value, distinct)
+    return ABSOLUTE_PATH.sub(lambda found: _shorten(found[0], distinct), value)
 
 
-def _shorten(path: str) -> str:
+def _shorten(path: str, distinct: bool) -> str:
     if not os.path.isabs(path):
         return path
     path, here = Path(os.path.normpath(path)), Path.cwd()
     if path.is_relative_to(here) and here != Path(here.anchor):
         return path.relative_to(here).as_posix()
     below_top = path.parts[2:] or path.parts[1:]
-    return "/".join(("...", *below_top[-2:]))
+    digits = [hashlib.sha256(path.as_posix().encode()).hexdigest()[:6]] if distinct else []
+    return "/".join(("...", *digits, *below_top[-2:]))

@@ -47,7 +47,7 @@ def cell_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     A key that the schema got later stands at its default in older configurations, and so changes none of them. Paths
     of the images do not count where ``data.name`` says which images they are.
     """
-    flat = dict(flatten(portable(detection_cell(config) if is_detection(config) else config)))
+    flat = dict(flatten(portable(detection_cell(config) if is_detection(config) else config, distinct=True)))
     ignored = set(NOT_OF_THE_CELL)
     if not _split_counts(flat):
         ignored |= {"data.train", "data.val"}

@@ -87,7 +87,7 @@ def new_record(
     record = RunRecord(
         run_id=run_id or f"{cell}-s{seed}",
         name=name,
-        config=portable(dict(config)),
+        config=portable(dict(config), distinct=True),
         config_hash=cell,
         model=dict(model),
         data=portable(dict(data)),
@@ -204,6 +204,31 @@ def _fault(content: Any) -> str | None:
     for number, attempt in enumerate(content.get("attempts", ())):
         if not isinstance(attempt, dict) or not set(FIELDS) <= attempt.keys():
             return f"attempts[{number}] is no attempt: expected {', '.join(FIELDS)}"
+        if not isinstance(attempt["git"], dict) or not isinstance(attempt.get("process", {}), dict | None):
+            return f"attempts[{number}]: expected objects for git and process"
+    return _fault_inside(content)
+
+
+NUMBER = int | float | None
+
+
+def _fault_inside(content: dict[str, Any]) -> str | None:
+    """What is wrong with the parts that tables read."""
+    data, metrics, model = content["data"], content["metrics"], content["model"]
+    expected = {
+        "data.name": (data.get("name"), str), "data.classes": (data.get("classes"), list | int | None),
+        "data.train_images": (data.get("train_images"), int | None),
+        "data.val_images": (data.get("val_images"), int | None),
+        "metrics.epochs": (metrics.get("epochs"), list), "metrics.final": (metrics.get("final"), dict),
+        "model.name": (model.get("name"), str), "model.spec": (model.get("spec"), dict | None),
+    }  # fmt: skip
+    for part, figures in (("metrics.final", metrics.get("final")), ("throughput", content["throughput"])):
+        if isinstance(figures, dict):
+            expected |= {f"{part}.{name}": (value, NUMBER) for name, value in figures.items()}
+    for name, (value, kind) in expected.items():
+        if not isinstance(value, kind):
+            words = "a number" if kind == NUMBER else getattr(kind, "__name__", kind)
+            return f"{name} is {value!r}, expected {words}"
     return None
 
 

@@ -64,10 +64,10 @@ def resolve(command: list[str]) -> dict[str, Any]:
     if config.endswith(".py"):
         from dk_bench.detection.config import load_detection_config
 
-        return portable(load_detection_config(config, overrides).to_dict())
+        return portable(load_detection_config(config, overrides).to_dict(), distinct=True)
     from dk_bench.config import load_config, to_dict
 
-    return portable(to_dict(load_config(config, overrides)))
+    return portable(to_dict(load_config(config, overrides)), distinct=True)
 
 
 def compare_making(record: RunRecord, config: Mapping[str, Any] | None) -> list[Then]:

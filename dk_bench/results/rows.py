@@ -38,11 +38,12 @@ def gain(cell: Cell | None, cells: list[Cell], metric: str, over: str | None = N
     if not cell.has_spec and not (ours and ours.suffix):
         return nothing
     base = over or (ours.base if ours else cell.model)
-    same = (
+    same = [
         c for c in cells if c.model == base and not c.has_spec and (c.data, c.settings) == (cell.data, cell.settings)
-    )
-    rigid = next(same, None)
-    return (rigid and cell.gain(metric, rigid)) or nothing
+    ]
+    # Several where their offsets, which a rigid model has not, were to learn at several rates.
+    same.sort(key=lambda c: (c.offset_rates != cell.offset_rates, -c.seeds_in_common(cell)))
+    return (same and cell.gain(metric, same[0])) or nothing
 
 
 def gain_of_dk(cell: Cell | None, cells: list[Cell], metric: str) -> Value:

@@ -43,7 +43,7 @@ def fetch_records(path: str, folder: str | Path = FETCHED) -> Path:
     except (wandb.Error, ValueError, OSError) as error:
         raise UserError(f"{path}: W&B does not give it: {_one_line(error)}") from error
     target.mkdir(parents=True, exist_ok=True)
-    for gone in set(target.glob("*/record.json")) - kept:
+    for gone in set(target.rglob("record.json")) - kept:  # those of the project's sweeps, fetched before, included
         gone.unlink()
     return target
 

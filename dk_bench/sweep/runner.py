@@ -205,4 +205,4 @@ def _stop(running: list[Job]) -> None:
                 with contextlib.suppress(subprocess.TimeoutExpired):  # the next signal is SIGKILL
                     job.process.wait(max(0.0, deadline - time.monotonic()))
     for job in running:
-        job.state, job.reason = "failed", "stopped"
+        job.state, job.reason = "waiting", "stopped"

@@ -37,7 +37,11 @@ def open_run(folder: Path) -> Iterator[RunRecord | None]:
     BusyError. The further processes of a distributed run belong to its first."""
     with hold(folder) if rank_zero_only.rank == 0 else nullcontext():
         path = folder / "record.json"
-        yield read_record(path) if path.exists() else None
+        try:
+            record = read_record(path) if path.exists() else None
+        except UserError as error:
+            raise UserError(f"{error}; move it away, and the run goes on from its last checkpoint, if any") from error
+        yield record
 
 
 def name_run(folder: Path, config: Config, checkpoint: Mapping[str, Any] | None, previous: RunRecord | None) -> str:
