@@ -18,6 +18,7 @@ from dk_bench.detection.config import config_from_values, load_detection_config,
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.lit import LitDetector, check_num_classes
 from dk_bench.detection.metrics import DetectionMetric, GroundTruth
+from dk_bench.detection.run import train
 from dk_bench.detection.weights import load_start
 from dk_bench.errors import UserError
 
@@ -26,6 +27,49 @@ def change_annotations(path, change):
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("override, match", [
+    ("modle.type=X", "modle.type=X: unknown key 'modle', did you mean 'model'"),
+    ("nonsense", "'nonsense': expected KEY=VALUE"),
+    ("train_cfg.max_epoch=1", "unknown key 'train_cfg.max_epoch', expected type, by_epoch, max_epochs"),
+    ("train_cfg.max_epochs=0", "'train_cfg.max_epochs' is 0, expected an integer of at least 1"),
+    ("train_cfg.type=IterBasedTrainLoop", "'train_cfg.type' is 'IterBasedTrainLoop', expected 'EpochBasedTrainLoop'"),
+    ("trainer.precision=8", "'trainer.precision' is '8', expected one of 32-true"),
+    ("trainer.device=1", "unknown key 'trainer.device', did you mean 'trainer.devices'"),
+    ("optim_wrapper.accumulative_counts=2", "'optim_wrapper.accumulative_counts' is 2, expected 1"),
+    ("param_scheduler.7.end=2", "param_scheduler.7.end=2: cannot be applied"),
+    ("val_dataloader=None", "key 'val_dataloader' is missing"),
+])  # fmt: skip
+def test_bad_configuration_is_named(tmp_path, override, match):
+    with pytest.raises(UserError, match=match):
+        tiny_detection(tmp_path, override)
+
+
+@pytest.mark.parametrize("override, match", [
+    ("model.type=FasterCNN", "key 'model' .FasterCNN. cannot be built: KeyError: .*FasterCNN is not in the"),
+    ("model.backbone.dept=18", "key 'model' .FasterRCNN. cannot be built: TypeError: .*'dept'"),
+    ("optim_wrapper.optimizer.lrate=1", "key 'optim_wrapper' cannot be built: .*lrate"),
+    ("param_scheduler.1.gama=1", "key 'param_scheduler.1' .MultiStepLR. cannot be built: .*gama"),
+    ("train_dataloader.sampler.type=InfiniteSampler", "'train_dataloader.sampler' is 'InfiniteSampler', expected one"),
+    ("train_dataloader.dataset.type=NoData", "key 'train_dataloader.dataset' .NoData. cannot be built"),
+    ("load_from=none.pth", "'load_from': none.pth: no checkpoint can be read there: No such file"),
+])  # fmt: skip
+def test_what_cannot_be_built_is_named(tmp_path, override, match):
+    with pytest.raises(UserError, match=match):
+        train(tiny_detection(tmp_path, override))
+
+
+def test_hooks_that_change_results_are_refused(tmp_path):
+    path = tiny_file(tmp_path)
+    path.write_text(path.read_text() + "\ncustom_hooks = [dict(type='EMAHook')]\n")
+    with pytest.raises(UserError, match="'custom_hooks' has 'EMAHook', which only mmdet's own runner calls"):
+        load_detection_config(path)
+    with pytest.raises(UserError, match="no configuration can be read there"):
+        load_detection_config(tmp_path / "none.py")
+    path.write_text("model = dict(")
+    with pytest.raises(UserError, match=r"tiny\.py: not a configuration"):
+        load_detection_config(path)
 
 
 def test_variables_of_a_file_cannot_be_set(tmp_path):
