@@ -8,13 +8,15 @@ import torch
 
 pytest.importorskip("mmdet", reason="mmdet is not installed")
 
-from detection_cases import CLASSES, write_coco
+from detection_cases import CLASSES, random_predictions, write_coco
 from mmdet.evaluation import CocoMetric
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
+from dk_bench.data.procedural import SHAPES
 from dk_bench.detection.metrics import BACKENDS, NAMES, DetectionMetric, GroundTruth, average_precision, prediction_of
+from dk_bench.detection.procedural import write_dataset
 from dk_bench.errors import UserError
 
 
@@ -30,26 +32,7 @@ def scaled(path, factors):
     return path
 
 
-def random_predictions(path, seed, per_object=4, noise=0.12):
-    """Ground truth moved about, some with another label, and boxes of nothing; equal scores across images."""
-    random = torch.Generator().manual_seed(seed)
-    samples = []
-    for identifier, target in GroundTruth.read(path, CLASSES).images.items():
-        boxes = target["boxes"].repeat(per_object, 1)
-        extra = torch.rand(9, 4, generator=random, dtype=torch.float64) * 60 + 1
-        boxes = torch.cat([boxes, extra])
-        boxes = boxes + noise * boxes[:, 2:].repeat(1, 2) * torch.randn(boxes.shape, generator=random)
-        boxes[:, 2:] = boxes[:, 2:].clamp(min=1)
-        labels = torch.cat([target["labels"].repeat(per_object), torch.randint(3, (9,), generator=random)])
-        scores = torch.randint(1, 40, (len(boxes),), generator=random) / 40
-        found = InstanceData(
-            bboxes=torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1).float(), scores=scores, labels=labels
-        )
-        samples.append(DetDataSample(metainfo={"img_id": identifier, "ori_shape": (64, 64)}, pred_instances=found))
-    return samples
-
-
-def by_mmdet(path, samples, monkeypatch, proposal_nums=(1, 10, 100)):
+def by_mmdet(path, samples, monkeypatch, proposal_nums=(1, 10, 100), classes=CLASSES):
     """CocoMetric's figures before it rounds them to three places."""
     from mmdet.evaluation.metrics import coco_metric
 
@@ -62,7 +45,7 @@ def by_mmdet(path, samples, monkeypatch, proposal_nums=(1, 10, 100)):
 
     monkeypatch.setattr(coco_metric, "COCOeval", Kept)
     metric = CocoMetric(ann_file=str(path), proposal_nums=proposal_nums)
-    metric.dataset_meta = {"classes": CLASSES}
+    metric.dataset_meta = {"classes": classes}
     metric.process({}, [sample.to_dict() for sample in samples])
     rounded = metric.evaluate(len(samples))
     assert all(abs(rounded[f"coco/bbox_{name}"] - value) < 6e-4 for name, value in kept[0].items())
@@ -76,6 +59,23 @@ def test_both_backends_and_mmdet_agree(tmp_path, monkeypatch, seed):
     expected = by_mmdet(path, samples, monkeypatch)
     assert all(0 < value < 0.99 for value in expected.values()), expected
     truth = GroundTruth.read(path, CLASSES)
+    for backend in BACKENDS:
+        figures = average_precision(dict(map(prediction_of, samples)), truth, backend)
+        assert figures == pytest.approx(expected, abs=1e-6), backend
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_they_agree_on_the_procedural_data(tmp_path, monkeypatch, seed):
+    """Crowds, images without objects, areas of the shapes and not of their boxes, objects of every size."""
+    path = write_dataset(tmp_path / "shapes", train_images=1, val_images=60, seed=seed) / "annotations" / "val.json"
+    content = json.loads(path.read_text())
+    annotations, used = content["annotations"], {a["image_id"] for a in content["annotations"]}
+    assert any(a["iscrowd"] for a in annotations) and len(used) < len(content["images"]) == 60
+    assert all(a["area"] < 0.99 * a["bbox"][2] * a["bbox"][3] for a in annotations)
+    samples = random_predictions(path, seed, classes=SHAPES)
+    expected = by_mmdet(path, samples, monkeypatch, classes=SHAPES)
+    assert len(expected) == 6 and all(0 < value < 0.99 for value in expected.values()), expected
+    truth = GroundTruth.read(path, SHAPES)
     for backend in BACKENDS:
         figures = average_precision(dict(map(prediction_of, samples)), truth, backend)
         assert figures == pytest.approx(expected, abs=1e-6), backend
