@@ -115,6 +115,7 @@ class TrainerConfig:
     devices: Union[int, str] = "auto"
     channels_last: bool = True
     compile: bool = False
+    sync_batchnorm: bool = False  # several devices normalise by the statistics of the whole batch, not each by its own
     deterministic: bool = False  # only algorithms that are; on the CPU they all are
     checkpoint_every_n_steps: Optional[int] = None  # besides the end of every epoch
 

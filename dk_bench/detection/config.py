@@ -158,10 +158,13 @@ def _move_data(cfg: mmengine.Config, root: str) -> None:
 
 
 def _trainer(cfg: mmengine.Config, trainer: dict[str, Any]) -> dict[str, Any]:
-    """Section ``trainer`` with what mmdet says elsewhere: mixed precision by the optimiser wrapper's type."""
+    """Section ``trainer`` with what mmdet says elsewhere: mixed precision by the optimiser wrapper's type, synchronised
+    batch normalisation by ``sync_bn``."""
     wrapper = cfg.optim_wrapper
     if "AmpOptimWrapper" in str(wrapper.get("type")):
         trainer.setdefault("precision", "bf16-mixed" if wrapper.get("dtype") == "bfloat16" else "16-mixed")
+    if cfg.get("sync_bn"):
+        trainer.setdefault("sync_batchnorm", True)
     trainer.setdefault("channels_last", False)  # as mmdet has it
     return trainer
 

@@ -150,7 +150,6 @@ def _make_trainer(config: DetectionConfig, callbacks: list[Callback], logger: An
         callbacks,
         logger,
         steps,
-        sync_batchnorm=bool(cfg.get("sync_bn")),
         strategy="ddp_find_unused_parameters_true" if cfg.get("find_unused_parameters") else "auto",
     )
 

@@ -22,6 +22,7 @@ from dk_bench.results.attempts import INTERRUPTED
 from dk_bench.results.files import remove_leftovers
 from dk_bench.results.lock import hold
 from dk_bench.results.record import RunRecord, read_record, utc_now, write_record
+from dk_bench.training.batch_norm import SharedBatchNorm
 from dk_bench.training.callbacks import RunKeeper
 from dk_bench.training.checkpoint_io import AtomicCheckpointIO
 from dk_bench.training.tracking import close_logger, in_wandb_sweep, log_config, log_record, tell_sweep
@@ -72,7 +73,7 @@ def make_trainer(
             callbacks=callbacks,
             logger=logger,
             log_every_n_steps=min(50, steps_per_epoch),  # so that short epochs are seen too
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *([SharedBatchNorm()] if settings.sync_batchnorm else [])],
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # ours already share the images out
             enable_checkpointing=any(isinstance(c, RunKeeper) for c in callbacks),
