@@ -135,6 +135,17 @@ def test_classes_that_a_head_does_not_tell_apart(tmp_path):
         check_num_classes(cascade, CLASSES)
 
 
+@pytest.mark.parametrize("wanted", [None, "torch"])
+def test_mmengines_key_synchronises_batch_normalisation(tmp_path, wanted):
+    path = tiny_file(tmp_path)
+    if wanted:
+        path.write_text(f"{path.read_text()}\nsync_bn = {wanted!r}\n")
+    config = load_detection_config(path, [f"output={tmp_path}"])
+    assert config.run.trainer.sync_batchnorm is bool(wanted)
+    again = config_from_values(config.to_dict())
+    assert again.run.trainer.sync_batchnorm is bool(wanted)
+
+
 def test_custom_imports_hold_for_checkpoints_too(tmp_path):
     """In a process that has not read the file; what a checkpoint holds names the modules."""
     (tmp_path / "my_detector_parts.py").write_text(
