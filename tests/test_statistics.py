@@ -118,6 +118,16 @@ def test_correction_is_over_the_differences_of_a_table():
     assert r"& $<$0.001 &" in latex(document)
 
 
+def test_what_dk_adds_to_a_rival_in_tables_of_other_models():
+    document = build_documents(grid(dk=(1, 2, 3), dcn=(2, 3, 4), dcn_dk=(3, 5, 7), scc_dk=(1, 1, 2)))["demo"]
+    rows = lines_of(document)
+    p = scipy.stats.ttest_1samp([1, 2, 3], 0).pvalue
+    assert document.tables[0].columns[7:9] == ("Δ DK", "Δ DK, p (Holm)")
+    assert rows["test_resnetdw_dcn_dk"][7:9] == ["+2.0 ± 2.5 (n=3)", f"{p:.3f}"]
+    for other in ("test_resnetdw", "test_resnetdw_dk", "test_resnetdw_dcn", "test_resnetdw_scc_dk"):
+        assert rows[other][7:9] == ["-", "-"], other
+
+
 def test_one_seed_shows_neither_interval_nor_p_anywhere():
     records = [make_record(model, 70.0, data=data) for model in ("resnet50dw", "resnet50dw_dk", "resnet50dw_dcn_dk",
                "test_resnetdw", "test_resnetdw_dk", "my_net") for data in (IMAGENET, IMAGENET | {"name": "mine"})]

@@ -142,7 +142,7 @@ def _demo_document(cells: list[Cell]) -> Document:
     """The demo's grid, always whole, and what else was run of its tiny base; one table a data set."""
     return _models_document(
         "demo",
-        "Tiny models: rigid, global and local kernels, with deformable convolutions.",
+        "Tiny models: rigid, global and local kernels, alone and with CondConv or deformable convolution.",
         [cell for cell in cells if cell.model.startswith(DEMO_BASE)],
         expected=DEMO_MODELS,
     )
@@ -152,6 +152,7 @@ def _models_document(name: str, title: str, cells: list[Cell], expected: tuple[s
     notes = [
         SPREAD,
         DIFFERENCE.format("top-1"),
+        WITHOUT,
         CHANCE,
         DIRTY,
         COUNTING,
@@ -165,14 +166,16 @@ def _models_document(name: str, title: str, cells: list[Cell], expected: tuple[s
 
 
 def _models_table(heading: str, cells: list[Cell], expected: tuple[str, ...]) -> Table:
-    columns = ["model", "1x1", "3x3", "with", "top-1", "Δ rigid", "#P (k)", "MMACs", "sampling MMACs"]
+    columns = ["model", "1x1", "3x3", "with", "top-1", "Δ rigid", "Δ DK", "#P (k)", "MMACs", "sampling MMACs"]
     columns += ["train images/s", "eval images/s", "epochs", "setting"]
     lines: list[list[Value]] = []
     for model in dict.fromkeys([*expected, *(cell.model for cell in cells)]):
         for cell in [c for c in cells if c.model == model] or [None]:
             count: Callable[[str], Any] = cell.cost if cell else {}.get
-            line: list[Value] = [model, *kernel_words(spec_of(model, cell))]
-            line += [cell.final("val/top1") if cell else NOT_RUN, gain(cell, cells, "val/top1")]
+            spec = spec_of(model, cell)
+            rival = cell if spec.dcn or spec.experts else None
+            line: list[Value] = [model, *kernel_words(spec), cell.final("val/top1") if cell else NOT_RUN]
+            line += [gain(cell, cells, "val/top1"), gain_of_dk(rival, cells, "val/top1")]
             line += [scaled(count("params"), 1e3, 1)]
             line += [scaled(count("macs"), 1e6), scaled(count("sampling_macs"), 1e6)]
             for key in ("train_images_per_second", "eval_images_per_second"):
