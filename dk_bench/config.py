@@ -153,12 +153,12 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Confi
     Raises UserError for a file that is missing or not YAML, an unknown key, a value of the wrong type or range.
     """
     layers = _file_layers(Path(path)) if path is not None else []
-    return _merge([*layers, *_override_layers(overrides)])
+    return _merge([*layers, *((override, parse_override(override)) for override in overrides)])
 
 
 def config_from_dict(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "configuration") -> Config:
     """The configuration `to_dict` gave, as checkpoints hold it, and overrides. Raises as load_config does."""
-    return _merge([(source, dict(values)), *_override_layers(overrides)])
+    return _merge([(source, dict(values)), *((override, parse_override(override)) for override in overrides)])
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -186,17 +186,24 @@ def _file_layers(path: Path, children: tuple[Path, ...] = ()) -> list[tuple[str,
     return [*_file_layers(path.parent / base, (*children, path.resolve())), (str(path), content)]
 
 
-def _override_layers(overrides: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:
-    layers = []
-    for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals or not key:
-            raise UserError(f"{override!r}: expected KEY=VALUE, for example optim.epochs=10")
-        try:
-            layers.append((override, OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise UserError(f"{override!r}: cannot be read: {' '.join(str(error).split())}") from error
-    return layers
+def parse_override(override: str) -> dict[str, Any]:
+    """``a.b=VALUE`` as nested sections, VALUE in YAML. Raises UserError for anything else."""
+    key, equals, _ = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"{override!r}: expected KEY=VALUE, for example optim.epochs=10")
+    try:
+        return _with_nulls(OmegaConf.to_container(OmegaConf.from_dotlist([override])))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(f"{override!r}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _with_nulls(value: Any) -> Any:
+    """``None`` is null: W&B's agent writes the values of a sweep as Python does."""
+    if isinstance(value, dict):
+        return {key: _with_nulls(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nulls(item) for item in value]
+    return None if value == "None" else value
 
 
 def _merge(layers: Iterable[tuple[str, dict[str, Any]]]) -> Config:

@@ -44,6 +44,16 @@ def test_spec_is_one_however_it_is_written(tmp_path):
     assert config_from_dict(to_dict(config)) == config
 
 
+def test_values_may_be_written_as_wandbs_agent_does():
+    """As Python writes them: None, True, 1e-05, and nested parameters as one dictionary."""
+    overrides = ["ema.decay=None", "model.checkpoint=None", "trainer.compile=True", "optim={'lr': 1e-05}"]
+    overrides.append("data.augment={'scale': None, 'flip': 0.25}")
+    config = load_config(None, overrides)
+    assert config.ema.decay is None and config.model.checkpoint is None and config.trainer.compile is True
+    assert config.optim.lr == 1e-5 and config.optim.momentum == 0.9
+    assert config.data.augment.scale is None and config.data.augment.flip == 0.25
+
+
 def test_round_trip_through_plain_data():
     config = load_config(None, ["data.augment.scale=null", "model.kwargs.output_stride=16", "seed=4"])
     assert config_from_dict(to_dict(config)) == config

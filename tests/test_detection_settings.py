@@ -40,10 +40,18 @@ def change_annotations(path, change):
     ("optim_wrapper.accumulative_counts=2", "'optim_wrapper.accumulative_counts' is 2, expected 1"),
     ("param_scheduler.7.end=2", "param_scheduler.7.end=2: cannot be applied"),
     ("val_dataloader=None", "key 'val_dataloader' is missing"),
+    ("train_cfg={'max_epochs': 0}", "'train_cfg.max_epochs' is 0, expected an integer of at least 1"),
+    ("train_cfg={max", "train_cfg={max': cannot be read"),
 ])  # fmt: skip
 def test_bad_configuration_is_named(tmp_path, override, match):
     with pytest.raises(UserError, match=match):
         tiny_detection(tmp_path, override)
+
+
+def test_mapping_is_merged_as_nested_parameters_of_a_sweep_come(tmp_path):
+    before = tiny_detection(tmp_path).to_dict()["model"]
+    after = tiny_detection(tmp_path, "model={'backbone': {'init_cfg': None, 'depth': 34}}").to_dict()["model"]
+    assert after == before | {"backbone": before["backbone"] | {"init_cfg": None, "depth": 34}}
 
 
 @pytest.mark.parametrize("override, match", [

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-from dk_bench.config import Config, config_from_dict
+from dk_bench.config import Config, config_from_dict, parse_override
 from dk_bench.errors import UserError
 
 OURS = ("name", "seed", "output", "trainer", "wandb")
@@ -123,9 +124,18 @@ def _override(cfg: mmengine.Config, override: str, source: str) -> None:
     if first not in KNOWN:
         raise UserError(f"{override}: {_no_key(cfg, first, source)}")
     try:
-        cfg.merge_from_dict({key: DictAction._parse_iterable(value)})  # as the tools of mmdet read it
+        cfg.merge_from_dict({key: _value(override)})
     except (KeyError, TypeError, AssertionError, IndexError) as error:
         raise UserError(f"{override}: cannot be applied: {error}") from error
+
+
+def _value(override: str) -> Any:
+    """What an override sets: as the tools of mmdet read it; and a mapping, which those do not know: so come the nested
+    parameters of a sweep."""
+    key, _, text = override.partition("=")
+    if not text.startswith("{"):
+        return DictAction._parse_iterable(text)
+    return functools.reduce(lambda section, name: section[name], key.split("."), parse_override(override))
 
 
 def _no_key(cfg: mmengine.Config, first: str, source: str) -> str:
