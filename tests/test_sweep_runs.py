@@ -165,6 +165,45 @@ def test_two_runners_share_a_folder(tmp_path):
     assert [(tmp_path / str(n) / "trained").read_text() for n in range(6)] == ["x"] * 6
 
 
+def test_runners_that_start_together_take_different_cells(tmp_path):
+    """Before a run holds its folder it imports for seconds: meanwhile no other runner starts it too."""
+    record = write_record(make_record(status="finished"), tmp_path / "template.json")
+    code = "echo x >> $0/started; sleep 0.1; cp $1 $0/new; mv $0/new $0/record.json"
+
+    def jobs():
+        names = [str(n) for n in range(5)]
+        return [make_job(tmp_path, name, ["sh", "-c", code, str(tmp_path / name), str(record)]) for name in names]
+
+    both = jobs(), jobs()
+    together = threading.Barrier(2)
+    threads = [threading.Thread(target=lambda some=some: (together.wait(), run_jobs(some, 1))) for some in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {job.state for some in both for job in some} <= {"finished", "skipped"}
+    assert [(tmp_path / str(n) / "started").read_text() for n in range(5)] == ["x\n"] * 5
+
+
+def test_claim_goes_back_when_the_run_has_ended_or_could_not_start(tmp_path):
+    jobs = [make_job(tmp_path, "ok"), make_job(tmp_path, "bad", ["false"]), make_job(tmp_path, "none", ["no-such-cmd"])]
+    run_jobs(jobs, 1)
+    assert [job.state for job in jobs] == ["finished", "failed", "failed"]
+    for job in jobs:
+        taken = lock.claim(job.run.folder)
+        assert taken and lock.claim(job.run.folder) is None
+        lock.release(taken)
+
+
+@pytest.mark.parametrize("command", ["dk-bench", "/opt/bin/dk-bench", "python -m dk_bench", "torchrun -m dk_bench"])
+def test_command_is_known_as_training(tmp_path, command):
+    (tmp_path / "c.yaml").write_text("{}")
+    run = Run.of([*command.split(), "train", str(tmp_path / "c.yaml"), "seed=3"])
+    assert run and run.seed == 3
+    assert Run.of([*command.split(), "eval", str(tmp_path / "c.yaml"), "seed=3"]) is None
+    assert Run.of(["dk_bench", "train", str(tmp_path / "c.yaml")]) is None
+
+
 @pytest.mark.parametrize(("retries", "state"), [(0, "failed"), (1, "failed"), (2, "finished")])
 def test_failed_cells_are_run_again_after_the_others(tmp_path, retries, state):
     code = "import sys; f = open(sys.argv[1], 'a+'); f.write('x'); f.seek(0); sys.exit(len(f.read()) < 3)"

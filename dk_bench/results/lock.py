@@ -9,6 +9,7 @@ without locks a warning says that nothing keeps two processes apart.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import platform
@@ -22,6 +23,7 @@ from typing import IO
 from dk_bench.errors import BusyError
 
 LOCK = "run.lock"
+CLAIM = "runner.lock"
 # Long enough for the data loaders of a process that was killed, and for those that look with `is_held`.
 PATIENCE_SECONDS = 10.0
 
@@ -55,6 +57,24 @@ def is_held(folder: Path) -> bool:
         return False
     with stream:  # what it takes it gives back at once
         return not _take(stream)
+
+
+def claim(folder: Path) -> IO[str] | None:
+    """Marks ``folder``, which is made, as taken by this process until `release`, or until the process ends; None where
+    another has it. It is what runners of a sweep tell each other before a run, which imports for seconds, is `hold`ing
+    its folder itself. Raises OSError where the file cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stream = open(folder / CLAIM, "a+")
+    if _take(stream):
+        return stream
+    stream.close()
+    return None
+
+
+def release(stream: IO[str]) -> None:
+    """Gives back what `claim` took."""
+    with stream, contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(stream, fcntl.LOCK_UN)  # closing alone would leave it to children that were forked meanwhile
 
 
 def _take(stream: IO[str]) -> bool:

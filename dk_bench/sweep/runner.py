@@ -149,15 +149,19 @@ def _environments(workers: int) -> list[dict[str, str]]:
 
 
 def _look(job: Job) -> None:
-    """What others have made of a job's run: it is theirs, has ended, or is for us to start (``waiting``)."""
+    """What others have made of a job's run: it is theirs, has ended, or is for us to start (``waiting``), and then no
+    other runner's until it has ended."""
     if job.run is None or (job.state == "elsewhere" and time.monotonic() < job.looked + LOOK_SECONDS):
         return
     job.looked = time.monotonic()
     try:
-        fate, why = job.run.look()
+        fate, why = job.run.look() if job.run.claim() else ("held", "")
     except OSError as error:
+        job.run.release()
         job.state, job.reason = "failed", f"cannot be started: {error}"
         return
+    if fate != "free":
+        job.run.release()
     job.state = {"held": "elsewhere", "finished": "skipped", "failed": "failed", "free": "waiting"}[fate]
     job.reason = {"finished": "finished elsewhere", "failed": f"elsewhere: {why}"}.get(fate, job.reason)
 
@@ -171,7 +175,9 @@ def _start(job: Job, environment: dict[str, str]) -> bool:
             log.write(f"$ {shlex.join(job.argv)}\n".encode())
             log.flush()
             job.process = launch(job.argv, log, environment)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: an argument with a zero byte
+        if job.run:
+            job.run.release()
         job.state, job.reason = "failed", f"cannot be started: {error}"
         return False
     job.state = "running"
@@ -179,6 +185,8 @@ def _start(job: Job, environment: dict[str, str]) -> bool:
 
 
 def _end(job: Job) -> None:
+    if job.run:
+        job.run.release()
     job.seconds = time.monotonic() - job.started
     code = job.process.returncode
     if code == BusyError.status and job.run:  # another process was quicker
@@ -193,7 +201,8 @@ def _stop(running: list[Job]) -> None:
     """Asks, waits, then kills; whole process groups. Another Ctrl-C while it waits kills at once."""
     left = [job for job in running if job.process.poll() is None]
     if left:
-        print(f"stopping {len(left)} cells, up to {PATIENCE_SECONDS:.0f} s; Ctrl-C kills them", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the disk that it goes to may be full
+            print(f"stopping {len(left)} cells, up to {PATIENCE_SECONDS:.0f} s; Ctrl-C kills them", file=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + PATIENCE_SECONDS
         left = [job for job in running if job.process.poll() is None]
@@ -205,4 +214,6 @@ def _stop(running: list[Job]) -> None:
                 with contextlib.suppress(subprocess.TimeoutExpired):  # the next signal is SIGKILL
                     job.process.wait(max(0.0, deadline - time.monotonic()))
     for job in running:
+        if job.run:
+            job.run.release()
         job.state, job.reason = "waiting", "stopped"

@@ -6,15 +6,15 @@ import contextlib
 import copy
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dk_bench.config import load_config, to_dict
 from dk_bench.errors import UserError
 from dk_bench.results.attempts import INTERRUPTED
 from dk_bench.results.identity import config_hash, run_folder
-from dk_bench.results.lock import is_held
+from dk_bench.results.lock import claim, is_held, release
 from dk_bench.results.record import EVALUATION, RunRecord, as_it_stands, attempts_of, find_records, read_record
 
 
@@ -27,13 +27,15 @@ class Run:
     cell: str
     seed: int
     attempts: int = 0
+    taken: IO[str] | None = field(default=None, repr=False, compare=False)  # this runner's claim on it
 
     @classmethod
     def of(cls, argv: list[str]) -> Run | None:
-        """The run that ``[...] dk-bench train CONFIG key=value...`` stands for; None for any other command."""
-        names = [Path(part).name for part in argv]
-        for start in range(len(names) - 2):
-            if names[start : start + 2] == ["dk-bench", "train"]:
+        """The run that ``[...] dk-bench train CONFIG key=value...`` stands for, or ``-m dk_bench`` in place of
+        ``dk-bench``; None for any other command."""
+        for start in range(len(argv) - 2):
+            is_module = start > 0 and argv[start - 1 : start + 1] == ["-m", "dk_bench"]
+            if (is_module or Path(argv[start]).name == "dk-bench") and argv[start + 1] == "train":
                 with contextlib.suppress(UserError):  # the cell itself will fail with it, and say so in its log
                     return cls._of_config(argv[start + 2], argv[start + 3 :])
         return None
@@ -60,6 +62,17 @@ class Run:
         """Takes note of the attempts so far: what others make of the run counts from here on."""
         record = self.record()
         self.attempts = len(attempts_of(record)) if record else 0
+
+    def claim(self) -> bool:
+        """Takes the run for this runner, until `release`; False where another runner has it. Raises OSError."""
+        self.taken = claim(self.folder)
+        return self.taken is not None
+
+    def release(self) -> None:
+        """Gives the run back, if this runner has it."""
+        if self.taken:
+            release(self.taken)
+        self.taken = None
 
     def look(self) -> tuple[str, str]:
         """What others have made of the run since `know`, and why: ``held`` (a process trains it right now),
