@@ -1,5 +1,9 @@
 """Sweeps: the grid in W&B's order, the agent's command lines, and cells that fail alone."""
 
+import datetime
+import errno
+import io
+import math
 import os
 import signal
 import subprocess
@@ -101,9 +105,14 @@ def test_default_command_is_wandbs(tmp_path):
         ({"parameters": {"a": {"min": 0.5, "max": 1}}}, "'parameters.a.min' is 0.5"),
         ({"parameters": {"a": {"min": 2, "max": 1}}}, "'parameters.a': expected min below max"),
         ({"parameters": {"a b": {"value": 1}}}, "'a b' is no name"),
+        ({"parameters": {"a": {"values": [datetime.date(2020, 1, 1)]}}}, "'parameters.a.values' is .* what JSON can"),
+        ({"parameters": {"a": {"value": {1: 2, "b": 3}}}}, "'parameters.a.value' is .* what JSON can hold"),
+        ({"parameters": {"a": {"values": [math.nan]}}}, "'parameters.a.values' is .* what JSON can hold"),
+        ({"parameters": {"a": {"min": 0, "max": math.inf, "distribution": "q_uniform"}}}, "'parameters.a'.* finite"),
         ({"parameters": {"n": {"parameters": {"a": {}}}}}, "'parameters.n.parameters.a' has nothing"),
         ({"command": "train.py"}, "'command' is 'train.py'"),
         ({"command": ["${args_json_file}"]}, r"'command' has \$\{args_json_file\}"),
+        ({"command": ["${envvar:lower}"]}, r"'command' has \$\{envvar:lower\}"),
         ({"program": None}, "'program' is missing"),
         ({"run_cap": 0}, "'run_cap' is 0"),
         ({"metric": {"goal": "maximize"}}, "'metric' is"),
@@ -154,6 +163,44 @@ def test_dry_run_prints_commands_and_runs_nothing(tmp_path, capsys, monkeypatch)
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
 
 
+def test_cells_of_one_command_are_refused(tmp_path, capsys):
+    """They would be one run: the grid would lose cells without a word."""
+    both = {"a": {"values": [1, 2]}}
+    path = write_sweep(tmp_path, command=["${program}", "--fast"], parameters=both)
+    assert main(["sweep", str(path), "--dry-run"]) == 2
+    assert "cells 'a=1' and 'a=2' are one command, train.py --fast" in capsys.readouterr().err
+    path = write_sweep(tmp_path, parameters=both | {"output": {"values": ["x", "y"]}})
+    assert main(["sweep", str(path), "--dry-run"]) == 0
+    assert main(["sweep", str(path), "--dry-run", "--output", "z"]) == 2
+
+
+@pytest.mark.parametrize("name", ["/etc/sweep", "../../sweep", "a/b c", "x" * 300])
+def test_logs_stay_in_the_output_whatever_the_sweeps_name(tmp_path, name):
+    path = write_sweep(tmp_path, name=name, parameters={"a": {"value": 1}})
+    (job,) = make_jobs(read_sweep(path), "out")
+    assert job.log.parent == Path("out/logs") and len(job.log.name) < 255
+
+
+class FullDisk(io.StringIO):
+    """A stream to a disk on which nothing fits any more."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_sweep_goes_on_where_nothing_can_be_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "import pathlib, sys; pathlib.Path('ran-' + sys.argv[1]).touch()"
+    path = write_sweep(tmp_path, command=write_script(tmp_path, text), parameters={"a": {"values": [1, 2]}})
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    assert main(["sweep", str(path), "--workers", "1"]) == 0
+    assert {p.name for p in tmp_path.glob("ran-*")} == {"ran-a=1", "ran-a=2"}
+    job = Job("slow", ["train"], tmp_path / "log", state="running", process=SlowToStop(1))
+    monkeypatch.setattr(os, "killpg", lambda pid, number: job.process.signals.append(number))
+    runner._stop([job])
+    assert job.process.returncode == -signal.SIGTERM
+
+
 def test_failing_cell_spoils_itself_alone(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = """
@@ -188,11 +235,12 @@ def test_command_that_does_not_exist_fails_its_cell(tmp_path):
     jobs = [
         Job("missing", ["no-such-command-anywhere"], tmp_path / "1.log"),
         Job("log", ["true"], tmp_path / "file" / "2.log"),
+        Job("zero", ["echo", "\0"], tmp_path / "0.log"),
         Job("sound", ["true"], tmp_path / "3.log"),
     ]
     (tmp_path / "file").write_text("a file where the log's folder should be")
     run_jobs(jobs, 1)
-    assert [job.state for job in jobs] == ["failed", "failed", "finished"]
+    assert [job.state for job in jobs] == ["failed", "failed", "failed", "finished"]
     assert "no-such-command-anywhere" in jobs[0].reason
 
 

@@ -6,8 +6,8 @@ import argparse
 import re
 import shlex
 import signal
+import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -16,7 +16,7 @@ from dk_bench.results.attempts import STALE
 from dk_bench.results.identity import config_hash
 from dk_bench.results.record import RunRecord
 from dk_bench.sweep.grid import Sweep, read_sweep
-from dk_bench.sweep.progress import SweepProgress
+from dk_bench.sweep.progress import Shown, SweepProgress
 from dk_bench.sweep.runner import Job, available_cores, available_gpus, run_jobs
 from dk_bench.sweep.runs import Run, training_runs
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print("\n".join(shlex.join(job.argv) for job in jobs))
         return 0
-    console = Console(stderr=True)
+    console = Console(file=Shown(sys.stderr))
     for folder in skip_finished(jobs):
         console.print(f"failed {folder}: {STALE}", markup=False, highlight=False, style="red", soft_wrap=True)
     workers = min(args.workers or len(available_gpus()) or available_cores(), len(jobs))
@@ -71,9 +71,22 @@ def make_jobs(sweep: Sweep, output: str | None) -> list[Job]:
     jobs = []
     for number, cell in enumerate(cells, start=1):
         name = " ".join(f"{key}={cell[key]}" for key in varying) or sweep.name
-        log = f"{sweep.name}-{number:03d}-{_file_name(cell, varying)}.log"
+        values = _file_name("-".join(str(cell[key]) for key in varying)) or "cell"
+        log = f"{_file_name(sweep.name) or 'sweep'}-{number:03d}-{values}.log"
         jobs.append(Job(name, sweep.argv(cell), Path(str(cell.get("output", "runs"))) / "logs" / log))
+    _check_apart(jobs)
     return jobs
+
+
+def _check_apart(jobs: list[Job]) -> None:
+    """Raises UserError for two cells of one command: they would be one run, and the grid a cell short."""
+    seen: dict[tuple[str, ...], Job] = {}
+    for job in jobs:
+        if (other := seen.setdefault(tuple(job.argv), job)) is not job:
+            raise UserError(
+                f"cells {other.name!r} and {job.name!r} are one command, {shlex.join(job.argv)}; expected key "
+                "'command' with ${args_no_hyphens} or the like, so that every parameter that varies reaches it"
+            )
 
 
 def skip_finished(jobs: list[Job]) -> list[Path]:
@@ -105,8 +118,8 @@ def skip_finished(jobs: list[Job]) -> list[Path]:
     return [folder for runs in found.values() for folder, record in runs if record.error == STALE]
 
 
-def _file_name(cell: dict[str, Any], varying: list[str]) -> str:
-    return re.sub(r"[^\w.=-]+", "_", "-".join(str(cell[key]) for key in varying))[:100] or "cell"
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.=-]+", "_", text)[:100]
 
 
 def _report(sweep: Sweep, jobs: list[Job], console: Console) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ PARAMETER_KINDS = {
     ("min", "max"): {"min", "max", "q", "distribution"},
 }
 DISTRIBUTIONS = {"value": "constant", "values": "categorical"}
-MACRO = re.compile(r"\$\{(?!envvar:)(.*)\}")
+# The client knows environment variables in capitals alone; of any other it would leave nothing.
+MACRO = re.compile(r"\$\{(?!envvar:[A-Z0-9_]*\})(.*)\}")
 MACROS = (
     "env", "interpreter", "program", "args", "args_no_equals", "args_no_hyphens", "args_no_boolean_flags", "args_json",
     "args_append_hydra", "args_override_hydra",
@@ -190,6 +192,15 @@ def _check_parameters(parameters: Any, where: str) -> None:
                 raise ValueError(f"key '{key}.distribution' is {parameter['distribution']!r}, expected {distribution}")
             if kind == ("values",) and not (isinstance(parameter["values"], list) and parameter["values"]):
                 raise ValueError(f"key '{key}.values' is {parameter['values']!r}, expected a list of values")
+            _check_value(parameter[kind[0]], f"{key}.{kind[0]}")
+
+
+def _check_value(value: Any, key: str) -> None:
+    """YAML also has dates, sets and keys that are no text; W&B's server, which speaks JSON, takes none of them."""
+    try:
+        json.dumps(value, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:  # ValueError: NaN, infinity, a list that holds itself
+        raise ValueError(f"key '{key}' is {value!r}, expected what JSON can hold: {error}") from error
 
 
 def _kind(parameter: Any, key: str) -> tuple[str, ...]:
@@ -212,6 +223,8 @@ def _check_range(parameter: dict[str, Any], key: str) -> None:
     for name in ("min", "max", "q"):
         if name in parameter and (isinstance(parameter[name], bool) or not isinstance(parameter[name], number)):
             raise ValueError(f"key '{key}.{name}' is {parameter[name]!r}, not a number that {distribution} takes")
+    if not all(math.isfinite(parameter.get(name, 0)) for name in ("min", "max", "q")):
+        raise ValueError(f"key '{key}': expected finite numbers")
     if distribution == "int_uniform" and "q" in parameter:
         raise ValueError(f"key '{key}.q' does not go with {distribution}")
     if low >= high or parameter.get("q", 1) <= 0:
