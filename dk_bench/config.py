@@ -31,7 +31,8 @@ class ModelConfig:
     """The model: a timm name, dk_bench's own included. The data decide the number of classes.
 
     Weights to start from are put into the rigid model, which is then deformed. A classifier of another number of
-    classes starts anew.
+    classes starts anew. ``checkpoint`` tells cells apart as it is written: name one file one way, relative to the
+    folder of the project, and a cell is the same on every machine.
     """
 
     name: str = "resnet50dw"
