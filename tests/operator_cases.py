@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dk_bench import functional, reference
@@ -104,8 +106,11 @@ def lay_out(values: Tensor, layout: str) -> Tensor:
     return base[window]
 
 
-def make_tensors(case: Case) -> tuple[list[Tensor | None], Tensor]:
-    """The operands, as leaves that want a gradient, and the gradient of the output."""
+def make_tensors(case: Case, device: str = "cpu") -> tuple[list[Tensor | None], Tensor]:
+    """The operands, as leaves that want a gradient, and the gradient of the output.
+
+    They are laid out on the device, since a copy from one to another makes them dense.
+    """
     generator = torch.Generator().manual_seed(case.seed)
     geometry = {key: value for key, value in case.geometry.items() if key != "clip"}
     out = output_size(case.size, **geometry)
@@ -114,9 +119,11 @@ def make_tensors(case: Case) -> tuple[list[Tensor | None], Tensor]:
     def make(shape, dtype, layout, scale=1.0, steps=None):
         values = scale * torch.randn(shape, dtype=torch.float64, generator=generator)
         values = values if steps is None else (values * steps).round() / steps
-        return lay_out(values.to(dtype), layout).detach().requires_grad_()
+        return lay_out(values.to(device, dtype), layout).detach().requires_grad_()
 
-    steps = 2 if case.on_knots else None  # S - K may be odd: taps rest at halves
+    # On knots, in halves: S - K may be odd. Off them, coordinates are exact in float32 too: else one may be rounded
+    # across a knot, where the derivative jumps, and differ from float64's.
+    steps = 2 if case.on_knots else 2**12
     offset_shape = (case.batch, 2 * taps, *out)
     has_data, has_kernel = case.offsets in ("data", "both"), case.offsets in ("kernel", "both")
     operands = [
@@ -160,18 +167,53 @@ def assert_close(actual: Tensor, expected: Tensor, name: str, extra: float = 0.0
     assert (excess <= 0).all(), f"{name}: {actual.flatten()[worst]}, expected {expected.flatten()[worst]}"
 
 
-def check_against_reference(
-    case: Case, function=functional.deform_kernel_conv, extra: float = 0.0, device: str = "cpu"
-) -> None:
-    """Raises AssertionError where the compiled operator and the reference differ, forward or backward."""
-    operands, grad = make_tensors(case)
-    there = [None if t is None else t.detach().to(device).requires_grad_() for t in operands]
-    actual = [None if t is None else t.cpu() for t in forward_backward(function, there, grad.to(device), case.geometry)]
-    plain = [in_compute_dtype(t) for t in operands]
-    expected = forward_backward(reference.deform_kernel_conv, plain, in_compute_dtype(grad), case.geometry)
-    assert actual[0].dtype == case.dtype
+def compare(actual: list[Tensor | None], expected: list[Tensor | None], operands, extra: float = 0.0) -> None:
+    """Raises AssertionError where an output or a gradient of the operands is not what is expected."""
     for name, a, e, operand in zip(("output", *NAMES), actual, expected, (None, *operands), strict=True):
         if e is None:
             continue
         assert operand is None or a.dtype == operand.dtype, f"gradient of {name}: {a.dtype}"
         assert_close(a, e, name if operand is None else f"gradient of {name}", extra)
+
+
+def check_against_reference(
+    case: Case, function=functional.deform_kernel_conv, extra: float = 0.0, device: str = "cpu"
+) -> None:
+    """Raises AssertionError where the compiled operator and the reference differ, forward or backward."""
+    operands, grad = make_tensors(case, device)
+    actual = [None if t is None else t.cpu() for t in forward_backward(function, operands, grad, case.geometry)]
+    plain = [in_compute_dtype(None if t is None else t.cpu()) for t in operands]
+    expected = forward_backward(reference.deform_kernel_conv, plain, in_compute_dtype(grad.cpu()), case.geometry)
+    assert actual[0].dtype == case.dtype
+    compare(actual, expected, operands, extra)
+
+
+def largest_errors(cases: Iterable[Case], function, extra: float = 0.0, device: str = "cpu") -> dict[str, list[float]]:
+    """The largest error of output, dL/dinput and dL/dweight over all cases, as a share of the largest exact value:
+    ours, and PyTorch's in its depthwise convolution of the same input in the same dtype. Exact is float64.
+
+    Raises AssertionError where a single value is further off than ``assert_close`` allows.
+    """
+    errors = {name: [0.0, 0.0] for name in ("output", "input", "weight")}
+    generator = torch.Generator().manual_seed(0)
+
+    def convolution(x, weight, *, stride, padding, dilation, **rest):
+        return F.conv2d(x, weight, None, stride, padding, dilation, groups=len(weight))
+
+    for case in cases:
+        operands, grad = make_tensors(case, device)
+        if not grad.numel():
+            continue
+        rigid = torch.randn((case.channels, 1, *case.geometry["kernel_size"]), generator=generator)
+        rigid = rigid.to(device, case.dtype).requires_grad_()
+        for which, f, given in ((0, function, operands), (1, convolution, [operands[0], rigid])):
+            exact = [None if t is None else t.detach().double().requires_grad_() for t in given]
+            f64 = reference.deform_kernel_conv if which == 0 else convolution
+            expected = forward_backward(f64, exact, grad.double(), case.geometry)
+            actual = forward_backward(f, given, grad, case.geometry)
+            if which == 0:
+                compare(actual, expected, given, extra)
+            for name, i in (("output", 0), ("input", 1), ("weight", -1)):
+                error = (actual[i] - expected[i]).abs().max() / expected[i].abs().max().clamp(min=1e-30)
+                errors[name][which] = max(errors[name][which], float(error))
+    return errors

@@ -85,15 +85,18 @@ def make_boxes(case: Case) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def make_tensors(case: Case) -> tuple[list[Tensor | None], Tensor]:
-    """Input, boxes, offset and mask (all but the boxes leaves that want a gradient), and the output's gradient."""
+def make_tensors(case: Case, device: str = "cpu") -> tuple[list[Tensor | None], Tensor]:
+    """Input, boxes, offset and mask (all but the boxes leaves that want a gradient), and the output's gradient.
+
+    They are laid out on the device, since a copy from one to another makes them dense.
+    """
     generator = torch.Generator().manual_seed(case.seed)
     size = case.settings["output_size"]
-    bins, rois = size[0] * size[1], make_boxes(case).to(case.other_dtype)
+    bins, rois = size[0] * size[1], make_boxes(case).to(device, case.other_dtype)
 
     def make(shape, dtype, layout, scale=1.0):
         values = scale * torch.randn(shape, dtype=torch.float64, generator=generator)
-        return lay_out(values.to(dtype), layout).detach().requires_grad_()
+        return lay_out(values.to(device, dtype), layout).detach().requires_grad_()
 
     channels = case.out_channels * (bins if case.settings["position_sensitive"] else 1)
     operands = [
@@ -116,11 +119,11 @@ def forward_backward(function, operands, grad: Tensor, settings: dict) -> list[T
 
 def check_against_reference(case: Case, function=functional.deform_roi_pool, device: str = "cpu") -> None:
     """Raises AssertionError where the implementation and the reference differ, forward or backward."""
-    operands, grad = make_tensors(case)
-    there = [None if t is None else t.detach().to(device).requires_grad_(t.requires_grad) for t in operands]
-    actual = forward_backward(function, there, grad.to(device), case.settings)
-    plain = [in_compute_dtype(t) for t in operands]
-    expected = forward_backward(reference_roi.deform_roi_pool, plain, in_compute_dtype(grad), case.settings)
+    operands, grad = make_tensors(case, device)
+    actual = forward_backward(function, operands, grad, case.settings)
+    # On the CPU: CUDA divides by a number by multiplying, which moves samples off the pixels they lie on.
+    plain = [in_compute_dtype(t.cpu() if t is not None else t) for t in operands]
+    expected = forward_backward(reference_roi.deform_roi_pool, plain, in_compute_dtype(grad.cpu()), case.settings)
     assert actual[0].dtype == case.dtype
     names = ("output", "gradient of input", "gradient of offset", "gradient of mask")
     for name, a, e, operand in zip(names, actual, expected, (None, operands[0], *operands[2:]), strict=True):

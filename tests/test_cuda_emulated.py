@@ -1,11 +1,13 @@
 """The CUDA operator's tensor-core kernels without a GPU: the same source, run on the host by an emulator.
 
 The emulator (ops/cuda/emulator.h) runs every thread of a block, lays out the fragments of mma.m16n8k8 as PTX says,
-starts shared memory as NaN and detects threads that wait for each other. It knows nothing of speed, and of races only
-what one order of threads shows.
+starts shared memory as NaN, rounds as the tensor core does, refuses what no GPU launches and detects threads that wait
+for each other. It knows nothing of speed, and of races only what one order of threads shows.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import pytest
 import torch
@@ -65,6 +67,24 @@ def test_scopes(scope, offsets):
     check(Case(5, 2, 264, (3, 4), scope, offsets, SQUARE, torch.float32, torch.float32, layouts, False))
 
 
+@pytest.mark.parametrize("offsets, largest, too_large", [("kernel", (32, 16), (32, 17)), ("both", (20, 12), (21, 12))])
+def test_largest_scopes(offsets, largest, too_large):
+    """What this path takes fits the shared memory of every GPU, which the emulator checks; what does not, it leaves."""
+    case = Case(5, 1, 8, (2, 3), largest, offsets, SQUARE, torch.float32, torch.float32, ("channels_last",) * 5, False)
+    check(case)
+    operands, grad = make_tensors(dataclasses.replace(case, scope=too_large))
+    with pytest.raises(RuntimeError, match="not a call for this path"):
+        forward_backward(emulated_conv, operands, grad, SQUARE)
+
+
+def test_more_channels_than_a_grid_takes():
+    """Rejected before anything is launched: the second dimension of a grid ends at 65,535 blocks."""
+    channels = 65_536 * 256
+    x, weight = torch.zeros(1, 1, 1, 1).expand(1, channels, 1, 1), torch.zeros(1, 1, 1, 1).expand(channels, 1, 3, 3)
+    with pytest.raises(RuntimeError, match="not a call for this path"):
+        emulated_conv(x, None, None, weight, **SQUARE)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_ordered_scatter(dtype, monkeypatch):
     """The deterministic dL/dinput of data offsets."""
@@ -107,3 +127,17 @@ def test_error_of_bfloat16_is_that_of_pytorchs_convolution():
     theirs = torch.nn.functional.conv2d(x, weight, padding=1, groups=64)
     ours = emulated_conv(x, None, None, weight, **SQUARE)
     assert (ours.double() - exact).abs().max() <= 1.1 * (theirs.double() - exact).abs().max()
+
+
+def test_long_sums_do_not_drift():
+    """The tensor core rounds towards zero: of sums of one sign, every addition would lose a little."""
+    geometry = {**SQUARE, "kernel_size": (15, 15), "padding": (7, 7)}
+    layouts = ("channels_last",) * 5
+    case = Case(4, 1, 8, (4, 8), (4, 4), "kernel", geometry, torch.float32, torch.float32, layouts, False)
+    operands, grad = make_tensors(case)
+    with torch.no_grad():
+        operands[0].abs_()
+    exact = [None if t is None else t.detach().double().requires_grad_() for t in operands]
+    expected = forward_backward(reference.deform_kernel_conv, exact, grad.abs().double(), geometry)[-1]
+    actual = forward_backward(emulated_conv, operands, grad.abs(), geometry)[-1]
+    assert ((actual - expected).abs() / expected.abs()).max() < 1e-6

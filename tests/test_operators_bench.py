@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from dk_bench.analysis.bench import Timing, geometric_means
-from dk_bench.analysis.bench_calls import BASE, COPY, FORWARD, OURS, SLOW, TRAIN
+from dk_bench.analysis.bench import Timing, bench_operators, geometric_means
+from dk_bench.analysis.bench_calls import BASE, COPY, FORWARD, OURS, REFERENCE, SLOW, TRAIN, Setting, Shape
 from dk_bench.cli import main
 
 
@@ -45,6 +45,13 @@ def test_record(tmp_path, capsys):
     means = record["geometric_means"]["float32 channels_last"]
     for mode, mean in ((m, means[m]["local DK"]) for m in (FORWARD, TRAIN)):
         assert f"local DK {mode}: {mean:.2f}x depthwise convolution" in printed
+
+
+def test_what_torchvision_lacks_is_left_out():
+    """Its deformable convolution has no bfloat16 on the CPU, and a benchmark on a GPU begins with bfloat16."""
+    record = bench_operators([Shape(4, 5, 1)], [Setting("bfloat16")], torch.device("cpu"), 2)
+    assert {t["operator"] for t in record["timings"]} == {BASE, COPY, *OURS, REFERENCE}
+    assert any("local DK forward" in line for line in record["conclusions"])
 
 
 def test_geometric_means():

@@ -36,7 +36,7 @@ DK_DEVICE uint32_t bits_of(float value) { return __float_as_uint(value); }
 DK_DEVICE float from_bits(uint32_t bits) { return __uint_as_float(bits); }
 DK_DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 
-// d += a b, see fragments.h for who holds what.
+// d += a b, see tile.h for who holds what.
 DK_DEVICE void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])

@@ -114,7 +114,14 @@ inline uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint3
 // What the tensor core reads of an operand.
 inline float truncated(float value) { return from_bits(bits_of(value) & 0xffffe000); }
 
-// The layout is PTX's for mma.m16n8k8 with tf32 operands, written out once more: fragments.h must agree with it.
+// A sum as the tensor core leaves it: rounded towards zero, not to nearest (Fasi et al., Numerical behavior of NVIDIA
+// tensor cores, 2021), so that the errors of a long sum add up instead of cancelling.
+inline float towards_zero(double sum) {
+  const float nearest = static_cast<float>(sum);
+  return std::abs(static_cast<double>(nearest)) > std::abs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
+// The layout is PTX's for mma.m16n8k8 with tf32 operands, written out once more: tile.h must agree with it.
 inline void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
   const int lane = thread() % kLanes, first = thread() - lane;
   float* shown = &block()->exchange[first * 8];
@@ -123,11 +130,13 @@ inline void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
   sync_warp();
   for (int i = 0; i < 4; ++i) {
     const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    double sum = d[i];
     for (int k = 0; k < 8; ++k) {
       const float left = shown[(row % 8 * 4 + k % 4) * 8 + row / 8 + k / 4 * 2];
       const float right = shown[(column * 4 + k % 4) * 8 + 4 + k / 4];
-      d[i] += left * right;
+      sum += static_cast<double>(left) * right;
     }
+    d[i] = towards_zero(sum);
   }
   sync_warp();
 }
@@ -172,14 +181,19 @@ inline void run_block(Block& b) {
   }
 }
 
+// What the smallest of the GPUs we build for, sm_86, takes.
+constexpr size_t kMostShared = 99 * 1024;
+
 template <class F>
-void run_grid(int64_t blocks_x, int blocks_y, int threads, size_t shared_bytes, const F& kernel) {
+void run_grid(int64_t blocks_x, int64_t blocks_y, int threads, size_t shared_bytes, const F& kernel) {
+  if (blocks_x < 1 || blocks_x > INT32_MAX || blocks_y < 1 || blocks_y > 65535 || threads > 1024 || shared_bytes > kMostShared)
+    throw std::runtime_error("emulator: no GPU takes this launch");
   Block b;
   b.threads = threads, b.blocks_x = blocks_x;
   b.shared.resize(shared_bytes + 16), b.contexts.resize(threads), b.ended.resize(threads), b.started.resize(threads), b.places.resize(threads);
   b.stacks.resize(threads * kStackBytes), b.exchange.resize(threads * 8);
   b.kernel = kernel;
-  for (b.y = 0; b.y < blocks_y; ++b.y)
+  for (b.y = 0; b.y < int(blocks_y); ++b.y)
     for (b.x = 0; b.x < blocks_x; ++b.x) run_block(b);
 }
 

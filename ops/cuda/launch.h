@@ -22,7 +22,7 @@ void launch(const char* name, void (*kernel)(P...), int64_t blocks_x, int64_t bl
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) fail("dk_bench: launch of ", name, " failed: ", cudaGetErrorString(error));
 #else
-  device::run_grid(blocks_x, int(blocks_y), threads, shared_bytes, [&] { kernel(arguments...); });
+  device::run_grid(blocks_x, blocks_y, threads, shared_bytes, [&] { kernel(arguments...); });
 #endif
 }
 

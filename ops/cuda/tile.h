@@ -203,4 +203,18 @@ DK_DEVICE void multiply(float (&d)[4], const float (&a)[2][4], const float (&b)[
   if (kSplitB) device::mma(d, a[0], b[1]);
 }
 
+// d += a b in a sum of any length. The tensor core rounds every sum towards zero, by which float32 would drift; so there
+// it makes the product alone, and the addition rounds to nearest.
+template <class T>
+DK_DEVICE void accumulate(float (&d)[4], const float (&a)[2][4], const float (&b)[2][2]) {
+  if constexpr (std::is_same_v<T, float>) {
+    float product[4];
+    multiply<true, true>(product, a, b, true);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) d[i] += product[i];
+  } else {
+    multiply<Traits<T>::kSplitProducts, Traits<T>::kSplitProducts>(d, a, b);
+  }
+}
+
 }  // namespace dk

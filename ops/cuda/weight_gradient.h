@@ -84,7 +84,7 @@ DK_KERNEL void weight_gradient(const WeightGradientArguments<T> a) {
           for (int j = 0; j < kWideProducts; ++j) {
             const Split first(grad[0][j] * pixels[0][j]), second(grad[1][j] * pixels[1][j]);
             const float u[2][2] = {{first.high, second.high}, {first.low, second.low}};
-            multiply<Traits<T>::kSplitProducts, Traits<T>::kSplitProducts>(sum[j], hats, u);
+            accumulate<T>(sum[j], hats, u);
           }
         }
       }
