@@ -72,6 +72,21 @@ def test_taps_on_the_data():
         assert share == pytest.approx(1 - inside / (12 * 9))
 
 
+@pytest.mark.parametrize("name", ["test_resnetdw_dk", "test_resnetdw_dcn_dk"])
+def test_rigid_taps_lie_about_the_position(tmp_path, name):
+    """The taps at rest of the unit that is taken are centred on its place in the image, within half a step of it."""
+    model, image = load(checkpoint(tmp_path / "last.ckpt", name)).model, torch.rand(3, 128, 128)
+    layers = offsets_at(model, image, (60.5 / 128, 71.5 / 128))
+    assert len(layers) == 4
+    for layer in layers:
+        middle = layer.resting.mean(0)
+        place = [first + at * stride for at, (first, stride) in zip(middle, layer.lattice, strict=True)]
+        step = 128 / layer.input_size[0] * (2 if layer.name != "layer1.0.conv2" else 1)
+        assert np.abs(np.array(place) - [60, 71]).max() <= step / 2
+        # convolutions of 3x3 with stride 2 and padding 1 lead down from the image's upper left corner
+        assert layer.lattice == ((0.0, 128 / layer.input_size[0]),) * 2
+
+
 def test_groups_of_channels_have_offsets_of_their_own():
     conv = DeformConv2d(4, 6, 3, 1, 0, deform_groups=2)
     with torch.no_grad():

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dk_bench.analysis.lattice import Lattice, lattice_of, steps_down
 from dk_bench.models.probe import evaluating
 from dk_bench.nn.offsets import OffsetGenerator
 
@@ -50,74 +50,17 @@ def unit_gradient(
     parameter = next(model.parameters())
     batch = image.detach()[None].to(parameter.device, parameter.dtype).requires_grad_()
     with evaluating(model), fixed_offsets(model, not through_offsets), torch.enable_grad():
-        with _steps_down(model) as steps:
+        with steps_down(model) as steps:
             output = layer_output(model, batch, layer)
-        lattice = [_lattice(batch.shape[axis], output.shape[axis], steps, axis - 2) for axis in (2, 3)]
+        lattice = lattice_of(batch.shape[2:], output.shape[2:], steps)
         row, column = _cell(position, output.shape[2:], lattice, in_pixels)
         (gradient,) = torch.autograd.grad(output[0, :, row, column].sum(), batch)
     centre = tuple(first + cell * stride for cell, (first, stride) in zip((row, column), lattice, strict=True))
     return gradient[0].double().cpu().numpy(), centre
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A module that gives a smaller map than it takes: along each axis the sizes, and where in the larger map the
-    smaller one's first place lies."""
-
-    sizes: tuple[tuple[int, int], tuple[int, int]]
-    first: tuple[float, float]
-
-
-@contextmanager
-def _steps_down(model: nn.Module) -> Iterator[list[_Step]]:
-    """Every convolution and pooling that runs and gives a smaller map."""
-    steps: list[_Step] = []
-
-    def record(module: nn.Module, args: tuple, output: Tensor) -> None:
-        before, after = args[0].shape[2:], output.shape[2:]
-        if len(before) == 2 and after != before:
-            reach = [_pair(getattr(module, name, 1)) for name in ("kernel_size", "dilation", "padding")]
-            first = tuple((k - 1) * d / 2 - p for k, d, p in zip(*reach, strict=True))
-            steps.append(_Step(tuple(zip(before, after, strict=True)), first))
-
-    hooks = [
-        module.register_forward_hook(record)
-        for module in model.modules()
-        if hasattr(module, "kernel_size") and not isinstance(module.kernel_size, str) and hasattr(module, "stride")
-    ]
-    try:
-        yield steps
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
-    return value if isinstance(value, tuple) else (value, value)
-
-
-def _lattice(side: int, cells: int, steps: list[_Step], axis: int) -> tuple[float, float]:
-    """Where the first place of a layer's map lies in the image along an axis, pixels, and how far the next one is.
-
-    A 3x3 convolution with stride 2 and padding 1 puts out places 0, 2, 4, ... of what it reads, not 0.5, 2.5, ...: the
-    units of a stack of them begin on the image's upper left corner. Where several modules beside each other halve a map
-    (a residual block's convolution and its shortcut) the first one counts. A map whose size no chain of modules
-    explains is spread over the image evenly.
-    """
-    first, stride, size = 0.0, 1.0, side
-    while size > cells:
-        step = next((step for step in steps if step.sizes[axis][0] == size), None)
-        if step is None:
-            return (side / cells - 1) / 2, side / cells
-        before, after = step.sizes[axis]
-        first += step.first[axis] * stride
-        stride *= round(before / after)
-        size = after
-    return first, stride
-
-
 def _cell(
-    position: tuple[float, float] | None, size: torch.Size, lattice: list[tuple[float, float]], in_pixels: bool
+    position: tuple[float, float] | None, size: torch.Size, lattice: Lattice, in_pixels: bool
 ) -> tuple[int, int]:
     """The unit at a place of the map, or the nearest to a place in the image."""
     if position is None:

@@ -55,10 +55,10 @@ def taps_figure(layers: list[Layer], picture: np.ndarray, position: tuple[float,
 
 def _on_image(axis: Axes, layer: Layer, picture: np.ndarray, position: tuple[float, float]) -> None:
     size = np.array(picture.shape[:2])
-    scale = size / layer.input_size
+    first, stride = np.array(layer.lattice).T
 
-    def pixels(taps: np.ndarray) -> np.ndarray:  # (x, y) in the image, whose pixels have their centres at integers
-        return ((taps + 0.5) * scale - 0.5)[:, ::-1].T
+    def pixels(taps: np.ndarray) -> np.ndarray:  # (x, y) in the picture, whose pixels have their centres at integers
+        return ((first + taps * stride + 0.5) * size / layer.image_size - 0.5)[:, ::-1].T
 
     axis.imshow(picture)
     axis.plot(*pixels(layer.resting), "o", color=BEFORE, markersize=4, **HALO)

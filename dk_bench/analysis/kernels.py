@@ -8,6 +8,7 @@ edge reads zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dk_bench._arguments import output_size
+from dk_bench.analysis.lattice import Lattice, Step, lattice_of, steps_down
 from dk_bench.analysis.learned import DATA, KERNEL, Source, recorded, sources
 from dk_bench.functional import sample_kernel
 from dk_bench.models.probe import evaluating
@@ -50,6 +52,7 @@ class Layer:
         name: in the model.
         cell: (row, column) of the position on the layer's output.
         input_size: (H, W) of what it reads.
+        image_size, lattice: (H, W) of the image the network saw, and where in it the places of what the layer reads lie.
         kernel: its taps in the scope; None where its kernel is rigid.
         data: its taps on its input, for each group of channels with offsets of its own; None where they do not move.
         resting: (K, 2), where rigid taps read the input.
@@ -60,6 +63,8 @@ class Layer:
     name: str
     cell: tuple[int, int]
     input_size: tuple[int, int]
+    image_size: tuple[int, int]
+    lattice: Lattice
     kernel: Taps | None
     data: list[Taps] | None
     resting: np.ndarray
@@ -90,21 +95,31 @@ def moving(model: nn.Module) -> list[Source]:
 
 
 def offsets_at(model: nn.Module, image: Tensor, position: tuple[float, float]) -> list[Layer]:
-    """Every layer whose taps move, for an image (C, H, W), at a position, (y, x) as shares of height and width."""
+    """Every layer whose taps move, for an image (C, H, W), at the units nearest to a position, (y, x) as shares of height
+    and width."""
     found = moving(model)
     with evaluating(model), torch.no_grad(), recorded(found, lambda source, read, given: (read, given)) as seen:
-        model(image[None])
+        with steps_down(model) as steps:
+            model(image[None])
+        size = tuple(image.shape[1:])
         parts: dict[str, dict[str, tuple[Source, Tensor, Tensor]]] = {}
         for source in found:
             parts.setdefault(source.layer, {})[source.kind] = (source, *seen[source][0])
-        return [_layer(name, of_kind, position) for name, of_kind in parts.items()]
+        return [_layer(name, of_kind, position, size, steps) for name, of_kind in parts.items()]
 
 
-def _layer(name: str, of_kind: dict[str, tuple[Source, Tensor, Tensor]], position: tuple[float, float]) -> Layer:
+def _layer(
+    name: str, of_kind: dict[str, tuple[Source, Tensor, Tensor]], position: tuple[float, float],
+    image_size: tuple[int, int], steps: list[Step],
+) -> Layer:
     conv, read = next((source.conv, read) for source, read, _ in of_kind.values())
     size = tuple(read.shape[2:])
     cells = output_size(size, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-    row, column = (min(int(share * cell), cell - 1) for share, cell in zip(position, cells, strict=True))
+    lattice = lattice_of(image_size, size, steps)
+    row, column = (
+        _nearest(share * image_size[axis] - 0.5, cells[axis], lattice[axis], conv, axis)
+        for axis, share in enumerate(position)
+    )
     given = {
         kind: (values[0] if values.dim() == 2 else values[0, :, row, column]).double()
         for kind, (_, _, values) in of_kind.items()
@@ -121,7 +136,15 @@ def _layer(name: str, of_kind: dict[str, tuple[Source, Tensor, Tensor]], positio
     if DATA in given:
         offset = given[DATA].view(-1, len(resting), 2).numpy()
         data = [Taps(resting, resting + each, _beyond(resting + each, size)) for each in offset]
-    return Layer(name, (row, column), size, kernel, data, resting, *(_channels(each) for each in (stored, sampled)))
+    place = (name, (row, column), size, image_size, lattice)
+    return Layer(*place, kernel, data, resting, *(_channels(each) for each in (stored, sampled)))
+
+
+def _nearest(at: float, cells: int, lattice: tuple[float, float], conv: nn.Module, axis: int) -> int:
+    """The unit of a convolution whose middle tap at rest is nearest to a place in the image, along an axis."""
+    first, stride = lattice
+    middle = (conv.kernel_size[axis] - 1) * conv.dilation[axis] / 2 - conv.padding[axis]
+    return min(max(math.floor(((at - first) / stride - middle) / conv.stride[axis] + 0.5), 0), cells - 1)
 
 
 def _channels(weight: Tensor) -> np.ndarray:

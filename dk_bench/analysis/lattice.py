@@ -1,0 +1,76 @@
+"""Where in the image the places of a layer's map lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+__all__ = ["Lattice", "Step", "lattice_of", "steps_down"]
+
+# Along y and x: where a map's first place lies, pixels of the image, and how far the next one is.
+Lattice = tuple[tuple[float, float], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A module that gives a smaller map than it takes: along each axis the sizes, and where in the larger map the
+    smaller one's first place lies."""
+
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    first: tuple[float, float]
+
+
+@contextmanager
+def steps_down(model: nn.Module) -> Iterator[list[Step]]:
+    """Collects every convolution and pooling that runs in the block and gives a smaller map."""
+    steps: list[Step] = []
+
+    def record(module: nn.Module, args: tuple, output: Tensor) -> None:
+        before, after = args[0].shape[2:], output.shape[2:]
+        if len(before) == 2 and after != before:
+            reach = [_pair(getattr(module, name, 1)) for name in ("kernel_size", "dilation", "padding")]
+            first = tuple((k - 1) * d / 2 - p for k, d, p in zip(*reach, strict=True))
+            steps.append(Step(tuple(zip(before, after, strict=True)), first))
+
+    hooks = [
+        module.register_forward_hook(record)
+        for module in model.modules()
+        if hasattr(module, "kernel_size") and not isinstance(module.kernel_size, str) and hasattr(module, "stride")
+    ]
+    try:
+        yield steps
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def lattice_of(image: Sequence[int], cells: Sequence[int], steps: list[Step]) -> Lattice:
+    """The lattice of a map of ``cells`` (h, w) of an image (H, W), which came about by some of these steps.
+
+    A 3x3 convolution with stride 2 and padding 1 puts out places 0, 2, 4, ... of what it reads, not 0.5, 2.5, ...: the
+    units of a stack of them begin on the image's upper left corner. Where several modules beside each other halve a map
+    (a residual block's convolution and its shortcut) the first one counts. A map whose size no chain of modules
+    explains is spread over the image evenly.
+    """
+    y, x = (_along(axis, image[axis], cells[axis], steps) for axis in (0, 1))
+    return y, x
+
+
+def _along(axis: int, side: int, cells: int, steps: list[Step]) -> tuple[float, float]:
+    first, stride, size = 0.0, 1.0, side
+    while size > cells:
+        step = next((step for step in steps if step.sizes[axis][0] == size), None)
+        if step is None:
+            return (side / cells - 1) / 2, side / cells
+        before, after = step.sizes[axis]
+        first += step.first[axis] * stride
+        stride *= round(before / after)
+        size = after
+    return first, stride
