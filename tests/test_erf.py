@@ -16,6 +16,7 @@ from torch import nn
 from dk_bench.analysis.erf import unit_gradient
 from dk_bench.analysis.erf_study import mean_interval, replknet, study, summary
 from dk_bench.analysis.field import area, energy_radius, measure, replknet_sides, share_inside, sigma
+from dk_bench.analysis.objects import open_image
 from dk_bench.analysis.pictures import Picture, Subject, open_model, open_pictures
 from dk_bench.cli import main
 from dk_bench.errors import UserError
@@ -108,6 +109,26 @@ def test_position_in_pixels_takes_the_nearest_unit():
     assert unit_gradient(network, image, layer="1")[1] == (16, 16)
     with pytest.raises(ValueError, match="position: expected a place on the layer's map of 8 x 8, got"):
         unit_gradient(network, image, layer="1", position=(8, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "patch"), [("test_vit", 160, 16), ("swin_tiny_patch4_window7_224", 224, 4)]
+)
+def test_tokens_and_channels_last_are_maps(name, side, patch):
+    """A patch's embedding is of its own pixels only; the last map, which is normalised, has a field all the same."""
+    torch.manual_seed(0)
+    model = timm.create_model(name)
+    image = torch.randn(3, side, side)
+    gradient, centre = unit_gradient(model, image, layer="patch_embed", position=(2, 5))
+    rows, columns = np.nonzero(np.abs(gradient).sum(0))
+    corner = [2 * patch, 5 * patch]
+    assert [rows.min(), columns.min()] == corner and [rows.max(), columns.max()] == [at + patch - 1 for at in corner]
+    assert centre == tuple(at + (patch - 1) / 2 for at in corner)
+    deep = "blocks.1" if name == "test_vit" else "layers.1"
+    for layer in (None, deep):
+        gradient, centre = unit_gradient(model, image, layer=layer)
+        assert np.abs(gradient).max() > 1e-4  # rounding leaves less of a sum that is the same for all images
+        assert all(abs(at - side / 2) <= 16 for at in centre)
 
 
 def test_layers_that_have_no_map():
@@ -254,6 +275,10 @@ def test_command_writes_figures_and_their_numbers(tmp_path, capsys):
         (["test_resnetdw", "--images", "nowhere"], "--images nowhere: does not exist"),
         (["test_resnetdw", "--count", "0"], "--count is 0, expected at least 1"),
         (["test_resnetdw", "--position", "left"], "--position is 'left', expected two numbers"),
+        (["test_resnetdw", "--side", "48", "--position", "3,48"], "--position is 3,48, expected a place in the image"),
+        (["test_resnetdw", "--position", "nan,3"], "--position is nan,3, expected a place in the image of"),
+        (["test_resnetdw", "--side", "0"], "--side is 0, expected at least 1"),
+        (["test_resnetdw", "test_resnetdw"], "test_resnetdw: several models of that name, kernels and seed"),
         (["test_resnetdw", "--layer", "fc"], "layer: expected a module that gives"),
         (["test_resnetdw", "test_resnet"], "the models were made for images of"),
     ],
@@ -261,6 +286,54 @@ def test_command_writes_figures_and_their_numbers(tmp_path, capsys):
 def test_bad_input_of_the_command(arguments, message, capsys, tmp_path):
     assert main(["erf", *arguments, "--out", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_random_pictures():
+    first, second = open_pictures("random", 32, 2)
+    assert (first.name, first.centre, first.mask) == ("random-0", (15.5, 15.5), None)
+    values = np.asarray(first.image)
+    assert values.shape == (32, 32, 3) and values.mean() == pytest.approx(127.5, abs=5)
+    assert (values != np.asarray(second.image)).any()
+    assert (values == np.asarray(open_pictures("random", 32, 1)[0].image)).all()
+
+
+def test_pictures_of_a_folder_keep_their_names_apart(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "x.png")
+    assert [picture.name for picture in open_pictures(str(tmp_path), 8, 5)] == ["a/x.png", "b/x.png"]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16", "RGBA", "CMYK"])
+def test_files_of_every_mode(tmp_path, mode):
+    """Left black, right light, whatever a file keeps its colours in."""
+    shades = np.repeat([[0] * 8 + [200] * 8], 4, axis=0).astype(np.uint8)
+    image = Image.fromarray(shades)
+    image = Image.fromarray(shades.astype(np.uint16) * 256) if mode == "I;16" else image.convert("RGB").convert(mode)
+    path = tmp_path / f"x.{'jpg' if mode == 'CMYK' else 'png'}"
+    image.save(path)
+    found = np.asarray(open_image(path)).astype(int)
+    light = 255 if mode == "1" else 200
+    assert found.shape == (4, 16, 3) and found[:, 2].max() < 20 and np.abs(found[:, -2] - light).max() < 20
+
+
+def test_photographs_that_lie_on_their_side(tmp_path):
+    """Upright, but where annotations say the size that they have as they lie."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "x.jpg", exif=exif)
+    assert open_image(tmp_path / "x.jpg").size == (20, 40)
+    assert open_image(tmp_path / "x.jpg", (20, 40)).size == (20, 40)
+    assert open_image(tmp_path / "x.jpg", (40, 20)).size == (40, 20)
+
+
+def test_annotations_without_a_box_are_passed_over(coco):
+    content = json.loads(coco.read_text())
+    del content["annotations"][1]["bbox"]
+    content["annotations"].append({"image_id": 1, "bbox": [20, 10, 0, 0]})
+    coco.write_text(json.dumps(content))
+    (picture,) = open_pictures(str(coco), 80, 5)
+    assert picture.centre == pytest.approx((7.5, 3.5))  # of the box of 4 x 4
 
 
 def test_files_that_are_no_pictures(tmp_path, coco):

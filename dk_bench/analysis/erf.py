@@ -3,6 +3,7 @@ Luo et al., NeurIPS 2016)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,7 +34,8 @@ def unit_gradient(
     Args:
         model: takes (N, C, H, W); runs in evaluation mode and keeps its own.
         image: (C, H, W), normalised as the model expects.
-        layer: name of a module whose output is (N, C, h, w); None: what ``forward_features`` gives (any timm model).
+        layer: name of a module whose output is a map or tokens; None: the last map of any timm model, see
+            :func:`layer_output`.
         position: (row, column) on the layer's map, or, with ``in_pixels``, a place (y, x) in the image, to
             which the nearest unit is taken; None: the middle.
         through_offsets: also count what an image changes by moving taps, as the derivative does; False holds the
@@ -76,7 +78,10 @@ def _cell(
 
 
 def layer_output(model: nn.Module, images: Tensor, layer: str | None) -> Tensor:
-    """(N, C, h, w): what a layer puts out for images.
+    """(N, C, h, w): what a layer puts out for images (N, C, H, W); tokens, and maps with channels last, become such.
+
+    Without a layer it is what ``forward_features`` gives. Where that is no map, or has been normalised over its
+    channels, whose sum then no image changes, it is timm's last intermediate map, before that.
 
     Raises:
         ValueError: no such layer, or its output is no map.
@@ -84,7 +89,10 @@ def layer_output(model: nn.Module, images: Tensor, layer: str | None) -> Tensor:
     if layer is None:
         if not hasattr(model, "forward_features"):
             raise ValueError(f"layer: {type(model).__name__} has no forward_features, expected the name of a module")
-        output = model.forward_features(images)
+        if isinstance(getattr(model, "norm", None), nn.LayerNorm) and hasattr(model, "forward_intermediates"):
+            (output,) = model.forward_intermediates(images, indices=1, intermediates_only=True)  # (N, C, h, w)
+        else:
+            output = _as_map(model.forward_features(images), model, None, images)
     else:
         modules = dict(model.named_modules())
         if layer not in modules:
@@ -98,11 +106,30 @@ def layer_output(model: nn.Module, images: Tensor, layer: str | None) -> Tensor:
             hook.remove()
         if not seen:
             raise ValueError(f"layer: module {layer!r} does not run in the forward pass")
-        output = seen[-1]
+        output = _as_map(seen[-1], model, modules[layer], images)
     if not isinstance(output, Tensor) or output.dim() != 4:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         name = layer or "forward_features"
         raise ValueError(f"layer: expected a module that gives (N, C, h, w), {name} gives {shape}")
+    return output
+
+
+def _as_map(output: object, model: nn.Module, module: nn.Module | None, images: Tensor) -> object:
+    """(N, h, w, C) and tokens (N, L, C) as (N, C, h, w); what is neither stays."""
+    if not isinstance(output, Tensor):
+        return output
+    if output.dim() == 4:
+        layout = getattr(module, "output_fmt", getattr(model, "output_fmt", "NCHW"))  # timm's Swin, patch embeddings
+        last = str(getattr(layout, "value", layout)) == "NHWC" and not isinstance(module, nn.Conv2d)
+        return output.permute(0, 3, 1, 2) if last else output
+    if output.dim() != 3:
+        return output
+    height, width = images.shape[2:]
+    for prefix in dict.fromkeys((getattr(model, "num_prefix_tokens", 0), 0)):  # class tokens stand first
+        count = output.shape[1] - prefix
+        rows = round(math.sqrt(count * height / width)) if count > 0 else 0
+        if rows > 1 and count % rows == 0 and round(rows * width / height) == count // rows:
+            return output[:, prefix:].transpose(1, 2).unflatten(2, (rows, count // rows))
     return output
 
 

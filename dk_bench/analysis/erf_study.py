@@ -23,6 +23,7 @@ __all__ = [
 
 KINDS = ("original", "rotated", "scaled")
 SHOWN = 4  # pictures in a figure
+WIDE = 200  # columns where the output is no terminal
 FIELDS = (
     "model", "trained", "picture", "kind", "y", "x", "sigma", "radius", "area", "inside", "covered", "agreement"
 )  # fmt: skip
@@ -189,7 +190,8 @@ def print_summary(observations: Sequence[Observation]) -> None:
     for line in summary(observations):
         cells = [_text(*line.numbers[name]) if name in line.numbers else "-" for name in NUMBERS]
         table.add_row(line.model, f"{line.count} {line.over}", *cells)
-    Console().print(table)
+    terminal = Console()
+    (terminal if terminal.is_terminal else Console(width=WIDE)).print(table)
     if untrained := sorted({seen.model for seen in observations if not seen.trained}):
         print(f"random weights: {', '.join(untrained)}")
 

@@ -52,7 +52,7 @@ class Layer:
         name: in the model.
         cell: (row, column) of the position on the layer's output.
         input_size: (H, W) of what it reads.
-        image_size, lattice: (H, W) of the image the network saw, and where in it the places of what the layer reads lie.
+        image_size, lattice: (H, W) of the image the network saw, and where in it what the layer reads lies.
         kernel: its taps in the scope; None where its kernel is rigid.
         data: its taps on its input, for each group of channels with offsets of its own; None where they do not move.
         resting: (K, 2), where rigid taps read the input.
@@ -95,8 +95,8 @@ def moving(model: nn.Module) -> list[Source]:
 
 
 def offsets_at(model: nn.Module, image: Tensor, position: tuple[float, float]) -> list[Layer]:
-    """Every layer whose taps move, for an image (C, H, W), at the units nearest to a position, (y, x) as shares of height
-    and width."""
+    """Every layer whose taps move, for an image (C, H, W), at its unit nearest to a position, (y, x) as shares of
+    height and width."""
     found = moving(model)
     with evaluating(model), torch.no_grad(), recorded(found, lambda source, read, given: (read, given)) as seen:
         with steps_down(model) as steps:

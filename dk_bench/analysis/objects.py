@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision import transforms as T
 
 from dk_bench.config import DataConfig
@@ -20,7 +20,7 @@ from dk_bench.data.module import IN_MEMORY_BYTES
 from dk_bench.data.sources import open_images
 from dk_bench.errors import UserError
 
-__all__ = ["Objects", "coco_objects", "open_image", "procedural_objects", "whole_image"]
+__all__ = ["Objects", "coco_objects", "has_area", "open_image", "procedural_objects", "whole_image"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def coco_objects(path: str | Path, folder: str | Path | None, count: int) -> Obj
     try:
         names = {each["id"]: str(each["name"]) for each in content["categories"]}
         files = {each["id"]: each for each in content["images"]}
-        boxed = [each for each in content["annotations"] if not each.get("iscrowd") and _has_area(each.get("bbox"))]
+        boxed = [each for each in content["annotations"] if not each.get("iscrowd") and has_area(each.get("bbox"))]
         if not boxed:
             raise UserError(f"annotation file {path}: no boxes (of {len(content['annotations'])} annotations)")
         chosen = np.random.default_rng(0).permutation(len(boxed))[:count]
@@ -100,7 +100,10 @@ def coco_objects(path: str | Path, folder: str | Path | None, count: int) -> Obj
         boxes = [each["bbox"] for each in found]
         sizes = np.array([[files[each["image_id"]][side] for side in ("height", "width")] for each in found])
         return Objects(
-            images=[partial(open_image, folder / files[number]["file_name"]) for number in used],
+            images=[
+                partial(open_image, folder / each["file_name"], (each["width"], each["height"]))
+                for each in map(files.get, used)
+            ],
             image=np.array([used.index(each["image_id"]) for each in found]),
             label=np.array([labels[each["category_id"]] for each in found]),
             classes=list(names.values()),
@@ -113,10 +116,18 @@ def coco_objects(path: str | Path, folder: str | Path | None, count: int) -> Obj
         raise UserError(f"annotation file {path}: not in COCO's format: {type(error).__name__} {error}") from error
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """An image file as RGB. Raises UserError that names it."""
+def open_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.Image:
+    """An image file as RGB. Raises UserError that names it.
+
+    A photograph that says it lies on its side is set upright, unless it is of that size, (width, height), as it lies:
+    then what is known of its objects was measured so. Of 16 bits a pixel the upper eight are kept.
+    """
     try:
         with Image.open(path) as image:
+            if image.size != size:
+                image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):
+                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"image {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
@@ -143,7 +154,8 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _has_area(box: Any) -> bool:
+def has_area(box: Any) -> bool:
+    """Whether it is a box (left, top, width, height) with something in it."""
     return isinstance(box, list) and len(box) == 4 and box[2] > 0 and box[3] > 0
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
-from dk_bench.analysis.objects import open_image
+from dk_bench.analysis.objects import has_area, open_image
 from dk_bench.config import config_from_dict
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.errors import UserError
@@ -72,8 +72,9 @@ def open_pictures(source: str, side: int, count: int, root: str | None = None) -
     """The first ``count`` pictures of a source, resized to side x side.
 
     Args:
-        source: "procedural" (one shape an image, its outline known); an annotation file in COCO's format (an image's
-            largest object that is no crowd; images without are passed over); an image; or a folder of images.
+        source: "procedural" (one shape an image, its outline known); "random" (noise, every value as likely); an
+            annotation file in COCO's format (an image's largest object that is no crowd; images without are passed
+            over); an image; or a folder of images.
         root: the folder of the annotation file's images; None: ``images`` beside its own folder, or its own folder.
 
     Raises:
@@ -81,21 +82,36 @@ def open_pictures(source: str, side: int, count: int, root: str | None = None) -
     """
     if count < 1:
         raise UserError(f"--count is {count}, expected at least 1")
-    if source == "procedural":
-        return [*_procedural(side, count)]
+    if source in ("procedural", "random"):
+        return [*(_procedural if source == "procedural" else _random)(side, count)]
     path = Path(source)
     if not path.exists():
-        raise UserError(f"--images {source}: does not exist; expected procedural, an image, a folder, or COCO's JSON")
+        expected = "procedural, random, an image, a folder, or COCO's JSON"
+        raise UserError(f"--images {source}: does not exist; expected {expected}")
     if path.suffix.lower() == ".json":
         found = [*_coco(path, side, count, root)]
         if not found:
-            raise UserError(f"--images {source}: no image with an object that is no crowd")
+            raise UserError(f"--images {source}: no image with a box that is no crowd")
         return found
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise UserError(f"--images {source}: no images in it ({', '.join(SUFFIXES)})")
-    middle = ((side - 1) / 2, (side - 1) / 2)
-    return [Picture(file.name, open_image(file).resize((side, side)), middle, None) for file in files[:count]]
+    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files[:count]]
+    return [
+        Picture(name, open_image(file).resize((side, side)), _centre(side), None)
+        for name, file in zip(names, files, strict=False)
+    ]
+
+
+def _centre(side: int) -> tuple[float, float]:
+    return (side - 1) / 2, (side - 1) / 2
+
+
+def _random(side: int, count: int) -> Iterator[Picture]:
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        noise = rng.integers(256, size=(side, side, 3), dtype=np.uint8)
+        yield Picture(f"random-{index}", Image.fromarray(noise), _centre(side), None)
 
 
 def _procedural(side: int, count: int) -> Iterator[Picture]:
@@ -111,7 +127,7 @@ def _coco(path: Path, side: int, count: int, root: str | None) -> Iterator[Pictu
         content = json.loads(path.read_text())
         objects: dict[Any, list[dict[str, Any]]] = {}
         for annotation in content["annotations"]:
-            if not annotation.get("iscrowd"):
+            if not annotation.get("iscrowd") and has_area(annotation.get("bbox")):
                 objects.setdefault(annotation["image_id"], []).append(annotation)
         images = [image for image in content["images"] if objects.get(image["id"])][:count]
         names = [image["file_name"] for image in images]
@@ -119,7 +135,7 @@ def _coco(path: Path, side: int, count: int, root: str | None) -> Iterator[Pictu
         raise UserError(f"--images {path}: not COCO's annotation format: {error!r}") from error
     folder = Path(root) if root else next((p for p in (path.parent.parent / "images",) if p.is_dir()), path.parent)
     for image, name in zip(images, names, strict=True):
-        picture = open_image(folder / name)
+        picture = open_image(folder / name, (image.get("width"), image.get("height")))
         shrink = np.array([side / picture.width, side / picture.height])
         largest = max(objects[image["id"]], key=lambda annotation: annotation["bbox"][2] * annotation["bbox"][3])
         left, top, width, height = largest["bbox"]
@@ -168,6 +184,8 @@ def open_model(text: str, side: int | None = None, seed: int = 0) -> Subject:
 
     Raises UserError where it is neither.
     """
+    if side is not None and side < 1:
+        raise UserError(f"--side is {side}, expected at least 1")
     if Path(text).is_file():
         held = read_checkpoint(text)
         if held.get("task") == "detection":
@@ -175,7 +193,7 @@ def open_model(text: str, side: int | None = None, seed: int = 0) -> Subject:
         values = held["hyper_parameters"]["config"]
         config = config_from_dict(values, source=text)
         data = config.data
-        kind = config.model.name
+        kind = config.model.name + (f" {config.model.spec}" if config.model.spec else "")
         name, mean, std = f"{kind} (seed {config.seed})", tuple(data.mean), tuple(data.std)
         return Subject(kind, name, load_model(text), side or data.size, mean, std, trained=True)
     if text not in timm.list_models():

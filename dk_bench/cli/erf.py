@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help="last.ckpt of a classification run, or a timm name")
     parser.add_argument(
         "--images", default="procedural", metavar="SOURCE",
-        help="procedural; annotations in COCO's format; an image or a folder of them (%(default)s)",
+        help="procedural; random (noise); annotations in COCO's format; an image or a folder of them (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--root", metavar="FOLDER", help="where the annotations' images lie (images/ beside them)")
     parser.add_argument("--count", type=int, default=16, help="number of images (%(default)s)")
@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures every model on the same images; writes figures (PNG, PDF) and their numbers (CSV). Raises UserError."""
+    from rich.console import Console
+
     from dk_bench.analysis.erf_study import print_summary, replknet, study, write_study
     from dk_bench.analysis.pictures import open_model, open_pictures
     from dk_bench.errors import UserError
@@ -32,22 +34,30 @@ def run(args: argparse.Namespace) -> int:
     sides = {subject.side for subject in subjects}
     if len(sides) > 1:
         raise UserError(f"the models were made for images of {', '.join(map(str, sorted(sides)))} pixels; give --side")
-    pictures = open_pictures(args.images, sides.pop(), args.count, args.root)
+    if twice := sorted({subject.name for subject in subjects if [s.name for s in subjects].count(subject.name) > 1}):
+        raise UserError(f"{twice[0]}: several models of that name, kernels and seed; expected each once")
+    side = sides.pop()
+    position = _position(args.position, side)
+    console = Console(stderr=True)
     try:
-        rows = study(subjects, pictures, args.layer, _position(args.position), not args.fixed_offsets)
-        files = write_study(rows, pictures, args.out)
+        with console.status("opening images"):
+            pictures = open_pictures(args.images, side, args.count, args.root)
+        rows = study(subjects, pictures, args.layer, position, not args.fixed_offsets)
+        with console.status("drawing"):
+            files = write_study(rows, pictures, args.out)
     except ValueError as error:
         raise UserError(f"{error}") from error
     print_summary(rows)
     for subject in subjects if args.replknet else ():
-        ratios = replknet(subject, pictures, args.layer)
+        with console.status(f"RepLKNet's numbers of {subject.name}"):
+            ratios = replknet(subject, pictures, args.layer)
         text = ", ".join(f"{share:.0%} in {ratio:.1%} of the area" for share, ratio in ratios.items())
         print(f"{subject.name}: {text}")
     print("\n".join(map(str, files)))
     return 0
 
 
-def _position(text: str | None) -> tuple[float, float] | None:
+def _position(text: str | None, side: int) -> tuple[float, float] | None:
     from dk_bench.errors import UserError
 
     if text is None:
@@ -56,4 +66,6 @@ def _position(text: str | None) -> tuple[float, float] | None:
         y, x = map(float, text.split(","))
     except ValueError as error:
         raise UserError(f"--position is {text!r}, expected two numbers: Y,X") from error
+    if not (0 <= y < side and 0 <= x < side):
+        raise UserError(f"--position is {text}, expected a place in the image of {side} x {side} pixels")
     return y, x
