@@ -15,6 +15,13 @@ places and change what a tap weighs. Rectified units pass a path or block it.
     local DK   place  j + k        weight  W[k + dk]
     both       place  j + k + dk   weight  W[k + dk']
 
+A field splits at any layer m by which of m's taps a path takes, and each part is what the layers above m see through
+that tap, carried on from where the tap reads:
+
+    R(i; j) = sum over k_m of R(i; j + k_m, k_m)                rigid
+              sum over k_m of R(i; j + k_m + dj_m, k_m)         DCN: the part moves with its tap's place
+              sum over k_m of R(i; j + k_m, k_m + dk_m)         local DK: the part stays, what it weighs changes
+
 Plain Python over every path: small networks only. For real ones there is :mod:`dk_bench.analysis.erf`.
 """
 
@@ -22,11 +29,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-__all__ = ["Layer", "field"]
+__all__ = ["Layer", "field", "split"]
 
 Place = tuple[int, int]
 
@@ -41,6 +48,7 @@ class Layer:
         stride, padding: of the convolution, the same along both axes.
         kernel_offset: (Kh, Kw, 2, Hout, Wout), samples; None: the taps rest.
         data_offset: (Kh, Kw, 2, Hout, Wout), pixels; None: the places rest.
+        only: the one tap (row, column) that is there; None: all are.
         active: (Hout, Wout), whether a rectified unit passes what it reads; None: all do, the layer is linear.
     """
 
@@ -50,13 +58,14 @@ class Layer:
     padding: int = 0
     kernel_offset: np.ndarray | None = None
     data_offset: np.ndarray | None = None
+    only: Place | None = None
     active: np.ndarray | None = None
 
     def steps(self, unit: Place) -> Iterator[tuple[Place, float]]:
         """Where each tap of a unit reads the layer below, and what it weighs; places may lie outside the map."""
         if self.active is not None and not self.active[unit]:
             return
-        for tap in np.ndindex(*self.kernel_size):
+        for tap in [self.only] if self.only else np.ndindex(*self.kernel_size):
             weight = self._weight(tap, unit)
             moved = (0.0, 0.0) if self.data_offset is None else self.data_offset[tap][:, unit[0], unit[1]]
             y, x = (unit[axis] * self.stride - self.padding + tap[axis] + moved[axis] for axis in (0, 1))
@@ -99,3 +108,14 @@ def field(layers: list[Layer], sizes: list[tuple[int, int]], unit: Place) -> np.
         if weight and 0 <= row < height and 0 <= column < width:
             seen += weight * field(below, sizes, (row, column))
     return seen
+
+
+def split(layers: list[Layer], sizes: list[tuple[int, int]], unit: Place, at: int) -> dict[Place, np.ndarray]:
+    """R(.; unit) by the taps of layer ``at``, counted from 0: the field of the network with that one tap in its place.
+
+    Their sum is :func:`field`.
+    """
+    return {
+        tap: field([*layers[:at], replace(layers[at], only=tap), *layers[at + 1 :]], sizes, unit)
+        for tap in np.ndindex(*layers[at].kernel_size)
+    }
