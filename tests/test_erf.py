@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from dk_bench.analysis.erf import unit_gradient
+from dk_bench.analysis.erf_profile import profile_rows, profiles
 from dk_bench.analysis.erf_study import mean_interval, replknet, study, summary
 from dk_bench.analysis.field import area, energy_radius, measure, replknet_sides, share_inside, sigma
 from dk_bench.analysis.objects import open_image
@@ -198,6 +199,29 @@ def test_summary_over_checkpoints_of_one_kind():
     assert both.numbers["sigma"] == pytest.approx(mean_interval(means)) and means[1] < 1 < means[0]
 
 
+def test_profiles_by_distance():
+    """A Gaussian's profile is the Gaussian; a field whose sign differs has the same magnitudes."""
+    side, width = 41, 3.0
+    picture = Picture("grey", Image.new("RGB", (side, side)), (20.0, 20.0), None)
+    names = ("blur (seed 0)", "blur (seed 1)")
+    subjects = [Subject("blur", name, Isotropic(), side, (0.5,) * 3, (0.5,) * 3, trained=True) for name in names]
+    kernel = torch.from_numpy(gaussian(13, width, (6, 6))).float()
+    for subject, sign in zip(subjects, (1, -1), strict=True):
+        subject.model.blur.weight.data = sign * kernel.expand(3, 1, 13, 13).clone()
+    (one,) = profiles(study(subjects[:1], [picture]))
+    assert (one.model, one.over, one.count) == ("blur", "pictures", 1)
+    peak = 1 / float(kernel.sum())
+    for distance in (0, 1, 4):  # rings are half a pixel wide to both sides
+        mean, half = one.parts["absolute"][distance]
+        assert half is None and mean == pytest.approx(peak * math.exp(-(distance**2) / (2 * width**2)), rel=0.05)
+        assert one.parts["signed"][distance] == pytest.approx((mean, None))
+    (both,) = profiles(study(subjects, [picture]))
+    assert (both.over, both.count) == ("checkpoints", 2)
+    assert both.parts["absolute"][1] == pytest.approx((one.parts["absolute"][1][0], 0), abs=1e-9)
+    assert both.parts["signed"][1][0] == pytest.approx(0, abs=1e-9) and both.parts["signed"][1][1] > 0
+    assert profile_rows([one])[1][:5] == ["blur", "pictures", 1, 1, one.parts["absolute"][1][0]]
+
+
 def test_intervals():
     assert mean_interval([3.0]) == (3.0, None)
     mean, half = mean_interval([1.0, 2.0, 3.0])
@@ -254,7 +278,7 @@ def test_command_writes_figures_and_their_numbers(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "random weights: test_resnetdw, test_resnetdw_dk\n" in printed
     assert "test_resnetdw_dk: 20% in" in printed  # what RepLKNet's tool says
-    for name in ("fields.png", "fields.pdf", "transforms.png", "transforms.pdf"):
+    for name in ("fields.png", "fields.pdf", "transforms.png", "transforms.pdf", "profile.png", "profile.pdf"):
         assert (tmp_path / name).stat().st_size > 5000
     with open(tmp_path / "fields.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from dk_bench.analysis.erf_study import KINDS, Observation
 from dk_bench.analysis.pictures import Picture
@@ -14,6 +17,7 @@ from dk_bench.analysis.pictures import Picture
 __all__ = ["draw_fields", "draw_transforms"]
 
 CELL = 1.9  # inches
+HEAT, UNIT = "inferno", "#00e5ff"
 TITLES = {"original": "as it is", "rotated": "rotated by 90°", "scaled": "scaled by 1.5"}
 
 
@@ -28,6 +32,7 @@ def draw_fields(observations: Sequence[Observation], pictures: Sequence[Picture]
             _show(cells[row][column], picture, seen)
             if row == 0:
                 cells[row][column].set_title(_wrapped(model), fontsize=8)
+    _key(figure, cells[:, 1:], any(picture.mask is not None for picture in pictures))
     return figure
 
 
@@ -43,11 +48,12 @@ def draw_transforms(observations: Sequence[Observation], picture: Picture) -> Fi
             _show(cells[row][column], moved, _find(observations, model, picture.name, kind))
             if column == 0:
                 cells[row][0].set_ylabel(_wrapped(model), fontsize=8)
+    _key(figure, cells, picture.mask is not None)
     return figure
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(CELL * columns, CELL * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(CELL * columns, CELL * rows + 0.9), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -59,6 +65,7 @@ def _show(axes: Axes, picture: Picture, seen: Observation | None = None) -> None
     """The picture with its object's outline; a field over it as heat, brightest at its own 99.5th percentile."""
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.spines[:].set_visible(False)
     image = np.asarray(picture.image, float) / 255
     if seen is None:
         axes.imshow(image)
@@ -66,12 +73,27 @@ def _show(axes: Axes, picture: Picture, seen: Observation | None = None) -> None
         grey = image.mean(axis=2)
         heat = np.clip(seen.absolute / max(np.percentile(seen.absolute, 99.5), 1e-30), 0, 1)
         axes.imshow(0.25 + 0.5 * grey, cmap="gray", vmin=0, vmax=1)
-        axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.85 * np.sqrt(heat))
+        axes.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=0.15 + 0.85 * np.sqrt(heat))
         y, x = seen.centre
-        axes.plot(x, y, "+", color="#00e5ff", markersize=6, markeredgewidth=1)
-        axes.set_xlabel(f"radius {seen.measures.radius:.1f} px", fontsize=7, labelpad=2)
+        axes.plot(x, y, "+", color=UNIT, markersize=6, markeredgewidth=1)
+        inside = "" if seen.inside is None else f", {100 * seen.inside:.0f} % inside"
+        axes.set_xlabel(f"radius {seen.measures.radius:.1f} px{inside}", fontsize=7, labelpad=2)
     if picture.mask is not None and picture.mask.any():
-        axes.contour(picture.mask, levels=[0.5], colors="#00e5ff", linewidths=0.7)
+        axes.contour(picture.mask, levels=[0.5], colors=UNIT, linewidths=0.7)
+
+
+def _key(figure: Figure, cells: np.ndarray, outlined: bool) -> None:
+    """What colours and marks are, under the panels."""
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), HEAT), ax=cells.ravel().tolist(), orientation="horizontal", fraction=0.02,
+        aspect=40, pad=0.02,
+    )  # fmt: skip
+    bar.set_ticks([0, 1], labels=["0", "99.5th percentile"], fontsize=7)
+    bar.set_label("|gradient|, each panel's own scale", fontsize=7, labelpad=-4)
+    bar.outline.set_visible(False)
+    handles = [Line2D([], [], linestyle="", marker="+", color=UNIT, markeredgewidth=1.5, label="unit")]
+    handles += [Line2D([], [], color=UNIT, linewidth=1, label="object")] * outlined
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 
 
 def _wrapped(model: str) -> str:

@@ -201,14 +201,16 @@ def _text(mean: float, half: float | None) -> str:
 
 
 def write_study(observations: Sequence[Observation], pictures: Sequence[Picture], folder: str | Path) -> list[Path]:
-    """Writes fields.csv (every number), summary.csv, maps/*.csv (what the figures show), fields and transforms as PNG
-    and PDF. Returns the files but for the maps. Raises UserError where it cannot."""
+    """Writes fields.csv (every number), summary.csv, profile.csv, maps/*.csv (what figures show); fields, transforms
+    and profile as PNG and PDF. Returns the files but for the maps. Raises UserError where it cannot."""
     from dk_bench.analysis.erf_figures import draw_fields, draw_transforms
+    from dk_bench.analysis.erf_profile import PROFILE, draw_profiles, profile_rows, profiles
 
-    folder = Path(folder)
+    folder, averaged = Path(folder), profiles(observations)
     files = [
         write_csv(folder, "fields", FIELDS, map(_row, observations)),
         write_csv(folder, "summary", ["model", "over", "count", *_with_intervals()], _summary_rows(observations)),
+        write_csv(folder, "profile", PROFILE, profile_rows(averaged)),
     ]
     shown = {picture.name for picture in pictures[:SHOWN]}
     for seen in observations:
@@ -218,8 +220,15 @@ def write_study(observations: Sequence[Observation], pictures: Sequence[Picture]
     with styled():
         side_by_side = draw_fields(observations, pictures[:SHOWN])
         moved = draw_transforms(observations, pictures[0])
-    files += save_figure(side_by_side, folder, "fields", "Effective receptive field of the unit at +, by model.")
-    files += save_figure(moved, folder, "transforms", "Effective receptive fields of a picture rotated and scaled.")
+        by_distance = draw_profiles(averaged)
+    for figure, name, caption in (
+        (side_by_side, "fields", "Effective receptive field of the unit at +, by model: magnitude of its gradient to "
+         "the picture; the radius holds half of the energy, and so much of it lies on the outlined object."),
+        (moved, "transforms", "Effective receptive fields of a picture as it is, rotated and scaled."),
+        (by_distance, "profile", "The gradient by its distance from the unit, averaged over pictures or checkpoints, "
+         "with 95 % intervals of the mean."),
+    ):  # fmt: skip
+        files += save_figure(figure, folder, name, caption)
     return files
 
 

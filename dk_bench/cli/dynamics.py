@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PROCEDURAL = "procedural"
 MIN_OBJECTS = 20
+PROBE = "What linear probes tell of held-out objects from learned dynamics, with 95 % intervals."
+TSNE = "t-SNE of learned dynamics, a point an object: coloured by class above, by decile of its scale below."
 WIDE = 200  # columns where the output is no terminal
 
 
@@ -158,7 +160,7 @@ def _write(
         cell: each.loaded.words if words.count(each.loaded.words) == 1 else each.loaded.name
         for cell, each in drawn.items()
     }
-    written += save_figure(probe_figure(lines, names, chance), args.out, "probe")
+    written += save_figure(probe_figure(lines, names, chance), args.out, "probe", PROBE)
     written += [_write_dynamics(args.out, each, objects) for each in drawn.values()]
     if args.tsne:
         written += _draw_tsne(args, drawn, objects, lines, names)
@@ -202,4 +204,4 @@ def _draw_tsne(
     )
     columns = ["model", "cell", "seed", "kind", "object", "class", "scale", "scale decile", "x", "y"]
     figure = tsne_figure(maps, names, objects.label[chosen], decile[chosen], objects.classes, captions(lines))
-    return [write_csv(args.out, "tsne", columns, rows), *save_figure(figure, args.out, "tsne")]
+    return [write_csv(args.out, "tsne", columns, rows), *save_figure(figure, args.out, "tsne", TSNE)]

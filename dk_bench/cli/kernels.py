@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from dk_bench.analysis.kernels import Layer, Offsets
 
 ROWS = 4  # layers in the figure where none are named
+TAPS = ("Where taps read the image and the scope at the position +, at the start of training and as learnt; the stored "
+        "kernel and what the taps sample of it.")
+OFFSETS = "Learned offsets over all positions by layer, and the share of taps outside the scope or the input."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,8 +109,8 @@ def _write(
     shown = picture.copy()
     shown.thumbnail((640, 640))  # larger ones only make files larger
     return [
-        *save_figure(taps_figure(layers, np.asarray(shown), position), folder, "taps"),
-        *save_figure(offsets_figure(found), folder, "offsets"),
+        *save_figure(taps_figure(layers, np.asarray(shown), position), folder, "taps", TAPS),
+        *save_figure(offsets_figure(found), folder, "offsets", OFFSETS),
         write_csv(folder, "taps", ("layer", "kind", "group", "tap", "before y", "before x", "after y", "after x",
                                    "outside"), _tap_rows(layers)),
         write_csv(folder, "kernels", ("layer", "channel", "what", "row", "column", "weight"), _kernel_rows(layers)),
