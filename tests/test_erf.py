@@ -199,6 +199,21 @@ def test_summary_over_checkpoints_of_one_kind():
     assert both.numbers["sigma"] == pytest.approx(mean_interval(means)) and means[1] < 1 < means[0]
 
 
+def test_summary_of_differences_by_seed():
+    """In another order, and with a seed that the first kind has not."""
+    pictures = open_pictures("procedural", 48, 2)
+    names = ("blur (seed 0)", "blur (seed 1)", "box (seed 1)", "box (seed 0)", "box (seed 2)")
+    subjects = [Subject(n[:-9], n, Isotropic(), 48, (0.5,) * 3, (0.5,) * 3, trained=True) for n in names]
+    for width, subject in enumerate(subjects[1:], start=1):
+        subject.model.blur.weight.data[:] = 0
+        subject.model.blur.weight.data[..., 6 - width : 7 + width, 6 - width : 7 + width] = 1.0
+    *_, difference = lines = summary(study(subjects, pictures))
+    assert [line.over for line in lines] == ["pictures"] * 5 + ["checkpoints"] * 2 + ["seeds"]
+    assert (difference.model, difference.count) == ("box - blur", 2)
+    blur0, blur1, box1, box0, _ = [line.numbers["sigma"][0] for line in lines[:5]]
+    assert difference.numbers["sigma"] == pytest.approx(mean_interval([box0 - blur0, box1 - blur1]))
+
+
 def test_profiles_by_distance():
     """A Gaussian's profile is the Gaussian; a field whose sign differs has the same magnitudes."""
     side, width = 41, 3.0

@@ -141,8 +141,9 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float | None]:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the summary: mean and half of the 95 % interval of `NUMBERS`, over ``count`` pictures of one model, or
-    over ``count`` checkpoints of one kind, each of which counts by its mean over pictures."""
+    """A line of the summary: mean and half of the 95 % interval of `NUMBERS`, over ``count`` pictures of one model;
+    over ``count`` checkpoints of one kind, each of which counts by its mean over pictures; or how far one kind is above
+    another, over ``count`` seeds that both have (paired, not corrected for the number of differences)."""
 
     model: str
     over: str
@@ -151,23 +152,35 @@ class Line:
 
 
 def summary(observations: Sequence[Observation]) -> list[Line]:
-    """A line a model, over pictures; and one a kind of model that has several checkpoints, over those.
+    """A line a model, over pictures; one a kind of model that has several checkpoints, over those; and one a kind with
+    seeds in common with the first kind, on the differences to that.
 
     Sigma, radius, area and what lies on the object are of the pictures as they are. ``lift`` is the share of the
     energy on the object over the object's share of the pixels; what no picture has is left out.
     """
-    lines, checkpoints = [], {}
+    lines, observed, means = [], {}, {}
     for seen in observations:
-        checkpoints.setdefault(seen.kind_of_model, {}).setdefault(seen.model, []).append(seen)
-    for kind, members in checkpoints.items():
-        columns = [_columns(own) for own in members.values()]
-        for model, own in zip(members, columns, strict=True):
-            numbers = {name: mean_interval(values) for name, values in own.items()}
-            lines.append(Line(model, "pictures", len(own["sigma"]), numbers))
-        if len(members) > 1:
-            numbers = {name: mean_interval([np.mean(own[name]) for own in columns]) for name in columns[0]}
-            lines.append(Line(kind, "checkpoints", len(members), numbers))
+        observed.setdefault((seen.kind_of_model, seen.model), []).append(seen)
+    for (kind, model), own in observed.items():
+        columns = _columns(own)
+        numbers = {name: mean_interval(values) for name, values in columns.items()}
+        lines.append(Line(model, "pictures", len(columns["sigma"]), numbers))
+        # What stands in a checkpoint's name behind its kind is its seed.
+        mean = {name: float(np.mean(values)) for name, values in columns.items()}
+        means.setdefault(kind, {})[model.removeprefix(kind)] = mean
+    several = {kind: seeds for kind, seeds in means.items() if len(seeds) > 1}
+    lines += [_over(kind, "checkpoints", list(seeds.values())) for kind, seeds in several.items()]
+    (first, base), *others = means.items()
+    for kind, seeds in others:
+        if len(common := [seed for seed in seeds if seed in base]) > 1:
+            above = [{name: seeds[seed][name] - base[seed][name] for name in seeds[seed]} for seed in common]
+            lines.append(_over(f"{kind} - {first}", "seeds", above))
     return lines
+
+
+def _over(model: str, over: str, members: list[dict[str, float]]) -> Line:
+    numbers = {name: mean_interval([own[name] for own in members]) for name in members[0]}
+    return Line(model, over, len(members), numbers)
 
 
 def _columns(own: Sequence[Observation]) -> dict[str, list[float]]:
