@@ -158,7 +158,8 @@ def _write(
         cell: each.loaded.words if words.count(each.loaded.words) == 1 else each.loaded.name
         for cell, each in drawn.items()
     }
-    written += save_figure(probe_figure(lines, names, chance), args.out, "probe")
+    caption = "What linear probes tell of objects from offsets and expert scores."
+    written += save_figure(probe_figure(lines, names, chance), args.out, "probe", caption)
     written += [_write_dynamics(args.out, each, objects) for each in drawn.values()]
     if args.tsne:
         written += _draw_tsne(args, drawn, objects, lines, names)
@@ -202,4 +203,5 @@ def _draw_tsne(
     )
     columns = ["model", "cell", "seed", "kind", "object", "class", "scale", "scale decile", "x", "y"]
     figure = tsne_figure(maps, names, objects.label[chosen], decile[chosen], objects.classes, captions(lines))
-    return [write_csv(args.out, "tsne", columns, rows), *save_figure(figure, args.out, "tsne")]
+    caption = "t-SNE of offsets and expert scores: each point is an object."
+    return [write_csv(args.out, "tsne", columns, rows), *save_figure(figure, args.out, "tsne", caption)]

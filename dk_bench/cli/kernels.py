@@ -106,8 +106,10 @@ def _write(
     shown = picture.copy()
     shown.thumbnail((640, 640))  # larger ones only make files larger
     return [
-        *save_figure(taps_figure(layers, np.asarray(shown), position), folder, "taps"),
-        *save_figure(offsets_figure(found), folder, "offsets"),
+        *save_figure(taps_figure(layers, np.asarray(shown), position), folder, "taps",
+                     "Taps of deformable kernels on the image and in their scope; weights as stored and as sampled."),
+        *save_figure(offsets_figure(found), folder, "offsets",
+                     "Learned offsets by layer, over all images, and how many taps they put outside."),
         write_csv(folder, "taps", ("layer", "kind", "group", "tap", "before y", "before x", "after y", "after x",
                                    "outside"), _tap_rows(layers)),
         write_csv(folder, "kernels", ("layer", "channel", "what", "row", "column", "weight"), _kernel_rows(layers)),
