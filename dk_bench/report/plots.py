@@ -200,7 +200,7 @@ def _gains(group: Group) -> Plot | None:
         axes.set_yticks(range(len(points)), [label(series.name) for series, _ in points], color=INK)
         axes.set(ylim=(len(points) - 0.5, -0.5), xlabel=f"difference in {group.axis.removesuffix(', %')}, points")
         axes.grid(False, axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
+        axes.xaxis.set_major_locator(MaxNLocator(7, steps=(1, 2, 5, 10)))
         several = "Paired by seed. Bars: 95 % interval, not corrected for the number of models."
         note = _uncertainty([figure for _, figure in points], several)
         title, key = "Difference to the rigid base", f"{group.key}-gain"
