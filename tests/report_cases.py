@@ -1,6 +1,7 @@
-"""Folders that reports are made of: one as runs leave it, and one with all that should not be there."""
+"""Folders that reports are made of: as runs leave it, and with all that should not be there; a parser of pages."""
 
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
@@ -18,6 +19,43 @@ HOSTILE = [
     "long" * 2000,
     "\u202eRTL עברית العربية\u2066 \ud800 \0 \x1b[31m 🦝",
 ]
+
+
+class Page(HTMLParser):
+    """What a page is made of: tags with attributes, scripts, text, and the rows of tables by their first header."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.scripts, self.words, self.open, self.rows = [], [], [], [], []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+        self.ids = [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("script", "style"):
+            self.scripts += [data] * (self.open[-1] == "script")
+            return
+        self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data.strip()
+
+    def row(self, first):
+        return next(row for row in self.rows if row and row[0] == first)
 
 
 def make_record(model, top1, seed=0, *, metric="val/top1", macs=2_000_000, **changes) -> RunRecord:

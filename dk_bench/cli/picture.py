@@ -21,13 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draws a column of training images for every class, or the training images of a detector. Raises UserError."""
+    from PIL.PngImagePlugin import PngInfo
+
     from dk_bench.errors import UserError
 
     if args.rows < 1:
         raise UserError(f"--rows is {args.rows}, expected at least 1")
     page = _detection(args) if str(args.config).endswith(".py") else _classification(args)
+    texts = PngInfo()  # where `dk-bench report` finds the caption
+    texts.add_text("Description", "Training images, before augmentation.")
     try:
-        page.save(args.out, format="PNG")
+        page.save(args.out, format="PNG", pnginfo=texts)
     except OSError as error:
         raise UserError(f"--out {args.out}: {error.strerror or error}") from error
     print(args.out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -153,16 +153,23 @@ def _against(group: Group, key: str, title: str, axis: str, value: Callable[[Cel
         axes.update_datalim([(x + s * (h or 0), _point(f)[0] + s * (_point(f)[1] or 0))
                              for _, (x, h), f in points for s in (-1, 1)])  # fmt: skip
         axes.autoscale_view()
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        note = _uncertainty([figure for *_, figure in points])
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
         _log_if_wide(axes, [x for _, (x, _), _ in points])
+        if min(x - (half or 0) for _, (x, half), _ in points) < 0:
+            axes.set_xlim(left=0)  # nothing is slower than that, whatever an interval of few seeds spans
+            note += " Cut at zero."
         axes.set(xlabel=axis, ylabel=group.axis)
-        note = _uncertainty(points[0][2].summary.n > 1)
         aside = " Marks of equal value are moved apart." if max(map(len, places.values())) > 1 else ""
         return Plot(f"{group.key}-{key}", title, note + aside, to_svg(drawn, f"{group.key}-{key}", title, tooltips))
 
 
-def _uncertainty(seeds: bool) -> str:
-    return "Bars: 95 % interval of the mean over seeds." if seeds else "One seed: no interval."
+def _uncertainty(figures: Sequence[Figure], several: str = "Bars: 95 % interval of the mean over seeds.") -> str:
+    """What bars and open marks stand for, as far as there are some."""
+    single = [figure.summary.n == 1 for figure in figures]
+    if all(single):
+        return "One seed: no interval."
+    return several + " Open marks: one seed, no interval." * any(single)
 
 
 def _mark(
@@ -172,7 +179,7 @@ def _mark(
     colour = series_colour(series.colour)
     known = x_half is not None or y_half is not None
     axes.errorbar(
-        [x], [y], xerr=x_half and [x_half], yerr=y_half and [y_half], fmt=series.marker, color=colour, markersize=7,
+        [x], [y], xerr=x_half and [x_half], yerr=y_half and [y_half], fmt=series.marker, color=colour, markersize=8,
         markerfacecolor=colour if known else CARD, markeredgecolor=CARD if known else colour,
         markeredgewidth=0.8 if known else 1.6, elinewidth=1.3, **settings)  # fmt: skip
 
@@ -193,10 +200,11 @@ def _gains(group: Group) -> Plot | None:
         axes.set_yticks(range(len(points)), [label(series.name) for series, _ in points], color=INK)
         axes.set(ylim=(len(points) - 0.5, -0.5), xlabel=f"difference in {group.axis.removesuffix(', %')}, points")
         axes.grid(False, axis="y")
-        several = any(figure.summary.n > 1 for _, figure in points)
-        note = "Paired by seed. Bars: 95 % interval, not corrected for the number of models."
+        axes.xaxis.set_major_locator(MaxNLocator(7, steps=(1, 2, 5, 10)))
+        several = "Paired by seed. Bars: 95 % interval, not corrected for the number of models."
+        note = _uncertainty([figure for _, figure in points], several)
         title, key = "Difference to the rigid base", f"{group.key}-gain"
-        return Plot(key, title, note if several else _uncertainty(False), to_svg(drawn, key, title, tooltips))
+        return Plot(key, title, note, to_svg(drawn, key, title, tooltips))
 
 
 def _curves(group: Group, metric: str, title: str, axis: str) -> Plot | None:
