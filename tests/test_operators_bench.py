@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dk_bench.analysis.bench import Timing, bench_operators, geometric_means
-from dk_bench.analysis.bench_calls import BASE, COPY, FORWARD, OURS, REFERENCE, SLOW, TRAIN, Setting, Shape
+from dk_bench.analysis.bench_calls import BASE, COPY, FORWARD, OURS, REFERENCE, SLOW, TORCHVISION, TRAIN, Setting, Shape
 from dk_bench.cli import main
 
 
@@ -51,7 +51,11 @@ def test_what_torchvision_lacks_is_left_out():
     """Its deformable convolution has no bfloat16 on the CPU, and a benchmark on a GPU begins with bfloat16."""
     record = bench_operators([Shape(4, 5, 1)], [Setting("bfloat16")], torch.device("cpu"), 2)
     assert {t["operator"] for t in record["timings"]} == {BASE, COPY, *OURS, REFERENCE}
+    left_out = {(left["operator"], left["mode"]) for left in record["left_out"]}
+    assert left_out == {(TORCHVISION, FORWARD)}
+    assert all(left["reason"].startswith("NotImplementedError: ") for left in record["left_out"])
     assert any("local DK forward" in line for line in record["conclusions"])
+    assert any(f"{TORCHVISION} {FORWARD} is left out" in line for line in record["conclusions"])
 
 
 def test_geometric_means():

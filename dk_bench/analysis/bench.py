@@ -136,9 +136,17 @@ def _resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def bench_shape(shape: Shape, setting: Setting, device: torch.device, repeats: int) -> list[Timing]:
-    """Times every call on one shape and setting, in turn in each round."""
-    calls = [call for call in make_calls(shape, setting, device) if _runs(call)]
+def bench_shape(
+    shape: Shape, setting: Setting, device: torch.device, repeats: int
+) -> tuple[list[Timing], list[dict[str, str]]]:
+    """Times every call on one shape and setting, in turn in each round. Second: the calls left out, and why."""
+    every = make_calls(shape, setting, device)
+    reasons = [_why_not(call) for call in every]
+    calls = [call for call, reason in zip(every, reasons, strict=True) if reason is None]
+    left_out = [
+        {"shape": str(shape), "setting": str(setting), "operator": call.operator, "mode": call.mode, "reason": reason}
+        for call, reason in zip(every, reasons, strict=True) if reason is not None
+    ]
     memory = [peak_memory(call.function, device) for call in calls]  # and the calls are warm
     rounds = [make_round(call.function, device)[0] for call in calls]
     seconds: list[list[float]] = [[] for _ in calls]
@@ -160,18 +168,19 @@ def bench_shape(shape: Shape, setting: Setting, device: torch.device, repeats: i
             str(shape), str(setting), call.operator, call.variant, call.mode, len(times), median, (low, high),
             median / fastest[call.mode], rate / 1e9, rate / copy_rate, peak)
 
-    return [timing(*row) for row in zip(calls, seconds, medians, memory, strict=True)]
+    return [timing(*row) for row in zip(calls, seconds, medians, memory, strict=True)], left_out
 
 
-def _runs(call: Call) -> bool:
-    """Whether there is such a call here: torchvision's convolution has no bfloat16, and big shapes need much memory."""
+def _why_not(call: Call) -> str | None:
+    """Why others' call cannot be timed here, None if it can: torchvision's convolution has no bfloat16 everywhere, and
+    the reference needs much memory. What ours raise is raised."""
     if call.operator not in SLOW:
-        return True
+        return None
     try:
         call.function()
-    except (NotImplementedError, torch.OutOfMemoryError):
-        return False
-    return True
+    except (NotImplementedError, torch.OutOfMemoryError) as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
 
 
 def host_overhead(device: torch.device) -> dict[str, float]:
@@ -218,17 +227,25 @@ def conclusions(means: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     return lines
 
 
+def _left_out_words(left_out: dict[str, str]) -> str:
+    return "{setting}, {shape}: {operator} {mode} is left out: {reason}".format(**left_out)
+
+
 def bench_operators(
     shapes: Iterable[Shape], settings: Iterable[Setting], device: torch.device, repeats: int,
     on_shape: Callable[[str], Any] = lambda what: None,
 ) -> dict[str, Any]:
     """Times every operator on every shape and setting and returns the record; ``on_shape`` hears of each at first."""
     started = datetime.now(timezone.utc)
-    shapes, settings, timings = list(shapes), list(settings), []
+    shapes, settings = list(shapes), list(settings)
+    timings: list[Timing] = []
+    left_out: list[dict[str, str]] = []
     for setting in settings:
         for shape in shapes:
             on_shape(f"{shape}, {setting}")
-            timings += bench_shape(shape, setting, device, repeats)
+            timed, without = bench_shape(shape, setting, device, repeats)
+            timings += timed
+            left_out += without
     means = geometric_means(timings)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -243,7 +260,8 @@ def bench_operators(
             "offset_std": OFFSET_STD, "stored": [asdict(setting) for setting in settings], "repeats": repeats,
         },
         "timings": [asdict(t) for t in timings],
+        "left_out": left_out,
         "host_overhead": host_overhead(device),
         "geometric_means": means,
-        "conclusions": conclusions(means),
+        "conclusions": [*conclusions(means), *map(_left_out_words, left_out)],
     }
