@@ -10,11 +10,12 @@ namespace dk {
 template <class T>
 struct CorrelateArguments {
   Sizes sizes;
+  Volume results;
   Offsets offsets;
   Pixels<const T> source;
   Weight<T> weight;
   Pixels<T> result;
-  int taps_at_once;
+  int taps_at_once, tiles, tiles_per_block;
 };
 
 // A warp's part of the weight, as B of the products. kSteps = 0: too many steps to hold, so they are read when needed.
@@ -22,84 +23,92 @@ template <class T, int kSteps>
 struct WeightFragments {
   float values[kProducts][kSteps ? kSteps : 1][2][2];
 
-  DK_DEVICE void load(const Weight<T>& weight, const Sizes& s, const Lane& id, int channel, int j, int step, int held) {
+  DK_DEVICE void load(const Weight<T>& weight, const Sizes& s, const Lane& id, int group, int step, int held) {
 #pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const int column = channel + kLaneChannels * (id.g / 2) + 2 * j + id.g % 2;
-      const Split split(weight.at(s, column, 2 * step + k, id.t));
-      values[j][held][0][k] = split.high, values[j][held][1][k] = split.low;
-    }
+    for (int j = 0; j < kProducts; ++j)
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const HalfStep half = half_step<kSteps != 0>(s, 2 * step + k);
+        const Split split(weight.at(s, group + kLaneChannels * (id.g / 2) + 2 * j + id.g % 2, half.band, half.column, id.t));
+        values[j][held][0][k] = split.high, values[j][held][1][k] = split.low;
+      }
   }
 
-  DK_DEVICE void load_all(const Weight<T>& weight, const Sizes& s, const Lane& id, int channel) {
-    if constexpr (kSteps > 0)
+  DK_DEVICE void load_all(const Weight<T>& weight, const Sizes& s, const Lane& id, int group) {
 #pragma unroll
-      for (int j = 0; j < kProducts; ++j)
-#pragma unroll
-        for (int step = 0; step < kSteps; ++step) load(weight, s, id, channel, j, step, step);
+    for (int step = 0; step < kSteps; ++step) load(weight, s, id, group, step, step);
   }
 };
 
-// The sampled kernels of tap `slot`: sampled[i][c] for row g + 8 i and the lane's channel c.
-template <class T, int kSteps>
-DK_DEVICE void sample_kernels(const TileMemory& m, const Sizes& s, const Weight<T>& weight, const Lane& id, int channel,
-                              WeightFragments<T, kSteps>& held, int slot, float (&sampled)[2][kLaneChannels]) {
+// The sampled kernels of tap `slot`, product by product: use(j, d), d in the layout of C.
+template <class T, int kSteps, class F>
+DK_DEVICE void sample_kernels(const TileMemory& m, const Sizes& s, const Weight<T>& weight, const Lane& id, int group,
+                              WeightFragments<T, kSteps>& held, int slot, const F& use) {
+  constexpr bool kSplit = Traits<T>::kSplitHats;
   float d[kProducts][4];
   const int steps = kSteps ? kSteps : m.steps;
 #pragma unroll
   for (int step = 0; step < steps; ++step) {
     float hats[2][kFragment];
+    load_parts<kSplit>(m.hats, slot * steps + step, id.lane, hats);
+    if (kSteps == 0) held.load(weight, s, id, group, step, 0);
 #pragma unroll
-    for (int part = 0; part < (Traits<T>::kSplitHats ? 2 : 1); ++part)
-#pragma unroll
-      for (int k = 0; k < kFragment; ++k) hats[part][k] = m.fragment(slot, step, part, id.lane)[k];
-#pragma unroll
-    for (int j = 0; j < kProducts; ++j) {
-      if (kSteps == 0) held.load(weight, s, id, channel, j, step, 0);
-      multiply<Traits<T>::kSplitHats, Traits<T>::kSplitWeight>(d[j], hats, held.values[j][kSteps ? step : 0], step == 0);
-    }
+    for (int j = 0; j < kProducts; ++j)
+      multiply<kSplit, Traits<T>::kSplitWeight>(d[j], hats, held.values[j][kSteps ? step : 0], step == 0);
   }
 #pragma unroll
-  for (int j = 0; j < kProducts; ++j) {
-    sampled[0][2 * j] = d[j][0], sampled[0][2 * j + 1] = d[j][1];
-    sampled[1][2 * j] = d[j][2], sampled[1][2 * j + 1] = d[j][3];
+  for (int j = 0; j < kProducts; ++j) use(j, d[j]);
+}
+
+// The first of a warp's channels.
+DK_DEVICE int group_of(const Lane& id) { return (device::block_y() * (device::threads() / kWarp) + id.warp) * kGroup; }
+
+template <class T, int kSteps, bool kData>
+DK_DEVICE void add_taps(const CorrelateArguments<T>& a, const TileMemory& m, WeightFragments<T, kSteps>& held, int count,
+                        float (&sum)[2][kLaneChannels]) {
+  const Lane id;
+  const int group = group_of(id);
+  const LaneView<const T> source(a.source, group + id.t * kLaneChannels);
+#pragma unroll 1
+  for (TileMemory tap = m; count > 0; --count, tap = tap.next<Traits<T>::kSplitHats>()) {
+    const auto read = read_source<kData, 8>(tap, source, 0, id.g);
+    sample_kernels(tap, a.sizes, a.weight, id, group, held, 0, [&](int j, const float(&sampled)[4]) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) sum[k / 2][2 * j + k % 2] += sampled[k] * read.at(k / 2, 2 * j + k % 2);
+    });
   }
 }
 
-// Grid: (tiles of 16 results, chunks of as many groups of 32 channels as there are warps).
-template <class T, int kSteps, bool kData, bool kForward>
-DK_KERNEL void correlate(const CorrelateArguments<T> a) {
+template <class T>
+DK_DEVICE void store_results(const CorrelateArguments<T>& a, int first, const float (&sum)[2][kLaneChannels]) {
   const Lane id;
+  const LaneView<T> result(a.result, group_of(id) + id.t * kLaneChannels);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) result.store(first + id.g + 8 * i, sum[i]);
+}
+
+// Grid: (runs of tiles of 16 results, chunks of as many groups of 32 channels as there are warps).
+template <class T, int kSteps, bool kData, bool kForward>
+DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) correlate(const CorrelateArguments<T> a) {
   const Sizes& s = a.sizes;
-  const int group = (device::block_y() * (device::threads() / kWarp) + id.warp) * kGroup;
-  const int channel = group + id.t * kLaneChannels;
   const TileMemory m(a.taps_at_once, s.steps(), Traits<T>::kSplitHats);
-  const int64_t first = device::block_x() * kRows;
-  const int height = kForward ? s.out_height : s.height, width = kForward ? s.out_width : s.width;
-  place_rows(m, first, s.batch, height, width);
   WeightFragments<T, kSteps> held;
-  held.load_all(a.weight, s, id, group);
-  float sum[2][kLaneChannels] = {};
-  for (int tap = 0; tap < s.taps(); tap += a.taps_at_once) {
-    const int count = s.taps() - tap < a.taps_at_once ? s.taps() - tap : a.taps_at_once;
-    device::sync_block();
-    prepare_sources<T, kData, kForward>(m, s, a.offsets, tap, count);
-    prepare_hats<T, kData, kForward>(m, s, a.offsets, tap, count);
-    device::sync_block();
-    for (int slot = 0; slot < count; ++slot) {
-      float pixels[2][kLaneChannels], sampled[2][kLaneChannels];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) read_source<kData>(m, a.source, slot, id.g + 8 * i, channel, pixels[i]);
-      sample_kernels(m, s, a.weight, id, group, held, slot, sampled);
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-#pragma unroll
-        for (int c = 0; c < kLaneChannels; ++c) sum[i][c] += sampled[i][c] * pixels[i][c];
+  held.load_all(a.weight, s, Lane(), group_of(Lane()));
+  const int begin = int(device::block_x()) * a.tiles_per_block;
+  const int end = begin + a.tiles_per_block < a.tiles ? begin + a.tiles_per_block : a.tiles;
+  for (int tile = begin; tile < end; ++tile) {
+    float sum[2][kLaneChannels] = {};
+    for (int tap = 0; tap < s.taps(); tap += a.taps_at_once) {
+      const int count = s.taps() - tap < a.taps_at_once ? s.taps() - tap : a.taps_at_once;
+      device::sync_block();  // for what the memory held before
+      prepare_points<T, kData, kForward>(m, s, a.results, a.offsets, tile * kRows, tap, count);
+      device::sync_block();
+      prepare_hats<Traits<T>::kSplitHats, kSteps>(m, s, count);
+      device::sync_block();
+      add_taps<T, kSteps, kData>(a, m, held, count, sum);
     }
+    store_results(a, tile * kRows, sum);
   }
-#pragma unroll
-  for (int i = 0; i < 2; ++i)
-    if (m.rows[id.g + 8 * i].n < s.batch) a.result.store(int(first) + id.g + 8 * i, channel, sum[i]);
 }
 
 }  // namespace dk

@@ -38,7 +38,7 @@ Tensor deform_kernel_conv(
   Tensor output = empty_in_format_of(input, {g.batch, g.channels, g.out_height, g.out_width});
   if (output.numel() == 0) return output;
   const Operator op{g, input, data_offset, kernel_offset, weight, current_stream(input)};
-  if (fits_fast(g, input.scalar_type(), data_offset.has_value()))
+  if (fits_fast(g, input.scalar_type(), data_offset, kernel_offset, weight))
     with_stored_type(input.scalar_type(), [&](auto zero) { fast_forward<decltype(zero)>(op, output); });
   else
     plain_forward(op, output);
@@ -59,7 +59,7 @@ Gradients deform_kernel_conv_backward(
     return gradients;
   }
   const Operator op{g, input, data_offset, kernel_offset, weight, current_stream(input)};
-  if (fits_fast(g, input.scalar_type(), data_offset.has_value())) {
+  if (fits_fast(g, input.scalar_type(), data_offset, kernel_offset, weight)) {
     with_stored_type(input.scalar_type(), [&](auto zero) { fast_backward<decltype(zero)>(op, grad, gradients, deterministic); });
   } else {
     if (deterministic)

@@ -10,10 +10,17 @@
 
 #define DK_KERNEL __global__
 #define DK_DEVICE __device__ inline
+// What a kernel is compiled for: warps a block at most, and blocks a multiprocessor at least.
+#define DK_BOUNDS(warps, blocks) __launch_bounds__(32 * (warps), blocks)
 
 namespace dk::device {
 
-DK_DEVICE int thread() { return threadIdx.x; }
+// Read anew each time, so that what follows from it is not kept in registers that inner loops need.
+DK_DEVICE int thread() {
+  int number;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(number));
+  return number;
+}
 DK_DEVICE int threads() { return blockDim.x; }
 DK_DEVICE int64_t block_x() { return blockIdx.x; }
 DK_DEVICE int block_y() { return blockIdx.y; }
@@ -27,6 +34,15 @@ DK_DEVICE char* shared_memory() {
 DK_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 DK_DEVICE void add_atomic(float* to, float value) { atomicAdd(to, value); }
 DK_DEVICE void add_atomic(double* to, double value) { atomicAdd(to, value); }
+// Four adjacent values at once, aligned to 16 bytes.
+DK_DEVICE void add_atomic(float* to, const float (&values)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(to)), "f"(values[0]),
+               "f"(values[1]), "f"(values[2]), "f"(values[3]) : "memory");
+#else
+  for (int i = 0; i < 4; ++i) atomicAdd(to + i, values[i]);
+#endif
+}
 DK_DEVICE float saturate(float value) { return __saturatef(value); }
 
 // Rounded each for itself: never fused into one operation with another.
@@ -35,6 +51,28 @@ DK_DEVICE float difference(float a, float b) { return __fsub_rn(a, b); }
 DK_DEVICE uint32_t bits_of(float value) { return __float_as_uint(value); }
 DK_DEVICE float from_bits(uint32_t bits) { return __uint_as_float(bits); }
 DK_DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
+
+// 16 bytes at from + index * stride + kOffset bytes, or zeros where `index` is not below `count`; of memory that the kernel
+// does not write. Compilers would make a branch of it.
+template <int kOffset>
+DK_DEVICE void load(uint32_t (&word)[4], const void* from, uint32_t index, uint32_t count, uint32_t stride) {
+  const char* at = static_cast<const char*>(from) + uint64_t(index) * stride;
+  asm("{\n.reg .pred there;\n"
+      "setp.lt.u32 there, %4, %5;\n"
+      "mov.b32 %0, 0;\nmov.b32 %1, 0;\nmov.b32 %2, 0;\nmov.b32 %3, 0;\n"
+      "@there ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%6 + %7];\n}"
+      : "=&r"(word[0]), "=&r"(word[1]), "=&r"(word[2]), "=&r"(word[3])
+      : "r"(index), "r"(count), "l"(at), "n"(kOffset));
+}
+
+#if __CUDA_ARCH__ >= 900
+// Rounded to 10 bits of mantissa, ties to even.
+DK_DEVICE float nearest_tf32(float value) {
+  uint32_t bits;
+  asm("cvt.rn.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return from_bits(bits);
+}
+#endif
 
 // d += a b, see tile.h for who holds what.
 DK_DEVICE void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
@@ -58,6 +96,7 @@ DK_DEVICE void mma_first(float (&d)[4], const float (&a)[4], const float (&b)[2]
 
 #define DK_KERNEL static
 #define DK_DEVICE inline
+#define DK_BOUNDS(warps, blocks)
 
 #include "emulator.h"
 

@@ -85,6 +85,9 @@ inline float shuffle_xor(float value, int mask) {
 
 inline void add_atomic(float* to, float value) { *to += value; }
 inline void add_atomic(double* to, double value) { *to += value; }
+inline void add_atomic(float* to, const float (&values)[4]) {
+  for (int i = 0; i < 4; ++i) to[i] += values[i];
+}
 inline float saturate(float value) { return value > 0 ? std::min(value, 1.0f) : 0.0f; }  // NaN gives 0, as on the GPU
 
 inline float product(float a, float b) {
@@ -110,6 +113,12 @@ inline float from_bits(uint32_t bits) {
 }
 
 inline uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>(uint64_t(a) * b >> 32); }
+
+template <int kOffset>
+inline void load(uint32_t (&word)[4], const void* from, uint32_t index, uint32_t count, uint32_t stride) {
+  std::memset(word, 0, 16);
+  if (index < count) std::memcpy(word, static_cast<const char*>(from) + uint64_t(index) * stride + kOffset, 16);
+}
 
 // What the tensor core reads of an operand.
 inline float truncated(float value) { return from_bits(bits_of(value) & 0xffffe000); }

@@ -11,16 +11,23 @@
 
 namespace dk {
 
-constexpr size_t kSharedBytes = 24 * 1024;       // aimed at, so that several blocks fit on a multiprocessor
-constexpr int kMostWarps = 8, kMostWideWarps = 4;
-constexpr int64_t kShares = 1024;                // blocks that dL/dweight is cut into, at most
+constexpr size_t kSharedBytes = 24 * 1024;  // aimed at, so that several blocks fit on a multiprocessor
+// A block goes through a run of tiles, to load its weight once and to find the rows above in its cache; but there are no
+// fewer blocks than a few for every multiprocessor of a large GPU. The cut does not depend on the device.
+constexpr int64_t kMostTiles = 8, kBlocks = 1024;
+constexpr int64_t kShares = 1024;  // blocks that dL/dweight is cut into, at most
 
 inline int64_t blocks_of(int64_t size, int64_t each) { return (size + each - 1) / each; }
+
+inline Volume volume(int64_t batch, int64_t height, int64_t width) {
+  return {int(batch * height * width), int(height), int(width), divisor(height), divisor(width)};
+}
 
 inline Sizes sizes_from(const Geometry& g) {
   return {int(g.batch), int(g.channels), int(g.height), int(g.width), int(g.out_height), int(g.out_width),
           int(g.scope_h), int(g.scope_w), int(g.kernel_h), int(g.kernel_w), int(g.stride_h), int(g.stride_w),
-          int(g.pad_h), int(g.pad_w), int(g.dilation_h), int(g.dilation_w), g.clip, divisor(g.kernel_w), divisor(g.scope_w)};
+          int(g.pad_h), int(g.pad_w), int(g.dilation_h), int(g.dilation_w), 0.5f * float(g.scope_h - g.kernel_h),
+          0.5f * float(g.scope_w - g.kernel_w), float(g.scope_h - 1), float(g.scope_w - 1), g.clip, divisor(g.kernel_w), divisor(g.scope_w)};
 }
 
 // Taps prepared together: as many as the aim allows.
@@ -67,12 +74,23 @@ inline void deliver(const Tensor& from, Tensor& to) {
 
 template <class T>
 Pixels<T> pixels(const Tensor& t) {
-  return {static_cast<T*>(t.data_ptr()), int(t.size(1))};
+  return {static_cast<T*>(t.data_ptr()), int(t.size(1)), uint32_t(t.size(0) * t.size(2) * t.size(3)),
+          uint32_t(t.size(1) * sizeof(T))};
 }
 
 inline OffsetView offset_view(const Tensor& t, ScalarType own) {
-  return {t.data_ptr(), t.scalar_type() != own, t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
+  return {t.data_ptr(), t.scalar_type() != own, int(t.stride(0)), int(t.stride(1)), int(t.stride(2)), int(t.stride(3))};
 }
+
+// A run of tiles for every block.
+struct Cut {
+  int64_t tiles, each;
+
+  Cut(int64_t results, int64_t chunks)
+      : tiles(blocks_of(results, kRows)), each(std::clamp<int64_t>(tiles * chunks / kBlocks, 1, kMostTiles)) {}
+
+  int64_t blocks() const { return blocks_of(tiles, each); }
+};
 
 // One call: its operands as the kernels take them. `grad` is the output's gradient, in the backward pass.
 template <class T>
@@ -81,8 +99,9 @@ class Fast {
   explicit Fast(const Operator& op)
       : sizes_(sizes_from(op.g)), input_(direct(op.input)), has_data_(op.data_offset),
         has_kernel_(op.kernel_offset),
-        weight_{static_cast<const T*>(op.weight.data_ptr()), op.weight.stride(0), op.weight.stride(2), op.weight.stride(3)},
-        stream_(op.stream) {
+        weight_{static_cast<const T*>(op.weight.data_ptr()), int(op.weight.stride(0)), int(op.weight.stride(2)),
+                int(op.weight.stride(3))},
+        positions_(volume(op.g.batch, op.g.out_height, op.g.out_width)), stream_(op.stream) {
     if (has_data_) offsets_.data = offset_view(*op.data_offset, op.input.scalar_type());
     if (has_kernel_) offsets_.kernel = offset_view(*op.kernel_offset, op.input.scalar_type());
   }
@@ -101,26 +120,27 @@ class Fast {
     gradient_of_input(grad, std::get<0>(gradients), deterministic);
     gradient_of_weight(grad, std::get<3>(gradients));
     const ScalarType own = input_.scalar_type();
-    OffsetGradientArguments<T> arguments{sizes_, offsets_, {}, pixels<const T>(input_), pixels<const T>(grad), weight_};
+    const Cut cut(positions_.count, 1);
+    OffsetGradientArguments<T> arguments{sizes_, positions_, offsets_, {}, pixels<const T>(input_), pixels<const T>(grad),
+                                         weight_, int(cut.tiles), int(cut.each)};
     if (has_kernel_) {
       arguments.grad_offsets.kernel = offset_view(std::get<2>(gradients), own);
-      gradient_of_kernel_offset(arguments);
+      gradient_of_kernel_offset(arguments, cut.blocks());
     }
     if (has_data_) {
       arguments.grad_offsets.data = offset_view(std::get<1>(gradients), own);
-      gradient_of_data_offset(arguments);
+      gradient_of_data_offset(arguments, cut.blocks());
     }
   }
 
  private:
   int warps() const { return int(std::min<int64_t>(blocks_of(sizes_.channels, kGroup), kMostWarps)); }
   int64_t chunks() const { return blocks_of(sizes_.channels, kGroup * warps()); }
-  int64_t positions() const { return int64_t(sizes_.batch) * sizes_.out_height * sizes_.out_width; }
 
-  // Calls f with the number of steps as a constant, where it is the common one, or 0.
+  // Calls f with the number of steps as a constant where the scope is a common one, of at most 4 x 4, or else 0.
   template <class F>
   void with_steps(const F& f) const {
-    if (sizes_.steps() == 2)
+    if (sizes_.steps() == 2 && sizes_.bands() == 1)
       f(std::integral_constant<int, 2>());
     else
       f(std::integral_constant<int, 0>());
@@ -129,11 +149,13 @@ class Fast {
   template <bool kData, bool kForward>
   void run_correlate(const Tensor& source, const Tensor& result) const {
     const int taps = taps_at_once(sizes_, sizes_.steps(), Traits<T>::kSplitHats, kData);
-    const CorrelateArguments<T> arguments{sizes_, offsets_, pixels<const T>(source), weight_, pixels<T>(result), taps};
-    const int64_t results = int64_t(sizes_.batch) * result.size(2) * result.size(3);
+    const Volume results = volume(sizes_.batch, result.size(2), result.size(3));
+    const Cut cut(results.count, chunks());
+    const CorrelateArguments<T> arguments{sizes_, results, offsets_, pixels<const T>(source), weight_, pixels<T>(result),
+                                          taps, int(cut.tiles), int(cut.each)};
     with_steps([&](auto steps) {
-      launch("correlate", correlate<T, steps.value, kData, kForward>, blocks_of(results, kRows), chunks(),
-             warps() * kWarp, TileMemory::bytes(taps, sizes_.steps(), Traits<T>::kSplitHats, kData), stream_, arguments);
+      launch("correlate", correlate<T, steps.value, kData, kForward>, cut.blocks(), chunks(), warps() * kWarp,
+             TileMemory::bytes(taps, sizes_.steps(), Traits<T>::kSplitHats, kData), stream_, arguments);
     });
   }
 
@@ -147,15 +169,15 @@ class Fast {
     Tensor sum = empty_direct(result, ScalarType::Float);
     torch::stable::zero_(sum);
     const int taps = taps_at_once(sizes_, sizes_.steps(), Traits<T>::kSplitHats, true);
-    const ScatterArguments<T> arguments{sizes_, offsets_, pixels<const T>(grad), weight_, static_cast<float*>(sum.data_ptr()),
-                                        taps};
+    const ScatterArguments<T> arguments{sizes_, positions_, offsets_, pixels<const T>(grad), weight_,
+                                        static_cast<float*>(sum.data_ptr()), taps};
     const size_t shared = TileMemory::bytes(taps, sizes_.steps(), Traits<T>::kSplitHats, true);
     with_steps([&](auto steps) {
       if (deterministic)
         launch("scatter", scatter<T, steps.value, true>, sizes_.batch, chunks(), warps() * kWarp, shared, stream_, arguments);
       else
-        launch("scatter", scatter<T, steps.value, false>, blocks_of(positions(), kRows), chunks(), warps() * kWarp, shared,
-               stream_, arguments);
+        launch("scatter", scatter<T, steps.value, false>, blocks_of(positions_.count, kRows), chunks(), warps() * kWarp,
+               shared, stream_, arguments);
     });
     deliver(sum, result);
   }
@@ -163,18 +185,23 @@ class Fast {
   void gradient_of_weight(const Tensor& grad, Tensor& result) const {
     const int64_t groups = blocks_of(sizes_.channels, kWideGroup);
     const int warps = int(std::min<int64_t>(groups, kMostWideWarps));
-    const int64_t chunks = blocks_of(groups, warps), tiles = blocks_of(positions(), kRows);
+    const int64_t chunks = blocks_of(groups, warps), tiles = blocks_of(positions_.count, kRows);
     const int samples = sample_tiles(sizes_), taps = taps_at_once(sizes_, kTileSteps, Traits<T>::kSplitProducts, has_data_);
-    const int64_t count = std::min(tiles, std::max<int64_t>(1, kShares / (chunks * samples)));
+    const int64_t each = blocks_of(tiles, std::min(tiles, std::max<int64_t>(1, kShares / (chunks * samples))));
+    const int64_t count = blocks_of(tiles, each);
     const Tensor shares = torch::stable::empty(
         Pair{count, int64_t(samples) * kSamples, sizes_.channels}, ScalarType::Float, std::nullopt, input_.device());
-    const WeightGradientArguments<T> arguments{sizes_, offsets_, pixels<const T>(input_), pixels<const T>(grad),
-                                               static_cast<float*>(shares.data_ptr()), tiles, samples, taps};
+    const WeightGradientArguments<T> arguments{
+        sizes_, positions_, offsets_, pixels<const T>(input_), pixels<const T>(grad), static_cast<float*>(shares.data_ptr()),
+        int(tiles), int(each), samples, taps};
     const auto run = [&](auto kernel) {
       launch("weight_gradient", kernel, count, chunks * samples, warps * kWarp,
              TileMemory::bytes(taps, kTileSteps, Traits<T>::kSplitProducts, has_data_), stream_, arguments);
     };
-    has_data_ ? run(weight_gradient<T, true>) : run(weight_gradient<T, false>);
+    with_steps([&](auto steps) {
+      constexpr bool kOneBand = steps.value != 0;
+      has_data_ ? run(weight_gradient<T, true, kOneBand>) : run(weight_gradient<T, false, kOneBand>);
+    });
     const ReduceArguments<T> reduce{sizes_, static_cast<const float*>(shares.data_ptr()), count, samples,
                                     static_cast<T*>(result.data_ptr())};
     constexpr int kThreads = kReduceWidth * kReduceDepth;
@@ -182,20 +209,26 @@ class Fast {
            sizes_.scope_h * sizes_.scope_w, kThreads, kThreads * sizeof(float), stream_, reduce);
   }
 
-  void gradient_of_kernel_offset(const OffsetGradientArguments<T>& arguments) const {
-    const size_t shared = TileMemory::bytes(kTapsAtOnce, 0, false, true) + slope_bytes(warps());
-    const auto run = [&](auto kernel) {
-      launch("kernel_offset_gradient", kernel, blocks_of(positions(), kRows), 1, warps() * kWarp, shared, stream_, arguments);
-    };
-    has_data_ ? run(kernel_offset_gradient<T, true>) : run(kernel_offset_gradient<T, false>);
+  template <bool kData>
+  void run_kernel_offset_gradient(const OffsetGradientArguments<T>& arguments, int64_t blocks) const {
+    const size_t shared =
+        TileMemory::bytes(kKernelTaps, kSampleBlocks, true, kData) + SlopeSums<kKernelTaps>::bytes(warps());
+    with_steps([&](auto steps) {
+      launch("kernel_offset_gradient", kernel_offset_gradient<T, steps.value, kData>, blocks, 1, warps() * kWarp, shared,
+             stream_, arguments);
+    });
   }
 
-  void gradient_of_data_offset(const OffsetGradientArguments<T>& arguments) const {
+  void gradient_of_kernel_offset(const OffsetGradientArguments<T>& arguments, int64_t blocks) const {
+    has_data_ ? run_kernel_offset_gradient<true>(arguments, blocks) : run_kernel_offset_gradient<false>(arguments, blocks);
+  }
+
+  void gradient_of_data_offset(const OffsetGradientArguments<T>& arguments, int64_t blocks) const {
     const size_t shared =
-        TileMemory::bytes(kTapsAtOnce, sizes_.steps(), Traits<T>::kSplitHats, true) + slope_bytes(warps());
+        TileMemory::bytes(kDataTaps, sizes_.steps(), Traits<T>::kSplitHats, true) + SlopeSums<kDataTaps>::bytes(warps());
     with_steps([&](auto steps) {
-      launch("data_offset_gradient", data_offset_gradient<T, steps.value>, blocks_of(positions(), kRows), 1, warps() * kWarp,
-             shared, stream_, arguments);
+      launch("data_offset_gradient", data_offset_gradient<T, steps.value>, blocks, 1, warps() * kWarp, shared, stream_,
+             arguments);
     });
   }
 
@@ -204,6 +237,7 @@ class Fast {
   bool has_data_, has_kernel_;
   Offsets offsets_;
   Weight<T> weight_;
+  Volume positions_;
   void* stream_;
 };
 

@@ -1,4 +1,4 @@
-// Gradients of kernel and data offsets of a tile of 16 positions. The warps of a block share out the channels and add up
+// Gradients of kernel and data offsets of tiles of 16 positions. The warps of a block share out the channels and add up
 // in the end, so there are no atomics.
 //
 // Kernel offsets: G = (gradient times pixel) (positions x channels) times weight (channels x scope samples), against the
@@ -9,197 +9,267 @@
 
 namespace dk {
 
-constexpr int kTapsAtOnce = 3;    // a row of a 3 x 3 kernel: they share the gradient's and the weight's loads
 constexpr int kSampleBlocks = 2;  // products of 8 scope samples at a time: 4 x 4 in one go, larger scopes in several
 
 template <class T>
 struct OffsetGradientArguments {
   Sizes sizes;
+  Volume positions;
   Offsets offsets, grad_offsets;
   Pixels<const T> input, grad;
   Weight<T> weight;
+  int tiles, tiles_per_block;
 };
 
-// A row's derivatives by (dy, dx) of kTapsAtOnce taps, for rows g and g + 8.
-typedef float Slopes[kTapsAtOnce][2][2];
+// A tap's derivatives by (dy, dx), for rows g and g + 8.
+typedef float Slopes[2][2];
 
-// Adds up over the 4 lanes of a row and then over the warps in their order; writes the offsets' gradient.
+// Adds them up over the 4 lanes of a row: lane t keeps row g + 8 (t % 2) and axis t / 2.
+DK_DEVICE float sum_of_lanes(const Slopes& slopes, int t) {
+  const bool odd = t & 1, second = t & 2;
+  float kept[2];
+#pragma unroll
+  for (int axis = 0; axis < 2; ++axis)
+    kept[axis] = (odd ? slopes[1][axis] : slopes[0][axis]) +
+        device::shuffle_xor(odd ? slopes[0][axis] : slopes[1][axis], 1);
+  return (second ? kept[1] : kept[0]) + device::shuffle_xor(second ? kept[0] : kept[1], 2);
+}
+
+// What every warp has summed up, in shared memory: (warps, taps, 2 axes, 16 rows).
+template <int kTaps>
+struct SlopeSums {
+  float* memory;
+
+  static DK_HOST_DEVICE size_t bytes(int warps) { return size_t(warps) * kTaps * kWarp * sizeof(float); }
+
+  DK_DEVICE void clear() const {
+    const Lane id;
+#pragma unroll
+    for (int slot = 0; slot < kTaps; ++slot) memory[(id.warp * kTaps + slot) * kWarp + id.lane] = 0;
+  }
+
+  DK_DEVICE void add(int slot, const Slopes& slopes) const {
+    const Lane id;
+    memory[(id.warp * kTaps + slot) * kWarp + id.t * 8 + id.g] += sum_of_lanes(slopes, id.t);
+  }
+
+  // Adds the warps' sums in their order; writes the gradient of offsets `tap` on at positions `first` on.
+  template <class T>
+  DK_DEVICE void write(const Sizes& s, const Volume& positions, const OffsetView& to, int first, int tap) const {
+    for (unsigned i = device::thread(); i < kTaps * kWarp; i += device::threads()) {
+      const int at = tap + i / kWarp, axis = i % kWarp / kRows, index = first + i % kRows;
+      if (at >= s.taps() || index >= positions.count) continue;
+      float sum = memory[i];
+      for (int warp = 1; warp < device::threads() / kWarp; ++warp) sum += memory[warp * kTaps * kWarp + i];
+      to.set<T>(to.index(positions.at(index), 2 * at + axis), sum);
+    }
+  }
+};
+
+// A lane's channels of pixels `row` and `row` + 8, as floats.
 template <class T>
-DK_DEVICE void write_slopes(const TileMemory& m, const Sizes& s, const OffsetView& to, float* sums, int first, Slopes& slopes) {
-  const Lane id;
-  const int warps = device::threads() / kWarp, values = kTapsAtOnce * kRows * 2;
-  for (int tap = 0; tap < kTapsAtOnce; ++tap)
-    for (int i = 0; i < 2; ++i)
-      for (int axis = 0; axis < 2; ++axis) {
-        float sum = slopes[tap][i][axis];
-        sum += device::shuffle_xor(sum, 1);
-        sum += device::shuffle_xor(sum, 2);
-        if (id.t == 0) sums[id.warp * values + (tap * 2 + axis) * kRows + id.g + 8 * i] = sum;
-      }
-  device::sync_block();
-  for (int i = device::thread(); i < values; i += device::threads()) {
-    const int tap = first + i / kRows / 2, axis = i / kRows % 2;
-    const Position p = m.rows[i % kRows];
-    if (tap >= s.taps() || p.n >= s.batch) continue;
-    float sum = sums[i];
-    for (int warp = 1; warp < warps; ++warp) sum += sums[warp * values + i];
-    to.set<T>(p, 2 * tap + axis, sum);
+DK_DEVICE void load_rows(const LaneView<const T>& from, int row, float (&values)[2][kLaneChannels]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const Channels<T> loaded = from.load(row + 8 * i);
+#pragma unroll
+    for (int c = 0; c < kLaneChannels; ++c) values[i][c] = loaded[c];
   }
 }
 
-DK_HOST_DEVICE inline size_t slope_bytes(int warps) { return size_t(warps) * kTapsAtOnce * kRows * 2 * sizeof(float); }
-
-// G of kTapsAtOnce taps from tap `first` on, and kSampleBlocks products of scope samples from product `block` on.
-template <class T, bool kData>
-DK_DEVICE void sample_gradients(const OffsetGradientArguments<T>& a, const TileMemory& m, int64_t tile, int count, int block,
-                                float (&sums)[kTapsAtOnce][kSampleBlocks][4]) {
+// The hats' derivatives by dy and dx in the layout of C: 16 positions x 8 scope samples from product `block` on.
+template <int kSteps>
+DK_DEVICE void prepare_slopes(const TileMemory& m, const Sizes& s, int block, int count) {
   const Lane id;
-  const Sizes& s = a.sizes;
-  constexpr bool kSplitHere = Traits<T>::kSplitProducts;
-  for (int group = id.warp * kGroup; group < s.channels; group += device::threads() / kWarp * kGroup) {
-    const int channel = group + id.t * kLaneChannels;
-    float grad[2][kLaneChannels];
+  for (unsigned i = id.warp; i < unsigned(count * kSampleBlocks); i += device::threads() / kWarp) {
+    const int slot = i / kSampleBlocks;
+    const HalfStep half = half_step<kSteps != 0>(s, 2 * (block + i % kSampleBlocks) + id.t / 2);
+    float by_y[kFragment], by_x[kFragment];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int r = id.g + 8 * i;
-      a.grad.load(m.rows[r].n < s.batch ? int(tile * kRows) + r : -1, channel, grad[i]);
+    for (int k = 0; k < kFragment; ++k) {
+      const HatPoint p = m.points[slot * kRows + id.g + k / 2 * 8];
+      const int row = half.band * 4 + id.t % 2 * 2 + k % 2;
+      by_y[k] = hat_slope(p.knots.y, row) * hat(p.x, half.column) + p.nan;
+      by_x[k] = hat_slope(p.knots.x, half.column) * hat(p.y, row) + p.nan;
     }
-    // As B: channels 8t + 2j and 8t + 2j + 1 by scope sample g of 8, that is half step 2 * product + g / 4, row g % 4.
-    float weight[kSampleBlocks][kProducts][2][2];
+    store_packet(m.hats, 2 * i, id.lane, by_y);
+    store_packet(m.hats, 2 * i + 1, id.lane, by_x);
+  }
+}
+
+// A group's weight as B: channels 8t + 2j and 8t + 2j + 1 by scope sample g of 8, that is half step 2 * product + g / 4 and
+// row g % 4. Loaded when another group or product is asked for.
+template <class T, int kSteps>
+struct TransposedWeight {
+  float values[kSampleBlocks][kProducts][2][2];
+  int group = -1, block = -1;
+
+  DK_DEVICE void load(const Weight<T>& weight, const Sizes& s, int group_, int block_) {
+    if (group == group_ && block == block_) return;
+    group = group_, block = block_;
+    const Lane id;
 #pragma unroll
-    for (int b = 0; b < kSampleBlocks; ++b)
+    for (int b = 0; b < kSampleBlocks; ++b) {
+      const HalfStep half = half_step<kSteps != 0>(s, 2 * (block + b) + (id.g >> 2));
 #pragma unroll
       for (int j = 0; j < kProducts; ++j)
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
-          const Split split(a.weight.at(s, channel + 2 * j + k, 2 * (block + b) + id.g / 4, id.g % 4));
-          weight[b][j][0][k] = split.high, weight[b][j][1][k] = split.low;
+          const Split split(weight.at(s, group + id.t * kLaneChannels + 2 * j + k, half.band, half.column, id.g & 3));
+          values[b][j][0][k] = split.high, values[b][j][1][k] = split.low;
         }
+    }
+  }
+};
+
+constexpr int kKernelTaps = 9;  // at a time: the gradient is loaded once for all
+template <bool kData>
+constexpr int kTapBatch = kData ? 1 : 3;  // of which side by side, by registers
+
+// A group's part in the derivatives of kTapBatch taps from `slot` on, from kSampleBlocks products of scope samples.
+template <class T, int kSteps, bool kData>
+DK_DEVICE void add_group(const TileMemory& m, const SlopeSums<kKernelTaps>& sums, const LaneView<const T>& input,
+                         const float (&grad)[2][kLaneChannels], const TransposedWeight<T, kSteps>& weight, int slot) {
+  const Lane id;
+  constexpr int kTaps = kTapBatch<kData>;
+  float gradients[kTaps][kSampleBlocks][4] = {};  // G
 #pragma unroll
-    for (int slot = 0; slot < kTapsAtOnce; ++slot) {
-      if (slot >= count) continue;
-      float pixels[2][kLaneChannels];
+  for (int i = 0; i < kTaps; ++i) {
+    const auto read = read_source<kData, 8>(m, input, slot + i, id.g);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) read_source<kData>(m, a.input, slot, id.g + 8 * i, channel, pixels[i]);
+    for (int j = 0; j < kProducts; ++j) {
+      float u[2][kFragment];
 #pragma unroll
-      for (int j = 0; j < kProducts; ++j) {
-        float u[2][kFragment];
-#pragma unroll
-        for (int k = 0; k < kFragment; ++k) {
-          const Split split(grad[k % 2][2 * j + k / 2] * pixels[k % 2][2 * j + k / 2]);
-          u[0][k] = split.high, u[1][k] = split.low;
-        }
-#pragma unroll
-        for (int b = 0; b < kSampleBlocks; ++b)
-          multiply<kSplitHere, Traits<T>::kSplitWeight>(sums[slot][b], u, weight[b][j]);
+      for (int k = 0; k < kFragment; ++k) {
+        const Split split(grad[k % 2][2 * j + k / 2] * read.at(k % 2, 2 * j + k / 2));
+        u[0][k] = split.high, u[1][k] = split.low;
       }
+#pragma unroll
+      for (int b = 0; b < kSampleBlocks; ++b)
+        multiply<Traits<T>::kSplitProducts, Traits<T>::kSplitWeight>(gradients[i][b], u, weight.values[b][j]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kTaps; ++i) {
+    Slopes slopes = {};
+#pragma unroll
+    for (int b = 0; b < kSampleBlocks; ++b)
+#pragma unroll
+      for (int axis = 0; axis < 2; ++axis) {
+        float derivative[kFragment];
+        load_packet(m.hats, ((slot + i) * kSampleBlocks + b) * 2 + axis, id.lane, derivative);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) slopes[k / 2][axis] += gradients[i][b][k] * derivative[k];
+      }
+    sums.add(slot + i, slopes);
+  }
+}
+
+// Grid: (runs of tiles of 16 positions).
+template <class T, int kSteps, bool kData>
+DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kHeavyBlocks) kernel_offset_gradient(const OffsetGradientArguments<T> a) {
+  const Sizes& s = a.sizes;
+  const TileMemory m(kKernelTaps, kSampleBlocks, true);
+  const SlopeSums<kKernelTaps> sums{m.end<kData>(kKernelTaps)};
+  TransposedWeight<T, kSteps> weight;
+  const int begin = int(device::block_x()) * a.tiles_per_block;
+  const int end = begin + a.tiles_per_block < a.tiles ? begin + a.tiles_per_block : a.tiles;
+  for (int tile = begin; tile < end; ++tile)
+    for (int tap = 0; tap < s.taps(); tap += kKernelTaps) {
+      device::sync_block();  // for what the memory held before
+      prepare_points<T, kData, true, true>(m, s, a.positions, a.offsets, tile * kRows, tap, kKernelTaps);
+      sums.clear();
+      for (int block = 0; block < (kSteps ? kSampleBlocks : s.steps()); block += kSampleBlocks) {
+        device::sync_block();
+        prepare_slopes<kSteps>(m, s, block, kKernelTaps);
+        device::sync_block();
+        for (int group = Lane().warp * kGroup; group < s.channels; group += device::threads() / kWarp * kGroup) {
+          const Lane id;
+          const LaneView<const T> input(a.input, group + id.t * kLaneChannels);
+          float grad[2][kLaneChannels];
+          load_rows(LaneView<const T>(a.grad, group + id.t * kLaneChannels), tile * kRows + id.g, grad);
+          weight.load(a.weight, s, group, block);
+#pragma unroll 1
+          for (int slot = 0; slot < kKernelTaps && tap + slot < s.taps(); slot += kTapBatch<kData>)
+            add_group<T, kSteps, kData>(m, sums, input, grad, weight, slot);
+        }
+      }
+      device::sync_block();
+      sums.write<T>(s, a.positions, a.grad_offsets.kernel, tile * kRows, tap);
+    }
+}
+
+constexpr int kDataTaps = 3;  // a row of a 3 x 3 kernel
+
+// Of every corner that a tap reads: the sum over channels of gradient times sampled kernel times pixel.
+template <class T, int kSteps>
+DK_DEVICE void dot_with_corners(const OffsetGradientArguments<T>& a, const TileMemory& m, int first, int count,
+                                float (&dots)[kDataTaps][2][4]) {
+  const Lane id;
+  const Sizes& s = a.sizes;
+  for (int group = id.warp * kGroup; group < s.channels; group += device::threads() / kWarp * kGroup) {
+    const LaneView<const T> input(a.input, group + id.t * kLaneChannels), grads(a.grad, group + id.t * kLaneChannels);
+    WeightFragments<T, kSteps> held;
+    held.load_all(a.weight, s, id, group);
+    const Channels<T> grad[2] = {grads.load(first + id.g), grads.load(first + id.g + 8)};
+#pragma unroll
+    for (int slot = 0; slot < kDataTaps; ++slot) {
+      if (slot >= count) continue;
+      float terms[2][kLaneChannels];  // gradient times sampled kernel
+      sample_kernels(m, s, a.weight, id, group, held, slot, [&](int j, const float(&sampled)[4]) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) terms[k / 2][2 * j + k % 2] = sampled[k] * grad[k / 2][2 * j + k % 2];
+      });
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const Channels<T> pixel = input.load(m.corners[slot * kRows + id.g + 8 * i].pixel[j]);
+#pragma unroll
+          for (int c = 0; c < kLaneChannels; ++c) dots[slot][i][j] += terms[i][c] * pixel[c];
+        }
     }
   }
 }
 
-// Grid: (tiles of 16 positions).
-template <class T, bool kData>
-DK_KERNEL void kernel_offset_gradient(const OffsetGradientArguments<T> a) {
+// Grid: (runs of tiles of 16 positions).
+template <class T, int kSteps>
+DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kHeavyBlocks) data_offset_gradient(const OffsetGradientArguments<T> a) {
   const Lane id;
   const Sizes& s = a.sizes;
-  const TileMemory m(kTapsAtOnce, 0, false);
-  float* sums = reinterpret_cast<float*>(m.corners + kTapsAtOnce * kRows);
-  place_rows(m, device::block_x() * kRows, s.batch, s.out_height, s.out_width);
-  for (int tap = 0; tap < s.taps(); tap += kTapsAtOnce) {
-    const int count = s.taps() - tap < kTapsAtOnce ? s.taps() - tap : kTapsAtOnce;
-    device::sync_block();
-    prepare_sources<T, kData, true>(m, s, a.offsets, tap, count);
-    device::sync_block();
-    Slopes slopes = {};
-    for (int block = 0; block < s.steps(); block += kSampleBlocks) {
-      float gradients[kTapsAtOnce][kSampleBlocks][4] = {};
-      sample_gradients<T, kData>(a, m, device::block_x(), count, block, gradients);
+  const TileMemory m(kDataTaps, s.steps(), Traits<T>::kSplitHats);
+  const SlopeSums<kDataTaps> sums{m.end<true>(kDataTaps)};
+  const int begin = int(device::block_x()) * a.tiles_per_block;
+  const int end = begin + a.tiles_per_block < a.tiles ? begin + a.tiles_per_block : a.tiles;
+  for (int tile = begin; tile < end; ++tile)
+    for (int tap = 0; tap < s.taps(); tap += kDataTaps) {
+      const int count = s.taps() - tap < kDataTaps ? s.taps() - tap : kDataTaps, first = tile * kRows;
+      device::sync_block();  // for what the memory held before
+      prepare_points<T, true, true>(m, s, a.positions, a.offsets, first, tap, count);
+      sums.clear();
+      device::sync_block();
+      prepare_hats<Traits<T>::kSplitHats, kSteps>(m, s, count);
+      device::sync_block();
+      float dots[kDataTaps][2][4] = {};
+      dot_with_corners<T, kSteps>(a, m, first, count, dots);
 #pragma unroll
-      for (int slot = 0; slot < kTapsAtOnce; ++slot)
+      for (int slot = 0; slot < kDataTaps; ++slot) {
+        Slopes slopes = {};
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const Position p = m.rows[id.g + 8 * i];
-          if (slot >= count || p.n >= s.batch) continue;
-          const int at = tap + slot;
+          const int index = first + id.g + 8 * i, at = tap + slot;
+          if (slot >= count || index >= a.positions.count) continue;
           const int tap_y = s.by_kernel_w.quotient(at), tap_x = at - tap_y * s.kernel_w;
-          const ScopePoint c = scope_point<T>(s, a.offsets.kernel, p, at, tap_y, tap_x);
-          const Axis<float> y = scope_axis<float>(c.y, s.scope_h, s.clip), x = scope_axis<float>(c.x, s.scope_w, s.clip);
-          const Coordinate hat_y = coordinate(c.y, s.scope_h, s.clip), hat_x = coordinate(c.x, s.scope_w, s.clip);
-#pragma unroll
-          for (int b = 0; b < kSampleBlocks; ++b)
-#pragma unroll
-            for (int k = 0; k < 2; ++k) {
-              const int sample = 2 * id.t + k, half = 2 * (block + b) + sample / 4;
-              if (half >= s.half_steps()) continue;
-              const int band = s.by_scope_w.quotient(half), row = band * 4 + sample % 4, column = half - band * s.scope_w;
-              const float g = gradients[slot][b][2 * i + k];
-              slopes[slot][i][0] += g * hat_slope(y, row) * hat(hat_x, column);
-              slopes[slot][i][1] += g * hat_slope(x, column) * hat(hat_y, row);
-            }
+          const DataPoint d = data_point<T>(s, a.offsets.data, a.positions.at(index), at, tap_y, tap_x);
+          const float(&dot)[4] = dots[slot][i];
+          slopes[i][0] = (1 - d.fx) * (dot[2] - dot[0]) + d.fx * (dot[3] - dot[1]);
+          slopes[i][1] = (1 - d.fy) * (dot[1] - dot[0]) + d.fy * (dot[3] - dot[2]);
         }
+        sums.add(slot, slopes);
+      }
+      device::sync_block();
+      sums.write<T>(s, a.positions, a.grad_offsets.data, first, tap);
     }
-    write_slopes<T>(m, s, a.grad_offsets.kernel, sums, tap, slopes);
-  }
-}
-
-// Grid: (tiles of 16 positions).
-template <class T, int kSteps>
-DK_KERNEL void data_offset_gradient(const OffsetGradientArguments<T> a) {
-  const Lane id;
-  const Sizes& s = a.sizes;
-  const TileMemory m(kTapsAtOnce, s.steps(), Traits<T>::kSplitHats);
-  float* sums = reinterpret_cast<float*>(m.corners + kTapsAtOnce * kRows);
-  const int64_t first = device::block_x() * kRows;
-  place_rows(m, first, s.batch, s.out_height, s.out_width);
-  for (int tap = 0; tap < s.taps(); tap += kTapsAtOnce) {
-    const int count = s.taps() - tap < kTapsAtOnce ? s.taps() - tap : kTapsAtOnce;
-    device::sync_block();
-    prepare_sources<T, true, true>(m, s, a.offsets, tap, count);
-    prepare_hats<T, true, true>(m, s, a.offsets, tap, count);
-    device::sync_block();
-    float dots[kTapsAtOnce][2][4] = {};
-    for (int group = id.warp * kGroup; group < s.channels; group += device::threads() / kWarp * kGroup) {
-      const int channel = group + id.t * kLaneChannels;
-      WeightFragments<T, kSteps> held;
-      held.load_all(a.weight, s, id, group);
-      float grad[2][kLaneChannels];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int r = id.g + 8 * i;
-        a.grad.load(m.rows[r].n < s.batch ? int(first) + r : -1, channel, grad[i]);
-      }
-#pragma unroll
-      for (int slot = 0; slot < kTapsAtOnce; ++slot) {
-        if (slot >= count) continue;
-        float sampled[2][kLaneChannels];
-        sample_kernels(m, s, a.weight, id, group, held, slot, sampled);
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            float pixel[kLaneChannels];
-            a.input.load(m.corners[slot * kRows + id.g + 8 * i].pixel[j], channel, pixel);
-#pragma unroll
-            for (int c = 0; c < kLaneChannels; ++c) dots[slot][i][j] += grad[i][c] * sampled[i][c] * pixel[c];
-          }
-      }
-    }
-    Slopes slopes = {};
-#pragma unroll
-    for (int slot = 0; slot < kTapsAtOnce; ++slot)
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const Position p = m.rows[id.g + 8 * i];
-        if (slot >= count || p.n >= s.batch) continue;
-        const int at = tap + slot;
-        const int tap_y = s.by_kernel_w.quotient(at), tap_x = at - tap_y * s.kernel_w;
-        const DataPoint d = data_point<T>(s, a.offsets.data, p, at, tap_y, tap_x);
-        const float(&dot)[4] = dots[slot][i];
-        slopes[slot][i][0] = (1 - d.fx) * (dot[2] - dot[0]) + d.fx * (dot[3] - dot[1]);
-        slopes[slot][i][1] = (1 - d.fy) * (dot[1] - dot[0]) + d.fy * (dot[3] - dot[2]);
-      }
-    write_slopes<T>(m, s, a.grad_offsets.data, sums, tap, slopes);
-  }
 }
 
 }  // namespace dk

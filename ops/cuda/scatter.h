@@ -10,6 +10,7 @@ namespace dk {
 template <class T>
 struct ScatterArguments {
   Sizes sizes;
+  Volume positions;
   Offsets offsets;
   Pixels<const T> grad;
   Weight<T> weight;
@@ -17,58 +18,67 @@ struct ScatterArguments {
   int taps_at_once;
 };
 
+template <bool kOrdered, class T>
+DK_DEVICE void add_to_corners(const ScatterArguments<T>& a, const Corners& corners, bool exists, int channel,
+                              const float (&terms)[kLaneChannels]) {
+  if (!exists || channel >= a.grad.channels) return;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    if (corners.pixel[j] < 0) continue;
+    float* to = a.sum + int64_t(corners.pixel[j]) * a.grad.channels + channel;
+#pragma unroll
+    for (int c = 0; c < kLaneChannels; c += 4) {
+      float values[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) values[k] = corners.value[j] * terms[c + k];
+      if (kOrdered)
+        for (int k = 0; k < 4; ++k) to[c + k] += values[k];
+      else
+        device::add_atomic(to + c, values);
+    }
+  }
+}
+
 // Grid: (tiles of 16 output positions, chunks of channels); ordered: (images, chunks), a block going through the tiles
 // of its image.
 template <class T, int kSteps, bool kOrdered>
-DK_KERNEL void scatter(const ScatterArguments<T> a) {
+DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) scatter(const ScatterArguments<T> a) {
   const Lane id;
   const Sizes& s = a.sizes;
   const int group = (device::block_y() * (device::threads() / kWarp) + id.warp) * kGroup;
   const int channel = group + id.t * kLaneChannels;
+  const LaneView<const T> view(a.grad, channel);
   const TileMemory m(a.taps_at_once, s.steps(), Traits<T>::kSplitHats);
   WeightFragments<T, kSteps> held;
   held.load_all(a.weight, s, id, group);
   const int plane = s.out_height * s.out_width;
-  const int64_t begin = kOrdered ? device::block_x() * plane : device::block_x() * kRows;
-  const int64_t end = kOrdered ? begin + plane : begin + 1;
-  for (int64_t first = begin; first < end; first += kRows) {
-    device::sync_block();
-    place_rows(m, first, s.batch, s.out_height, s.out_width);
-    float grad[2][kLaneChannels];
+  const int begin = int(device::block_x()) * (kOrdered ? plane : kRows);
+  const int end = kOrdered ? begin + plane : begin + kRows < a.positions.count ? begin + kRows : a.positions.count;
+  for (int first = begin; first < end; first += kRows) {
+    Channels<T> grad[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int64_t position = first + id.g + 8 * i;
-      const bool mine = position < (kOrdered ? end : int64_t(s.batch) * plane);
-      a.grad.load(mine ? int(position) : -1, channel, grad[i]);
+      const int position = first + id.g + 8 * i;
+      grad[i] = view.load(position < end ? position : -1);
     }
     for (int tap = 0; tap < s.taps(); tap += a.taps_at_once) {
       const int count = s.taps() - tap < a.taps_at_once ? s.taps() - tap : a.taps_at_once;
+      device::sync_block();  // for what the memory held before
+      prepare_points<T, true, true>(m, s, a.positions, a.offsets, first, tap, count);
       device::sync_block();
-      prepare_sources<T, true, true>(m, s, a.offsets, tap, count);
-      prepare_hats<T, true, true>(m, s, a.offsets, tap, count);
+      prepare_hats<Traits<T>::kSplitHats, kSteps>(m, s, count);
       device::sync_block();
       for (int slot = 0; slot < count; ++slot) {
-        float sampled[2][kLaneChannels];
-        sample_kernels(m, s, a.weight, id, group, held, slot, sampled);
+        float terms[2][kLaneChannels];  // gradient times sampled kernel
+        sample_kernels(m, s, a.weight, id, group, held, slot, [&](int j, const float(&sampled)[4]) {
+#pragma unroll
+          for (int k = 0; k < 4; ++k) terms[k / 2][2 * j + k % 2] = sampled[k] * grad[k / 2][2 * j + k % 2];
+        });
         for (int turn = 0; turn < (kOrdered ? kRows : 1); ++turn) {
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
             const int r = id.g + 8 * i;
-            if ((kOrdered && turn != r) || first + r >= (kOrdered ? end : int64_t(s.batch) * plane)) continue;
-            const Corners& corners = m.corners[slot * kRows + r];
-            for (int j = 0; j < 4; ++j) {
-              if (corners.pixel[j] < 0) continue;
-              if (channel >= a.grad.channels) continue;
-              float* to = a.sum + int64_t(corners.pixel[j]) * a.grad.channels + channel;
-#pragma unroll
-              for (int c = 0; c < kLaneChannels; ++c) {
-                const float value = corners.value[j] * sampled[i][c] * grad[i][c];
-                if (kOrdered)
-                  to[c] += value;
-                else
-                  device::add_atomic(to + c, value);
-              }
-            }
+            if (!kOrdered || turn == r) add_to_corners<kOrdered>(a, m.corners[slot * kRows + r], first + r < end, channel, terms[i]);
           }
           if (kOrdered) device::sync_warp();
         }

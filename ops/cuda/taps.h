@@ -10,17 +10,17 @@ namespace dk {
 struct OffsetView {
   void* data = nullptr;
   bool wide = false;
-  int64_t n = 0, c = 0, h = 0, w = 0;
+  int n = 0, c = 0, h = 0, w = 0;
+
+  DK_DEVICE int index(const Position& p, int channel) const { return p.n * n + channel * c + p.y * h + p.x * w; }
 
   template <class T>
-  DK_DEVICE float at(const Position& p, int channel) const {
-    const int64_t i = p.n * n + channel * c + p.y * h + p.x * w;
+  DK_DEVICE float at(int i) const {
     return wide ? static_cast<const float*>(data)[i] : static_cast<float>(static_cast<const T*>(data)[i]);
   }
 
   template <class T>
-  DK_DEVICE void set(const Position& p, int channel, float value) const {
-    const int64_t i = p.n * n + channel * c + p.y * h + p.x * w;
+  DK_DEVICE void set(int i, float value) const {
     if (wide)
       static_cast<float*>(data)[i] = value;
     else
@@ -54,7 +54,7 @@ DK_DEVICE Reading reading(const Sizes& s, const Position& p, int tap_y, int tap_
 }
 
 // The four pixels a data offset lies between; -1 for one outside the image.
-struct Corners {
+struct __attribute__((aligned(16))) Corners {
   int pixel[4];
   float value[4];  // coefficient of each
 };
@@ -68,8 +68,9 @@ struct DataPoint {
 
 template <class T>
 DK_DEVICE DataPoint data_point(const Sizes& s, const OffsetView& offset, const Position& p, int tap, int tap_y, int tap_x) {
-  const float y = float(p.y * s.stride_h - s.pad_h + tap_y * s.dilation_h) + offset.at<T>(p, 2 * tap);
-  const float x = float(p.x * s.stride_w - s.pad_w + tap_x * s.dilation_w) + offset.at<T>(p, 2 * tap + 1);
+  const int i = offset.index(p, 2 * tap);
+  const float y = float(p.y * s.stride_h - s.pad_h + tap_y * s.dilation_h) + offset.at<T>(i);
+  const float x = float(p.x * s.stride_w - s.pad_w + tap_x * s.dilation_w) + offset.at<T>(i + offset.c);
   DataPoint d{0, 0, 0.0f, 0.0f, y >= -1 && y < float(s.height) && x >= -1 && x < float(s.width)};
   if (y != y || x != x) {  // a NaN must show: some pixel times NaN
     d.inside = true, d.fy = d.fx = y + x;
@@ -86,162 +87,212 @@ DK_DEVICE int corner_pixel(const Sizes& s, const DataPoint& d, int n, int j) {
   return there ? (n * s.height + y) * s.width + x : -1;
 }
 
-// One coordinate in the scope: after the clip, with a NaN kept apart because clip and hat would swallow it.
-struct Coordinate {
-  float value, nan;
-};
-
-DK_DEVICE Coordinate coordinate(float c, int size, bool clip) {
-  const float nan = c != c ? c : 0.0f;
-  if (clip) c = fminf(fmaxf(c, 0.0f), float(size - 1));
-  return {c, nan};
-}
-
-DK_DEVICE float hat(const Coordinate& c, int sample) {
-  return device::saturate(1.0f - fabsf(c.value - float(sample))) + c.nan;
-}
-
-// The hat's derivative at `sample`, with the convention of scope_axis at knots.
-DK_DEVICE float hat_slope(const Axis<float>& axis, int sample) {
-  return sample == axis.lower ? -axis.slope : sample == axis.lower + 1 ? axis.slope : 0.0f;
-}
-
+// Where a tap of a position reads the scope.
 struct ScopePoint {
-  float y, x;  // before the clip
+  float y, x;
 };
 
 template <class T>
 DK_DEVICE ScopePoint scope_point(const Sizes& s, const OffsetView& offset, const Position& p, int tap, int tap_y, int tap_x) {
-  ScopePoint c{float(tap_y) + 0.5f * float(s.scope_h - s.kernel_h), float(tap_x) + 0.5f * float(s.scope_w - s.kernel_w)};
-  if (offset.data) c.y += offset.at<T>(p, 2 * tap), c.x += offset.at<T>(p, 2 * tap + 1);
+  ScopePoint c{s.origin_y + float(tap_y), s.origin_x + float(tap_x)};
+  if (offset.data) {
+    const int i = offset.index(p, 2 * tap);
+    c.y += offset.at<T>(i), c.x += offset.at<T>(i + offset.c);
+  }
   return c;
 }
 
-constexpr int kRowBytes = 256;  // of the 16 positions, rounded up to what vectors are aligned to
+DK_DEVICE float clipped(float c, float edge, bool clip) { return clip ? fminf(fmaxf(c, 0.0f), edge) : c; }
 
-// Shared memory of a tile, for some taps at a time: results' positions, coefficients, and where the data is read.
+// The sample below each coordinate, for derivatives.
+struct Knots {
+  int16_t y, x;
+};
+
+// The same after the clip, with a NaN kept apart, because clip and hat would swallow it. A tap that reads nothing is far
+// from every sample, and so is the knot of a coordinate that the clip has cut.
+struct __attribute__((aligned(16))) HatPoint {
+  float y, x, nan;
+  Knots knots;
+};
+
+constexpr float kFar = 1e30f;
+constexpr int16_t kFarKnot = INT16_MAX - 1;  // scopes have less samples than that
+
+DK_DEVICE int16_t knot(float c, int size, bool clip) {
+  const Axis<float> axis = scope_axis<float>(c, size, clip);
+  return axis.slope ? int16_t(axis.lower) : kFarKnot;
+}
+
+template <bool kKnots>
+DK_DEVICE HatPoint hat_point(const Sizes& s, const ScopePoint& c) {
+  HatPoint point{clipped(c.y, s.edge_y, s.clip), clipped(c.x, s.edge_x, s.clip), c.y != c.y || c.x != c.x ? c.y + c.x : 0.0f,
+                 {kFarKnot, kFarKnot}};
+  if (kKnots) point.knots = {knot(c.y, s.scope_h, s.clip), knot(c.x, s.scope_w, s.clip)};
+  return point;
+}
+
+DK_DEVICE float hat(float c, int sample) { return device::saturate(1.0f - fabsf(c - float(sample))); }
+
+DK_DEVICE float hat_slope(int knot, int sample) { return sample == knot ? -1.0f : sample == knot + 1 ? 1.0f : 0.0f; }
+
+// Shared memory of a tile, for some taps at a time: where they read the scope and the data, and their coefficients.
 struct TileMemory {
-  Position* rows;     // (16)
+  HatPoint* points;   // (taps, 16)
   float* hats;        // (taps, steps, parts, 32 lanes, 4)
-  int* pixels;        // (taps, 16), without data offsets
+  int* pixels;        // (taps, 8, 2), of rows g and g + 8 side by side; without data offsets
   Corners* corners;   // (taps, 16), with data offsets
-  int parts, steps;
+  int steps;
 
   static DK_HOST_DEVICE size_t bytes(int taps, int steps, bool split, bool data) {
-    const size_t hats = size_t(taps) * steps * (split ? 2 : 1) * kWarp * kFragment * sizeof(float);
-    return kRowBytes + hats + size_t(taps) * kRows * (data ? sizeof(Corners) : sizeof(int));
+    const size_t hats = size_t(steps) * (split ? 2 : 1) * kWarp * kFragment * sizeof(float);
+    return taps * (hats + kRows * (sizeof(HatPoint) + (data ? sizeof(Corners) : sizeof(int))));
   }
 
-  DK_DEVICE TileMemory(int taps, int steps_, bool split) : parts(split ? 2 : 1), steps(steps_) {
-    char* memory = device::shared_memory();
-    rows = reinterpret_cast<Position*>(memory);
-    hats = reinterpret_cast<float*>(memory + kRowBytes);
-    pixels = reinterpret_cast<int*>(hats + size_t(taps) * steps * parts * kWarp * kFragment);
+  DK_DEVICE TileMemory(int taps, int steps_, bool split) : steps(steps_) {
+    points = reinterpret_cast<HatPoint*>(device::shared_memory());
+    hats = reinterpret_cast<float*>(points + taps * kRows);
+    pixels = reinterpret_cast<int*>(hats + taps * steps * (split ? 2 : 1) * kWarp * kFragment);
     corners = reinterpret_cast<Corners*>(pixels);
   }
 
-  DK_DEVICE float* fragment(int slot, int step, int part, int lane) const {
-    return hats + (((slot * steps + step) * parts + part) * kWarp + lane) * kFragment;
+  // The memory of the next tap on.
+  template <bool kSplit>
+  DK_DEVICE TileMemory next() const {
+    TileMemory m = *this;
+    m.points += kRows, m.pixels += kRows, m.corners += kRows;
+    m.hats += steps * (kSplit ? 2 : 1) * kWarp * kFragment;
+    return m;
   }
+
+  // What follows it.
+  template <bool kData>
+  DK_DEVICE float* end(int taps) const {
+    return kData ? reinterpret_cast<float*>(corners + taps * kRows) : reinterpret_cast<float*>(pixels + taps * kRows);
+  }
+
+  DK_DEVICE int& pixel(int slot, int r) const { return pixels[slot * kRows + (r & 7) * 2 + (r >> 3)]; }
 };
 
 struct Offsets {
   OffsetView data, kernel;
 };
 
-// Positions first .. first + 15 of (batch, height, width); those beyond the end have n = batch, which no tap reads.
-DK_DEVICE void place_rows(const TileMemory& m, int64_t first, int batch, int height, int width) {
-  for (int r = device::thread(); r < kRows; r += device::threads()) {
-    const int64_t index = first + r;
-    m.rows[r] = index < int64_t(batch) * height * width ? position(int(index), height, width) : Position{batch, 0, 0};
-  }
-}
-
-// Fills pixels or corners of taps first .. first + count - 1; slot i of the memory is tap first + i. All threads of the
-// block take part, in step before (the rows must be there) and after.
-template <class T, bool kData, bool kForward>
-DK_DEVICE void prepare_sources(const TileMemory& m, const Sizes& s, const Offsets& offsets, int first, int count) {
-  constexpr int kParts = kData ? 4 : 1;  // a thread for each corner
-  for (int i = device::thread(); i < count * kRows * kParts; i += device::threads()) {
-    const int at = i / kParts, tap = first + at / kRows;
+// Fills points, and pixels or corners, of taps first .. first + count - 1 at the 16 results from `result` on; slot i of the
+// memory is tap first + i. What is beyond the last tap or the last result reads nothing. All threads of the block take part, in step after.
+template <class T, bool kData, bool kForward, bool kKnots = false>
+DK_DEVICE void prepare_points(const TileMemory& m, const Sizes& s, const Volume& results, const Offsets& offsets, int result,
+                              int first, int count) {
+  for (unsigned i = device::thread(); i < unsigned(count * kRows); i += device::threads()) {
+    const int slot = i / kRows, r = i % kRows, tap = first + slot;
     const int tap_y = s.by_kernel_w.quotient(tap), tap_x = tap - tap_y * s.kernel_w;
-    const Position p = m.rows[at % kRows];
-    if (kData) {
-      const DataPoint d =
-          p.n < s.batch ? data_point<T>(s, offsets.data, p, tap, tap_y, tap_x) : DataPoint{0, 0, 0, 0, false};
-      const int j = i % kParts;
-      m.corners[at].pixel[j] = corner_pixel(s, d, p.n, j);
-      m.corners[at].value[j] = (j / 2 ? d.fy : 1 - d.fy) * (j % 2 ? d.fx : 1 - d.fx);
+    const bool exists = tap < s.taps() && result + r < results.count;
+    const Position p = exists ? results.at(result + r) : Position{s.batch, 0, 0};
+    const Reading read = reading<kForward>(s, p, tap_y, tap_x);
+    HatPoint point{kFar, kFar, 0, {kFarKnot, kFarKnot}};
+    if (kData ? exists : read.there)
+      point = hat_point<kKnots>(s, scope_point<T>(s, offsets.kernel, read.offset, tap, tap_y, tap_x));
+    m.points[i] = point;
+    if constexpr (kData) {
+      const DataPoint d = exists ? data_point<T>(s, offsets.data, p, tap, tap_y, tap_x) : DataPoint{0, 0, 0, 0, false};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        m.corners[i].pixel[j] = corner_pixel(s, d, p.n, j);
+        m.corners[i].value[j] = (j / 2 ? d.fy : 1 - d.fy) * (j % 2 ? d.fx : 1 - d.fx);
+      }
     } else {
-      m.pixels[at] = reading<kForward>(s, p, tap_y, tap_x).pixel;
+      m.pixel(slot, r) = read.pixel;
     }
   }
 }
 
-// A tap of a position: its coordinates in the scope, or none.
-struct Sampling {
-  Coordinate y, x;
-  bool used;
-
-  DK_DEVICE float at(const Sizes& s, int half, int t) const {
-    const int band = s.by_scope_w.quotient(half);
-    return used && half < s.half_steps() ? hat(y, band * 4 + t) * hat(x, half - band * s.scope_w) : 0.0f;
-  }
-};
-
-template <class T, bool kData, bool kForward>
-DK_DEVICE Sampling sampling(const Sizes& s, const Offsets& offsets, const Position& p, int tap) {
-  const int tap_y = s.by_kernel_w.quotient(tap), tap_x = tap - tap_y * s.kernel_w;
-  const Reading read = reading<kForward>(s, p, tap_y, tap_x);
-  if (kData ? p.n >= s.batch : !read.there) return {{0, 0}, {0, 0}, false};
-  const ScopePoint c = scope_point<T>(s, offsets.kernel, read.offset, tap, tap_y, tap_x);
-  return {coordinate(c.y, s.scope_h, s.clip), coordinate(c.x, s.scope_w, s.clip), true};
+// A lane's 4 values of fragment `index` in memory.
+DK_DEVICE void store_packet(float* memory, int index, int lane, const float (&values)[kFragment]) {
+  Packet packet;
+#pragma unroll
+  for (int k = 0; k < kFragment; ++k) packet.word[k] = device::bits_of(values[k]);
+  reinterpret_cast<Packet*>(memory)[index * kWarp + lane] = packet;
 }
 
-DK_DEVICE void store_fragment(const TileMemory& m, int slot, int step, int lane, const float (&values)[kFragment]) {
-  for (int part = 0; part < m.parts; ++part)
+DK_DEVICE void load_packet(const float* memory, int index, int lane, float (&values)[kFragment]) {
+  const Packet packet = reinterpret_cast<const Packet*>(memory)[index * kWarp + lane];
+#pragma unroll
+  for (int k = 0; k < kFragment; ++k) values[k] = device::from_bits(packet.word[k]);
+}
+
+// The same in as many parts as TF32 needs.
+template <bool kSplit>
+DK_DEVICE void store_parts(float* memory, int index, int lane, const float (&values)[kFragment]) {
+  float high[kFragment], low[kFragment];
+#pragma unroll
+  for (int k = 0; k < kFragment; ++k) {
+    const Split split(values[k]);
+    high[k] = split.high, low[k] = split.low;
+  }
+  store_packet(memory, index * (kSplit ? 2 : 1), lane, high);
+  if (kSplit) store_packet(memory, 2 * index + 1, lane, low);
+}
+
+template <bool kSplit>
+DK_DEVICE void load_parts(const float* memory, int index, int lane, float (&parts)[2][kFragment]) {
+  load_packet(memory, index * (kSplit ? 2 : 1), lane, parts[0]);
+  if (kSplit) load_packet(memory, 2 * index + 1, lane, parts[1]);
+}
+
+// The coefficients as A of the products: 16 positions x scope samples. A warp makes a tap's step at a time.
+template <bool kSplit, int kSteps>
+DK_DEVICE void prepare_hats(const TileMemory& m, const Sizes& s, int count) {
+  const Lane id;
+  const int steps = kSteps ? kSteps : m.steps;
+  for (unsigned i = id.warp; i < unsigned(count * steps); i += device::threads() / kWarp) {
+    const int slot = i / unsigned(steps), step = i - slot * steps;
+    const HatPoint points[2] = {m.points[slot * kRows + id.g], m.points[slot * kRows + id.g + 8]};
+    float values[kFragment];
 #pragma unroll
     for (int k = 0; k < kFragment; ++k) {
-      const Split split(values[k]);
-      m.fragment(slot, step, part, lane)[k] = part ? split.low : split.high;
+      const HalfStep half = half_step<kSteps != 0>(s, 2 * step + k / 2);
+      const HatPoint& p = points[k % 2];
+      values[k] = hat(p.y, half.band * 4 + id.t) * hat(p.x, half.column) + p.nan;
     }
-}
-
-// The coefficients as A of the products: 16 positions x scope samples.
-template <class T, bool kData, bool kForward>
-DK_DEVICE void prepare_hats(const TileMemory& m, const Sizes& s, const Offsets& offsets, int first, int count) {
-  const Lane id;
-  for (int slot = id.warp; slot < count; slot += device::threads() / kWarp) {
-    const Sampling points[2] = {sampling<T, kData, kForward>(s, offsets, m.rows[id.g], first + slot),
-                                sampling<T, kData, kForward>(s, offsets, m.rows[id.g + 8], first + slot)};
-    for (int step = 0; step < m.steps; ++step) {
-      float values[kFragment];
-#pragma unroll
-      for (int k = 0; k < kFragment; ++k) values[k] = points[k % 2].at(s, 2 * step + k / 2, id.t);
-      store_fragment(m, slot, step, id.lane, values);
-    }
+    store_parts<kSplit>(m.hats, i, id.lane, values);
   }
 }
 
-// What tap `slot` reads for row r: a pixel, or the interpolated one.
-template <bool kData, class T>
-DK_DEVICE void read_source(const TileMemory& m, const Pixels<T>& source, int slot, int r, int channel,
-                           float (&values)[kLaneChannels]) {
-  if constexpr (kData) {
+// What a tap reads for two rows of the tile: a pixel each, or an interpolated one.
+template <class T>
+struct Read {
+  Channels<T> rows[2];
+
+  DK_DEVICE float at(int i, int c) const { return rows[i][c]; }
+};
+
+struct Interpolated {
+  float values[2][kLaneChannels];
+
+  DK_DEVICE float at(int i, int c) const { return values[i][c]; }
+};
+
+template <class T>
+DK_DEVICE void interpolate(const Corners& corners, const LaneView<const T>& source, float (&values)[kLaneChannels]) {
 #pragma unroll
-    for (int i = 0; i < kLaneChannels; ++i) values[i] = 0;
-    const Corners& corners = m.corners[slot * kRows + r];
+  for (int j = 0; j < 4; ++j) {
+    const Channels<T> pixel = source.load(corners.pixel[j]);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (corners.pixel[j] < 0) continue;
-      float pixel[kLaneChannels];
-      source.load(corners.pixel[j], channel, pixel);
-#pragma unroll
-      for (int i = 0; i < kLaneChannels; ++i) values[i] += corners.value[j] * pixel[i];
-    }
-  } else {
-    source.load(m.pixels[slot * kRows + r], channel, values);
+    for (int c = 0; c < kLaneChannels; ++c) values[c] = (j ? values[c] : 0.0f) + corners.value[j] * pixel[c];
   }
+}
+
+// Rows `row` and `row` + kApart for tap `slot`.
+template <bool kData, int kApart, class T>
+DK_DEVICE auto read_source(const TileMemory& m, const LaneView<const T>& source, int slot, int row) {
+  std::conditional_t<kData, Interpolated, Read<T>> read;
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    if constexpr (kData)
+      interpolate(m.corners[slot * kRows + row + kApart * i], source, read.values[i]);
+    else
+      read.rows[i] = source.load(m.pixel(slot, row + kApart * i));
+  return read;
 }
 
 }  // namespace dk

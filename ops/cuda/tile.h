@@ -32,46 +32,76 @@ constexpr int kLaneChannels = 8;   // adjacent channels a lane holds
 constexpr int kGroup = 32;         // channels a warp holds in the layout above: 4 lanes times 8
 constexpr int kProducts = 4;       // products of 8 columns that make up a group
 constexpr int kFragment = 4;       // values of A a lane holds
+constexpr int kMostWarps = 8;      // of a block
 
 // Which operands of a product are split: coefficients, weight, and products of two stored values. bfloat16 results have 8
-// bits, so that TF32's 11 do for all of them.
+// bits, so that TF32's 11 do for all of them. kBlocks: how many a multiprocessor shall hold, which limits registers;
+// kHeavyBlocks: of kernels that need more.
 template <class T>
 struct Traits {
   static constexpr bool kSplitHats = true, kSplitWeight = false, kSplitProducts = true;
+  static constexpr int kBlocks = 2, kHeavyBlocks = 2;
 };
 template <>
 struct Traits<torch::headeronly::BFloat16> {
   static constexpr bool kSplitHats = false, kSplitWeight = false, kSplitProducts = false;
+  static constexpr int kBlocks = 3, kHeavyBlocks = 2;
 };
 template <>
 struct Traits<float> {
   static constexpr bool kSplitHats = true, kSplitWeight = true, kSplitProducts = true;
+  static constexpr int kBlocks = 2, kHeavyBlocks = 1;
 };
 
-// The nearest value with 10 bits of mantissa, which is all that the tensor core reads, by Veltkamp's splitting: three
-// instructions where the conversion takes more. Infinity, and what is beyond 2^114, becomes NaN; NaN stays.
+// The nearest value with 10 bits of mantissa, which is all that the tensor core reads. sm_90 has an instruction for it;
+// before, Veltkamp's splitting takes fewer than the conversion. By it infinity, and what is beyond 2^114, becomes NaN.
 DK_DEVICE float to_tf32(float value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  return device::nearest_tf32(value);
+#else
   const float scaled = device::product(value, 8193.0f);
   return device::difference(scaled, device::difference(scaled, value));
+#endif
 }
 
-// Division by a number fixed at launch, for numerators below 2^20 and divisors up to 2^11: a multiplication in place of
-// twenty instructions.
+// Division of what is not negative by a number fixed at launch: three instructions in place of twenty. With s the
+// number's logarithm rounded up, and m = ceil(2^(31 + s) / number), quotients are n m / 2^(31 + s) rounded down (Granlund
+// and Montgomery, 1994).
 struct Divisor {
-  int value;
-  uint32_t reciprocal;
+  uint32_t multiplier;
+  int shift;
 
   DK_DEVICE int quotient(int numerator) const {
-    return value == 1 ? numerator : int(device::multiply_high(uint32_t(numerator), reciprocal));
+    return int(device::multiply_high(uint32_t(numerator) << 1, multiplier) >> shift);
   }
 };
 
-inline Divisor divisor(int64_t value) { return {int(value), uint32_t(((int64_t(1) << 32) + value - 1) / value)}; }
+inline Divisor divisor(int64_t value) {
+  int shift = 0;
+  while ((int64_t(1) << shift) < value) ++shift;
+  return {uint32_t(((uint64_t(1) << (31 + shift)) + value - 1) / value), shift};
+}
+
+// Position `index` of a (batch, height, width) volume, row-major.
+struct Position {
+  int n, y, x;
+};
+
+struct Volume {
+  int count, height, width;
+  Divisor by_height, by_width;
+
+  DK_DEVICE Position at(int index) const {
+    const int row = by_width.quotient(index), n = by_height.quotient(row);
+    return {n, row - n * height, index - row * width};
+  }
+};
 
 struct Sizes {
   int batch, channels, height, width, out_height, out_width;
   int scope_h, scope_w, kernel_h, kernel_w;
   int stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+  float origin_y, origin_x, edge_y, edge_x;  // of the scope: where tap (0, 0) samples it, and its last sample
   bool clip;
   Divisor by_kernel_w, by_scope_w;
 
@@ -84,7 +114,8 @@ struct Sizes {
 struct Lane {
   int warp, lane, g, t;
 
-  DK_DEVICE Lane() : warp(device::thread() / kWarp), lane(device::thread() % kWarp), g(lane / 4), t(lane % 4) {}
+  // By bits, because the compiler does not know that a thread's number is not negative.
+  DK_DEVICE Lane() : warp(device::thread() >> 5), lane(device::thread() & 31), g(lane >> 2), t(lane & 3) {}
 };
 
 // A value and what TF32 leaves of it.
@@ -93,16 +124,6 @@ struct Split {
 
   explicit DK_DEVICE Split(float value) : high(to_tf32(value)), low(to_tf32(value - high)) {}
 };
-
-// Position `index` of a (batch, height, width) volume, row-major.
-struct Position {
-  int n, y, x;
-};
-
-DK_DEVICE Position position(int index, int height, int width) {
-  const int row = index / width;
-  return {row / height, row % height, index - row * width};
-}
 
 // What one load or store moves: 16 bytes, kept as words, because 16-bit values in registers cost shuffling.
 struct __attribute__((may_alias)) __attribute__((aligned(16))) Packet {
@@ -114,10 +135,8 @@ template <class T>
 struct Packed {
   static constexpr int kValues = 8;
 
-  static DK_DEVICE void unpack(const Packet& packet, float* values) {
-#pragma unroll
-    for (int i = 0; i < kValues; ++i)
-      values[i] = static_cast<float>(T(static_cast<unsigned short>(packet.word[i / 2] >> (i % 2 * 16)), T::from_bits()));
+  static DK_DEVICE float value(const Packet& packet, int i) {
+    return static_cast<float>(T(static_cast<unsigned short>(packet.word[i / 2] >> (i % 2 * 16)), T::from_bits()));
   }
   static DK_DEVICE void pack(const float* values, Packet& packet) {
 #pragma unroll
@@ -125,56 +144,68 @@ struct Packed {
   }
 };
 template <>
-DK_DEVICE void Packed<torch::headeronly::BFloat16>::unpack(const Packet& packet, float* values) {
-#pragma unroll
-  for (int i = 0; i < kValues; ++i)  // the upper half of a float: one instruction
-    values[i] = device::from_bits(i % 2 ? packet.word[i / 2] & 0xffff0000 : packet.word[i / 2] << 16);
+DK_DEVICE float Packed<torch::headeronly::BFloat16>::value(const Packet& packet, int i) {
+  // The upper half of a float: one instruction.
+  return device::from_bits(i % 2 ? packet.word[i / 2] & 0xffff0000 : packet.word[i / 2] << 16);
 }
 template <>
 struct Packed<float> {
   static constexpr int kValues = 4;
 
-  static DK_DEVICE void unpack(const Packet& packet, float* values) {
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) values[i] = device::from_bits(packet.word[i]);
-  }
+  static DK_DEVICE float value(const Packet& packet, int i) { return device::from_bits(packet.word[i]); }
   static DK_DEVICE void pack(const float* values, Packet& packet) {
 #pragma unroll
     for (int i = 0; i < kValues; ++i) packet.word[i] = device::bits_of(values[i]);
   }
 };
 
-// Pixels of a channels_last tensor: channels side by side, pixels `channels` apart, a multiple of kLaneChannels. The
-// driver pads what has another number.
+// kLaneChannels adjacent channels of a pixel as they are stored.
+template <class T>
+struct Channels {
+  using Values = Packed<T>;
+  static constexpr int kPackets = kLaneChannels / Values::kValues;
+
+  Packet packets[kPackets];
+
+  DK_DEVICE float operator[](int c) const { return Values::value(packets[c / Values::kValues], c % Values::kValues); }
+};
+
+// A channels_last tensor. Its channels are a multiple of kLaneChannels; the driver pads what has another number.
 template <class T>
 struct Pixels {
   T* data;
   int channels;
+  uint32_t count, stride;  // of pixels, and the bytes from one to the next
+};
 
-  using Values = Packed<std::remove_const_t<T>>;
-  static constexpr int kPackets = kLaneChannels / Values::kValues;
+// The kLaneChannels channels from `channel` on of a tensor's pixels: what one lane reads and writes.
+template <class T>
+struct LaneView {
+  using Stored = std::remove_const_t<T>;
+  static constexpr int kPackets = Channels<Stored>::kPackets;
 
-  DK_DEVICE T* at(int pixel, int channel) const { return data + int64_t(pixel) * channels + channel; }
+  T* first;        // of pixel 0
+  uint32_t count;  // pixels, none if the tensor has not got these channels
+  uint32_t stride;
 
-  // kLaneChannels channels from `channel` on, zero where they are not there or the pixel is below 0.
-  DK_DEVICE void load(int pixel, int channel, float (&values)[kLaneChannels]) const {
-    Packet packets[kPackets] = {};
-    if (pixel >= 0 && channel < channels) {
-      const Packet* from = reinterpret_cast<const Packet*>(at(pixel, channel));
-#pragma unroll
-      for (int i = 0; i < kPackets; ++i) packets[i] = from[i];
-    }
-#pragma unroll
-    for (int i = 0; i < kPackets; ++i) Values::unpack(packets[i], values + i * Values::kValues);
+  DK_DEVICE LaneView(const Pixels<T>& pixels, int channel)
+      : first(pixels.data + channel), count(channel < pixels.channels ? pixels.count : 0), stride(pixels.stride) {}
+
+  // Zero where there is nothing, as for a pixel of -1.
+  DK_DEVICE Channels<Stored> load(int pixel) const {
+    Channels<Stored> loaded;
+    device::load<0>(loaded.packets[0].word, first, uint32_t(pixel), count, stride);
+    if constexpr (kPackets > 1) device::load<16>(loaded.packets[1].word, first, uint32_t(pixel), count, stride);
+    return loaded;
   }
 
-  DK_DEVICE void store(int pixel, int channel, const float (&values)[kLaneChannels]) const {
-    if (channel >= channels) return;
-    Packet* to = reinterpret_cast<Packet*>(at(pixel, channel));
+  DK_DEVICE void store(int pixel, const float (&values)[kLaneChannels]) const {
+    if (uint32_t(pixel) >= count) return;
+    Packet* to = reinterpret_cast<Packet*>(reinterpret_cast<char*>(first) + uint64_t(uint32_t(pixel)) * stride);
 #pragma unroll
     for (int i = 0; i < kPackets; ++i) {
       Packet packet;
-      Values::pack(values + i * Values::kValues, packet);
+      Packed<Stored>::pack(values + i * Packed<Stored>::kValues, packet);
       to[i] = packet;
     }
   }
@@ -184,16 +215,29 @@ struct Pixels {
 template <class T>
 struct Weight {
   const T* data;
-  int64_t channel_stride, row_stride, column_stride;
+  int channel_stride, row_stride, column_stride;
 
-  // The sample of row 4 * band + t at a column, for half step (band, column); zero where there is none.
-  DK_DEVICE float at(const Sizes& s, int channel, int half, int t) const {
-    if (channel >= s.channels || half >= s.half_steps()) return 0.0f;
-    const int band = s.by_scope_w.quotient(half), row = band * 4 + t, column = half - band * s.scope_w;
-    return row < s.scope_h ? static_cast<float>(data[channel * channel_stride + row * row_stride + column * column_stride])
-                           : 0.0f;
+  // Row 4 * band + t of a column, zero where there is none. Without a branch, so that many loads are under way at once.
+  DK_DEVICE float at(const Sizes& s, int channel, int band, int column, int t) const {
+    const int row = band * 4 + t;
+    const bool there = channel < s.channels && row < s.scope_h && column < s.scope_w;
+    const T value = data[there ? channel * channel_stride + row * row_stride + column * column_stride : 0];
+    return there ? static_cast<float>(value) : 0.0f;
   }
 };
+
+// The place of half step `half` in the scope: a band of 4 rows and a column.
+struct HalfStep {
+  int band, column;
+};
+
+// `kOneBand`: the scope has no more than 4 rows.
+template <bool kOneBand>
+DK_DEVICE HalfStep half_step(const Sizes& s, int half) {
+  if (kOneBand) return {0, half};
+  const int band = s.by_scope_w.quotient(half);
+  return {band, half - band * s.scope_w};
+}
 
 // d += a b, or d = a b where it is the `first`, in as many products as the operands have parts.
 template <bool kSplitA, bool kSplitB>

@@ -10,86 +10,85 @@ namespace dk {
 constexpr int kSamples = 16;        // rows of a product: scope samples, 4 half steps
 constexpr int kWideProducts = 8;    // products a warp makes at a time: 64 channels, lane (g, t) loads 8 of them from 8 g
 constexpr int kWideGroup = 64;
+constexpr int kMostWideWarps = 4;
 constexpr int kTileSteps = 2;       // of 8 positions
 constexpr int kReduceWidth = 32, kReduceDepth = 8;  // a reducing block: channels, and shares summed side by side
 
 template <class T>
 struct WeightGradientArguments {
   Sizes sizes;
+  Volume positions;
   Offsets offsets;
   Pixels<const T> input, grad;
   float* shares;  // (blocks along x, samples rounded up to 16, C)
-  int64_t tiles;
-  int sample_tiles, taps_at_once;
+  int tiles, tiles_per_block, sample_tiles, taps_at_once;
 };
 
 DK_HOST_DEVICE inline int sample_tiles(const Sizes& s) { return (4 * s.half_steps() + kSamples - 1) / kSamples; }
 
 // The coefficients as A of the products: 16 scope samples from half step 4 * `tile` on x 8 positions.
-template <class T, bool kData>
-DK_DEVICE void prepare_transposed_hats(const TileMemory& m, const Sizes& s, const Offsets& offsets, int tile, int first,
-                                       int count) {
+template <bool kSplit, bool kOneBand>
+DK_DEVICE void prepare_transposed_hats(const TileMemory& m, const Sizes& s, int tile, int count) {
   const Lane id;
-  for (int slot = id.warp; slot < count; slot += device::threads() / kWarp)
-    for (int step = 0; step < kTileSteps; ++step) {
-      const Position* rows = m.rows + 8 * step + id.t;
-      const Sampling points[2] = {sampling<T, kData, true>(s, offsets, rows[0], first + slot),
-                                  sampling<T, kData, true>(s, offsets, rows[4], first + slot)};
-      float values[kFragment];
+  for (unsigned i = id.warp; i < unsigned(count * kTileSteps); i += device::threads() / kWarp) {
+    const HatPoint* rows = m.points + i * (kRows / kTileSteps) + id.t;
+    const HatPoint points[2] = {rows[0], rows[4]};
+    float values[kFragment];
 #pragma unroll
-      for (int k = 0; k < kFragment; ++k) {
-        const int sample = id.g + 8 * (k % 2);
-        values[k] = points[k / 2].at(s, 4 * tile + sample / 4, sample % 4);
-      }
-      store_fragment(m, slot, step, id.lane, values);
+    for (int k = 0; k < kFragment; ++k) {
+      const HalfStep half = half_step<kOneBand>(s, 4 * tile + id.g / 4 + k % 2 * 2);
+      const HatPoint& p = points[k / 2];
+      values[k] = hat(p.y, half.band * 4 + id.g % 4) * hat(p.x, half.column) + p.nan;
     }
+    store_parts<kSplit>(m.hats, i, id.lane, values);
+  }
+}
+
+// One step of all taps at hand: 8 positions from row 8 * step of the tile on.
+template <class T, bool kData>
+DK_DEVICE void add_products(const LaneView<const T>& input, const LaneView<const T>& grads, const TileMemory& m, int first,
+                            int step, int count, float (&sum)[kWideProducts][4]) {
+  const Lane id;
+  const int row = 8 * step + id.t;
+  const Channels<T> grad[2] = {grads.load(first + row), grads.load(first + row + 4)};
+#pragma unroll (kData || Traits<T>::kSplitProducts ? 1 : 3)
+  for (int slot = 0; slot < count; ++slot) {
+    const auto read = read_source<kData, 4>(m, input, slot, row);
+    float hats[2][kFragment];
+    load_parts<Traits<T>::kSplitProducts>(m.hats, slot * kTileSteps + step, id.lane, hats);
+#pragma unroll
+    for (int j = 0; j < kWideProducts; ++j) {
+      const Split first(grad[0][j] * read.at(0, j)), second(grad[1][j] * read.at(1, j));
+      const float u[2][2] = {{first.high, second.high}, {first.low, second.low}};
+      accumulate<T>(sum[j], hats, u);
+    }
+  }
 }
 
 // Grid: (shares, chunks of as many 64 channels as there are warps, times tiles of 16 scope samples).
-template <class T, bool kData>
-DK_KERNEL void weight_gradient(const WeightGradientArguments<T> a) {
+template <class T, bool kData, bool kOneBand>
+DK_KERNEL void DK_BOUNDS(kMostWideWarps, 2 * Traits<T>::kHeavyBlocks) weight_gradient(const WeightGradientArguments<T> a) {
   const Lane id;
   const Sizes& s = a.sizes;
   const int chunk = device::block_y() / a.sample_tiles, sample_tile = device::block_y() % a.sample_tiles;
   const int group = (chunk * (device::threads() / kWarp) + id.warp) * kWideGroup;
-  const int channel = group + id.g * kLaneChannels;
+  const LaneView<const T> input(a.input, group + id.g * kLaneChannels), grad(a.grad, group + id.g * kLaneChannels);
   const TileMemory m(a.taps_at_once, kTileSteps, Traits<T>::kSplitProducts);
   float sum[kWideProducts][4] = {};
-  for (int64_t tile = device::block_x(); tile < a.tiles; tile += device::blocks_x()) {
-    device::sync_block();
-    place_rows(m, tile * kRows, s.batch, s.out_height, s.out_width);
+  const int begin = int(device::block_x()) * a.tiles_per_block;
+  const int end = begin + a.tiles_per_block < a.tiles ? begin + a.tiles_per_block : a.tiles;
+  for (int tile = begin; tile < end; ++tile)
     for (int tap = 0; tap < s.taps(); tap += a.taps_at_once) {
       const int count = s.taps() - tap < a.taps_at_once ? s.taps() - tap : a.taps_at_once;
+      device::sync_block();  // for what the memory held before
+      prepare_points<T, kData, true>(m, s, a.positions, a.offsets, tile * kRows, tap, count);
       device::sync_block();
-      prepare_sources<T, kData, true>(m, s, a.offsets, tap, count);
-      prepare_transposed_hats<T, kData>(m, s, a.offsets, sample_tile, tap, count);
+      prepare_transposed_hats<Traits<T>::kSplitProducts, kOneBand>(m, s, sample_tile, count);
       device::sync_block();
-#pragma unroll
-      for (int step = 0; step < kTileSteps; ++step) {
-        float grad[2][kLaneChannels];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int r = 8 * step + id.t + 4 * i;
-          a.grad.load(m.rows[r].n < s.batch ? int(tile * kRows) + r : -1, channel, grad[i]);
-        }
-        for (int slot = 0; slot < count; ++slot) {
-          float pixels[2][kLaneChannels], hats[2][kFragment];
-#pragma unroll
-          for (int i = 0; i < 2; ++i) read_source<kData>(m, a.input, slot, 8 * step + id.t + 4 * i, channel, pixels[i]);
-#pragma unroll
-          for (int part = 0; part < (Traits<T>::kSplitProducts ? 2 : 1); ++part)
-#pragma unroll
-            for (int k = 0; k < kFragment; ++k) hats[part][k] = m.fragment(slot, step, part, id.lane)[k];
-#pragma unroll
-          for (int j = 0; j < kWideProducts; ++j) {
-            const Split first(grad[0][j] * pixels[0][j]), second(grad[1][j] * pixels[1][j]);
-            const float u[2][2] = {{first.high, second.high}, {first.low, second.low}};
-            accumulate<T>(sum[j], hats, u);
-          }
-        }
-      }
+#pragma unroll 1
+      for (int step = 0; step < kTileSteps; ++step)
+        add_products<T, kData>(input, grad, m, tile * kRows, step, count, sum);
     }
-  }
   // Lane (g, t) holds samples g and g + 8 of channels 8 * 2t + j and 8 * (2t + 1) + j.
   const int64_t samples = int64_t(a.sample_tiles) * kSamples;
 #pragma unroll

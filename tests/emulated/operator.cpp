@@ -20,7 +20,7 @@ Tensor forward(const Tensor& input, const OptionalTensor& data_offset, const Opt
                const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation, bool clip) {
   const Geometry g =
       check_arguments(input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip);
-  if (!fits_fast(g, input.scalar_type(), data_offset.has_value())) fail("not a call for this path");
+  if (!fits_fast(g, input.scalar_type(), data_offset, kernel_offset, weight)) fail("not a call for this path");
   Tensor output = empty_in_format_of(input, {g.batch, g.channels, g.out_height, g.out_width});
   if (output.numel() == 0) return output;
   with_type(input.scalar_type(), [&](auto zero) {
