@@ -1,5 +1,6 @@
 // A GPU on the host, for tests: every thread of a block is a coroutine, barriers and warp operations make them wait for
-// each other. One block runs at a time. Nothing here is compiled under nvcc.
+// each other. One block runs at a time. A watch, if there is one, is told of launches and blocks; tests/emulated/watch.cpp
+// finds races with that. Nothing here is compiled under nvcc.
 #pragma once
 
 #include <setjmp.h>
@@ -28,6 +29,7 @@ struct Barrier {
 struct Block {
   int64_t x = 0, blocks_x = 0;
   int y = 0, threads = 0, current = 0, running = 0;
+  volatile bool atomic = false;  // whether the current thread is in an atomic operation
   bool moved = false;  // whether any thread got on since the last round; if none did, they wait for each other forever
   std::vector<char> shared;
   // A coroutine starts by setcontext; after that _setjmp and _longjmp switch, which spare two system calls a time.
@@ -39,7 +41,7 @@ struct Block {
   std::vector<Place> places;
   Place scheduler;
   Barrier all;
-  std::vector<Barrier> warps;
+  std::vector<Barrier> warps, lockstep;  // what orders memory, and what only makes lanes wait for each other's values
   std::vector<float> exchange;  // what a thread shows the others of its warp: 4 + 2 operands of mma, or one value
   std::function<void()> kernel;
 };
@@ -55,6 +57,17 @@ inline int64_t block_x() { return block()->x; }
 inline int block_y() { return block()->y; }
 inline int64_t blocks_x() { return block()->blocks_x; }
 inline char* shared_memory() { return block()->shared.data(); }
+
+struct Watch {
+  virtual void start_launch(const Block& b) = 0;
+  virtual void start_block(const Block& b) = 0;
+  virtual void end_launch() = 0;  // throws if it has found something
+};
+
+inline Watch*& watch() {
+  static Watch* current = nullptr;
+  return current;
+}
 
 inline void yield() {
   Block& b = *block();
@@ -73,20 +86,25 @@ inline void wait(Barrier& barrier) {
 
 inline void sync_block() { wait(block()->all); }
 inline void sync_warp() { wait(block()->warps[thread() / kLanes]); }
+inline void exchange() { wait(block()->lockstep[thread() / kLanes]); }
 
 inline float shuffle_xor(float value, int mask) {
   float* shown = &block()->exchange[0];
   shown[thread() * 8] = value;
-  sync_warp();
+  exchange();
   const float result = shown[(thread() ^ mask) * 8];
-  sync_warp();
+  exchange();
   return result;
 }
 
-inline void add_atomic(float* to, float value) { *to += value; }
-inline void add_atomic(double* to, double value) { *to += value; }
+template <class T>
+inline void add_atomic(T* to, T value) {
+  block()->atomic = true;
+  *to += value;
+  block()->atomic = false;
+}
 inline void add_atomic(float* to, const float (&values)[4]) {
-  for (int i = 0; i < 4; ++i) to[i] += values[i];
+  for (int i = 0; i < 4; ++i) add_atomic(to + i, values[i]);
 }
 inline float saturate(float value) { return value > 0 ? std::min(value, 1.0f) : 0.0f; }  // NaN gives 0, as on the GPU
 
@@ -136,7 +154,7 @@ inline void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
   float* shown = &block()->exchange[first * 8];
   for (int i = 0; i < 4; ++i) shown[lane * 8 + i] = truncated(a[i]);
   for (int i = 0; i < 2; ++i) shown[lane * 8 + 4 + i] = truncated(b[i]);
-  sync_warp();
+  exchange();
   for (int i = 0; i < 4; ++i) {
     const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
     double sum = d[i];
@@ -147,7 +165,7 @@ inline void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
     }
     d[i] = towards_zero(sum);
   }
-  sync_warp();
+  exchange();
 }
 
 inline void mma_first(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
@@ -176,6 +194,8 @@ inline void run_block(Block& b) {
   std::fill(b.ended.begin(), b.ended.end(), 0), std::fill(b.started.begin(), b.started.end(), 0);
   b.running = b.threads, b.all = {b.threads, 0, 0};
   b.warps.assign((b.threads + kLanes - 1) / kLanes, Barrier{kLanes, 0, 0});
+  b.lockstep = b.warps;
+  if (watch()) watch()->start_block(b);
   for (int i = 0; i < b.threads; ++i) {
     getcontext(&b.contexts[i]);
     b.contexts[i].uc_stack.ss_sp = &b.stacks[i * kStackBytes], b.contexts[i].uc_stack.ss_size = kStackBytes;
@@ -202,8 +222,10 @@ void run_grid(int64_t blocks_x, int64_t blocks_y, int threads, size_t shared_byt
   b.shared.resize(shared_bytes + 16), b.contexts.resize(threads), b.ended.resize(threads), b.started.resize(threads), b.places.resize(threads);
   b.stacks.resize(threads * kStackBytes), b.exchange.resize(threads * 8);
   b.kernel = kernel;
+  if (watch()) watch()->start_launch(b);
   for (b.y = 0; b.y < int(blocks_y); ++b.y)
     for (b.x = 0; b.x < blocks_x; ++b.x) run_block(b);
+  if (watch()) watch()->end_launch();
 }
 
 }  // namespace dk::device

@@ -3,6 +3,13 @@
 
 #include "../../ops/cuda/fast.h"
 
+#if !defined(DK_LIBRARY)
+#define DK_LIBRARY dk_bench_emulated
+#endif
+// Macros of torch's take the name as it stands.
+#define DK_DEFINE(name, m) STABLE_TORCH_LIBRARY(name, m)
+#define DK_IMPLEMENT(name, m) STABLE_TORCH_LIBRARY_IMPL(name, CPU, m)
+
 namespace dk {
 namespace {
 
@@ -48,7 +55,7 @@ Gradients backward(const Tensor& grad, const Tensor& input, const OptionalTensor
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY(dk_bench_emulated, m) {
+DK_DEFINE(DK_LIBRARY, m) {
   m.def(
       "forward(Tensor input, Tensor? data_offset, Tensor? kernel_offset, Tensor weight, int[] kernel_size, int[] stride, "
       "int[] padding, int[] dilation, bool clip) -> Tensor");
@@ -57,7 +64,7 @@ STABLE_TORCH_LIBRARY(dk_bench_emulated, m) {
       "int[] stride, int[] padding, int[] dilation, bool clip, bool deterministic) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dk_bench_emulated, CPU, m) {
+DK_IMPLEMENT(DK_LIBRARY, m) {
   m.impl("forward", TORCH_BOX(&forward));
   m.impl("backward", TORCH_BOX(&backward));
 }
