@@ -60,44 +60,57 @@ DK_DEVICE void sample_kernels(const TileMemory& m, const Sizes& s, const Weight<
   for (int j = 0; j < kProducts; ++j) use(j, d[j]);
 }
 
-// The first of a warp's channels.
-DK_DEVICE int group_of(const Lane& id) { return (device::block_y() * (device::threads() / kWarp) + id.warp) * kGroup; }
-
+// Groups of channels that a warp takes: one where registers do not hold the weight and the pixels of two.
 template <class T, int kSteps, bool kData>
-DK_DEVICE void add_taps(const CorrelateArguments<T>& a, const TileMemory& m, WeightFragments<T, kSteps>& held, int count,
-                        float (&sum)[2][kLaneChannels]) {
+constexpr int kGroupsOf = kSteps && !kData ? Traits<T>::kGroups : 1;
+
+// The first of a warp's channels.
+template <int kGroups>
+DK_DEVICE int first_channel(const Lane& id) {
+  return (device::block_y() * (device::threads() / kWarp) + id.warp) * kGroups * kGroup;
+}
+
+template <class T, int kSteps, bool kData, int kGroups>
+DK_DEVICE void add_taps(const CorrelateArguments<T>& a, const TileMemory& m, WeightFragments<T, kSteps> (&held)[kGroups],
+                        int count, float (&sum)[kGroups][2][kLaneChannels]) {
   const Lane id;
-  const int group = group_of(id);
-  const LaneView<const T> source(a.source, group + id.t * kLaneChannels);
+  const int channel = first_channel<kGroups>(id);
+  const LaneView<const T, kGroups> source(a.source, channel + id.t * kLaneChannels);
 #pragma unroll 1
-  for (TileMemory tap = m; count > 0; --count, tap = tap.next<Traits<T>::kSplitHats>()) {
-    const auto read = read_source<kData, 8>(tap, source, 0, id.g);
-    sample_kernels(tap, a.sizes, a.weight, id, group, held, 0, [&](int j, const float(&sampled)[4]) {
+  for (TileMemory tap = m; count > 0; --count, tap = tap.next<Traits<T>::kSplitHats>())
+    unrolled<kGroups>([&](auto u) {
+      const auto read = read_source<kData, 8, u.value>(tap, source, 0, id.g);
+      sample_kernels(tap, a.sizes, a.weight, id, channel + u.value * kGroup, held[u.value], 0,
+                     [&](int j, const float(&sampled)[4]) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) sum[k / 2][2 * j + k % 2] += sampled[k] * read.at(k / 2, 2 * j + k % 2);
+        for (int k = 0; k < 4; ++k) sum[u.value][k / 2][2 * j + k % 2] += sampled[k] * read.at(k / 2, 2 * j + k % 2);
+      });
     });
-  }
 }
 
-template <class T>
-DK_DEVICE void store_results(const CorrelateArguments<T>& a, int first, const float (&sum)[2][kLaneChannels]) {
+template <class T, int kGroups>
+DK_DEVICE void store_results(const CorrelateArguments<T>& a, int first, const float (&sum)[kGroups][2][kLaneChannels]) {
   const Lane id;
-  const LaneView<T> result(a.result, group_of(id) + id.t * kLaneChannels);
+  const LaneView<T, kGroups> result(a.result, first_channel<kGroups>(id) + id.t * kLaneChannels);
+  unrolled<kGroups>([&](auto u) {
 #pragma unroll
-  for (int i = 0; i < 2; ++i) result.store(first + id.g + 8 * i, sum[i]);
+    for (int i = 0; i < 2; ++i) result.template store<u.value>(first + id.g + 8 * i, sum[u.value][i]);
+  });
 }
 
-// Grid: (runs of tiles of 16 results, chunks of as many groups of 32 channels as there are warps).
+// Grid: (runs of tiles of 16 results, chunks of as many times kGroups groups of 32 channels as there are warps).
 template <class T, int kSteps, bool kData, bool kForward>
 DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) correlate(const CorrelateArguments<T> a) {
+  constexpr int kGroups = kGroupsOf<T, kSteps, kData>;
   const Sizes& s = a.sizes;
   const TileMemory m(a.taps_at_once, s.steps(), Traits<T>::kSplitHats);
-  WeightFragments<T, kSteps> held;
-  held.load_all(a.weight, s, Lane(), group_of(Lane()));
+  WeightFragments<T, kSteps> held[kGroups];
+#pragma unroll
+  for (int u = 0; u < kGroups; ++u) held[u].load_all(a.weight, s, Lane(), first_channel<kGroups>(Lane()) + u * kGroup);
   const int begin = int(device::block_x()) * a.tiles_per_block;
   const int end = begin + a.tiles_per_block < a.tiles ? begin + a.tiles_per_block : a.tiles;
   for (int tile = begin; tile < end; ++tile) {
-    float sum[2][kLaneChannels] = {};
+    float sum[kGroups][2][kLaneChannels] = {};
     for (int tap = 0; tap < s.taps(); tap += a.taps_at_once) {
       const int count = s.taps() - tap < a.taps_at_once ? s.taps() - tap : a.taps_at_once;
       device::sync_block();  // for what the memory held before

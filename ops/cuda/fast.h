@@ -150,11 +150,13 @@ class Fast {
   void run_correlate(const Tensor& source, const Tensor& result) const {
     const int taps = taps_at_once(sizes_, sizes_.steps(), Traits<T>::kSplitHats, kData);
     const Volume results = volume(sizes_.batch, result.size(2), result.size(3));
-    const Cut cut(results.count, chunks());
-    const CorrelateArguments<T> arguments{sizes_, results, offsets_, pixels<const T>(source), weight_, pixels<T>(result),
-                                          taps, int(cut.tiles), int(cut.each)};
     with_steps([&](auto steps) {
-      launch("correlate", correlate<T, steps.value, kData, kForward>, cut.blocks(), chunks(), warps() * kWarp,
+      const int64_t parts = blocks_of(sizes_.channels, kGroup * kGroupsOf<T, steps.value, kData>);
+      const int64_t warps = std::min<int64_t>(parts, kMostWarps), chunks = blocks_of(parts, warps);
+      const Cut cut(results.count, chunks);
+      const CorrelateArguments<T> arguments{sizes_, results, offsets_, pixels<const T>(source), weight_, pixels<T>(result),
+                                            taps, int(cut.tiles), int(cut.each)};
+      launch("correlate", correlate<T, steps.value, kData, kForward>, cut.blocks(), chunks, warps * kWarp,
              TileMemory::bytes(taps, sizes_.steps(), Traits<T>::kSplitHats, kData), stream_, arguments);
     });
   }

@@ -16,7 +16,8 @@ struct OffsetView {
 
   template <class T>
   DK_DEVICE float at(int i) const {
-    return wide ? static_cast<const float*>(data)[i] : static_cast<float>(static_cast<const T*>(data)[i]);
+    const char* value = static_cast<const char*>(data) + int64_t(i) * (wide ? int(sizeof(float)) : int(sizeof(T)));
+    return wide ? *reinterpret_cast<const float*>(value) : static_cast<float>(*reinterpret_cast<const T*>(value));
   }
 
   template <class T>
@@ -239,22 +240,27 @@ DK_DEVICE void load_parts(const float* memory, int index, int lane, float (&part
   if (kSplit) load_packet(memory, 2 * index + 1, lane, parts[1]);
 }
 
-// The coefficients as A of the products: 16 positions x scope samples. A warp makes a tap's step at a time.
+// The coefficients as A of the products: 16 positions x scope samples. A warp makes a tap at a time, or a tap's step where
+// there are many.
 template <bool kSplit, int kSteps>
 DK_DEVICE void prepare_hats(const TileMemory& m, const Sizes& s, int count) {
+  constexpr int kAtOnce = kSteps ? kSteps : 1;
   const Lane id;
-  const int steps = kSteps ? kSteps : m.steps;
-  for (unsigned i = id.warp; i < unsigned(count * steps); i += device::threads() / kWarp) {
-    const int slot = i / unsigned(steps), step = i - slot * steps;
+  const unsigned units = kSteps ? 1 : m.steps;  // of a tap
+  for (unsigned i = id.warp; i < count * units; i += device::threads() / kWarp) {
+    const int slot = i / units, first = i - slot * units;
     const HatPoint points[2] = {m.points[slot * kRows + id.g], m.points[slot * kRows + id.g + 8]};
-    float values[kFragment];
 #pragma unroll
-    for (int k = 0; k < kFragment; ++k) {
-      const HalfStep half = half_step<kSteps != 0>(s, 2 * step + k / 2);
-      const HatPoint& p = points[k % 2];
-      values[k] = hat(p.y, half.band * 4 + id.t) * hat(p.x, half.column) + p.nan;
+    for (int step = 0; step < kAtOnce; ++step) {
+      float values[kFragment];
+#pragma unroll
+      for (int k = 0; k < kFragment; ++k) {
+        const HalfStep half = half_step<kSteps != 0>(s, 2 * (first + step) + k / 2);
+        const HatPoint& p = points[k % 2];
+        values[k] = hat(p.y, half.band * 4 + id.t) * hat(p.x, half.column) + p.nan;
+      }
+      store_parts<kSplit>(m.hats, i * kAtOnce + step, id.lane, values);
     }
-    store_parts<kSplit>(m.hats, i, id.lane, values);
   }
 }
 
@@ -272,26 +278,26 @@ struct Interpolated {
   DK_DEVICE float at(int i, int c) const { return values[i][c]; }
 };
 
-template <class T>
-DK_DEVICE void interpolate(const Corners& corners, const LaneView<const T>& source, float (&values)[kLaneChannels]) {
+template <int kSkip, class T, int kGroups>
+DK_DEVICE void interpolate(const Corners& corners, const LaneView<const T, kGroups>& source, float (&values)[kLaneChannels]) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    const Channels<T> pixel = source.load(corners.pixel[j]);
+    const Channels<T> pixel = source.template load<kSkip>(corners.pixel[j]);
 #pragma unroll
     for (int c = 0; c < kLaneChannels; ++c) values[c] = (j ? values[c] : 0.0f) + corners.value[j] * pixel[c];
   }
 }
 
-// Rows `row` and `row` + kApart for tap `slot`.
-template <bool kData, int kApart, class T>
-DK_DEVICE auto read_source(const TileMemory& m, const LaneView<const T>& source, int slot, int row) {
+// Rows `row` and `row` + kApart for tap `slot`, in group kSkip of those that the view has.
+template <bool kData, int kApart, int kSkip = 0, class T, int kGroups>
+DK_DEVICE auto read_source(const TileMemory& m, const LaneView<const T, kGroups>& source, int slot, int row) {
   std::conditional_t<kData, Interpolated, Read<T>> read;
 #pragma unroll
   for (int i = 0; i < 2; ++i)
     if constexpr (kData)
-      interpolate(m.corners[slot * kRows + row + kApart * i], source, read.values[i]);
+      interpolate<kSkip>(m.corners[slot * kRows + row + kApart * i], source, read.values[i]);
     else
-      read.rows[i] = source.load(m.pixel(slot, row + kApart * i));
+      read.rows[i] = source.template load<kSkip>(m.pixel(slot, row + kApart * i));
   return read;
 }
 

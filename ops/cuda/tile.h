@@ -36,21 +36,22 @@ constexpr int kMostWarps = 8;      // of a block
 
 // Which operands of a product are split: coefficients, weight, and products of two stored values. bfloat16 results have 8
 // bits, so that TF32's 11 do for all of them. kBlocks: how many a multiprocessor shall hold, which limits registers;
-// kHeavyBlocks: of kernels that need more.
+// kHeavyBlocks: of kernels that need more. kGroups: of 32 channels that a warp of `correlate` takes for every coefficient it
+// loads.
 template <class T>
 struct Traits {
   static constexpr bool kSplitHats = true, kSplitWeight = false, kSplitProducts = true;
-  static constexpr int kBlocks = 2, kHeavyBlocks = 2;
+  static constexpr int kBlocks = 2, kHeavyBlocks = 2, kGroups = 1;
 };
 template <>
 struct Traits<torch::headeronly::BFloat16> {
   static constexpr bool kSplitHats = false, kSplitWeight = false, kSplitProducts = false;
-  static constexpr int kBlocks = 3, kHeavyBlocks = 2;
+  static constexpr int kBlocks = 2, kHeavyBlocks = 2, kGroups = 2;
 };
 template <>
 struct Traits<float> {
   static constexpr bool kSplitHats = true, kSplitWeight = true, kSplitProducts = true;
-  static constexpr int kBlocks = 2, kHeavyBlocks = 1;
+  static constexpr int kBlocks = 2, kHeavyBlocks = 1, kGroups = 1;
 };
 
 // The nearest value with 10 bits of mantissa, which is all that the tensor core reads. sm_90 has an instruction for it;
@@ -110,6 +111,15 @@ struct Sizes {
   DK_HOST_DEVICE int half_steps() const { return bands() * scope_w; }
   DK_HOST_DEVICE int steps() const { return (half_steps() + 1) / 2; }
 };
+
+// Calls f with the constants 0 .. kCount - 1.
+template <int kCount, class F>
+DK_DEVICE void unrolled(const F& f) {
+  if constexpr (kCount > 0) {
+    unrolled<kCount - 1>(f);
+    f(std::integral_constant<int, kCount - 1>());
+  }
+}
 
 struct Lane {
   int warp, lane, g, t;
@@ -178,30 +188,37 @@ struct Pixels {
   uint32_t count, stride;  // of pixels, and the bytes from one to the next
 };
 
-// The kLaneChannels channels from `channel` on of a tensor's pixels: what one lane reads and writes.
-template <class T>
+// What one lane reads and writes of a tensor's pixels: kLaneChannels channels from `channel` on, and as many in each of the
+// groups that follow.
+template <class T, int kGroups = 1>
 struct LaneView {
   using Stored = std::remove_const_t<T>;
   static constexpr int kPackets = Channels<Stored>::kPackets;
 
-  T* first;        // of pixel 0
-  uint32_t count;  // pixels, none if the tensor has not got these channels
+  T* first;                 // of pixel 0
+  uint32_t count[kGroups];  // pixels, none if the tensor has not got these channels
   uint32_t stride;
 
-  DK_DEVICE LaneView(const Pixels<T>& pixels, int channel)
-      : first(pixels.data + channel), count(channel < pixels.channels ? pixels.count : 0), stride(pixels.stride) {}
+  DK_DEVICE LaneView(const Pixels<T>& pixels, int channel) : first(pixels.data + channel), stride(pixels.stride) {
+#pragma unroll
+    for (int i = 0; i < kGroups; ++i) count[i] = channel + i * kGroup < pixels.channels ? pixels.count : 0;
+  }
 
   // Zero where there is nothing, as for a pixel of -1.
+  template <int kSkip = 0>
   DK_DEVICE Channels<Stored> load(int pixel) const {
+    constexpr int kBytes = kSkip * kGroup * int(sizeof(T));
     Channels<Stored> loaded;
-    device::load<0>(loaded.packets[0].word, first, uint32_t(pixel), count, stride);
-    if constexpr (kPackets > 1) device::load<16>(loaded.packets[1].word, first, uint32_t(pixel), count, stride);
+    device::load<kBytes>(loaded.packets[0].word, first, uint32_t(pixel), count[kSkip], stride);
+    if constexpr (kPackets > 1)
+      device::load<kBytes + 16>(loaded.packets[1].word, first, uint32_t(pixel), count[kSkip], stride);
     return loaded;
   }
 
+  template <int kSkip = 0>
   DK_DEVICE void store(int pixel, const float (&values)[kLaneChannels]) const {
-    if (uint32_t(pixel) >= count) return;
-    Packet* to = reinterpret_cast<Packet*>(reinterpret_cast<char*>(first) + uint64_t(uint32_t(pixel)) * stride);
+    if (uint32_t(pixel) >= count[kSkip]) return;
+    Packet* to = reinterpret_cast<Packet*>(reinterpret_cast<char*>(first + kSkip * kGroup) + uint64_t(uint32_t(pixel)) * stride);
 #pragma unroll
     for (int i = 0; i < kPackets; ++i) {
       Packet packet;

@@ -49,7 +49,7 @@ class Races : public Watch {
   }
 
   void access(const void* address, size_t size, bool writes) {
-    if (!running_ || !block_ || block_->running == 0) return;
+    if (!running_ || !block_ || block_->current >= block_->threads) return;  // the emulator's own
     const char* first = static_cast<const char*>(address);
     const char* shared = block_->shared.data();
     if (first >= shared && first < shared + block_->shared.size()) {
