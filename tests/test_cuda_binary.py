@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
@@ -49,12 +50,44 @@ def test_no_spills_and_few_registers():
         assert int(registers) <= (255 if "offset_gradient" in name else 168), f"{name}: {registers} registers"
 
 
+@functools.cache
+def disassemble(architecture: str) -> dict[str, str]:
+    """The SASS of every kernel, by its mangled name."""
+    sass = cuobjdump("-sass", "-arch", architecture)
+    return dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function : |\Z)", sass, flags=re.DOTALL))
+
+
+def innermost_product_loop(body: str) -> list[str]:
+    """The instructions of the shortest loop that has a tensor-core product."""
+    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;/]+);", body)
+    code = [(int(address, 16), text) for address, text in found if not text.startswith("NOP")]
+    loops = []
+    for address, text in code:
+        jump = re.search(r"BRA.*0x([0-9a-f]+)", text)
+        if jump and int(jump[1], 16) < address:
+            loops.append([t for a, t in code if int(jump[1], 16) <= a <= address])
+    return min((loop for loop in loops if any("HMMA" in text for text in loop)), key=len)
+
+
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_tensor_core_is_used(architecture):
     """Every product is an HMMA.1688 with TF32 operands and float32 sums."""
-    sass = cuobjdump("-sass", "-arch", architecture)
-    functions = dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function : |\Z)", sass, flags=re.DOTALL))
+    functions = disassemble(architecture)
     for kernel in KERNELS:
         bodies = [body for name, body in functions.items() if f"{len(kernel)}{kernel}I" in name]
         assert bodies, kernel
         assert all("HMMA.1688.F32.TF32" in body for body in bodies), kernel
+
+
+@pytest.mark.parametrize(
+    "kernel, products, most",  # of a tap and 512 values of the data: 16 positions or 8, and 32 channels or 64
+    [("9correlateIN3c108BFloat16ELi2ELb0ELb1E", 8, 60), ("9correlateIN3c108BFloat16ELi2ELb0ELb0E", 8, 60),
+     ("15weight_gradientIN3c108BFloat16ELb0ELb1E", 8, 85),
+     ("22kernel_offset_gradientIN3c108BFloat16ELi2ELb0E", 8, 130)],
+)  # fmt: skip
+def test_instructions_of_a_tap(kernel, products, most):
+    """What a warp issues for a tap in the passes of local DK, bfloat16, scope 4: there instructions are the limit."""
+    (body,) = (body for name, body in disassemble("sm_90").items() if kernel in name)
+    loop = innermost_product_loop(body)
+    taps = sum("HMMA" in text for text in loop) / products
+    assert len(loop) / taps <= most

@@ -1,7 +1,7 @@
 """The CUDA operator's tensor-core kernels under a watch for races (tests/emulated/watch.cpp), without a GPU.
 
-It knows what orders two threads' accesses to a word: barriers of the block, and of the warp. So a race shows in whatever
-order the emulator happens to run the threads.
+It knows what orders two threads' accesses to a word: barriers of the block, and of the warp. So a race shows whatever
+the order in which the emulator happens to run the threads.
 """
 
 from __future__ import annotations

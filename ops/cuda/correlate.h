@@ -100,7 +100,7 @@ DK_DEVICE void store_results(const CorrelateArguments<T>& a, int first, const fl
 
 // Grid: (runs of tiles of 16 results, chunks of as many times kGroups groups of 32 channels as there are warps).
 template <class T, int kSteps, bool kData, bool kForward>
-DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) correlate(const CorrelateArguments<T> a) {
+DK_KERNEL void DK_BOUNDS(kMostWarps, 2) correlate(const CorrelateArguments<T> a) {
   constexpr int kGroups = kGroupsOf<T, kSteps, kData>;
   const Sizes& s = a.sizes;
   const TileMemory m(a.taps_at_once, s.steps(), Traits<T>::kSplitHats);

@@ -167,7 +167,7 @@ DK_DEVICE void add_group(const TileMemory& m, const SlopeSums<kKernelTaps>& sums
 
 // Grid: (runs of tiles of 16 positions).
 template <class T, int kSteps, bool kData>
-DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kHeavyBlocks) kernel_offset_gradient(const OffsetGradientArguments<T> a) {
+DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) kernel_offset_gradient(const OffsetGradientArguments<T> a) {
   const Sizes& s = a.sizes;
   const TileMemory m(kKernelTaps, kSampleBlocks, true);
   const SlopeSums<kKernelTaps> sums{m.end<kData>(kKernelTaps)};
@@ -234,7 +234,7 @@ DK_DEVICE void dot_with_corners(const OffsetGradientArguments<T>& a, const TileM
 
 // Grid: (runs of tiles of 16 positions).
 template <class T, int kSteps>
-DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kHeavyBlocks) data_offset_gradient(const OffsetGradientArguments<T> a) {
+DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) data_offset_gradient(const OffsetGradientArguments<T> a) {
   const Lane id;
   const Sizes& s = a.sizes;
   const TileMemory m(kDataTaps, s.steps(), Traits<T>::kSplitHats);

@@ -42,7 +42,7 @@ DK_DEVICE void add_to_corners(const ScatterArguments<T>& a, const Corners& corne
 // Grid: (tiles of 16 output positions, chunks of channels); ordered: (images, chunks), a block going through the tiles
 // of its image.
 template <class T, int kSteps, bool kOrdered>
-DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) scatter(const ScatterArguments<T> a) {
+DK_KERNEL void DK_BOUNDS(kMostWarps, 2) scatter(const ScatterArguments<T> a) {
   const Lane id;
   const Sizes& s = a.sizes;
   const int group = (device::block_y() * (device::threads() / kWarp) + id.warp) * kGroup;

@@ -35,23 +35,22 @@ constexpr int kFragment = 4;       // values of A a lane holds
 constexpr int kMostWarps = 8;      // of a block
 
 // Which operands of a product are split: coefficients, weight, and products of two stored values. bfloat16 results have 8
-// bits, so that TF32's 11 do for all of them. kBlocks: how many a multiprocessor shall hold, which limits registers;
-// kHeavyBlocks: of kernels that need more. kGroups: of 32 channels that a warp of `correlate` takes for every coefficient it
-// loads.
+// bits, so that TF32's 11 do for all of them. kGroups: of 32 channels that a warp takes for every coefficient it loads.
+// kBlocks: how many a multiprocessor shall hold of the kernels that need most registers.
 template <class T>
 struct Traits {
   static constexpr bool kSplitHats = true, kSplitWeight = false, kSplitProducts = true;
-  static constexpr int kBlocks = 2, kHeavyBlocks = 2, kGroups = 1;
+  static constexpr int kGroups = 1, kBlocks = 2;
 };
 template <>
 struct Traits<torch::headeronly::BFloat16> {
   static constexpr bool kSplitHats = false, kSplitWeight = false, kSplitProducts = false;
-  static constexpr int kBlocks = 2, kHeavyBlocks = 2, kGroups = 2;
+  static constexpr int kGroups = 2, kBlocks = 2;
 };
 template <>
 struct Traits<float> {
   static constexpr bool kSplitHats = true, kSplitWeight = true, kSplitProducts = true;
-  static constexpr int kBlocks = 2, kHeavyBlocks = 1, kGroups = 1;
+  static constexpr int kGroups = 1, kBlocks = 1;
 };
 
 // The nearest value with 10 bits of mantissa, which is all that the tensor core reads. sm_90 has an instruction for it;

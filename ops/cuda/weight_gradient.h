@@ -67,7 +67,7 @@ DK_DEVICE void add_products(const LaneView<const T>& input, const LaneView<const
 
 // Grid: (shares, chunks of as many 64 channels as there are warps, times tiles of 16 scope samples).
 template <class T, bool kData, bool kOneBand>
-DK_KERNEL void DK_BOUNDS(kMostWideWarps, 2 * Traits<T>::kHeavyBlocks) weight_gradient(const WeightGradientArguments<T> a) {
+DK_KERNEL void DK_BOUNDS(kMostWideWarps, 2 * Traits<T>::kBlocks) weight_gradient(const WeightGradientArguments<T> a) {
   const Lane id;
   const Sizes& s = a.sizes;
   const int chunk = device::block_y() / a.sample_tiles, sample_tile = device::block_y() % a.sample_tiles;
