@@ -8,6 +8,7 @@ import pytest
 import torch
 from operator_cases import (
     DTYPES,
+    FACTOR,
     Case,
     check_against_reference,
     forward_backward,
@@ -27,8 +28,6 @@ SQUARE = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation"
 # than float32.
 EXTRA = {torch.float64: 0.0, torch.float32: 2e-6, torch.float16: 2e-6, torch.bfloat16: 2e-3}
 CASES = 2000  # an operator
-# Largest errors over PyTorch's depthwise convolution's: float32 is three TF32 products, whose sums round towards zero.
-FACTOR = {torch.float32: 6.0, torch.float16: 1.25, torch.bfloat16: 1.25}
 
 
 def cuda_case(channels=136, size=(9, 11), offsets="both", dtype=torch.bfloat16, batch=5, layout="channels_last"):

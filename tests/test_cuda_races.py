@@ -44,7 +44,7 @@ def test_finds_none_where_there_is_none():
     assert result.tolist() == [2.0, 2.0, 2.0]
 
 
-@pytest.mark.parametrize("seed", [seed for seed in range(64) if random_case(seed).dtype != torch.float64])
+@pytest.mark.parametrize("seed", [seed for seed in range(48) if random_case(seed).dtype != torch.float64])
 def test_random_case(seed):
     run(random_case(seed), deterministic=seed % 2 == 0)
 

@@ -40,12 +40,13 @@ struct WeightFragments {
   }
 };
 
-// The sampled kernels of tap `slot`, product by product: use(j, d), d in the layout of C.
+// The sampled kernels of tap `slot`, product by product: use(j, d), d in the layout of C. What splitting has taken off is
+// summed apart: the tensor core rounds sums towards zero, and with the rest there would be three times as many large ones.
 template <class T, int kSteps, class F>
 DK_DEVICE void sample_kernels(const TileMemory& m, const Sizes& s, const Weight<T>& weight, const Lane& id, int group,
                               WeightFragments<T, kSteps>& held, int slot, const F& use) {
-  constexpr bool kSplit = Traits<T>::kSplitHats;
-  float d[kProducts][4];
+  constexpr bool kSplit = Traits<T>::kSplitHats, kSplitWeight = Traits<T>::kSplitWeight;
+  float d[kProducts][4], rest[kProducts][4];
   const int steps = kSteps ? kSteps : m.steps;
 #pragma unroll
   for (int step = 0; step < steps; ++step) {
@@ -53,11 +54,19 @@ DK_DEVICE void sample_kernels(const TileMemory& m, const Sizes& s, const Weight<
     load_parts<kSplit>(m.hats, slot * steps + step, id.lane, hats);
     if (kSteps == 0) held.load(weight, s, id, group, step, 0);
 #pragma unroll
-    for (int j = 0; j < kProducts; ++j)
-      multiply<kSplit, Traits<T>::kSplitWeight>(d[j], hats, held.values[j][kSteps ? step : 0], step == 0);
+    for (int j = 0; j < kProducts; ++j) {
+      const float(&b)[2][2] = held.values[j][kSteps ? step : 0];
+      multiply_rest<kSplit, kSplitWeight>(rest[j], hats, b, step == 0);
+      multiply<false, false>(d[j], hats, b, step == 0);
+    }
   }
 #pragma unroll
-  for (int j = 0; j < kProducts; ++j) use(j, d[j]);
+  for (int j = 0; j < kProducts; ++j) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      if (kSplit || kSplitWeight) d[j][k] += rest[j][k];
+    use(j, d[j]);
+  }
 }
 
 // Groups of channels that a warp takes: one where registers do not hold the weight and the pixels of two.

@@ -13,9 +13,12 @@ namespace dk {
 
 constexpr size_t kSharedBytes = 24 * 1024;  // aimed at, so that several blocks fit on a multiprocessor
 // A block goes through a run of tiles, to load its weight once and to find the rows above in its cache; but there are no
-// fewer blocks than a few for every multiprocessor of a large GPU. The cut does not depend on the device.
-constexpr int64_t kMostTiles = 8, kBlocks = 1024;
-constexpr int64_t kShares = 1024;  // blocks that dL/dweight is cut into, at most
+// fewer blocks than a few for every multiprocessor of a large GPU. dL/dweight is cut into as many shares, at most. The cut
+// does not depend on the device. Tests have few positions, and so want few blocks.
+#if !defined(DK_BLOCKS)
+#define DK_BLOCKS 1024
+#endif
+constexpr int64_t kMostTiles = 8, kBlocks = DK_BLOCKS;
 
 inline int64_t blocks_of(int64_t size, int64_t each) { return (size + each - 1) / each; }
 
@@ -189,7 +192,7 @@ class Fast {
     const int warps = int(std::min<int64_t>(groups, kMostWideWarps));
     const int64_t chunks = blocks_of(groups, warps), tiles = blocks_of(positions_.count, kRows);
     const int samples = sample_tiles(sizes_), taps = taps_at_once(sizes_, kTileSteps, Traits<T>::kSplitProducts, has_data_);
-    const int64_t each = blocks_of(tiles, std::min(tiles, std::max<int64_t>(1, kShares / (chunks * samples))));
+    const int64_t each = blocks_of(tiles, std::min(tiles, std::max<int64_t>(1, kBlocks / (chunks * samples))));
     const int64_t count = blocks_of(tiles, each);
     const Tensor shares = torch::stable::empty(
         Pair{count, int64_t(samples) * kSamples, sizes_.channels}, ScalarType::Float, std::nullopt, input_.device());

@@ -255,12 +255,18 @@ DK_DEVICE HalfStep half_step(const Sizes& s, int half) {
   return {band, half - band * s.scope_w};
 }
 
-// d += a b, or d = a b where it is the `first`, in as many products as the operands have parts.
+// d += a b, or d = a b where it is the `first`, of what splitting has taken off the operands.
+template <bool kSplitA, bool kSplitB>
+DK_DEVICE void multiply_rest(float (&d)[4], const float (&a)[2][4], const float (&b)[2][2], bool first = false) {
+  if (kSplitA) first ? device::mma_first(d, a[1], b[0]) : device::mma(d, a[1], b[0]);
+  if (kSplitB) first && !kSplitA ? device::mma_first(d, a[0], b[1]) : device::mma(d, a[0], b[1]);
+}
+
+// d += a b in as many products as the operands have parts; the rest first, because the tensor core rounds every sum.
 template <bool kSplitA, bool kSplitB>
 DK_DEVICE void multiply(float (&d)[4], const float (&a)[2][4], const float (&b)[2][2], bool first = false) {
-  first ? device::mma_first(d, a[0], b[0]) : device::mma(d, a[0], b[0]);
-  if (kSplitA) device::mma(d, a[1], b[0]);
-  if (kSplitB) device::mma(d, a[0], b[1]);
+  multiply_rest<kSplitA, kSplitB>(d, a, b, first);
+  first && !kSplitA && !kSplitB ? device::mma_first(d, a[0], b[0]) : device::mma(d, a[0], b[0]);
 }
 
 // d += a b in a sum of any length. The tensor core rounds every sum towards zero, by which float32 would drift; so there
