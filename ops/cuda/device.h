@@ -45,6 +45,9 @@ DK_DEVICE void add_atomic(float* to, const float (&values)[4]) {
 }
 DK_DEVICE float saturate(float value) { return __saturatef(value); }
 
+// Makes the compiler hold a value rather than compute it again.
+DK_DEVICE void hold(float& value) { asm volatile("" : "+f"(value)); }
+
 // Rounded each for itself: never fused into one operation with another.
 DK_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
 DK_DEVICE float difference(float a, float b) { return __fsub_rn(a, b); }

@@ -108,6 +108,8 @@ inline void add_atomic(float* to, const float (&values)[4]) {
 }
 inline float saturate(float value) { return value > 0 ? std::min(value, 1.0f) : 0.0f; }  // NaN gives 0, as on the GPU
 
+inline void hold(float&) {}
+
 inline float product(float a, float b) {
   volatile float result = a * b;
   return result;

@@ -67,46 +67,58 @@ struct SlopeSums {
 };
 
 // A lane's channels of pixels `row` and `row` + 8, as floats.
-template <class T>
-DK_DEVICE void load_rows(const LaneView<const T>& from, int row, float (&values)[2][kLaneChannels]) {
+template <class T, int kGroups>
+DK_DEVICE void load_rows(const LaneView<const T, kGroups>& from, int row, float (&values)[kGroups][2][kLaneChannels]) {
+  unrolled<kGroups>([&](auto u) {
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const Channels<T> loaded = from.load(row + 8 * i);
+    for (int i = 0; i < 2; ++i) {
+      const Channels<T> loaded = from.template load<u.value>(row + 8 * i);
 #pragma unroll
-    for (int c = 0; c < kLaneChannels; ++c) values[i][c] = loaded[c];
-  }
+      for (int c = 0; c < kLaneChannels; ++c) values[u.value][i][c] = loaded[c], device::hold(values[u.value][i][c]);
+    }
+  });
 }
 
-// The hats' derivatives by dy and dx in the layout of C: 16 positions x 8 scope samples from product `block` on.
+// The hats' derivatives by dy and dx in the layout of C: 16 positions x 8 scope samples from product `block` on, and the
+// same for the products that follow. A warp makes a tap at a time.
 template <int kSteps>
 DK_DEVICE void prepare_slopes(const TileMemory& m, const Sizes& s, int block, int count) {
   const Lane id;
-  for (unsigned i = id.warp; i < unsigned(count * kSampleBlocks); i += device::threads() / kWarp) {
-    const int slot = i / kSampleBlocks;
-    const HalfStep half = half_step<kSteps != 0>(s, 2 * (block + i % kSampleBlocks) + id.t / 2);
-    float by_y[kFragment], by_x[kFragment];
+  for (int slot = id.warp; slot < count; slot += device::threads() / kWarp) {
+    const HatPoint points[2] = {m.points[slot * kRows + id.g], m.points[slot * kRows + id.g + 8]};
 #pragma unroll
-    for (int k = 0; k < kFragment; ++k) {
-      const HatPoint p = m.points[slot * kRows + id.g + k / 2 * 8];
-      const int row = half.band * 4 + id.t % 2 * 2 + k % 2;
-      by_y[k] = hat_slope(p.knots.y, row) * hat(p.x, half.column) + p.nan;
-      by_x[k] = hat_slope(p.knots.x, half.column) * hat(p.y, row) + p.nan;
+    for (int b = 0; b < kSampleBlocks; ++b) {
+      const HalfStep half = half_step<kSteps != 0>(s, 2 * (block + b) + (id.t >> 1));
+      float by_y[kFragment], by_x[kFragment];
+#pragma unroll
+      for (int k = 0; k < kFragment; ++k) {
+        const HatPoint& p = points[k / 2];
+        const int row = half.band * 4 + (id.t & 1) * 2 + k % 2;
+        by_y[k] = hat_slope(p.knots.y, row) * hat(p.x, half.column) + p.nan;
+        by_x[k] = hat_slope(p.knots.x, half.column) * hat(p.y, row) + p.nan;
+      }
+      store_packet(m.hats, (slot * kSampleBlocks + b) * 2, id.lane, by_y);
+      store_packet(m.hats, (slot * kSampleBlocks + b) * 2 + 1, id.lane, by_x);
     }
-    store_packet(m.hats, 2 * i, id.lane, by_y);
-    store_packet(m.hats, 2 * i + 1, id.lane, by_x);
   }
 }
 
-// A group's weight as B: channels 8t + 2j and 8t + 2j + 1 by scope sample g of 8, that is half step 2 * product + g / 4 and
-// row g % 4. Loaded when another group or product is asked for.
-template <class T, int kSteps>
+// The weight of some groups as B: channels 8t + 2j and 8t + 2j + 1 by scope sample g of 8, that is half step
+// 2 * product + g / 4 and row g % 4. Loaded when other groups or another product are asked for.
+template <class T, int kSteps, int kGroups>
 struct TransposedWeight {
-  float values[kSampleBlocks][kProducts][2][2];
-  int group = -1, block = -1;
+  float values[kGroups][kSampleBlocks][kProducts][2][2];
+  int channel = -1, block = -1;
 
-  DK_DEVICE void load(const Weight<T>& weight, const Sizes& s, int group_, int block_) {
-    if (group == group_ && block == block_) return;
-    group = group_, block = block_;
+  DK_DEVICE void load(const Weight<T>& weight, const Sizes& s, int channel_, int block_) {
+    if (channel == channel_ && block == block_) return;
+    channel = channel_, block = block_;
+#pragma unroll
+    for (int u = 0; u < kGroups; ++u) load_group(weight, s, channel + u * kGroup, values[u]);
+  }
+
+ private:
+  DK_DEVICE void load_group(const Weight<T>& weight, const Sizes& s, int group, float (&values)[kSampleBlocks][kProducts][2][2]) {
     const Lane id;
 #pragma unroll
     for (int b = 0; b < kSampleBlocks; ++b) {
@@ -123,32 +135,34 @@ struct TransposedWeight {
 };
 
 constexpr int kKernelTaps = 9;  // at a time: the gradient is loaded once for all
-template <bool kData>
-constexpr int kTapBatch = kData ? 1 : 3;  // of which side by side, by registers
+template <bool kData, int kGroups>
+constexpr int kTapBatch = kData || kGroups > 1 ? 1 : 3;  // of which side by side, by registers
 
-// A group's part in the derivatives of kTapBatch taps from `slot` on, from kSampleBlocks products of scope samples.
-template <class T, int kSteps, bool kData>
-DK_DEVICE void add_group(const TileMemory& m, const SlopeSums<kKernelTaps>& sums, const LaneView<const T>& input,
-                         const float (&grad)[2][kLaneChannels], const TransposedWeight<T, kSteps>& weight, int slot) {
+// Some groups' part in the derivatives of kTapBatch taps from `slot` on, from kSampleBlocks products of scope samples.
+template <class T, int kSteps, bool kData, int kGroups>
+DK_DEVICE void add_groups(const TileMemory& m, const SlopeSums<kKernelTaps>& sums, const LaneView<const T, kGroups>& input,
+                          const float (&grad)[kGroups][2][kLaneChannels], const TransposedWeight<T, kSteps, kGroups>& weight,
+                          int slot) {
   const Lane id;
-  constexpr int kTaps = kTapBatch<kData>;
+  constexpr int kTaps = kTapBatch<kData, kGroups>;
   float gradients[kTaps][kSampleBlocks][4] = {};  // G
 #pragma unroll
-  for (int i = 0; i < kTaps; ++i) {
-    const auto read = read_source<kData, 8>(m, input, slot + i, id.g);
+  for (int i = 0; i < kTaps; ++i)
+    unrolled<kGroups>([&](auto group) {
+      const auto read = read_source<kData, 8, group.value>(m, input, slot + i, id.g);
 #pragma unroll
-    for (int j = 0; j < kProducts; ++j) {
-      float u[2][kFragment];
+      for (int j = 0; j < kProducts; ++j) {
+        float u[2][kFragment];
 #pragma unroll
-      for (int k = 0; k < kFragment; ++k) {
-        const Split split(grad[k % 2][2 * j + k / 2] * read.at(k % 2, 2 * j + k / 2));
-        u[0][k] = split.high, u[1][k] = split.low;
+        for (int k = 0; k < kFragment; ++k) {
+          const Split split(grad[group.value][k % 2][2 * j + k / 2] * read.at(k % 2, 2 * j + k / 2));
+          u[0][k] = split.high, u[1][k] = split.low;
+        }
+#pragma unroll
+        for (int b = 0; b < kSampleBlocks; ++b)
+          multiply<Traits<T>::kSplitProducts, Traits<T>::kSplitWeight>(gradients[i][b], u, weight.values[group.value][b][j]);
       }
-#pragma unroll
-      for (int b = 0; b < kSampleBlocks; ++b)
-        multiply<Traits<T>::kSplitProducts, Traits<T>::kSplitWeight>(gradients[i][b], u, weight.values[b][j]);
-    }
-  }
+    });
 #pragma unroll
   for (int i = 0; i < kTaps; ++i) {
     Slopes slopes = {};
@@ -171,7 +185,8 @@ DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) kernel_offset_gradient(
   const Sizes& s = a.sizes;
   const TileMemory m(kKernelTaps, kSampleBlocks, true);
   const SlopeSums<kKernelTaps> sums{m.end<kData>(kKernelTaps)};
-  TransposedWeight<T, kSteps> weight;
+  constexpr int kGroups = kGroupsOf<T, kSteps, kData>;
+  TransposedWeight<T, kSteps, kGroups> weight;
   const int begin = int(device::block_x()) * a.tiles_per_block;
   const int end = begin + a.tiles_per_block < a.tiles ? begin + a.tiles_per_block : a.tiles;
   for (int tile = begin; tile < end; ++tile)
@@ -183,15 +198,16 @@ DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) kernel_offset_gradient(
         device::sync_block();
         prepare_slopes<kSteps>(m, s, block, kKernelTaps);
         device::sync_block();
-        for (int group = Lane().warp * kGroup; group < s.channels; group += device::threads() / kWarp * kGroup) {
+        const int each = kGroups * kGroup, warps = device::threads() / kWarp;
+        for (int channel = Lane().warp * each; channel < s.channels; channel += warps * each) {
           const Lane id;
-          const LaneView<const T> input(a.input, group + id.t * kLaneChannels);
-          float grad[2][kLaneChannels];
-          load_rows(LaneView<const T>(a.grad, group + id.t * kLaneChannels), tile * kRows + id.g, grad);
-          weight.load(a.weight, s, group, block);
+          const LaneView<const T, kGroups> input(a.input, channel + id.t * kLaneChannels);
+          float grad[kGroups][2][kLaneChannels];
+          load_rows(LaneView<const T, kGroups>(a.grad, channel + id.t * kLaneChannels), tile * kRows + id.g, grad);
+          weight.load(a.weight, s, channel, block);
 #pragma unroll 1
-          for (int slot = 0; slot < kKernelTaps && tap + slot < s.taps(); slot += kTapBatch<kData>)
-            add_group<T, kSteps, kData>(m, sums, input, grad, weight, slot);
+          for (int slot = 0; slot < kKernelTaps && tap + slot < s.taps(); slot += kTapBatch<kData, kGroups>)
+            add_groups<T, kSteps, kData>(m, sums, input, grad, weight, slot);
         }
       }
       device::sync_block();
