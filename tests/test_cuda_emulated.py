@@ -131,7 +131,7 @@ def test_taps_far_outside(scale):
 @pytest.mark.parametrize("offsets", ["kernel", "both"])
 def test_as_exact_as_pytorchs_convolution(offsets, dtype):
     """The largest errors over many cases, which tests on a GPU compare over 2,000."""
-    cases = (dataclasses.replace(random_case(seed), offsets=offsets) for seed in range(160))
+    cases = (dataclasses.replace(random_case(seed), offsets=offsets) for seed in range(128))
     errors = largest_errors((case for case in cases if case.dtype == dtype), emulated_conv, EXTRA[dtype])
     for name, (ours, theirs) in errors.items():
         assert ours <= FACTOR[dtype] * theirs, f"{name}: {ours:.2e}, PyTorch {theirs:.2e}"

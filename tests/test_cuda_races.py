@@ -44,17 +44,20 @@ def test_finds_none_where_there_is_none():
     assert result.tolist() == [2.0, 2.0, 2.0]
 
 
-@pytest.mark.parametrize("seed", [seed for seed in range(48) if random_case(seed).dtype != torch.float64])
+@pytest.mark.parametrize("seed", [seed for seed in range(28) if random_case(seed).dtype != torch.float64])
 def test_random_case(seed):
     run(random_case(seed), deterministic=seed % 2 == 0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("offsets", ["kernel", "data", "both"])
-@pytest.mark.parametrize("scope, kernel_size", [((4, 4), (3, 3)), ((5, 5), (3, 3)), ((4, 4), (5, 5))])
-def test_every_kernel(dtype, offsets, scope, kernel_size):
+@pytest.mark.parametrize(
+    "scope, kernel_size, dtype",
+    [((4, 4), (3, 3), torch.float32), ((4, 4), (3, 3), torch.float16), ((4, 4), (3, 3), torch.bfloat16),
+     ((5, 5), (3, 3), torch.float32), ((5, 5), (3, 3), torch.bfloat16), ((4, 4), (5, 5), torch.bfloat16)],
+)  # fmt: skip
+def test_every_kernel(offsets, scope, kernel_size, dtype):
     """More groups of channels than a block has warps, and several tiles, batches of taps and of samples."""
     geometry = {**SQUARE, "kernel_size": kernel_size, "padding": (1, 2)}
     layouts = ("channels_last",) * 5
-    for deterministic in (False, True):
+    for deterministic in (False, True) if offsets != "kernel" else (False,):
         run(Case(3, 2, 288, (3, 6), scope, offsets, geometry, dtype, dtype, layouts, False), deterministic)
