@@ -23,8 +23,9 @@ OFFSETS = ("kernel", "data", "both", "none")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
 ROUNDING = {torch.float64: 0.0, torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 # Largest errors on the tensor core over those of PyTorch's depthwise convolution. Sampling a kernel, and four corners,
-# take more roundings than PyTorch has: our float32 operator on the CPU has up to 1.9 times its errors too.
-FACTOR = {torch.float32: 2.5, torch.float16: 1.25, torch.bfloat16: 1.25}
+# take more roundings than PyTorch has, and a gradient's terms may cancel: our float32 operator on the CPU has up to
+# twice PyTorch's errors too.
+FACTOR = {torch.float32: 4.0, torch.float16: 1.25, torch.bfloat16: 1.25}
 
 
 @dataclass(frozen=True)

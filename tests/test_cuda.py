@@ -116,6 +116,7 @@ def test_on_the_current_stream():
 def test_in_a_cuda_graph():
     operands, grad = on_gpu(cuda_case())
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         forward_backward(functional.deform_kernel_conv, operands, grad, SQUARE)
     torch.cuda.current_stream().wait_stream(stream)

@@ -2,12 +2,13 @@
 
 The emulator (ops/cuda/emulator.h) runs every thread of a block, lays out the fragments of mma.m16n8k8 as PTX says,
 starts shared memory as NaN, rounds as the tensor core does, refuses what no GPU launches and detects threads that wait
-for each other. It knows nothing of speed, and of races only what one order of threads shows.
+for each other. It knows nothing of speed; test_cuda_races.py watches it for races.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -106,12 +107,15 @@ def test_nan_offset_shows():
     """Raising would cost a synchronisation on a GPU; the outputs at the offset's position become NaN instead."""
     operands, _ = make_tensors(
         Case(7, 1, 8, (6, 5), (4, 4), "both", SQUARE, torch.float32, torch.float32, ("channels_last",) * 5, False))
-    for which in (1, 2):
+    places = ((7, 2, 3), (0, 0, 0))  # of a tap inside the image, and of one outside
+    for which, (channel, y, x) in itertools.product((1, 2), places):
         given = [t.detach().clone() for t in operands]
-        given[which][0, 7, 2, 3] = torch.nan
+        given[which][0, channel, y, x] = torch.nan
         out = emulated_conv(*given, **SQUARE)
-        assert out[0, :, 2, 3].isnan().all()
-        assert not out[0, :, 3:].isnan().any()
+        assert out[0, :, y, x].isnan().all()
+        assert not out[0, :, y + 1 :].isnan().any()
+    operands[2].data[0, 0, 0, 0] = torch.nan
+    assert emulated_conv(operands[0], None, *operands[2:], **SQUARE)[0, :, 0, 0].isnan().all()
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e9, 1e30])

@@ -18,7 +18,8 @@ part() { # NAME LIMIT LOG COMMAND...: runs it within LIMIT seconds, and adds wha
   local name=$1 limit=$2 log=$out/$3 begin=$SECONDS
   shift 3
   [[ $parts == *" $name "* ]] || return 0
-  timeout -k 5 "$limit" "$@" >"$work/$name.log" 2>&1
+  # Interrupted rather than killed, so that pytest writes what it has; background jobs would ignore that by default.
+  timeout -s INT -k 10 "$limit" env --default-signal=INT "$@" >"$work/$name.log" 2>&1
   echo "$? $((SECONDS - begin))" >"$work/$name.result"
   { echo "== $name: status and seconds $(cat "$work/$name.result")" && cat "$work/$name.log"; } >>"$log"
   echo "== $name" && tail -n 5 "$work/$name.log"

@@ -65,7 +65,7 @@ Gradients deform_kernel_conv_backward(
     if (deterministic)
       fail("deform_kernel_conv_backward: no deterministic algorithm on CUDA for ", dtype_text(input.scalar_type()),
            ", scope (", g.scope_h, ", ", g.scope_w, ") and input (", g.height, ", ", g.width,
-           "); unset torch.use_deterministic_algorithms or use the CPU");
+           "), or for offsets that reach over 2^31 values; unset torch.use_deterministic_algorithms or use the CPU");
     plain_backward(op, grad, gradients);
   }
   return gradients;

@@ -53,6 +53,8 @@ DK_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
 DK_DEVICE float difference(float a, float b) { return __fsub_rn(a, b); }
 DK_DEVICE uint32_t bits_of(float value) { return __float_as_uint(value); }
 DK_DEVICE float from_bits(uint32_t bits) { return __uint_as_float(bits); }
+// What the tensor core reads of an operand.
+DK_DEVICE float truncated(float value) { return from_bits(bits_of(value) & 0xffffe000); }
 DK_DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 
 // 16 bytes at from + index * stride + kOffset bytes, or zeros where `index` is not below `count`; of memory that the kernel
@@ -79,7 +81,8 @@ DK_DEVICE float nearest_tf32(float value) {
 
 // d += a b, see tile.h for who holds what.
 DK_DEVICE void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
         "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
@@ -87,7 +90,8 @@ DK_DEVICE void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
 
 // d = a b.
 DK_DEVICE void mma_first(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
       : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
       : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
         "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])), "f"(0.0f));

@@ -2,6 +2,8 @@
 // channels_last inside; other memory formats are copied. Each stored type is compiled in a file of its own.
 #pragma once
 
+#include <algorithm>
+
 #include "fast_limits.h"
 #include "launch.h"
 #include "offset_gradient.h"
@@ -174,15 +176,16 @@ class Fast {
     Tensor sum = empty_direct(result, ScalarType::Float);
     torch::stable::zero_(sum);
     const int taps = taps_at_once(sizes_, sizes_.steps(), Traits<T>::kSplitHats, true);
-    const ScatterArguments<T> arguments{sizes_, positions_, offsets_, pixels<const T>(grad), weight_,
-                                        static_cast<float*>(sum.data_ptr()), taps};
+    const Cut cut(positions_.count, chunks());
+    const ScatterArguments<T> arguments{
+        sizes_, positions_, offsets_, pixels<const T>(grad), weight_, static_cast<float*>(sum.data_ptr()), taps,
+        deterministic ? sizes_.out_height * sizes_.out_width : int(cut.each * kRows)};
     const size_t shared = TileMemory::bytes(taps, sizes_.steps(), Traits<T>::kSplitHats, true);
     with_steps([&](auto steps) {
       if (deterministic)
         launch("scatter", scatter<T, steps.value, true>, sizes_.batch, chunks(), warps() * kWarp, shared, stream_, arguments);
       else
-        launch("scatter", scatter<T, steps.value, false>, blocks_of(positions_.count, kRows), chunks(), warps() * kWarp,
-               shared, stream_, arguments);
+        launch("scatter", scatter<T, steps.value, false>, cut.blocks(), chunks(), warps() * kWarp, shared, stream_, arguments);
     });
     deliver(sum, result);
   }
@@ -216,10 +219,12 @@ class Fast {
 
   template <bool kData>
   void run_kernel_offset_gradient(const OffsetGradientArguments<T>& arguments, int64_t blocks) const {
-    const size_t shared =
-        TileMemory::bytes(kKernelTaps, kSampleBlocks, true, kData) + SlopeSums<kKernelTaps>::bytes(warps());
     with_steps([&](auto steps) {
-      launch("kernel_offset_gradient", kernel_offset_gradient<T, steps.value, kData>, blocks, 1, warps() * kWarp, shared,
+      const int64_t parts = blocks_of(sizes_.channels, kGroup * kGroupsOf<T, steps.value, kData>);
+      const int warps = int(std::min<int64_t>(parts, kMostWarps));
+      const size_t shared =
+          TileMemory::bytes(kKernelTaps, kSampleBlocks, true, kData) + SlopeSums<kKernelTaps>::bytes(warps);
+      launch("kernel_offset_gradient", kernel_offset_gradient<T, steps.value, kData>, blocks, 1, warps * kWarp, shared,
              stream_, arguments);
     });
   }

@@ -12,7 +12,7 @@ inline bool is_within_reach(const Tensor& t) {
   return reach <= INT32_MAX;
 }
 
-// Whether a call is for this path: coordinates and indices of pixels, offsets and weights fit 32 bits, coefficients the
+// Whether a call is for this path: coordinates and indices of taps, pixels, offsets and weights fit 32 bits, coefficients the
 // shared memory that every GPU from sm_80 on gives a block, 99 KB (the data offsets' gradient holds those of three taps, the
 // rest of one), and channels the 65,535 blocks of a grid's second dimension.
 inline bool fits_fast(const Geometry& g, ScalarType type, const OptionalTensor& data_offset,
@@ -27,8 +27,7 @@ inline bool fits_fast(const Geometry& g, ScalarType type, const OptionalTensor& 
   const int64_t samples = (g.scope_h + 3) / 4 * 4 * g.scope_w;
   const int64_t padded = g.height + 2 * g.pad_h > g.width + 2 * g.pad_w ? g.height + 2 * g.pad_h : g.width + 2 * g.pad_w;
   return type != ScalarType::Double && pixels < INT32_MAX - 64 && padded < INT32_MAX && largest < (1 << 28) &&
-      samples <= (data_offset ? 240 : 512) && (g.channels / 256 + 1) * (samples / 16 + 1) <= 65535 && g.taps() < (1 << 20) &&
-      g.kernel_w <= (1 << 11);
+      samples <= (data_offset ? 240 : 512) && (g.channels / 256 + 1) * (samples / 16 + 1) <= 65535 && g.taps() < (1 << 20);
 }
 
 }  // namespace dk

@@ -261,7 +261,7 @@ DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) data_offset_gradient(co
     for (int tap = 0; tap < s.taps(); tap += kDataTaps) {
       const int count = s.taps() - tap < kDataTaps ? s.taps() - tap : kDataTaps, first = tile * kRows;
       device::sync_block();  // for what the memory held before
-      prepare_points<T, true, true>(m, s, a.positions, a.offsets, first, tap, count);
+      prepare_points<T, true, true>(m, s, a.positions, a.offsets, first, tap, kDataTaps);
       sums.clear();
       device::sync_block();
       prepare_hats<Traits<T>::kSplitHats, kSteps>(m, s, count);
@@ -273,13 +273,11 @@ DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) data_offset_gradient(co
         Slopes slopes = {};
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const int index = first + id.g + 8 * i, at = tap + slot;
-          if (slot >= count || index >= a.positions.count) continue;
-          const int tap_y = s.by_kernel_w.quotient(at), tap_x = at - tap_y * s.kernel_w;
-          const DataPoint d = data_point<T>(s, a.offsets.data, a.positions.at(index), at, tap_y, tap_x);
+          const float(&coefficients)[4] = m.corners[slot * kRows + id.g + 8 * i].value;
+          const float fx = coefficients[1] + coefficients[3], fy = coefficients[2] + coefficients[3];
           const float(&dot)[4] = dots[slot][i];
-          slopes[i][0] = (1 - d.fx) * (dot[2] - dot[0]) + d.fx * (dot[3] - dot[1]);
-          slopes[i][1] = (1 - d.fy) * (dot[1] - dot[0]) + d.fy * (dot[3] - dot[2]);
+          slopes[i][0] = (1 - fx) * (dot[2] - dot[0]) + fx * (dot[3] - dot[1]);
+          slopes[i][1] = (1 - fy) * (dot[1] - dot[0]) + fy * (dot[3] - dot[2]);
         }
         sums.add(slot, slopes);
       }

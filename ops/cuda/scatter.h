@@ -15,7 +15,7 @@ struct ScatterArguments {
   Pixels<const T> grad;
   Weight<T> weight;
   float* sum;  // (N, H, W, channels of grad)
-  int taps_at_once;
+  int taps_at_once, positions_per_block;
 };
 
 template <bool kOrdered, class T>
@@ -39,8 +39,7 @@ DK_DEVICE void add_to_corners(const ScatterArguments<T>& a, const Corners& corne
   }
 }
 
-// Grid: (tiles of 16 output positions, chunks of channels); ordered: (images, chunks), a block going through the tiles
-// of its image.
+// Grid: (runs of output positions, chunks of channels). Ordered: a run is an image.
 template <class T, int kSteps, bool kOrdered>
 DK_KERNEL void DK_BOUNDS(kMostWarps, 2) scatter(const ScatterArguments<T> a) {
   const Lane id;
@@ -51,9 +50,8 @@ DK_KERNEL void DK_BOUNDS(kMostWarps, 2) scatter(const ScatterArguments<T> a) {
   const TileMemory m(a.taps_at_once, s.steps(), Traits<T>::kSplitHats);
   WeightFragments<T, kSteps> held;
   held.load_all(a.weight, s, id, group);
-  const int plane = s.out_height * s.out_width;
-  const int begin = int(device::block_x()) * (kOrdered ? plane : kRows);
-  const int end = kOrdered ? begin + plane : begin + kRows < a.positions.count ? begin + kRows : a.positions.count;
+  const int begin = int(device::block_x()) * a.positions_per_block, rest = a.positions.count - begin;
+  const int end = begin + (a.positions_per_block < rest ? a.positions_per_block : rest);
   for (int first = begin; first < end; first += kRows) {
     Channels<T> grad[2];
 #pragma unroll
@@ -78,7 +76,8 @@ DK_KERNEL void DK_BOUNDS(kMostWarps, 2) scatter(const ScatterArguments<T> a) {
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
             const int r = id.g + 8 * i;
-            if (!kOrdered || turn == r) add_to_corners<kOrdered>(a, m.corners[slot * kRows + r], first + r < end, channel, terms[i]);
+            if (!kOrdered || turn == r)
+              add_to_corners<kOrdered>(a, m.corners[slot * kRows + r], first + r < end, channel, terms[i]);
           }
           if (kOrdered) device::sync_warp();
         }

@@ -29,8 +29,8 @@ struct OffsetView {
   }
 };
 
-// Where a tap of a result position reads: a pixel of the source, and the output position whose offset it follows.
-// Both are -1 where the tap reads nothing.
+// Where a tap of a result position reads: a pixel of the source, -1 if there is none, and the output position whose offset
+// it follows.
 struct Reading {
   int pixel;
   Position offset;
@@ -180,7 +180,8 @@ struct Offsets {
 };
 
 // Fills points, and pixels or corners, of taps first .. first + count - 1 at the 16 results from `result` on; slot i of the
-// memory is tap first + i. What is beyond the last tap or the last result reads nothing. All threads of the block take part, in step after.
+// memory is tap first + i. What is beyond the last tap or the last result reads nothing. All threads of the block take
+// part, in step after.
 template <class T, bool kData, bool kForward, bool kKnots = false>
 DK_DEVICE void prepare_points(const TileMemory& m, const Sizes& s, const Volume& results, const Offsets& offsets, int result,
                               int first, int count) {
@@ -191,7 +192,7 @@ DK_DEVICE void prepare_points(const TileMemory& m, const Sizes& s, const Volume&
     const Position p = exists ? results.at(result + r) : Position{s.batch, 0, 0};
     const Reading read = reading<kForward>(s, p, tap_y, tap_x);
     HatPoint point{kFar, kFar, 0, {kFarKnot, kFarKnot}};
-    if (kData ? exists : read.there)
+    if (kForward ? exists : read.there)  // forward also where there is no pixel, so that a NaN shows
       point = hat_point<kKnots>(s, scope_point<T>(s, offsets.kernel, read.offset, tap, tap_y, tap_x));
     m.points[i] = point;
     if constexpr (kData) {

@@ -9,7 +9,7 @@
 //   A (16 x 8): a0 (g, t), a1 (g + 8, t), a2 (g, t + 4), a3 (g + 8, t + 4)
 //   B (8 x 8):  b0 (t, g), b1 (t + 4, g)
 //   C (16 x 8): c0 (g, 2t), c1 (g, 2t + 1), c2 (g + 8, 2t), c3 (g + 8, 2t + 1)
-// The order of samples and channels along a matrix is ours to choose. Channels: a warp takes 32 of them in 4 products
+// The order of samples and channels along a matrix is ours to choose. Channels: a group of 32 are 4 products
 // such that column 2t and 2t + 1 of product j are channels 8t + 2j and 8t + 2j + 1; so a lane's results, and the pixels
 // it multiplies them with, are 8 adjacent channels, one or two 16-byte loads. Samples: 4 rows of the scope at one column
 // are a half step, in the slots t = 0..3 of a product's inner dimension; a product takes two. A scope of height Sh has
@@ -131,7 +131,8 @@ struct Lane {
 struct Split {
   float high, low;
 
-  explicit DK_DEVICE Split(float value) : high(to_tf32(value)), low(to_tf32(value - high)) {}
+  // PTX does not say what the bits beyond TF32's are after a conversion.
+  explicit DK_DEVICE Split(float value) : high(to_tf32(value)), low(to_tf32(value - device::truncated(high))) {}
 };
 
 // What one load or store moves: 16 bytes, kept as words, because 16-bit values in registers cost shuffling.
@@ -269,17 +270,18 @@ DK_DEVICE void multiply(float (&d)[4], const float (&a)[2][4], const float (&b)[
   first && !kSplitA && !kSplitB ? device::mma_first(d, a[0], b[0]) : device::mma(d, a[0], b[0]);
 }
 
-// d += a b in a sum of any length. The tensor core rounds every sum towards zero, by which float32 would drift; so there
-// it makes the product alone, and the addition rounds to nearest.
+// d += a b in a sum of any length. The tensor core rounds every sum towards zero, by which it would drift; so where that
+// shows beside a result's own rounding, it makes the product alone, and the addition rounds to nearest.
 template <class T>
 DK_DEVICE void accumulate(float (&d)[4], const float (&a)[2][4], const float (&b)[2][2]) {
-  if constexpr (std::is_same_v<T, float>) {
+  constexpr bool kSplit = Traits<T>::kSplitProducts;
+  if constexpr (kSplit) {
     float product[4];
-    multiply<true, true>(product, a, b, true);
+    multiply<kSplit, kSplit>(product, a, b, true);
 #pragma unroll
     for (int i = 0; i < 4; ++i) d[i] += product[i];
   } else {
-    multiply<Traits<T>::kSplitProducts, Traits<T>::kSplitProducts>(d, a, b);
+    multiply<kSplit, kSplit>(d, a, b);
   }
 }
 
