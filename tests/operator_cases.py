@@ -23,9 +23,9 @@ OFFSETS = ("kernel", "data", "both", "none")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
 ROUNDING = {torch.float64: 0.0, torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 # Largest errors on the tensor core over those of PyTorch's depthwise convolution. Sampling a kernel, and four corners,
-# take more roundings than PyTorch has, and a gradient's terms may cancel: our float32 operator on the CPU has up to
-# twice PyTorch's errors too.
-FACTOR = {torch.float32: 4.0, torch.float16: 1.25, torch.bfloat16: 1.25}
+# take more roundings than PyTorch has: our float32 operator on the CPU has up to twice its errors too. In 16 bits
+# both are close to half a unit in the last place, which neither needs to meet.
+FACTOR = {torch.float32: 4.0, torch.float16: 1.5, torch.bfloat16: 1.5}
 
 
 @dataclass(frozen=True)
@@ -155,29 +155,44 @@ def in_compute_dtype(tensor: Tensor | None) -> Tensor | None:
     return tensor.detach().to(dtype).requires_grad_(tensor.requires_grad)
 
 
-def assert_close(actual: Tensor, expected: Tensor, name: str, extra: float = 0.0) -> None:
-    """Close up to the order of summation in the compute dtype, and one rounding to the stored dtype.
-
-    ``extra`` is what else is allowed, as a share of the largest expected value.
-    """
+def assert_close(actual: Tensor, expected: Tensor, name: str, extra: Tensor | float = 0.0) -> None:
+    """Close up to the order of summation in the compute dtype, one rounding to the stored dtype, and ``extra``."""
     assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
     if not actual.numel():
         return
     actual, dtype = actual.to(expected.dtype), actual.dtype
-    allowed = TOLERANCE[dtype] * (1 + expected.abs().max()) + ROUNDING[dtype] * expected.abs()
-    allowed = allowed + extra * expected.abs().max()
+    allowed = TOLERANCE[dtype] * (1 + expected.abs().max()) + ROUNDING[dtype] * expected.abs() + extra
     excess = (actual - expected).abs() - allowed
     worst = torch.where(excess.isnan(), torch.inf, excess).argmax()
     assert (excess <= 0).all(), f"{name}: {actual.flatten()[worst]}, expected {expected.flatten()[worst]}"
 
 
-def compare(actual: list[Tensor | None], expected: list[Tensor | None], operands, extra: float = 0.0) -> None:
-    """Raises AssertionError where an output or a gradient of the operands is not what is expected."""
-    for name, a, e, operand in zip(("output", *NAMES), actual, expected, (None, *operands), strict=True):
-        if e is None:
+def sum_magnitudes(function, operands, grad: Tensor, geometry: dict) -> list[Tensor | None]:
+    """What the output and the gradients of input and weight would be if no terms cancelled; None for offsets.
+
+    Rounding of operands or terms is felt as a share of this, however small a sum is.
+    """
+    is_offset = [len(operands) == 4 and i in (1, 2) for i in range(len(operands))]
+    given = [
+        None if t is None else (t if offset else t.abs()).detach().requires_grad_()
+        for t, offset in zip(operands, is_offset, strict=True)
+    ]
+    output, *gradients = forward_backward(function, given, grad.abs(), geometry)
+    return [output, *(None if offset else g for g, offset in zip(gradients, is_offset, strict=True))]
+
+
+def compare(actual, expected, operands, extra: float = 0.0, magnitudes=None) -> None:
+    """Raises AssertionError where an output or a gradient of the operands is not what is expected.
+
+    ``extra`` is allowed besides, as a share of ``sum_magnitudes``, for offsets of the largest expected value.
+    """
+    magnitudes = magnitudes or [None] * len(actual)
+    for name, a, e, m, operand in zip(("output", *NAMES), actual, expected, magnitudes, (None, *operands), strict=True):
+        if e is None or not e.numel():
             continue
         assert operand is None or a.dtype == operand.dtype, f"gradient of {name}: {a.dtype}"
-        assert_close(a, e, name if operand is None else f"gradient of {name}", extra)
+        allowed = extra * (e.abs().max() if m is None else m)
+        assert_close(a, e, name if operand is None else f"gradient of {name}", allowed)
 
 
 def check_against_reference(
@@ -187,14 +202,15 @@ def check_against_reference(
     operands, grad = make_tensors(case, device)
     actual = [None if t is None else t.cpu() for t in forward_backward(function, operands, grad, case.geometry)]
     plain = [in_compute_dtype(None if t is None else t.cpu()) for t in operands]
-    expected = forward_backward(reference.deform_kernel_conv, plain, in_compute_dtype(grad.cpu()), case.geometry)
+    call = (reference.deform_kernel_conv, plain, in_compute_dtype(grad.cpu()), case.geometry)
     assert actual[0].dtype == case.dtype
-    compare(actual, expected, operands, extra)
+    compare(actual, forward_backward(*call), operands, extra, sum_magnitudes(*call) if extra else None)
 
 
 def largest_errors(cases: Iterable[Case], function, extra: float = 0.0, device: str = "cpu") -> dict[str, list[float]]:
-    """The largest error of output, dL/dinput and dL/dweight over all cases, as a share of the largest exact value:
-    ours, and PyTorch's in its depthwise convolution of the same input in the same dtype. Exact is float64.
+    """The largest error of output, dL/dinput and dL/dweight over all cases, as a share of the largest of
+    ``sum_magnitudes``: ours, and PyTorch's in its depthwise convolution of the same input in the same dtype. Exact is
+    float64.
 
     Raises AssertionError where a single value is further off than ``assert_close`` allows.
     """
@@ -214,10 +230,11 @@ def largest_errors(cases: Iterable[Case], function, extra: float = 0.0, device: 
             exact = [None if t is None else t.detach().double().requires_grad_() for t in given]
             f64 = reference.deform_kernel_conv if which == 0 else convolution
             expected = forward_backward(f64, exact, grad.double(), case.geometry)
+            magnitudes = sum_magnitudes(f64, exact, grad.double(), case.geometry)
             actual = forward_backward(f, given, grad, case.geometry)
             if which == 0:
-                compare(actual, expected, given, extra)
+                compare(actual, expected, given, extra, magnitudes)
             for name, i in (("output", 0), ("input", 1), ("weight", -1)):
-                error = (actual[i] - expected[i]).abs().max() / expected[i].abs().max().clamp(min=1e-30)
+                error = (actual[i] - expected[i]).abs().max() / magnitudes[i].max().clamp(min=1e-30)
                 errors[name][which] = max(errors[name][which], float(error))
     return errors

@@ -63,7 +63,7 @@ def check(case: Case) -> None:
     check_against_reference(case, emulated_conv, EXTRA[case.dtype])
 
 
-@pytest.mark.parametrize("seed", [seed for seed in range(240) if random_case(seed).dtype != torch.float64])
+@pytest.mark.parametrize("seed", [*(seed for seed in range(240) if random_case(seed).dtype != torch.float64), 511])
 def test_random_case(seed):
     check(random_case(seed))
 
@@ -135,7 +135,7 @@ def test_taps_far_outside(scale):
 @pytest.mark.parametrize("offsets", ["kernel", "both"])
 def test_as_exact_as_pytorchs_convolution(offsets, dtype):
     """The largest errors over many cases, which tests on a GPU compare over 2,000."""
-    cases = (dataclasses.replace(random_case(seed), offsets=offsets) for seed in range(128))
+    cases = (dataclasses.replace(random_case(seed), offsets=offsets) for seed in range(112))
     errors = largest_errors((case for case in cases if case.dtype == dtype), emulated_conv, EXTRA[dtype])
     for name, (ours, theirs) in errors.items():
         assert ours <= FACTOR[dtype] * theirs, f"{name}: {ours:.2e}, PyTorch {theirs:.2e}"
