@@ -1,6 +1,7 @@
 """mmengine registries of scope ``dk_bench``: a configuration names what is in them as ``type='dk_bench.NAME'``.
 
-mmengine imports this module by itself when it meets the scope, and the locations when it first looks a name up.
+mmengine imports this module by itself when it meets the scope, and the locations when it first looks a name up. From
+then on ``torch.load`` reads what mmengine's runner saved.
 Raises UserError, on import, where the mm packages are absent or of the wrong version.
 """
 
@@ -9,6 +10,10 @@ import dk_bench.detection  # noqa: F401  (first: it says what to install, where 
 from mmengine.registry import DATASETS as ROOT_DATASETS  # isort: skip
 from mmengine.registry import MODELS as ROOT_MODELS  # isort: skip
 from mmengine.registry import Registry  # isort: skip
+
+from dk_bench.detection.mmengine_files import allow_what_mmengine_writes  # isort: skip
+
+allow_what_mmengine_writes()  # here, as a configuration that names one of ours imports this before weights are read
 
 DATASETS = Registry("dataset", parent=ROOT_DATASETS, scope="dk_bench", locations=["dk_bench.detection.procedural"])
 MODELS = Registry(

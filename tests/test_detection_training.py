@@ -118,8 +118,7 @@ def test_loss_curve_as_under_mmdets_runner(tmp_path):
     warm_up = [0.005, 0.014, 0.023, 0.032, 0.041]
     assert [max(rates) for rates in ours.rates] == pytest.approx(warm_up + 5 * [0.05] + 5 * [0.005] + 5 * [0.0005])
     state = runner.model.state_dict()
-    assert all(torch.allclose(state[n.removeprefix("model.")], v, atol=1e-5) for n, v in weights(config).items()
-               if n.startswith("model."))  # fmt: skip
+    assert all(torch.allclose(state[name], value, atol=1e-5) for name, value in weights(config).items())
     logged = runner.message_hub.get_scalar("val/coco/bbox_mAP").current()
     assert record.metrics["final"]["val/mAP"] == pytest.approx(100 * logged, abs=0.051)
     assert [epoch["val/mAP"] is None for epoch in record.metrics["epochs"]] == [True, True, True, False]
@@ -380,7 +379,7 @@ def test_starting_from_a_runs_weights(tmp_path, whole):
     start = run_folder(whole[0]) / "last.ckpt"
     module = LitDetector(tiny_detection(tmp_path, f"load_from={start}").to_dict(), list(CLASSES))
     trained = weights(whole[0])
-    assert all(torch.equal(trained[f"model.{name}"], value) for name, value in module.model.state_dict().items())
+    assert all(torch.equal(trained[name], value) for name, value in module.model.state_dict().items())
 
 
 def test_the_tiny_configuration_from_the_command_line(tmp_path, capsys, monkeypatch):

@@ -137,7 +137,7 @@ def test_evaluating_a_model_that_is_not_finite(tmp_path):
     train(config)
     path = run_folder(config) / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    checkpoint["state_dict"]["model.conv1.0.weight"].fill_(float("nan"))
+    checkpoint["state_dict"]["conv1.0.weight"].fill_(float("nan"))
     torch.save(checkpoint, path)
     with pytest.raises(UserError, match=r"last\.ckpt: its model gives no finite loss .*validation loss is nan"):
         evaluate(path)

@@ -21,10 +21,12 @@ from dk_bench.detection.building import build
 from dk_bench.detection.config import config_from_values, use_scope
 from dk_bench.detection.data import seed_all
 from dk_bench.detection.metrics import DetectionMetric
+from dk_bench.detection.mmengine_files import add_for_mmengine
 from dk_bench.detection.schedule import build_schedules, build_wrapper, clip_gradients
 from dk_bench.detection.weights import load_start, without_initial_weights
 from dk_bench.errors import UserError
 from dk_bench.training.fitting import Diverged
+from dk_bench.training.weights import to_lightning_names, to_own_names
 
 TASK = "detection"
 CLASSLESS = ("rpn_head", "semantic_head")  # tell objects from background, or stuff
@@ -160,10 +162,16 @@ class LitDetector(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["task"] = TASK
-        checkpoint["steps_per_epoch"] = self.trainer.datamodule.steps_per_epoch
+        data = self.trainer.datamodule
+        checkpoint["steps_per_epoch"] = data.steps_per_epoch
+        to_own_names(checkpoint)
+        add_for_mmengine(checkpoint, self.hparams.config, data.train_images.metainfo, data.steps_per_epoch)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError where an epoch has other steps than when the checkpoint was written."""
+        to_lightning_names(checkpoint)
+        if self._trainer is None:  # load_from_checkpoint() wants the weights alone
+            return
         held, now = checkpoint.get("steps_per_epoch"), self.trainer.datamodule.steps_per_epoch
         if held != now:
             raise UserError(

@@ -20,13 +20,13 @@ from dk_bench.detection.config import DetectionConfig, config_from_values
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.lit import TASK, LitDetector
 from dk_bench.detection.watch import DetectionKeeper, DetectionLines, DetectionThroughput
-from dk_bench.detection.weights import weights_in
 from dk_bench.errors import UserError
 from dk_bench.results import identity
 from dk_bench.results.record import EVALUATION, RunRecord, attempts_of, new_record, utc_now
 from dk_bench.training.checkpoint import kernel_spec, read_checkpoint
 from dk_bench.training.fitting import fit, make_trainer, name_run, not_again, open_run, progress, quiet, reason
 from dk_bench.training.tracking import wandb_logger
+from dk_bench.training.weights import weights_in
 
 
 def run_folder(config: DetectionConfig) -> Path:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from dk_bench.errors import UserError
-from dk_bench.training.checkpoint import MODEL_PREFIX, read_plain
+from dk_bench.training.weights import read_plain, weights_in
 
 OF_THE_START = ("init_cfg", "checkpoint", "pretrained")  # settings of mmdet's modules and ours that name weights
 
@@ -31,15 +31,6 @@ def load_start(model: nn.Module, path: str) -> None:
     model.load_state_dict(fitting, strict=False)
     if len(fitting) < len(own) or len(fitting) < len(held):
         print(f"{path}: {len(fitting)} of its {len(held)} weights fit the model's {len(own)}", file=sys.stderr)
-
-
-def weights_in(checkpoint: Any) -> dict[str, Tensor]:
-    """The detector's weights in a checkpoint of ours or of mmengine, or in a bare dict of tensors."""
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else {}
-    ours = isinstance(checkpoint, Mapping) and "hyper_parameters" in checkpoint
-    if ours:
-        state = {name.removeprefix(MODEL_PREFIX): v for name, v in state.items() if name.startswith(MODEL_PREFIX)}
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def without_initial_weights(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from torch import nn
 
 from dk_bench.config import ModelConfig, config_from_dict
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS, KernelSpec, deform
+from dk_bench.training.weights import is_ours, read_plain, weights_in
 
 log = logging.getLogger(__name__)
-
-MODEL_PREFIX = "model."  # LitClassifier's attribute: where the timm model's weights are in a checkpoint
 
 
 def kernel_spec(config: ModelConfig) -> KernelSpec | None:
@@ -130,36 +127,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises UserError for a file that is missing, is no checkpoint, holds more than plain data, or is not ours.
     """
     checkpoint = read_plain(path)
-    if not isinstance(checkpoint, dict) or not {"config", "classes"} <= set(checkpoint.get("hyper_parameters", ())):
+    if not is_ours(checkpoint):
         raise UserError(f"{path}: not a checkpoint of dk_bench, which holds the configuration and the classes' names")
     return checkpoint
-
-
-def read_plain(path: str | Path) -> Any:
-    """What torch.save wrote, its tensors on the CPU; nothing in it can run code.
-
-    Raises UserError for a file that is missing, was not written so, or holds more than plain data.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: no checkpoint can be read there: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{path}: not a checkpoint of plain data{_more_in(path, error)}") from error
-
-
-def _more_in(path: str | Path, error: Exception) -> str:
-    """What else than plain data is in a file, and how its weights are had all the same."""
-    try:
-        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except Exception:  # noqa: BLE001  whatever a file that torch did not write makes its reader raise
-        names = []
-    if not names:
-        return f": {str(error).splitlines()[0]}"
-    return (
-        f", it holds {', '.join(names[:3])}. If you trust it: torch.save({{'state_dict': "
-        f"torch.load({str(path)!r}, weights_only=False)['state_dict']}}, NEW), and give NEW"
-    )
 
 
 def check_same_model(checkpoint: dict[str, Any], name: str, num_classes: int, path: str | Path) -> None:
@@ -187,13 +157,8 @@ def load_model(path: str | Path) -> nn.Module:
 
 def load_weights(model: nn.Module, checkpoint: dict[str, Any], path: str | Path) -> None:
     """Puts a checkpoint's weights into the timm model. Raises UserError unless every one fits."""
-    weights = {
-        name.removeprefix(MODEL_PREFIX): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(MODEL_PREFIX)
-    }
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights_in(checkpoint))
     except RuntimeError as error:
         held = checkpoint["hyper_parameters"]["config"]["model"]["name"]
         lines = " ".join(str(error).split())

@@ -21,4 +21,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Raises OSError where the file cannot be written; the old one is still there then."""
         with open_atomically(path) as stream:
-            torch.save(checkpoint, stream)
+            try:
+                torch.save(checkpoint, stream)
+            except RuntimeError as error:  # torch's "unexpected pos", while it handles what the stream raised
+                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None

@@ -16,6 +16,7 @@ from dk_bench.data.order import mix_seed
 from dk_bench.training.checkpoint import build_model, without_initial_weights
 from dk_bench.training.fitting import Diverged
 from dk_bench.training.recipe import build_optimizer
+from dk_bench.training.weights import to_lightning_names, to_own_names
 
 
 class LitClassifier(pl.LightningModule):
@@ -114,3 +115,9 @@ class LitClassifier(pl.LightningModule):
             self.model, self.config.optim, self.config.model.name, self.hparams.steps_per_epoch
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        to_own_names(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        to_lightning_names(checkpoint)

@@ -1,0 +1,72 @@
+"""Checkpoints that mmengine reads and writes: ours say what it looks for, and its own can be read back.
+
+mmengine's runner leaves, beside weights, the history of what it logged. From torch 2.6 on ``torch.load`` refuses that
+unless it is told which classes are safe; `allow_what_mmengine_writes` names them, and nothing else.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging.history_buffer import HistoryBuffer
+
+STATISTICS = ("min", "max", "current", "mean")  # the methods that a HistoryBuffer is saved with
+
+
+def allow_what_mmengine_writes() -> None:
+    """Lets ``torch.load`` read mmengine's histories and the numbers of numpy in them, with ``weights_only=True``."""
+    dtypes = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
+    named = {
+        "multiarray._reconstruct": np._core.multiarray._reconstruct, "multiarray.scalar": np._core.multiarray.scalar,
+    }  # fmt: skip
+    torch.serialization.add_safe_globals([
+        HistoryBuffer, np.ndarray, np.dtype, *dtypes, (_method_of_a_history, "builtins.getattr"),
+        # numpy 1 and 2 have two names for the same functions; a file may come from either.
+        *((function, f"numpy.{core}.{name}") for name, function in named.items() for core in ("core", "_core")),
+    ])  # fmt: skip
+
+
+def _method_of_a_history(owner: Any, name: str) -> Callable:
+    """What a file may have of ``getattr``, by which pickle writes down methods: a history's statistics alone."""
+    if owner is not HistoryBuffer or name not in STATISTICS:
+        raise pickle.UnpicklingError(f"getattr of {name!r}, expected {', '.join(STATISTICS)} of a HistoryBuffer")
+    return getattr(HistoryBuffer, name)
+
+
+def add_for_mmengine(
+    checkpoint: dict[str, Any], config: Mapping[str, Any], dataset_meta: Mapping[str, Any], steps_per_epoch: int
+) -> None:
+    """Adds to a checkpoint of ours what mmengine looks for: so mmdet's tools load it, and its runner goes on from it.
+
+    Args:
+        checkpoint: as Lightning is about to write it, of a detector.
+        config: the configuration as plain data.
+        dataset_meta: ``classes``, the names in order of their labels, and ``palette``, a colour each, where known.
+        steps_per_epoch: inside an epoch no ``epoch`` is written, as mmengine's runner can only begin one.
+    """
+    steps = checkpoint["global_step"]
+    done = {"epoch": steps // steps_per_epoch, "iter": steps} if steps % steps_per_epoch == 0 else {}
+    seed = config.get("seed")
+    checkpoint["meta"] = {**done, "cfg": _as_text(config), "seed": seed, "dataset_meta": _meta(dataset_meta)}
+    checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+    if "optimizer_states" in checkpoint:  # not where weights alone are saved; the same tensors, written once
+        checkpoint["optimizer"] = checkpoint["optimizer_states"][0]
+        checkpoint["param_schedulers"] = checkpoint["lr_schedulers"][0]["schedulers"]
+
+
+def _as_text(config: Mapping[str, Any]) -> str:
+    """A configuration file that says the same."""
+    return "\n".join(f"{key} = {value!r}" for key, value in config.items()) + "\n"
+
+
+def _meta(dataset_meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Names and colours as plain data."""
+    palette = dataset_meta.get("palette")
+    if not isinstance(palette, Sequence) or isinstance(palette, str):
+        return {"classes": tuple(map(str, dataset_meta["classes"]))}
+    colours = [tuple(int(value) for value in colour) for colour in palette]
+    return {"classes": tuple(map(str, dataset_meta["classes"])), "palette": colours}

@@ -1,0 +1,96 @@
+"""Weights in files: what a file holds, ours or another tool's, and by which names our checkpoints call them.
+
+Lightning puts the module's attribute before every name (``model.conv1.weight``), so that neither timm nor mmdet finds
+a tensor. Ours have the model's own names in ``state_dict``, what else the module keeps in ``module_state``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from timm.models import clean_state_dict
+from torch import Tensor
+
+from dk_bench.errors import UserError
+
+MODEL_PREFIX = "model."  # the Lightning modules' attribute that holds the model
+MODULE_STATE = "module_state"  # of checkpoints with the model's own names; older ones have no such key
+PLACES = ("state_dict_ema", "model_ema", "state_dict", "model")  # of weights in a file, the average first, as for timm
+
+
+def to_own_names(checkpoint: dict[str, Any]) -> None:
+    """Gives the weights that Lightning is about to write the model's own names; for ``on_save_checkpoint``."""
+    state = checkpoint["state_dict"]
+    checkpoint["state_dict"] = _of_the_model(state)
+    checkpoint[MODULE_STATE] = {name: value for name, value in state.items() if not name.startswith(MODEL_PREFIX)}
+
+
+def to_lightning_names(checkpoint: dict[str, Any]) -> None:
+    """Undoes `to_own_names`, for ``on_load_checkpoint``; an older checkpoint has Lightning's names already."""
+    if MODULE_STATE in checkpoint:
+        state = {MODEL_PREFIX + name: value for name, value in checkpoint["state_dict"].items()}
+        checkpoint["state_dict"] = state | checkpoint[MODULE_STATE]
+
+
+def weights_in(content: Any) -> dict[str, Tensor]:
+    """The model's weights by its own names, nothing where there are none.
+
+    ``content`` is a checkpoint of ours, also an older one, or of timm's or mmengine's training, or a bare dict of
+    tensors. Of a run with averaged weights it is the average.
+    """
+    if not isinstance(content, Mapping):
+        return {}
+    if is_ours(content):
+        state = content["state_dict"]
+        return dict(state) if MODULE_STATE in content else _of_the_model(state)
+    held = [content[place] for place in PLACES if isinstance(content.get(place), Mapping)]
+    state = clean_state_dict(held[0] if held else content)
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def is_ours(content: Any) -> bool:
+    """Whether a file's content is a checkpoint that `train` left, which says what model it is of."""
+    return isinstance(content, Mapping) and {"config", "classes"} <= set(content.get("hyper_parameters") or ())
+
+
+def _of_the_model(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(MODEL_PREFIX): v for name, v in state.items() if name.startswith(MODEL_PREFIX)}
+
+
+def read_plain(path: str | Path) -> Any:
+    """What torch.save or safetensors wrote, its tensors on the CPU; nothing in it can run code.
+
+    Raises UserError for a file that is missing, was not written so, or holds more than plain data.
+    """
+    try:
+        if str(path).endswith(".safetensors"):
+            return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's train.py keeps its arguments so
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: no checkpoint can be read there: {error.strerror or error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: not a checkpoint of plain data{_more_in(path, error)}") from error
+
+
+def _more_in(path: str | Path, error: Exception) -> str:
+    """What else than plain data is in a file, and how its weights are had all the same."""
+    try:
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:  # noqa: BLE001  whatever a file that torch did not write makes its reader raise
+        names = []
+    if not names:
+        return f": {str(error).splitlines()[0]}"
+    # A module that was saved whole holds the classes of its parts, which all hold their parameters in ordered dicts.
+    weights = ".state_dict()" if any(name.startswith("torch.nn.modules.") for name in names) else "['state_dict']"
+    return (
+        f", it holds {', '.join(names[:3])}. If you trust it: torch.save({{'state_dict': "
+        f"torch.load({str(path)!r}, weights_only=False){weights}}}, NEW), and give NEW"
+    )

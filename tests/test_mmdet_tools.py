@@ -1,0 +1,114 @@
+"""mmdet's own tools on configs/det/tiny_procedural.py and on the checkpoints of both runners: mmdet's, and ours.
+
+The tools run in processes of their own, which have imported nothing of dk_bench when they start, as a user's have.
+"""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="mmdet is not installed")
+
+import mmdet
+from mmdet.apis import inference_detector
+
+from dk_bench.cli import main
+from dk_bench.detection.config import load_detection_config
+from dk_bench.detection.lit import LitDetector
+from dk_bench.detection.procedural import ProceduralCoco
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "configs" / "det" / "tiny_procedural.py"
+TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
+NAME = "test_resnetdw_dk"
+COMMON = ["train_cfg.max_epochs=1", f"model.backbone.model_name={NAME}", "model.test_cfg.rcnn.score_thr=0.0",
+          "model.test_cfg.rcnn.max_per_img=20"]  # fmt: skip
+LOADER = ("num_workers=0", "persistent_workers=False", "dataset.scenes.train_images=8", "dataset.scenes.val_images=4")
+SETTINGS = [*COMMON, *(f"{loader}_dataloader.{one}" for loader in ("train", "val", "test") for one in LOADER)]
+
+RUN = """
+import contextlib, io, json, runpy, sys
+def tool(name, *arguments):
+    sys.argv = [name, *arguments]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+LOOK = """
+import torch
+from mmdet.apis import DetInferencer, init_detector, inference_detector
+def look(model, image):
+    found = inference_detector(model, image).pred_instances
+    return {"meta": {k: [list(c) if k == "palette" else c for c in v] for k, v in model.dataset_meta.items()},
+            "boxes": found.bboxes.tolist(), "scores": found.scores.tolist(), "labels": found.labels.tolist()}
+"""
+
+
+def run(folder, code):
+    """Runs code in a new process in ``folder``; returns what it puts into ``out.json``, if anything."""
+    out = folder / "out.json"
+    out.unlink(missing_ok=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert "do not match exactly" not in done.stdout + done.stderr
+    return json.loads(out.read_text()) if out.exists() else None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With ``data/``, ``ours/last.ckpt`` of our runner, and ``theirs/epoch_1.pth`` of mmdet's."""
+    folder = tmp_path_factory.mktemp("mmdet")
+    previous = Path.cwd()
+    os.chdir(folder)  # images are written below the working directory
+    try:
+        assert main(["train", str(FILE), "wandb.mode=disabled", "output=runs", "seed=5", *SETTINGS]) == 0
+    finally:
+        os.chdir(previous)
+    (checkpoint,) = (folder / "runs").glob("*/last.ckpt")
+    checkpoint.rename(folder / "last.ckpt")
+    train, options = str(TOOLS / "train.py"), SETTINGS
+    run(folder, f"{RUN}\ntool({train!r}, {str(FILE)!r}, '--work-dir', 'theirs', '--cfg-options', *{options!r})")
+    return folder
+
+
+def ours(folder, checkpoint):
+    """The detector that our own code makes of a checkpoint, in evaluation mode."""
+    config = load_detection_config(FILE, SETTINGS)
+    module = LitDetector(config.to_dict(), list(ProceduralCoco.METAINFO["classes"]), initial_weights=False)
+    module.model.load_state_dict(torch.load(folder / checkpoint, weights_only=True)["state_dict"])
+    return module.model.eval()
+
+
+@pytest.mark.parametrize("checkpoint", ["last.ckpt", "theirs/epoch_1.pth"])
+def test_tools_read_checkpoints_of_both_runners(folder, checkpoint):
+    """test.py, init_detector and DetInferencer find what our code does, with names and colours of the data."""
+    image = str(min((folder / "data").rglob("val_*.png")))
+    config = "theirs/tiny_procedural.py"  # as mmdet's train.py wrote it, with the options
+    found = run(folder, f"""{RUN}{LOOK}
+config, checkpoint, image = {config!r}, {checkpoint!r}, {image!r}
+tool({str(TOOLS / "test.py")!r}, config, checkpoint, "--work-dir", "tested", "--out", "found.pkl")
+looks = [look(init_detector(config, checkpoint, device="cpu"), image)]
+looks += [look(DetInferencer(*some, device="cpu").model, image) for some in ((config, checkpoint), (None, checkpoint))]
+json.dump(looks, open("out.json", "w"))
+""")
+    model = ours(folder, checkpoint)
+    model.cfg = load_detection_config(folder / config).cfg
+    expected = inference_detector(model, image).pred_instances
+    assert len(expected) == 20
+    for look in found:
+        assert look["meta"] == {
+            "classes": list(ProceduralCoco.METAINFO["classes"]),
+            "palette": list(map(list, ProceduralCoco.METAINFO["palette"])),
+        }
+        assert look["boxes"] == expected.bboxes.tolist() and look["labels"] == expected.labels.tolist()
+        assert look["scores"] == expected.scores.tolist()
+    tested = {one["img_path"]: one["pred_instances"] for one in pickle.loads((folder / "found.pkl").read_bytes())}
+    assert len(tested) == 4
+    (of_image,) = (one for path, one in tested.items() if (folder / path).samefile(image))
+    torch.testing.assert_close(of_image["bboxes"], expected.bboxes)  # in a batch here
