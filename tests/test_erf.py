@@ -17,9 +17,9 @@ from dk_bench.analysis.erf import unit_gradient
 from dk_bench.analysis.erf_profile import profile_rows, profiles
 from dk_bench.analysis.erf_study import mean_interval, replknet, study, summary
 from dk_bench.analysis.field import area, energy_radius, measure, replknet_sides, share_inside, sigma
-from dk_bench.analysis.objects import open_image
 from dk_bench.analysis.pictures import Picture, Subject, open_model, open_pictures
 from dk_bench.cli import main
+from dk_bench.data.pixels import open_image
 from dk_bench.errors import UserError
 from dk_bench.nn import RigidStart2d
 

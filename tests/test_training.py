@@ -265,7 +265,7 @@ def test_damaged_image_ends_the_run_with_its_name(tmp_path):
         for name in ("ant", "bee"):
             (tmp_path / split / name).mkdir(parents=True)
             for i in range(4):
-                Image.new("RGB", (32, 32), (10 * i, 0, 0)).save(tmp_path / split / name / f"{i}.png")
+                Image.new("RGB", (32, 32), (10 * i, len(split), len(name))).save(tmp_path / split / name / f"{i}.png")
     damaged = tmp_path / "train" / "bee" / "2.png"
     damaged.write_bytes(damaged.read_bytes()[:60])
     config = tiny(

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision import transforms as T
 
 from dk_bench.config import DataConfig
 from dk_bench.data.module import IN_MEMORY_BYTES
+from dk_bench.data.pixels import open_image
 from dk_bench.data.sources import open_images
 from dk_bench.errors import UserError
 
-__all__ = ["Objects", "coco_objects", "has_area", "open_image", "procedural_objects", "whole_image"]
+__all__ = ["Objects", "coco_objects", "has_area", "procedural_objects", "whole_image"]
 
 
 @dataclass(frozen=True)
@@ -114,23 +115,6 @@ def coco_objects(path: str | Path, folder: str | Path | None, count: int) -> Obj
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"annotation file {path}: not in COCO's format: {type(error).__name__} {error}") from error
-
-
-def open_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.Image:
-    """An image file as RGB. Raises UserError that names it.
-
-    A photograph that says it lies on its side is set upright, unless it is of that size, (width, height), as it lies:
-    then what is known of its objects was measured so. Of 16 bits a pixel the upper eight are kept.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.size != size:
-                image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):
-                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"image {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def whole_image(data: DataConfig, size: int | None = None) -> T.Compose:

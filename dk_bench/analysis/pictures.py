@@ -15,16 +15,16 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
-from dk_bench.analysis.objects import has_area, open_image
+from dk_bench.analysis.objects import has_area
 from dk_bench.config import config_from_dict
+from dk_bench.data.pixels import open_image
 from dk_bench.data.procedural import ShapeImages
+from dk_bench.data.scan import images_below
 from dk_bench.errors import UserError
 from dk_bench.models.probe import default_input_size
 from dk_bench.training.checkpoint import load_model, read_checkpoint
 
 __all__ = ["Picture", "Subject", "open_model", "open_pictures", "scaled"]
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def open_pictures(source: str, side: int, count: int, root: str | None = None) -
     Args:
         source: "procedural" (one shape an image, its outline known); "random" (noise, every value as likely); an
             annotation file in COCO's format (an image's largest object that is no crowd; images without are passed
-            over); an image; or a folder of images.
+            over); an image; or a folder of images, those of folders in it included.
         root: the folder of the annotation file's images; None: ``images`` beside its own folder, or its own folder.
 
     Raises:
@@ -93,14 +93,9 @@ def open_pictures(source: str, side: int, count: int, root: str | None = None) -
         if not found:
             raise UserError(f"--images {source}: no image with a box that is no crowd")
         return found
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"--images {source}: no images in it ({', '.join(SUFFIXES)})")
-    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files[:count]]
-    return [
-        Picture(name, open_image(file).resize((side, side)), _centre(side), None)
-        for name, file in zip(names, files, strict=False)
-    ]
+    names = images_below(path, "--images")[:count] if path.is_dir() else [path.name]
+    folder = path if path.is_dir() else path.parent
+    return [Picture(name, open_image(folder / name).resize((side, side)), _centre(side), None) for name in names]
 
 
 def _centre(side: int) -> tuple[float, float]:
@@ -135,7 +130,8 @@ def _coco(path: Path, side: int, count: int, root: str | None) -> Iterator[Pictu
         raise UserError(f"--images {path}: not COCO's annotation format: {error!r}") from error
     folder = Path(root) if root else next((p for p in (path.parent.parent / "images",) if p.is_dir()), path.parent)
     for image, name in zip(images, names, strict=True):
-        picture = open_image(folder / name, (image.get("width"), image.get("height")))
+        stated = (image.get("width"), image.get("height"))
+        picture = open_image(folder / name, None if None in stated else stated)
         shrink = np.array([side / picture.width, side / picture.height])
         largest = max(objects[image["id"]], key=lambda annotation: annotation["bbox"][2] * annotation["bbox"][3])
         left, top, width, height = largest["bbox"]

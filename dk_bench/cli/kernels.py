@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     from dk_bench.analysis.figures import progress, styled
     from dk_bench.analysis.kernels import offsets_at, offsets_over
     from dk_bench.analysis.learned import load
-    from dk_bench.analysis.objects import open_image, whole_image
+    from dk_bench.analysis.objects import whole_image
+    from dk_bench.data.pixels import open_image
     from dk_bench.errors import UserError
 
     if args.size is not None and args.size < 1:

@@ -1,86 +1,159 @@
-"""Image files through timm's readers: folders, tars and named data sets. A file that does not decode is an error."""
+"""Image files as data sets: folders and tars by a scan of our own, named data sets through timm's readers."""
 
 from __future__ import annotations
 
-import tarfile
-from pathlib import Path
+import io
+from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from dk_bench.config import DataConfig
+from dk_bench.data.layout import EXPECTED
+from dk_bench.data.pixels import open_image
+from dk_bench.data.scan import scan
 from dk_bench.errors import UserError
 
 STREAMS = ("hfids", "tfds", "wds")  # timm's sources without random access
+# How torchvision's data sets that know only train and test take timm's names of splits.
+TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist")
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("val", "valid", "validation", "eval", "evaluation", "test")
 
 
-class TimmImages:
-    """One split of ``timm.data.create_dataset`` as map-style data set: item ``index`` is (RGB image, label).
+class FileImages:
+    """One split of a folder or tar as map-style data set: item ``index`` is (RGB image, label).
 
-    timm's own data set skips a file it cannot decode and takes the next; here that is a UserError naming the file.
-    Raises UserError as well for a path that is missing, holds no images, or a source that cannot be read by index.
+    ``classes`` are the names in order of the labels, ``files`` where images come from, ``left_out`` the number of
+    service files. Raises UserError for a path that is missing or holds anything but images of classes, see
+    `dk_bench.data.layout`; an item raises it, with the file's name, where its image cannot be read.
     """
 
     def __init__(self, config: DataConfig, split: str) -> None:
-        self._place = getattr(config, split)
-        if self._place is None:
-            raise UserError(f"key 'data.{split}' is not set, expected {_expected(config)}; give data.{split}=...")
-        if config.reader.partition("/")[0].lower() in STREAMS:
-            raise UserError(
-                f"key 'data.reader' is {config.reader!r}: a stream has no order to resume in; expected a folder, a "
-                "tar, or a data set with random access (hfds/NAME, torch/NAME)"
-            )
-        self._dataset = _create(config, self._place, f"data.{split}")
-        self._reader = getattr(self._dataset, "reader", None)
-        self.classes = _class_names(self._reader or self._dataset)
+        self.files = scan(_place(config, split), f"data.{split}")
+        self.classes, self.left_out = self.files.classes, self.files.left_out
+
+    def __len__(self) -> int:
+        return len(self.files.names)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        name = f"{self.files.place}: image {self.files.names[index]}"
+        try:
+            content = self.files.read(index)
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error.strerror or error}") from error
+        return open_image(io.BytesIO(content), name=name), self.files.labels[index]
+
+
+class NamedImages:
+    """One split of a named data set of ``timm.data.create_dataset`` with random access, hfds/NAME or torch/NAME.
+
+    As `FileImages`, and ``source`` says what was opened. Raises UserError where the data set, or a split that it
+    heeds, cannot be had under that name.
+    """
+
+    left_out = 0
+
+    def __init__(self, config: DataConfig, split: str) -> None:
+        place = _place(config, split)
+        _check_reader(config.reader)
+        _check_split(config.reader, place, f"data.{split}")
+        self._dataset = _create(config, place)
+        self.reader = getattr(self._dataset, "reader", None)
+        if hasattr(self._dataset, "loader"):  # torchvision's sets of files; its own loader reads other pixels
+            self._dataset.loader = open_image
+        self.classes = _class_names(self._dataset if self.reader is None else self.reader)
+        self.source = f"{config.reader}, split {place!r}"
         if len(self) == 0:
-            raise UserError(f"key 'data.{split}': no images in {self._place}, expected {_expected(config)}")
+            raise UserError(f"key 'data.{split}': no images in {self.source}")
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        if self._reader is None:  # torchvision's data sets decode for themselves
-            image, label = self._dataset[index]
-            return image.convert("RGB"), int(label)
+        image, label = self._item(index)
+        if not 0 <= label < len(self.classes):
+            raise UserError(
+                f"{self.source}: image {index} has the label {label}, expected 0 to {len(self.classes) - 1}; a split "
+                "without labels cannot be used"
+            )
+        return image, label
+
+    def _item(self, index: int) -> tuple[Image.Image, int]:
+        name = f"{self.source}: image {index}"
         try:
-            file, label, *_ = self._reader[index]
-            with file, Image.open(file) as image:
+            if self.reader is None:  # torchvision's data sets decode for themselves, or call the loader
+                image, label = self._dataset[index]
                 return image.convert("RGB"), int(label)
-        except (OSError, SyntaxError, ValueError, tarfile.TarError) as error:
-            why = "not an image" if isinstance(error, UnidentifiedImageError) else error
-            raise UserError(f"{self._place}: image {self._reader.filename(index)} cannot be read: {why}") from error
+            file, label, *_ = self.reader[index]
+        except (OSError, AssertionError) as error:
+            raise UserError(f"{name} cannot be read: {error}") from error
+        with file:
+            return open_image(file, name=name), int(label)
+
+    def paths(self) -> list[str] | None:
+        """Where the images lie, in order; None where they are no files of their own."""
+        known = getattr(self._dataset, "samples", None) or getattr(self._dataset, "imgs", None)
+        return [str(path) for path, _ in known] if known else None
+
+    def content(self, index: int) -> bytes:
+        """What tells an image from others: the file's bytes where there are some, or else the pixels."""
+        if self.reader is None:
+            image = self._dataset[index][0]
+            return repr((image.mode, image.size)).encode() + image.tobytes()
+        with self.reader[index][0] as file:
+            return file.read()
 
 
-def _expected(config: DataConfig) -> str:
-    if config.reader:
-        return f"the name of a split of {config.reader}"
-    return "a folder with one folder of images a class, or a tar of such a folder"
+def _place(config: DataConfig, split: str) -> str:
+    """The path or split that the configuration names."""
+    place = getattr(config, split)
+    if place is None:
+        expected = f"the name of a split of {config.reader}" if config.reader else EXPECTED
+        raise UserError(f"key 'data.{split}' is not set, expected {expected}; give data.{split}=...")
+    return place
 
 
-def _create(config: DataConfig, place: str, key: str):
+def _check_reader(reader: str) -> None:
+    kind, _, name = reader.partition("/")
+    if kind.lower() in STREAMS:
+        raise UserError(
+            f"key 'data.reader' is {reader!r}: a stream has no order to resume in; expected a folder, a tar, or a data "
+            "set with random access (hfds/NAME, torch/NAME)"
+        )
+    if kind.lower() not in ("hfds", "torch") or not name:  # timm takes any other name for a folder
+        raise UserError(
+            f"key 'data.reader' is {reader!r}, expected hfds/NAME or torch/NAME, or nothing where data.train and "
+            "data.val are folders or tars"
+        )
+    if kind.lower() == "torch" and name.lower().rpartition("/")[2] in ("image_folder", "folder"):
+        raise UserError(
+            f"key 'data.reader' is {reader!r}, which reads one folder for both splits; leave data.reader empty, and "
+            "give the folders as data.train=... and data.val=..."
+        )
+
+
+def _check_split(reader: str, place: str, key: str) -> None:
+    """Raises UserError for a split's name that timm would take for test, whatever it says."""
+    name = reader.lower().rpartition("/")[2]
+    if reader.lower().startswith("torch/") and name in TWO_SPLITS and place not in (*TRAIN_NAMES, *TEST_NAMES):
+        raise UserError(f"key '{key}' is {place!r}, expected a split of {reader}: train or test")
+
+
+def _create(config: DataConfig, split: str) -> Any:
     from timm.data import create_dataset  # slow to import
 
-    named = bool(config.reader)
-    if not named and not Path(place).exists():
-        raise UserError(f"key '{key}': {place} does not exist, expected {_expected(config)}")
-    if not named and Path(place).is_file() and Path(place).suffix.lower() != ".tar":
-        raise UserError(f"key '{key}': {place} is a file but no .tar, expected {_expected(config)}")
     try:
-        # A path is the split itself: timm shall not look for a folder of another split's name in it.
-        return create_dataset(
-            config.reader, root=config.root if named else place, split=place if named else "", search_split=False
-        )
-    except tarfile.TarError as error:
-        raise UserError(f"key '{key}': {place} cannot be read as a tar: {error}") from error
-    except (RuntimeError, ValueError, AssertionError, OSError, ImportError) as error:
-        if named:
-            why = str(error) or type(error).__name__
-            raise UserError(f"key 'data.reader': {config.reader!r}, split {place!r}: {why}") from error
-        raise UserError(f"key '{key}': no images in {place}, expected {_expected(config)}") from error
+        return create_dataset(config.reader, root=config.root, split=split, search_split=False)
+    except (RuntimeError, ValueError, AssertionError, OSError, ImportError, TypeError, KeyError) as error:
+        why = str(error) or type(error).__name__
+        raise UserError(f"key 'data.reader': {config.reader!r}, split {split!r}: {why}") from error
 
 
 def _class_names(source: object) -> list[str]:
     """Class names in the order of their labels, from whatever attribute the source has for them."""
+    for attribute in ("wnids", "all_categories"):  # torchvision's ImageNet (its classes have several names each), iNat
+        if names := getattr(source, attribute, None):
+            return [str(name) for name in names]
     for attribute in ("class_to_idx", "class_name_to_idx"):
         if index_of := getattr(source, attribute, None):
             return [str(name) for name in sorted(index_of, key=index_of.get)]

@@ -9,10 +9,10 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from dk_bench.config import DataConfig
-from dk_bench.data.images import TimmImages
 from dk_bench.data.order import Augmented, StepSampler, Transformed
 from dk_bench.data.procedural import ShapeImages
-from dk_bench.data.sources import open_images
+from dk_bench.data.sources import Images, open_images
+from dk_bench.data.splits import check_apart, check_same_classes
 from dk_bench.data.transforms import eval_transform, train_transform
 from dk_bench.errors import UserError
 
@@ -24,27 +24,34 @@ class ClassificationData(LightningDataModule):
 
     ``config.batch_size`` is that of a step over all devices. The order and augmentation of training images depend on
     ``seed`` and the step alone: a loader asked for at ``trainer.global_step`` goes on from there. Nothing is opened
-    before the first use; then UserError is raised for bad data, and where train and val differ in their classes.
+    before the first use; then UserError is raised for bad data, where train and val differ in their classes and, before
+    training, where they share images.
     """
 
     def __init__(self, config: DataConfig, seed: int) -> None:
         super().__init__()
-        self.config, self.seed = config, seed
+        self.config, self.seed, self._apart = config, seed, False
 
     @cached_property
-    def train_images(self) -> TimmImages | ShapeImages:
+    def train_images(self) -> Images:
         """The training split; its classes are checked against the validation split's."""
         train = open_images(self.config, "train")
-        _check_same_classes(self.config, train.classes, self.val_images.classes)
+        check_same_classes(self.config, train.classes, self.val_images.classes)
         batch = self.config.batch_size
         if len(train) < batch:
             raise UserError(f"key 'data.batch_size' is {batch}, but there are {len(train)} train images")
         return train
 
     @cached_property
-    def val_images(self) -> TimmImages | ShapeImages:
+    def val_images(self) -> Images:
         """The validation split; enough by itself for evaluating."""
         return open_images(self.config, "val")
+
+    def check_splits(self) -> None:
+        """Raises UserError where training images are validation images as well. Looks once."""
+        if not self._apart:
+            check_apart(self.train_images, self.val_images)
+            self._apart = True
 
     @property
     def steps_per_epoch(self) -> int:
@@ -53,6 +60,7 @@ class ClassificationData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches from the trainer's current step on; the last, incomplete batch of an epoch is dropped."""
+        self.check_splits()
         sampler = StepSampler(
             len(self.train_images),
             self._batch_size() * self._world(),
@@ -93,21 +101,7 @@ class ClassificationData(LightningDataModule):
             raise UserError(f"key 'data.batch_size' is {batch}, not a multiple of {world} devices")
         return batch // world
 
-    def _kept(self, images: TimmImages | ShapeImages):
+    def _kept(self, images: Images):
         if not isinstance(images, ShapeImages) or 3 * len(images) * images.size**2 > IN_MEMORY_BYTES:
             return images
         return [images[index] for index in range(len(images))]
-
-
-def _check_same_classes(config: DataConfig, train: list[str], val: list[str]) -> None:
-    if train == val:
-        return
-    only = [
-        f"only in {split}: {', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''}"
-        for split, names in (("train", set(train) - set(val)), ("val", set(val) - set(train)))
-        if names
-    ]
-    raise UserError(
-        f"train ({config.train}, {len(train)} classes) and val ({config.val}, {len(val)} classes) differ in their "
-        f"classes: {'; '.join(only) or 'the same in another order'}"
-    )

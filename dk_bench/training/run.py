@@ -71,6 +71,7 @@ def train(config: Config, *, callbacks: Sequence[Callback] = (), command: Sequen
         pl.seed_everything(config.seed, verbose=False)  # the initial weights; every step seeds itself
         data = ClassificationData(config.data, config.seed)
         classes, steps = data.train_images.classes, data.steps_per_epoch
+        data.check_splits()
         checkpoint = _last_checkpoint(folder, config, len(classes))
         run_id = name_run(folder, config, checkpoint, previous)
         # Going on, all weights are the checkpoint's: those that training began with need not exist any more.
@@ -157,6 +158,7 @@ def _start_record(
             "classes": classes,
             "train_images": len(data.train_images) if module.hparams.run_id else None,
             "val_images": len(data.val_images),
+            **_left_out(data, training=bool(module.hparams.run_id)),
         },
         seed=config.seed,
         command=command or sys.argv,
@@ -165,6 +167,13 @@ def _start_record(
     )
     record.cost = _cost(module.model, (in_chans, size, size))
     return record
+
+
+def _left_out(data: ClassificationData, training: bool) -> dict[str, int]:
+    """How many service files and folders the scan of folders and tars passed over, where there was one."""
+    splits = [data.val_images, *([data.train_images] if training else [])]
+    found = [images.left_out for images in splits if hasattr(images, "left_out")]
+    return {"left_out": sum(found)} if found else {}
 
 
 def _cost(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Any]:

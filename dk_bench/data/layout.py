@@ -1,0 +1,142 @@
+"""Which files of a folder or a tar are images of which class: one folder of images a class, and nothing else.
+
+Whatever is not used is an error that names it, so that no class is thinned and none appears that nobody meant. Only
+what systems and programs leave beside files by themselves is passed over, and counted.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dk_bench.data.pixels import is_image_name
+from dk_bench.errors import UserError
+
+# By operating systems, file managers, synchronisation, version control and notebooks; compared in lower case.
+SERVICE_FILES = (
+    "._*", ".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", ".directory", ".git*", ".nfs*",
+    ".localized", ".nomedia", "*:zone.identifier",
+)  # fmt: skip
+SERVICE_FOLDERS = (
+    ".ipynb_checkpoints", "__macosx", "@eadir", "#recycle", "#snapshot", ".git", ".svn", ".hg", ".dvc", "__pycache__",
+    ".cache", "lost+found", "$recycle.bin", "system volume information", ".trash*", ".spotlight-v100", ".fseventsd",
+    ".temporaryitems", ".appledouble", ".snapshot", ".snapshots",
+)  # fmt: skip
+SERVICE_FILE, SERVICE_FOLDER = (
+    re.compile("|".join(map(fnmatch.translate, names))) for names in (SERVICE_FILES, SERVICE_FOLDERS)
+)
+SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "eval", "dev", "test", "testing"})
+NO_IMAGE = "no image by its name's end"
+SHOWN = 3  # of what is wrong, so many are named
+
+
+@dataclass
+class Listing:
+    """What a folder or a tar holds, service files left out: paths in it with ``/`` between their parts.
+
+    Attributes:
+        files: of everything that may be an image.
+        folders: those at the first level, where classes are, the empty ones included.
+        faults: what can be no image, with the reason.
+        left_out: how many service files and folders there were.
+    """
+
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    faults: dict[str, str] = field(default_factory=dict)
+    left_out: int = 0
+
+
+def is_service(name: str, folder: bool) -> bool:
+    """Whether a file or folder of that name is no part of anybody's data."""
+    return bool((SERVICE_FOLDER if folder else SERVICE_FILE).match(name.lower()))
+
+
+def natural_key(name: str) -> tuple:
+    """Sorts as timm does, numbers by value and letters in lower case; names that are then equal by themselves."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
+
+
+def arrange(listing: Listing, place: str, key: str) -> tuple[list[str], list[str], list[int]]:
+    """Classes in order, images in order, and every image's label, the index of its class.
+
+    Raises UserError that names ``key``, ``place`` and, the first few of many, what is not used, classes without
+    images, and classes whose names cannot be told apart on every file system.
+    """
+    faults, images = dict(listing.faults), []
+    for name in listing.files:
+        if why := _fault(name):
+            faults[name] = why
+        else:
+            images.append(name)
+    if not images and not faults:
+        empty = f": {_some(sorted(listing.folders))} are empty" if listing.folders else ""
+        raise UserError(f"key '{key}': no images in {place}{empty}, expected {EXPECTED}")
+    if faults:
+        raise UserError(_told(faults, listing, place, key))
+    classes = sorted({name.partition("/")[0] for name in images}, key=natural_key)
+    if empty := sorted(set(listing.folders) - set(classes), key=natural_key):
+        raise UserError(f"key '{key}': no images in {place}/{_some(empty)}, expected some in the folder of every class")
+    _check_names(classes, place, key)
+    images.sort(key=natural_key)
+    label = {name: index for index, name in enumerate(classes)}
+    return classes, images, [label[name.partition("/")[0]] for name in images]
+
+
+EXPECTED = "a folder with one folder of images a class, or a tar of such a folder"
+
+
+def _fault(name: str) -> str | None:
+    """Why a file is no image of a class, or None."""
+    depth = name.count("/")
+    if not is_image_name(name.rpartition("/")[2]):
+        return NO_IMAGE
+    if depth == 0:
+        return "lies beside the folders of the classes"
+    return "lies deeper than in the folder of a class" if depth > 1 else None
+
+
+def _told(faults: Mapping[str, str], listing: Listing, place: str, key: str) -> str:
+    names = sorted(faults, key=natural_key)
+    shown = _some([f"{name} ({faults[name]})" for name in names])
+    files = "1 entry is" if len(names) == 1 else f"{len(names)} entries are"
+    return f"key '{key}': {files} not used in {place}: {shown}; expected {EXPECTED}, and nothing else{_hint(listing)}"
+
+
+def _hint(listing: Listing) -> str:
+    """What to do about layouts that are known."""
+    inner = {name.split("/")[1] for name in (*listing.faults, *listing.files) if name.count("/")}
+    if "images" in inner and any(name.endswith("_boxes.txt") for name in listing.files):
+        return ". This is TinyImageNet's train: move the images of every CLASS/images to CLASS, and *_boxes.txt away"
+    if any(name.rpartition("/")[2] == "val_annotations.txt" for name in listing.files):
+        return ". This is TinyImageNet's val: move every image to a folder of the class that val_annotations.txt says"
+    if listing.folders and {name.lower() for name in listing.folders} <= SPLIT_NAMES:
+        return f". These look like splits: name one of them, as {listing.folders[0]}"
+    return ""
+
+
+def _check_names(classes: Sequence[str], place: str, key: str) -> None:
+    seen: dict[str, str] = {}
+    for name in classes:
+        if not name.isprintable():  # also bytes that are no UTF-8, which no record can hold
+            raise UserError(f"key '{key}': {place}: {name!r} is no name of a class, expected plain text in UTF-8")
+        same = unicodedata.normalize("NFC", name).casefold()
+        if same in seen:
+            raise UserError(
+                f"key '{key}': {place}: the classes {ascii(seen[same])} and {ascii(name)} differ only in capitals or "
+                "in how letters are encoded, expected names that every file system tells apart"
+            )
+        seen[same] = name
+    if len(classes) < 2:
+        raise UserError(f"key '{key}': only one class, {classes[0]}, in {place}, expected two or more: {EXPECTED}")
+    if {name.lower() for name in classes} <= SPLIT_NAMES:
+        raise UserError(f"key '{key}': {place} holds {', '.join(classes)}, which are splits and no classes; name one")
+
+
+def _some(texts: Iterable[str]) -> str:
+    texts = list(texts)
+    return ", ".join(texts[:SHOWN]) + (f", ... ({len(texts)} in all)" if len(texts) > SHOWN else "")

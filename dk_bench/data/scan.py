@@ -1,0 +1,299 @@
+"""Finds the images of a folder or a tar, see `dk_bench.data.layout` for what they must look like."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from dk_bench.data.layout import EXPECTED, NO_IMAGE, Listing, arrange, is_service
+from dk_bench.data.pixels import is_image_name
+from dk_bench.errors import UserError
+
+BLOCK = tarfile.BLOCKSIZE
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, Zstandard
+INNER = "a folder inside the folder of a class"
+
+
+class Scan(ABC):
+    """Image files in order.
+
+    Attributes:
+        place: what was scanned.
+        classes: names of the classes in order of their labels.
+        names: of the images, relative to ``place``, with ``/`` between their parts.
+        labels: of each image the index of its class.
+        left_out: service files and folders that were passed over.
+    """
+
+    def __init__(self, place: str, listing: Listing, key: str) -> None:
+        self.place, self.left_out = place, listing.left_out
+        self.classes, self.names, self.labels = arrange(listing, place, key)
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The file's bytes. Raises OSError."""
+
+    @abstractmethod
+    def size(self, index: int) -> int:
+        """How many bytes the file has. Raises OSError."""
+
+    @abstractmethod
+    def identity(self, index: int) -> tuple[str, int]:
+        """The same for the same file on the disk, by whatever links it is reached: its real path, and where in it."""
+
+
+class FolderScan(Scan):
+    """A folder with one folder of images a class. Links to files and folders are followed, each once."""
+
+    def __init__(self, place: str, key: str) -> None:
+        super().__init__(place, _list_folder(Path(place), key), key)
+
+    def read(self, index: int) -> bytes:
+        return Path(self.place, self.names[index]).read_bytes()
+
+    def size(self, index: int) -> int:
+        return os.stat(os.path.join(self.place, self.names[index])).st_size
+
+    def identity(self, index: int) -> tuple[str, int]:
+        return real_path(os.path.join(self.place, self.names[index])), 0
+
+
+class TarScan(Scan):
+    """A tar of such a folder, with or without the folder itself above the classes; or a tar of one tar a class.
+
+    Images are read by their place in the file, so that processes share nothing but the file.
+    """
+
+    def __init__(self, place: str, key: str) -> None:
+        try:
+            listing, places = _list_tar(place, key)
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            raise UserError(f"key '{key}': {place} cannot be read as a tar: {error}") from error
+        super().__init__(place, listing, key)
+        self._places = [places[name] for name in self.names]
+
+    def read(self, index: int) -> bytes:
+        offset, size = self._places[index]
+        with open(self.place, "rb") as stream:
+            stream.seek(offset)
+            content = stream.read(size)
+        if len(content) < size:
+            raise OSError("the tar has become shorter")
+        return content
+
+    def size(self, index: int) -> int:
+        return self._places[index][1]
+
+    def identity(self, index: int) -> tuple[str, int]:
+        return os.path.realpath(self.place), self._places[index][0]
+
+
+def real_path(path: str) -> str:
+    """Where a file lies when links are followed; quick for many files of few folders."""
+    folder, name = os.path.split(path)
+    path = os.path.join(_real_folder(folder), name)
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+@lru_cache(1 << 16)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def scan(place: str, key: str) -> Scan:
+    """The images of a folder or a tar. Raises UserError that names ``key`` and what is wrong, see `arrange`."""
+    path = Path(place)
+    if path.is_dir():
+        return FolderScan(place, key)
+    if not path.exists():
+        raise UserError(f"key '{key}': {place} does not exist, expected {EXPECTED}")
+    if not path.is_file() or path.suffix.lower() != ".tar":
+        raise UserError(f"key '{key}': {place} is a file but no .tar, expected {EXPECTED}")
+    return TarScan(place, key)
+
+
+def images_below(root: Path, key: str) -> list[str]:
+    """All images of a folder and of those in it, in order of their paths; what they are of does not matter.
+
+    Raises UserError that names ``key`` where there are none, and what is neither image nor service file.
+    """
+    listing, links, seen, waiting = Listing(), {}, set(), [root]
+    while waiting:
+        folder = waiting.pop()
+        if (real := os.path.realpath(folder)) in seen:
+            continue  # by a link; every folder counts once
+        seen.add(real)
+        for entry in _entries(folder, key):
+            if not entry.is_dir():
+                _add_file(listing, links, entry, Path(entry.path).relative_to(root).as_posix())
+            elif not is_service(entry.name, folder=True):
+                waiting.append(Path(entry.path))
+    _name_aliases(listing, links, root)
+    faults = listing.faults | {name: NO_IMAGE for name in listing.files if not is_image_name(name)}
+    if faults:
+        name = min(faults)
+        raise UserError(f"{key} {root}: {name} ({faults[name]}) is not used, one of {len(faults)}; expected images")
+    if not listing.files:
+        raise UserError(f"{key} {root}: no images in it")
+    return sorted(listing.files, key=Path)
+
+
+# Folders
+
+
+def _list_folder(root: Path, key: str) -> Listing:
+    listing, links = Listing(), {}
+    folders = {os.path.realpath(root): "the folder itself"}
+    for entry in _entries(root, key):
+        if not entry.is_dir():
+            _add_file(listing, links, entry, entry.name)
+        elif is_service(entry.name, folder=True):
+            listing.left_out += 1
+        elif (real := os.path.realpath(entry.path)) in folders:
+            listing.faults[entry.name] = f"the same folder as {folders[real]}, by a link"
+        else:
+            folders[real] = entry.name
+            listing.folders.append(entry.name)
+            for inner in _entries(Path(entry.path), key):
+                _add_inner(listing, links, inner, f"{entry.name}/{inner.name}")
+    _name_aliases(listing, links, root)
+    return listing
+
+
+def _entries(folder: Path, key: str) -> Iterator[os.DirEntry]:
+    """What is in a folder, links last, so that of several names of a file the link is the odd one."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
+    except OSError as error:
+        raise UserError(f"key '{key}': folder {folder} cannot be read: {error.strerror}") from error
+
+
+def _add_inner(listing: Listing, links: dict[str, str], entry: os.DirEntry, name: str) -> None:
+    if not entry.is_dir():
+        _add_file(listing, links, entry, name)
+    elif is_service(entry.name, folder=True):
+        listing.left_out += 1
+    else:
+        listing.faults[name] = f"{INNER}, by a link to {os.readlink(entry.path)}" if entry.is_symlink() else INNER
+
+
+def _add_file(listing: Listing, links: dict[str, str], entry: os.DirEntry, name: str) -> None:
+    if is_service(entry.name, folder=False):
+        listing.left_out += 1
+    elif not os.path.exists(entry.path):
+        listing.faults[name] = "a link that leads nowhere"
+    elif not entry.is_file():
+        listing.faults[name] = "neither file nor folder"
+    elif is_image_name(entry.name) and entry.stat().st_size == 0:
+        listing.faults[name] = "an empty file"
+    else:
+        listing.files.append(name)
+        if entry.is_symlink():
+            links[name] = os.path.realpath(entry.path)
+
+
+def _name_aliases(listing: Listing, links: dict[str, str], root: Path) -> None:
+    """Makes faults of links to a file that has another name here already."""
+    if not links:
+        return
+    real = {name: os.path.realpath(root / name) for name in {name.rpartition("/")[0] for name in listing.files}}
+    known = {
+        os.path.join(real[name.rpartition("/")[0]], name.rpartition("/")[2]): name
+        for name in listing.files
+        if name not in links
+    }
+    for name, target in links.items():
+        if target in known:
+            listing.faults[name] = f"the same file as {known[target]}, by a link"
+        known.setdefault(target, name)
+    listing.files = [name for name in listing.files if name not in listing.faults]
+
+
+# Tars
+
+
+def _list_tar(place: str, key: str) -> tuple[Listing, dict[str, tuple[int, int]]]:
+    """What a tar holds, and of each file the offset and size of its bytes."""
+    listing, places, service = Listing(), {}, set()
+    with open(place, "rb") as stream:
+        if stream.read(8).startswith(COMPRESSED):
+            raise ValueError("it is compressed, expected a plain one, in which images can be looked up")
+        stream.seek(0)
+        for name, member, start in _members(stream, 0, ""):
+            _add_member(listing, places, service, name, member, start)
+    listing.left_out = len(service)
+    return _below_the_top(listing, places)
+
+
+def _members(stream, start: int, prefix: str) -> Iterator[tuple[str, tarfile.TarInfo, int]]:
+    """(name, member, offset of the tar it is in), of tars inside their members in place of them.
+
+    Raises ReadError where the tar does not end as tars end, with zeros: what was lost would not be missed.
+    """
+    with tarfile.open(fileobj=stream, mode="r:") as tar:
+        last = "its beginning"
+        for member in tar:
+            last = name = "/".join(part for part in (prefix + member.name).split("/") if part not in ("", "."))
+            if member.isfile() and not prefix and name.lower().endswith(".tar") and not member.issparse():
+                with tar.extractfile(member) as inner:
+                    yield from _members(inner, member.offset_data, name[:-4] + "/")
+            elif name:
+                yield name, member, start
+        stream.seek(tar.offset)
+        if (block := stream.read(BLOCK)) != bytes(BLOCK):
+            more = "is damaged" if block else "is cut short"
+            raise tarfile.ReadError(f"it {more} after {last}")
+        while block := stream.read(1 << 20):
+            if any(block):
+                raise tarfile.ReadError(f"there is more behind its end, after {last}: several tars in one file")
+
+
+def _add_member(
+    listing: Listing, places: dict[str, tuple[int, int]], service: set[str], name: str, member: tarfile.TarInfo,
+    start: int,
+) -> None:  # fmt: skip
+    parts = name.split("/")
+    for depth, part in enumerate(parts, start=1):
+        if is_service(part, folder=depth < len(parts) or member.isdir()):
+            service.add("/".join(parts[:depth]))
+            return
+    if ".." in parts:
+        listing.faults[name] = "leads out of the tar"
+    elif member.isdir():
+        listing.folders.append(name)
+    elif not member.isfile():
+        kind = "a link" if member.issym() or member.islnk() else "neither file nor folder"
+        listing.faults[name] = kind
+    elif name in places:
+        listing.faults[name] = "is there twice"
+    elif member.issparse() or (is_image_name(name) and member.size == 0):
+        listing.faults[name] = "a file with holes" if member.issparse() else "an empty file"
+    else:
+        listing.files.append(name)
+        places[name] = (start + member.offset_data, member.size)
+
+
+def _below_the_top(
+    listing: Listing, places: dict[str, tuple[int, int]]
+) -> tuple[Listing, dict[str, tuple[int, int]]]:
+    """The same without the folders that everything lies in, above those of the classes."""
+    names, cut = [*listing.files, *listing.faults, *listing.folders], 0
+    while (
+        any(name.count("/", cut) >= 2 for name in listing.files)
+        and len({name[cut:].partition("/")[0] for name in names if len(name) > cut}) == 1
+    ):
+        cut = listing.files[0].index("/", cut) + 1
+    folders = {name[cut:] for name in listing.folders if len(name) > cut}
+    inner = {name: INNER for name in folders if "/" in name}
+    below = Listing(
+        files=[name[cut:] for name in listing.files],
+        folders=[name for name in folders if name not in inner],
+        faults={name[cut:]: why for name, why in listing.faults.items()} | inner,
+        left_out=listing.left_out,
+    )
+    return below, {name[cut:]: place for name, place in places.items()}
