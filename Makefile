@@ -15,7 +15,7 @@ OPS := $(wildcard ops/*.h ops/*/*)
 demo: .venv/installed
 	$(BIN)/dk-bench sweep sweeps/demo.yaml
 	$(BIN)/dk-bench tables runs/demo --table demo
-	$(BIN)/dk-bench picture configs/demo.yaml --out runs/demo/data.png
+	$(BIN)/dk-bench picture configs/demo.yaml --output runs/demo/data.png
 	$(BIN)/dk-bench report runs/demo
 
 test: export DK_BENCH_STRICT := 1

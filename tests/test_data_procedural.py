@@ -96,7 +96,7 @@ def test_sheet_has_a_column_for_every_class():
 
 def test_picture_command(tmp_path, capsys):
     out = tmp_path / "shapes.png"
-    assert main(["picture", "--out", str(out), "--rows", "1"]) == 0
+    assert main(["picture", "--output", str(out), "--rows", "1"]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
-    assert main(["picture", "--out", str(tmp_path / "no" / "x.png")]) == 2
+    assert main(["picture", "--output", str(tmp_path / "no" / "x.png")]) == 2
     assert "x.png" in capsys.readouterr().err

@@ -364,7 +364,7 @@ def test_picture_of_a_detection_configuration(tmp_path, capsys):
         "model, val_dataloader, train_cfg, optim_wrapper = dict(), dict(), dict(max_epochs=1), dict()"
     )
     out = tmp_path / "sheet.png"
-    assert main(["picture", str(config), "--out", str(out), "--rows", "1"]) == 0
+    assert main(["picture", str(config), "--output", str(out), "--rows", "1"]) == 0
     page = np.asarray(Image.open(out)).reshape(-1, 3)
     assert (page == (255, 255, 0)).all(axis=1).sum() > 100 and (page == (255, 0, 0)).all(axis=1).sum() > 40
     assert main(["picture", str(config), "train_dataloader.dataset.split=test"]) == 2

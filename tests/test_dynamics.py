@@ -181,7 +181,7 @@ def checkpoints(tmp_path_factory):
 def test_procedural_from_end_to_end(checkpoints, tmp_path, capsys):
     """Planted offsets come back as they are, and what does not vary tells nothing; intervals are over both seeds."""
     paths = [checkpoints[key] for key in (("_dk", 0), ("_dk", 1), ("_scc", 0), ("_scc", 1))]
-    command = ["dynamics", *paths, "--objects", "40", "--tsne", "30", "--perplexity", "5", "--out", str(tmp_path)]
+    command = ["dynamics", *paths, "--objects", "40", "--tsne", "30", "--perplexity", "5", "--output", str(tmp_path)]
     assert main(command) == 0
     assert "test_resnetdw_scc" in capsys.readouterr().out
     loaded = load(paths[0])
@@ -210,7 +210,7 @@ def test_procedural_from_end_to_end(checkpoints, tmp_path, capsys):
 def test_coco_from_end_to_end(checkpoints, tmp_path):
     path, _ = coco_folder(tmp_path / "data")
     out = tmp_path / "out"
-    command = ["dynamics", checkpoints["_dcn_dk", 0], "--data", str(path), "--tsne", "0", "--out", str(out)]
+    command = ["dynamics", checkpoints["_dcn_dk", 0], "--data", str(path), "--tsne", "0", "--output", str(out)]
     assert main(command) == 0
     assert not (out / "tsne.csv").exists()
     scores = read_csv(out / "probe.csv")
@@ -230,7 +230,7 @@ def test_coco_from_end_to_end(checkpoints, tmp_path):
 def test_bad_input_is_named(checkpoints, tmp_path, capsys, which, arguments, message):
     if arguments[-1:] == ["cuda"] and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    command = ["dynamics", *(checkpoints[key] for key in which), *arguments, "--out", str(tmp_path / "out")]
+    command = ["dynamics", *(checkpoints[key] for key in which), *arguments, "--output", str(tmp_path / "out")]
     assert main(command) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -120,7 +120,8 @@ def test_tokens_and_channels_last_are_maps(name, side, patch):
     torch.manual_seed(0)
     model = timm.create_model(name)
     image = torch.randn(3, side, side)
-    gradient, centre = unit_gradient(model, image, layer="patch_embed", position=(2, 5))
+    # Swin normalises what its projection gives over the channels, whose sum is then rounding, or nothing at all.
+    gradient, centre = unit_gradient(model, image, layer="patch_embed.proj", position=(2, 5))
     rows, columns = np.nonzero(np.abs(gradient).sum(0))
     corner = [2 * patch, 5 * patch]
     assert [rows.min(), columns.min()] == corner and [rows.max(), columns.max()] == [at + patch - 1 for at in corner]
@@ -289,7 +290,7 @@ def test_coco_pictures(coco, outlined):
 
 def test_command_writes_figures_and_their_numbers(tmp_path, capsys):
     arguments = ["erf", "test_resnetdw", "test_resnetdw_dk", "--count", "2", "--side", "48", "--layer", "layer2"]
-    assert main([*arguments, "--replknet", "--out", str(tmp_path)]) == 0
+    assert main([*arguments, "--replknet", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "random weights: test_resnetdw, test_resnetdw_dk\n" in printed
     assert "test_resnetdw_dk: 20% in" in printed  # what RepLKNet's tool says
@@ -312,18 +313,18 @@ def test_command_writes_figures_and_their_numbers(tmp_path, capsys):
     [
         (["no_such_model"], "no_such_model: neither a checkpoint's file nor a model of timm's"),
         (["test_resnetdw", "--images", "nowhere"], "--images nowhere: does not exist"),
-        (["test_resnetdw", "--count", "0"], "--count is 0, expected at least 1"),
+        (["test_resnetdw", "--count", "0"], "--count: expected at least 1, got 0"),
         (["test_resnetdw", "--position", "left"], "--position is 'left', expected two numbers"),
         (["test_resnetdw", "--side", "48", "--position", "3,48"], "--position is 3,48, expected a place in the image"),
         (["test_resnetdw", "--position", "nan,3"], "--position is nan,3, expected a place in the image of"),
-        (["test_resnetdw", "--side", "0"], "--side is 0, expected at least 1"),
+        (["test_resnetdw", "--side", "0"], "--side: expected at least 1, got 0"),
         (["test_resnetdw", "test_resnetdw"], "test_resnetdw: several models of that name, kernels and seed"),
         (["test_resnetdw", "--layer", "fc"], "layer: expected a module that gives"),
         (["test_resnetdw", "test_resnet"], "the models were made for images of"),
     ],
 )
 def test_bad_input_of_the_command(arguments, message, capsys, tmp_path):
-    assert main(["erf", *arguments, "--out", str(tmp_path)]) == 2
+    assert main(["erf", *arguments, "--output", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
 
 

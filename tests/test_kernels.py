@@ -115,7 +115,7 @@ def photos(tmp_path_factory):
 def test_from_end_to_end(tmp_path, photos, capsys, name, kinds):
     path = checkpoint(tmp_path / "last.ckpt", f"test_resnetdw_{name}")
     out = tmp_path / "out"
-    assert main(["kernels", str(path), "--image", *photos, "--position", "10,59.5", "--out", str(out)]) == 0
+    assert main(["kernels", str(path), "--image", *photos, "--position", "10,59.5", "--output", str(out)]) == 0
     assert "% of taps outside" in capsys.readouterr().out
     for figure in ("taps", "offsets"):
         assert Image.open(out / f"{figure}.png").size[0] > 500
@@ -147,7 +147,7 @@ def test_from_end_to_end(tmp_path, photos, capsys, name, kinds):
 ])
 def test_bad_input_is_named(tmp_path, photos, capsys, name, arguments, message):
     path = checkpoint(tmp_path / "last.ckpt", f"test_resnetdw{name}")
-    assert main(["kernels", str(path), "--image", photos[0], *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert main(["kernels", str(path), "--image", photos[0], *arguments, "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -156,7 +156,7 @@ def test_missing_files_are_named(tmp_path, photos, capsys):
     for command, named in ((["nowhere.ckpt", "--image", photos[0]], "nowhere.ckpt"),
                            ([path, "--image", "nowhere.png"], "image nowhere.png cannot be read"),
                            ([path, "--image", photos[0], path], f"image {path} cannot be read")):
-        assert main(["kernels", *command, "--out", str(tmp_path / "out")]) == 2
+        assert main(["kernels", *command, "--output", str(tmp_path / "out")]) == 2
         assert named in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["kernels", path, "--image", photos[0], "--position=-1,3"])

@@ -123,7 +123,7 @@ def test_folder_without_records(tmp_path, capsys):
     assert page.row("ResNet-50-DW")[3] == "76.3"
 
 
-@pytest.mark.parametrize("arguments", [["nowhere"], [".", "--out", "file/report.html"]])
+@pytest.mark.parametrize("arguments", [["nowhere"], [".", "--output", "file/report.html"]])
 def test_bad_folder_or_file(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()

@@ -262,7 +262,7 @@ def test_formats():
     assert csv_text(document) == "table,model,top-1,Δ,setting\ndata_1,a|b_[c],1.234,,50%\n"
     assert latex(document) == (
         "% Title\n\n\\begin{table}\n\\caption{Title data\\_1.}\n\\begin{tabular}{lrll}\n\\toprule\n"
-        "model & top-1 & $\\Delta$ & setting \\\\\n\\midrule\na|b\\_[c] & +1.2 &  & 50\\% \\\\\n"
+        "model & top-1 & $\\Delta$ & setting \\\\\n\\midrule\na$|$b\\_[c] & +1.2 &  & 50\\% \\\\\n"
         "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
     )
     console = Console(width=100)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from scipy import stats
 
 from dk_bench.analysis.erf import unit_gradient
 from dk_bench.analysis.field import Measures, measure, replknet_sides, share_inside
 from dk_bench.analysis.figures import progress, save_figure, styled, write_csv
 from dk_bench.analysis.pictures import Picture, Subject
+from dk_bench.results.terminal import print_table
 
 __all__ = [
     "KINDS", "Line", "Observation", "mean_interval", "print_summary", "replknet", "study", "summary", "write_study"
@@ -23,7 +23,6 @@ __all__ = [
 
 KINDS = ("original", "rotated", "scaled")
 SHOWN = 4  # pictures in a figure
-WIDE = 200  # columns where the output is no terminal
 FIELDS = (
     "model", "trained", "picture", "kind", "y", "x", "sigma", "radius", "area", "inside", "covered", "agreement"
 )  # fmt: skip
@@ -197,14 +196,13 @@ def _columns(own: Sequence[Observation]) -> dict[str, list[float]]:
 
 def print_summary(observations: Sequence[Observation]) -> None:
     """The table of :func:`summary` on standard output."""
-    table = Table(title="effective receptive fields, mean and 95 % interval")
-    for name in ("model", "over", *NUMBERS):
-        table.add_column(name.replace("_", " "), justify="left" if name in ("model", "over") else "right")
-    for line in summary(observations):
-        cells = [_text(*line.numbers[name]) if name in line.numbers else "-" for name in NUMBERS]
-        table.add_row(line.model, f"{line.count} {line.over}", *cells)
-    terminal = Console()
-    (terminal if terminal.is_terminal else Console(width=WIDE)).print(table)
+    rows = [
+        [line.model, f"{line.count} {line.over}",
+         *(_text(*line.numbers[name]) if name in line.numbers else "-" for name in NUMBERS)]
+        for line in summary(observations)
+    ]  # fmt: skip
+    columns = [name.replace("_", " ") for name in ("model", "over", *NUMBERS)]
+    print_table(Console(), "effective receptive fields, mean and 95 % interval", columns, rows, names=(0, 1))
     if untrained := sorted({seen.model for seen in observations if not seen.trained}):
         print(f"random weights: {', '.join(untrained)}")
 

@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from dk_bench.errors import UserError
 from dk_bench.results.files import open_atomically
@@ -71,11 +72,12 @@ def _write(path: Path, content: bytes) -> Path:
         with open_atomically(path) as stream:
             stream.write(content)
     except OSError as error:
-        raise UserError(f"--out {path.parent}: {error.strerror or error}") from error
+        raise UserError(f"--output {path.parent}: {error.strerror or error}") from error
     return path
 
 
 def progress(console: Console) -> Progress:
     """A bar with what is done and how long it will take; nothing where the output is no terminal."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    name = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
+    columns = (name, BarColumn(bar_width=10), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

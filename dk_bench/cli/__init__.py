@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 
@@ -43,12 +44,15 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status: 0, 1 for a failed run, 2 for bad usage or input, 75 for a run
     that another process is at."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="dk-bench", description="Deformable Kernels: benchmark and ablations.")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show shall not stop a command
+        sys.stdout.reconfigure(errors="backslashreplace")
+    parser = argparse.ArgumentParser(
+        prog="dk-bench", description="Deformable Kernels: benchmark and ablations.", allow_abbrev=False)
     parser.add_argument("--version", action=_Version, nargs=0, help="versions, and the operators that were built")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((a for a in argv if not a.startswith("-")), None)
     for name, summary in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=summary, description=summary)
+        sub = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         if name == chosen:
             module = importlib.import_module(f"dk_bench.cli.{name}")
             module.add_arguments(sub)

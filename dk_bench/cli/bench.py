@@ -7,35 +7,34 @@ import json
 import re
 from collections.abc import Callable
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from dk_bench.analysis.bench import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
 from dk_bench.analysis.bench_train import bench_models
+from dk_bench.cli.options import add_output, check_at_least, check_file
 from dk_bench.errors import UserError
 from dk_bench.functional.registration import HAS_CUDA
 from dk_bench.models import MODELS
 from dk_bench.results.files import write_atomically
-
-WIDE = 110  # columns where the output is no terminal
+from dk_bench.results.terminal import print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=["ops", "train"], help="what to time: the operators, or training the models")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (cpu)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
-    parser.add_argument("--repeats", type=int, default=21, help="rounds, of which medians are taken (21)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the record there, as JSON")
+    parser.add_argument("--threads", type=int, metavar="N", default=1, help="CPU threads (1)")
+    parser.add_argument("--repeats", type=int, metavar="N", default=21, help="rounds, of which medians are taken (21)")
+    add_output(parser, "FILE", "write the record there, as JSON")
     parser.add_argument(
         "--shapes", nargs="+", default=RESNET50DW, type=_shape, metavar="C,H[,N]",
         help="ops: channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)")
     parser.add_argument("--models", default="*", metavar="GLOB", help="train: names of the models (all of the paper's)")
-    parser.add_argument("--batch", type=int, help="train: images a step (CPU 2, CUDA 64)")
-    parser.add_argument("--size", type=int, default=224, help="train: height and width of the images (224)")
+    parser.add_argument("--batch", type=int, metavar="N", help="train: images a step (CPU 2, CUDA 64)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", default=224,
+                        help="train: height and width of the images (224)")
     parser.add_argument("--bfloat16", action="store_true", help="train: under bfloat16 autocast")
 
 
@@ -47,17 +46,14 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace) -> int:
     """Times, prints and writes. Raises UserError for a device that is not there, a number below 1, no such model."""
-    for name in ("threads", "repeats", "batch", "size"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name}: expected at least 1, got {value}")
+    check_at_least(args, threads=1, repeats=1, batch=1, size=1)
+    if args.output:
+        check_file(args.output)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine or this torch has no CUDA device")
     if args.device == "cuda" and not HAS_CUDA:
         raise UserError("--device cuda: the CUDA operators were not built; nvcc is needed for `pip install -e .`")
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
@@ -92,36 +88,35 @@ def _train(args: argparse.Namespace, on_model: Callable[[str], None]) -> dict[st
 def _print_speeds(record: dict[str, Any], console: Console) -> None:
     device, settings = record["device"], record["settings"]
     batch = f"batches of {settings['batch']} at {settings['size']}"
-    table = Table(title=f"{device['name']}, {settings['precision']}, {batch}")
-    for column in ("model", "train images/s", "x base", "eval images/s", "x base", "memory MB"):
-        table.add_column(column, justify="left" if column == "model" else "right")
+    columns = ("model", "train images/s", "x base", "eval images/s", "x base", "memory MB")
+    rows = []
     for s in record["speeds"]:
         memory = "" if s["peak_memory"] is None else f"{s['peak_memory'] / 1e6:.0f}"
-        table.add_row(s["model"], f"{s['train_images_per_second']:.1f}", f"{s['train_ratio']:.2f}",
-                      f"{s['eval_images_per_second']:.1f}", f"{s['eval_ratio']:.2f}", memory)
-    console.print(table)
+        rows.append((s["model"], f"{s['train_images_per_second']:.1f}", f"{s['train_ratio']:.2f}",
+                     f"{s['eval_images_per_second']:.1f}", f"{s['eval_ratio']:.2f}", memory))
+    print_table(console, f"{device['name']}, {settings['precision']}, {batch}", columns, rows)
 
 
 def _print(record: dict[str, Any], console: Console) -> None:
     device = record["device"]
     names = ("C x H x W", "operator", "mode")
+    columns = (*names, "median ms", "quartiles ms", "x depthwise", "x copy's rate", "memory MB")
     for setting in dict.fromkeys(t["setting"] for t in record["timings"]):
-        table = Table(title=f"{device['name']}, {device['threads']} CPU thread(s), {setting}")
-        for column in (*names, "median ms", "quartiles ms", "x depthwise", "x copy's rate", "memory MB"):
-            table.add_column(column, justify="left" if column in names else "right")
+        rows: list[tuple[str, ...] | None] = []
         previous = None
         for t in record["timings"]:
             if t["setting"] != setting:
                 continue
             if previous not in (None, t["shape"]):
-                table.add_section()
+                rows.append(None)
             previous = t["shape"]
             low, high = (f"{1e3 * q:.3f}" for q in t["quartiles"])
             memory = "" if t["peak_memory"] is None else f"{t['peak_memory'] / 1e6:.1f}"
             operator = f"{t['operator']} ({t['variant']})" if t["variant"] else t["operator"]
-            table.add_row(t["shape"], operator, t["mode"], f"{1e3 * t['median']:.3f}", f"{low} to {high}",
-                          f"{t['ratio']:.2f}", f"{t['copy_share']:.2f}", memory)
-        console.print(table)
+            rows.append((t["shape"], operator, t["mode"], f"{1e3 * t['median']:.3f}", f"{low} to {high}",
+                         f"{t['ratio']:.2f}", f"{t['copy_share']:.2f}", memory))
+        title = f"{device['name']}, {device['threads']} CPU thread(s), {setting}"
+        print_table(console, title, columns, rows, names=range(len(names)))
     console.print("Geometric means over the shapes:")
     for line in record["conclusions"]:
         console.print(f"  {line}", highlight=False, markup=False)

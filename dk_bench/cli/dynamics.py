@@ -1,4 +1,4 @@
-"""``dk-bench dynamics CHECKPOINT... [--data FILE] [--out FOLDER]``: what the offsets know of the objects."""
+"""``dk-bench dynamics CHECKPOINT... [--data FILE] [--output FOLDER]``: what the offsets know of the objects."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from dk_bench.cli.options import add_output, check_at_least, check_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +24,6 @@ PROCEDURAL = "procedural"
 MIN_OBJECTS = 20
 PROBE = "What linear probes tell of held-out objects from learned dynamics, with 95 % intervals."
 TSNE = "t-SNE of learned dynamics, a point an object: coloured by class above, by decile of its scale below."
-WIDE = 200  # columns where the output is no terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="annotations in COCO's format (the procedural images that the models are validated on)")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="of --data: its images (../images beside it)")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="shorter side of the images (as in evaluation)")
-    parser.add_argument("--objects", type=int, default=2000, help="how many objects, at most (%(default)s)")
+    parser.add_argument("--objects", type=int, metavar="N", default=2000,
+                        help="how many objects, at most (%(default)s)")
     parser.add_argument("--tsne", type=int, default=1000, metavar="N", help="of them for t-SNE; 0: none (1000)")
-    parser.add_argument("--perplexity", type=float, default=30, help="of t-SNE (%(default)g)")
+    parser.add_argument("--perplexity", type=float, metavar="NUMBER", default=30, help="of t-SNE (%(default)g)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the models run (cpu)")
-    parser.add_argument("--out", type=Path, default=Path("dynamics"), metavar="FOLDER",
-                        help="for figures (PNG, PDF) and numbers (CSV, Markdown) (%(default)s)")
+    add_output(parser, "FOLDER", "for figures (PNG, PDF) and numbers (CSV, Markdown) (%(default)s)", "dynamics")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,14 +53,13 @@ def run(args: argparse.Namespace) -> int:
     from dk_bench.errors import UserError
     from dk_bench.results.render import show
 
-    for name, low in (("size", 1), ("objects", MIN_OBJECTS), ("tsne", 0)):
-        if (value := getattr(args, name)) is not None and value < low:
-            raise UserError(f"--{name}: expected at least {low}, got {value}")
+    check_at_least(args, size=1, objects=MIN_OBJECTS, tsne=0)
+    check_folder(args.output)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine or this torch has no CUDA device")
     loaded = _load(args.checkpoints)
     objects = _objects(args, loaded)
-    console, terminal = Console(stderr=True), Console()
+    console = Console(stderr=True)
     dynamics = _collect(args, loaded, objects, console)
     try:
         lines, alone = _probe(dynamics, objects, console), known_alone(objects)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     with styled(), console.status("drawing"):
         written = _write(args, dynamics, objects, lines, alone, tables, chance)
     first = dataclasses.replace(tables, tables=tables.tables[:3])  # the rest is in the file
-    show(first, terminal if terminal.is_terminal else Console(width=WIDE))
+    show(first, Console())
     print(f"wrote {', '.join(map(str, written))}")
     return 0
 
@@ -149,8 +149,8 @@ def _write(
 
     columns = [field.name for field in dataclasses.fields(lines[0])]
     written = [
-        write_csv(args.out, "probe", columns, map(dataclasses.astuple, lines + alone)),
-        write_text(args.out / "probe.md", markdown(tables)),
+        write_csv(args.output, "probe", columns, map(dataclasses.astuple, lines + alone)),
+        write_text(args.output / "probe.md", markdown(tables)),
     ]
     drawn: dict[str, Dynamics] = {}
     for each in dynamics:
@@ -160,8 +160,8 @@ def _write(
         cell: each.loaded.words if words.count(each.loaded.words) == 1 else each.loaded.name
         for cell, each in drawn.items()
     }
-    written += save_figure(probe_figure(lines, names, chance), args.out, "probe", PROBE)
-    written += [_write_dynamics(args.out, each, objects) for each in drawn.values()]
+    written += save_figure(probe_figure(lines, names, chance), args.output, "probe", PROBE)
+    written += [_write_dynamics(args.output, each, objects) for each in drawn.values()]
     if args.tsne:
         written += _draw_tsne(args, drawn, objects, lines, names)
     return written
@@ -204,4 +204,4 @@ def _draw_tsne(
     )
     columns = ["model", "cell", "seed", "kind", "object", "class", "scale", "scale decile", "x", "y"]
     figure = tsne_figure(maps, names, objects.label[chosen], decile[chosen], objects.classes, captions(lines))
-    return [write_csv(args.out, "tsne", columns, rows), *save_figure(figure, args.out, "tsne", TSNE)]
+    return [write_csv(args.output, "tsne", columns, rows), *save_figure(figure, args.output, "tsne", TSNE)]

@@ -1,8 +1,10 @@
-"""``dk-bench erf MODEL... [--images SOURCE] [--out FOLDER]``"""
+"""``dk-bench erf MODEL... [--images SOURCE] [--output FOLDER]``"""
 
 from __future__ import annotations
 
 import argparse
+
+from dk_bench.cli.options import add_output, check_at_least, check_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,13 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="procedural; random (noise); annotations in COCO's format; an image or a folder of them (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--root", metavar="FOLDER", help="where the annotations' images lie (images/ beside them)")
-    parser.add_argument("--count", type=int, default=16, help="number of images (%(default)s)")
-    parser.add_argument("--side", type=int, help="pixels the images are resized to (what the model was trained at)")
-    parser.add_argument("--layer", help="module whose unit it is (the last feature map)")
+    parser.add_argument("--count", type=int, metavar="N", default=16, help="number of images (%(default)s)")
+    parser.add_argument("--side", type=int, metavar="PIXELS",
+                        help="pixels the images are resized to (what the model was trained at)")
+    parser.add_argument("--layer", metavar="NAME", help="module whose unit it is (the last feature map)")
     parser.add_argument("--position", metavar="Y,X", help="unit by a place in the image, pixels (the object's centre)")
     parser.add_argument("--fixed-offsets", action="store_true", help="no gradient through the offset generators")
     parser.add_argument("--replknet", action="store_true", help="also print what RepLKNet's tool would, to compare")
-    parser.add_argument("--out", default="runs/erf", metavar="FOLDER", help="figures and numbers (%(default)s)")
+    add_output(parser, "FOLDER", "for figures (PNG, PDF) and numbers (CSV) (%(default)s)", "runs/erf")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from dk_bench.analysis.pictures import open_model, open_pictures
     from dk_bench.errors import UserError
 
+    check_at_least(args, count=1, side=1)
+    check_folder(args.output)
     subjects = [open_model(text, args.side) for text in args.models]
     sides = {subject.side for subject in subjects}
     if len(sides) > 1:
@@ -44,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             pictures = open_pictures(args.images, side, args.count, args.root)
         rows = study(subjects, pictures, args.layer, position, not args.fixed_offsets)
         with console.status("drawing"):
-            files = write_study(rows, pictures, args.out)
+            files = write_study(rows, pictures, args.output)
     except ValueError as error:
         raise UserError(f"{error}") from error
     print_summary(rows)

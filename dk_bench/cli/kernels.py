@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dk_bench.cli.options import add_output, check_at_least, check_folder
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -30,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="in pixels of the first image, from its upper left corner (its middle)")
     parser.add_argument("--layer", action="append", metavar="NAME", help="a layer to draw, again for more (four)")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="shorter side of the images (as in evaluation)")
-    parser.add_argument("--out", type=Path, default=Path("kernels"), metavar="FOLDER",
-                        help="for figures (PNG, PDF) and numbers (CSV) (%(default)s)")
+    add_output(parser, "FOLDER", "for figures (PNG, PDF) and numbers (CSV) (%(default)s)", "kernels")
 
 
 def _position(text: str) -> tuple[float, float]:
@@ -50,10 +51,9 @@ def run(args: argparse.Namespace) -> int:
     from dk_bench.analysis.learned import load
     from dk_bench.analysis.objects import whole_image
     from dk_bench.data.pixels import open_image
-    from dk_bench.errors import UserError
 
-    if args.size is not None and args.size < 1:
-        raise UserError(f"--size: expected at least 1, got {args.size}")
+    check_at_least(args, size=1)
+    check_folder(args.output)
     loaded = load(args.checkpoint)
     names = _layers(args, loaded.model, loaded.name)
     picture = open_image(args.image[0])
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         found = offsets_over(
             loaded.model, (transform(open_image(path)) for path in args.image), lambda: bar.advance(task))
     with styled(), console.status("drawing"):
-        written = _write(args.out, layers, found, picture, position)
+        written = _write(args.output, layers, found, picture, position)
     for each in found:
         print(f"{each.source.layer}, {each.source.kind}: {100 * each.outside:.2f} % of taps outside")
     print(f"wrote {', '.join(map(str, written))}")

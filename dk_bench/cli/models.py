@@ -11,15 +11,14 @@ from fnmatch import fnmatch
 import timm
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from dk_bench.analysis.cost import Cost, count_cost
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS, BenchModel
 from dk_bench.results.paper import load_paper, row_name
+from dk_bench.results.terminal import print_table
 
 COLUMNS = ("name", "#P (M)", "paper #P (M)", "GMACs", "paper GFLOPs", "sampling GMACs")
-WIDE = 100  # columns where the output is no terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,16 +75,9 @@ def _paper_figures(model: BenchModel) -> dict[str, float]:
 
 
 def _print_table(lines: list[_Line], size: int) -> None:
-    table = Table(title=f"Cost of one image, 3 x {size} x {size}")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "name" else "right")
-    for line in lines:
-        table.add_row(*line.cells(".3f"))
-    table.caption = (
+    note = (
         "MACs are multiply-adds of convolutions and matrix products; bilinear sampling is apart. "
         "The paper's figures are for 224 x 224."
     )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
-    console.print(table)
+    title = f"Cost of one image, 3 x {size} x {size}"
+    print_table(Console(), title, COLUMNS, [line.cells(".3f") for line in lines], notes=[note])

@@ -1,9 +1,11 @@
-"""``dk-bench picture [CONFIG] [key=value...] [--out FILE]``"""
+"""``dk-bench picture [CONFIG] [key=value...] [--output FILE]``"""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
+
+from dk_bench.cli.options import add_output, check_at_least, check_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -15,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "config", nargs="?", help="a file of configs/ (its data.procedural is drawn) or configs/det/ (with boxes)"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.procedural.bend=0")
-    parser.add_argument("--out", default="shapes.png", metavar="FILE", help="PNG to write (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=6, help="images of every class, or rows of five (%(default)s)")
+    add_output(parser, "FILE", "PNG to write (%(default)s)", "shapes.png")
+    parser.add_argument("--rows", type=int, metavar="N", default=6,
+                        help="images of every class, or rows of five (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,16 +28,16 @@ def run(args: argparse.Namespace) -> int:
 
     from dk_bench.errors import UserError
 
-    if args.rows < 1:
-        raise UserError(f"--rows is {args.rows}, expected at least 1")
+    check_at_least(args, rows=1)
+    check_file(args.output)
     page = _detection(args) if str(args.config).endswith(".py") else _classification(args)
     texts = PngInfo()  # where `dk-bench report` finds the caption
     texts.add_text("Description", "Training images, before augmentation.")
     try:
-        page.save(args.out, format="PNG", pnginfo=texts)
+        page.save(args.output, format="PNG", pnginfo=texts)
     except OSError as error:
-        raise UserError(f"--out {args.out}: {error.strerror or error}") from error
-    print(args.out)
+        raise UserError(f"--output {args.output}: {error.strerror or error}") from error
+    print(args.output)
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from dk_bench.cli.options import add_output
 from dk_bench.errors import UserError
 from dk_bench.results.record import RunRecord, read_record
 from dk_bench.results.replay import (
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="key=value", help="what lies elsewhere on this machine, as data.train=PATH"
     )
     parser.add_argument("--config", metavar="FILE", help="the configuration file, where it lies elsewhere")
-    parser.add_argument("--output", type=Path, help=f"folder for the replay ({OUTPUT}/ and the record's run id)")
+    add_output(parser, "FOLDER", f"for the replay ({OUTPUT}/ and the record's run id)")
     parser.add_argument("--run", action="store_true", dest="again", help="train the run again and compare its metrics")
     parser.add_argument("--force", action="store_true", help="with --run: although commit, versions or settings differ")
 

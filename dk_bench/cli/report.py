@@ -1,4 +1,4 @@
-"""``dk-bench report [FOLDER] [--out FILE]``: one HTML page from the records of a folder."""
+"""``dk-bench report [FOLDER] [--output FILE]``: one HTML page from the records of a folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dk_bench.cli.options import add_output, check_file
 from dk_bench.errors import UserError
 
 
@@ -14,12 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path("results"), metavar="FOLDER",
         help="folder with run records; its pictures and bench/*.json are shown too (results)")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="FILE", help="page to write (FOLDER/report.html)")
+    add_output(parser, "FILE", "page to write (FOLDER/report.html)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page. Raises UserError for a missing folder and for a page that cannot be written."""
-    out = args.out or args.folder / "report.html"
+    out = args.output or args.folder / "report.html"
+    if args.output:
+        check_file(out)
     console = Console()
     with console.status("reading the records, drawing"):
         from dk_bench.report.page import write_report  # torch and matplotlib take seconds to import
@@ -27,9 +30,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             counts = write_report(args.folder, out)
         except OSError as error:
-            raise UserError(f"--out {out}: {error.strerror or error}") from error
+            raise UserError(f"--output {out}: {error.strerror or error}") from error
     left_out = f", {counts.problems} files left out, which the page names" if counts.problems else ""
-    console.print(
-        f"{counts.runs} records, {counts.plots} plots, {counts.pictures} pictures{left_out}; wrote {out}",
-        markup=False, highlight=False)  # fmt: skip
+    print(f"{counts.runs} records, {counts.plots} plots, {counts.pictures} pictures{left_out}; wrote {out}")
     return 0

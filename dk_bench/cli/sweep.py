@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dk_bench.cli.options import add_output
 from dk_bench.errors import UserError
 from dk_bench.results.attempts import STALE
 from dk_bench.results.identity import config_hash
@@ -30,9 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "goes up later by `wandb sync OUTPUT/*/wandb/offline-run-*`."
     )
     parser.add_argument("file", type=Path, help="sweep file in W&B's format, method grid")
-    parser.add_argument("--workers", type=int, help="cells at a time, with a GPU or a share of the cores each (one)")
-    parser.add_argument("--retries", type=int, default=0, help="how often to run a cell that failed again (0)")
-    parser.add_argument("--output", help="folder for runs and logs, in place of the file's parameter 'output'")
+    parser.add_argument("--workers", type=int, metavar="N",
+                        help="cells at a time, with a GPU or a share of the cores each (one)")
+    parser.add_argument("--retries", type=int, metavar="N", default=0,
+                        help="how often to run a cell that failed again (0)")
+    add_output(parser, "FOLDER", "for runs and logs, in place of the file's parameter 'output'")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
 
 
@@ -43,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.retries < 0:
         raise UserError(f"--retries is {args.retries}, expected at least 0")
     sweep = read_sweep(args.file)
-    jobs = make_jobs(sweep, args.output)
+    jobs = make_jobs(sweep, None if args.output is None else str(args.output))
     if args.dry_run:
         print("\n".join(shlex.join(job.argv) for job in jobs))
         return 0

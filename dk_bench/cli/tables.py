@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dk_bench.cli.options import add_output, check_folder
+from dk_bench.errors import UserError
 from dk_bench.models import PAPER_MODELS
 from dk_bench.results.costs import count_costs, load_costs, write_costs
 from dk_bench.results.readme import write_differences
@@ -20,42 +22,42 @@ ALL = ("table1", "table2", "table3", "table4", "demo", "other", "detection")
 TABLES = {str(number): (f"table{number}",) for number in (1, 2, 3, 4)}
 TABLES |= {"demo": ("demo",), "detection": ("table3", "table4", "detection"), "all": ALL}
 RESULTS = Path("results")
-WIDE = 200  # columns where the output is no terminal, so that a log holds whole tables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "records", nargs="*", type=Path, help="folders with records, or record files (results)"
+        "records", nargs="*", type=Path, metavar="RECORDS", help="folders with records, or record files (results)"
     )
     parser.add_argument(
         "--wandb", metavar="ENTITY/PROJECT/SWEEP", help="records of a W&B sweep, or of a project: ENTITY/PROJECT"
     )
     parser.add_argument("--table", choices=TABLES, default="all", help="which table (all)")
-    parser.add_argument(
-        "--output", type=Path, help="folder for Markdown, CSV and LaTeX files (the first folder of records)"
-    )
-    parser.add_argument("--readme", type=Path, help="a file to put the differences into, between its two markers")
+    add_output(parser, "FOLDER", "for Markdown, CSV and LaTeX files (the first folder of records)")
+    parser.add_argument("--readme", type=Path, metavar="FILE",
+                        help="to put the differences into, between its two markers")
     parser.add_argument("--recount", action="store_true", help="count the paper's models again first (minutes)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints and writes the tables. Raises UserError for a missing folder or a file that is no record."""
     folders = [*args.records, *([fetch_records(args.wandb)] if args.wandb else [])] or [RESULTS]
+    first = folders[0]
+    folder = args.output or (first if first.is_dir() else first.parent)
+    check_folder(folder)
     records = [as_it_stands(read_record(path)) for path in find_records(folders)]
     if args.recount:
         write_costs(count_costs(PAPER_MODELS))
     documents = build_documents(records, load_costs())
     chosen = [documents[name] for name in TABLES[args.table] if name in documents]
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
     for document in chosen:
         show(document, console)
-    first = folders[0]
-    folder = args.output or (first if first.is_dir() else first.parent)
-    written = write_documents(chosen, folder)
-    if args.readme:
-        link = Path(os.path.relpath(folder, args.readme.parent)).as_posix()
-        written.append(write_differences(args.readme, documents.values(), link))
-    console.print(f"{len(records)} records; wrote {', '.join(map(str, written))}", markup=False, highlight=False)
+    try:
+        written = write_documents(chosen, folder)
+        if args.readme:
+            link = Path(os.path.relpath(folder, args.readme.parent)).as_posix()
+            written.append(write_differences(args.readme, documents.values(), link))
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
+    print(f"{len(records)} records; wrote {', '.join(map(str, written))}")
     return 0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 from dk_bench.errors import UserError
 from dk_bench.results.cells import Figure
 from dk_bench.results.files import write_atomically
-from dk_bench.results.render import Document, Table, Value, markdown_table
+from dk_bench.results.render import Document, Markup, Table, Value, markdown_table, markdown_text
 
 BEGIN, END = "<!-- from the records, by `make tables` -->", "<!-- end of what `make tables` writes -->"
 METRICS = ("top-1", "mAP")
+COUNTS = re.compile(r" \([\d,]+ classes, [\d,]+ training and [\d,]+ validation images\)$")  # as of `cells.Data`
 
 
 def write_differences(path: str | Path, documents: Iterable[Document], link: str) -> Path:
@@ -34,8 +37,8 @@ def differences(documents: Iterable[Document], link: str) -> str:
         for table in document.tables:
             here = [_short(table, row) for row in table.rows if any(_has_figure(value) for value in row)]
             if any(_has_figure(difference) for *_, difference, _ in here):
-                data = table.heading.partition(": ")[0].partition(" (")[0]
-                names = [f"[{data}]({link}/{document.name}.md)", *[""] * (len(here) - 1)]
+                data = markdown_text(COUNTS.sub("", table.heading.rpartition(": ")[0] or table.heading))
+                names = [Markup(f"[{data}]({quote(link)}/{document.name}.md)"), *[""] * (len(here) - 1)]
                 rows += [[name, *row] for name, row in zip(names, here, strict=True)]
     columns = ("data, table", "model", "top-1 or mAP", "Δ rigid", "p (Holm)")
     return markdown_table(Table("", columns, rows)) if rows else "No differences yet."

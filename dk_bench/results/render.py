@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
+from dk_bench.results import tex
 from dk_bench.results.cells import Figure
+from dk_bench.results.terminal import print_table
 
 NOTHING = "-"
 
@@ -32,7 +33,13 @@ class Chance:
     value: float | None
 
 
+class Markup(str):
+    """Text that is Markdown already."""
+
+
 Value = str | Number | Chance | Figure
+# What may begin or end emphasis, code, links, tags, entities, formulas or cells; an underscore inside a word does not.
+MARKS = re.compile(r"[\\`*<&~$|]|(?<![^\W_])_|\](?=[(\[])")
 
 
 @dataclass(frozen=True)
@@ -72,17 +79,29 @@ def text(value: Value) -> str:
 
 def markdown(document: Document) -> str:
     """GitHub's Markdown."""
-    parts = [f"# {document.title}"]
+    parts = [f"# {markdown_text(document.title)}"]
     for table in document.tables:
-        parts += [f"## {table.heading}", markdown_table(table)]
+        parts += [f"## {markdown_text(table.heading)}", markdown_table(table)]
     return "\n\n".join([*parts, *document.notes]) + "\n"
 
 
 def markdown_table(table: Table) -> str:
     """A table alone: text on the left, figures on the right."""
     rule = [":--" if isinstance(value, str) else "--:" for value in _kinds(table)]
-    lines = [table.columns, rule, *([text(value) for value in row] for row in table.rows)]
-    return "\n".join(f"| {' | '.join(_pipe_safe(cell) for cell in line)} |" for line in lines)
+    lines = [map(markdown_text, table.columns), rule, *(map(_markdown_cell, row) for row in table.rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown_text(words: str) -> str:
+    """A text as Markdown shows it, in a line or a cell of a table: nothing in it is mark-up, line breaks are blanks."""
+    return MARKS.sub(r"\\\g<0>", " ".join(words.splitlines()))
+
+
+def _markdown_cell(value: Value) -> str:
+    """Names are from users; figures are ours."""
+    if isinstance(value, Markup):
+        return value
+    return markdown_text(value) if isinstance(value, str) else text(value)
 
 
 def csv_text(document: Document) -> str:
@@ -103,19 +122,19 @@ def csv_text(document: Document) -> str:
 
 
 def latex(document: Document) -> str:
-    """One table environment a table; needs the package booktabs."""
-    parts = [f"% {document.title}"]
+    """One table environment a table, in ASCII; needs the package booktabs, and what a comment at its head names."""
+    parts = []
     for table in document.tables:
         alignment = "".join("l" if isinstance(value, str) else "r" for value in _kinds(table))
-        lines = [" & ".join(_tex(text(value)) for value in row) + r" \\" for row in table.rows]
+        lines = [" & ".join(tex.escape(text(value)) for value in row) + r" \\" for row in table.rows]
         parts.append(
             "\n".join(
                 [
                     r"\begin{table}",
-                    rf"\caption{{{_tex(document.title)} {_tex(table.heading)}.}}",
+                    rf"\caption{{{tex.escape(document.title)} {tex.escape(table.heading)}.}}",
                     rf"\begin{{tabular}}{{{alignment}}}",
                     r"\toprule",
-                    " & ".join(map(_tex, table.columns)) + r" \\",
+                    " & ".join(map(tex.escape, table.columns)) + r" \\",
                     r"\midrule",
                     *lines,
                     r"\bottomrule",
@@ -124,7 +143,9 @@ def latex(document: Document) -> str:
                 ]
             )
         )
-    return "\n\n".join(parts) + "\n"
+    body = "\n\n".join(parts) + "\n"
+    needed = "".join(rf"% Needs \usepackage{{{name}}} beside booktabs." + "\n" for name in tex.packages(body))
+    return f"% {tex.escape(document.title)}\n{needed}\n{body}"
 
 
 FORMATS: dict[str, Callable[[Document], str]] = {"md": markdown, "csv": csv_text, "tex": latex}
@@ -132,15 +153,11 @@ FORMATS: dict[str, Callable[[Document], str]] = {"md": markdown, "csv": csv_text
 
 def show(document: Document, console: Console) -> None:
     """Prints a document to a terminal."""
-    for table in document.tables:
-        drawn = RichTable(title=Text(f"{document.title} {table.heading}"), title_justify="left")
-        for column, value in zip(table.columns, _kinds(table), strict=True):
-            drawn.add_column(column, justify="left" if isinstance(value, str) else "right")
-        for row in table.rows:
-            drawn.add_row(*(Text(text(value)) for value in row))  # Text: brackets are no markup
-        console.print(drawn)
-    for note in document.notes:
-        console.print(note, style="dim", markup=False)
+    for number, table in enumerate(document.tables, start=1):
+        rows = [[text(value) for value in row] for row in table.rows]
+        names = [index for index, value in enumerate(_kinds(table)) if isinstance(value, str)]
+        notes = document.notes if number == len(document.tables) else ()
+        print_table(console, f"{document.title} {table.heading}", table.columns, rows, names=names, notes=notes)
 
 
 def _kinds(table: Table) -> list[Value]:
@@ -164,16 +181,3 @@ def _csv_fields(column: str, value: Value) -> dict[str, str]:
     }
 
 
-def _pipe_safe(cell: str) -> str:
-    return cell.replace("|", r"\|").replace("\n", " ")
-
-
-TEX_SPECIAL = str.maketrans(
-    {c: rf"\{c}" for c in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-    | {"Δ": r"$\Delta$", "<": r"$<$", "\n": " "}
-)
-
-
-def _tex(cell: str) -> str:
-    return cell.translate(TEX_SPECIAL)

@@ -6,6 +6,7 @@ Runs on other data than the paper's never stand beside the paper's figures: they
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from dk_bench.results.rows import (
     without_empty_setting,
 )
 
+SURROGATES = re.compile("[\ud800-\udfff]")
 DEMO_BASE = "test_resnetdw"
 DEMO_MODELS = tuple(DEMO_BASE + suffix for suffix in ("", "_gdk", "_dk_s3", "_dk", "_dk_s5", "_dcn", "_dcn_dk"))
 
@@ -86,7 +88,8 @@ def build_documents(records: Iterable[RunRecord], costs: Costs | None = None) ->
 def write_documents(documents: Iterable[Document], folder: str | Path) -> list[Path]:
     """Writes each document as Markdown, CSV and LaTeX, atomically. Raises OSError where it cannot."""
     return [
-        write_atomically(Path(folder) / f"{document.name}.{suffix}", render(document))
+        # Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes the sign for what is no character.
+        write_atomically(Path(folder) / f"{document.name}.{suffix}", SURROGATES.sub("\ufffd", render(document)))
         for document in documents
         for suffix, render in FORMATS.items()
     ]

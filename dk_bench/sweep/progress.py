@@ -37,10 +37,12 @@ class SweepProgress:
 
     def __init__(self, jobs: list[Job], workers: int, console: Console) -> None:
         self.jobs, self.workers, self.console = jobs, workers, console
-        text = TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-        name = TextColumn("{task.description}", markup=False)
-        columns = (SpinnerColumn(), name, BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), text)
-        self.progress = Progress(*columns, console=console)
+        # What does not fit goes from the log's line; a cell's name, cut, would be another's.
+        last = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        text = TextColumn("{task.fields[note]}", markup=False, table_column=last)
+        name = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
+        columns = (SpinnerColumn(), name, BarColumn(bar_width=10), MofNCompleteColumn(), TimeElapsedColumn(), text)
+        self.progress = Progress(*columns, console=console, expand=True)
         self.whole = self.progress.add_task("cells", total=len(jobs), note="")
         self.lines: dict[str, int] = {}  # running job -> its line
 
@@ -92,7 +94,7 @@ class SweepProgress:
         left = _seconds_left(self.jobs, self.workers)
         if left is not None:
             counts.append(f"about {max(1, round(left / 60))} min left" if left >= 60 else f"about {left:.0f} s left")
-        self.progress.update(self.whole, completed=ended, note=", ".join(counts))
+        self.progress.update(self.whole, completed=ended, description=", ".join(["cells", *counts]))
 
 
 def _seconds_left(jobs: list[Job], workers: int) -> float | None:

@@ -1,0 +1,97 @@
+"""Text for pdflatex, in ASCII: every character as a command of plain LaTeX where there is one.
+
+What a font of the package CJK has besides (Chinese, Japanese, Korean, Cyrillic, many signs) is set in that font; the
+rest, pictographs say, stands as its code point, ``U+1F99D``. Names come from users: none may stop a document, or come
+out as another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterable
+
+__all__ = ["escape", "packages"]
+
+GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
+    "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
+)
+MATHS = {
+    "<": "<", ">": ">", "|": "|", "±": r"\pm", "×": r"\times", "÷": r"\div", "µ": r"\mu", "·": r"\cdot", "−": "-",
+    "≤": r"\leq", "≥": r"\geq", "≠": r"\neq", "≈": r"\approx", "∞": r"\infty", "√": r"\surd", "←": r"\leftarrow",
+    "→": r"\rightarrow", "↑": r"\uparrow", "↓": r"\downarrow", "↔": r"\leftrightarrow", "¬": r"\neg", "°": r"^\circ",
+    "¹": "^1", "²": "^2", "³": "^3",
+}  # fmt: skip
+COMMANDS = {
+    "\\": "textbackslash", "~": "textasciitilde", "^": "textasciicircum", "'": "textquotesingle",
+    "`": "textasciigrave", "–": "textendash", "—": "textemdash", "‘": "textquoteleft", "’": "textquoteright",
+    "“": "textquotedblleft", "”": "textquotedblright", "…": "ldots", "ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe",
+    "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "ı": "i", "§": "S", "¶": "P", "©": "copyright", "£": "pounds",
+}  # fmt: skip
+SHOWN = {
+    **{sign: rf"\{sign}" for sign in "&%$#_{}"},
+    **{sign: f"${formula}$" for sign, formula in MATHS.items()},
+    **{sign: rf"\{command}{{}}" for sign, command in COMMANDS.items()},
+    '"': r"\texttt{\char34}",
+    "\xa0": "~",
+}
+for _name in GREEK.split():
+    _case = "CAPITAL" if _name[0].isupper() else "SMALL"
+    SHOWN[unicodedata.lookup(f"GREEK {_case} LETTER {_name.upper().replace('LAMBDA', 'LAMDA')}")] = rf"$\{_name}$"
+ACCENTS = {
+    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".",
+    "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0323": "d", "\u0327": "c", "\u0331": "b",
+}  # fmt: skip
+FONTS = {"gbsn": "gb2312", "bsmi": "big5", "min": "shift_jis", "mj": "euc_kr"}  # of the package CJK, and what they have
+LACKING = "\u2015\u203e\u223c\uff64"  # of these characters the fonts have none
+NEEDED = {"CJK": (r"\begin{CJK}",), "textcomp": (r"\textquotesingle", r"\textasciigrave")}
+BREAKS = re.compile(r"[\t\n\v\f\r\u2028\u2029]")
+
+
+def escape(text: str) -> str:
+    """A text as pdflatex shows it, in a paragraph, a cell or a caption; line breaks become blanks."""
+    text = BREAKS.sub(" ", unicodedata.normalize("NFC", text))
+    runs = itertools.groupby(text, key=_font)
+    shown = "".join(_in_font(font, run) if font else "".join(map(_alone, run)) for font, run in runs)
+    shown = re.sub(r"([-,])(?=\1)", r"\1{}", shown)  # two of them would be a dash, or a quotation mark
+    return "{}" + shown if shown[:1] in ("[", "*") else shown  # which the \\ before would take for its own
+
+
+def packages(source: str) -> list[str]:
+    """The packages that escaped text asks for."""
+    return [name for name, commands in NEEDED.items() if any(command in source for command in commands)]
+
+
+def _alone(sign: str) -> str:
+    """A character in the document's own font, or its code point."""
+    if sign in SHOWN:
+        return SHOWN[sign]
+    if " " <= sign <= "}":
+        return sign
+    letter, *marks = unicodedata.normalize("NFD", sign)
+    if not marks or not letter.isascii() or not set(marks) <= ACCENTS.keys():
+        return rf"\texttt{{U+{ord(sign):04X}}}"
+    for mark in marks:
+        letter = rf"\{ACCENTS[mark]}{{{letter}}}"
+    return letter
+
+
+def _font(sign: str) -> str | None:
+    """The font of the package CJK that a character is set in, if it has to be."""
+    if _alone(sign)[:10] != r"\texttt{U+":
+        return None
+    return next((font for font, charset in FONTS.items() if _has(charset, sign)), None)
+
+
+def _has(charset: str, sign: str) -> bool:
+    try:
+        return len(sign.encode(charset)) == 2 and sign not in LACKING
+    except UnicodeEncodeError:
+        return False
+
+
+def _in_font(font: str, signs: Iterable[str]) -> str:
+    codes = "".join(rf"\Unicode{{{ord(sign) // 256}}}{{{ord(sign) % 256}}}" for sign in signs)
+    return rf"\begin{{CJK}}{{UTF8}}{{{font}}}{codes}\end{{CJK}}"

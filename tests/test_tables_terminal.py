@@ -1,0 +1,125 @@
+"""On terminals of any width, and where there is none, names stand whole."""
+
+import io
+
+import pytest
+from rich.console import Console
+from table_cases import PROCEDURAL, make_record
+
+from dk_bench.analysis.erf_study import print_summary, study
+from dk_bench.analysis.figures import progress
+from dk_bench.analysis.pictures import open_model, open_pictures
+from dk_bench.cli import main
+from dk_bench.cli.bench import _print, _print_speeds
+from dk_bench.results.record import write_record
+from dk_bench.results.terminal import print_table
+from dk_bench.sweep.progress import SweepProgress
+from dk_bench.sweep.runner import Job
+
+NAMES = ["test_resnetdw_dcn_dk", "test_resnetdw_dcn", "test_resnetdw_dk_s3", "test_resnetdw_dk_s5"]
+COLUMNS = ("model", "top-1", "sampling MMACs")
+
+
+@pytest.fixture(params=[(20, False), (80, False), (20, True), (60, True), (300, True)], ids=str)
+def narrow(request, monkeypatch):
+    """Output of some width, in the environment of pipes, CI and terminals."""
+    width, terminal = request.param
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("NO_COLOR", "1")
+    return width, terminal
+
+
+def shown(width: int, terminal: bool, rows: list) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+    print_table(console, "A title of\n[b] names", COLUMNS, rows, notes=["A note of several words."])
+    assert console.width == width
+    return console.file.getvalue().splitlines()
+
+
+def test_table_is_as_wide_as_its_words():
+    rows = [["[b] a name of words", "59.7 ± 2.9 (n=3)", "1"], None, ["b", "-", "2"]]
+    lines = shown(20, False, rows)
+    assert "│ [b] a name of words │ 59.7 ± 2.9 (n=3) │              1 │" in lines and len(lines) == 10
+    lines = shown(20, True, rows)
+    assert "│ [b] a name of words │  59.7 │        1 │" in lines
+    assert "┃ model               ┃ top-1 ┃    MMACs ┃" in lines
+    assert len({len(line) for line in lines[2:-2] if line[0] in "│┃├"}) == 1
+    assert any("┃ sampling ┃" in line for line in lines)
+    assert "│ 59.7 ± 2.9 (n=3) │ " in " ".join(shown(60, True, rows))  # where there is room, it is used
+
+
+def test_tables_show_every_name(narrow, tmp_path, capsys):
+    data = PROCEDURAL | {"name": "photographs_of_animals_and_tools"}
+    for name in NAMES:
+        write_record(make_record(name, 50.0, data=data), tmp_path / name / "record.json")
+    assert main(["tables", str(tmp_path), "--table", "demo"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f" {name} " in printed for name in (*NAMES, data["name"])) and "…" not in printed
+    assert "50.0" in printed and str(tmp_path / "demo.tex") in printed.splitlines()[-1]
+
+
+def test_models_show_every_name(narrow, capsys):
+    assert main(["models", "--filter", "test_resnetdw_dk_s[35]", "--input-size", "32"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f" {name} " in printed for name in NAMES[2:]) and "…" not in printed
+
+
+def test_bench_shows_every_name(narrow):
+    width, terminal = narrow
+    device = {"name": "[processor]", "threads": 1}
+    timing = {"setting": "float32", "shape": "128 x 56 x 56", "variant": "", "mode": "forward+backward", "median": 1.0,
+              "quartiles": [1.0, 1.0], "ratio": 1.0, "copy_share": 1.0, "peak_memory": None}  # fmt: skip
+    operators = [timing | {"operator": name} for name in ("torchvision deform_conv2d", "torchvision deform_conv2d v2")]
+    speed = dict.fromkeys(("train_images_per_second", "train_ratio", "eval_images_per_second", "eval_ratio"), 1.0)
+    speeds = [speed | {"model": name, "peak_memory": None} for name in NAMES]
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+    _print({"device": device, "timings": operators, "conclusions": [], "host_overhead": {}}, console)
+    settings = {"precision": "float32", "batch": 2, "size": 32}
+    _print_speeds({"device": device, "settings": settings, "speeds": speeds}, console)
+    printed = console.file.getvalue()
+    assert printed.count("[processor], ") == 2
+    wanted = ["128 x 56 x 56", "torchvision deform_conv2d", "torchvision deform_conv2d v2", "forward+backward", *NAMES]
+    assert all(f" {name} " in printed for name in wanted) and "…" not in printed
+
+
+@pytest.fixture(scope="module")
+def fields():
+    return study([open_model(name, 32) for name in NAMES[2:]], open_pictures("random", 32, 1))
+
+
+def test_receptive_fields_show_every_name(narrow, capsys, fields):
+    print_summary(fields)
+    printed = capsys.readouterr().out
+    assert all(f" {name} " in printed for name in NAMES[2:]) and "…" not in printed
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_sweeps_progress_shows_every_cell(width, tmp_path):
+    names = [f"model.name={name} seed={seed}" for name in NAMES for seed in range(2)]
+    jobs = [Job(name, ["true"], tmp_path / f"{n}.log") for n, name in enumerate(names)]
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    bars = SweepProgress(jobs, 2, console)
+    for job in jobs:
+        job.log.write_text("epoch 3 of 12: the last line of a log, which is long\n")
+        job.state = "running"
+        bars.changed(job)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(bars.progress.get_renderable())
+    printed = console.file.getvalue()
+    lines = printed.splitlines()
+    assert max(map(len, lines)) == width
+    for name in NAMES:
+        assert sum(f"model.name={name}" in line.split() for line in lines) == 2
+    assert printed.count("seed=0") == printed.count("seed=1") == len(NAMES) and "cells, 8 running" in printed
+
+
+def test_progress_shows_every_name():
+    console = Console(file=io.StringIO(), width=50, force_terminal=True, color_system=None)
+    with progress(console) as bar:
+        bar.add_task(f"receptive fields of {NAMES[0]}", total=3)
+        text = io.StringIO()
+        Console(file=text, width=50, color_system=None).print(bar.get_renderable())
+    assert "receptive fields of" in text.getvalue() and NAMES[0] in text.getvalue()
