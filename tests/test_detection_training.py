@@ -304,7 +304,7 @@ def test_batches_are_a_function_of_seed_and_step(tmp_path):
         torch.rand(draws)
         data = DetectionData(tiny_detection(tmp_path, f"train_dataloader.num_workers={workers}", *more))
         loader = data.train_dataloader()
-        loader.batch_sampler.sampler.set_epoch(epoch)
+        loader.sampler.set_epoch(epoch)
         return [torch.stack([image.float().mean((1, 2)) + image[:, :, 0].float().mean(1) for image in b["inputs"]])
                 for b in loader]  # fmt: skip
 

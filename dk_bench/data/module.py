@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from pytorch_lightning.callbacks import BatchSizeFinder
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dk_bench.config import DataConfig
-from dk_bench.data.order import Augmented, StepSampler, Transformed
+from dk_bench.data.order import (
+    Augmented,
+    InOrder,
+    ResumingLoader,
+    StepSampler,
+    Transformed,
+    batches_done,
+    processes,
+)
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.sources import Images, open_images
 from dk_bench.data.splits import check_apart, check_same_classes
@@ -22,10 +31,12 @@ IN_MEMORY_BYTES = 1 << 29  # procedural splits up to this size are drawn once an
 class ClassificationData(LightningDataModule):
     """Train and validation loaders of (images (N, 3, size, size) float32, labels (N,) int64).
 
-    ``config.batch_size`` is that of a step over all devices. The order and augmentation of training images depend on
-    ``seed`` and the step alone: a loader asked for at ``trainer.global_step`` goes on from there. Nothing is opened
-    before the first use; then UserError is raised for bad data, where train and val differ in their classes and, before
-    training, where they share images.
+    ``config.batch_size`` is that of a step over all devices (under ``Trainer(accumulate_grad_batches=N)``, a step has N
+    of these). The order and augmentation of training images depend on ``seed``, epoch and place in the epoch alone: a
+    trainer that goes on from a checkpoint goes on from there. Processes are those of torch.distributed, among which the
+    loaders share their images, whatever the trainer's ``use_distributed_sampler`` says. Nothing is opened before the
+    first use; then UserError is raised for bad data, where train and val differ in their classes and, before training,
+    where they share images.
     """
 
     def __init__(self, config: DataConfig, seed: int) -> None:
@@ -55,32 +66,55 @@ class ClassificationData(LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in an epoch."""
+        """Batches in an epoch."""
         return len(self.train_images) // self.config.batch_size
 
+    def setup(self, stage: str) -> None:
+        """Raises UserError where the trainer would change the batch, which the configuration gives."""
+        if any(isinstance(callback, BatchSizeFinder) for callback in self.trainer.callbacks):
+            raise UserError(
+                f"callback BatchSizeFinder, but key 'data.batch_size' is {self.config.batch_size}, of which the "
+                "order of images and the length of an epoch are made: expected no such callback, set the key instead"
+            )
+
     def train_dataloader(self) -> DataLoader:
-        """Batches from the trainer's current step on; the last, incomplete batch of an epoch is dropped."""
+        """Batches of this process from where the trainer is; the last, incomplete batch of an epoch is dropped.
+
+        Under ``Trainer(overfit_batches=...)`` the images in order, with the same augmentation in every epoch.
+        """
         self.check_splits()
-        sampler = StepSampler(
-            len(self.train_images),
-            self._batch_size() * self._world(),
-            seed=self.seed,
-            start_step=self.trainer.global_step if self.trainer else 0,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world=self._world(),
-        )
+        rank, world = processes()
+        batch = self._batch_size() * world
+        count, steps = len(self.train_images), self.steps_per_epoch
         images = Augmented(self._kept(self.train_images), train_transform(self.config), self.seed)
-        return self._loader(images, sampler, drop_last=True)
+        if self.trainer and self.trainer.overfit_batches > 0:
+            return self._loader(images, InOrder(steps * batch, rank, world), drop_last=True)
+        sampler = StepSampler(count, batch, seed=self.seed, rank=rank, world=world)
+        if self.trainer:
+            sampler.done = partial(batches_done, self.trainer, steps)
+        return self._loader(images, sampler, ResumingLoader if self.trainer else DataLoader, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         """All validation images in order, each once, spread over the devices."""
-        rank = self.trainer.global_rank if self.trainer else 0
-        shard = range(rank, len(self.val_images), self._world())
-        return self._loader(Transformed(self._kept(self.val_images), eval_transform(self.config)), shard)
+        rank, world = processes()
+        if (count := len(self.val_images)) < world:
+            raise UserError(f"there are {count} val images on {world} devices, expected at least one on each")
+        images = Transformed(self._kept(self.val_images), eval_transform(self.config))
+        return self._loader(images, InOrder(count, rank, world))
 
-    def _loader(self, dataset, sampler, drop_last: bool = False) -> DataLoader:
+    def test_dataloader(self) -> DataLoader:
+        """The validation images: there is no third split. ``data.val`` may name any other folder or tar."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader:
+        """The validation images in order; on several devices each has every ``world``-th."""
+        return self.val_dataloader()
+
+    def _loader(
+        self, dataset: Dataset, sampler: Sampler, kind: type[DataLoader] = DataLoader, *, drop_last: bool = False
+    ) -> DataLoader:
         workers = self.config.workers
-        return DataLoader(
+        return kind(
             dataset,
             batch_size=self._batch_size(),
             sampler=sampler,
@@ -91,12 +125,9 @@ class ClassificationData(LightningDataModule):
             generator=torch.Generator(),  # its own: the loader shall not draw from the model's random numbers
         )
 
-    def _world(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
     def _batch_size(self) -> int:
         """Images of a step on one device. Raises UserError where the devices cannot share the batch evenly."""
-        batch, world = self.config.batch_size, self._world()
+        batch, (_, world) = self.config.batch_size, processes()
         if batch % world:
             raise UserError(f"key 'data.batch_size' is {batch}, not a multiple of {world} devices")
         return batch // world

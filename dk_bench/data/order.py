@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
-from torch.utils.data import Dataset, Sampler
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
+
+from dk_bench.errors import UserError
 
 
 def mix_seed(*parts: int) -> int:
@@ -18,42 +22,118 @@ def mix_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
-class StepSampler(Sampler):
-    """Yields (epoch, index) in an order drawn anew every epoch; can start at any step.
+def processes() -> tuple[int, int]:
+    """This process's rank among those that train together, and how many they are, as torch.distributed has it."""
+    together = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+
+def check_processes(world: int) -> None:
+    """Raises UserError where a loader made for ``world`` processes is read by another number of them, who would all
+    see the same images."""
+    if (now := processes()[1]) not in (1, world):
+        raise UserError(
+            f"a loader that was made for {world} process is read by {now}: expected the data module itself, "
+            "trainer.fit(module, datamodule=data), which makes its loaders when all processes have started"
+        )
+
+
+def batches_done(trainer: pl.Trainer, steps: int) -> int:
+    """How many batches of an epoch of ``steps`` a trainer has behind it when it asks for the first: those that were
+    trained on before the checkpoint it goes on from.
+
+    Raises UserError where that checkpoint was written between batches whose gradients add up to one step: it does not
+    hold them.
+    """
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.ready % steps
+    if done % trainer.accumulate_grad_batches:
+        raise UserError(
+            f"the checkpoint to go on from was written after {done} batches of an epoch, which under "
+            f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) is inside a step, whose gradients it "
+            "does not hold: expected one written at the end of a step or of an epoch"
+        )
+    return done
+
+
+class ResumingLoader(DataLoader):
+    """A loader of training batches that begins where the trainer is when the first batch is asked for.
+
+    Lightning makes the iterator sooner, before it has read the checkpoint to go on from, where an optimiser's schedule
+    asks how long an epoch is; workers would have fetched the wrong images by then.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the trainer's checkpoint has its progress. Lightning takes loaders with these two methods for ones
+        that can resume, and warns of others."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+
+
+class InOrder(DistributedSampler, SequentialSampler):
+    """``count`` images in order, spread over ``world`` processes: each image once, none repeated to fill up.
+
+    Lightning leaves it alone, being a DistributedSampler, on several devices, and, being a SequentialSampler, under
+    ``overfit_batches``.
+    """
+
+    def __init__(self, count: int, rank: int = 0, world: int = 1) -> None:
+        super().__init__(range(count), num_replicas=world, rank=rank, shuffle=False)
+
+    def __len__(self) -> int:
+        return len(self.dataset[self.rank :: self.num_replicas])
+
+    def __iter__(self) -> Iterator[int]:
+        check_processes(self.num_replicas)
+        yield from self.dataset[self.rank :: self.num_replicas]
+
+
+class StepSampler(DistributedSampler):
+    """Yields (epoch, index) in an order drawn anew every epoch.
 
     An epoch is ``count // batch_size`` steps of ``batch_size`` images over all ``world`` processes; what is left over
     is dropped (other images every epoch). Each process takes every ``world``-th image, beginning at its ``rank``.
+    ``done`` says, when the first image is asked for, how many steps of the epoch are to be left out. Lightning, which
+    shares out what other samplers yield, leaves a DistributedSampler alone.
     """
 
     def __init__(
-        self, count: int, batch_size: int, *, seed: int, start_step: int = 0, rank: int = 0, world: int = 1
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        done: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         if count < batch_size or batch_size % world:
             raise ValueError(f"a batch of {batch_size} from {count} images on {world} processes")
-        self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.rank, self.world = rank, world
+        super().__init__(range(count), num_replicas=world, rank=rank, seed=seed)
+        self.batch_size, self.done = batch_size, done
         self.steps = count // batch_size
-        self.start_epoch, self.start_in_epoch = divmod(start_step, self.steps)
-        self.epoch = self.start_epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before every epoch."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.steps * self.batch_size // self.world
+        return self.steps * self.batch_size // self.num_replicas
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        check_processes(self.num_replicas)
         epoch = self.epoch
         generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
-        order = torch.randperm(self.count, generator=generator)[: self.steps * self.batch_size]
-        done = self.start_in_epoch * self.batch_size if epoch == self.start_epoch else 0
-        for index in order[done + self.rank :: self.world].tolist():
+        order = torch.randperm(len(self.dataset), generator=generator)[: self.steps * self.batch_size]
+        for index in order[self.done() * self.batch_size + self.rank :: self.num_replicas].tolist():
             yield epoch, index
 
 
 class Augmented(Dataset):
-    """Applies a random transform whose random numbers depend on (seed, epoch, index) alone; items by (epoch, index)."""
+    """Applies a random transform whose random numbers depend on (seed, epoch, index) alone.
+
+    Items by (epoch, index), or by index, which is of epoch 0.
+    """
 
     def __init__(self, images: Sequence[tuple[Any, int]], transform: Callable, seed: int) -> None:
         self.images, self.transform, self.seed = images, transform, seed
@@ -61,8 +141,8 @@ class Augmented(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int] | int) -> tuple[torch.Tensor, int]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
         image, label = self.images[index]
         with torch.random.fork_rng(devices=[]):
             # The CPU's generator alone: torch.manual_seed would seed a GPU's too, under the model's feet.

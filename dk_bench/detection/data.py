@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,9 +19,10 @@ import torch
 from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
 from PIL import Image, UnidentifiedImageError
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from pytorch_lightning.callbacks import BatchSizeFinder
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
-from dk_bench.data.order import mix_seed
+from dk_bench.data.order import InOrder, ResumingLoader, batches_done, check_processes, mix_seed, processes
 from dk_bench.detection.building import build
 from dk_bench.detection.coco import check_annotations
 from dk_bench.detection.config import DetectionConfig, use_scope
@@ -42,7 +43,7 @@ LOADER_OPTIONS = ("pin_memory", "prefetch_factor", "timeout")
 class DetectionData(LightningDataModule):
     """Loaders of batches as mmdet's detectors take them: a dict of ``inputs`` and ``data_samples``.
 
-    ``batch_size`` is that of one device, as under mmdet's runner. Training goes on from ``trainer.global_step``.
+    ``batch_size`` is that of one device, as under mmdet's runner. Training goes on from where the trainer is.
     Validation goes over all images once, spread over the devices. Nothing is opened before the first use; then
     UserError is raised for bad data, see `dk_bench.detection.coco.check_annotations` and `check_image`.
     """
@@ -90,22 +91,50 @@ class DetectionData(LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in an epoch, on as many devices as there are processes now."""
+        """Batches in an epoch, on as many devices as there are processes now."""
         return len(self._batches())
 
+    def setup(self, stage: str) -> None:
+        """Raises UserError where the trainer would change the batch, which the configuration gives."""
+        if any(isinstance(callback, BatchSizeFinder) for callback in self.trainer.callbacks):
+            size = self.config.cfg.train_dataloader.get("batch_size", 1)
+            raise UserError(
+                f"callback BatchSizeFinder, but key 'train_dataloader.batch_size' is {size}: expected no such "
+                "callback, set the key instead"
+            )
+
     def train_dataloader(self) -> DataLoader:
-        """Batches from the trainer's current step on."""
-        batches = ResumedBatches(self._batches(), self.trainer.global_step if self.trainer else 0)
-        images = KeyedImages(self.train_images, self.seed)
-        return self._loader(self.config.cfg.train_dataloader, images, batch_sampler=batches)
+        """Batches of this process from where the trainer is.
+
+        Under ``Trainer(overfit_batches=...)`` the images in order, with the same augmentation in every epoch.
+        """
+        settings, images = self.config.cfg.train_dataloader, KeyedImages(self.train_images, self.seed)
+        batches = self._batches()
+        if self.trainer and self.trainer.overfit_batches > 0:
+            (rank, world), size = processes(), settings.get("batch_size", 1)
+            whole = len(images) // (size * world) * size * world
+            return self._loader(settings, images, sampler=InOrder(whole or len(images), rank, world), batch_size=size)
+        if not self.trainer:
+            return self._loader(settings, images, sampler=KeyedBatches(batches), batch_size=None)
+        sampler = KeyedBatches(batches, partial(batches_done, self.trainer, len(batches)))
+        return self._loader(settings, images, ResumingLoader, sampler=sampler, batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
         """All validation images in order, each once, spread over the devices."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        settings = self.config.cfg.val_dataloader
-        shard = range(rank, len(self.val_images), world)
-        images = KeyedImages(self.val_images, self.seed)
-        return self._loader(settings, images, sampler=shard, batch_size=settings.get("batch_size", 1))
+        rank, world = processes()
+        if (count := len(self.val_images)) < world:
+            raise UserError(f"there are {count} validation images on {world} devices, expected at least one on each")
+        settings, images = self.config.cfg.val_dataloader, KeyedImages(self.val_images, self.seed)
+        sampler = InOrder(count, rank, world)
+        return self._loader(settings, images, sampler=sampler, batch_size=settings.get("batch_size", 1))
+
+    def test_dataloader(self) -> DataLoader:
+        """The validation images; ``test_dataloader`` of the configuration is for mmdet's own tools."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader:
+        """The validation images in order; on several devices each has every ``world``-th."""
+        return self.val_dataloader()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leaves the batch where it is: the detector's preprocessor moves it."""
@@ -124,14 +153,16 @@ class DetectionData(LightningDataModule):
             return build(DATA_SAMPLERS, grouping, "train_dataloader.batch_sampler", sampler=made, batch_size=size)
         return BatchSampler(made, size, drop_last=settings.get("drop_last", False))
 
-    def _loader(self, settings: Mapping[str, Any], images: Dataset, **more: Any) -> DataLoader:
+    def _loader(
+        self, settings: Mapping[str, Any], images: Dataset, kind: type[DataLoader] = DataLoader, **more: Any
+    ) -> DataLoader:
         workers = settings.get("num_workers", 0)
         options = {key: settings[key] for key in LOADER_OPTIONS if key in settings}
         collate = dict(settings.get("collate_fn") or {"type": "pseudo_collate"})
         collate.pop("_scope_", None)
         function = collate.pop("type")
         function = FUNCTIONS.get(function) if isinstance(function, str) else function
-        return DataLoader(
+        return kind(
             images,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -142,27 +173,37 @@ class DetectionData(LightningDataModule):
         )
 
 
-class ResumedBatches(BatchSampler):
-    """Batches of (epoch, index) from batches of indices; the first epoch begins at any step."""
+class KeyedBatches(DistributedSampler):
+    """Batches of (epoch, index) from this process's batches of indices: the sampler of a loader that makes none itself,
+    with ``batch_size=None``. ``done`` says, when the first is asked for, how many are to be left out.
 
-    def __init__(self, batches: BatchSampler, start_step: int = 0) -> None:
-        self.batches, self.sampler = batches, batches.sampler  # Lightning tells the sampler of every epoch
-        self.start_epoch, self.start_in_epoch = divmod(start_step, len(batches))
+    Lightning, which shares out what other samplers yield, leaves a DistributedSampler alone.
+    """
+
+    def __init__(self, batches: BatchSampler, done: Callable[[], int] = lambda: 0) -> None:
+        rank, world = processes()
+        super().__init__(batches, num_replicas=world, rank=rank)
+        self.batches, self.done = batches, done
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.batches.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = getattr(self.sampler, "epoch", 0)
-        done = self.start_in_epoch if epoch == self.start_epoch else 0
+        check_processes(self.num_replicas)
+        epoch = self.epoch
         # All at once: mmdet's sampler keeps images for the next epoch where somebody stops at the last batch, as
         # Lightning does, without asking whether there is another.
-        for batch in list(self.batches)[done:]:
+        for batch in list(self.batches)[self.done() :]:
             yield [(epoch, index) for index in batch]
 
 
 class KeyedImages(Dataset):
-    """An mmdet data set by (epoch, index), with random numbers that depend on these and the seed, or by index.
+    """An mmdet data set by (epoch, index), with random numbers that depend on these and the seed, by index, which is of
+    epoch 0, or by a batch of either.
 
     Raises UserError for an image that is missing or damaged.
     """
@@ -173,7 +214,9 @@ class KeyedImages(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, int] | int | list) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(key, list):
+            return [self[one] for one in key]
         epoch, index = key if isinstance(key, tuple) else (0, key)
         check_image(_path_of(self.images, index))
         with seeded(mix_seed(self.seed, epoch, index)):

@@ -7,41 +7,44 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config as MMConfig
 from mmengine.model.utils import revert_sync_batchnorm
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from dk_bench.data.order import mix_seed
 from dk_bench.detection.backbone import check_neck
 from dk_bench.detection.building import build
-from dk_bench.detection.config import config_from_values, use_scope
-from dk_bench.detection.data import seed_all
+from dk_bench.detection.config import PRECISIONS, config_from_values, use_scope
+from dk_bench.detection.data import DetectionData, seed_all
 from dk_bench.detection.metrics import DetectionMetric
 from dk_bench.detection.mmengine_files import add_for_mmengine
 from dk_bench.detection.schedule import build_schedules, build_wrapper, clip_gradients
 from dk_bench.detection.weights import load_start, without_initial_weights
 from dk_bench.errors import UserError
 from dk_bench.training.fitting import Diverged
+from dk_bench.training.own_trainer import ConfiguredModule
 from dk_bench.training.weights import to_lightning_names, to_own_names
 
 TASK = "detection"
 CLASSLESS = ("rpn_head", "semantic_head")  # tell objects from background, or stuff
 
 
-class LitDetector(pl.LightningModule):
+class LitDetector(ConfiguredModule):
     """Trains what ``model`` of an mmengine configuration describes, as mmdet's runner does, on `DetectionData`.
 
     Logs ``train/loss`` (mean over an epoch's images), ``val/mAP``, ``val/mAP_50``, ``val/mAP_75``, ``val/mAP_s``,
     ``val/mAP_m`` and ``val/mAP_l`` in percent (NaN where there is nothing to find), and for loggers the parts of the
-    loss. The arguments are plain data and stand in checkpoints: ``config`` as `DetectionConfig.to_dict` gives it, the
-    classes' names in order of their labels, and the run's name for loggers. Without ``initial_weights``, which is not
-    in checkpoints, no weights to start from are read: a checkpoint's will follow.
+    loss; ``trainer.test`` logs the same as ``test/...``, ``trainer.predict`` gives mmdet's predictions. The arguments
+    are plain data and stand in checkpoints: ``config`` as `DetectionConfig.to_dict` gives it, the classes' names in
+    order of their labels, and the run's name for loggers. Without ``initial_weights``, which is not in checkpoints, no
+    weights to start from are read: a checkpoint's will follow.
 
-    Raises UserError from building the model, Diverged from a step whose loss is not finite, on every process.
+    Raises UserError from building the model and for a trainer that would train otherwise than the configuration says,
+    see `dk_bench.training.own_trainer`; Diverged from a step whose loss is not finite, on every process.
     """
 
     def __init__(
@@ -75,25 +78,63 @@ class LitDetector(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Replaces synchronised batch normalisation, which needs several processes, on one, as mmengine does.
 
-        Raises UserError for mixed precision where mmcv has no operators for it.
+        Raises UserError for a trainer or data that do not go with the configuration, and for mixed precision where mmcv
+        has no operators for it.
         """
-        precision, on_cpu = self.config.run.trainer.precision, self.trainer.strategy.root_device.type == "cpu"
+        if stage == "fit":
+            self.check_trainer(self.config.max_epochs, "train_cfg.max_epochs")
+            self._check_settings()
+        if stage != "predict":
+            self._check_data()
+        precision, on_cpu = self.trainer.precision, self.trainer.strategy.root_device.type == "cpu"
         if on_cpu and precision != "32-true" and getattr(self.model, "with_rpn", False):
             raise UserError(
                 f"key 'trainer.precision' is {precision!r}, expected '32-true' on a CPU: mmcv's suppression of "
                 "overlapping proposals takes nothing else there"
             )
+        if precision not in PRECISIONS:
+            raise UserError(f"Trainer(precision={precision!r}), expected one of {', '.join(PRECISIONS)}")
         if self.trainer.world_size == 1:
             self.model = revert_sync_batchnorm(self.model)
+
+    def _check_settings(self) -> None:
+        """Raises UserError for settings of the trainer whose place is the configuration."""
+        trainer, interval = self.trainer, self.config.cfg.train_cfg.get("val_interval", 1)
+        if (clip := trainer.gradient_clip_val) is not None:
+            raise UserError(f"Trainer(gradient_clip_val={clip}), expected none: key 'optim_wrapper.clip_grad' clips")
+        # What this module sets itself, in a fit before, does not count.
+        if trainer.global_step == 0 and (every := trainer.check_val_every_n_epoch) not in (1, interval):
+            raise UserError(
+                f"Trainer(check_val_every_n_epoch={every}), but key 'train_cfg.val_interval' is {interval}, which says "
+                "when to validate: expected the same number, or none"
+            )
+
+    def _check_data(self) -> None:
+        """Raises UserError for other data than `DetectionData` with the module's classes."""
+        data = self.trainer.datamodule
+        if not isinstance(data, DetectionData):
+            given = "no data module" if data is None else f"a {type(data).__name__}"
+            raise UserError(
+                f"LitDetector was given {given}, expected a DetectionData, whose annotations it is scored by: "
+                "datamodule=DetectionData(config)"
+            )
+        if data.classes != list(self.hparams.classes):
+            raise UserError(
+                f"the module was made for the classes {', '.join(self.hparams.classes)}, but the data has "
+                f"{', '.join(data.classes)}: expected LitDetector(..., classes=data.classes)"
+            )
 
     def on_train_start(self) -> None:
         """Sets the modes that the detector wants in training: some keep normalisation in evaluation mode then."""
         self.model.train()
 
+    def on_train_epoch_start(self) -> None:
+        self.train_loss.reset()  # a checkpoint's, unless it is gone on from inside the epoch
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Makes the choice of proposals and the like a function of (seed, step, rank): resuming needs no state of
         generators. Sets whether validation follows the epoch, which a step that is resumed into tells too."""
-        seed_step(self.config.run.seed, self.global_step, self.global_rank)
+        seed_step(self.config.run.seed, self.batches_before(batch_idx), self.global_rank)
         epochs = self.current_epoch + 1
         # Lightning validates after epochs that this divides.
         self.trainer.check_val_every_n_epoch = epochs if self._validates_after(epochs) else epochs + 1
@@ -122,7 +163,9 @@ class LitDetector(pl.LightningModule):
         self.train_loss.reset()
 
     def on_validation_epoch_start(self) -> None:
-        self._metric = DetectionMetric(self.trainer.datamodule.ground_truth)
+        self.share_buffers()
+        # A trainer may be told to look at a part of the images: what it does not look at is not missed.
+        self._metric = DetectionMetric(self.trainer.datamodule.ground_truth, of_seen=True)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         # As under mmengine: what trains in mixed precision is validated in full precision, unless val_cfg.fp16 is set.
@@ -130,10 +173,23 @@ class LitDetector(pl.LightningModule):
         with torch.autocast(self.device.type, enabled=False) if full else nullcontext():
             self._metric.update(self._or_diverged(lambda: self(batch)))
 
-    def on_validation_epoch_end(self) -> None:
+    def on_validation_epoch_end(self, split: str = "val") -> None:
         for name, value in self._metric.compute().items():
-            self.log(f"val/{name}", value, prog_bar=name == "mAP")
+            self.log(f"{split}/{name}", value, prog_bar=name == "mAP")
         self._metric = None
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end("test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Any]:
+        """mmdet's predictions for a collated batch."""
+        return self(batch)
 
     def _or_diverged(self, call: Callable[[], Any]) -> Any:
         """The call's result. Raises Diverged where an operator refuses NaN offsets, before there is a loss."""
@@ -151,7 +207,7 @@ class LitDetector(pl.LightningModule):
         cfg = self.config.cfg
         self._wrapper = build_wrapper(self.model, cfg, self.trainer.world_size)
         optimizer = self._wrapper.optimizer
-        schedules = build_schedules(optimizer, cfg, self.trainer.datamodule.steps_per_epoch)
+        schedules = build_schedules(optimizer, cfg, self.optimizer_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedules, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -168,9 +224,10 @@ class LitDetector(pl.LightningModule):
         add_for_mmengine(checkpoint, self.hparams.config, data.train_images.metainfo, data.steps_per_epoch)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError where an epoch has other steps than when the checkpoint was written."""
+        """Raises UserError where training goes on and an epoch has other batches than the checkpoint's."""
         to_lightning_names(checkpoint)
-        if self._trainer is None:  # load_from_checkpoint() wants the weights alone
+        super().on_load_checkpoint(checkpoint)
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         held, now = checkpoint.get("steps_per_epoch"), self.trainer.datamodule.steps_per_epoch
         if held != now:

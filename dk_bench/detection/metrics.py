@@ -136,11 +136,12 @@ class DetectionMetric:
     """Collects mmdet's predictions over a validation epoch, on every process its own, and scores them together.
 
     torchmetrics' own synchronisation needs as many images on every process; this one does not, and an image that two
-    processes have seen counts once.
+    processes have seen counts once. One that none has seen counts as one where nothing was found, or, with
+    ``of_seen``, not at all.
     """
 
-    def __init__(self, truth: GroundTruth, backend: str | None = None) -> None:
-        self.truth, self.backend = truth, backend
+    def __init__(self, truth: GroundTruth, backend: str | None = None, *, of_seen: bool = False) -> None:
+        self.truth, self.backend, self.of_seen = truth, backend, of_seen
         self._predictions: dict[int, dict[str, Tensor]] = {}
 
     def update(self, samples: Iterable[Any]) -> None:
@@ -154,7 +155,8 @@ class DetectionMetric:
             parts = [{} for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, self._predictions)
         together = {image: prediction for part in parts for image, prediction in part.items()}
-        figures = average_precision(together, self.truth, self.backend)
+        truth = self.truth.only(together) if self.of_seen else self.truth
+        figures = average_precision(together, truth, self.backend)
         return {name: 100 * value if value >= 0 else math.nan for name, value in figures.items()}
 
 

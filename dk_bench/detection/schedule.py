@@ -41,9 +41,17 @@ class Schedules:
                     scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "schedulers": [scheduler.state_dict() for scheduler in self.schedulers]}
+        schedulers = [scheduler.state_dict() for scheduler in self.schedulers]
+        return {"steps": self.steps, "steps_per_epoch": self.steps_per_epoch, "schedulers": schedulers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on. Raises UserError where an epoch has other steps than before."""
+        held = state_dict.get("steps_per_epoch", self.steps_per_epoch)  # what is older does not say
+        if held != self.steps_per_epoch:
+            raise UserError(
+                f"the checkpoint to go on from has {held} optimiser steps an epoch, this run {self.steps_per_epoch}: "
+                "expected the same batches and accumulated gradients"
+            )
         self.steps = state_dict["steps"]
         for scheduler, state in zip(self.schedulers, state_dict["schedulers"], strict=True):
             scheduler.load_state_dict(state)

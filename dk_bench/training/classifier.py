@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from dk_bench.config import config_from_dict
+from dk_bench.data.module import ClassificationData
 from dk_bench.data.order import mix_seed
+from dk_bench.errors import UserError
 from dk_bench.training.checkpoint import build_model, without_initial_weights
 from dk_bench.training.fitting import Diverged
+from dk_bench.training.own_trainer import ConfiguredModule
 from dk_bench.training.recipe import build_optimizer
 from dk_bench.training.weights import to_lightning_names, to_own_names
 
 
-class LitClassifier(pl.LightningModule):
+class LitClassifier(ConfiguredModule):
     """Trains a timm model by the paper's recipe.
 
     Takes images (N, 3, H, W) and labels (N,) int64. Logs ``train/loss``, ``val/loss``, and ``val/top1`` and
-    ``val/top5`` in percent (of fewer than five classes, top-5 is top-as-many). The arguments are plain data and stand
-    in checkpoints: ``config`` as `dk_bench.config.to_dict` gives it, the classes' names in order of their labels, the
-    length of an epoch in optimiser steps, and the run's name for loggers. Without ``initial_weights``, which is not in
-    checkpoints, neither ``config.model.checkpoint`` nor timm's weights are read: a checkpoint's will follow.
+    ``val/top5`` in percent (of fewer than five classes, top-5 is top-as-many); ``trainer.test`` logs the same as
+    ``test/...``, and ``trainer.predict`` gives logits (N, classes). The arguments are plain data and stand in
+    checkpoints: ``config`` as `dk_bench.config.to_dict` gives it, the classes' names in order of their labels, the
+    length of an epoch in optimiser steps, which is heeded where no trainer is attached that knows it, and the run's
+    name for loggers. Without ``initial_weights``, which is not in checkpoints, neither ``config.model.checkpoint`` nor
+    timm's weights are read: a checkpoint's will follow.
 
-    Raises UserError from building the model, Diverged from a step whose loss is not finite.
+    Raises UserError from building the model and for a trainer that would train otherwise than ``config`` says, see
+    `dk_bench.training.own_trainer`; Diverged from a step whose loss is not finite, on every process.
     """
 
     def __init__(
@@ -56,9 +63,33 @@ class LitClassifier(pl.LightningModule):
         self.val_top5 = MulticlassAccuracy(len(classes), top_k=min(5, len(classes)), average="micro")
 
     def setup(self, stage: str) -> None:
-        """Compiles the model where that is asked for; here, so that callbacks have copied the plain one before."""
+        """Compiles the model where that is asked for; here, so that callbacks have copied the plain one before.
+
+        Raises UserError for a trainer or data that do not go with the configuration.
+        """
+        if stage == "fit":
+            self.check_trainer(self.config.optim.epochs, "optim.epochs")
+            self._check_averaging()
+        data = self.trainer.datamodule
+        if isinstance(data, ClassificationData) and data.val_images.classes != list(self.hparams.classes):
+            raise UserError(
+                f"the module was made for the classes {_some(self.hparams.classes)}, but the images are of "
+                f"{_some(data.val_images.classes)}: expected LitClassifier(..., classes=data.val_images.classes)"
+            )
         if self.config.trainer.compile:
             self.model.compile()
+
+    def _check_averaging(self) -> None:
+        """Raises UserError where the configuration has what the trainer would have to do, and does not."""
+        decay, callbacks = self.config.ema.decay, self.trainer.callbacks
+        if decay is not None and not any(isinstance(callback, WeightAveraging) for callback in callbacks):
+            raise UserError(f"key 'ema.decay' is {decay}: expected Trainer(callbacks=[EMAWeightAveraging({decay})])")
+        synchronised = getattr(self.trainer.strategy, "_layer_sync", None) is not None
+        if self.config.trainer.sync_batchnorm and self.trainer.world_size > 1 and not synchronised:
+            raise UserError(
+                "key 'trainer.sync_batchnorm' is True: expected "
+                "Trainer(plugins=[dk_bench.training.batch_norm.SharedBatchNorm()])"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes)."""
@@ -76,14 +107,18 @@ class LitClassifier(pl.LightningModule):
     def _when(self) -> str:
         return f"at step {self.global_step} (epoch {self.current_epoch})"
 
+    def on_train_epoch_start(self) -> None:
+        self.train_loss.reset()  # a checkpoint's, unless it is gone on from inside the epoch
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes drop path and the like a function of (seed, step, rank): resuming needs no state of generators."""
-        torch.manual_seed(mix_seed(self.config.seed, self.global_step, self.global_rank))
+        """Makes drop path and the like a function of (seed, batch, rank): resuming needs no state of generators."""
+        torch.manual_seed(mix_seed(self.config.seed, self.batches_before(batch_idx), self.global_rank))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         loss = F.cross_entropy(self._logits(images), labels)
-        if not torch.isfinite(loss):
+        # One process alone must not leave the others waiting for its gradients.
+        if not self.trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(loss)), all=True):
             raise Diverged(f"training loss is {loss.item()} {self._when()}")
         self.train_loss.update(loss.detach(), len(labels))
         self.log("loss", loss.detach(), prog_bar=True)
@@ -93,6 +128,11 @@ class LitClassifier(pl.LightningModule):
         self.log("train/loss", self.train_loss.compute())
         self.train_loss.reset()
 
+    def on_validation_epoch_start(self) -> None:
+        self.share_buffers()
+        for metric in (self.val_loss, self.val_top1, self.val_top5):
+            metric.reset()
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
         logits = self._logits(images).float()
@@ -100,20 +140,30 @@ class LitClassifier(pl.LightningModule):
         self.val_top1.update(logits, labels)
         self.val_top5.update(logits, labels)
 
-    def on_validation_epoch_end(self) -> None:
+    def on_validation_epoch_end(self, split: str = "val") -> None:
         loss = self.val_loss.compute()
         if not torch.isfinite(loss):
             raise Diverged(f"validation loss is {loss.item()} {self._when()}")
-        self.log("val/loss", loss)
-        self.log("val/top1", 100 * self.val_top1.compute(), prog_bar=True)
-        self.log("val/top5", 100 * self.val_top5.compute())
-        for metric in (self.val_loss, self.val_top1, self.val_top5):
-            metric.reset()
+        self.log(f"{split}/loss", loss)
+        self.log(f"{split}/top1", 100 * self.val_top1.compute(), prog_bar=True)
+        self.log(f"{split}/top5", 100 * self.val_top5.compute())
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end("test")
+
+    def predict_step(self, batch: Tensor | tuple[Tensor, Any], batch_idx: int) -> Tensor:
+        """Logits (N, classes) of images, or of a batch that begins with them."""
+        return self(batch if isinstance(batch, Tensor) else batch[0])
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer, scheduler = build_optimizer(
-            self.model, self.config.optim, self.config.model.name, self.hparams.steps_per_epoch
-        )
+        steps = self.hparams.steps_per_epoch if self._trainer is None else self.optimizer_steps()
+        optimizer, scheduler = build_optimizer(self.model, self.config.optim, self.config.model.name, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -121,3 +171,7 @@ class LitClassifier(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         to_lightning_names(checkpoint)
+        super().on_load_checkpoint(checkpoint)
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} ({len(names)})"

@@ -162,7 +162,6 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6 under torch 2.11
-            warnings.filterwarnings("ignore", message=".*ended before the epoch ended.*")  # StepSampler resumes there
             # What is logged at an epoch's end is the same on every process already.
             warnings.filterwarnings("ignore", message=".*recommended to use `self.log.*sync_dist=True.*")
             yield

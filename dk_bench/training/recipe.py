@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from dk_bench.config import OptimConfig
+from dk_bench.errors import UserError
 from dk_bench.nn import offset_parameter_names
 
 
@@ -52,10 +54,28 @@ def schedule(step: int, warmup_steps: int, total_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, total_steps - warmup_steps)))
 
 
+class WarmupCosine(LambdaLR):
+    """`schedule` as a scheduler of every group, to be stepped after every optimiser step."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> None:
+        self.warmup_steps, self.total_steps = warmup_steps, total_steps
+        super().__init__(optimizer, lambda step: schedule(step, warmup_steps, total_steps))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on. Raises UserError for a schedule of another length, which would end elsewhere than at zero."""
+        held = state_dict.get("total_steps", self.total_steps)  # what is older does not say
+        if held != self.total_steps:
+            raise UserError(
+                f"the checkpoint to go on from is of a run of {held} optimiser steps, this one has {self.total_steps}: "
+                "expected the same batches, epochs and accumulated gradients"
+            )
+        super().load_state_dict(state_dict)
+
+
 def build_optimizer(
     model: nn.Module, config: OptimConfig, model_name: str, steps_per_epoch: int
-) -> tuple[torch.optim.Optimizer, LambdaLR]:
+) -> tuple[torch.optim.Optimizer, WarmupCosine]:
     """SGD over `parameter_groups`, and its schedule, to be stepped after every optimiser step."""
     optimizer = torch.optim.SGD(parameter_groups(model, config, model_name), lr=config.lr, momentum=config.momentum)
     warmup, total = round(config.warmup_epochs * steps_per_epoch), config.epochs * steps_per_epoch
-    return optimizer, LambdaLR(optimizer, lambda step: schedule(step, warmup, total))
+    return optimizer, WarmupCosine(optimizer, warmup, total)

@@ -1,0 +1,116 @@
+"""What modules of ours share, so that any `pl.Trainer`, `dk-bench train`'s or a user's own, trains as the configuration
+says, or says at once why it would not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Self
+
+import pytorch_lightning as pl
+import torch.distributed as dist
+from pytorch_lightning.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+)
+from pytorch_lightning.plugins import TorchSyncBatchNorm
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+
+from dk_bench.errors import UserError
+
+# Callbacks that change what the configuration gives -> what to do instead.
+REFUSED_CALLBACKS = {
+    LearningRateFinder: "it gives all parameters one learning rate, those that make offsets too; set the learning rate "
+    "in the configuration and compare runs",
+    BatchSizeFinder: "the batch is the configuration's, and so is the learning rate that goes with it; set it there",
+    StochasticWeightAveraging: "it puts one learning rate in place of the schedule, for offsets too; "
+    "EMAWeightAveraging averages and leaves learning rates alone",
+    GradientAccumulationScheduler: "the schedule needs steps of one size; give Trainer(accumulate_grad_batches=N)",
+    BaseFinetuning: "the schedule does not move parameters that are added later; freeze them before training, or none",
+}
+
+
+class ConfiguredModule(pl.LightningModule):
+    """A module that is trained as its configuration says, over the configuration's epochs."""
+
+    _goes_on = False  # whether this fit begins at a checkpoint
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """As Lightning has it. The weights are the checkpoint's; those that training began with are not looked for."""
+        return super().load_from_checkpoint(checkpoint_path, *args, **{"initial_weights": False, **kwargs})
+
+    def check_trainer(self, epochs: int, key: str) -> None:
+        """To be called in ``setup``, before a fit over ``epochs``, which ``key`` of the configuration gives.
+
+        Raises UserError for the first setting of the trainer that would make other figures than the configuration's.
+        """
+        self._goes_on = False
+        for wrong in _wrong_in(self.trainer, epochs, key):
+            raise UserError(wrong)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._goes_on = True
+
+    def on_fit_start(self) -> None:
+        """Raises UserError for a trainer that has trained before, unless it goes on from a checkpoint."""
+        if self.trainer.global_step and not self._goes_on:
+            raise UserError(
+                f"the Trainer is at step {self.trainer.global_step} of an earlier fit, and a schedule begins at 0: "
+                "expected a new Trainer, or trainer.fit(..., ckpt_path=...) to go on from a checkpoint"
+            )
+
+    def optimizer_steps(self) -> int:
+        """Optimiser steps of an epoch under this trainer: one every ``accumulate_grad_batches`` batches, and one at the
+        end. Raises UserError for a loader of unknown length."""
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(self.trainer.num_training_batches):
+            raise UserError(
+                "the training loader does not say how many batches it has, which the learning rate's schedule needs: "
+                "expected one with a length, or Trainer(limit_train_batches=N)"
+            )
+        return total // self.trainer.max_epochs
+
+    def batches_before(self, batch_idx: int) -> int:
+        """How many batches were trained on before this one of the current epoch. Without accumulated gradients that is
+        the optimiser's step."""
+        return self.current_epoch * self.trainer.num_training_batches + batch_idx
+
+    def share_buffers(self) -> None:
+        """Gives all processes the first one's running statistics, which are a checkpoint's: to be called before
+        evaluation, so that all evaluate the same model. In training DDP does so before every step."""
+        if self.trainer.world_size > 1:
+            for buffer in self.buffers():
+                dist.broadcast(buffer, 0)
+
+
+def _wrong_in(trainer: pl.Trainer, epochs: int, key: str) -> Iterator[str]:
+    for callback in trainer.callbacks:
+        for kind, instead in REFUSED_CALLBACKS.items():
+            if isinstance(callback, kind):
+                yield f"callback {type(callback).__name__}: {instead}"
+    strategy = trainer.strategy
+    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy) or isinstance(strategy, DeepSpeedStrategy):
+        yield (
+            f"Trainer(strategy={type(strategy).__name__}), expected 'ddp', one of its variants or one device: others "
+            "split the parameters, whose learning rate and weight decay go by their names and shapes"
+        )
+    if isinstance(getattr(strategy, "_layer_sync", None), TorchSyncBatchNorm):
+        yield (
+            "Trainer(sync_batchnorm=True) drops the activations inside timm's layers: expected "
+            "Trainer(plugins=[dk_bench.training.batch_norm.SharedBatchNorm()])"
+        )
+    if trainer.fast_dev_run:  # a few steps, which end nowhere
+        return
+    if trainer.max_epochs != epochs:
+        yield (
+            f"Trainer(max_epochs={trainer.max_epochs}), but key '{key}' is {epochs}, which its schedule of "
+            "learning rates is made for: expected the same number"
+        )
+    if trainer.max_steps != -1:
+        yield (
+            f"Trainer(max_steps={trainer.max_steps}), expected none: training lasts the epochs of key '{key}', {epochs}"
+        )
