@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dk_bench._arguments import IntPair, as_pair
-from dk_bench.functional import flops, registration  # noqa: F401  (loads the library and registers what torch asks of it)
+from dk_bench.functional import flops, onnx, registration  # noqa: F401  (loads the library and registers what torch asks of it)
 from dk_bench.functional.deform_roi_pool import deform_roi_pool
 from dk_bench.reference import sample_kernel as _sample_kernel
 
@@ -82,7 +82,8 @@ def deform_kernel_conv(
     Raises:
         RuntimeError, TypeError: as :func:`local_deform_kernel`.
     """
-    return torch.ops.dk_bench.deform_kernel_conv(
+    compute = onnx.deform_kernel_conv if onnx.is_exporting() else torch.ops.dk_bench.deform_kernel_conv
+    return compute(
         input, data_offset, kernel_offset, weight,
         as_pair("kernel_size", kernel_size), as_pair("stride", stride),
         as_pair("padding", padding), as_pair("dilation", dilation), clip,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dk_bench._arguments import IntPair, as_pair
 from dk_bench._roi_arguments import check_roi_pool
+from dk_bench.functional.onnx import is_exporting, refuse_roi_pool
 from dk_bench.functional.registration import _empty_in_format_of, _library
 
 __all__ = ["deform_roi_pool"]
@@ -57,8 +58,11 @@ def deform_roi_pool(
         RuntimeError: an argument's shape, dtype, device or value does not fit, or (on the CPU) rois name an image that
             is not there, or rois or offset hold a NaN; the message names the argument. On CUDA such a box or bin gives
             NaN, as raising would cost a synchronisation.
+            Also during ``torch.onnx.export``: there is no ONNX form.
         TypeError: output_size is not an int or a pair of ints.
     """
+    if is_exporting():
+        refuse_roi_pool()
     return _op(
         input, rois, offset, mask, as_pair("output_size", output_size), float(spatial_scale), sampling_ratio,
         float(gamma), aligned, position_sensitive,

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 
 from dk_bench._arguments import IntPair, as_pair
+from dk_bench.nn.inputs import as_batch, as_given
 from dk_bench.nn.scope import grid_offset, to_scope
+
+# Steps of a forward pass that look at shapes and dtypes: symbolic tracing keeps them as calls.
+for _step in ("as_batch", "as_given", "add_bias"):
+    torch.fx.wrap(_step)
 
 
 class RigidStart2d(nn.Module):
     """A convolution that starts as the rigid one and then learns to adapt.
 
-    A subclass allocates ``weight``, then calls :meth:`reset_parameters`, and says in :meth:`load_rigid` how its state
-    is set so that it computes what a rigid convolution with a given kernel does.
+    A subclass allocates ``weight``, then calls :meth:`reset_parameters`, says in :meth:`load_rigid` how its state is
+    set so that it computes what a rigid convolution with a given kernel does, and computes in :meth:`convolve`.
     """
 
     weight: nn.Parameter
@@ -53,6 +58,27 @@ class RigidStart2d(nn.Module):
             self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, Cin, H, W) to (N, Cout, Hout, Wout), or both without N, as ``torch.nn.Conv2d`` has it.
+
+        Raises:
+            RuntimeError: the input's shape or dtype does not fit.
+        """
+        batch = as_batch(input, self.in_channels, self.weight, type(self).__name__)
+        return as_given(self.convolve(batch), input.dim())
+
+    def convolve(self, input: Tensor) -> Tensor:
+        """The forward pass of a batch (N, Cin, H, W)."""
+        raise NotImplementedError
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What ``torch.jit.script`` calls first. Raises RuntimeError: there is no TorchScript of these modules."""
+        raise RuntimeError(
+            f"{type(self).__name__}({self.extra_repr()}) cannot be scripted: TorchScript, which torch deprecates, "
+            "knows neither its checks nor its branches. Use torch.compile, torch.export, torch.onnx.export or "
+            "torch.jit.trace"
+        )
 
     @property
     def is_depthwise(self) -> bool:

@@ -11,6 +11,8 @@ from dk_bench._arguments import IntPair
 from dk_bench.nn.base import RigidStart2d
 from dk_bench.nn.per_image import conv2d_per_image
 
+torch.fx.wrap("conv2d_per_image")
+
 __all__ = ["CondConv2d"]
 
 
@@ -62,7 +64,8 @@ class CondConv2d(RigidStart2d):
 
     @torch.no_grad()
     def load_rigid(self, kernel: Tensor, bias: Tensor | None) -> None:
-        share = torch.empty_like(self.weight, dtype=torch.float32).exponential_()
+        wide = torch.promote_types(self.weight.dtype, torch.float32)  # 16-bit shares would add up to less than one
+        share = torch.empty_like(self.weight, dtype=wide).exponential_()
         share /= share.sum(0)
         self.weight.copy_(2 * share * kernel.flatten())
         if bias is not None:
@@ -70,7 +73,7 @@ class CondConv2d(RigidStart2d):
         nn.init.zeros_(self.routing.weight)
         nn.init.zeros_(self.routing.bias)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def convolve(self, input: Tensor) -> Tensor:
         route = torch.sigmoid(self.routing(input.mean((2, 3))))
         kernel = (route @ self.weight).unflatten(1, self.kernel_shape)
         return conv2d_per_image(input, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)

@@ -11,6 +11,9 @@ from dk_bench.functional import deform_kernel_conv
 from dk_bench.nn.base import RigidStart2d, add_bias
 from dk_bench.nn.offsets import LocalMask, LocalOffset
 
+for _step in ("_dense", "add_bias", "deform_kernel_conv"):
+    torch.fx.wrap(_step)
+
 __all__ = ["DeformConv2d"]
 
 
@@ -70,7 +73,7 @@ class DeformConv2d(RigidStart2d):
         for generator in self.children():
             generator.reset_parameters()
 
-    def forward(self, input: Tensor) -> Tensor:
+    def convolve(self, input: Tensor) -> Tensor:
         offset = self.data_offset(input)
         if self.is_depthwise and self.deform_groups == 1 and not self.modulated:
             output = deform_kernel_conv(
@@ -81,14 +84,21 @@ class DeformConv2d(RigidStart2d):
         return self._dense(input, offset, self.data_mask(input) if self.modulated else None)
 
     def _dense(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
-        given = input.dtype
-        compute = torch.float64 if given == torch.float64 else torch.float32
-        input, offset, weight = (t.to(compute) for t in (input, offset, self.weight))
-        bias, mask = (None if t is None else t.to(compute) for t in (self.bias, mask))
-        output = deform_conv2d(input, offset, weight, bias, self.stride, self.padding, self.dilation, mask)
-        return output.to(given)
+        return _dense(input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
 
     def extra_repr(self) -> str:
         text = super().extra_repr()
         text += f", deform_groups={self.deform_groups}" if self.deform_groups > 1 else ""
         return text + ", modulated=True" if self.modulated else text
+
+
+def _dense(
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int],
+    padding: tuple[int, int], dilation: tuple[int, int], mask: Tensor | None,
+) -> Tensor:
+    """torchvision's operator, in float32 for 16-bit inputs."""
+    given = input.dtype
+    wide = torch.promote_types(given, torch.float32)
+    input, offset, weight = (t.to(wide) for t in (input, offset, weight))
+    bias, mask = (None if t is None else t.to(wide) for t in (bias, mask))
+    return deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask).to(given)

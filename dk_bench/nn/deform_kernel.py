@@ -12,6 +12,9 @@ from dk_bench.nn.base import ScopedKernel2d, add_bias
 from dk_bench.nn.offsets import GlobalOffset, LocalOffset
 from dk_bench.nn.per_image import conv2d_per_image
 
+for _step in ("_sampled", "add_bias", "conv2d_per_image", "deform_kernel_conv", "local_deform_kernel"):
+    torch.fx.wrap(_step)
+
 __all__ = ["DeformKernel2d", "DeformKernelConv2d", "GlobalDeformKernel2d", "LocalDeformKernel2d"]
 
 
@@ -36,11 +39,15 @@ class GlobalDeformKernel2d(ScopedKernel2d):
     def add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
         self.kernel_offset = GlobalOffset(self.in_channels, self.kernel_size, device, dtype)
 
-    def forward(self, input: Tensor) -> Tensor:
-        offset = self.kernel_offset(input).to(self.weight.dtype)
-        with _no_autocast(input.device.type):  # sample in the weight's own precision, round once
-            kernel = sample_kernel(self.weight, offset, kernel_size=self.kernel_size, clip=self.clip)
+    def convolve(self, input: Tensor) -> Tensor:
+        kernel = _sampled(self.weight, self.kernel_offset(input), self.kernel_size, self.clip)
         return conv2d_per_image(input, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def _sampled(weight: Tensor, kernel_offset: Tensor, kernel_size: tuple[int, int], clip: bool) -> Tensor:
+    """Samples in the weight's own precision, so that autocast rounds once."""
+    with _no_autocast(weight.device.type):
+        return sample_kernel(weight, kernel_offset.to(weight.dtype), kernel_size=kernel_size, clip=clip)
 
 
 def _no_autocast(device_type: str) -> AbstractContextManager[object]:
@@ -90,7 +97,7 @@ class DeformKernel2d(_Depthwise):
         ValueError, TypeError: an argument is out of range; the message names it.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def convolve(self, input: Tensor) -> Tensor:
         output = local_deform_kernel(
             input, self.kernel_offset(input), self.weight, clip=self.clip, **self._geometry()
         )
@@ -112,7 +119,7 @@ class DeformKernelConv2d(_Depthwise):
         super().add_offsets(device, dtype)
         self.data_offset = self._local_offset(device, dtype)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def convolve(self, input: Tensor) -> Tensor:
         output = deform_kernel_conv(
             input, self.data_offset(input), self.kernel_offset(input), self.weight, clip=self.clip, **self._geometry()
         )

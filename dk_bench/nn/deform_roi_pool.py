@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from dk_bench._arguments import IntPair
 from dk_bench.functional import deform_roi_pool
 from dk_bench.nn.base import checked_pair
+from dk_bench.nn.inputs import check_features
 from dk_bench.nn.offsets import RoIOffset
+
+for _step in ("check_features", "deform_roi_pool"):
+    torch.fx.wrap(_step)
 
 __all__ = ["DeformRoIPool", "RoIOffsetHead"]
 
@@ -49,7 +53,7 @@ class RoIOffsetHead(nn.Module):
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
         self.output_size = checked_pair("output_size", output_size, 1)
-        self.modulated = modulated
+        self.in_channels, self.modulated = in_channels, modulated
         bins = prod(self.output_size)
         like = {"device": device, "dtype": dtype}
         self.hidden = nn.Sequential(
@@ -59,6 +63,7 @@ class RoIOffsetHead(nn.Module):
         self.data_offset = RoIOffset(hidden, (3 if modulated else 2) * bins, **like)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
+        pooled = check_features(pooled, self.in_channels, self.output_size, type(self).__name__)
         moves = self.data_offset(self.hidden(pooled.flatten(1))).unflatten(1, (-1, *self.output_size))
         return moves[:, :2], 2 * torch.sigmoid(moves[:, 2:]) if self.modulated else None
 

@@ -11,6 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dk_bench.nn.inputs import as_batch, as_given
+
+for _step in ("as_batch", "as_given"):
+    torch.fx.wrap(_step)
+
 __all__ = ["GlobalOffset", "LocalMask", "LocalOffset", "OffsetGenerator", "RoIOffset", "offset_parameter_names"]
 
 
@@ -41,7 +46,7 @@ class OffsetGenerator(nn.Module):
 class LocalOffset(OffsetGenerator):
     """Offsets for every position: a convolution of the same geometry as the one whose taps it moves.
 
-    Shape: (N, C, H, W) to (N, groups * 2 * Kh * Kw, Hout, Wout).
+    Shape: (N, C, H, W) to (N, groups * 2 * Kh * Kw, Hout, Wout), or both without N.
     """
 
     per_tap = 2
@@ -71,7 +76,7 @@ class LocalMask(LocalOffset):
     Zhu et al. (CVPR 2019) have a plain sigmoid, which starts at 1/2 and so halves what a rigid kernel computes. Twice
     that starts at 1 exactly, which leaves a trained model's function alone; a kernel of half the size makes them equal.
 
-    Shape: (N, C, H, W) to (N, groups * Kh * Kw, Hout, Wout), from 0 to 2.
+    Shape: (N, C, H, W) to (N, groups * Kh * Kw, Hout, Wout), or both without N; from 0 to 2.
     """
 
     per_tap = 1
@@ -83,7 +88,7 @@ class LocalMask(LocalOffset):
 class GlobalOffset(OffsetGenerator):
     """Offsets for a whole image: a linear layer on the global average pool.
 
-    Shape: (N, C, H, W) to (N, 2 * Kh * Kw).
+    Shape: (N, C, H, W) to (N, 2 * Kh * Kw), or both without N.
     """
 
     def __init__(
@@ -96,7 +101,8 @@ class GlobalOffset(OffsetGenerator):
         super().__init__((2 * kernel_size[0] * kernel_size[1], in_channels), device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input.mean((2, 3)), self.weight, self.bias)
+        batch = as_batch(input, self.weight.shape[1], self.weight, "GlobalOffset")
+        return as_given(F.linear(batch.mean((2, 3)), self.weight, self.bias), input.dim())
 
 
 class RoIOffset(OffsetGenerator):

@@ -1,0 +1,129 @@
+"""The operators in ONNX's own terms, for ``torch.onnx.export``: DCN is a DeformConv, the rest standard operators.
+
+During an export the functions of :mod:`dk_bench.functional` come here by themselves. An ``ExportedProgram`` that was
+made without ONNX in mind holds this package's operators; ``program.run_decompositions(onnx.DECOMPOSITIONS)`` takes them
+out. Forward only, with any batch and image size; 16-bit operands are computed in float32, as the operators do.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import deform_conv2d
+
+from dk_bench._arguments import check_local
+from dk_bench.functional import registration  # noqa: F401  (loads the operators)
+from dk_bench.functional.taps import tap_views
+from dk_bench.reference import sample_kernel
+
+__all__ = ["DECOMPOSITIONS", "deform_kernel_conv", "is_exporting"]
+
+Pair = tuple[int, int]
+
+
+def is_exporting() -> bool:
+    """Whether ``torch.onnx.export`` is at work. (Asked in this order, as the second takes a microsecond.)"""
+    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+
+
+def deform_kernel_conv(
+    input: Tensor,
+    data_offset: Tensor | None,
+    kernel_offset: Tensor | None,
+    weight: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    clip: bool,
+) -> Tensor:
+    """:func:`dk_bench.functional.deform_kernel_conv`. Needs opset 19 for data offsets alone (DeformConv), else 16.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it.
+    """
+    geometry = [tuple(pair) for pair in (kernel_size, stride, padding, dilation)]
+    size = check_local(input, data_offset, kernel_offset, weight, *geometry)
+    dtype = input.dtype
+    compute = torch.promote_types(dtype, torch.float32)
+    input, weight = input.to(compute), weight.to(compute)
+    data_offset, kernel_offset = (t if t is None else t.to(compute) for t in (data_offset, kernel_offset))
+    if kernel_offset is None:
+        output = _rigid_kernel(input, data_offset, weight, *geometry, clip)
+    else:
+        if data_offset is None:
+            read = torch.cat(tap_views(input, *geometry), 1).unflatten(1, (-1, input.shape[1]))
+        else:
+            read = _sample_input(input, data_offset, *geometry, size)
+        output = (read * _tap_kernels(weight, kernel_offset, geometry[0], clip)).sum(1)
+    return output.to(dtype)
+
+
+def _rigid_kernel(
+    input: Tensor, data_offset: Tensor | None, weight: Tensor, kernel_size: Pair, stride: Pair, padding: Pair,
+    dilation: Pair, clip: bool,
+) -> Tensor:
+    """The same kernel everywhere: the one that the taps read where they rest."""
+    if tuple(weight.shape[2:]) != kernel_size:
+        rest = weight.new_zeros(1, 2 * kernel_size[0] * kernel_size[1])
+        weight = sample_kernel(weight, rest, kernel_size=kernel_size, clip=clip)[0]
+    if data_offset is None:
+        return F.conv2d(input, weight, None, stride, padding, dilation, input.shape[1])
+    return deform_conv2d(input, data_offset, weight, None, stride, padding, dilation)
+
+
+def _tap_kernels(weight: Tensor, kernel_offset: Tensor, kernel_size: Pair, clip: bool) -> Tensor:
+    """W', (N, taps, C, Hout, Wout): the coefficients of the taps' interpolation times the kernel over the scope."""
+    scope = tuple(weight.shape[2:])
+    offset = kernel_offset.unflatten(1, (-1, 2))  # (N, taps, 2, Hout, Wout)
+    along_y, along_x = (_hat(offset[:, :, axis], kernel_size, axis, scope[axis], clip) for axis in (0, 1))
+    coefficients = (along_y.unsqueeze(3) * along_x.unsqueeze(2)).flatten(2, 3)  # (N, taps, Sh Sw, Hout, Wout)
+    return (weight.flatten(1) @ coefficients.flatten(3)).unflatten(3, coefficients.shape[3:])
+
+
+def _hat(offset: Tensor, kernel_size: Pair, axis: int, samples: int, clip: bool) -> Tensor:
+    """B of the paper's equation 6 along one axis: (N, taps, Hout, Wout) to (N, taps, samples, Hout, Wout)."""
+    like = {"device": offset.device, "dtype": offset.dtype}
+    rest = torch.arange(kernel_size[axis], **like) + (samples - kernel_size[axis]) / 2
+    rest = rest.repeat_interleave(kernel_size[1]) if axis == 0 else rest.repeat(kernel_size[0])
+    coordinate = offset + rest.view(-1, 1, 1)
+    if clip:
+        coordinate = coordinate.clamp(0, samples - 1)
+    distance = coordinate.unsqueeze(2) - torch.arange(samples, **like).view(-1, 1, 1)
+    return (1 - distance.abs()).relu()
+
+
+def _sample_input(
+    input: Tensor, data_offset: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair
+) -> Tensor:
+    """x_k of deformable convolution, (N, taps, C, Hout, Wout), by one GridSample."""
+    offset = data_offset.unflatten(1, (-1, 2))
+    axes = []
+    for axis in (0, 1):
+        like = {"device": input.device, "dtype": input.dtype}
+        tap = torch.arange(kernel_size[axis], **like) * dilation[axis] - padding[axis]
+        tap = tap.repeat_interleave(kernel_size[1]) if axis == 0 else tap.repeat(kernel_size[0])
+        position = (torch.arange(size[axis], **like) * stride[axis]).unsqueeze(1 - axis)
+        coordinate = offset[:, :, axis] + tap.view(-1, 1, 1) + position
+        axes.append((2 * coordinate + 1) / input.shape[2 + axis] - 1)  # GridSample's units, align_corners=False
+    grid = torch.stack((axes[1], axes[0]), dim=-1).flatten(1, 2)
+    read = F.grid_sample(input, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return read.unflatten(2, (-1, size[0])).transpose(1, 2)
+
+
+def refuse_roi_pool(*_: Any) -> NoReturn:
+    """Raises RuntimeError: how many samples a bin has depends on its box, which no standard operator can say."""
+    raise RuntimeError(
+        "dk_bench.functional.deform_roi_pool has no ONNX form (the number of a bin's samples follows its box); export "
+        "the model up to its feature maps and pool outside"
+    )
+
+
+DECOMPOSITIONS = {
+    torch.ops.dk_bench.deform_kernel_conv.default: deform_kernel_conv,
+    torch.ops.dk_bench.deform_roi_pool.default: refuse_roi_pool,
+}
+"""Operator to its ONNX form, for ``ExportedProgram.run_decompositions``."""

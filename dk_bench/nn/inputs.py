@@ -1,0 +1,49 @@
+"""What a module takes: a batch of images, or one image, as ``torch.nn.Conv2d`` does."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def as_batch(input: Tensor, channels: int, weight: Tensor, module: str) -> Tensor:
+    """The input as a batch: (N, C, H, W) as it is, (C, H, W) with an N of 1.
+
+    Args:
+        channels: what C has to be.
+        weight: a parameter of the module; the input has to have its dtype, unless autocast makes them equal.
+        module: what the message calls the module.
+
+    Raises:
+        RuntimeError: shape or dtype do not fit.
+    """
+    if input.dim() not in (3, 4) or input.shape[-3] != channels or 0 in input.shape[-2:]:
+        raise RuntimeError(
+            f"input: {module} expected (N, {channels}, H, W) or (C, H, W) = ({channels}, H, W) with H, W >= 1, got "
+            f"shape {tuple(input.shape)}"
+        )
+    if input.dtype != weight.dtype and (autocast_dtype(input) is None or autocast_dtype(weight) is None):
+        raise RuntimeError(f"input: {module} expected dtype {weight.dtype} as its weight has, got {input.dtype}")
+    return input if input.dim() == 4 else input.unsqueeze(0)
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """What autocast turns the tensor into; None where it is off or leaves the tensor alone, as it does float64."""
+    kind = tensor.device.type
+    if kind == "meta" or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return None
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def check_features(pooled: Tensor, channels: int, size: tuple[int, int], module: str) -> Tensor:
+    """The boxes' features as they are. Raises RuntimeError unless they are (R, channels, *size)."""
+    if pooled.dim() != 4 or tuple(pooled.shape[1:]) != (channels, *size):
+        raise RuntimeError(
+            f"pooled: {module} expected (R, {channels}, {size[0]}, {size[1]}), got shape {tuple(pooled.shape)}"
+        )
+    return pooled
+
+
+def as_given(output: Tensor, dim: int) -> Tensor:
+    """The output of a batch, without its N where the input, of ``dim`` axes, had none."""
+    return output if dim == 4 else output.squeeze(0)
