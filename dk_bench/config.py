@@ -7,23 +7,23 @@ so that an error names its source, the key, the value and what is expected.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-
 from dk_bench.errors import UserError
 from dk_bench.models.spec import KernelSpec
+from dk_bench.overrides import Key, joined, put, split_override
+from dk_bench.reading import Misread, UnknownKey, kinds_of, plain, read, read_text
+from dk_bench.yaml_words import read_words
 
-# OmegaConf reads the annotations at run time and knows typing's Optional, Union and Literal best.
-Optional, Union = typing.Optional, typing.Union
+DEVICES = re.compile(r"auto|[0-9]+(, ?[0-9]+)+|[0-9]+,")
 
 
 @dataclass
@@ -36,10 +36,10 @@ class ModelConfig:
     """
 
     name: str = "resnet50dw"
-    spec: Optional[dict[str, Any]] = None  # fields of dk_bench.KernelSpec that deform the rigid model named above
+    spec: dict[str, Any] | None = None  # fields of dk_bench.KernelSpec that deform the rigid model named above
     pretrained: bool = False  # start from timm's weights of the rigid model; timm downloads them
     drop_path_rate: float = 0.0
-    checkpoint: Optional[str] = None  # weights to start from: what `train` left of this model or its rigid base
+    checkpoint: str | None = None  # weights to start from: what `train` left of this model or its rigid base
     kwargs: dict[str, Any] = field(default_factory=dict)  # handed to timm.create_model
 
 
@@ -47,7 +47,7 @@ class ModelConfig:
 class AugmentConfig:
     """Training augmentation."""
 
-    scale: Optional[list[float]] = field(default_factory=lambda: [0.08, 1.0])  # crop's share of the area; null: no crop
+    scale: list[float] | None = field(default_factory=lambda: [0.08, 1.0])  # crop's share of the area; null: no crop
     ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])  # crop's width / height
     flip: float = 0.5  # probability of a horizontal flip
     color_jitter: float = 0.4  # of brightness, contrast and saturation; 0: none
@@ -74,9 +74,9 @@ class DataConfig:
     source: Literal["procedural", "timm"] = "procedural"
     name: str = "procedural"  # what records and tables call the data; tells data sets apart, wherever they lie
     reader: str = ""  # timm's data set name, as in hfds/NAME or torch/NAME; empty: a folder or a tar
-    root: Optional[str] = None  # for named data sets: where they lie
-    train: Optional[str] = None  # folder or tar with one folder a class; for named data sets: the split's name
-    val: Optional[str] = None
+    root: str | None = None  # for named data sets: where they lie
+    train: str | None = None  # folder or tar with one folder a class; for named data sets: the split's name
+    val: str | None = None
     size: int = 224  # side of the square the network sees, pixels
     crop_pct: float = 0.875  # evaluation: resize the shorter side to size / crop_pct, then crop the centre
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
@@ -97,14 +97,14 @@ class OptimConfig:
     epochs: int = 90
     warmup_epochs: float = 5.0
     # Offset generators learn at lr times this; auto: the paper's 0.1 for MobileNet-V2, 0.01 otherwise.
-    offset_lr_multiplier: Union[int, float, str] = "auto"  # int: W&B's agent writes 1.0 as 1
+    offset_lr_multiplier: int | float | str = "auto"  # int: W&B's agent writes 1.0 as 1
 
 
 @dataclass
 class EmaConfig:
     """Exponential moving average of the weights; it is what is then evaluated."""
 
-    decay: Optional[float] = None  # null: off
+    decay: float | None = None  # null: off
 
 
 @dataclass
@@ -113,12 +113,12 @@ class TrainerConfig:
 
     precision: str = "32-true"  # Lightning's names: 16-mixed, bf16-mixed, ...
     accelerator: str = "auto"
-    devices: Union[int, str] = "auto"
+    devices: int | str = "auto"
     channels_last: bool = True
     compile: bool = False
     sync_batchnorm: bool = False  # several devices normalise by the statistics of the whole batch, not each by its own
     deterministic: bool = False  # only algorithms that are; on the CPU they all are
-    checkpoint_every_n_steps: Optional[int] = None  # besides the end of every epoch
+    checkpoint_every_n_steps: int | None = None  # besides the end of every epoch
 
 
 @dataclass
@@ -153,13 +153,12 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Confi
 
     Raises UserError for a file that is missing or not YAML, an unknown key, a value of the wrong type or range.
     """
-    layers = _file_layers(Path(path)) if path is not None else []
-    return _merge([*layers, *((override, parse_override(override)) for override in overrides)])
+    return _merge(_file_layers(Path(path)) if path is not None else [], overrides)
 
 
 def config_from_dict(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "configuration") -> Config:
     """The configuration `to_dict` gave, as checkpoints hold it, and overrides. Raises as load_config does."""
-    return _merge([(source, dict(values)), *((override, parse_override(override)) for override in overrides)])
+    return _merge([(source, dict(values))], overrides)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -167,73 +166,93 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def schema_annotation(key: Key) -> Any:
+    """What a key takes. Raises UnknownKey."""
+    annotation: Any = Config
+    for depth, part in enumerate(key):
+        for kind in kinds_of(annotation):
+            hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+            if part in hints:
+                annotation = hints[part]
+                break
+            if kind is Any or isinstance(kind, tuple) and (kind[0] is dict or str(part).isdecimal()):
+                annotation = Any if kind is Any else kind[1]
+                break
+        else:
+            raise UnknownKey(joined(key[: depth + 1]))
+    return annotation
+
+
+def read_value(key: Key, text: str) -> Any:
+    """What the text of an override, or of a part of one, sets. Raises UserError."""
+    try:
+        return read_text(text, schema_annotation(key), joined(key))
+    except UnknownKey as error:
+        raise UserError(f"unknown key '{error.args[0]}'{_did_you_mean(error.args[0])}") from error
+    except Misread as error:
+        raise UserError(str(error)) from error
+
+
 def _file_layers(path: Path, children: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
     """(file name, content) of a file and its bases, the base first."""
     if path.resolve() in children:
         raise UserError(f"{path}: 'base' leads back to this file")
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except OSError as error:
-        raise UserError(f"{path}: no configuration can be read there: {error.strerror or error}") from error
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    content = read_words(path)
+    content = {} if content is None else content
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected keys and values, found {type(content).__name__}")
+        raise UserError(f"{path}: expected keys and values, found {type(plain(content)).__name__}")
     base = content.pop("base", None)
     if base is None:
         return [(str(path), content)]
     if not isinstance(base, str):
-        raise UserError(f"{path}: key 'base' is {base!r}, expected the path of another configuration")
+        raise UserError(f"{path}: key 'base' is {plain(base)!r}, expected the path of another configuration")
     return [*_file_layers(path.parent / base, (*children, path.resolve())), (str(path), content)]
 
 
-def parse_override(override: str) -> dict[str, Any]:
-    """``a.b=VALUE`` as nested sections, VALUE in YAML. Raises UserError for anything else."""
-    key, equals, _ = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"{override!r}: expected KEY=VALUE, for example optim.epochs=10")
-    try:
-        return _with_nulls(OmegaConf.to_container(OmegaConf.from_dotlist([override])))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(f"{override!r}: cannot be read: {' '.join(str(error).split())}") from error
-
-
-def _with_nulls(value: Any) -> Any:
-    """``None`` is null: W&B's agent writes the values of a sweep as Python does."""
-    if isinstance(value, dict):
-        return {key: _with_nulls(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_nulls(item) for item in value]
-    return None if value == "None" else value
-
-
-def _merge(layers: Iterable[tuple[str, dict[str, Any]]]) -> Config:
-    merged = OmegaConf.structured(Config)
+def _merge(layers: Iterable[tuple[str, dict[str, Any]]], overrides: Iterable[str]) -> Config:
+    values = dataclasses.asdict(Config())
     for source, content in layers:
-        _check_sections(source, content, Config)
-        try:
-            merged = OmegaConf.merge(merged, OmegaConf.create(content))
-        except ConfigKeyError as error:
-            raise UserError(f"{source}: unknown key '{error.full_key}'{_did_you_mean(error.full_key)}") from error
-        except OmegaConfBaseException as error:
-            raise UserError(f"{source}: {_wrong_type(error, content)}") from error
-    try:
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:  # a ${reference} that leads nowhere
-        raise UserError(f"key '{error.full_key}': {str(error).splitlines()[0]}") from error
+        with _named(source):
+            values = put(values, (), _without_empty(read(content, Config), Config))
+    for override in overrides:
+        key, text = split_override(override)
+        with _named(override):
+            annotation = schema_annotation(key)
+            value = _without_empty(read_text(text, annotation, joined(key)), annotation)
+            if value or not dataclasses.is_dataclass(annotation):
+                values = put(values, key, value)
+    config = _built(Config, values)
     _check_ranges(config)
     _check_spec(config.model)
     return config
 
 
-def _check_sections(source: str, content: dict[str, Any], schema: type, prefix: str = "") -> None:
-    """Raises UserError where a section's place holds a single value, which OmegaConf reports without its key."""
-    for name, hint in typing.get_type_hints(schema).items():
-        if not dataclasses.is_dataclass(hint) or name not in content:
-            continue
-        if not isinstance(content[name], dict):
-            raise UserError(f"{source}: key '{prefix}{name}' is {content[name]!r}, expected {_describe(hint)}")
-        _check_sections(source, content[name], hint, f"{prefix}{name}.")
+@contextlib.contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Turns what is wrong with a value into a UserError that names where it comes from."""
+    try:
+        yield
+    except UnknownKey as error:
+        raise UserError(f"{source}: unknown key '{error.args[0]}'{_did_you_mean(error.args[0])}") from error
+    except Misread as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def _without_empty(value: Any, schema: Any) -> Any:
+    """A section of the schema without its empty sections, which set nothing; of other sections empty is a value."""
+    if not dataclasses.is_dataclass(schema):
+        return value
+    hints = typing.get_type_hints(schema)
+    parts = {name: _without_empty(item, hints[name]) for name, item in value.items()}
+    return {name: item for name, item in parts.items() if item != {} or not dataclasses.is_dataclass(hints[name])}
+
+
+def _built(schema: type, values: Mapping[str, Any]) -> Any:
+    hints = typing.get_type_hints(schema)
+    return schema(**{
+        name: _built(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+        for name, value in values.items()
+    })  # fmt: skip
 
 
 def _keys(schema: type, prefix: str = "") -> dict[str, Any]:
@@ -258,36 +277,15 @@ def _siblings(key: str, keys: list[str]) -> list[str]:
     return [k for k in keys if k.rpartition(".")[0] == section]
 
 
-def _wrong_type(error: OmegaConfBaseException, content: Any) -> str:
-    key = error.full_key or ""
-    value = content
-    for part in key.replace("[", ".").replace("]", "").split("."):
-        value = value[int(part)] if isinstance(value, list) else value.get(part) if isinstance(value, dict) else value
-    hint = _keys(Config).get(key.partition("[")[0])
-    return f"key '{key}' is {value!r}, expected {_describe(hint)}" if hint else str(error).splitlines()[0]
-
-
-def _describe(hint: Any) -> str:
-    """An annotation in words a user of YAML knows."""
-    plain = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
-    if hint in plain:
-        return plain[hint]
-    if dataclasses.is_dataclass(hint):
-        return f"a section with keys {', '.join(f.name for f in dataclasses.fields(hint))}"
-    arguments = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        return f"one of {', '.join(arguments)}"
-    if typing.get_origin(hint) is list:
-        return f"a list, each item {_describe(arguments[0])}"
-    return " or ".join(map(_describe, arguments)) if typing.get_origin(hint) is Union else "keys and values"
-
-
 def _check_ranges(config: Config) -> None:
     """What a type cannot say. Raises UserError for the first key out of range."""
     data, optim, shapes = config.data, config.optim, config.data.procedural
     multiplier = optim.offset_lr_multiplier
     every = config.trainer.checkpoint_every_n_steps
+    devices = config.trainer.devices
     rules = [
+        ("name", config.name, not Path(config.name).is_absolute() and ".." not in Path(config.name).parts,
+         "a name that leaves a run's folder below output"),
         ("seed", config.seed, 0 <= config.seed < 2**32, "an integer from 0 to 2^32 - 1"),
         ("model.drop_path_rate", config.model.drop_path_rate, 0 <= config.model.drop_path_rate < 1, "0 to below 1"),
         ("model.pretrained", config.model.pretrained, not (config.model.pretrained and config.model.checkpoint),
@@ -311,6 +309,9 @@ def _check_ranges(config: Config) -> None:
         ("optim.offset_lr_multiplier", multiplier,
          multiplier == "auto" if isinstance(multiplier, str) else multiplier >= 0, "auto or a number from 0"),
         ("ema.decay", config.ema.decay, config.ema.decay is None or 0 <= config.ema.decay < 1, "null or 0 to below 1"),
+        ("trainer.devices", devices,
+         bool(DEVICES.fullmatch(devices)) if isinstance(devices, str) else devices >= 1 or devices == -1,
+         "auto, a number of devices, -1 (all), or the numbers of some, as 0,2"),
         ("trainer.checkpoint_every_n_steps", every, every is None or every >= 1, "null or at least 1"),
     ]  # fmt: skip
     for key, value, holds, expected in rules:

@@ -76,7 +76,7 @@ def test_round_trip_through_plain_data():
         ("optim.offset_lr_multiplier=small", ["optim.offset_lr_multiplier", "'small'", "auto or a number"]),
         ("optim.warmup_epochs=90", ["optim.warmup_epochs", "90", "optim.epochs"]),
         ("seed=-1", ["seed", "-1"]),
-        ("model.spec=local", ["model.spec", "'local'", "keys and values or null"]),
+        ("model.spec=local", ["model.spec", "'local'", "keys and values in braces or null"]),
         ("model.spec.scoop=5", ["model.spec", "'scoop': 5", "unknown key 'scoop'", "expected some of depthwise"]),
         ("model.spec.depthwise=locl", ["model.spec", "depthwise: expected one of", "'locl'"]),
         ("model.spec={depthwise: local, scope: 2}", ["model.spec", "scope: expected at least kernel_size = 3", "2"]),
@@ -85,7 +85,7 @@ def test_round_trip_through_plain_data():
         ("model.pretrained=some", ["model.pretrained", "'some'", "true or false"]),
         ("seed=${nothing}", ["seed", "nothing"]),
         ("seed", ["'seed'", "KEY=VALUE"]),
-        ("name=[a", ["name=[a", "cannot be read"]),
+        ("model.kwargs=[a", ["model.kwargs", "'[a', which cannot be read: a bracket is not closed"]),
     ],
 )
 def test_bad_override_is_named(override, parts):
@@ -103,7 +103,7 @@ def test_bad_override_is_named(override, parts):
         ("optim: {epochs: three}", ["optim.epochs", "'three'", "an integer"]),
         ("- 1", ["list"]),
         ("a: [", ["not YAML"]),
-        ("base: 3", ["'base'", "3"]),
+        ("base: [3]", ["'base'", "3"]),
         ("base: missing.yaml", ["missing.yaml", "No such file"]),
         ("base: bad.yaml", ["'base' leads back to this file"]),
     ],

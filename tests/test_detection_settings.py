@@ -38,10 +38,10 @@ def change_annotations(path, change):
     ("trainer.precision=8", "'trainer.precision' is '8', expected one of 32-true"),
     ("trainer.device=1", "unknown key 'trainer.device', did you mean 'trainer.devices'"),
     ("optim_wrapper.accumulative_counts=2", "'optim_wrapper.accumulative_counts' is 2, expected 1"),
-    ("param_scheduler.7.end=2", "param_scheduler.7.end=2: cannot be applied"),
+    ("param_scheduler.7.end=2", "key 'param_scheduler' has no item 7, expected 0 to 1"),
     ("val_dataloader=None", "key 'val_dataloader' is missing"),
     ("train_cfg={'max_epochs': 0}", "'train_cfg.max_epochs' is 0, expected an integer of at least 1"),
-    ("train_cfg={max", "train_cfg={max': cannot be read"),
+    ("train_cfg={max", "'train_cfg' is '{max', which cannot be read: a bracket is not closed"),
 ])  # fmt: skip
 def test_bad_configuration_is_named(tmp_path, override, match):
     with pytest.raises(UserError, match=match):

@@ -13,7 +13,7 @@ import torch
 
 TOOLS = Path(__file__).parent.parent / "tools"
 # What a bare GPU machine lacks of what this one may have.
-LACKING = ("omegaconf", "wandb", "mmcv", "mmdet", "mmengine", "pycocotools", "faster_coco_eval", "statsmodels")
+LACKING = ("wandb", "mmcv", "mmdet", "mmengine", "pycocotools", "faster_coco_eval", "statsmodels")
 BLOCK = f"""
 import sys
 class Lacking:

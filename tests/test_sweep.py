@@ -105,7 +105,7 @@ def test_default_command_is_wandbs(tmp_path):
         ({"parameters": {"a": {"min": 0.5, "max": 1}}}, "'parameters.a.min' is 0.5"),
         ({"parameters": {"a": {"min": 2, "max": 1}}}, "'parameters.a': expected min below max"),
         ({"parameters": {"a b": {"value": 1}}}, "'a b' is no name"),
-        ({"parameters": {"a": {"values": [datetime.date(2020, 1, 1)]}}}, "'parameters.a.values' is .* what JSON can"),
+        ({"parameters": {"a": {"values": [datetime.date(2020, 1, 1)]}}}, "2020-01-01 is a date to YAML"),
         ({"parameters": {"a": {"value": {1: 2, "b": 3}}}}, "'parameters.a.value' is .* what JSON can hold"),
         ({"parameters": {"a": {"values": [math.nan]}}}, "'parameters.a.values' is .* what JSON can hold"),
         ({"parameters": {"a": {"min": 0, "max": math.inf, "distribution": "q_uniform"}}}, "'parameters.a'.* finite"),

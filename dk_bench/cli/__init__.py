@@ -57,7 +57,10 @@ def main(argv: list[str] | None = None) -> int:
             module = importlib.import_module(f"dk_bench.cli.{name}")
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        hint = "; key=value has no dashes before it" if hasattr(args, "overrides") else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     try:
         return args.run(args)
     except UserError as error:

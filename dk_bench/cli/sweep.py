@@ -16,10 +16,11 @@ from dk_bench.errors import UserError
 from dk_bench.results.attempts import STALE
 from dk_bench.results.identity import config_hash
 from dk_bench.results.record import RunRecord
+from dk_bench.sweep.cells import find_runs
 from dk_bench.sweep.grid import Sweep, read_sweep
 from dk_bench.sweep.progress import Shown, SweepProgress
 from dk_bench.sweep.runner import Job, available_cores, available_gpus, run_jobs
-from dk_bench.sweep.runs import Run, training_runs
+from dk_bench.sweep.runs import training_runs
 
 STOPPED = 130  # what shells report after Ctrl-C
 
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retries", type=int, metavar="N", default=0,
                         help="how often to run a cell that failed again (0)")
     add_output(parser, "FOLDER", "for runs and logs, in place of the file's parameter 'output'")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and what is wrong, run nothing")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,8 +49,7 @@ def run(args: argparse.Namespace) -> int:
     sweep = read_sweep(args.file)
     jobs = make_jobs(sweep, None if args.output is None else str(args.output))
     if args.dry_run:
-        print("\n".join(shlex.join(job.argv) for job in jobs))
-        return 0
+        return _show(jobs)
     console = Console(file=Shown(sys.stderr))
     for folder in skip_finished(jobs):
         console.print(f"failed {folder}: {STALE}", markup=False, highlight=False, style="red", soft_wrap=True)
@@ -70,13 +70,14 @@ def run(args: argparse.Namespace) -> int:
 def make_jobs(sweep: Sweep, output: str | None) -> list[Job]:
     """One job a cell, in the grid's order. ``output`` takes the place of the parameter of that name."""
     cells = [dict(sorted({**cell, "output": output}.items())) if output else cell for cell in sweep.cells()]
-    varying = [key for key in cells[0] if any(cell[key] != cells[0][key] for cell in cells)]
+    varying = [key for key in cells[0] if any(str(cell[key]) != str(cells[0][key]) for cell in cells)]
     jobs = []
     for number, cell in enumerate(cells, start=1):
         name = " ".join(f"{key}={cell[key]}" for key in varying) or sweep.name
         values = _file_name("-".join(str(cell[key]) for key in varying)) or "cell"
         log = f"{_file_name(sweep.name) or 'sweep'}-{number:03d}-{values}.log"
-        jobs.append(Job(name, sweep.argv(cell), Path(str(cell.get("output", "runs"))) / "logs" / log))
+        folder = Path(str(cell.get("output", "runs"))) / "logs"
+        jobs.append(Job(name, sweep.argv(cell), folder / log, cell=cell))
     _check_apart(jobs)
     return jobs
 
@@ -85,11 +86,31 @@ def _check_apart(jobs: list[Job]) -> None:
     """Raises UserError for two cells of one command: they would be one run, and the grid a cell short."""
     seen: dict[tuple[str, ...], Job] = {}
     for job in jobs:
-        if (other := seen.setdefault(tuple(job.argv), job)) is not job:
-            raise UserError(
-                f"cells {other.name!r} and {job.name!r} are one command, {shlex.join(job.argv)}; expected key "
-                "'command' with ${args_no_hyphens} or the like, so that every parameter that varies reaches it"
-            )
+        other = seen.setdefault(tuple(job.argv), job)
+        if other is job:
+            continue
+        for key, value in job.cell.items():
+            if str(value) == str(other.cell[key]) and repr(value) != repr(other.cell[key]):
+                raise UserError(
+                    f"parameter '{key}' has {other.cell[key]!r} and {value!r}, which are one argument, {key}={value}; "
+                    "expected one of them"
+                )
+        raise UserError(
+            f"cells {other.name!r} and {job.name!r} are one command, {shlex.join(job.argv)}; expected key 'command' "
+            "with ${args_no_hyphens} or the like, so that every parameter that varies reaches it"
+        )
+
+
+def _show(jobs: list[Job]) -> int:
+    """Prints the commands and which of them will fail, as their configuration cannot be read; 1 if there are such.
+
+    Raises UserError for what a sweep refuses to start with.
+    """
+    print("\n".join(shlex.join(job.argv) for job in jobs))
+    unread = find_runs(jobs)
+    for job, error in unread:
+        print(f"cell {job.name!r} will fail: {error}", file=sys.stderr)
+    return 1 if unread else 0
 
 
 def skip_finished(jobs: list[Job]) -> list[Path]:
@@ -98,20 +119,14 @@ def skip_finished(jobs: list[Job]) -> list[Path]:
 
     Training would see that itself and return at once, but only after half a minute of imports for every few cells.
     Returns the folders of runs whose record says running while their process, on this machine, is gone; their jobs
-    wait to be run, from the last checkpoint. Raises UserError for two cells that are one run, by other words.
+    wait to be run, from the last checkpoint. Raises UserError as `find_runs` does.
     """
+    find_runs(jobs)
     found: dict[Path, list[tuple[Path, RunRecord]]] = {}  # output folder -> training runs in it
-    cells: dict[Path, Job] = {}
     for job in jobs:
-        job.run = run = Run.of(job.argv)
+        run = job.run
         if run is None:
             continue
-        other = cells.setdefault(run.folder, job)
-        if other.argv != job.argv:
-            raise UserError(
-                f"cells {other.name!r} and {job.name!r} are one run, {run.folder}: they differ in what changes no "
-                "result; expected parameters that do"
-            )
         if run.output not in found:
             found[run.output] = list(training_runs(run.output))
         finished = {(config_hash(r.config), r.seed) for _, r in found[run.output] if r.status == "finished"}

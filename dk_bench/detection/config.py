@@ -10,27 +10,33 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mmengine
-from mmengine.config import DictAction
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-from dk_bench.config import Config, config_from_dict, parse_override
+from dk_bench.config import Config, config_from_dict, read_value
 from dk_bench.errors import UserError
+from dk_bench.overrides import Key, joined, put, split_override, standing
+from dk_bench.reading import Misread, annotation_of, read_text
 
 OURS = ("name", "seed", "output", "trainer", "wandb")
 NEEDED = ("model", "train_dataloader", "val_dataloader", "train_cfg", "optim_wrapper")
 # Top-level keys that mean something to mmdet's runner or to us; a file may hold others, for its own use.
 KNOWN = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | {
     *OURS, "data_name", "other_classes", "sync_bn", "find_unused_parameters", "custom_imports",
+}  # fmt: skip
+# Keys that take more than what stands there shows, or of which nothing may stand there.
+TAKES = {
+    "data_name": str | None, "other_classes": bool, "load_from": str | None, "work_dir": str | None, "resume": bool,
+    "default_scope": str | None, "experiment_name": str | None, "sync_bn": Literal["torch", "mmcv"] | None,
+    "model.backbone.model_name": str, "model.backbone.checkpoint": str | None,
 }  # fmt: skip
 TRAIN_CFG = ("type", "by_epoch", "max_epochs", "val_interval", "val_begin")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -60,7 +66,8 @@ def our_keys(run: Config) -> dict[str, Any]:
 
 
 def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> DetectionConfig:
-    """Reads a file of configs/det, or any of mmdet's, and applies ``key=value`` overrides as mmdet's --cfg-options.
+    """Reads a file of configs/det, or any of mmdet's, and applies ``key=value`` overrides, read as `dk_bench.reading`
+    says: mmdet's --cfg-options splits a text at its commas and drops its blanks.
 
     ``data_root=PATH`` moves all data sets and annotation files that lie in the file's own ``data_root``.
 
@@ -115,27 +122,22 @@ def _checked(cfg: mmengine.Config, overrides: Iterable[str], source: str) -> Det
 
 
 def _override(cfg: mmengine.Config, override: str, source: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"{override!r}: expected KEY=VALUE, for example train_cfg.max_epochs=1")
-    first = key.partition(".")[0]
-    if key == "data_root" and isinstance(cfg.get(key), str):
-        return _move_data(cfg, value)
+    key, text = split_override(override)
+    first, *rest = key
+    if key == ("data_root",) and isinstance(cfg.get(first), str):
+        return _move_data(cfg, text, source)
     if first not in KNOWN:
         raise UserError(f"{override}: {_no_key(cfg, first, source)}")
     try:
-        cfg.merge_from_dict({key: _value(override)})
-    except (KeyError, TypeError, AssertionError, IndexError) as error:
-        raise UserError(f"{override}: cannot be applied: {error}") from error
+        value = read_value(key, text) if first in OURS else read_text(text, _annotation(cfg, key), joined(key))
+        cfg[first] = put(cfg.get(first), tuple(rest), value, (first,))
+    except (UserError, Misread) as error:
+        raise UserError(f"{override}: {error}") from error
 
 
-def _value(override: str) -> Any:
-    """What an override sets: as the tools of mmdet read it; and a mapping, which those do not know: so come the nested
-    parameters of a sweep."""
-    key, _, text = override.partition("=")
-    if not text.startswith("{"):
-        return DictAction._parse_iterable(text)
-    return functools.reduce(lambda section, name: section[name], key.split("."), parse_override(override))
+def _annotation(cfg: mmengine.Config, key: Key) -> Any:
+    """What a key takes that no schema knows: what stands there says it, but for a few."""
+    return TAKES.get(joined(key)) or annotation_of(standing(cfg, key))
 
 
 def _no_key(cfg: mmengine.Config, first: str, source: str) -> str:
@@ -151,9 +153,11 @@ def _no_key(cfg: mmengine.Config, first: str, source: str) -> str:
     return f"unknown key '{first}'{hint}"
 
 
-def _move_data(cfg: mmengine.Config, root: str) -> None:
+def _move_data(cfg: mmengine.Config, root: str, source: str) -> None:
     """Puts another folder in place of ``data_root`` wherever a path of the configuration begins with it."""
     old = cfg.data_root.rstrip("/")
+    if not root or not old:
+        raise UserError(f"data_root={root}: 'data_root' is {cfg.data_root!r} in {source}, expected a folder in both")
 
     def moved(value: Any) -> Any:
         if isinstance(value, dict):

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dk_bench.errors import UserError
+from dk_bench.yaml_words import read_as_written
 
 # Top-level keys of W&B's schema; those that only a server can honour are refused below.
 KEYS = (
@@ -76,13 +76,7 @@ def read_sweep(path: str | Path) -> Sweep:
     """Reads a sweep file. Raises UserError that names the file, the key and what was expected there."""
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: no sweep can be read there: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    try:
-        return _checked(content, default_name=path.stem)
+        return _checked(read_as_written(path, "sweep"), default_name=path.stem)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -12,10 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from dk_bench.errors import BusyError
 from dk_bench.sweep.runs import Run
@@ -43,6 +43,7 @@ class Job:
     seconds: float = 0.0  # how long it took, once it has ended
     process: subprocess.Popen | None = field(default=None, repr=False)
     looked: float = -math.inf  # time.monotonic() when it was last seen to be at another process
+    cell: Mapping[str, Any] = field(default_factory=dict)  # the parameters of the sweep that it is for
 
     @property
     def has_ended(self) -> bool:

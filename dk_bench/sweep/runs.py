@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from dk_bench.config import load_config, to_dict
+from dk_bench.config import Config, load_config, to_dict
 from dk_bench.errors import UserError
 from dk_bench.results.attempts import INTERRUPTED
 from dk_bench.results.identity import config_hash, run_folder
@@ -31,25 +31,16 @@ class Run:
 
     @classmethod
     def of(cls, argv: list[str]) -> Run | None:
-        """The run that ``[...] dk-bench train CONFIG key=value...`` stands for, or ``-m dk_bench`` in place of
-        ``dk-bench``; None for any other command."""
-        for start in range(len(argv) - 2):
-            is_module = start > 0 and argv[start - 1 : start + 1] == ["-m", "dk_bench"]
-            if (is_module or Path(argv[start]).name == "dk-bench") and argv[start + 1] == "train":
-                with contextlib.suppress(UserError):  # the cell itself will fail with it, and say so in its log
-                    return cls._of_config(argv[start + 2], argv[start + 3 :])
-        return None
+        """The run that a command stands for; None for a command that trains none.
+
+        Raises UserError for a configuration that cannot be read.
+        """
+        values = training_values(argv)
+        return None if values is None else cls.by(*values)
 
     @classmethod
-    def _of_config(cls, path: str, overrides: list[str]) -> Run:
-        if path.endswith(".py"):
-            from dk_bench.detection.config import config_from_values  # of packages that may not be installed
-
-            detection = config_from_values(copy.deepcopy(_detection_values(path)), overrides, path)
-            config, values = detection.run, detection.to_dict()
-        else:
-            config = load_config(path, overrides)
-            values = to_dict(config)
+    def by(cls, config: Config, values: Mapping[str, Any]) -> Run:
+        """The run of a configuration, as `training_values` gives it."""
         return cls(run_folder(config, values), Path(config.output), config_hash(values), config.seed)
 
     def record(self) -> RunRecord | None:
@@ -88,6 +79,29 @@ class Run:
         if record and record.status == "failed" and len(attempts_of(record)) > self.attempts:
             return ("free", "") if record.error == INTERRUPTED else ("failed", record.error or "")
         return "free", ""
+
+
+def training_values(argv: list[str]) -> tuple[Config, dict[str, Any]] | None:
+    """Our keys and the whole configuration, plain data, of ``[...] dk-bench train CONFIG key=value...``, or ``-m
+    dk_bench`` in place of ``dk-bench``; None for any other command.
+
+    Raises UserError for a configuration that cannot be read.
+    """
+    for start in range(len(argv) - 2):
+        is_module = start > 0 and argv[start - 1 : start + 1] == ["-m", "dk_bench"]
+        if (is_module or Path(argv[start]).name == "dk-bench") and argv[start + 1] == "train":
+            return _values(argv[start + 2], argv[start + 3 :])
+    return None
+
+
+def _values(path: str, overrides: list[str]) -> tuple[Config, dict[str, Any]]:
+    if path.endswith(".py"):
+        from dk_bench.detection.config import config_from_values  # of packages that may not be installed
+
+        detection = config_from_values(copy.deepcopy(_detection_values(path)), overrides, path)
+        return detection.run, detection.to_dict()
+    config = load_config(path, overrides)
+    return config, to_dict(config)
 
 
 def training_runs(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
