@@ -292,15 +292,15 @@ def test_command_writes_figures_and_their_numbers(tmp_path, capsys):
     arguments = ["erf", "test_resnetdw", "test_resnetdw_dk", "--count", "2", "--side", "48", "--layer", "layer2"]
     assert main([*arguments, "--replknet", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "random weights: test_resnetdw, test_resnetdw_dk\n" in printed
-    assert "test_resnetdw_dk: 20% in" in printed  # what RepLKNet's tool says
+    assert "test_resnetdw_dk (random weights): 20% in" in printed  # what RepLKNet's tool says
     for name in ("fields.png", "fields.pdf", "transforms.png", "transforms.pdf", "profile.png", "profile.pdf"):
         assert (tmp_path / name).stat().st_size > 5000
     with open(tmp_path / "fields.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 2 * 2 * 3 and {row["model"] for row in rows} == {"test_resnetdw", "test_resnetdw_dk"}
+    assert len(rows) == 2 * 2 * 3 and {row["model"] for row in rows} == {
+        "test_resnetdw (random weights)", "test_resnetdw_dk (random weights)"}
     row = rows[0]
-    name = f"{row['model']}-{row['picture']}-{row['kind']}.csv"
+    name = f"test_resnetdw_random_weights_-{row['picture']}-{row['kind']}.csv"
     signed = np.loadtxt(tmp_path / "maps" / name, delimiter=",", skiprows=1)
     assert signed.shape == (48, 48) and np.abs(signed).max() > 0
     assert float(row["sigma"]) > 0 and row["agreement"] == ""
@@ -318,7 +318,7 @@ def test_command_writes_figures_and_their_numbers(tmp_path, capsys):
         (["test_resnetdw", "--side", "48", "--position", "3,48"], "--position is 3,48, expected a place in the image"),
         (["test_resnetdw", "--position", "nan,3"], "--position is nan,3, expected a place in the image of"),
         (["test_resnetdw", "--side", "0"], "--side: expected at least 1, got 0"),
-        (["test_resnetdw", "test_resnetdw"], "test_resnetdw: several models of that name, kernels and seed"),
+        (["test_resnetdw", "test_resnetdw"], "test_resnetdw (random weights): several models of that name"),
         (["test_resnetdw", "--layer", "fc"], "layer: expected a module that gives"),
         (["test_resnetdw", "test_resnet"], "the models were made for images of"),
     ],

@@ -42,7 +42,7 @@ def unit_gradient(
             offsets fixed, as the paper's equations do.
 
     Returns:
-        (C, H, W) in float64, signed.
+        (C, H, W) in float64, signed; zero everywhere for a dead unit.
 
     Raises:
         ValueError: no such layer or it has no map; position outside the map; image of another shape.
@@ -56,7 +56,10 @@ def unit_gradient(
             output = layer_output(model, batch, layer)
         lattice = lattice_of(batch.shape[2:], output.shape[2:], steps)
         row, column = _cell(position, output.shape[2:], lattice, in_pixels)
-        (gradient,) = torch.autograd.grad(output[0, :, row, column].sum(), batch)
+        unit = output[0, :, row, column].sum()
+        gradient = torch.autograd.grad(unit, batch, allow_unused=True)[0] if unit.requires_grad else None
+        if gradient is None:  # the image has no part in it
+            gradient = torch.zeros_like(batch)
     centre = tuple(first + cell * stride for cell, (first, stride) in zip((row, column), lattice, strict=True))
     return gradient[0].double().cpu().numpy(), centre
 

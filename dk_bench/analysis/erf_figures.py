@@ -69,6 +69,9 @@ def _show(axes: Axes, picture: Picture, seen: Observation | None = None) -> None
     image = np.asarray(picture.image, float) / 255
     if seen is None:
         axes.imshow(image)
+    elif seen.dead:
+        axes.imshow(0.25 + 0.5 * image.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+        axes.set_xlabel("dead unit: no gradient", fontsize=7, labelpad=2)
     else:
         grey = image.mean(axis=2)
         heat = np.clip(seen.absolute / max(np.percentile(seen.absolute, 99.5), 1e-30), 0, 1)

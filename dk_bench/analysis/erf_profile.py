@@ -30,10 +30,10 @@ class Profile:
 
 
 def profiles(observations: Sequence[Observation]) -> list[Profile]:
-    """One a kind of model, of the pictures as they are; to half the image's side."""
+    """One a kind of model, of the pictures as they are, dead units left out; to half the image's side."""
     members: dict[str, dict[str, list[Observation]]] = {}
     for seen in observations:
-        if seen.kind == "original":
+        if seen.kind == "original" and not seen.dead:
             members.setdefault(seen.kind_of_model, {}).setdefault(seen.model, []).append(seen)
     found = []
     for kind, checkpoints in members.items():

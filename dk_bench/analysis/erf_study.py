@@ -24,7 +24,7 @@ __all__ = [
 KINDS = ("original", "rotated", "scaled")
 SHOWN = 4  # pictures in a figure
 FIELDS = (
-    "model", "trained", "picture", "kind", "y", "x", "sigma", "radius", "area", "inside", "covered", "agreement"
+    "model", "trained", "picture", "kind", "y", "x", "sigma", "radius", "area", "inside", "covered", "agreement", "dead"
 )  # fmt: skip
 NUMBERS = ("sigma", "radius", "area", "inside", "lift", "agreement_rotated", "agreement_scaled")
 
@@ -34,13 +34,15 @@ class Observation:
     """One field: of a model, on a picture that was left alone, rotated or scaled.
 
     Attributes:
-        kind_of_model, model: the model's name, and that of its checkpoint or, for random weights, the same.
+        kind_of_model, model: the model's name, and that of its checkpoint or, for random weights, the same; it says so.
         signed, absolute: (side, side), over the image's channels.
         centre: (y, x) of the unit, pixels.
-        measures: of the absolute field about the unit.
+        measures: of the absolute field about the unit; None for a dead unit, whose field is zero everywhere, as behind
+            a ReLU that lets nothing through.
         inside: share of the energy on the object, and ``covered`` the object's share of the pixels; None: no object.
         agreement: cosine between the absolute field and that of the picture as it was, moved along with it; 1 for a
-            model whose field follows the rotation or scaling exactly. None for the picture as it was.
+            model whose field follows the rotation or scaling exactly. None for the picture as it was, and where one of
+            the two units is dead.
     """
 
     kind_of_model: str
@@ -51,10 +53,15 @@ class Observation:
     signed: np.ndarray
     absolute: np.ndarray
     centre: tuple[float, float]
-    measures: Measures
+    measures: Measures | None
     inside: float | None
     covered: float | None
     agreement: float | None
+
+    @property
+    def dead(self) -> bool:
+        """Whether the picture moves nothing in the unit."""
+        return self.measures is None
 
 
 def study(
@@ -67,7 +74,8 @@ def study(
     """Every model on every picture, as it is, rotated and scaled; a progress bar on standard error.
 
     ``position`` is a place (y, x) in pixels, the objects' centres where it is None, and is rotated with the picture.
-    Raises ValueError as :func:`unit_gradient` does, and for a field that is zero everywhere.
+    Dead units are kept, to be counted. Raises ValueError as :func:`unit_gradient` does, for a gradient that is not
+    finite, and where every unit is dead.
     """
     found: list[Observation] = []
     with progress(Console(stderr=True)) as bar:
@@ -79,8 +87,11 @@ def study(
                 for kind in KINDS:
                     moved = picture if kind == "original" else picture.transformed(kind)
                     seen = _observe(subject, moved, kind, layer, through_offsets, base, picture.centre)
-                    base = seen.absolute if base is None else base
+                    base = seen.absolute if kind == "original" and not seen.dead else base
                     found.append(seen)
+    if all(seen.dead for seen in found):
+        raise ValueError(f"layer {layer or '(the last map)'}: all {len(found)} units are dead, their gradient is zero "
+                         "everywhere; expected a layer, or a position, with units that the picture moves")
     return found
 
 
@@ -93,16 +104,15 @@ def _observe(
         through_offsets=through_offsets,
     )  # fmt: skip
     absolute = np.abs(gradient).sum(0)
-    try:
-        measures = measure(absolute, centre)
-    except ValueError as error:
-        raise ValueError(f"{subject.name} on {picture.name}: {error}") from error
-    mask = picture.mask if picture.mask is not None and picture.mask.any() else None
+    if not np.isfinite(absolute).all():
+        raise ValueError(f"{subject.name} on {picture.name}: the gradient is not finite, expected finite weights")
+    measures = measure(absolute, centre) if absolute.any() else None
+    mask = picture.mask if measures and picture.mask is not None and picture.mask.any() else None
     return Observation(
         subject.kind, subject.name, subject.trained, picture.name, kind, gradient.sum(0), absolute, centre, measures,
         inside=None if mask is None else share_inside(absolute, mask),
         covered=None if mask is None else float(mask.mean()),
-        agreement=None if base is None else _cosine(absolute, _moved(base, kind, middle)),
+        agreement=None if base is None or measures is None else _cosine(absolute, _moved(base, kind, middle)),
     )  # fmt: skip
 
 
@@ -117,8 +127,10 @@ def _moved(field: np.ndarray, kind: str, centre: tuple[float, float]) -> np.ndar
     return np.asarray(scaled(Image.fromarray(field.astype(np.float32)), centre, Image.Resampling.BILINEAR), float)
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
+    """None where one of them is zero, as a field of which scaling leaves nothing in the picture."""
+    product = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / product if product else None
 
 
 def replknet(subject: Subject, pictures: Sequence[Picture], layer: str | None = None) -> dict[float, float]:
@@ -142,12 +154,16 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float | None]:
 class Line:
     """A line of the summary: mean and half of the 95 % interval of `NUMBERS`, over ``count`` pictures of one model;
     over ``count`` checkpoints of one kind, each of which counts by its mean over pictures; or how far one kind is above
-    another, over ``count`` seeds that both have (paired, not corrected for the number of differences)."""
+    another, over ``count`` seeds that both have (paired, not corrected for the number of differences).
+
+    ``dead`` of the ``units`` on pictures as they are, rotated and scaled have no field and are left out."""
 
     model: str
     over: str
     count: int
     numbers: dict[str, tuple[float, float | None]]
+    dead: int = 0
+    units: int = 0
 
 
 def summary(observations: Sequence[Observation]) -> list[Line]:
@@ -157,40 +173,49 @@ def summary(observations: Sequence[Observation]) -> list[Line]:
     Sigma, radius, area and what lies on the object are of the pictures as they are. ``lift`` is the share of the
     energy on the object over the object's share of the pixels; what no picture has is left out.
     """
-    lines, observed, means = [], {}, {}
+    lines, observed, means, units = [], {}, {}, {}
     for seen in observations:
         observed.setdefault((seen.kind_of_model, seen.model), []).append(seen)
     for (kind, model), own in observed.items():
         columns = _columns(own)
         numbers = {name: mean_interval(values) for name, values in columns.items()}
-        lines.append(Line(model, "pictures", len(columns["sigma"]), numbers))
+        units.setdefault(kind, []).extend(seen.dead for seen in own)
+        dead = sum(seen.dead for seen in own)
+        lines.append(Line(model, "pictures", len(columns.get("sigma", ())), numbers, dead, len(own)))
         # What stands in a checkpoint's name behind its kind is its seed.
         mean = {name: float(np.mean(values)) for name, values in columns.items()}
-        means.setdefault(kind, {})[model.removeprefix(kind)] = mean
-    several = {kind: seeds for kind, seeds in means.items() if len(seeds) > 1}
-    lines += [_over(kind, "checkpoints", list(seeds.values())) for kind, seeds in several.items()]
+        means.setdefault(kind, {}).update({model.removeprefix(kind): mean} if mean else {})
+    several = {kind: list(seeds.values()) for kind, seeds in means.items() if len(seeds) > 1}
+    lines += [_over(kind, "checkpoints", own, sum(units[kind]), len(units[kind])) for kind, own in several.items()]
     (first, base), *others = means.items()
     for kind, seeds in others:
         if len(common := [seed for seed in seeds if seed in base]) > 1:
-            above = [{name: seeds[seed][name] - base[seed][name] for name in seeds[seed]} for seed in common]
+            above = [
+                {name: seeds[seed][name] - base[seed][name] for name in seeds[seed] if name in base[seed]}
+                for seed in common
+            ]
             lines.append(_over(f"{kind} - {first}", "seeds", above))
     return lines
 
 
-def _over(model: str, over: str, members: list[dict[str, float]]) -> Line:
-    numbers = {name: mean_interval([own[name] for own in members]) for name in members[0]}
-    return Line(model, over, len(members), numbers)
+def _over(model: str, over: str, members: list[dict[str, float]], dead: int = 0, units: int = 0) -> Line:
+    """Of the numbers that all members have."""
+    names = [name for name in NUMBERS if all(name in own for own in members)]
+    numbers = {name: mean_interval([own[name] for own in members]) for name in names}
+    return Line(model, over, len(members), numbers, dead, units)
 
 
 def _columns(own: Sequence[Observation]) -> dict[str, list[float]]:
     """The values of each of `NUMBERS` of one model."""
-    plain = [seen for seen in own if seen.kind == "original"]
+    plain = [seen for seen in own if seen.kind == "original" and not seen.dead]
     on_object = [seen for seen in plain if seen.inside is not None]
     columns = {name: [getattr(seen.measures, name) for seen in plain] for name in ("sigma", "radius", "area")}
     columns["inside"] = [seen.inside for seen in on_object]
     columns["lift"] = [seen.inside / seen.covered for seen in on_object]
     for kind in KINDS[1:]:
-        columns[f"agreement_{kind}"] = [seen.agreement for seen in own if seen.kind == kind]
+        columns[f"agreement_{kind}"] = [
+            seen.agreement for seen in own if seen.kind == kind and seen.agreement is not None
+        ]
     return {name: values for name, values in columns.items() if values}
 
 
@@ -198,13 +223,12 @@ def print_summary(observations: Sequence[Observation]) -> None:
     """The table of :func:`summary` on standard output."""
     rows = [
         [line.model, f"{line.count} {line.over}",
-         *(_text(*line.numbers[name]) if name in line.numbers else "-" for name in NUMBERS)]
+         *(_text(*line.numbers[name]) if name in line.numbers else "-" for name in NUMBERS),
+         f"{line.dead} of {line.units}" if line.units else "-"]
         for line in summary(observations)
     ]  # fmt: skip
-    columns = [name.replace("_", " ") for name in ("model", "over", *NUMBERS)]
+    columns = [name.replace("_", " ") for name in ("model", "over", *NUMBERS, "dead units")]
     print_table(Console(), "effective receptive fields, mean and 95 % interval", columns, rows, names=(0, 1))
-    if untrained := sorted({seen.model for seen in observations if not seen.trained}):
-        print(f"random weights: {', '.join(untrained)}")
 
 
 def _text(mean: float, half: float | None) -> str:
@@ -220,7 +244,8 @@ def write_study(observations: Sequence[Observation], pictures: Sequence[Picture]
     folder, averaged = Path(folder), profiles(observations)
     files = [
         write_csv(folder, "fields", FIELDS, map(_row, observations)),
-        write_csv(folder, "summary", ["model", "over", "count", *_with_intervals()], _summary_rows(observations)),
+        write_csv(folder, "summary", ("model", "over", "count", *_with_intervals(), "dead", "units"),
+                  _summary_rows(observations)),
         write_csv(folder, "profile", PROFILE, profile_rows(averaged)),
     ]
     shown = {picture.name for picture in pictures[:SHOWN]}
@@ -239,13 +264,26 @@ def write_study(observations: Sequence[Observation], pictures: Sequence[Picture]
         (by_distance, "profile", "The gradient by its distance from the unit, averaged over pictures or checkpoints, "
          "with 95 % intervals of the mean."),
     ):  # fmt: skip
-        files += save_figure(figure, folder, name, caption)
+        files += save_figure(figure, folder, name, caption + _remarks(observations))
     return files
+
+
+def _remarks(observations: Sequence[Observation]) -> str:
+    """What a caption has to say beside what is drawn: whose weights are random, whose units are dead."""
+    models = dict.fromkeys(seen.model for seen in observations)
+    random = [model for model in models if not all(seen.trained for seen in observations if seen.model == model)]
+    dead = []
+    for model in models:
+        own = [seen.dead for seen in observations if seen.model == model]
+        dead += [f"{sum(own)} of {len(own)} of {model}"] if any(own) else []
+    words = f" Not trained: {', '.join(random)}." if random else ""
+    return words + (f" Left out, as their gradient is zero, units: {', '.join(dead)}." if dead else "")
 
 
 def _row(seen: Observation) -> list[object]:
     own = seen.measures
-    measured = [own.sigma, own.radius, own.area, seen.inside, seen.covered, seen.agreement]
+    measured = [own.sigma, own.radius, own.area] if own else [None] * 3
+    measured += [seen.inside, seen.covered, seen.agreement, seen.dead]
     return [seen.model, seen.trained, seen.picture, seen.kind, *seen.centre, *measured]
 
 
@@ -256,4 +294,4 @@ def _with_intervals() -> list[str]:
 def _summary_rows(observations: Sequence[Observation]) -> Iterable[list[object]]:
     for line in summary(observations):
         numbers = (value for name in NUMBERS for value in line.numbers.get(name, (None, None)))
-        yield [line.model, line.over, line.count, *numbers]
+        yield [line.model, line.over, line.count, *numbers, line.dead, line.units]

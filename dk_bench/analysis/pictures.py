@@ -160,7 +160,10 @@ def _outlined(side: int, outlines: list[np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, what it and its checkpoint are called, and the images it expects."""
+    """A model, what it and its checkpoint are called, and the images it expects.
+
+    The names say where weights are random, so that whatever shows a name does.
+    """
 
     kind: str
     name: str
@@ -197,4 +200,5 @@ def open_model(text: str, side: int | None = None, seed: int = 0) -> Subject:
     torch.manual_seed(seed)
     model = timm.create_model(text).eval()
     known = model.pretrained_cfg
-    return Subject(text, text, model, side or default_input_size(model)[1], known["mean"], known["std"], trained=False)
+    name = f"{text} (random weights)"
+    return Subject(name, name, model, side or default_input_size(model)[1], known["mean"], known["std"], trained=False)

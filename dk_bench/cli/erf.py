@@ -55,7 +55,11 @@ def run(args: argparse.Namespace) -> int:
     print_summary(rows)
     for subject in subjects if args.replknet else ():
         with console.status(f"RepLKNet's numbers of {subject.name}"):
-            ratios = replknet(subject, pictures, args.layer)
+            try:
+                ratios = replknet(subject, pictures, args.layer)
+            except ValueError:  # it takes the positive part
+                print(f"{subject.name}: no positive gradient of the middle unit, of which RepLKNet's tool could tell")
+                continue
         text = ", ".join(f"{share:.0%} in {ratio:.1%} of the area" for share, ratio in ratios.items())
         print(f"{subject.name}: {text}")
     print("\n".join(map(str, files)))
