@@ -148,9 +148,7 @@ class LitDetector(ConfiguredModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         losses = self._or_diverged(lambda: self.model(**self.model.data_preprocessor(batch, True), mode="loss"))
         loss, parts = self.model.parse_losses(losses)
-        # One process alone must not leave the others waiting for its gradients.
-        if not self.trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(loss)), all=True):
-            raise Diverged(f"training loss is {loss.item()} {self._when()}")
+        self.check_loss(loss)
         images = len(batch["inputs"])
         self.train_loss.update(loss.detach(), images)
         self.log("loss", loss.detach(), prog_bar=True, batch_size=images)
@@ -198,10 +196,7 @@ class LitDetector(ConfiguredModule):
         except RuntimeError as error:
             if "NaN" not in str(error):
                 raise
-            raise Diverged(f"{str(error).splitlines()[0]} {self._when()}") from error
-
-    def _when(self) -> str:
-        return f"at step {self.global_step} (epoch {self.current_epoch})"
+            raise Diverged(f"{str(error).splitlines()[0]} {self.when()}") from error
 
     def configure_optimizers(self) -> dict[str, Any]:
         cfg = self.config.cfg

@@ -102,10 +102,7 @@ class LitClassifier(ConfiguredModule):
         except RuntimeError as error:
             if "NaN" not in str(error):
                 raise
-            raise Diverged(f"{str(error).splitlines()[0]} {self._when()}") from error
-
-    def _when(self) -> str:
-        return f"at step {self.global_step} (epoch {self.current_epoch})"
+            raise Diverged(f"{str(error).splitlines()[0]} {self.when()}") from error
 
     def on_train_epoch_start(self) -> None:
         self.train_loss.reset()  # a checkpoint's, unless it is gone on from inside the epoch
@@ -117,9 +114,7 @@ class LitClassifier(ConfiguredModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         loss = F.cross_entropy(self._logits(images), labels)
-        # One process alone must not leave the others waiting for its gradients.
-        if not self.trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(loss)), all=True):
-            raise Diverged(f"training loss is {loss.item()} {self._when()}")
+        self.check_loss(loss)
         self.train_loss.update(loss.detach(), len(labels))
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
@@ -143,7 +138,7 @@ class LitClassifier(ConfiguredModule):
     def on_validation_epoch_end(self, split: str = "val") -> None:
         loss = self.val_loss.compute()
         if not torch.isfinite(loss):
-            raise Diverged(f"validation loss is {loss.item()} {self._when()}")
+            raise Diverged(f"validation loss is {loss.item()} {self.when()}")
         self.log(f"{split}/loss", loss)
         self.log(f"{split}/top1", 100 * self.val_top1.compute(), prog_bar=True)
         self.log(f"{split}/top5", 100 * self.val_top5.compute())

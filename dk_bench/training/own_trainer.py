@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import pytorch_lightning as pl
+import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import (
     BaseFinetuning,
@@ -18,8 +19,10 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.plugins import TorchSyncBatchNorm
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from torch import Tensor
 
 from dk_bench.errors import UserError
+from dk_bench.training.fitting import Diverged
 
 # Callbacks that change what the configuration gives -> what to do instead.
 REFUSED_CALLBACKS = {
@@ -78,6 +81,18 @@ class ConfiguredModule(pl.LightningModule):
         """How many batches were trained on before this one of the current epoch. Without accumulated gradients that is
         the optimiser's step."""
         return self.current_epoch * self.trainer.num_training_batches + batch_idx
+
+    def check_loss(self, loss: Tensor) -> None:
+        """Raises Diverged on every process where one's training loss is not finite: it alone must not leave the others
+        waiting for its gradients."""
+        finite = bool(torch.isfinite(loss))
+        if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
+            what = "not finite on another device" if finite else loss.item()
+            raise Diverged(f"training loss is {what} {self.when()}")
+
+    def when(self) -> str:
+        """The step, in words."""
+        return f"at step {self.global_step} (epoch {self.current_epoch})"
 
     def share_buffers(self) -> None:
         """Gives all processes the first one's running statistics, which are a checkpoint's: to be called before
