@@ -1,7 +1,8 @@
 """mmengine registries of scope ``dk_bench``: a configuration names what is in them as ``type='dk_bench.NAME'``.
 
 mmengine imports this module by itself when it meets the scope, and the locations when it first looks a name up. From
-then on ``torch.load`` reads what mmengine's runner saved.
+then on ``torch.load`` reads what mmengine's runner saved, and pipelines of mmdet open images as all else here does, see
+`dk_bench.detection.loading`.
 Raises UserError, on import, where the mm packages are absent or of the wrong version.
 """
 
@@ -22,3 +23,5 @@ MODELS = Registry(
     scope="dk_bench",
     locations=["dk_bench.detection.backbone", "dk_bench.detection.roi_extractor"],
 )
+
+import dk_bench.detection.loading  # noqa: E402, F401  (puts the transform that opens images into mmdet's registry)

@@ -10,13 +10,12 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
+from dk_bench.data.pixels import check_size, open_image
 from dk_bench.errors import UserError
 
 PARTS = {
@@ -24,6 +23,7 @@ PARTS = {
     "annotations": ("id", "image_id", "category_id", "bbox", "area"),  # iscrowd: 0 where it is left out
     "categories": ("id", "name"),
 }
+FEW = 10_000  # images; of so many the sizes are compared before training, of more when they are read
 SLACK = 0.5  # pixels by which a box may be outside before it is worth a word: files are written rounded
 
 
@@ -51,12 +51,13 @@ def check_annotations(
     """Checks an annotation file, and that its images are there; what is there, for whoever wants to tell.
 
     ``classes`` are the names in order of the labels. ``other_classes`` allows annotations of classes not listed, which
-    mmdet then leaves out. ``decode`` reads every image to its end (COCO: half an hour) and compares its size.
+    mmdet then leaves out. ``decode`` reads every image to its end (COCO: half an hour).
 
     Raises UserError that names the file and what is wrong: it is missing, not JSON, lacks a key; a class that is not
     there or stands in another order; an id twice; an annotation of an unknown image or class; a box that is not four
-    numbers, wholly outside its image or of negative extent; an image that is missing or, with ``decode``, damaged. One
-    warning tells how many boxes are partly outside or of no area, and which is the first.
+    numbers, wholly outside its image or of negative extent; an image that is missing or listed twice, of another size
+    than stated (where there are up to `FEW` images, or with ``decode``) or, with ``decode``, damaged. One warning tells
+    how many boxes are partly outside or of no area, and which is the first.
     """
     path = Path(path)
     content = _read(path)
@@ -164,27 +165,18 @@ def _check_box(path: Path, annotation: Mapping[str, Any], image: Mapping[str, An
     return "partly outside their image" if over > SLACK else None
 
 
-def _check_images(path: Path, folder: Path, images: Iterable[Mapping[str, Any]], decode: bool) -> None:
+def _check_images(path: Path, folder: Path, images: Collection[Mapping[str, Any]], decode: bool) -> None:
+    numbers: dict[str, int] = {}
     for image in images:
         file = folder / str(image["file_name"])
         if not os.path.exists(file):
             raise UserError(f"image {file} does not exist; image {image['id']} of {path} names it")
+        if (first := numbers.setdefault(os.path.normpath(file), image["id"])) != image["id"]:
+            raise UserError(f"{path}: images {first} and {image['id']} are one file, {image['file_name']}")
+        if decode or len(images) <= FEW:
+            check_size(file, (image["width"], image["height"]), f"image {image['id']} of {path}")
         if decode:
-            _decode(path, file, image)
-
-
-def _decode(path: Path, file: Path, image: Mapping[str, Any]) -> None:
-    """Reads an image to its end. A photograph that says it lies on its side may have its sides exchanged."""
-    try:
-        with Image.open(file) as picture:
-            picture.load()
-            size = picture.size
-    except (OSError, SyntaxError, ValueError) as error:
-        why = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
-        raise UserError(f"image {file} cannot be read: {why}") from error
-    if sorted(size) != sorted((image["width"], image["height"])):
-        stated = f"{image['width']} x {image['height']}"
-        raise UserError(f"image {file} is {size[0]} x {size[1]}; image {image['id']} of {path} says {stated}")
+            open_image(file)
 
 
 def _name(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> str:

@@ -17,21 +17,21 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
-from PIL import Image, UnidentifiedImageError
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.callbacks import BatchSizeFinder
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
 from dk_bench.data.order import InOrder, ResumingLoader, batches_done, check_processes, mix_seed, processes
+from dk_bench.data.splits import PathFiles, check_files_apart
 from dk_bench.detection.building import build
 from dk_bench.detection.coco import check_annotations
 from dk_bench.detection.config import DetectionConfig, use_scope
+from dk_bench.detection.loading import REMOTE, check_pipeline
 from dk_bench.detection.metrics import GroundTruth
 from dk_bench.errors import UserError
 
 # Samplers of mmengine and mmdet whose order is that of (seed, epoch), and which end.
 RESUMABLE = ("DefaultSampler", "ClassAwareSampler")
-END_OF_FILE = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # JPEG and PNG: how whole files begin and end
 # Settings of mmengine's loaders that are heeded here, and those handed to torch's as they are.
 LOADER_KEYS = (
     "_scope_", "batch_size", "collate_fn", "dataset", "drop_last", "num_workers", "persistent_workers", "sampler"
@@ -45,12 +45,13 @@ class DetectionData(LightningDataModule):
 
     ``batch_size`` is that of one device, as under mmdet's runner. Training goes on from where the trainer is.
     Validation goes over all images once, spread over the devices. Nothing is opened before the first use; then
-    UserError is raised for bad data, see `dk_bench.detection.coco.check_annotations` and `check_image`.
+    UserError is raised for bad data, see `dk_bench.detection.coco.check_annotations` and `check_splits`; a batch raises
+    it for an image that is damaged.
     """
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__()
-        self.config, self.seed = config, config.run.seed
+        self.config, self.seed, self._apart = config, config.run.seed, False
         use_scope(config.cfg)
 
     @cached_property
@@ -94,6 +95,13 @@ class DetectionData(LightningDataModule):
         """Batches in an epoch, on as many devices as there are processes now."""
         return len(self._batches())
 
+    def check_splits(self) -> None:
+        """Raises UserError where training images are validation images as well. Looks once."""
+        if not self._apart:
+            keys = "train_dataloader.dataset and val_dataloader.dataset"
+            check_files_apart(_files(self.train_images), _files(self.val_images), keys)
+            self._apart = True
+
     def setup(self, stage: str) -> None:
         """Raises UserError where the trainer would change the batch, which the configuration gives."""
         if any(isinstance(callback, BatchSizeFinder) for callback in self.trainer.callbacks):
@@ -108,6 +116,7 @@ class DetectionData(LightningDataModule):
 
         Under ``Trainer(overfit_batches=...)`` the images in order, with the same augmentation in every epoch.
         """
+        self.check_splits()
         settings, images = self.config.cfg.train_dataloader, KeyedImages(self.train_images, self.seed)
         batches = self._batches()
         if self.trainer and self.trainer.overfit_batches > 0:
@@ -218,29 +227,8 @@ class KeyedImages(Dataset):
         if isinstance(key, list):
             return [self[one] for one in key]
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        check_image(_path_of(self.images, index))
         with seeded(mix_seed(self.seed, epoch, index)):
             return self.images[index]
-
-
-def check_image(path: str | None) -> None:
-    """Raises UserError that names a file which is missing, no image, or cut short. None: nothing is checked.
-
-    OpenCV, by which mmdet reads, fills the missing part of a JPEG with grey and says nothing.
-    """
-    if path is None:
-        return
-    try:
-        with open(path, "rb") as stream:
-            begin = stream.read(2)
-            stream.seek(-min(64, stream.seek(0, 2)), 2)
-            if (end := END_OF_FILE.get(begin)) and end in stream.read():
-                return
-        with Image.open(path) as image:  # another format, or bytes after the end: decoding tells
-            image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        why = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
-        raise UserError(f"image {path} cannot be read: {why}") from error
 
 
 @contextmanager
@@ -281,6 +269,7 @@ def _checked(images: Any, key: str, other_classes: bool) -> Any:
         if path := getattr(leaf, "ann_file", None):
             folder, classes = leaf.data_prefix.get("img", ""), list(leaf.metainfo["classes"])
             check_annotations(path, folder, classes, other_classes=other_classes)
+        check_pipeline(leaf, f"{key}.dataset")
     nothing = f"key '{key}.dataset': no images to use, after what 'filter_cfg' leaves out"
     try:
         images.full_init()
@@ -310,8 +299,10 @@ def _leaves(images: Any) -> Iterator[Any]:
         yield from _leaves(wrapped)
 
 
-def _path_of(images: Any, index: int) -> str | None:
-    """Where an image's file lies; None where it is not a local file."""
-    if any(getattr(leaf, "backend_args", None) for leaf in _leaves(images)):
-        return None
-    return images.get_data_info(index).get("img_path")
+
+def _files(images: Any) -> PathFiles:
+    """The image files of a data set, those of wrapped ones included; none where they are not local files."""
+    leaves = [leaf for leaf in _leaves(images) if not getattr(leaf, "backend_args", None)]
+    items = (leaf.get_data_info(index) for leaf in leaves for index in range(len(leaf)))
+    paths = (item.get("img_path") for item in items)
+    return PathFiles([path for path in paths if isinstance(path, str) and REMOTE not in path])

@@ -52,6 +52,7 @@ def train(config: DetectionConfig, *, callbacks: Sequence[Callback] = (), comman
         pl.seed_everything(run.seed, verbose=False)  # the initial weights; every step seeds itself
         data = DetectionData(config)
         classes = data.classes
+        data.check_splits()
         checkpoint = _last_checkpoint(folder, classes)
         run_id = name_run(folder, run, checkpoint, previous)
         module = LitDetector(values, classes, run_id, initial_weights=checkpoint is None)

@@ -9,8 +9,10 @@ from typing import Any
 from mmengine.registry import DATASETS
 from PIL import Image, ImageDraw, ImageFont
 
+from dk_bench.data.pixels import open_image
 from dk_bench.detection.building import build
 from dk_bench.detection.config import DetectionConfig, use_scope
+from dk_bench.detection.loading import stated_size
 from dk_bench.errors import UserError
 
 COLUMNS, MARGIN, LONGEST = 5, 4, 256  # LONGEST: longer images are shown smaller
@@ -37,11 +39,7 @@ def sheet(config: DetectionConfig, rows: int) -> Image.Image:
 
 def _drawn(item: Mapping[str, Any], classes: tuple[str, ...]) -> Image.Image:
     """An image with its boxes."""
-    try:
-        with Image.open(item["img_path"]) as file:
-            image = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"image {item['img_path']} cannot be read: {error}") from error
+    image = open_image(item["img_path"], stated_size(item))
     shrink = min(1.0, LONGEST / max(image.size))
     image = image.resize([max(1, round(shrink * side)) for side in image.size])
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(10)
