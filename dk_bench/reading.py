@@ -117,20 +117,20 @@ def read(raw: Any, annotation: Any, key: str = "") -> Any:
 
 def describe(kinds: tuple[Any, ...]) -> str:
     """The kinds that a key takes, in words."""
-    words = [_describe(kind) for kind in kinds if kind is not int or float not in kinds]
-    return " or ".join(dict.fromkeys(words))
+    *words, last = dict.fromkeys(_describe(kind) for kind in kinds if kind is not int or float not in kinds)
+    return f"{', '.join(words)} or {last}" if words else last
 
 
 def _describe(kind: Any) -> str:
-    if kind in NAMES:
+    if isinstance(kind, type) and kind in NAMES:
         return NAMES[kind]
     if dataclasses.is_dataclass(kind):
         return f"a section with keys {', '.join(field.name for field in dataclasses.fields(kind))}"
     if typing.get_origin(kind) is Literal:
         return f"one of {', '.join(typing.get_args(kind))}"
     if isinstance(kind, tuple) and kind[0] is not dict:
-        item = "" if kind[1] is Any else f", each item {describe(kinds_of(kind[1]))}"
-        return f"a list in brackets{item}"
+        items = [item for item in kinds_of(kind[1]) if isinstance(item, type) and item in NAMES] or [Any]
+        return "a list in brackets" + ("" if Any in items else f" (each item {describe(tuple(items))})")
     return "anything" if kind is Any else "keys and values in braces"
 
 

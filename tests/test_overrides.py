@@ -102,7 +102,7 @@ def test_other_values():
 
 
 @pytest.mark.parametrize(("override", "sentence"), [
-    ("data.mean=0.1,0.2,0.3", "key 'data.mean' is '0.1,0.2,0.3', expected a list in brackets, each item a number"),
+    ("data.mean=0.1,0.2,0.3", "key 'data.mean' is '0.1,0.2,0.3', expected a list in brackets (each item a number)"),
     ("data.mean=[1, 2", "key 'data.mean' is '[1, 2', which cannot be read: a bracket is not closed"),
     ("data.mean=[1, 2] 3", "key 'data.mean' is '[1, 2] 3', which cannot be read: after its end comes ' 3'"),
     ("data.mean=[1,,2]", "key 'data.mean' is '[1,,2]', which cannot be read: expected a value before ',2]'"),

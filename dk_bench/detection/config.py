@@ -137,7 +137,7 @@ def _override(cfg: mmengine.Config, override: str, source: str) -> None:
 
 def _annotation(cfg: mmengine.Config, key: Key) -> Any:
     """What a key takes that no schema knows: what stands there says it, but for a few."""
-    return TAKES.get(joined(key)) or annotation_of(standing(cfg, key))
+    return TAKES.get(joined(key)) or annotation_of(standing({key[0]: cfg.get(key[0])}, key))
 
 
 def _no_key(cfg: mmengine.Config, first: str, source: str) -> str:
