@@ -144,7 +144,8 @@ def test_record_counts_what_was_left_out(tmp_path):
         "model.name=test_resnetdw", "optim.epochs=1", "optim.warmup_epochs=0", "trainer.accelerator=cpu",
         "wandb.mode=disabled",
     ])  # fmt: skip
-    assert train(config).data["left_out"] == 3
+    record = train(config)
+    assert record.data["left_out"] == 3 and record.data["name"] == "data"
     assert evaluate(run_folder(config) / "last.ckpt").data["left_out"] == 2
 
 

@@ -15,7 +15,7 @@ from dk_bench.config import load_config
 from dk_bench.data import images as images_module
 from dk_bench.data import splits as splits_module
 from dk_bench.data.module import ClassificationData
-from dk_bench.data.sources import open_images
+from dk_bench.data.sources import data_name, open_images
 from dk_bench.errors import UserError
 
 
@@ -263,3 +263,38 @@ def test_splits_in_tars_are_compared_by_content(tmp_path):
     config = data_config(tmp_path, *(f"data.{split}={tmp_path}/{split}.tar" for split in ("train", "val")))
     text = shared(config)
     assert "1 of the 3 validation images are training images too: ant/val1.png (val) is ant/train1.png" in text
+
+
+# Settings that would not be heeded
+
+
+@pytest.mark.parametrize("override", ["data.train=/photos/train", "data.val=/photos/val", "data.reader=torch/mnist"])
+def test_places_without_their_source_are_refused(override):
+    key = override.partition("=")[0]
+    with pytest.raises(UserError, match=rf"key '{key}' is .* 'data\.source' is 'procedural', which reads no files"):
+        ClassificationData(load_config(None, [override]).data, 0).train_images  # noqa: B018
+
+
+def test_a_root_without_a_reader_is_refused(tmp_path, monkeypatch):
+    splits(tmp_path)
+    monkeypatch.chdir(tmp_path)  # where train and val are, which data.root does not say
+    config = load_config(None, ["data.source=timm", "data.root=/elsewhere", "data.train=train", "data.val=val"]).data
+    with pytest.raises(UserError, match=r"key 'data\.root' is '/elsewhere', but 'data\.reader' is empty"):
+        open_images(config, "train")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ([], "procedural"),
+        (["data.name=mine"], "mine"),
+        (["data.source=timm", "data.name=mine", "data.train=/a/photos/train", "data.val=/a/photos/val"], "mine"),
+        (["data.source=timm", "data.train=/a/photos/train", "data.val=/a/photos/val"], "photos"),
+        (["data.source=timm", "data.train=/a/photos/train.tar", "data.val=/b/dev.tar"], "dev"),
+        (["data.source=timm", "data.val=/a/photos/val"], "photos"),
+        (["data.source=timm", "data.reader=torch/mnist", "data.train=train", "data.val=test"], "torch/mnist"),
+    ],
+)
+def test_files_are_not_called_procedural(settings, name):
+    """In records and tables, which would else put runs of other images beside those of the procedural ones."""
+    assert data_name(load_config(None, settings).data) == name

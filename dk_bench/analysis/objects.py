@@ -59,7 +59,8 @@ def procedural_objects(data: DataConfig, count: int) -> Objects:
     Raises UserError for settings out of range.
     """
     shapes = dataclasses.replace(data.procedural, val_images=count)
-    images = open_images(dataclasses.replace(data, source="procedural", procedural=shapes), "val")
+    data = dataclasses.replace(data, source="procedural", procedural=shapes, reader="", train=None, val=None)
+    images = open_images(data, "val")
     known = [images.metadata(index) for index in range(count)]
     small = 3 * count * images.size**2 <= IN_MEMORY_BYTES  # then drawn once, for every model
     draw = lru_cache(None if small else 0)(lambda index: images[index][0])

@@ -115,7 +115,7 @@ def _hint(listing: Listing) -> str:
     if any(name.rpartition("/")[2] == "val_annotations.txt" for name in listing.files):
         return ". This is TinyImageNet's val: move every image to a folder of the class that val_annotations.txt says"
     if listing.folders and {name.lower() for name in listing.folders} <= SPLIT_NAMES:
-        return f". These look like splits: name one of them, as {listing.folders[0]}"
+        return f". These look like splits: name one of them, as {min(listing.folders)}"
     return ""
 
 

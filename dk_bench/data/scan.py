@@ -292,7 +292,7 @@ def _below_the_top(
     inner = {name: INNER for name in folders if "/" in name}
     below = Listing(
         files=[name[cut:] for name in listing.files],
-        folders=[name for name in folders if name not in inner],
+        folders=sorted(folders - inner.keys()),
         faults={name[cut:]: why for name, why in listing.faults.items()} | inner,
         left_out=listing.left_out,
     )

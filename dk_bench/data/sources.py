@@ -1,6 +1,8 @@
-"""Opens the images a configuration names."""
+"""Opens the images a configuration names, and names them."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from dk_bench.config import DataConfig
 from dk_bench.data.images import FileImages, NamedImages
@@ -15,6 +17,7 @@ def open_images(config: DataConfig, split: str) -> Images:
 
     Raises UserError for paths, files and settings that do not fit.
     """
+    _check_places(config)
     if config.source == "timm":
         return NamedImages(config, split) if config.reader else FileImages(config, split)
     shapes = config.procedural
@@ -32,3 +35,31 @@ def open_images(config: DataConfig, split: str) -> Images:
         )
     except ValueError as error:
         raise UserError(f"section 'data.procedural': {error}") from error
+
+
+def data_name(config: DataConfig) -> str:
+    """What records call the data: ``name``, or, where a configuration leaves it at that of the procedural images and
+    names others, the reader's name or the last parts of the path that both splits share."""
+    if config.source == "procedural" or config.name != DataConfig.name:
+        return config.name
+    if config.reader:
+        return config.reader
+    val = Path(config.val or "").absolute()
+    train = Path(config.train or config.val or "").absolute()
+    return val.parent.name if train.parent == val.parent and val.parent.name else val.stem
+
+
+def _check_places(config: DataConfig) -> None:
+    """Raises UserError for settings of where images lie that the source would not heed."""
+    if config.source == "procedural":
+        for key in ("train", "val", "reader"):
+            if value := getattr(config, key):
+                raise UserError(
+                    f"key 'data.{key}' is {value!r}, but 'data.source' is 'procedural', which reads no files; expected "
+                    "data.source=timm with it"
+                )
+    elif config.root is not None and not config.reader:
+        raise UserError(
+            f"key 'data.root' is {config.root!r}, but 'data.reader' is empty: only named data sets lie below it; "
+            "expected data.train and data.val as whole paths"
+        )

@@ -15,6 +15,7 @@ from torch import nn
 from dk_bench.analysis.cost import count_cost
 from dk_bench.config import Config, config_from_dict, to_dict
 from dk_bench.data.module import ClassificationData
+from dk_bench.data.sources import data_name
 from dk_bench.errors import UserError
 from dk_bench.results import identity
 from dk_bench.results.record import (
@@ -154,7 +155,7 @@ def _start_record(
             "spec": spec.to_dict() if spec else None,
         },
         data={
-            "name": config.data.name,
+            "name": data_name(config.data),
             "classes": classes,
             "train_images": len(data.train_images) if module.hparams.run_id else None,
             "val_images": len(data.val_images),
