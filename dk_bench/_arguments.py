@@ -18,7 +18,7 @@ def as_pair(name: str, value: IntPair) -> tuple[int, int]:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value, value
-    if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, int) for v in value):
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(type(v) is int for v in value):
         return tuple(value)
     raise TypeError(f"{name}: expected an int or a pair of ints, got {value!r}")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dk_bench.data.pixels import check_size, open_image
+from dk_bench.detection.sequences import check_names
 from dk_bench.errors import UserError
 
 PARTS = {
@@ -63,7 +64,7 @@ def check_annotations(
     content = _read(path)
     for part, keys in PARTS.items():
         _check_part(path, content, part, keys)
-    _check_classes(path, content, list(classes), other_classes)
+    _check_classes(path, content, check_names(classes, "argument 'classes'"), other_classes)
     _check_sizes(path, content["images"])
     images = {image["id"]: image for image in content["images"]}
     odd: dict[str, list[str]] = {"partly outside their image": [], "of no area": []}

@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from dk_bench.config import Config, config_from_dict, read_value
+from dk_bench.detection.sequences import check_sequences
 from dk_bench.errors import UserError
 from dk_bench.overrides import Key, joined, put, split_override, standing
 from dk_bench.reading import Misread, annotation_of, read_text
@@ -117,6 +118,7 @@ def _checked(cfg: mmengine.Config, overrides: Iterable[str], source: str) -> Det
     ours["trainer"] = _trainer(cfg, dict(ours.get("trainer") or {}))
     run = config_from_dict(_plain(ours), source=source)
     _check_trainer(run)
+    check_sequences(cfg.to_dict(), source)
     _check_supported(cfg, source)
     return DetectionConfig(cfg, run)
 

@@ -28,6 +28,7 @@ from dk_bench.detection.coco import check_annotations
 from dk_bench.detection.config import DetectionConfig, use_scope
 from dk_bench.detection.loading import REMOTE, check_pipeline
 from dk_bench.detection.metrics import GroundTruth
+from dk_bench.detection.sequences import check_names
 from dk_bench.errors import UserError
 
 # Samplers of mmengine and mmdet whose order is that of (seed, epoch), and which end.
@@ -267,8 +268,8 @@ def _open(cfg: Mapping[str, Any], key: str) -> Any:
 def _checked(images: Any, key: str, other_classes: bool) -> Any:
     for leaf in _leaves(images):
         if path := getattr(leaf, "ann_file", None):
-            folder, classes = leaf.data_prefix.get("img", ""), list(leaf.metainfo["classes"])
-            check_annotations(path, folder, classes, other_classes=other_classes)
+            classes = check_names(leaf.metainfo["classes"], f"key '{key}.dataset.metainfo.classes'")
+            check_annotations(path, leaf.data_prefix.get("img", ""), classes, other_classes=other_classes)
         check_pipeline(leaf, f"{key}.dataset")
     nothing = f"key '{key}.dataset': no images to use, after what 'filter_cfg' leaves out"
     try:

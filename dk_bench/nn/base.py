@@ -167,6 +167,8 @@ class ScopedKernel2d(RigidStart2d):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype
         )
         self.scope = checked_pair("scope", scope, 1)
+        if type(clip) is not bool:
+            raise TypeError(f"clip: expected a bool, got {clip!r}")
         self.clip = clip
         self.grid = grid
         if self.scope[0] < self.kernel_size[0] or self.scope[1] < self.kernel_size[1]:

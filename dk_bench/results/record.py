@@ -153,13 +153,13 @@ def read_record(path: str | Path) -> RunRecord:
     return RunRecord(**content)
 
 
-def find_records(paths: Iterable[str | Path]) -> list[Path]:
+def find_records(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """Record files, sorted: those named, and ``record.json`` or ``*.record.json`` anywhere below folders named.
 
     Raises UserError for a path that does not exist.
     """
     found: set[Path] = set()
-    for path in map(Path, paths):
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
         below = (p for pattern in ("record.json", "*.record.json") for p in path.rglob(pattern))
