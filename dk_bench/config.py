@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import os
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -284,8 +285,8 @@ def _check_ranges(config: Config) -> None:
     every = config.trainer.checkpoint_every_n_steps
     devices = config.trainer.devices
     rules = [
-        ("name", config.name, not Path(config.name).is_absolute() and ".." not in Path(config.name).parts,
-         "a name that leaves a run's folder below output"),
+        ("name", config.name, _is_name(config.name), "a name that leaves a run's folder below output"),
+        ("output", config.output, "\0" not in config.output, "a folder"),
         ("seed", config.seed, 0 <= config.seed < 2**32, "an integer from 0 to 2^32 - 1"),
         ("model.drop_path_rate", config.model.drop_path_rate, 0 <= config.model.drop_path_rate < 1, "0 to below 1"),
         ("model.pretrained", config.model.pretrained, not (config.model.pretrained and config.model.checkpoint),
@@ -336,6 +337,12 @@ def _check_spec(model: ModelConfig) -> None:
             "pointwise, experts, dcn, dense_dcn and dilate_last"
         )
     model.spec = spec.changed()
+
+
+def _is_name(name: str) -> bool:
+    parts = Path(name).parts
+    fits = all(len(os.fsencode(part)) <= 200 for part in parts)  # of 255 bytes; hash and seed follow
+    return fits and "\0" not in name and ".." not in parts and not Path(name).is_absolute()
 
 
 def _is_range(pair: list[float] | None, top: float = float("inf")) -> bool:

@@ -192,11 +192,17 @@ def _read_word(raw: str, kinds: tuple[Any, ...], key: str) -> Any:
         return TRUTH[text]
     if INTEGER.fullmatch(text) and len(text) < 400 and (Any in kinds or int in kinds):
         return int(text)
-    if DECIMAL.fullmatch(text) and (Any in kinds or float in kinds) and math.isfinite(float(text)):
+    if DECIMAL.fullmatch(text) and (Any in kinds or float in kinds) and _fits(text):
         return float(text)
     if takes_text or any(typing.get_origin(kind) is Literal and text in typing.get_args(kind) for kind in kinds):
         return text
     raise _misread(raw, kinds, key)
+
+
+def _fits(decimal: str) -> bool:
+    """Whether a decimal is a finite number, and zero only where it says zero."""
+    number = float(decimal)
+    return math.isfinite(number) and (number != 0 or not re.search("[1-9]", re.split("[eE]", decimal)[0]))
 
 
 def _unquoted(text: str) -> str:
@@ -235,7 +241,9 @@ class _Brackets:
         if opening == "{":
             return self._section()
         if opening in CLOSING:
-            items = self._items(CLOSING[opening], lambda: self._value(",]})"))
+            start, items = self.at, self._items(CLOSING[opening], lambda: self._value(",]})"))
+            if opening == "(" and len(items) == 1 and not re.search(r",\s*\)$", self.text[start : self.at]):
+                raise _Unbalanced("expected a comma after the only item of a tuple, or brackets")  # ('a') is a text
             return tuple(items) if opening == "(" else items
         return self._word(ends)
 

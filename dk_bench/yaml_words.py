@@ -111,4 +111,7 @@ def _made(node: yaml.ScalarNode) -> str:
     """In words, what YAML makes of a scalar without quotes."""
     if node.tag == f"{TAG}timestamp":
         return "a date"
-    return json.dumps(yaml.safe_load(node.value)) if node.tag in (f"{TAG}int", f"{TAG}float", f"{TAG}bool") else "more"
+    try:
+        return json.dumps(yaml.safe_load(node.value))
+    except (ValueError, yaml.YAMLError):  # 0b_, =
+        return f"no text but of tag {node.tag.replace(TAG, '!!')}"

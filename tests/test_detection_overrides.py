@@ -76,7 +76,7 @@ READ = [
     ("model.rpn_head.loss_bbox={'_delete_': True, 'type': 'IoU', 'eps': 1e-06}", {"type": "IoU", "eps": 1e-6}),
     ("optim_wrapper.paramwise_cfg={'custom_keys': {'backbone.x': {'lr_mult': 0.5}}}", None),
     ("model.new=007", "007"), ("model.new=1", 1), ("model.new='1'", "1"), ("model.new=a,b", "a,b"),
-    ("randomness.seed=3", 3),
+    ("randomness.seed=3", 3), ("data_root=/a b, c", "/a b, c"),
 ]  # fmt: skip
 
 
@@ -118,6 +118,9 @@ def test_an_override_changes_nothing_else(values):
     ("sync_bn=false", "key 'sync_bn' is 'false', expected one of torch, mmcv or null"),
     ("other_classes=yes", "key 'other_classes' is 'yes', expected true or false"),
     ("resume=last.pth", "key 'resume' is 'last.pth', expected true or false"),
+    ("randomness=3", "key 'randomness' is '3', expected keys and values in braces"),
+    ("custom_hooks=EMAHook", "key 'custom_hooks' is 'EMAHook', expected a list in brackets or null"),
+    ("trainer=3", "key 'trainer' is '3', expected a section with keys precision"),
     ("data_root=", "'data_root' is 'data/photos_det' in configuration, expected a folder in both"),
     ("model.new=[a", "key 'model.new' is '[a', which cannot be read: a bracket is not closed"),
 ])  # fmt: skip

@@ -24,7 +24,7 @@ PATHS = ["/data/run #2/train", "C:\\new\\table", "a, b/c", "./x: y", "~/x", "${H
 NUMBERS = {"1e-4": 1e-4, "1E-4": 1e-4, "1e-05": 1e-5, "1.e2": 100.0, ".5": 0.5, "0.1": 0.1, "4": 4.0, "+3.0": 3.0}
 NO_NUMBERS = [
     "0x10", "1_000", "010", "007", "12:30", ".inf", "inf", "-.inf", ".nan", "nan", "1e999", "1,5", "one", "", " 1",
-    "'1'", "true", "null", "[1]", "{a: 1}", "${seed}", "1 # half", "１",
+    "'1'", "true", "null", "[1]", "{a: 1}", "${seed}", "1 # half", "１", "1e-999", "(1,)",
 ]  # fmt: skip
 
 
@@ -86,7 +86,7 @@ VALUES = [
     ("model.kwargs.a='1'", "1"), ("model.kwargs.a=a, b #c", "a, b #c"), ("model.kwargs.a=${b}", "${b}"),
     ("model.kwargs.a=\"a\\u00e9\\\"b\"", 'aé"b'), ("model.kwargs.a=[]", []), ("model.kwargs.a={}", {}),
     ("model.kwargs.a=[1, 'x, y', [null, \"2\"], {k: v:w}]", [1, "x, y", [None, "2"], {"k": "v:w"}]),
-    ("model.kwargs.a.b.c=1", {"b": {"c": 1}}),
+    ("model.kwargs.a=('b',)", ("b",)), ("optim.momentum=0e-9", 0.0), ("model.kwargs.a.b.c=1", {"b": {"c": 1}}),
     ("model.kwargs.a={'it\\'s': \"it's\", \"b\": 'a\\\\b\\n'}", {"it's": "it's", "b": "a\\b\n"}),
     ('model.kwargs.a={"x": null, "y": [true, 1.5e3], "z": "\\ud83d\\ude00"}',
      {"x": None, "y": [True, 1500.0], "z": "\U0001f600"}),
@@ -124,6 +124,8 @@ def test_other_values():
     ("trainer.devices=010", "key 'trainer.devices' is '010', expected auto, a number of devices"),
     ("optim.offset_lr_multiplier=0x1", "'optim.offset_lr_multiplier' is '0x1', expected auto or a number from 0"),
     ("name=/tmp/x", "key 'name' is '/tmp/x', expected a name that leaves a run's folder below output"),
+    (f"name={'x' * 201}", "expected a name that leaves a run's folder below output"),
+    ("model.kwargs.a=('b')", "which cannot be read: expected a comma after the only item of a tuple, or brackets"),
     ("name=../x", "key 'name' is '../x', expected a name that leaves a run's folder below output"),
     ("+seed=1", "'+seed=1': expected KEY=VALUE without plus signs before the key, for example optim.epochs=10"),
     ("++seed=1", "'++seed=1': expected KEY=VALUE without plus signs before the key"),
@@ -302,6 +304,7 @@ def test_dry_run_names_every_cell_that_will_fail(tmp_path, monkeypatch, capsys):
     ("a: {value: 0x10}", "line 3: 0x10 is 16 to YAML"),
     ("a: {value: 1_000}", "line 3: 1_000 is 1000 to YAML"),
     ("a: {value: 2020-01-01}", "line 3: 2020-01-01 is a date to YAML"),
+    ("a: {value: 0b_}", "line 3: 0b_ is no text but of tag !!int to YAML"),
     ("a: {value: 1}\n  a: {value: 2}", "line 4: key 'a' stands there twice"),
 ])  # fmt: skip
 def test_sweep_files_hold_what_is_written(tmp_path, line, sentence):

@@ -267,3 +267,12 @@ def test_detector_comes_out_the_same(tmp_path, monkeypatch, capsys, in_this_proc
     config.write_text(config.read_text().replace("lr=0.05", "lr=0.06"))
     assert main(["replay", str(path), "--run", "--output", "more"]) == 2
     assert "same run: optim_wrapper.optimizer.lr: 0.05 then, 0.06 now. --force" in capsys.readouterr().err
+
+
+def test_override_takes_the_place_of_its_key_however_that_is_written(here):
+    record = read_record("record.json")
+    record.command += ["data.mean.1=0.5", "name=try #1", "data.val=.../val"]
+    command = replay.replay_command(record, "out", overrides=["data.mean[1]=0.25", "data.val=/data #2"])
+    assert command[-4:] == ["name=try #1", "data.mean[1]=0.25", "data.val=/data #2", "output=out"]
+    assert replay.resolve([*command, "data.source=procedural"])["data"]["mean"][1] == 0.25
+    assert not any(word.startswith("data.mean.1") for word in command)

@@ -142,7 +142,8 @@ def _file_name(text: str) -> str:
 
 def _report(sweep: Sweep, jobs: list[Job], console: Console) -> int:
     failed = [job for job in jobs if job.state == "failed"]
-    console.print(f"{sweep.name}: {len(jobs) - len(failed)} of {len(jobs)} cells finished", highlight=False)
+    finished = f"{len(jobs) - len(failed)} of {len(jobs)} cells finished"
+    console.print(f"{sweep.name}: {finished}", markup=False, highlight=False)
     for job in failed:
         said = f": {line}" if (line := job.last_line()) else ""
         console.print(f"failed {job.name}: {job.reason}{said}", markup=False, style="red", soft_wrap=True)

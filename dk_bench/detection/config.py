@@ -37,6 +37,7 @@ KNOWN = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg
 TAKES = {
     "data_name": str | None, "other_classes": bool, "load_from": str | None, "work_dir": str | None, "resume": bool,
     "default_scope": str | None, "experiment_name": str | None, "sync_bn": Literal["torch", "mmcv"] | None,
+    "randomness": dict[str, Any], "custom_imports": dict[str, Any] | None, "custom_hooks": list[dict[str, Any]] | None,
     "model.backbone.model_name": str, "model.backbone.checkpoint": str | None,
 }  # fmt: skip
 TRAIN_CFG = ("type", "by_epoch", "max_epochs", "val_interval", "val_begin")
@@ -115,7 +116,8 @@ def _checked(cfg: mmengine.Config, overrides: Iterable[str], source: str) -> Det
         raise UserError(f"{source}: key '{missing[0]}' is missing, expected {', '.join(NEEDED)}")
     ours = {key: cfg[key] for key in OURS if key in cfg}
     ours.setdefault("seed", (cfg.get("randomness") or {}).get("seed") or 0)
-    ours["trainer"] = _trainer(cfg, dict(ours.get("trainer") or {}))
+    if isinstance(ours.setdefault("trainer", {}), Mapping):  # else the schema says what is wrong
+        ours["trainer"] = _trainer(cfg, dict(ours["trainer"]))
     run = config_from_dict(_plain(ours), source=source)
     _check_trainer(run)
     check_sequences(cfg.to_dict(), source)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dk_bench.errors import UserError
+from dk_bench.overrides import split_override
 from dk_bench.results.environment import collect_device, collect_git, collect_versions, portable
 from dk_bench.results.identity import DEFAULTS, cell_settings, config_hash
 from dk_bench.results.record import RunRecord, attempts_of, find_records, read_record
@@ -48,14 +49,19 @@ def replay_command(
     overrides = [*overrides, f"output={output}"]
     if len([override for override in overrides if override.startswith("output=")]) > 1:
         raise UserError(f"{overrides[0]}: a replay goes to another folder, which --output names")
-    given = {override.partition("=")[0] for override in overrides}
-    kept = [argument for argument in arguments[1:] if argument.partition("=")[0] not in given]
+    given = {_place(override) for override in overrides}
+    kept = [argument for argument in arguments[1:] if _place(argument) not in given]
     for argument in kept:
         if SHORTENED in argument:
             raise UserError(f"{argument}: the record holds the end of that path alone; give it as KEY=VALUE")
     if config is None and arguments[0].startswith(SHORTENED):
         raise UserError(f"{arguments[0]}: the record holds the end of that path alone; give --config FILE")
     return [*head, config or arguments[0], *kept, *overrides]
+
+
+def _place(override: str) -> tuple[str, ...]:
+    """The place that an override names: a[0] and a.0 are one."""
+    return tuple(map(str, split_override(override)[0]))
 
 
 def resolve(command: list[str]) -> dict[str, Any]:
