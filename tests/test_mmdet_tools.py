@@ -112,3 +112,56 @@ json.dump(looks, open("out.json", "w"))
     assert len(tested) == 4
     (of_image,) = (one for path, one in tested.items() if (folder / path).samefile(image))
     torch.testing.assert_close(of_image["bboxes"], expected.bboxes)  # in a batch here
+
+
+def test_mmdets_runner_goes_on_from_checkpoints_of_both_runners(folder):
+    """train.py --resume with weights, optimiser, schedule and counts; and load_from with weights alone."""
+    options = [option.replace("max_epochs=1", "max_epochs=2") for option in SETTINGS]
+    run(folder, f"""{RUN}
+import torch
+from mmengine.runner import Runner
+resume = Runner.resume
+def watched(self, *arguments, **more):
+    resume(self, *arguments, **more)
+    held = {{"model": self.model.state_dict(), "optimizer": self.optim_wrapper.state_dict()}}
+    held["schedulers"] = [one.state_dict() for one in self.param_schedulers]
+    torch.save(held | {{"epoch": self.epoch, "iter": self.iter}}, self.work_dir + "/resumed.pt")
+Runner.resume = watched
+options = {options!r}
+def train(folder, *arguments):
+    tool({str(TOOLS / "train.py")!r}, {str(FILE)!r}, "--work-dir", folder, *arguments, "--cfg-options", *options)
+train("theirs", "--resume")
+train("ours", "--resume", "last.ckpt")
+options += ["load_from=last.ckpt", "optim_wrapper.optimizer.lr=0.0", "train_cfg.max_epochs=1"]
+train("started")
+""")
+    ours, theirs = (torch.load(folder / path, weights_only=True) for path in ("last.ckpt", "theirs/epoch_1.pth"))
+    for held, name in ((ours, "ours"), (theirs, "theirs")):
+        resumed = torch.load(folder / name / "resumed.pt", weights_only=True)
+        assert (resumed["epoch"], resumed["iter"]) == (1, 2) == (held["meta"]["epoch"], held["meta"]["iter"])
+        assert_equal(resumed["model"], held["state_dict"])
+        assert_equal(resumed["optimizer"]["state"], held["optimizer"]["state"])
+        assert resumed["optimizer"]["param_groups"] == held["optimizer"]["param_groups"]
+        assert resumed["schedulers"] == held["param_schedulers"] and len(resumed["schedulers"]) == 2
+        done = torch.load(folder / name / "epoch_2.pth", weights_only=True)["meta"]
+        assert (done["epoch"], done["iter"], done["seed"]) == (2, 4, held["meta"]["seed"])
+    assert ours["meta"]["seed"] == 5
+    started = torch.load(folder / "started" / "epoch_1.pth", weights_only=True)["state_dict"]
+    learnt = [name for name in started if "running_" not in name and "num_batches" not in name]
+    assert len(learnt) > 90 and all(torch.equal(started[name], ours["state_dict"][name]) for name in learnt)
+
+
+def test_our_runner_starts_from_what_mmdets_left(folder):
+    config = load_detection_config(FILE, [*SETTINGS, f"load_from={folder / 'theirs/epoch_1.pth'}"])
+    model = LitDetector(config.to_dict(), list(ProceduralCoco.METAINFO["classes"])).model
+    assert_equal(model.state_dict(), torch.load(folder / "theirs/epoch_1.pth", weights_only=True)["state_dict"])
+
+
+def assert_equal(held, expected):
+    """Nested dicts with the same tensors."""
+    assert held.keys() == expected.keys() and len(held) > 0
+    for key, value in expected.items():
+        if isinstance(value, dict):
+            assert_equal(held[key], value)
+        else:
+            assert torch.equal(held[key], value) if isinstance(value, torch.Tensor) else held[key] == value, key

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import timm
-import torch
 from mmengine.model import BaseModule
 from timm.layers import Format, nhwc_to
 from torch import Tensor, nn
@@ -16,9 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dk_bench.config import ModelConfig
 from dk_bench.errors import UserError
+from dk_bench.models import MODELS as BENCH_MODELS
 from dk_bench.models import KernelSpec, deform
+from dk_bench.models.features import copy_features, flat, outer_name
 from dk_bench.registry import MODELS
-from dk_bench.training.checkpoint import build_model, kernel_spec, read_checkpoint
+from dk_bench.training.checkpoint import build_model, kernel_spec
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +44,8 @@ class TimmBackbone(BaseModule):
             evaluation mode.
         norm_eval: keep batch normalisation in evaluation mode, so that running statistics stay as they are. Its
             weights learn all the same.
-        checkpoint: ``last.ckpt`` of a classification run of this model, or of its rigid base, which is then deformed.
-            The classifier is left out.
+        checkpoint: weights of a classification model of this name, or of its rigid base, which is then deformed:
+            ``last.ckpt`` of a run of ours, or what timm's train.py leaves. The classifier is left out.
         pretrained: start from timm's weights (of the rigid base). timm downloads them.
         spec: fields of `dk_bench.KernelSpec` that deform the rigid model named.
         init_cfg: as mmengine has it; where it is None, weights are as timm initialises them.
@@ -77,7 +79,8 @@ class TimmBackbone(BaseModule):
             model_name, dict(spec) if spec else None, pretrained=bool(pretrained), checkpoint=checkpoint, kwargs=kwargs
         )
         self.model_name, self.norm_eval, self.frozen_stages = model_name, norm_eval, frozen_stages
-        self.net = _feature_net(config, _checked_indices(out_indices))
+        self._made_from = (config, _checked_indices(out_indices))
+        self.net = _feature_net(*self._made_from)
         self.net.is_init = True  # some timm models have an init_weights(), which mmengine would call after loading
         if with_cp:
             self.net.set_grad_checkpointing()
@@ -101,6 +104,12 @@ class TimmBackbone(BaseModule):
         for name in frozen:
             for parameter in self.net.get_submodule(name).parameters(recurse=False):
                 parameter.requires_grad = False
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Puts weights of the rigid base into the deformed network too. Raises UserError where weights are missing or
+        of other shapes: mmengine only prints that, and goes on with those that are random."""
+        _check_weights(self, state_dict, f"{prefix}net.")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         maps = self.net(images)
@@ -185,27 +194,16 @@ def _last_of_each_stride(maps: Sequence[Mapping[str, Any]]) -> list[int]:
     return sorted(last.values())
 
 
-@torch.no_grad()
 def _load(net: nn.Module, config: ModelConfig) -> None:
     """Copies weights from the classification model that the checkpoint, or timm, gives: a rigid one is deformed first.
 
     Raises UserError that names the keys which that model does not have, or has in another shape.
     """
     try:
-        held = _classes_in(config.checkpoint) if config.checkpoint else 0
-        source = build_model(config, held)
+        source = build_model(config, None if config.checkpoint else 0)
     except UserError as error:
         raise _renamed(error) from error
-    # timm's feature nets flatten "features.conv0" to "features_conv0" and may hold the whole model as "model".
-    weights = {_flat(name): value for name, value in source.state_dict().items()}
-    outer = "model." if set(net._modules) == {"model"} else ""
-    wrong = []
-    for name, value in net.state_dict().items():
-        new = weights.get(_flat(name.removeprefix(outer)))
-        if new is not None and new.shape == value.shape:
-            value.copy_(new)
-        else:
-            wrong.append(name)
+    wrong = copy_features(source, net)
     if wrong:
         raise UserError(
             f"TimmBackbone: weights of {config.name} ({config.checkpoint or 'pretrained'}) do not fit the network of "
@@ -213,25 +211,51 @@ def _load(net: nn.Module, config: ModelConfig) -> None:
         )
 
 
-def _classes_in(path: str) -> int:
-    """How many classes a classification checkpoint tells apart."""
-    checkpoint = read_checkpoint(path)
-    if checkpoint.get("task") == "detection":
-        raise UserError(
-            f"key 'model.checkpoint' is {path!r}, a detector's, expected one of a classification run; 'load_from' of "
-            "the configuration takes detectors"
-        )
-    return len(checkpoint["hyper_parameters"]["classes"])
+def _check_weights(backbone: TimmBackbone, state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Sees to it that weights about to be loaded are the network's; in place of the rigid base's it puts theirs,
+    deformed."""
+    held = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+    own = backbone.net.state_dict()
+    if not (wrong := _unfit(held, own)):
+        return
+    if (deformed := _deformed(held, *backbone._made_from)) is not None:
+        log.warning("TimmBackbone: the weights are of the rigid base of %s, and are deformed", backbone.model_name)
+        state_dict.update({prefix + name: value for name, value in deformed.items()})
+        return
+    total = len(_counted(own))
+    raise UserError(
+        f"TimmBackbone: the weights that are loaded have {total - len(wrong)} of the {total} tensors of "
+        f"{backbone.model_name} (not {', '.join(prefix + name for name in wrong[:3])}): they are of another model, or "
+        "of no detector; argument 'checkpoint' takes those of a classification run"
+    )
+
+
+def _unfit(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Names of own tensors that are not held in their shape."""
+    return [name for name in _counted(own) if name not in held or held[name].shape != own[name].shape]
+
+
+def _counted(names: Iterable[str]) -> list[str]:
+    """Names of tensors without the counters of normalisation, which old files lack and mmengine does not miss."""
+    return [name for name in names if not name.endswith("num_batches_tracked")]
+
+
+def _deformed(held: dict[str, Tensor], config: ModelConfig, indices: dict[str, Any]) -> dict[str, Tensor] | None:
+    """Weights of the rigid base's network, deformed; None where they are not that, or the network is not deformed."""
+    spec, ours = kernel_spec(config), BENCH_MODELS.get(config.name)
+    if spec is None or spec.is_rigid:
+        return None
+    rigid = _feature_net(dataclasses.replace(config, name=ours.base if ours else config.name, spec=None), indices)
+    if _unfit(held, rigid.state_dict()):
+        return None
+    rigid.load_state_dict({name: value for name, value in held.items() if name in rigid.state_dict()}, strict=False)
+    return deform(rigid, spec).state_dict()
 
 
 def _renamed(error: UserError) -> UserError:
     """The message in the words of TimmBackbone's arguments: it speaks of keys of a classification's configuration."""
     text = str(error).replace("'model.name'", "'model_name'").replace("'model.", "'").replace("key '", "argument '")
     return UserError(f"TimmBackbone: {text}")
-
-
-def _flat(name: str) -> str:
-    return name.replace(".", "_")
 
 
 def _frozen_names(net: nn.Module, stages: int) -> list[str]:
@@ -265,9 +289,8 @@ def _without_open_ones(net: nn.Module, frozen: list[str]) -> list[str]:
 def _names_until(net: nn.Module, module: str, *, inclusive: bool) -> list[str]:
     """Names of all modules before one, or up to its end."""
     names = [name for name, _ in net.named_modules()]
-    outer = "model." if set(net._modules) == {"model"} else ""
-    flat = [_flat(name.removeprefix(outer)) + "_" for name in names]
-    inside = [i for i, name in enumerate(flat) if name.startswith(_flat(module) + "_")]
+    outer = outer_name(net)
+    inside = [i for i, name in enumerate(names) if f"{flat(name.removeprefix(outer))}_".startswith(f"{flat(module)}_")]
     if not inside:
         raise UserError(
             f"TimmBackbone: argument 'frozen_stages' cannot be followed: the network has no module {module}, with "

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from dk_bench.detection.backbone import TimmBackbone
 from dk_bench.errors import UserError
 from dk_bench.training.weights import read_plain, weights_in
 
@@ -26,9 +27,15 @@ def load_start(model: nn.Module, path: str) -> None:
         raise UserError(f"key 'load_from': {error}") from error
     held, own = weights_in(checkpoint), model.state_dict()
     fitting = {name: value for name, value in held.items() if name in own and own[name].shape == value.shape}
+    # Those of TimmBackbone as they are: it takes the rigid base's too, and names what does not fit.
+    inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, TimmBackbone))
+    fitting |= {name: value for name, value in held.items() if name.startswith(inside)}
     if not fitting:
         raise UserError(f"key 'load_from' is {path!r}: none of its {len(held)} weights fits {type(model).__name__}")
-    model.load_state_dict(fitting, strict=False)
+    try:
+        model.load_state_dict(fitting, strict=False)
+    except UserError as error:
+        raise UserError(f"key 'load_from' is {path!r}: {error}") from error
     if len(fitting) < len(own) or len(fitting) < len(held):
         print(f"{path}: {len(fitting)} of its {len(held)} weights fit the model's {len(own)}", file=sys.stderr)
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from dk_bench.models.blocks import block_convolutions, is_depthwise
 from dk_bench.models.dilate import dilated_last_stage
+from dk_bench.models.paper import MODELS
 from dk_bench.models.probe import output_strides
 from dk_bench.models.spec import KernelSpec
 from dk_bench.nn import (
@@ -24,6 +25,9 @@ _HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks",
 )
+
+GENERIC = "dk_deformed"  # timm's name for what `deform` makes where no model of ours is the same base and spec
+_NAMES = {(model.base, model.spec): model.name for model in MODELS.values() if not model.spec.is_rigid}
 
 Replace = Callable[[nn.Conv2d], RigidStart2d]
 
@@ -50,7 +54,9 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
     :func:`dk_bench.models.dilate.dilated_last_stage`.
 
     The model is any timm model with convolutions, also one made with ``features_only=True``. Names of existing
-    parameters stay; a kernel over a scope has a larger shape.
+    parameters stay; a kernel over a scope has a larger shape. In ``pretrained_cfg`` the model then calls itself by the
+    name of ours that is the same base and spec, otherwise ``dk_deformed`` with both as arguments: what timm's
+    ``save_for_hf`` writes is made again as it was.
 
     Args:
         model: a rigid model; changed in place.
@@ -66,9 +72,22 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
         raise ValueError(f"model: {type(model).__name__} is deformed already; deform a rigid one")
     strides = output_strides(model) if spec.dcn or spec.dense_dcn or spec.dilate_last else {}
     if not spec.dilate_last:
-        return _replace(model, spec, strides)
+        return _named(_replace(model, spec, strides), spec)
     with dilated_last_stage(model, strides):  # undone where the rest of the spec is refused
-        return _replace(model, spec, strides)
+        return _named(_replace(model, spec, strides), spec)
+
+
+def _named(model: nn.Module, spec: KernelSpec) -> nn.Module:
+    """The model, which tells timm what it is now."""
+    cfg = getattr(model, "pretrained_cfg", None)
+    if not isinstance(cfg, dict) or not (base := cfg.get("architecture")):  # no timm model
+        return model
+    if (name := _NAMES.get((base, spec))) is None:
+        name = GENERIC
+        made_with = getattr(model, "_model_args", {})  # what timm made the base with, and writes down
+        model._model_args = {**made_with, "base": base, "spec": spec.to_dict()}
+    model.pretrained_cfg = model.default_cfg = {**cfg, "architecture": name}
+    return model
 
 
 def _replace(model: nn.Module, spec: KernelSpec, strides: dict[str, int]) -> nn.Module:

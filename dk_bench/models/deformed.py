@@ -1,17 +1,29 @@
-"""The deformed models as timm entry points: every row of :mod:`dk_bench.models.paper` that is not a rigid base."""
+"""The deformed models as timm entry points: every row of :mod:`dk_bench.models.paper` that is not a rigid base, and
+``dk_deformed``, by which any other model that `deform` made is made again."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from timm.models import generate_default_cfgs, get_pretrained_cfg, model_entrypoint, register_model
+from timm.models import (
+    generate_default_cfgs,
+    get_pretrained_cfg,
+    is_model,
+    model_entrypoint,
+    register_model,
+    resolve_pretrained_cfg,
+)
 from torch import nn
 
 from dk_bench.models import resnetdw
-from dk_bench.models.deform import deform
+from dk_bench.models.deform import GENERIC, deform
+from dk_bench.models.features import copy_features
 from dk_bench.models.paper import MODELS, BenchModel
-from dk_bench.models.pretrained import refuse_pretrained
+from dk_bench.models.pretrained import load_deformed, names_weights, refuse_pretrained
+from dk_bench.models.spec import KernelSpec
 
 __all__: list[str] = []  # register_model adds the entry points
 
@@ -19,15 +31,41 @@ _BASE_CFGS = {
     **resnetdw.BASE_CFGS, "mobilenetv2_100": resnetdw.cfg(first_conv="conv_stem", classifier="classifier")
 }
 _DEFORMED = [model for model in MODELS.values() if not model.spec.is_rigid]
+_OF_FEATURES = ("features_only", "out_indices", "feature_cls", "feature_cfg", "output_fmt")  # arguments for maps alone
 
 default_cfgs = generate_default_cfgs({model.name: _BASE_CFGS[model.base] for model in _DEFORMED})
 
 
+def _create(
+    name: str,
+    base: str,
+    spec: KernelSpec,
+    pretrained: bool = False,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    cache_dir: Any = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """A rigid base of timm's, deformed, with weights where timm's arguments name some: its own, or the base's."""
+    if not names_weights(pretrained_cfg, pretrained_cfg_overlay):
+        refuse_pretrained(name, pretrained)
+    cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
+    rigid_cfg = dataclasses.replace(cfg, architecture=base, state_dict=None)  # deform() changes the name
+    rigid = partial(model_entrypoint(base), pretrained_cfg=rigid_cfg)
+    model = deform(rigid(**kwargs), spec)
+    if not pretrained:
+        return model
+    whole = {key: value for key, value in kwargs.items() if key not in _OF_FEATURES}
+    source = deform(rigid(**whole | {"num_classes": 0}), spec) if kwargs.get("features_only") else model
+    load_deformed(source, cfg, spec, partial(rigid, **whole), kwargs.get("in_chans", cfg.input_size[0]), cache_dir)
+    if source is not model and (wrong := copy_features(source, model)):
+        raise RuntimeError(f"{name}: the network of feature maps has other weights: {', '.join(wrong[:5])}")
+    return model
+
+
 def _entry_point(model: BenchModel) -> Callable[..., nn.Module]:
-    def create(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs: Any) -> nn.Module:
-        refuse_pretrained(model.name, pretrained)
-        pretrained_cfg = pretrained_cfg or get_pretrained_cfg(model.name)
-        return deform(model_entrypoint(model.base)(pretrained_cfg=pretrained_cfg, **kwargs), model.spec)
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return _create(model.name, model.base, model.spec, pretrained, **kwargs)
 
     create.__name__ = create.__qualname__ = model.name
     create.__doc__ = f"{model.base} deformed by {model.spec}."
@@ -37,3 +75,28 @@ def _entry_point(model: BenchModel) -> Callable[..., nn.Module]:
 
 for _model in _DEFORMED:
     globals()[_model.name] = register_model(_entry_point(_model))
+
+
+@register_model
+def dk_deformed(
+    pretrained: bool = False,
+    base: str = "",
+    spec: dict[str, Any] | None = None,
+    pretrained_cfg: Any = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """The timm model ``base`` deformed by ``spec``, fields of `KernelSpec`: what `deform` makes where no name of ours
+    says it. timm's ``save_for_hf`` writes both, so that the model is made again from what it wrote.
+
+    Raises:
+        ValueError: timm does not know the base, or the spec says nothing or does not fit it.
+    """
+    if not is_model(base):
+        raise ValueError(f"base: expected the name of a rigid model that timm knows, got {base!r}")
+    made = KernelSpec.from_dict(spec or {})
+    if made.is_rigid:
+        raise ValueError(f"spec: expected fields of KernelSpec that deform {base}, got {spec!r}")
+    pretrained_cfg = pretrained_cfg or dataclasses.replace(
+        get_pretrained_cfg(base), architecture=GENERIC, **dict.fromkeys(("url", "file", "hf_hub_id", "tag"))
+    )
+    return _create(GENERIC, base, made, pretrained, pretrained_cfg, **kwargs)

@@ -1,11 +1,20 @@
-"""What ``pretrained=True`` answers: no weights are published."""
+"""What ``pretrained=True`` does: it loads weights that the caller names, and says that none are published."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from timm.models import PretrainedCfg, load_pretrained
+from torch import Tensor, nn
+
+from dk_bench.models.deform import deform
 from dk_bench.models.paper import MODELS
+from dk_bench.models.spec import KernelSpec
+
+log = logging.getLogger(__name__)
 
 SOURCES = ("url", "file", "hf_hub_id", "state_dict")  # of timm's pretrained_cfg
 
@@ -25,14 +34,93 @@ def refuse_pretrained(name: str, pretrained: bool) -> None:
     """
     if not pretrained:
         return
-    model = MODELS[name]
-    if model.spec.is_rigid:
-        hint = "Load a checkpoint of your own with timm.create_model(..., checkpoint_path=...)."
-    else:
+    hint = "Load weights of your own with timm.create_model(..., num_classes=..., checkpoint_path=...)."
+    model = MODELS.get(name)
+    if model and not model.spec.is_rigid:
         arguments = ", ".join(f"{key}={value!r}" for key, value in model.spec.changed().items())
-        weights = "pretrained=True" if model.base == "mobilenetv2_100" else "checkpoint_path=..."
-        hint = (
-            "Deform a trained rigid model instead, which keeps what it computes, and fine-tune it: "
+        weights = "pretrained=True" if model.base == "mobilenetv2_100" else "num_classes=..., checkpoint_path=..."
+        hint += (
+            " Or deform a trained rigid model, which keeps what it computes, and fine-tune it: "
             f"dk_bench.deform(timm.create_model({model.base!r}, {weights}), dk_bench.KernelSpec({arguments}))"
         )
     raise RuntimeError(f"{name}: no pretrained weights are published. {hint}")
+
+
+def load_deformed(
+    model: nn.Module, cfg: PretrainedCfg, spec: KernelSpec, rigid: Callable[..., nn.Module], in_chans: int, cache: Any
+) -> None:
+    """Loads the weights that ``cfg`` names, as timm does, into a whole deformed model, classifier and stem adapted.
+
+    Weights of the rigid base are deformed first. ``rigid`` makes it: ``rigid(num_classes=..., in_chans=...)``.
+
+    Raises:
+        RuntimeError: the weights are of neither.
+    """
+
+    def fitted(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        names = model.pretrained_cfg
+        if not is_of(state, model) and (classes := classes_of(state, names)) is not None:
+            source = rigid(num_classes=classes, in_chans=_channels(state, names) or in_chans)
+            if is_of(state, source):
+                source.load_state_dict(state)
+                state = deform(source, spec).state_dict()
+                log.warning("%s: the weights are of its rigid base, and are deformed", names["architecture"])
+        return checked_weights(state, model)
+
+    settings = model.pretrained_cfg | {"state_dict": cfg.state_dict}
+    model.pretrained_cfg = model.default_cfg = settings  # one dict: what `checked_weights` sets, timm reads
+    load_pretrained(model, settings, model.num_classes, in_chans, filter_fn=fitted, cache_dir=cache)
+    settings.pop("state_dict")
+
+
+def checked_weights(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """timm's ``pretrained_filter_fn`` of our models: lets weights through that are the model's, all of them.
+
+    Where the number of classes changes timm loads what it finds, and leaves the rest random without a word. It takes
+    the number in ``pretrained_cfg`` for that of the weights, too, and so drops a classifier that fits; so the number is
+    set to that of the weights here.
+
+    Raises:
+        RuntimeError: names that the weights lack, or have beside the model's, but for the classifier's.
+    """
+    cfg = model.pretrained_cfg
+    own, held = (_names(names, cfg) for names in (model.state_dict(), state))
+    if own != held:
+        lacking, further = (", ".join(sorted(names)[:3]) or "none" for names in (own - held, held - own))
+        raise RuntimeError(
+            f"{cfg['architecture']}: the weights are of another model: {len(own - held)} of its {len(own)} are missing "
+            f"({lacking}), {len(held - own)} are not its ({further})"
+        )
+    if classes_of(state, cfg) == model.num_classes:
+        cfg["num_classes"] = model.num_classes
+    return dict(state)
+
+
+def is_of(state: Mapping[str, Tensor], model: nn.Module) -> bool:
+    """Whether weights are a timm model's in names and shapes, those aside that depend on classes and input channels."""
+    cfg = model.pretrained_cfg
+    own, free = model.state_dict(), {f"{name}.weight" for name in _listed(cfg.get("first_conv"))}
+    names = _names(own, cfg)
+    return _names(state, cfg) == names and all(state[name].shape == own[name].shape for name in names - free)
+
+
+def _names(state: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> set[str]:
+    """Names of weights, without the classifier's and the counters of normalisation, which old files lack."""
+    heads = tuple(f"{name}." for name in _listed(cfg.get("classifier")))
+    return {name for name in state if not name.startswith(heads) and not name.endswith("num_batches_tracked")}
+
+
+def classes_of(state: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> int | None:
+    """How many classes weights tell apart, by the classifier that timm's ``pretrained_cfg`` names; None without one."""
+    found = [state.get(f"{name}.weight") for name in _listed(cfg.get("classifier"))]
+    return len(found[0]) if found and found[0] is not None else None
+
+
+def _channels(state: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> int | None:
+    """How many channels images have for these weights."""
+    found = [state.get(f"{name}.weight") for name in _listed(cfg.get("first_conv"))]
+    return found[0].shape[1] if found and found[0] is not None else None
+
+
+def _listed(names: Any) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())

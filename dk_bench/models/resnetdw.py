@@ -8,7 +8,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import Bottleneck, ResNet
 
-from dk_bench.models.pretrained import names_weights, refuse_pretrained
+from dk_bench.models.pretrained import checked_weights, names_weights, refuse_pretrained
 
 __all__ = ["BASE_CFGS", "DepthwiseBottleneck", "cfg"]
 
@@ -60,4 +60,11 @@ test_resnetdw.__test__ = False  # pytest would collect it by its name
 def _create(name: str, pretrained: bool, arguments: dict[str, Any], kwargs: dict[str, Any]) -> ResNet:
     if not names_weights(kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")):
         refuse_pretrained(name, pretrained)
-    return build_model_with_cfg(ResNet, name, pretrained, block=DepthwiseBottleneck, **{**arguments, **kwargs})
+    return build_model_with_cfg(
+        ResNet,
+        name,
+        pretrained,
+        pretrained_filter_fn=checked_weights,
+        block=DepthwiseBottleneck,
+        **{**arguments, **kwargs},
+    )

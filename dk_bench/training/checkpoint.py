@@ -14,6 +14,8 @@ from torch import nn
 from dk_bench.config import ModelConfig, config_from_dict
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS, KernelSpec, deform
+from dk_bench.models.deform import GENERIC
+from dk_bench.models.pretrained import classes_of, is_of, names_weights
 from dk_bench.training.weights import is_ours, read_plain, weights_in
 
 log = logging.getLogger(__name__)
@@ -37,11 +39,13 @@ def kernel_spec(config: ModelConfig) -> KernelSpec | None:
     return KernelSpec.from_dict(config.spec)
 
 
-def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
+def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
     """The timm model, deformed where its name or ``config.spec`` says so.
 
-    Weights come from ``config.checkpoint`` (of the same model or of its rigid base) or, with ``config.pretrained``,
-    from timm (of the rigid base). They may be of another number of classes: then the classifier starts anew.
+    Weights come from ``config.checkpoint`` (of the same model or of its rigid base, as a run of ours, timm's train.py
+    or ``torch.save(model.state_dict(), ...)`` leave them) or, with ``config.pretrained``, from timm (of the rigid base,
+    but where ``config.kwargs`` name others). They may be of another number of classes: then the classifier starts anew;
+    with None as the number it is that of the checkpoint.
 
     Raises UserError for a name timm does not know (with near ones), arguments the model does not take, a spec that
     does not fit it, weights that cannot be had, and a checkpoint that cannot be read or is of another model.
@@ -50,10 +54,13 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
         close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
         hint = f", did you mean {' or '.join(close)}?" if close else "; `dk-bench models` lists ours"
         raise UserError(f"key 'model.name' is {config.name!r}, which timm does not know{hint}")
+    if config.name == GENERIC:
+        raise UserError(f"key 'model.name' is {config.name!r}, expected the rigid base; 'model.spec' deforms it")
     base, spec = _base_and_spec(config)
     if config.checkpoint:
         return _from_checkpoint(base, spec, config, num_classes)
-    if not config.pretrained and config.spec is None:
+    named = names_weights(config.kwargs.get("pretrained_cfg"), config.kwargs.get("pretrained_cfg_overlay"))
+    if config.spec is None and (named or not config.pretrained):
         return _create(config.name, config, num_classes)
     return _deform(_create(base, config, num_classes), spec, config)
 
@@ -69,29 +76,74 @@ def _base_and_spec(config: ModelConfig) -> tuple[str, KernelSpec | None]:
     return ours.base if ours else config.name, spec if spec and not spec.is_rigid else None
 
 
-def _from_checkpoint(base: str, spec: KernelSpec | None, config: ModelConfig, num_classes: int) -> nn.Module:
+def _from_checkpoint(base: str, spec: KernelSpec | None, config: ModelConfig, num_classes: int | None) -> nn.Module:
     path = config.checkpoint
-    checkpoint = read_checkpoint(path)
-    hyper_parameters = checkpoint["hyper_parameters"]
-    held_config = config_from_dict(hyper_parameters["config"], source=str(path)).model
-    held, held_classes = _base_and_spec(held_config), len(hyper_parameters["classes"])
+    content = read_plain(path)
+    weights = weights_in(content)
+    if is_ours(content):
+        classes, is_rigid = _checked(content, base, spec, config)
+        model = _create(base, config, classes)
+    else:
+        cfg = timm.get_pretrained_cfg(base)
+        classes = classes_of(weights, cfg.to_dict() if cfg else {}) or num_classes or 0
+        model = _create(base, config, classes)
+        is_rigid = spec is None or is_of(weights, model)
+    if not is_rigid:
+        model = _deform(model, spec, config)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(_other_weights(content, weights, base, spec, config, error)) from error
+    if is_rigid:
+        model = _deform(model, spec, config)
+    if num_classes is not None and classes != num_classes:
+        model.reset_classifier(num_classes)
+        log.warning("%s: of %d classes, so that the classifier of %d starts anew", path, classes, num_classes)
+    return model
+
+
+def _checked(
+    checkpoint: dict[str, Any], base: str, spec: KernelSpec | None, config: ModelConfig
+) -> tuple[int, bool]:
+    """How many classes a checkpoint of ours tells apart, and whether it is the rigid base's. Raises UserError where it
+    is of another model."""
+    path = config.checkpoint
+    if is_detectors(checkpoint):
+        raise UserError(
+            f"key 'model.checkpoint' is {path!r}, a detector's, expected one of a classification run; 'load_from' of "
+            "a detection's configuration takes detectors"
+        )
+    held_config = config_from_dict(checkpoint["hyper_parameters"]["config"], source=str(path)).model
+    held = _base_and_spec(held_config)
     if held not in ((base, spec), (base, None)):
-        or_base = f" or of its rigid base {base}" if spec else ""
         raise UserError(
             f"key 'model.checkpoint' is {path!r}: a checkpoint of {_words(held_config)}, expected one of "
-            f"{_words(config)}{or_base}"
+            f"{_expected(base, spec, config)}"
         )
-    model = _create(base, config, held_classes)
-    if held == (base, spec):
-        model = _deform(model, spec, config)
-        load_weights(model, checkpoint, path)
-    else:
-        load_weights(model, checkpoint, path)
-        model = _deform(model, spec, config)
-    if held_classes != num_classes:
-        model.reset_classifier(num_classes)
-        log.warning("%s: of %d classes, so that the classifier of %d starts anew", path, held_classes, num_classes)
-    return model
+    return len(checkpoint["hyper_parameters"]["classes"]), held == (base, None)
+
+
+def _other_weights(
+    content: Any,
+    weights: dict[str, Any],
+    base: str,
+    spec: KernelSpec | None,
+    config: ModelConfig,
+    error: RuntimeError,
+) -> str:
+    """What to say of weights that fit neither the model nor its rigid base."""
+    expected, lines = _expected(base, spec, config), " ".join(str(error).split())[:300]
+    if not weights:
+        return f"key 'model.checkpoint' is {config.checkpoint!r}, which holds no weights, expected those of {expected}"
+    if is_ours(content):
+        held = content["hyper_parameters"]["config"]["model"]["name"]
+        return f"{config.checkpoint}: its weights ({held}) do not fit {config.name}: {lines}"
+    of = f" of {content['arch']}" if isinstance(content.get("arch"), str) else ""
+    return f"key 'model.checkpoint' is {config.checkpoint!r}: weights{of}, expected those of {expected}: {lines}"
+
+
+def _expected(base: str, spec: KernelSpec | None, config: ModelConfig) -> str:
+    return f"{_words(config)} or of its rigid base {base}" if spec else _words(config)
 
 
 def _words(config: ModelConfig) -> str:
@@ -132,6 +184,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def is_detectors(checkpoint: dict[str, Any]) -> bool:
+    """Whether a checkpoint of ours is of a detector."""
+    return checkpoint.get("task") == "detection"
+
+
 def check_same_model(checkpoint: dict[str, Any], name: str, num_classes: int, path: str | Path) -> None:
     """Raises UserError where the checkpoint is of another model, or of as many other classes, than expected."""
     held = checkpoint["hyper_parameters"]
@@ -145,9 +202,11 @@ def check_same_model(checkpoint: dict[str, Any], name: str, num_classes: int, pa
 def load_model(path: str | Path) -> nn.Module:
     """The trained timm model in a checkpoint, in evaluation mode on the CPU. With EMA it is the averaged one.
 
-    Raises UserError as `read_checkpoint` does.
+    Raises UserError as `read_checkpoint` does, and for a detector's checkpoint.
     """
     checkpoint = read_checkpoint(path)
+    if is_detectors(checkpoint):
+        raise UserError(f"{path}: a checkpoint of a detector, expected one of a classification run")
     held = checkpoint["hyper_parameters"]
     config = config_from_dict(held["config"], source=str(path)).model
     model = build_model(without_initial_weights(config), len(held["classes"]))

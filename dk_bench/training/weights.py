@@ -48,7 +48,7 @@ def weights_in(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         return {}
     if is_ours(content):
-        state = content["state_dict"]
+        state = content.get("state_dict") or {}
         return dict(state) if MODULE_STATE in content else _of_the_model(state)
     held = [content[place] for place in PLACES if isinstance(content.get(place), Mapping)]
     state = clean_state_dict(held[0] if held else content)
