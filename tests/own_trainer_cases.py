@@ -16,9 +16,12 @@ def trainer(epochs=2, **settings):
 
 
 def images_in(batch):
-    """One text an image, which tells it from others and its augmentations apart."""
-    images = batch["inputs"] if isinstance(batch, dict) else batch[0]
-    return [hashlib.sha1(image.float().numpy().tobytes()).hexdigest()[:12] for image in images]
+    """One text an image, which tells it from others and its augmentations apart; in detection it begins with the id."""
+    detection = isinstance(batch, dict)
+    images = batch["inputs"] if detection else batch[0]
+    names = [f"{sample.img_id}:" for sample in batch["data_samples"]] if detection else [""] * len(images)
+    pixels = [hashlib.sha1(image.float().numpy().tobytes()).hexdigest()[:12] for image in images]
+    return [name + text for name, text in zip(names, pixels, strict=True)]
 
 
 class Watch(pl.Callback):
@@ -30,7 +33,7 @@ class Watch(pl.Callback):
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         self.batches.append(images_in(batch))
-        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        self.rates.append(next_rate(trainer))
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         if len(self.batches) == self.save_after:
@@ -45,6 +48,6 @@ class Watch(pl.Callback):
         self.figures.append({name: float(v) for name, v in trainer.callback_metrics.items() if name[:4] == "val/"})
 
 
-def last_rate(trainer):
-    """The largest learning rate that a further step would have."""
+def next_rate(trainer):
+    """The largest learning rate of the next step."""
     return max(group["lr"] for group in trainer.optimizers[0].param_groups)

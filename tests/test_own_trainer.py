@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from own_trainer_cases import Watch, images_in, last_rate, trainer
+from own_trainer_cases import Watch, images_in, next_rate, trainer
 from pytorch_lightning import callbacks
 from pytorch_lightning.strategies import FSDPStrategy
 from training_cases import tiny
@@ -93,7 +93,7 @@ def test_the_readmes_example_runs(plain, tmp_path, monkeypatch):
 def test_the_cosine_ends_at_zero_whatever_the_steps_are(tmp_path, settings, steps):
     watch, own, _ = fit(tmp_path, "optim.warmup_epochs=0", **settings)
     assert own.global_step == steps
-    assert watch.rates[0] == 0.05 and last_rate(own) == 0
+    assert watch.rates[0] == 0.05 and next_rate(own) == 0
     assert sorted(watch.rates, reverse=True) == watch.rates and len(set(watch.rates)) == steps
 
 
@@ -193,7 +193,7 @@ def test_going_on_inside_an_epoch_from_a_users_checkpoint(tmp_path, kind):
     assert done == BATCHES + 2
     resumed, again, other = fit(tmp_path, "data.workers=1", ckpt_path=path, **kind)
     assert resumed.batches == straight.batches[done:] and resumed.rates == straight.rates[done:]
-    assert again.callback_metrics == own.callback_metrics and last_rate(again) == 0
+    assert again.callback_metrics == own.callback_metrics and next_rate(again) == 0
     assert_same_weights(other, module)
 
 

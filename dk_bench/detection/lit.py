@@ -213,10 +213,12 @@ class LitDetector(ConfiguredModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["task"] = TASK
-        data = self.trainer.datamodule
+        data, trainer = self.trainer.datamodule, self.trainer
         checkpoint["steps_per_epoch"] = data.steps_per_epoch
         to_own_names(checkpoint)
-        add_for_mmengine(checkpoint, self.hparams.config, data.train_images.metainfo, data.steps_per_epoch)
+        as_mmengine_counts = trainer.accumulate_grad_batches == 1 and trainer.limit_train_batches == 1.0
+        steps = data.steps_per_epoch if as_mmengine_counts else None
+        add_for_mmengine(checkpoint, self.hparams.config, data.train_images.metainfo, steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError where training goes on and an epoch has other batches than the checkpoint's."""

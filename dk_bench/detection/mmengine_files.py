@@ -38,7 +38,7 @@ def _method_of_a_history(owner: Any, name: str) -> Callable:
 
 
 def add_for_mmengine(
-    checkpoint: dict[str, Any], config: Mapping[str, Any], dataset_meta: Mapping[str, Any], steps_per_epoch: int
+    checkpoint: dict[str, Any], config: Mapping[str, Any], dataset_meta: Mapping[str, Any], steps_per_epoch: int | None
 ) -> None:
     """Adds to a checkpoint of ours what mmengine looks for: so mmdet's tools load it, and its runner goes on from it.
 
@@ -46,10 +46,12 @@ def add_for_mmengine(
         checkpoint: as Lightning is about to write it, of a detector.
         config: the configuration as plain data.
         dataset_meta: ``classes``, the names in order of their labels, and ``palette``, a colour each, where known.
-        steps_per_epoch: inside an epoch no ``epoch`` is written, as mmengine's runner can only begin one.
+        steps_per_epoch: inside an epoch no ``epoch`` is written, as mmengine's runner can only begin one; nor with
+            None, where a step is not a batch or an epoch not all batches, which that runner does not know.
     """
     steps = checkpoint["global_step"]
-    done = {"epoch": steps // steps_per_epoch, "iter": steps} if steps % steps_per_epoch == 0 else {}
+    whole = steps_per_epoch is not None and steps % steps_per_epoch == 0
+    done = {"epoch": steps // steps_per_epoch, "iter": steps} if whole else {}
     seed = config.get("seed")
     checkpoint["meta"] = {**done, "cfg": _as_text(config), "seed": seed, "dataset_meta": _meta(dataset_meta)}
     checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
