@@ -57,7 +57,8 @@ def standing(values: Any, key: Key, default: Any = None) -> Any:
 
 def put(values: Any, key: Key, value: Any, done: Key = ()) -> Any:
     """``values`` with a value at a place, as a copy where they change. A section is laid over the one that stands, key
-    by key; one without keys empties it, and one with ``_delete_: true``, as in mmengine, takes its place.
+    by key; one without keys empties it, and one with ``_delete_: true``, as in mmengine, takes its place. The key
+    ``_delete_`` alone, true, empties its section.
 
     Raises Misread for an index beyond a list's end and for a place within what is neither list nor section.
     """
@@ -75,6 +76,8 @@ def put(values: Any, key: Key, value: Any, done: Key = ()) -> Any:
     if is_index or not isinstance(values, Mapping | None):
         expected = "a list in brackets" if is_index else "a section"
         raise Misread(f"key '{joined(done)}' is {values!r}, expected {expected} that has '{head}'")
+    if head == "_delete_" and not rest:
+        return {} if value else values
     changed = {} if values is None else copy.copy(values)
     changed[head] = put(changed.get(head), tuple(rest), value, here)
     return changed

@@ -99,6 +99,14 @@ def test_an_override_changes_nothing_else(values):
     assert after == before
 
 
+def test_sections_are_deleted_as_mmdet_deletes_them(values):
+    deleted = {"type": "IoULoss", "eps": 0.1}
+    for words in (["={'_delete_': True, 'type': 'IoULoss', 'eps': 0.1}"], ["={}", "={type: IoULoss, eps: 0.1}"],
+                  ["._delete_=True", ".type=IoULoss", ".eps=1e-1"]):  # fmt: skip
+        overrides = [f"model.rpn_head.loss_bbox{word}" for word in words]
+        assert apply(values, *overrides).to_dict()["model"]["rpn_head"]["loss_bbox"] == deleted
+
+
 @pytest.mark.parametrize("override, sentence", [
     ("param_scheduler.1.milestones=8,11", "is '8,11', expected a list in brackets (each item a number or null)"),
     (f"{IMAGES}.metainfo.classes=apple", "is 'apple', expected a list in brackets (each item a text or null) or null"),

@@ -1,6 +1,8 @@
 """What is typed is what counts: texts, numbers and lists in overrides, in configuration files and in sweeps."""
 
 import itertools
+import json
+from random import Random
 
 import pytest
 import yaml
@@ -146,13 +148,37 @@ def test_there_is_no_item_of_null(key):
         load_config(None, ["data.augment.scale=null", f"{key}=0.5"])
 
 
+def random_text(random):
+    return "".join(random.choices("ab '\"\\\n\t,:[]{}()#&*%~$=-+.01eE漢", k=random.randrange(7)))
+
+
+def random_data(random, depth=0):
+    """Plain data as JSON has it, of texts that look like something else."""
+    kind = random.randrange(5 if depth == 3 else 7)
+    if kind == 5:
+        return [random_data(random, depth + 1) for _ in range(random.randrange(3))]
+    if kind == 6:
+        return {random_text(random): random_data(random, depth + 1) for _ in range(random.randrange(3))}
+    return [None, True, random.randrange(-99, 99), random.uniform(-1, 1) * 1e-5, random_text(random)][kind]
+
+
+def test_what_python_and_json_write_comes_back():
+    """As the agent of W&B and its server do."""
+    random = Random(0)
+    for _ in range(100):
+        data = {"a": random_data(random)}
+        for text in (repr(data), json.dumps(data), json.dumps(data, ensure_ascii=False, indent=1)):
+            assert load_config(None, [f"model.kwargs={text}"]).model.kwargs == data
+
+
 def test_sections_are_laid_over_and_the_last_counts():
     words = ["model.kwargs={a: {b: 1, c: 2}}", "model.kwargs.a={b: 3}", "optim={lr: 1}", "seed=1", "seed=2"]
     config = load_config(None, words)
     assert config.model.kwargs == {"a": {"b": 3, "c": 2}} and config.seed == 2
     assert (config.optim.lr, config.optim.momentum) == (1.0, 0.9)
     assert load_config(None, [*words, "model.kwargs={}", "optim={}"]).model.kwargs == {}
-    assert load_config(None, [*words, "model.kwargs={_delete_: true, b: 2}"]).model.kwargs == {"b": 2}
+    for deletion in (["model.kwargs={_delete_: true, b: 2}"], ["model.kwargs._delete_=true", "model.kwargs.b=2"]):
+        assert load_config(None, [*words, *deletion]).model.kwargs == {"b": 2}
 
 
 WRITTEN = [
