@@ -48,11 +48,13 @@ def here(trained, tmp_path, monkeypatch):
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Runs the command here, without half a minute of imports for each."""
+    """Runs the command here, without half a minute of imports for each; in the job of a cluster, of which the replay is
+    no rank."""
+    monkeypatch.setenv("SLURM_PROCID", "1")
 
     class Here:
-        def __init__(self, argv):
-            assert argv[:3] == [sys.executable, "-m", "dk_bench"]
+        def __init__(self, argv, env):
+            assert argv[:3] == [sys.executable, "-m", "dk_bench"] and "SLURM_PROCID" not in env
             self.status = main(argv[3:])
 
         def __enter__(self):

@@ -45,6 +45,9 @@ if not (folder / "record.json").exists():
 """
 
 
+LEAVE_RECORD = "mkdir -p $0; cp $1 $0/new; mv $0/new $0/record.json"
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.0)
@@ -57,7 +60,13 @@ def make_record(**more):
     return dataclasses.replace(record, **more)
 
 
-def make_job(folder, name="job", argv=("true",)):
+def finished_record(folder):
+    return write_record(make_record(status="finished"), folder / "finished.json")
+
+
+def make_job(folder, name="job", argv=None):
+    """A job whose process, unless ``argv`` says otherwise, leaves a finished record and no more."""
+    argv = argv or ["sh", "-c", LEAVE_RECORD, str(folder / name), str(finished_record(folder))]
     return Job(name, list(argv), folder / f"{name}.log", Run(folder / name, folder, "cell", 0))
 
 
@@ -111,7 +120,8 @@ def test_run_that_another_process_trains_is_refused(tmp_path, capsys):
     ("status", "error", "state"),
     [
         ("finished", None, "skipped"), ("failed", "disk full", "failed"),
-        ("failed", "interrupted", "finished"), ("running", None, "finished"),  # cut off: run here
+        ("failed", "interrupted", "finished"), ("failed", "interrupted by SIGTERM", "finished"),  # cut off: run here
+        ("running", None, "finished"),
     ],
 )  # fmt: skip
 def test_what_another_process_makes_of_a_run_counts(tmp_path, status, error, state):
@@ -139,8 +149,9 @@ def test_failure_from_before_is_run_again(tmp_path):
 
 
 def test_process_that_finds_another_at_its_run_is_no_failure(tmp_path):
-    code = "import os, sys; n = sys.argv[1]; sys.exit(0 if os.path.exists(n) else open(n, 'w').close() or 75)"
-    job, states = make_job(tmp_path, argv=[sys.executable, "-c", code, str(tmp_path / "tried")]), []
+    code = f"test -e $2 || {{ touch $2; exit 75; }}; {LEAVE_RECORD}"
+    argv = ["sh", "-c", code, str(tmp_path / "job"), str(finished_record(tmp_path)), str(tmp_path / "tried")]
+    job, states = make_job(tmp_path, argv=argv), []
     run_jobs([job], 1, lambda changed: states.extend([changed.state] if changed else []))
     assert states == ["running", "elsewhere", "running", "finished"] and job.failures == 0
 
@@ -206,8 +217,9 @@ def test_command_is_known_as_training(tmp_path, command):
 
 @pytest.mark.parametrize(("retries", "state"), [(0, "failed"), (1, "failed"), (2, "finished")])
 def test_failed_cells_are_run_again_after_the_others(tmp_path, retries, state):
-    code = "import sys; f = open(sys.argv[1], 'a+'); f.write('x'); f.seek(0); sys.exit(len(f.read()) < 3)"
-    jobs = [make_job(tmp_path, "bad", [sys.executable, "-c", code, str(tmp_path / "tries")]), make_job(tmp_path, "ok")]
+    code = f"echo >> $2; test $(wc -l < $2) -ge 3 || exit 1; {LEAVE_RECORD}"
+    argv = ["sh", "-c", code, str(tmp_path / "bad"), str(finished_record(tmp_path)), str(tmp_path / "tries")]
+    jobs = [make_job(tmp_path, "bad", argv), make_job(tmp_path, "ok")]
     order = []
     run_jobs(jobs, 1, lambda job: order.extend([job.name] if job and job.state == "running" else []), retries=retries)
     assert [job.state for job in jobs] == [state, "finished"]

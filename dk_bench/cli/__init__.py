@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import os
 import sys
 
 from dk_bench.errors import UserError
+from dk_bench.interrupts import Interrupted, interrupts
+from dk_bench.launchers import ordinary_environment, this_rank
 
 COMMANDS = {
     "train": "train a classifier or a detector from a config; resumes by itself",
@@ -23,6 +26,10 @@ COMMANDS = {
     "dynamics": "what the learned offsets know of objects: t-SNE and linear probes",
     "kernels": "where the taps of deformable kernels go on an image",
     "picture": "draw a sheet of the procedural data set",
+}
+AFTER_INTERRUPT = {
+    "train": "; the same command goes on from the run's last checkpoint",
+    "sweep": "; the same command goes on from here",
 }
 
 
@@ -42,15 +49,32 @@ class _Version(argparse.Action):
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status: 0, 1 for a failed run, 2 for bad usage or input, 75 for a run
-    that another process is at."""
+    that another process is at, 128 and the signal's number where one asked to stop.
+
+    Launchers' variables are taken away meanwhile: no command is a rank of anybody's job.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show shall not stop a command
         sys.stdout.reconfigure(errors="backslashreplace")
+    chosen = next((a for a in argv if not a.startswith("-")), None)
+    try:
+        with ordinary_environment(), interrupts():
+            return _run(argv, chosen)
+    except UserError as error:
+        print(f"dk-bench {chosen}: {error}", file=sys.stderr)
+        return error.status
+    except Interrupted as error:
+        if this_rank().number == 0:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print(f"dk-bench {chosen}: {error}{AFTER_INTERRUPT.get(chosen, '')}", file=sys.stderr)
+        return error.status
+
+
+def _run(argv: list[str], chosen: str | None) -> int:
     parser = argparse.ArgumentParser(
         prog="dk-bench", description="Deformable Kernels: benchmark and ablations.", allow_abbrev=False)
     parser.add_argument("--version", action=_Version, nargs=0, help="versions, and the operators that were built")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = next((a for a in argv if not a.startswith("-")), None)
     for name, summary in COMMANDS.items():
         sub = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         if name == chosen:
@@ -63,9 +87,6 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     try:
         return args.run(args)
-    except UserError as error:
-        print(f"dk-bench {args.command}: {error}", file=sys.stderr)
-        return error.status
     except BrokenPipeError:  # the reader, `head` say, has enough; what the exit would flush has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from dk_bench.launchers import this_rank
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
@@ -22,6 +24,8 @@ def run(args: argparse.Namespace) -> int:
     command = ["dk-bench", "eval", args.checkpoint, *args.overrides]
     detector = read_checkpoint(args.checkpoint).get("task") == "detection"
     record, figures = (_detector if detector else _classifier)(args, command)
+    if this_rank().number:  # a further process, which has its share of the images alone to tell of
+        return 0
     name, data = record.model["name"], record.data
     print(f"{name}: {figures}  of {data['val_images']} images of {data['name']}")
     if args.record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import yaml
 
 from dk_bench.cli.options import add_output
 from dk_bench.errors import UserError
+from dk_bench.interrupts import Interrupted
+from dk_bench.launchers import without_launchers
 from dk_bench.results.record import RunRecord, read_record
 from dk_bench.results.replay import (
     Then,
@@ -70,14 +73,23 @@ def run(args: argparse.Namespace) -> int:
     if before and before[1].status == "finished":
         raise UserError(f"{before[0]}: was replayed there already; expected an --output without runs")
     sys.stdout.flush()  # before what the run prints
-    # A process of its own, which may start others; on Ctrl-C it gets the signal itself, and writes how it ended.
-    with subprocess.Popen([sys.executable, "-m", "dk_bench", *command[1:]]) as process:
-        status = process.wait()
+    status = _train([sys.executable, "-m", "dk_bench", *command[1:]])
     after = replayed_below(output, record, args.record, config)
     if after is None:
         print(f"the replay left no record: exit status {status}")
         return 1
     return 0 if _compare(record, after[1]) and not status else 1
+
+
+def _train(argv: list[str]) -> int:
+    """The exit status of a process of its own, which may start others. A signal that stops us goes on to it, so that it
+    writes how it ended; Ctrl-C it gets itself, and heeds it once."""
+    with subprocess.Popen(argv, env=without_launchers(os.environ)) as process:
+        try:
+            return process.wait()
+        except Interrupted as error:
+            process.send_signal(error.signal)
+            raise
 
 
 def _compare(record: RunRecord, replayed: RunRecord) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import signal
 import sys
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from dk_bench.sweep.grid import Sweep, read_sweep
 from dk_bench.sweep.progress import Shown, SweepProgress
 from dk_bench.sweep.runner import Job, available_cores, available_gpus, run_jobs
 from dk_bench.sweep.runs import training_runs
-
-STOPPED = 130  # what shells report after Ctrl-C
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the cells. Returns 1 if any failed, 130 if stopped. Raises UserError for a faulty file."""
+    """Runs the cells. Returns 1 if any failed. Raises UserError for a faulty file, and what stopped the cells."""
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers is {args.workers}, expected at least 1")
     if args.retries < 0:
@@ -54,16 +51,8 @@ def run(args: argparse.Namespace) -> int:
     for folder in skip_finished(jobs):
         console.print(f"failed {folder}: {STALE}", markup=False, highlight=False, style="red", soft_wrap=True)
     workers = min(args.workers or len(available_gpus()) or available_cores(), len(jobs))
-    # A plain kill stops the cells too, just as Ctrl-C does.
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with SweepProgress(jobs, workers, console) as progress:
-            run_jobs(jobs, workers, progress.changed, retries=args.retries)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
-        return STOPPED
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with SweepProgress(jobs, workers, console) as progress:
+        run_jobs(jobs, workers, progress.changed, retries=args.retries)
     return _report(sweep, jobs, console)
 
 

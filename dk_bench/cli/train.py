@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
+from dk_bench.launchers import this_rank
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
@@ -15,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains and returns 0, or 1 where the run failed. Raises UserError."""
+    """Trains and returns 0, or 1 where the run failed. Raises UserError. A run's further processes print nothing."""
     command = ["dk-bench", "train", args.config, *args.overrides]
     try:
         record, folder = (_detector if args.config.endswith(".py") else _classifier)(args, command)
@@ -25,6 +27,8 @@ def run(args: argparse.Namespace) -> int:
 
             tell_sweep_of_failure(error)
         raise
+    if this_rank().number:
+        return int(record.status == "failed")
     print(f"record: {folder / 'record.json'}")
     if record.status == "failed":
         print(f"failed: {record.error}")

@@ -24,9 +24,10 @@ from dk_bench.errors import UserError
 from dk_bench.results import identity
 from dk_bench.results.record import EVALUATION, RunRecord, attempts_of, new_record, utc_now
 from dk_bench.training.checkpoint import kernel_spec, read_checkpoint
-from dk_bench.training.fitting import fit, make_trainer, name_run, not_again, open_run, progress, quiet, reason
+from dk_bench.training.fitting import fit, make_trainer, name_run, not_again, open_run, progress, quiet, validate
 from dk_bench.training.tracking import wandb_logger
 from dk_bench.training.weights import weights_in
+from dk_bench.training.world import own_process
 
 
 def run_folder(config: DetectionConfig) -> Path:
@@ -81,7 +82,7 @@ def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequen
     checkpoint = _read(path)
     held = checkpoint["hyper_parameters"]
     config = config_from_values(held["config"], overrides, source=str(path))
-    with _quiet():
+    with own_process(), _quiet():
         data = DetectionData(config)
         _check_classes(checkpoint, data.classes, path)
         module = LitDetector(config.to_dict(), data.classes, initial_weights=False)
@@ -89,10 +90,7 @@ def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequen
         throughput = DetectionThroughput()
         trainer = _make_trainer(config, [throughput], logger=False)
         record = _start_record(config, module, data, command, task=EVALUATION)
-        try:
-            trainer.validate(module, datamodule=data, verbose=False)
-        except UserError as error:
-            raise UserError(reason(error)) from error
+        validate(trainer, module, data)
     record.metrics["final"] = DetectionKeeper.figures(trainer)
     record.throughput = throughput.rates()
     record.status, record.ended = "finished", utc_now()

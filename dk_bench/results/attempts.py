@@ -15,7 +15,7 @@ from typing import Any
 
 FIELDS = ("started", "ended", "git", "device", "versions", "status", "error")
 STALE = "stale: its process is gone and did not say why"
-INTERRUPTED = "interrupted"  # the error of an attempt that was asked to stop
+INTERRUPTED = "interrupted"  # how the error of an attempt that was asked to stop begins; " by SIGTERM" may follow
 
 
 def attempt_of(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,6 +30,11 @@ def close_attempts(attempts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
         attempt = {name: value for name, value in attempt.items() if name != "process"}
         closed.append(attempt | ({"status": "failed", "error": STALE} if attempt["status"] == "running" else {}))
     return closed
+
+
+def was_interrupted(error: str | None) -> bool:
+    """Whether an attempt's error says that it was asked to stop."""
+    return error is not None and error.partition(" by ")[0] == INTERRUPTED
 
 
 def this_process() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dk_bench.errors import BusyError
+from dk_bench.launchers import without_launchers
 from dk_bench.sweep.runs import Run
 
 POLL_SECONDS = 0.1
@@ -137,11 +138,12 @@ def launch(argv: list[str], log: IO[bytes], environment: dict[str, str]) -> subp
 def _environments(workers: int) -> list[dict[str, str]]:
     """Each worker's. Its cells find the commands of this interpreter's environment, activated or not; they have a share
     of the cores, or fewer where OMP_NUM_THREADS says so (on a machine with other work a thread too many costs a run
-    more than one too few), and one GPU where there are any. A single worker's cells have what there is."""
+    more than one too few), and one GPU where there are any. A single worker's cells have what there is. None of them
+    is a rank of the job that the sweep may be."""
     share, asked = max(1, available_cores() // workers), os.environ.get("OMP_NUM_THREADS", "")
     here = str(Path(sys.executable).parent)
     common = {
-        **os.environ,
+        **without_launchers(os.environ),
         "PATH": os.pathsep.join([here, os.environ.get("PATH", os.defpath)]),
         "OMP_NUM_THREADS": str(min(share, int(asked)) if asked.isdecimal() and int(asked) else share),
     }
@@ -193,9 +195,16 @@ def _end(job: Job) -> None:
     if code == BusyError.status and job.run:  # another process was quicker
         job.state, job.looked = "elsewhere", -math.inf
         return
-    job.state = "finished" if code == 0 else "failed"
-    if code:
-        job.reason = f"exit status {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
+    ended = f"exit status {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+    if job.run is None:
+        job.state, job.reason = ("failed", ended) if code else ("finished", "")
+    elif (record := job.run.record()) and record.status == "finished":
+        # That is what tables and the next start go by; what came after it, as telling W&B, may have failed.
+        job.state, job.reason = "finished", f"{ended}, but its record is finished" if code else ""
+    else:
+        error = f": {record.error}" if record and record.error else ""
+        says = f"its record says {record.status}{error}" if record else "it left no record"
+        job.state, job.reason = "failed", ended if code else f"{ended}, but {says}"
 
 
 def _stop(running: list[Job]) -> None:

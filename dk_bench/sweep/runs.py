@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from dk_bench.config import Config, load_config, to_dict
 from dk_bench.errors import UserError
-from dk_bench.results.attempts import INTERRUPTED
+from dk_bench.results.attempts import was_interrupted
 from dk_bench.results.identity import config_hash, run_folder
 from dk_bench.results.lock import claim, is_held, release
 from dk_bench.results.record import EVALUATION, RunRecord, as_it_stands, attempts_of, find_records, read_record
@@ -77,7 +77,7 @@ class Run:
         if record and record.status == "finished":
             return "finished", ""
         if record and record.status == "failed" and len(attempts_of(record)) > self.attempts:
-            return ("free", "") if record.error == INTERRUPTED else ("failed", record.error or "")
+            return ("free", "") if was_interrupted(record.error) else ("failed", record.error or "")
         return "free", ""
 
 

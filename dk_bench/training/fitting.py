@@ -6,18 +6,18 @@ import logging
 import secrets
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from dk_bench import interrupts
 from dk_bench.config import Config
-from dk_bench.errors import UserError
+from dk_bench.errors import BusyError, UserError
+from dk_bench.launchers import announced_world, this_rank
 from dk_bench.results.attempts import INTERRUPTED
 from dk_bench.results.files import remove_leftovers
 from dk_bench.results.lock import hold
@@ -26,6 +26,7 @@ from dk_bench.training.batch_norm import SharedBatchNorm
 from dk_bench.training.callbacks import RunKeeper
 from dk_bench.training.checkpoint_io import AtomicCheckpointIO
 from dk_bench.training.tracking import close_logger, in_wandb_sweep, log_config, log_record, tell_sweep
+from dk_bench.training.world import HoldOn, ProcessLost, own_process, own_world
 
 
 class Diverged(Exception):
@@ -35,14 +36,27 @@ class Diverged(Exception):
 @contextmanager
 def open_run(folder: Path) -> Iterator[RunRecord | None]:
     """A run's record so far, if any. Until the block is left no other process opens the run: see `hold`, which raises
-    BusyError. The further processes of a distributed run belong to its first."""
-    with hold(folder) if rank_zero_only.rank == 0 else nullcontext():
+    BusyError. The further processes of a run belong to its first, which started them; nobody else's do."""
+    with own_process() as rank, nullcontext() if rank.number else _held(folder):
         path = folder / "record.json"
         try:
             record = read_record(path) if path.exists() else None
         except UserError as error:
             raise UserError(f"{error}; move it away, and the run goes on from its last checkpoint, if any") from error
         yield record
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold(folder))
+        except BusyError as error:
+            if not (world := announced_world()):
+                raise
+            text = f"{error}. {world}: expected one process, which starts those that trainer.devices asks for itself"
+            raise BusyError(text) from error
+        yield
 
 
 def name_run(folder: Path, config: Config, checkpoint: Mapping[str, Any] | None, previous: RunRecord | None) -> str:
@@ -70,10 +84,10 @@ def make_trainer(
             precision=settings.precision,
             deterministic=settings.deterministic,
             max_epochs=max_epochs,
-            callbacks=callbacks,
+            callbacks=[HoldOn(), *callbacks],
             logger=logger,
             log_every_n_steps=min(50, steps_per_epoch),  # so that short epochs are seen too
-            plugins=[AtomicCheckpointIO(), *([SharedBatchNorm()] if settings.sync_batchnorm else [])],
+            plugins=[own_world(), AtomicCheckpointIO(), *([SharedBatchNorm()] if settings.sync_batchnorm else [])],
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # ours already share the images out
             enable_checkpointing=any(isinstance(c, RunKeeper) for c in callbacks),
@@ -98,28 +112,31 @@ def fit(
 ) -> RunRecord:
     """Trains to the end, from the keeper's checkpoint with ``resume``, and returns the keeper's record, written.
 
-    A run whose loss is not finite any more ends with its record ``failed``, the reason in ``error``. Any other
-    exception is recorded likewise and raised again; an interrupt is recorded as ``interrupted``. ``values`` is the
-    configuration, plain data, for the logger (False: none).
+    A run whose loss is not finite any more, or one of whose processes is gone, ends with its record ``failed``, the
+    reason in ``error``. Any other exception is recorded likewise and raised again; an interrupt is recorded as
+    ``interrupted``, with its signal. ``values`` is the configuration, plain data, for the logger (False: none).
     """
     record, path = keeper.record, keeper.record_path
-    if trainer.is_global_zero:
-        write_record(record, path)
-        remove_leftovers(keeper.checkpoint_path)
-        remove_leftovers(path)
     try:
+        if trainer.is_global_zero:
+            write_record(record, path)
+            remove_leftovers(keeper.checkpoint_path)
+            remove_leftovers(path)
         if logger and trainer.is_global_zero:
             log_config(logger, values)
             log_record(logger, record)
         checkpoint = str(keeper.checkpoint_path) if resume else None
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with _together(trainer, lambda why: _fail(trainer, record, path, ProcessLost(why))):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         record.metrics["final"] = dict(record.metrics["epochs"][-1])
         record.status, record.ended, record.throughput = "finished", utc_now(), keeper.throughput.rates()
         if trainer.is_global_zero:
             write_record(record, path)
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            interrupts.wind_down()
         _fail(trainer, record, path, error)
-        if isinstance(error, Diverged):
+        if isinstance(error, Diverged | ProcessLost):
             return record
         if isinstance(error, UserError):
             raise UserError(record.error) from error  # without the worker process's traceback in its text
@@ -130,10 +147,24 @@ def fit(
     return record
 
 
+def validate(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
+    """Evaluates the module on the validation images; the figures are the trainer's ``callback_metrics``.
+
+    Raises UserError, with the last line of a worker process's traceback alone, and its ProcessLost.
+    """
+    try:
+        with _together(trainer, lambda why: None):
+            trainer.validate(module, datamodule=data, verbose=False)
+    except ProcessLost:
+        raise
+    except UserError as error:
+        raise UserError(reason(error)) from error
+
+
 def not_again(config: Config, values: Mapping[str, Any], record: RunRecord, folder: Path) -> None:
     """Says of a run that finished before that it is not repeated; a sweep of W&B's gets its metrics all the same."""
     print(f"{folder}: finished {record.ended}, not trained again", file=sys.stderr)
-    if in_wandb_sweep() and rank_zero_only.rank == 0:
+    if in_wandb_sweep() and this_rank().number == 0:
         tell_sweep(config, values, record, folder)
 
 
@@ -143,8 +174,10 @@ def progress(lines: Callback) -> list[Callback]:
 
 
 def reason(error: BaseException) -> str:
-    """The exception in one line; Lightning turns an interrupt into an exit."""
-    if isinstance(error, KeyboardInterrupt | SystemExit | SIGTERMException):
+    """The exception in one line; Lightning turns a plain KeyboardInterrupt into an exit."""
+    if isinstance(error, interrupts.Interrupted):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt | SystemExit):
         return INTERRUPTED
     if isinstance(error, UserError | Diverged):
         # From a worker process the text is a traceback, the exception itself on its last line.
@@ -155,9 +188,9 @@ def reason(error: BaseException) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silences what Lightning says of every run: devices found, workers it would like, where checkpoints go."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("pytorch_lightning", "lightning_fabric"))}
+    for logger in levels:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -166,7 +199,26 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*recommended to use `self.log.*sync_dist=True.*")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+@contextmanager
+def _together(trainer: pl.Trainer, tell: Callable[[str], None]) -> Iterator[None]:
+    """Runs what the trainer does in all its processes. ``tell`` is called before the process exits because it waits for
+    another one that is gone; an interrupt comes out as itself, not as Lightning's exit."""
+
+    def last_words(why: str) -> None:
+        tell(why)
+        print(f"failed: {why}", file=sys.stderr)
+
+    try:
+        with own_world().together(trainer.world_size, last_words):
+            yield
+    except SystemExit as error:
+        if interrupted := interrupts.behind(error):
+            raise interrupted from None
+        raise
 
 
 def _fail(trainer: pl.Trainer, record: RunRecord, path: Path, error: BaseException) -> None:

@@ -44,8 +44,10 @@ from dk_bench.training.fitting import (
     progress,
     quiet,
     reason,
+    validate,
 )
 from dk_bench.training.tracking import wandb_logger
+from dk_bench.training.world import own_process
 
 
 def run_folder(config: Config) -> Path:
@@ -104,7 +106,7 @@ def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequen
     held = checkpoint["hyper_parameters"]
     config = config_from_dict(held["config"], overrides, source=str(path))
     config.model = without_initial_weights(config.model)  # the weights come from this checkpoint
-    with quiet():
+    with own_process(), quiet():
         data = ClassificationData(config.data, config.seed)
         if data.val_images.classes != held["classes"]:
             raise UserError(
@@ -118,11 +120,9 @@ def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequen
         trainer = make_trainer(config, config.optim.epochs, [throughput], logger=False)
         record = _start_record(config, module, data, command, task=EVALUATION)
         try:
-            trainer.validate(module, datamodule=data, verbose=False)
+            validate(trainer, module, data)
         except Diverged as error:
             raise UserError(f"{path}: its model gives no finite loss on these images: {reason(error)}") from error
-        except UserError as error:
-            raise UserError(reason(error)) from error
     record.metrics["final"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
     record.throughput = throughput.rates()
     record.status, record.ended = "finished", utc_now()

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_only
-
 from dk_bench.config import Config
+from dk_bench.launchers import this_rank
 from dk_bench.results.identity import flatten
 from dk_bench.results.record import RunRecord, write_record
 from dk_bench.results.wandb_records import RECORD_FILE
@@ -85,7 +84,7 @@ def tell_sweep(config: Config, values: Mapping[str, Any], record: RunRecord, fol
 
 def tell_sweep_of_failure(error: BaseException) -> None:
     """Tells W&B's sweep that the agent's run failed before there was a logger: it would stay unfinished for ever."""
-    if not in_wandb_sweep() or _logged or rank_zero_only.rank:
+    if not in_wandb_sweep() or _logged or this_rank().number:
         return
     import wandb
 

@@ -1,0 +1,83 @@
+"""Being asked to stop: by Ctrl-C, a plain kill, a terminal that closes, or a job's time limit."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# SIGUSR1, SIGUSR2 and SIGXCPU are what schedulers send ahead of a time limit. All of them end a process by default.
+STOPS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)
+)
+
+_ours: dict[int, Any] = {}  # the signals that we handle, and what handled them before
+_received: int | None = None  # since the outermost block of `interrupts` was entered
+_ending = False  # whether what has to be done on the way out is being done
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to stop. ``status`` is what shells report then: 128 and the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+        self.status = 128 + number
+        super().__init__(f"interrupted by {self.signal.name}")
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """Raises `Interrupted` out of the block when a signal asks to stop.
+
+    A signal that is ignored (as under nohup) or that has a handler of somebody else's is left alone; so are all in a
+    thread other than the main one, which gets no signals. Inside another such block this one changes nothing.
+    """
+    global _received, _ending
+    if _ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _received, _ending = None, False
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    _ours.update({number: signal.getsignal(number) for number in STOPS if signal.getsignal(number) in defaults})
+    hold_on()
+    try:
+        yield
+    finally:
+        for number, handler in _ours.items():
+            signal.signal(number, handler)
+        _ours.clear()
+
+
+def hold_on() -> None:
+    """Puts our handlers in place again where a library has put its own before them, and raises what was lost: out of a
+    destructor, in which a signal may have met the interpreter, no exception gets."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in _ours:
+        signal.signal(number, _stop)
+    if _received is not None and not _ending:
+        raise Interrupted(_received)
+
+
+def wind_down() -> None:
+    """Lets further signals pass until the outermost block is left: the first one is being heeded."""
+    global _ending
+    _ending = True
+
+
+def behind(error: BaseException | None) -> Interrupted | None:
+    """The interrupt that led to an exception, if one did: Lightning turns it into an exit."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _stop(number: int, _: object) -> None:
+    global _received
+    if not _ending:
+        _received = number
+        raise Interrupted(number)
