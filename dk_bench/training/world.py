@@ -111,19 +111,22 @@ class OwnWorld(ClusterEnvironment):
             self.others.append(subprocess.Popen(command, env={**os.environ, **rank.environment()}))
 
     def _watch(self, left: threading.Event, seconds: float, tell: Callable[[str], None]) -> None:
-        deadline = time.monotonic() + seconds
-        while not left.wait(LOOK_SECONDS):
+        deadline, fault = time.monotonic() + seconds, None
+        while fault is None:
+            if left.wait(LOOK_SECONDS):
+                return
             fault = self._lost()
-            if fault is None and not dist.is_initialized() and time.monotonic() > deadline:
+            if fault:
+                if left.wait(GRACE_SECONDS):
+                    return
+            elif not dist.is_initialized() and time.monotonic() > deadline:
                 met = f"the run's {len(self.others) + 1} processes have not met within {seconds:g} s"
                 fault = f"{met} ({START_TIMEOUT} sets another time)"
-            elif fault is None or left.wait(GRACE_SECONDS):
-                continue
-            self._kill()
-            tell(fault)
-            sys.stderr.flush()
-            sys.stdout.flush()
-            os._exit(ProcessLost.status)
+        self._kill()
+        tell(fault)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ProcessLost.status)
 
     def _lost(self, patience: float = 0.0) -> str | None:
         """Which process has ended too early, and how; None where none has. One that has met the others and ends without
