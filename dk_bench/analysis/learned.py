@@ -16,9 +16,13 @@ from dk_bench.errors import UserError
 from dk_bench.nn import RigidStart2d
 from dk_bench.results.identity import config_hash
 from dk_bench.training import load_model, read_checkpoint
+from dk_bench.training.callbacks import RunKeeper
 from dk_bench.training.checkpoint import kernel_spec
 
-__all__ = ["EXPERTS", "FACTORS", "KERNEL", "DATA", "Loaded", "Source", "load", "recorded", "sources"]
+__all__ = [
+    "DATA", "EXPERTS", "FACTORS", "KERNEL", "Loaded", "Source", "check_finite", "epochs_words", "load", "recorded",
+    "sources",
+]  # fmt: skip
 
 KERNEL, DATA, FACTORS, EXPERTS = "kernel offsets", "data offsets", "tap factors", "expert scores"
 _KINDS = {"kernel_offset": KERNEL, "data_offset": DATA, "data_mask": FACTORS, "routing": EXPERTS}
@@ -54,12 +58,14 @@ class Loaded:
     config: Config
     run_id: str
     classes: list[str]
+    epochs: str = ""  # `epochs_words`
 
     @property
     def name(self) -> str:
-        """The timm name, and the kernel spec where the configuration has one."""
+        """The timm name, the kernel spec where the configuration has one, and how far training came if not far enough.
+        """
         spec = self.config.model.spec
-        return self.config.model.name + (f" {spec}" if spec else "")
+        return self.config.model.name + (f" {spec}" if spec else "") + self.epochs
 
     @property
     def words(self) -> str:
@@ -78,18 +84,35 @@ class Loaded:
 def load(path: str | Path) -> Loaded:
     """A classifier's checkpoint, for looking at what adapts in it.
 
-    Raises UserError for a file that is no checkpoint of ours, a detector's, and a model in which nothing adapts.
+    Raises UserError for a file that is no checkpoint of ours, a detector's, a model in which nothing adapts, and for
+    weights that are not finite.
     """
     checkpoint = read_checkpoint(path)
     if checkpoint.get("task") == "detection":
         raise UserError(f"{path}: a detector's checkpoint, expected a classifier's (its backbone)")
     held = checkpoint["hyper_parameters"]
     config = config_from_dict(held["config"], source=str(path))
-    loaded = Loaded(Path(path), load_model(path), config, held.get("run_id", ""), list(held["classes"]))
+    known = (config, held.get("run_id", ""), list(held["classes"]), epochs_words(checkpoint, config))
+    loaded = Loaded(Path(path), load_model(path), *known)
+    check_finite(loaded.model, path)
     if not sources(loaded.model):
         raise UserError(f"{path}: {loaded.name} is rigid: nothing is deformable in it, expected deformable kernels, "
                         "deformable convolutions or experts")
     return loaded
+
+
+def epochs_words(checkpoint: dict[str, Any], config: Config) -> str:
+    """What a name has to say of a checkpoint whose run has not come to its end: ", after 3 of 12 epochs"."""
+    done = RunKeeper.state_in(checkpoint).get("epochs")
+    whole = done is None or len(done) >= config.optim.epochs
+    return "" if whole else f", after {len(done)} of {config.optim.epochs} epochs"
+
+
+def check_finite(model: nn.Module, path: str | Path) -> None:
+    """Raises UserError where a diverged run left weights that are no numbers: what is made of them looks like some."""
+    for name, value in model.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise UserError(f"{path}: weights {name} are not finite, expected those of a run that did not diverge")
 
 
 def sources(model: nn.Module) -> list[Source]:

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
+from dk_bench.analysis.learned import check_finite, epochs_words
 from dk_bench.analysis.objects import has_area
 from dk_bench.config import config_from_dict
 from dk_bench.data.pixels import open_image
@@ -192,9 +193,11 @@ def open_model(text: str, side: int | None = None, seed: int = 0) -> Subject:
         values = held["hyper_parameters"]["config"]
         config = config_from_dict(values, source=text)
         data = config.data
-        kind = config.model.name + (f" {config.model.spec}" if config.model.spec else "")
+        kind = config.model.name + (f" {config.model.spec}" if config.model.spec else "") + epochs_words(held, config)
         name, mean, std = f"{kind} (seed {config.seed})", tuple(data.mean), tuple(data.std)
-        return Subject(kind, name, load_model(text), side or data.size, mean, std, trained=True)
+        model = load_model(text)
+        check_finite(model, text)
+        return Subject(kind, name, model, side or data.size, mean, std, trained=True)
     if text not in timm.list_models():
         raise UserError(f"{text}: neither a checkpoint's file nor a model of timm's")
     torch.manual_seed(seed)

@@ -29,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, metavar="N", default=21, help="rounds, of which medians are taken (21)")
     add_output(parser, "FILE", "write the record there, as JSON")
     parser.add_argument(
-        "--shapes", nargs="+", default=RESNET50DW, type=_shape, metavar="C,H[,N]",
+        "--shapes", nargs="+", type=_shape, metavar="C,H[,N]",
         help="ops: channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)")
-    parser.add_argument("--models", default="*", metavar="GLOB", help="train: names of the models (all of the paper's)")
+    parser.add_argument("--models", metavar="GLOB", help="train: names of the models (all of the paper's)")
     parser.add_argument("--batch", type=int, metavar="N", help="train: images a step (CPU 2, CUDA 64)")
-    parser.add_argument("--size", type=int, metavar="PIXELS", default=224,
+    parser.add_argument("--size", type=int, metavar="PIXELS",
                         help="train: height and width of the images (224)")
     parser.add_argument("--bfloat16", action="store_true", help="train: under bfloat16 autocast")
 
@@ -47,6 +47,9 @@ def _shape(text: str) -> tuple[int, ...]:
 def run(args: argparse.Namespace) -> int:
     """Times, prints and writes. Raises UserError for a device that is not there, a number below 1, no such model."""
     check_at_least(args, threads=1, repeats=1, batch=1, size=1)
+    for name in {"ops": ("models", "batch", "size", "bfloat16"), "train": ("shapes",)}[args.what]:
+        if getattr(args, name):
+            raise UserError(f"--{name}: does not go with {args.what}")
     if args.output:
         check_file(args.output)
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -71,17 +74,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _ops(args: argparse.Namespace, on_shape: Callable[[str], None]) -> dict[str, Any]:
-    shapes = [Shape(*shape[:2], *(shape[2:] or (BATCH[args.device],))) for shape in args.shapes]
+    shapes = [Shape(*shape[:2], *(shape[2:] or (BATCH[args.device],))) for shape in args.shapes or RESNET50DW]
     return bench_operators(shapes, SETTINGS[args.device], torch.device(args.device), args.repeats, on_shape)
 
 
 def _train(args: argparse.Namespace, on_model: Callable[[str], None]) -> dict[str, Any]:
-    names = [name for name, m in MODELS.items() if fnmatch(name, args.models) and (m.backbone or args.models != "*")]
+    chosen = args.models
+    names = [name for name, model in MODELS.items() if (fnmatch(name, chosen) if chosen else model.backbone)]
     if not names:
         raise UserError(f"--models: no model matches {args.models!r}; `dk-bench models` lists them")
-    batch = args.batch or {"cpu": 2, "cuda": 64}[args.device]
+    batch, size = args.batch or {"cpu": 2, "cuda": 64}[args.device], args.size or 224
     return bench_models(
-        names, torch.device(args.device), batch=batch, size=args.size, bfloat16=args.bfloat16, steps=args.repeats,
+        names, torch.device(args.device), batch=batch, size=size, bfloat16=args.bfloat16, steps=args.repeats,
         on_model=on_model)
 
 

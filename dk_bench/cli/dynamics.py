@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
 
     check_at_least(args, size=1, objects=MIN_OBJECTS, tsne=0)
     check_folder(args.output)
+    if args.tsne and not 0 < args.perplexity < math.inf:
+        raise UserError(f"--perplexity {args.perplexity:g}: expected a positive number")
+    if args.images and args.data == PROCEDURAL:
+        raise UserError(f"--images {args.images}: goes with --data, annotations that name them")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine or this torch has no CUDA device")
     loaded = _load(args.checkpoints)

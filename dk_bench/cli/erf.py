@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
 
     check_at_least(args, count=1, side=1)
     check_folder(args.output)
+    if args.root and not args.images.lower().endswith(".json"):
+        raise UserError(f"--root {args.root}: goes with --images and annotations, got {args.images}")
     subjects = [open_model(text, args.side) for text in args.models]
     sides = {subject.side for subject in subjects}
     if len(sides) > 1:

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dk_bench.cli.options import check_file
+from dk_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from dk_bench.results.record import RunRecord
 
 from dk_bench.launchers import this_rank
 
@@ -13,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for example data.val=PATH; val_dataloader.batch_size=4"
     )
-    parser.add_argument("--record", metavar="FILE", help="write a run record there as well")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write a run record there as well")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from dk_bench.results.record import write_record
     from dk_bench.training import read_checkpoint
 
+    if args.record:
+        check_file(args.record, "--record")
     command = ["dk-bench", "eval", args.checkpoint, *args.overrides]
     detector = read_checkpoint(args.checkpoint).get("task") == "detection"
     record, figures = (_detector if detector else _classifier)(args, command)
@@ -29,17 +39,27 @@ def run(args: argparse.Namespace) -> int:
     name, data = record.model["name"], record.data
     print(f"{name}: {figures}  of {data['val_images']} images of {data['name']}")
     if args.record:
-        print(f"record: {write_record(record, args.record)}")
+        try:
+            print(f"record: {write_record(record, args.record)}")
+        except OSError as error:
+            raise UserError(f"--record {args.record}: {error.strerror or error}") from error
     return 0
+
+
+def accuracies(record: RunRecord) -> str:
+    """Top-1 and top-5 of a classifier's record, in percent; of five classes or fewer every top-5 is right."""
+    from dk_bench.results.cells import Data
+
+    final = record.metrics["final"]
+    top5 = f"  top-5 {final['val/top5']:.2f} %" if Data.of(record).classes > 5 else ""
+    return f"top-1 {final['val/top1']:.2f} %{top5}"
 
 
 def _classifier(args: argparse.Namespace, command: list[str]):
     from dk_bench.training import evaluate
 
     record = evaluate(args.checkpoint, args.overrides, command=command)
-    final = record.metrics["final"]
-    figures = f"top-1 {final['val/top1']:.2f} %  top-5 {final['val/top5']:.2f} %  loss {final['val/loss']:.4f}"
-    return record, figures
+    return record, f"{accuracies(record)}  loss {record.metrics['final']['val/loss']:.4f}"
 
 
 def _detector(args: argparse.Namespace, command: list[str]):

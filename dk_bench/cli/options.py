@@ -29,19 +29,21 @@ def check_at_least(args: argparse.Namespace, **lowest: int) -> None:
             raise UserError(f"--{name.replace('_', '-')}: expected at least {low}, got {value}")
 
 
-def check_folder(folder: Path, given: Path | None = None) -> None:
-    """Raises UserError where ``--output``, ``given`` or the folder itself, cannot be written: better said before the
-    work than after it."""
-    given = given or folder
+def check_folder(folder: Path, given: str = "") -> None:
+    """Raises UserError where a folder to write into is none or cannot be: better said before the work than after it.
+
+    ``given`` is the argument as the error calls it, ``--output`` and the folder by default.
+    """
+    given = given or f"--output {folder}"
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not there.is_dir():
-        raise UserError(f"--output {given}: {there} is a file, expected a folder")
+        raise UserError(f"{given}: {there} is a file, expected a folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"--output {given}: {there} cannot be written to")
+        raise UserError(f"{given}: {there} cannot be written to")
 
 
-def check_file(path: Path) -> None:
-    """Raises UserError where ``--output`` cannot be a file, as `check_folder`."""
+def check_file(path: Path, argument: str = "--output") -> None:
+    """Raises UserError where an argument cannot be a file to write, as `check_folder`."""
     if path.is_dir():
-        raise UserError(f"--output {path}: is a folder, expected a file")
-    check_folder(path.parent, path)
+        raise UserError(f"{argument} {path}: is a folder, expected a file")
+    check_folder(path.parent, f"{argument} {path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dk_bench.cli.options import add_output, check_at_least, check_file
@@ -28,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
     from dk_bench.errors import UserError
 
+    if args.config and "=" in args.config and not Path(args.config).exists():  # the first is a configuration, if any
+        args.config, args.overrides = None, [args.config, *args.overrides]
     check_at_least(args, rows=1)
     check_file(args.output)
     page = _detection(args) if str(args.config).endswith(".py") else _classification(args)

@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     Raises UserError for a file that is no record, and with --run where this would not be the same run: another commit,
     changes then or now that no commit holds, other versions or settings; --force runs it all the same.
     """
+    if args.force and not args.again:
+        raise UserError("--force: goes with --run")
     record = read_record(args.record)
     output = args.output or OUTPUT / record.run_id
     config = obstacle = None

@@ -13,7 +13,7 @@ from dk_bench.errors import UserError
 from dk_bench.models import PAPER_MODELS
 from dk_bench.results.costs import count_costs, load_costs, write_costs
 from dk_bench.results.readme import write_differences
-from dk_bench.results.record import as_it_stands, find_records, read_record
+from dk_bench.results.record import EVALUATION, as_it_stands, find_records, read_record
 from dk_bench.results.render import show
 from dk_bench.results.tables import build_documents, write_documents
 from dk_bench.results.wandb_records import fetch_records
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     first = folders[0]
     folder = args.output or (first if first.is_dir() else first.parent)
     check_folder(folder)
+    if empty := [path for path in args.records if not find_records([path])]:
+        raise UserError(f"{empty[0]}: no record in it, expected record.json or *.record.json anywhere below")
     records = [as_it_stands(read_record(path)) for path in find_records(folders)]
     if args.recount:
         write_costs(count_costs(PAPER_MODELS))
@@ -59,5 +61,7 @@ def run(args: argparse.Namespace) -> int:
             written.append(write_differences(args.readme, documents.values(), link))
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
-    print(f"{len(records)} records; wrote {', '.join(map(str, written))}")
+    evaluations = sum(record.task == EVALUATION for record in records)
+    left_out = f", {evaluations} of them evaluations, which no table has" if evaluations else ""
+    print(f"{len(records)} records{left_out}; wrote {', '.join(map(str, written))}")
     return 0

@@ -61,4 +61,6 @@ def _figures(record) -> str:
         from dk_bench.detection.watch import figures_text
 
         return figures_text(final)
-    return f"top-1 {final['val/top1']:.2f} %  top-5 {final['val/top5']:.2f} %"
+    from dk_bench.cli.eval import accuracies
+
+    return accuracies(record)

@@ -21,7 +21,7 @@ from dk_bench.results.identity import config_hash
 SCHEMA_VERSION = 1
 STATUSES = ("running", "finished", "failed")
 # classification, detection: a training run, which tables are made from; evaluation: a checkpoint's figures on images.
-TRAINING, DETECTION, EVALUATION = "classification", "detection", "evaluation"
+TASKS = TRAINING, DETECTION, EVALUATION = "classification", "detection", "evaluation"
 ADDED_LATER = ("attempts",)  # fields that older records do without
 # Keys that tables rely on inside the free-form parts of a record.
 REQUIRED_INSIDE = {"model": ("name",), "data": ("name",), "metrics": ("epochs", "final")}
@@ -222,6 +222,8 @@ def _fault_inside(content: dict[str, Any]) -> str | None:
         "metrics.epochs": (metrics.get("epochs"), list), "metrics.final": (metrics.get("final"), dict),
         "model.name": (model.get("name"), str), "model.spec": (model.get("spec"), dict | None),
     }  # fmt: skip
+    if content["task"] not in TASKS:
+        return f"task is {content['task']!r}, expected one of {', '.join(TASKS)}"
     for part, figures in (("metrics.final", metrics.get("final")), ("throughput", content["throughput"])):
         if isinstance(figures, dict):
             expected |= {f"{part}.{name}": (value, NUMBER) for name, value in figures.items()}
