@@ -207,6 +207,14 @@ def test_splits_are_no_classes(tmp_path, as_given):
     assert "holds train, val, which are splits and no classes" in fault(as_given(tmp_path / "flat"))
 
 
+def test_one_folder_above_the_classes_is_told(tmp_path):
+    splits(tmp_path / "photos")
+    (tmp_path / "photos" / "val").rename(tmp_path / "val")
+    (tmp_path / "photos" / "train").rename(tmp_path / "photos" / "all")
+    assert "If the classes are in it, name the folder all itself" in fault(tmp_path / "photos")
+    assert found(pack(tmp_path / "photos")) == (["ant", "bee"], 6, 0)  # in a tar there is no other way to name it
+
+
 def test_tiny_imagenet_is_told_how_to_be_put(tmp_path, as_given):
     for name in ("n01", "n02"):
         picture(tmp_path / "train" / name / "images" / f"{name}_0.png")

@@ -116,6 +116,8 @@ def _hint(listing: Listing) -> str:
         return ". This is TinyImageNet's val: move every image to a folder of the class that val_annotations.txt says"
     if listing.folders and {name.lower() for name in listing.folders} <= SPLIT_NAMES:
         return f". These look like splits: name one of them, as {min(listing.folders)}"
+    if len(listing.folders) == 1:
+        return f". If the classes are in it, name the folder {listing.folders[0]} itself"
     return ""
 
 

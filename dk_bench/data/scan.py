@@ -185,7 +185,7 @@ def _add_inner(listing: Listing, links: dict[str, str], entry: os.DirEntry, name
 def _add_file(listing: Listing, links: dict[str, str], entry: os.DirEntry, name: str) -> None:
     if is_service(entry.name, folder=False):
         listing.left_out += 1
-    elif not os.path.exists(entry.path):
+    elif entry.is_symlink() and not os.path.exists(entry.path):
         listing.faults[name] = "a link that leads nowhere"
     elif not entry.is_file():
         listing.faults[name] = "neither file nor folder"
