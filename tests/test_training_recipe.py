@@ -5,6 +5,7 @@ import timm
 import torch
 
 from dk_bench.config import OptimConfig
+from dk_bench.errors import UserError
 from dk_bench.nn import offset_parameter_names
 from dk_bench.training.recipe import build_optimizer, offset_lr_multiplier, parameter_groups, schedule
 
@@ -59,3 +60,16 @@ def test_schedule_moves_every_group_alike():
     assert [r["base"] for r in rates[:5]] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     assert rates[8]["base"] == pytest.approx(0.2)
     assert all(r["offset"] == pytest.approx(0.01 * r["base"]) for r in rates)
+
+
+def test_a_schedule_goes_on_as_long_as_it_was_meant():
+    model = torch.nn.Linear(2, 2)
+    _, scheduler = build_optimizer(model, OptimConfig(epochs=3, warmup_epochs=1), "linear", 4)
+    state = scheduler.state_dict()
+    scheduler.load_state_dict({**state, "last_epoch": 5})
+    assert scheduler.last_epoch == 5
+    older = {key: value for key, value in state.items() if key not in ("warmup_steps", "total_steps")}
+    scheduler.load_state_dict(older)  # of checkpoints that do not say
+    assert (scheduler.last_epoch, scheduler.total_steps) == (0, 12)
+    with pytest.raises(UserError, match="of a run of 20 optimiser steps, this one has 12: expected the same batches"):
+        scheduler.load_state_dict({**state, "total_steps": 20})
