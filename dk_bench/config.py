@@ -25,6 +25,7 @@ from dk_bench.reading import Misread, UnknownKey, kinds_of, plain, read, read_te
 from dk_bench.yaml_words import read_words
 
 DEVICES = re.compile(r"auto|[0-9]+(, ?[0-9]+)+|[0-9]+,")
+PROJECT = re.compile(r"[^/\\#?%:]{0,128}", re.DOTALL)
 
 
 @dataclass
@@ -283,7 +284,7 @@ def _check_ranges(config: Config) -> None:
     data, optim, shapes = config.data, config.optim, config.data.procedural
     multiplier = optim.offset_lr_multiplier
     every = config.trainer.checkpoint_every_n_steps
-    devices = config.trainer.devices
+    devices, wandb = config.trainer.devices, config.wandb
     rules = [
         ("name", config.name, _is_name(config.name), "a name that leaves a run's folder below output"),
         ("output", config.output, "\0" not in config.output, "a folder"),
@@ -310,6 +311,8 @@ def _check_ranges(config: Config) -> None:
         ("optim.offset_lr_multiplier", multiplier,
          multiplier == "auto" if isinstance(multiplier, str) else multiplier >= 0, "auto or a number from 0"),
         ("ema.decay", config.ema.decay, config.ema.decay is None or 0 <= config.ema.decay < 1, "null or 0 to below 1"),
+        ("wandb.project", wandb.project, wandb.mode == "disabled" or PROJECT.fullmatch(wandb.project),
+         "up to 128 characters, none of / \\ # ? % :, as W&B has it"),
         ("trainer.devices", devices,
          bool(DEVICES.fullmatch(devices)) if isinstance(devices, str) else devices >= 1 or devices == -1,
          "auto, a number of devices, -1 (all), or the numbers of some, as 0,2"),

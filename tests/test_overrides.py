@@ -32,8 +32,8 @@ NO_NUMBERS = [
 
 def test_text_is_taken_as_typed():
     for text in TEXTS:
-        config = load_config(None, [f"wandb.project={text}", f"data.reader={text}", f"output={text}"])
-        assert [config.wandb.project, config.data.reader, config.output] == [text] * 3
+        config = load_config(None, [f"data.name={text}", f"data.reader={text}", f"output={text}"])
+        assert [config.data.name, config.data.reader, config.output] == [text] * 3
         assert config_from_dict(to_dict(config)) == config
 
 
@@ -128,6 +128,7 @@ def test_other_values():
     ("name=/tmp/x", "key 'name' is '/tmp/x', expected a name that leaves a run's folder below output"),
     (f"name={'x' * 201}", "expected a name that leaves a run's folder below output"),
     ("model.kwargs.a=('b')", "which cannot be read: expected a comma after the only item of a tuple, or brackets"),
+    ("wandb.project=a/b", "key 'wandb.project' is 'a/b', expected up to 128 characters, none of / \\ # ? % :, as W&B"),
     ("name=../x", "key 'name' is '../x', expected a name that leaves a run's folder below output"),
     ("+seed=1", "'+seed=1': expected KEY=VALUE without plus signs before the key, for example optim.epochs=10"),
     ("++seed=1", "'++seed=1': expected KEY=VALUE without plus signs before the key"),

@@ -1,5 +1,6 @@
 """What W&B is told, without a network: offline runs, and a stand-in for its logger."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from dk_bench.cli import main
 from dk_bench.results.record import find_records, read_record
 from dk_bench.results.wandb_records import RECORD_FILE
 from dk_bench.training import run_folder, train
+from dk_bench.training.fitting import name_run
 
 SHORT = ("optim.epochs=2", "optim.warmup_epochs=1")
 
@@ -22,8 +24,8 @@ class Experiment:
         self.config, self.summary, self.exit_code = dict(sweeps), {}, None
         self.dir, self.saved = folder / "files", []
 
-    def save(self, path, base_path, policy):
-        assert (Path(base_path), policy) == (self.dir, "now")
+    def save(self, path, base_path, policy, glob):
+        assert (Path(base_path), policy, glob) == (self.dir, "now", False)
         self.saved.append((Path(path).name, read_record(path)))
 
     def finish(self, exit_code=0):
@@ -152,3 +154,9 @@ def test_wandb_itself_takes_it(tmp_path, monkeypatch):
     assert read_record(run_folder(config) / "record.json").status == record.status == "finished"
     assert len(find_records([tmp_path])) == 1  # the one that W&B keeps is no other run's
     assert list(tmp_path.rglob(RECORD_FILE))
+
+
+@pytest.mark.parametrize("name", ["a/b", "a/b:%20&", "x-s1/"])
+def test_run_is_called_what_wandb_takes_whatever_its_name(tmp_path, name):
+    folder = run_folder(tiny(tmp_path, f"name={name}", "seed=3"))
+    assert re.fullmatch("[0-9a-f]{12}-s3-[0-9a-f]{8}", name_run(folder, None, None))

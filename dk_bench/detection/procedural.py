@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -62,7 +63,7 @@ def write_dataset(
         with _one_writer(folder):
             if _is_written(folder, scenes):  # by whom we waited for
                 return folder
-            for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
+            for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
                 shutil.rmtree(leftover)
             try:
                 _write(temporary, scenes)

@@ -55,7 +55,7 @@ def train(config: DetectionConfig, *, callbacks: Sequence[Callback] = (), comman
         classes = data.classes
         data.check_splits()
         checkpoint = _last_checkpoint(folder, classes)
-        run_id = name_run(folder, run, checkpoint, previous)
+        run_id = name_run(folder, checkpoint, previous)
         module = LitDetector(values, classes, run_id, initial_weights=checkpoint is None)
         held = DetectionKeeper.state_in(checkpoint) if checkpoint else {}
         # The record knows attempts that left no checkpoint; the checkpoint does where the record is lost.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,5 +41,5 @@ def write_atomically(path: str | Path, text: str) -> Path:
 def remove_leftovers(path: str | Path) -> None:
     """Removes what killed processes left of writing ``path``; nobody may be writing it."""
     path = Path(path)
-    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         temporary.unlink(missing_ok=True)

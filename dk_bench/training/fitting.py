@@ -59,14 +59,15 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
-def name_run(folder: Path, config: Config, checkpoint: Mapping[str, Any] | None, previous: RunRecord | None) -> str:
+def name_run(folder: Path, checkpoint: Mapping[str, Any] | None, previous: RunRecord | None) -> str:
     """The run's name for W&B: what it was called before, or a new one. The random part keeps apart runs of one cell on
     several machines that share a project."""
     if checkpoint:
         return checkpoint["hyper_parameters"]["run_id"]
     if previous:
         return previous.run_id
-    return f"{folder.name.removeprefix(config.name + '-')}-{secrets.token_hex(4)}"
+    cell, seed = folder.name.rsplit("-", 2)[1:]  # after the run's own name, which W&B might not take
+    return f"{cell}-{seed}-{secrets.token_hex(4)}"
 
 
 def make_trainer(

@@ -76,7 +76,7 @@ def train(config: Config, *, callbacks: Sequence[Callback] = (), command: Sequen
         classes, steps = data.train_images.classes, data.steps_per_epoch
         data.check_splits()
         checkpoint = _last_checkpoint(folder, config, len(classes))
-        run_id = name_run(folder, config, checkpoint, previous)
+        run_id = name_run(folder, checkpoint, previous)
         # Going on, all weights are the checkpoint's: those that training began with need not exist any more.
         module = LitClassifier(to_dict(config), classes, steps, run_id, initial_weights=checkpoint is None)
         throughput = Throughput()

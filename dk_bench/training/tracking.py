@@ -57,7 +57,7 @@ def log_record(logger: Any, record: RunRecord) -> None:
     """Puts the record, as it is now, among the files of W&B's run. To be called on the first process."""
     run = logger.experiment
     path = write_record(record, Path(run.dir) / RECORD_FILE)
-    run.save(str(path), base_path=run.dir, policy="now")
+    run.save(str(path), base_path=run.dir, policy="now", glob=False)  # a folder's name may hold brackets
 
 
 def close_logger(logger: Any, record: RunRecord) -> None:
