@@ -157,6 +157,11 @@ def test_our_runner_starts_from_what_mmdets_left(folder):
     assert_equal(model.state_dict(), torch.load(folder / "theirs/epoch_1.pth", weights_only=True)["state_dict"])
 
 
+def test_lightning_reads_a_detectors_checkpoint(folder):
+    module = LitDetector.load_from_checkpoint(folder / "last.ckpt", weights_only=True)
+    assert_equal(module.model.state_dict(), torch.load(folder / "last.ckpt", weights_only=True)["state_dict"])
+
+
 def assert_equal(held, expected):
     """Nested dicts with the same tensors."""
     assert held.keys() == expected.keys() and len(held) > 0

@@ -22,6 +22,7 @@ from dk_bench.detection.lit import build_detector
 from dk_bench.detection.weights import load_start
 from dk_bench.errors import UserError
 from dk_bench.training.checkpoint import load_model
+from dk_bench.training.weights import read_plain, weights_in
 
 FILE = Path(__file__).parents[1] / "configs" / "det" / "tiny_procedural.py"
 IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -76,6 +77,19 @@ def test_weights_that_are_there_in_part_are_refused(rigid, tmp_path):
     held = {name: value for name, value in model.state_dict().items() if "num_batches_tracked" not in name}
     torch.save({"state_dict": held}, tmp_path / "old.pth")  # of before normalisation counted its batches
     load_checkpoint(build_detector(configuration("test_resnetdw")), str(tmp_path / "old.pth"))
+
+
+def test_a_checkpoint_of_before_is_refused_and_converted(rigid, tmp_path):
+    """By mmdet, which knows nothing of Lightning's names; docs/using.md says how it is converted."""
+    names = {f"model.{name}": value for name, value in rigid[0].state_dict().items()}
+    held = {"config": {}, "classes": ["a"]}
+    torch.save({"hyper_parameters": held, "state_dict": names, "task": "detection"}, tmp_path / "old.ckpt")
+    with pytest.raises(UserError, match=r"have 0 of the \d+ tensors of test_resnetdw"):
+        load_checkpoint(build_detector(configuration("test_resnetdw")), str(tmp_path / "old.ckpt"))
+    torch.save({"state_dict": weights_in(read_plain(tmp_path / "old.ckpt"))}, tmp_path / "new.ckpt")
+    model = build_detector(configuration("test_resnetdw"))
+    load_checkpoint(model, str(tmp_path / "new.ckpt"))
+    assert all(torch.equal(value, rigid[0].state_dict()[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["test_resnetdw_dk", "test_resnetdw_gdk_pw", "test_resnetdw_dcn"])

@@ -159,6 +159,9 @@ def test_rigid_weights_go_into_dk_deformed_and_its_arguments_are_checked(tmp_pat
     spec = {"depthwise": "global", "kernel_size": 7, "scope": 8}
     made = named("dk_deformed", tmp_path / "rigid.pth", base="test_convnext", spec=spec, num_classes=5)
     assert_same(rigid, made, rtol=1e-4, atol=1e-4)
+    torch.save(moved(made).state_dict(), tmp_path / "deformed.pth")
+    arguments = {"base": "test_convnext", "spec": spec, "num_classes": 5}
+    assert_same(made, timm.create_model("dk_deformed", **arguments, checkpoint_path=tmp_path / "deformed.pth"))
     for arguments, message in (
         ({}, "base: expected the name of a rigid model that timm knows, got ''"),
         ({"base": "test_convnext"}, "spec: expected fields of KernelSpec that deform test_convnext, got None"),
@@ -169,6 +172,26 @@ def test_rigid_weights_go_into_dk_deformed_and_its_arguments_are_checked(tmp_pat
         timm.create_model("dk_deformed", pretrained=True, base="test_convnext", spec=spec)
     with pytest.raises(UserError, match="'model.name' is 'dk_deformed', expected the rigid base; 'model.spec' deforms"):
         build_model(ModelConfig("dk_deformed"), 5)
+
+
+def test_a_cfg_of_the_callers_own_leaves_the_stem_alone(tmp_path):
+    model = moved(timm.create_model("test_resnetdw_scc", num_classes=5))
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    given = {"file": str(tmp_path / "w.pth"), "num_classes": 5}
+    assert_same(model, timm.create_model("test_resnetdw_scc", pretrained=True, pretrained_cfg=given))
+
+
+@pytest.mark.parametrize("name", ["test_resnetdw_gdk", "dk_deformed"])
+def test_from_the_hub(name, tmp_path, monkeypatch):
+    """As `push_to_hf_hub` uploads it; a folder stands in for the hub."""
+    spec = KernelSpec(depthwise="global", grid="centred" if name != "dk_deformed" else "spread")
+    model = moved(deform(timm.create_model("test_resnetdw", num_classes=5), spec))
+    save_for_hf(model, tmp_path, safe_serialization="both")
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda *_, filename=None, repo_id="", **__: str(
+        tmp_path / (filename or _[1])))  # fmt: skip
+    made = timm.create_model("hf-hub:someone/model", pretrained=True)
+    assert_same(model, made)
+    assert made.pretrained_cfg["architecture"] == name
 
 
 def test_deformed_weights_by_pytorchs_ways(tmp_path):

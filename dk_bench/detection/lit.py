@@ -218,7 +218,8 @@ class LitDetector(ConfiguredModule):
         to_own_names(checkpoint)
         as_mmengine_counts = trainer.accumulate_grad_batches == 1 and trainer.limit_train_batches == 1.0
         steps = data.steps_per_epoch if as_mmengine_counts else None
-        add_for_mmengine(checkpoint, self.hparams.config, data.train_images.metainfo, steps)
+        config = {**self.hparams.config, "model": without_initial_weights(self.hparams.config["model"])}
+        add_for_mmengine(checkpoint, config, data.train_images.metainfo, steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError where training goes on and an epoch has other batches than the checkpoint's."""

@@ -50,6 +50,9 @@ def _create(
     if not names_weights(pretrained_cfg, pretrained_cfg_overlay):
         refuse_pretrained(name, pretrained)
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
+    if known := get_pretrained_cfg(base):  # a cfg of the caller's own may leave out what deform() must know
+        layers = {key: getattr(cfg, key) or getattr(known, key) for key in ("first_conv", "classifier")}
+        cfg = dataclasses.replace(cfg, **layers)
     rigid_cfg = dataclasses.replace(cfg, architecture=base, state_dict=None)  # deform() changes the name
     rigid = partial(model_entrypoint(base), pretrained_cfg=rigid_cfg)
     model = deform(rigid(**kwargs), spec)
