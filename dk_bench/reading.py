@@ -92,7 +92,8 @@ def read_text(text: str, annotation: Any, key: str) -> Any:
         elif Any in kinds and QUOTED.fullmatch(text):
             raw = _unquoted(text)
     except _Unbalanced as error:
-        raise Misread(f"key '{key}' is {text!r}, which cannot be read: {error}") from error
+        hint = "; in quotes it is a text" if Any in kinds else ""
+        raise Misread(f"key '{key}' is {text!r}, which cannot be read: {error}{hint}") from error
     return read(raw, annotation, key)
 
 

@@ -130,7 +130,7 @@ def test_sections_are_deleted_as_mmdet_deletes_them(values):
     ("custom_hooks=EMAHook", "key 'custom_hooks' is 'EMAHook', expected a list in brackets or null"),
     ("trainer=3", "key 'trainer' is '3', expected a section with keys precision"),
     ("data_root=", "'data_root' is 'data/photos_det' in configuration, expected a folder in both"),
-    ("model.new=[a", "key 'model.new' is '[a', which cannot be read: a bracket is not closed"),
+    ("model.new=[a", "key 'model.new' is '[a', which cannot be read: a bracket is not closed; in quotes it is a text"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_named(values, override, sentence):
     with pytest.raises(UserError) as error:

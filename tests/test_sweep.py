@@ -22,7 +22,7 @@ from dk_bench.results.record import new_record, write_record
 from dk_bench.sweep import runner
 from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.runner import Job, run_jobs
-from dk_bench.sweep.runs import Run
+from dk_bench.sweep.runs import Run, training_values
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -141,7 +141,7 @@ def test_committed_sweeps_are_sound(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     jobs = make_jobs(read_sweep(path), None)
     assert all(job.argv[:2] == ["dk-bench", "train"] for job in jobs)
-    runs = [Run.of(job.argv) for job in jobs]
+    runs = [Run.of(*training_values(job.argv)) for job in jobs]
     assert all(runs) and len({run.folder for run in runs}) == len(jobs)
     assert path.read_text().startswith("# Claim: ")
 

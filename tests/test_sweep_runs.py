@@ -21,7 +21,7 @@ from dk_bench.results.record import attempts_of, new_record, read_record, write_
 from dk_bench.sweep import runner
 from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.runner import Job, run_jobs
-from dk_bench.sweep.runs import Run
+from dk_bench.sweep.runs import Run, training_values
 from dk_bench.training import run_folder, train
 
 ROOT = Path(__file__).parents[1]
@@ -109,7 +109,7 @@ def test_run_that_another_process_trains_is_refused(tmp_path, capsys):
             train(config)
         Path(tmp_path / "c.yaml").write_text("{}")
         overrides = ["name=tiny", f"output={tmp_path}"]
-        folder = Run.of(["dk-bench", "train", str(tmp_path / "c.yaml"), *overrides]).folder
+        folder = Run.of(*training_values(["dk-bench", "train", str(tmp_path / "c.yaml"), *overrides])).folder
         with hold(folder):
             assert main(["train", str(tmp_path / "c.yaml"), *overrides]) == 75
     assert [path.name for path in run_folder(config).iterdir()] == [LOCK]
@@ -209,10 +209,10 @@ def test_claim_goes_back_when_the_run_has_ended_or_could_not_start(tmp_path):
 @pytest.mark.parametrize("command", ["dk-bench", "/opt/bin/dk-bench", "python -m dk_bench", "torchrun -m dk_bench"])
 def test_command_is_known_as_training(tmp_path, command):
     (tmp_path / "c.yaml").write_text("{}")
-    run = Run.of([*command.split(), "train", str(tmp_path / "c.yaml"), "seed=3"])
+    run = Run.of(*training_values([*command.split(), "train", str(tmp_path / "c.yaml"), "seed=3"]))
     assert run and run.seed == 3
-    assert Run.of([*command.split(), "eval", str(tmp_path / "c.yaml"), "seed=3"]) is None
-    assert Run.of(["dk_bench", "train", str(tmp_path / "c.yaml")]) is None
+    assert training_values([*command.split(), "eval", str(tmp_path / "c.yaml"), "seed=3"]) is None
+    assert training_values(["dk_bench", "train", str(tmp_path / "c.yaml")]) is None
 
 
 @pytest.mark.parametrize(("retries", "state"), [(0, "failed"), (1, "failed"), (2, "finished")])

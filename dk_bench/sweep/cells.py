@@ -34,7 +34,7 @@ def find_runs(jobs: list[Job]) -> list[tuple[Job, UserError]]:
         if found is None:
             continue
         _check_values(job, found[1])
-        job.run = Run.by(*found)
+        job.run = Run.of(*found)
         other = cells.setdefault(job.run.folder.resolve(), job)
         if other.argv != job.argv:
             raise UserError(

@@ -30,16 +30,7 @@ class Run:
     taken: IO[str] | None = field(default=None, repr=False, compare=False)  # this runner's claim on it
 
     @classmethod
-    def of(cls, argv: list[str]) -> Run | None:
-        """The run that a command stands for; None for a command that trains none.
-
-        Raises UserError for a configuration that cannot be read.
-        """
-        values = training_values(argv)
-        return None if values is None else cls.by(*values)
-
-    @classmethod
-    def by(cls, config: Config, values: Mapping[str, Any]) -> Run:
+    def of(cls, config: Config, values: Mapping[str, Any]) -> Run:
         """The run of a configuration, as `training_values` gives it."""
         return cls(run_folder(config, values), Path(config.output), config_hash(values), config.seed)
 
