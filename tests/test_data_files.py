@@ -74,6 +74,15 @@ def test_file_that_is_no_image_is_named(tmp_path):
         open_images(config_for(folder, folder), "train")[2]
 
 
+def test_names_that_are_no_text_are_named_all_the_same(tmp_path):
+    """In an error that a record can hold."""
+    folder = make_folder(tmp_path / "train")
+    (folder / "ant" / "9\udcff.jpg").write_text("not a picture")
+    with pytest.raises(UserError, match=r"ant/9\\udcff\.jpg cannot be read: not an image") as error:
+        open_images(config_for(folder, folder), "train")[3]
+    str(error.value).encode()
+
+
 def test_missing_path_is_named(tmp_path):
     with pytest.raises(UserError, match=r"'data\.train': .*nowhere does not exist, expected a folder with one folder"):
         open_images(config_for(tmp_path / "nowhere", tmp_path), "train")

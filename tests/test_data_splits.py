@@ -72,6 +72,14 @@ def test_images_of_one_size_in_bytes_are_told_apart(tmp_path):
     check(data_config(tmp_path))
 
 
+def test_an_image_that_has_gone_is_named(tmp_path):
+    data = ClassificationData(data_config(splits(tmp_path)), 0)
+    data.train_images  # noqa: B018
+    (tmp_path / "val" / "bee" / "1.png").unlink()
+    with pytest.raises(UserError, match=r"image .*val/bee/1\.png cannot be read: No such file"):
+        data.check_splits()
+
+
 def test_training_refuses_and_evaluation_does_not_look(tmp_path):
     from dk_bench.training.run import run_folder, train
 

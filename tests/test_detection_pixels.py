@@ -222,10 +222,9 @@ def test_one_file_listed_twice_is_named(tmp_path):
 # Splits
 
 
-@pytest.mark.parametrize("how", [os.symlink, os.link, shutil.copy])
+@pytest.mark.parametrize("how", [os.symlink, shutil.copy])
 def test_an_image_in_both_splits_is_named(tmp_path, how):
     config = tiny_detection(tmp_path)
-    DetectionData(config).check_splits()
     data = tmp_path / "tiny_data"
     (data / "val" / "000.png").unlink()
     how(data / "train" / "000.png", data / "val" / "000.png")
@@ -233,9 +232,10 @@ def test_an_image_in_both_splits_is_named(tmp_path, how):
     with pytest.raises(UserError, match=rf"{text} too: .*val/000\.png \(val\) is .*train/000\.png \(train\)"):
         train(config)
     assert not (run_folder(config) / "record.json").exists()
+    module = DetectionData(config)
     with pytest.raises(UserError, match=text):
-        DetectionData(config).train_dataloader()
-    assert len(DetectionData(config).val_dataloader()) == 3
+        module.train_dataloader()
+    assert len(module.val_dataloader()) == 3
 
 
 def test_the_same_data_for_both_is_named(tmp_path):

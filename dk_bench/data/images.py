@@ -36,7 +36,8 @@ class FileImages:
         return len(self.files.names)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        name = f"{self.files.place}: image {self.files.names[index]}"
+        file = self.files.names[index].encode(errors="backslashreplace").decode()  # records cannot hold other names
+        name = f"{self.files.place}: image {file}"
         try:
             content = self.files.read(index)
         except OSError as error:

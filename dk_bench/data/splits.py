@@ -85,9 +85,12 @@ def check_apart(train: object, val: object) -> None:
 
 def check_files_apart(train: Files, val: Files, keys: str) -> None:
     """As `check_apart`, of files; ``keys`` are those that name them."""
-    shared = _same(train.names, val.names, train.identity, val.identity)
-    if not shared and len(train.names) + len(val.names) <= SMALL:
-        shared = _same_content(train, val)
+    try:
+        shared = _same(train.names, val.names, train.identity, val.identity)
+        if not shared and len(train.names) + len(val.names) <= SMALL:
+            shared = _same_content(train, val)
+    except OSError as error:
+        raise UserError(f"keys {keys}: image {error.filename} cannot be read: {error.strerror or error}") from error
     if shared:
         shown = ", ".join(f"{b} (val) is {a} (train)" for a, b in shared[:SHOWN])
         raise UserError(f"{_count(shared, val.names, keys)}: {shown}{', ...' if len(shared) > SHOWN else ''}; {WANTED}")
