@@ -61,13 +61,6 @@ def test_tables_say_which_records_they_have_not(here, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 records, 1 of them evaluations, which no table has; ")
 
 
-def test_one_record_in_two_folders_is_one_seed(here, capsys):
-    for folder in ("a", "b/copy"):
-        write_record(make_record("test_resnetdw", 50.0), f"runs/{folder}/record.json")
-    assert main(["tables", "runs", "runs/a", "--table", "demo"]) == 0
-    assert "50.0 (n=1)" in capsys.readouterr().out
-
-
 def test_record_of_an_unknown_task_is_named(here):
     """It would stand in no table."""
     write_record(make_record("test_resnetdw", 50.0), "record.json")

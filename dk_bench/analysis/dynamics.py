@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dk_bench.analysis.learned import Loaded, Source, recorded, sources
 from dk_bench.analysis.objects import Objects, whole_image
 from dk_bench.analysis.probe import CLASS, probe, targets_of
+from dk_bench.errors import UserError
 from dk_bench.models.probe import evaluating
 from dk_bench.results.statistics import summarize
 
@@ -73,7 +74,8 @@ def collect(
     """The dynamics of every object; ``on_images`` is told how many images each batch had.
 
     Images are seen whole, see :func:`dk_bench.analysis.objects.whole_image`. The random generators are a control: a
-    linear map of what the learned one reads, as large, that has learnt nothing.
+    linear map of what the learned one reads, as large, that has learnt nothing. Raises UserError for dynamics that are
+    not finite.
     """
     found = sources(loaded.model)
     controls = {source: _control(source.generator).to(device) for source in found}
@@ -95,6 +97,8 @@ def collect(
     for which, part in enumerate(parts):
         for source in found:
             values = np.concatenate([pair[which] for pair in seen[source]])
+            if not np.isfinite(values).all():
+                raise UserError(f"{loaded.path}: {source.kind} of {source.layer} are not finite on {objects.source}")
             part.setdefault(source.kind, {})[source.layer] = values
     return Dynamics(loaded, *parts)
 

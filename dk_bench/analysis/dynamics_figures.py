@@ -74,11 +74,13 @@ def captions(lines: list[Line]) -> dict[Row, tuple[str, str]]:
     for line in lines:
         if (line.layer, line.features) == (ALL, LEARNED):
             found.setdefault((line.cell, line.kind), {}).setdefault(line.target, []).append(line.value)
-    return {
-        row: (f"probe: class {np.mean(values.get(CLASS, np.nan)):.0f} %",
-              f"probe: scale $R^2$ = {np.mean(values.get('log scale', np.nan)):.2f}")
-        for row, values in found.items()
-    }
+
+    def told(values: dict[str, list[float]]) -> tuple[str, str]:
+        tops, scales = values.get(CLASS), values.get("log scale")
+        return (f"probe: class {np.mean(tops):.0f} %" if tops else "one class",
+                f"probe: scale $R^2$ = {np.mean(scales):.2f}" if scales else "one scale")
+
+    return {row: told(values) for row, values in found.items()}
 
 
 def _by_class(axis: Axes, points: np.ndarray, label: np.ndarray, common: list[int]) -> None:

@@ -39,14 +39,17 @@ class Score:
 def targets_of(label: np.ndarray, scale: np.ndarray, pose: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What probes predict, by name: class, log scale, and sine and cosine of the rotation and bend where known.
 
-    What is the same for all objects is left out.
+    What is the same for all objects is left out. Raises ValueError where that is everything.
     """
     targets = {CLASS: label, "log scale": np.log(scale)}
     if "rotation" in pose:
         targets |= {"sin rotation": np.sin(pose["rotation"]), "cos rotation": np.cos(pose["rotation"])}
     if "bend" in pose:
         targets["bend"] = pose["bend"]
-    return {name: target for name, target in targets.items() if np.ptp(target) > 0}
+    differing = {name: target for name, target in targets.items() if np.ptp(target) > 0}
+    if not differing:
+        raise ValueError("expected objects of several classes or scales, these are all alike")
+    return differing
 
 
 def probe(
