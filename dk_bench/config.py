@@ -24,7 +24,7 @@ from dk_bench.overrides import Key, joined, put, split_override
 from dk_bench.reading import Misread, UnknownKey, kinds_of, plain, read, read_text
 from dk_bench.yaml_words import read_words
 
-DEVICES = re.compile(r"auto|[0-9]+(, ?[0-9]+)+|[0-9]+,")
+DEVICES = re.compile(r"auto|-1|[1-9][0-9]*|[0-9]+(, ?[0-9]+)+|[0-9]+,")
 PROJECT = re.compile(r"[^/\\#?%:]{0,128}", re.DOTALL)
 
 
