@@ -3,11 +3,13 @@
 
 #include "axis.h"
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/MemoryFormat.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <sstream>
@@ -22,12 +24,23 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Pair = std::vector<int64_t>;  // (height, width)
+using Mask = std::vector<bool>;     // which gradients are wanted, in the operands' order
 
 template <class... Args>
 [[noreturn]] void fail(const Args&... args) {
   std::ostringstream message;
   (message << ... << args);
   throw std::runtime_error(message.str());
+}
+
+// What torch.use_deterministic_algorithms asks of a computation that has no order: to be refused, or told of.
+inline void alert_not_deterministic(bool warn_only, const std::string& message) {
+  if (!warn_only) fail(message);
+  aoti_torch_warn(__func__, __FILE__, __LINE__, message.c_str());
+}
+
+inline void check_mask(const Mask& mask, size_t size) {
+  if (mask.size() != size) fail("output_mask: expected ", size, " values, got ", mask.size());
 }
 
 struct Geometry {
@@ -149,14 +162,23 @@ inline Pair sizes_of(const Tensor& t) {
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // of input, data_offset, kernel_offset, weight
 
-// An offset that is not there gets an empty tensor.
+// Memory for them. An offset that is not there, and what is not wanted, gets an empty tensor.
 inline Gradients empty_gradients(const Tensor& input, const OptionalTensor& data_offset,
-                                 const OptionalTensor& kernel_offset, const Tensor& weight) {
-  const auto of_offset = [&](const OptionalTensor& offset) {
-    return offset ? empty_in_format_of(*offset, sizes_of(*offset)) : torch::stable::new_empty(input, Pair{0});
+                                 const OptionalTensor& kernel_offset, const Tensor& weight, const Mask& wanted) {
+  check_mask(wanted, 4);
+  const auto of = [&](const OptionalTensor& t, bool want) {
+    return t && want ? empty_in_format_of(*t, sizes_of(*t)) : torch::stable::new_empty(input, Pair{0});
   };
-  return {empty_in_format_of(input, sizes_of(input)), of_offset(data_offset), of_offset(kernel_offset),
-          torch::stable::new_empty(weight, sizes_of(weight))};
+  return {of(input, wanted[0]), of(data_offset, wanted[1]), of(kernel_offset, wanted[2]),
+          torch::stable::new_empty(weight, wanted[3] ? sizes_of(weight) : Pair{0})};
+}
+
+// Whether the gradients need no computing: none is wanted, or nothing flows back, and then they are zero.
+inline bool are_trivial(const Tensor& grad, Gradients& gradients, const Mask& wanted) {
+  if (std::find(wanted.begin(), wanted.end(), true) == wanted.end()) return true;
+  if (grad.numel() != 0) return false;
+  std::apply([](auto&... gradient) { (torch::stable::zero_(gradient), ...); }, gradients);
+  return true;
 }
 
 }  // namespace dk

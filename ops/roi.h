@@ -187,34 +187,38 @@ inline OptionalTensor plain(const OptionalTensor& t, ScalarType type) {
 
 using RoiGradients = std::tuple<Tensor, Tensor, Tensor>;  // of input, offset, mask
 
-// Zeros in the computing type to sum in: that of input dense in its memory format, the others contiguous.
-inline RoiGradients roi_sums(const Tensor& input, const OptionalTensor& offset, const OptionalTensor& mask) {
+// Zeros in the computing type to sum in: that of input dense in its memory format, the others contiguous. What is not
+// there or not wanted gets an empty tensor.
+inline RoiGradients roi_sums(const Tensor& input, const OptionalTensor& offset, const OptionalTensor& mask,
+                             const Mask& wanted) {
+  check_mask(wanted, 3);
   const ScalarType type = compute_type(input);
+  const auto zeros = [&](const OptionalTensor& t, bool want) {
+    return torch::stable::new_zeros(input, t && want ? sizes_of(*t) : Pair{0}, type);
+  };
+  if (!wanted[0]) return {zeros(input, false), zeros(offset, wanted[1]), zeros(mask, wanted[2])};
   const bool channels_last = !input.is_contiguous() && input.stride(1) == 1;
   Tensor sum = torch::stable::empty(
       sizes_of(input), type, std::nullopt, input.device(), std::nullopt,
       channels_last ? torch::headeronly::MemoryFormat::ChannelsLast : torch::headeronly::MemoryFormat::Contiguous);
   torch::stable::zero_(sum);
-  const auto zeros = [&](const OptionalTensor& t) {
-    return torch::stable::new_zeros(input, t ? sizes_of(*t) : Pair{0}, type);
-  };
-  return {sum, zeros(offset), zeros(mask)};
+  return {sum, zeros(offset, wanted[1]), zeros(mask, wanted[2])};
 }
 
 // The sums in the operands' own dtypes and formats.
 inline RoiGradients roi_gradients(const RoiGradients& sums, const Tensor& input, const OptionalTensor& offset,
-                                  const OptionalTensor& mask) {
+                                  const OptionalTensor& mask, const Mask& wanted) {
   const auto in_form = [](const Tensor& sum, const Tensor& like) {
     Tensor gradient = empty_in_format_of(like, sizes_of(like));
     torch::stable::copy_(gradient, sum);
     return gradient;
   };
-  const auto of_optional = [&](const Tensor& sum, const OptionalTensor& t) {
-    return t ? in_form(sum, *t) : torch::stable::new_empty(input, Pair{0});
+  const auto of = [&](const Tensor& sum, const OptionalTensor& t, bool want) {
+    return t && want ? in_form(sum, *t) : torch::stable::new_empty(input, Pair{0});
   };
   const Tensor& sum = std::get<0>(sums);  // in input's format already
-  return {sum.scalar_type() == input.scalar_type() ? sum : in_form(sum, input), of_optional(std::get<1>(sums), offset),
-          of_optional(std::get<2>(sums), mask)};
+  return {sum.scalar_type() == input.scalar_type() ? sum : of(sum, input, wanted[0]),
+          of(std::get<1>(sums), offset, wanted[1]), of(std::get<2>(sums), mask, wanted[2])};
 }
 
 }  // namespace dk

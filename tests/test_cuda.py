@@ -84,6 +84,9 @@ def test_deterministic_is_refused_where_it_cannot_be():
     try:
         with pytest.raises(RuntimeError, match="no deterministic algorithm on CUDA for float64"):
             forward_backward(functional.deform_kernel_conv, operands, grad, SQUARE)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with pytest.warns(UserWarning, match="no deterministic algorithm on CUDA for float64"):
+            forward_backward(functional.deform_kernel_conv, operands, grad, SQUARE)
     finally:
         torch.use_deterministic_algorithms(False)
 

@@ -141,6 +141,20 @@ def test_as_exact_as_pytorchs_convolution(offsets, dtype):
         assert ours <= FACTOR[dtype] * theirs, f"{name}: {ours:.2e}, PyTorch {theirs:.2e}"
 
 
+@pytest.mark.parametrize("offsets", ["none", "kernel", "data", "both"])
+def test_every_choice_of_gradients(offsets):
+    """What is left out is empty, and the rest keeps its bits."""
+    layouts = ("channels_last", "contiguous", "channels_last", "contiguous", "channels_last")
+    case = Case(5, 2, 8, (3, 4), (4, 4), offsets, SQUARE, torch.float32, torch.float32, layouts, False)
+    operands, grad = make_tensors(case)
+    operands = [t if t is None else t.detach() for t in operands]
+    full = torch.ops.dk_bench_emulated.backward(grad, *operands, *SQUARE.values(), True)
+    for mask in itertools.product((True, False), repeat=4):
+        part = torch.ops.dk_bench_emulated.backward(grad, *operands, *SQUARE.values(), True, mask)
+        for wanted, p, f in zip(mask, part, full, strict=True):
+            assert torch.equal(p, f) if wanted else p.shape == (0,)
+
+
 def test_long_sums_do_not_drift():
     """The tensor core rounds towards zero: of sums of one sign, every addition would lose a little."""
     geometry = {**SQUARE, "kernel_size": (15, 15), "padding": (7, 7)}

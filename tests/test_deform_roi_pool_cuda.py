@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -28,6 +29,8 @@ def emulated(tmp_path_factory):
 class Emulated(torch.autograd.Function):
     """deform_roi_pool by the emulated kernels."""
 
+    determinism = (False, False)  # whether it is asked for, and whether to warn alone
+
     @staticmethod
     def forward(ctx, input, rois, offset, mask, *settings):
         ctx.save_for_backward(input, rois, offset, mask)
@@ -38,7 +41,8 @@ class Emulated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         _, _, offset, mask = given = ctx.saved_tensors
-        of_input, of_offset, of_mask = torch.ops.dk_bench_emulated_roi.backward(grad, *given, *ctx.settings)
+        of_input, of_offset, of_mask = torch.ops.dk_bench_emulated_roi.backward(
+            grad, *given, *ctx.settings, *Emulated.determinism)
         others = None if offset is None else of_offset, None if mask is None else of_mask
         return of_input, None, *others, *(None for _ in ctx.settings)
 
@@ -93,6 +97,42 @@ def test_nan_offset_shows():
     assert out[1, 2:, 0, 1].isnan().all() and out.isnan().sum() == 2
 
 
+@pytest.mark.usefixtures("emulated")
+def test_every_choice_of_gradients():
+    """What is left out is empty, and the rest keeps its bits."""
+    operands, grad = small()
+    operands = [t.detach() for t in operands]
+    full = torch.ops.dk_bench_emulated_roi.backward(grad, *operands, *SETTINGS.values())
+    for mask in itertools.product((True, False), repeat=3):
+        part = torch.ops.dk_bench_emulated_roi.backward(grad, *operands, *SETTINGS.values(), False, False, mask)
+        for wanted, p, f in zip(mask, part, full, strict=True):
+            assert torch.equal(p, f) if wanted else p.shape == (0,)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_deterministic_algorithms_are_refused_or_warned_of(monkeypatch):
+    operands, grad = small()
+    out = emulated_pool(*operands, **SETTINGS)
+    expected = torch.autograd.grad(out, operands[0], grad, retain_graph=True)[0]
+    message = "deform_roi_pool_backward: no deterministic algorithm on CUDA"
+    monkeypatch.setattr(Emulated, "determinism", (True, False))
+    with pytest.raises(RuntimeError, match=message):
+        torch.autograd.grad(out, operands[0], grad, retain_graph=True)
+    monkeypatch.setattr(Emulated, "determinism", (True, True))
+    with pytest.warns(UserWarning, match=message):
+        assert torch.equal(torch.autograd.grad(out, operands[0], grad)[0], expected)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_gathered_gradients_are_deterministic():
+    """Those of offset and mask alone are not refused."""
+    operands, grad = small()
+    arguments = (grad, *(t.detach() for t in operands), *SETTINGS.values())
+    backward = torch.ops.dk_bench_emulated_roi.backward
+    chosen = backward(*arguments, True, False, (False, True, True))
+    assert all(torch.equal(a, b) for a, b in zip(chosen[1:], backward(*arguments)[1:], strict=True))
+
+
 @pytest.mark.cuda
 @needs_gpu
 def test_random_cases_on_a_gpu():
@@ -109,6 +149,9 @@ def test_deterministic_algorithms_refuse_the_scatter():
     torch.use_deterministic_algorithms(True)
     try:
         with pytest.raises(RuntimeError, match="deform_roi_pool_backward: no deterministic algorithm on CUDA"):
-            torch.autograd.grad(out, there[0], grad.cuda())
+            torch.autograd.grad(out, there[0], grad.cuda(), retain_graph=True)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with pytest.warns(UserWarning, match="deform_roi_pool_backward: no deterministic algorithm on CUDA"):
+            torch.autograd.grad(out, there[0], grad.cuda(), retain_graph=True)
     finally:
         torch.use_deterministic_algorithms(False)

@@ -69,7 +69,7 @@ def count_cost(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224
 _UNCOUNTED = frozenset(
     # creation and conversion
     "arange empty empty_like empty_strided full full_like new_empty new_full new_ones new_zeros ones ones_like "
-    "scalar_tensor zeros zeros_like eye linspace lift_fresh_copy _to_copy _local_scalar_dense "
+    "scalar_tensor zeros zeros_like eye linspace lift_fresh_copy _to_copy _local_scalar_dense promote_types "
     # data movement
     "_reshape_copy _unsafe_view cat stack constant_pad_nd reflection_pad2d replication_pad2d copy flip gather index "
     "index_select masked_fill pixel_shuffle pixel_unshuffle repeat roll scatter slice_scatter select_scatter tril triu "

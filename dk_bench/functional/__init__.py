@@ -1,6 +1,7 @@
 """The operators as functions. Semantics are those of :mod:`dk_bench.reference`; these are compiled (C++, CUDA).
 
-All differentiable inputs get gradients; the functions work under ``torch.compile``, autocast and fake tensors.
+They have derivatives of every kind (reverse and forward mode, ``torch.func``, ``vmap``, any order; see Derivatives in
+docs/using.md) and work under ``torch.compile``, autocast and fake tensors.
 """
 
 from __future__ import annotations

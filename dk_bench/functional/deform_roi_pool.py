@@ -1,14 +1,17 @@
-"""Deformable RoI pooling as a function, and how it behaves under fake tensors, autograd and autocast."""
+"""Deformable RoI pooling as a function, and how it behaves under fake tensors, derivatives, vmap and autocast."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from dk_bench import reference_roi
 from dk_bench._arguments import IntPair, as_pair
 from dk_bench._roi_arguments import check_roi_pool
+from dk_bench.functional.batching import in_front, join_images, split
+from dk_bench.functional.derivatives import Reference, Rules, register_derivatives
 from dk_bench.functional.onnx import is_exporting, refuse_roi_pool
-from dk_bench.functional.registration import _empty_in_format_of, _library
+from dk_bench.functional.registration import determinism, empty_in_format_of, library, register_autocast
 
 __all__ = ["deform_roi_pool"]
 
@@ -38,7 +41,8 @@ def deform_roi_pool(
     Args:
         input: (N, C, H, W), float32, float64, float16 or bfloat16; contiguous or channels_last, the output likewise.
         rois: (R, 5), rows (image, x1, y1, x2, y2) in pixels of the image; input's dtype, or float32 beside a 16-bit
-            input. They get no gradient. Boxes may be empty or lie outside the image; R and N may be 0.
+            input. They get no gradient, and may have no tangent. Boxes may be empty or lie outside the image; R and N
+            may be 0.
         offset: (R, 2 * G, Ph, Pw), channels (dy, dx) a group, as fractions of the box's size, or None for zero. The
             output's channels are cut into G groups, which move apart (position-sensitive pooling: one a class).
         mask: (R, 1, Ph, Pw), a factor on each bin's output (Zhu et al., CVPR 2019, "DCN v2"), or None for one. Both
@@ -58,7 +62,7 @@ def deform_roi_pool(
         RuntimeError: an argument's shape, dtype, device or value does not fit, or (on the CPU) rois name an image that
             is not there, or rois or offset hold a NaN; the message names the argument. On CUDA such a box or bin gives
             NaN, as raising would cost a synchronisation.
-            Also during ``torch.onnx.export``: there is no ONNX form.
+            Also during ``torch.onnx.export``: there is no ONNX form. And in forward mode, where rois have a tangent.
         TypeError: output_size is not an int or a pair of ints.
     """
     if is_exporting():
@@ -74,46 +78,111 @@ def _fake(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio,
     channels = check_roi_pool(
         input, rois, offset, mask, tuple(output_size), spatial_scale, sampling_ratio, gamma, position_sensitive
     )
-    return _empty_in_format_of(input, (rois.shape[0], channels, *output_size))
+    return empty_in_format_of(input, (rois.shape[0], channels, *output_size))
 
 
 @torch.library.register_fake("dk_bench::deform_roi_pool_backward")
-def _fake_backward(grad, input, rois, offset, mask, *rest):
-    given = [input.new_empty(0) if t is None else _empty_in_format_of(t, t.shape) for t in (offset, mask)]
-    return _empty_in_format_of(input, input.shape), *given
+def _fake_backward(grad, input, rois, offset, mask, *settings):
+    return tuple(
+        input.new_empty(0) if t is None or not wanted else empty_in_format_of(t, t.shape)
+        for t, wanted in zip((input, offset, mask), _of_reference.wanted(settings), strict=True)
+    )
 
 
-def _setup_context(ctx, inputs, output):
-    tensors, ctx.settings = inputs[:4], inputs[4:]
-    ctx.save_for_backward(*tensors)
+def _backward(grads, operands, settings, wanted):
+    # On CUDA dL/dinput is a sum by atomics; the CPU's sums are always in order. Boxes get no gradient.
+    wanted = [wanted[i] for i in (0, 2, 3)]
+    results = _backward_op(*grads, *operands, *settings, *determinism(), wanted)
+    of_input, *of_others = [g if want else None for g, want in zip(results, wanted, strict=True)]
+    return of_input, None, *of_others
 
 
-def _autograd(ctx, grad):
-    # On CUDA dL/dinput is a sum by atomics; the CPU's sums are always in order.
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    of_input, *of_others = _backward_op(grad, *ctx.saved_tensors, *ctx.settings, deterministic)
-    wanted = [
-        g if need else None
-        for g, need in zip((of_input, None, *of_others), ctx.needs_input_grad[:4], strict=True)
-    ]
-    return *wanted, *(None for _ in ctx.settings)
+def _jvp(tangents, operands, settings):
+    """Input and mask enter linearly: their tangents go through the operator."""
+    terms = [_op(*operands[:i], tangents[i], *operands[i + 1 :], *settings) for i in (0, 3) if tangents[i] is not None]
+    if tangents[2] is not None:
+        terms.append(_along_offset(tangents[2], operands, settings))
+    return sum(terms[1:], terms[0])
 
 
-torch.library.register_autograd("dk_bench::deform_roi_pool", _autograd, setup_context=_setup_context)
+def _along_offset(tangent, operands, settings):
+    """With an offset for every output channel, dL/doffset at a gradient of ones is the derivative of each output."""
+    input, rois, offset, mask = operands
+    channels = input.shape[1] // (settings[0][0] * settings[0][1]) if settings[5] else input.shape[1]
+
+    def of_each_channel(t):
+        pairs = split(t, 1, t.shape[1] // 2)
+        return pairs.repeat_interleave(channels // pairs.shape[1], 1)
+
+    ones = input.new_ones(rois.shape[0], channels, *settings[0])
+    moved = of_each_channel(offset).flatten(1, 2)
+    slopes = _backward_op(ones, input, rois, moved, mask, *settings, False, False, (False, True, False))[1]
+    return (split(slopes, 1, channels) * of_each_channel(tangent)).sum(2).to(input.dtype)
 
 
-def _register_autocast(device: str) -> None:
+def _reference(operands, settings):
+    if _is_mapped(operands[1]):
+        raise RuntimeError(
+            "deform_roi_pool: second derivatives cannot be mapped over rois (torch.vmap), as the number of samples "
+            "follows from the boxes; map over the other operands, or differentiate in a loop"
+        )
+    output_size, spatial_scale, sampling_ratio, gamma, aligned, position_sensitive = settings
+    return reference_roi.deform_roi_pool(
+        *operands, output_size=tuple(output_size), spatial_scale=spatial_scale, sampling_ratio=sampling_ratio,
+        gamma=gamma, aligned=aligned, position_sensitive=position_sensitive,
+    )
+
+
+def _is_mapped(tensor):
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
+def _join(count, in_dims, input, rois, offset, mask, join_input):
+    """The operands of all calls as those of one: their boxes, and their images where these are joined too."""
+    images = input.shape[0] if in_dims[0] is None else input.movedim(in_dims[0], 0).shape[1]
+    boxes = in_front(rois, in_dims[1], count)
+    if join_input:
+        boxes = boxes if boxes.dtype.itemsize > 2 else boxes.float()  # 16 bits hold no large number of an image
+        index = boxes[..., :1]
+        first = images * torch.arange(count, device=boxes.device, dtype=boxes.dtype).view(-1, 1, 1)
+        named = torch.where((index >= 0) & (index < images), index.floor() + first, torch.nan)
+        boxes = torch.cat((named, boxes[..., 1:]), -1)
+        input = join_images(input, in_dims[0], count)
+    others = [join_images(t, d, count) for t, d in ((offset, in_dims[2]), (mask, in_dims[3]))]
+    return input, boxes.flatten(0, 1), *others
+
+
+def _vmap(info, in_dims, input, rois, offset, mask, *settings):
+    """Boxes are independent, so those of all calls go into one; images are joined where they are mapped."""
+    count = info.batch_size
+    joined = _join(count, in_dims, input, rois, offset, mask, in_dims[0] is not None)
+    return split(_op(*joined, *settings), 0, count), 0
+
+
+def _vmap_backward(info, in_dims, grad, input, rois, offset, mask, *settings):
+    """As ``_vmap``; dL/dinput, a sum over boxes, takes images of its own for every call."""
+    count, wanted = info.batch_size, _of_reference.wanted(settings)
+    joined = _join(count, in_dims[1:5], input, rois, offset, mask, in_dims[1] is not None or wanted[0])
+    results = _backward_op(join_images(grad, in_dims[0], count), *joined, *settings)
+    there = [want and t is not None for want, t in zip(wanted, (input, offset, mask), strict=True)]
+    split_up = tuple(split(r, 0, count) if t else r for r, t in zip(results, there, strict=True))
+    return split_up, tuple(0 if t else None for t in there)
+
+
+def _autocast(input, rois, offset, mask, *settings):
     """The map keeps its dtype, as the sums are float32 anyway; boxes and offsets lose nothing: they go as float32."""
-    key = "AutocastCPU" if device == "cpu" else "AutocastCUDA"
-
-    def autocast(input, rois, offset, mask, *settings):
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))):
-            wide = input.dtype if input.dtype == torch.float64 else torch.float32
-            given = [t if t is None or t.dtype == input.dtype else t.to(wide) for t in (rois, offset, mask)]
-            return _op(input, *given, *settings)
-
-    _library.impl("deform_roi_pool", autocast, key)
+    wide = input.dtype if input.dtype == torch.float64 else torch.float32
+    given = [t if t is None or t.dtype == input.dtype else t.to(wide) for t in (rois, offset, mask)]
+    return input, *given, *settings
 
 
-_register_autocast("cpu")
-_register_autocast("cuda")
+_of_reference = Reference(_reference, operands=4, settings=6, differentiable=(0, 2, 3))
+register_derivatives(library, "deform_roi_pool", Rules(4, _backward, _jvp, _vmap, _autocast, constants=(1,)))
+register_derivatives(library, "deform_roi_pool_backward", _of_reference.backward_rules(_vmap_backward))
+register_autocast("deform_roi_pool", "cpu", _autocast)
+register_autocast("deform_roi_pool", "cuda", _autocast)

@@ -42,10 +42,11 @@ def deform_kernel_conv_flops(
 @register_flop_formula(_backward_op, get_raw=True)
 def deform_kernel_conv_backward_flops(
     grad: Tensor, input: Tensor, data_offset: Tensor | None, kernel_offset: Tensor | None, weight: Tensor,
-    kernel_size: list[int], *rest: Any, out_val: Any,
+    kernel_size: list[int], *rest: Any, out_val: tuple[Tensor, ...],
 ) -> int:
-    """FLOPs of the gradients of input and weight, each as much as the forward pass, without sampling."""
-    return 2 * 2 * prod(kernel_size) * grad.numel()
+    """FLOPs of the gradients of input and weight, each as much as the forward pass, without sampling; if wanted."""
+    of_input, *_, of_weight = out_val  # what is not wanted is empty
+    return 2 * prod(kernel_size) * grad.numel() * ((of_input.dim() == 4) + (of_weight.dim() == 4))
 
 
 @register_flop_formula(_dense_op, get_raw=True)

@@ -1,4 +1,4 @@
-"""How the compiled operators behave outside eager inference: fake tensors, autograd, autocast.
+"""How the compiled operators behave outside eager inference: fake tensors, derivatives, vmap, autocast.
 
 Importing this module loads the libraries: ``_cpu`` must be there, ``_cuda`` is where it was built (it needs nvcc).
 """
@@ -11,7 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dk_bench import reference
 from dk_bench._arguments import check_local
+from dk_bench.functional.batching import join_channels, join_images, one_by_one, split
+from dk_bench.functional.derivatives import Reference, Rules, of_chosen, push_forward, register_derivatives
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -31,7 +34,6 @@ if not _load("_cpu"):
     )
 
 
-
 def _load_cuda() -> bool:
     """Whether they are there and load. A CPU-only torch does not try; a library that fails leaves the CPU's alone."""
     if torch.version.cuda is None:
@@ -48,9 +50,11 @@ HAS_CUDA = _load_cuda()
 
 _op = torch.ops.dk_bench.deform_kernel_conv
 _backward_op = torch.ops.dk_bench.deform_kernel_conv_backward
+#: What this package registers in torch lives as long as this.
+library = torch.library.Library("dk_bench", "FRAGMENT")
 
 
-def _empty_in_format_of(like: Tensor, size: tuple[int, ...]) -> Tensor:
+def empty_in_format_of(like: Tensor, size: tuple[int, ...]) -> Tensor:
     """The compiled operators' rule: channels_last where the channels lie side by side, else contiguous."""
     channels_last = not like.is_contiguous() and like.stride(1) == 1
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -61,82 +65,108 @@ def _empty_in_format_of(like: Tensor, size: tuple[int, ...]) -> Tensor:
 def _fake(input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip):
     geometry = [tuple(pair) for pair in (kernel_size, stride, padding, dilation)]
     height, width = check_local(input, data_offset, kernel_offset, weight, *geometry)
-    return _empty_in_format_of(input, (input.shape[0], input.shape[1], height, width))
+    return empty_in_format_of(input, (input.shape[0], input.shape[1], height, width))
 
 
 @torch.library.register_fake("dk_bench::deform_kernel_conv_backward")
 def _fake_backward(
-    grad, input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip, deterministic
+    grad, input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip, deterministic,
+    warn_only=False, output_mask=(True,) * 4,
 ):
-    given = (data_offset, kernel_offset)
-    offsets = [input.new_empty(0) if o is None else _empty_in_format_of(o, o.shape) for o in given]
-    return _empty_in_format_of(input, input.shape), *offsets, weight.new_empty(weight.shape)
+    of_input, *of_offsets = [
+        input.new_empty(0) if t is None or not wanted else empty_in_format_of(t, t.shape)
+        for t, wanted in zip((input, data_offset, kernel_offset), output_mask, strict=False)
+    ]
+    return of_input, *of_offsets, weight.new_empty(weight.shape if output_mask[3] else 0)
 
 
-def _setup_context(ctx, inputs, output):
-    tensors, ctx.geometry = inputs[:4], inputs[4:]
-    ctx.save_for_backward(*tensors)
+def determinism() -> tuple[bool, bool]:
+    """Whether torch asks for deterministic algorithms, and whether to warn alone where there are none."""
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
-def _autograd(ctx, grad):
+def _backward(grads, operands, geometry, wanted):
     # With data offsets, dL/dinput on CUDA is a sum by atomics unless told otherwise; the CPU's sums are always ordered.
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    grads = _backward_op(grad, *ctx.saved_tensors, *ctx.geometry, deterministic)
-    wanted = [g if need else None for g, need in zip(grads, ctx.needs_input_grad[:4], strict=True)]
-    return *wanted, *(None for _ in ctx.geometry)
+    results = _backward_op(*grads, *operands, *geometry, *determinism(), wanted)
+    return [g if want else None for g, want in zip(results, wanted, strict=True)]
 
 
-torch.library.register_autograd("dk_bench::deform_kernel_conv", _autograd, setup_context=_setup_context)
+def _reference(operands, geometry):
+    kernel_size, stride, padding, dilation, clip = geometry
+    return reference.deform_kernel_conv(
+        *operands, kernel_size=tuple(kernel_size), stride=tuple(stride), padding=tuple(padding),
+        dilation=tuple(dilation), clip=clip,
+    )
 
 
-def _setup_second_context(ctx, inputs, output):
-    tensors, ctx.geometry = inputs[:5], inputs[5:]
-    ctx.save_for_backward(*tensors)
+def _jvp(tangents, operands, geometry):
+    """Input and weight enter linearly: their tangents go through the operator. Offsets' go by the reference, slow."""
+    terms = [
+        _op(*operands[:i], tangents[i], *operands[i + 1 :], *geometry) for i in (0, 3) if tangents[i] is not None
+    ]
+    moving = [i for i in (1, 2) if tangents[i] is not None]
+    if moving:
+        function = of_chosen(lambda *given: _reference(given, geometry), operands, moving)
+        terms.append(push_forward(function, [operands[i] for i in moving], [tangents[i] for i in moving]))
+    return sum(terms[1:], terms[0])
 
 
-def _second_autograd(ctx, *grads_of_grads):
-    """Second derivatives, by autograd through the reference: slow, and as exact. There are no third ones."""
-    from dk_bench import reference
-
-    grad, *operands = ctx.saved_tensors
-    kernel_size, stride, padding, dilation, clip, _ = ctx.geometry
-    with torch.enable_grad():
-        grad, *operands = [None if t is None else t.detach().requires_grad_() for t in (grad, *operands)]
-        out = reference.deform_kernel_conv(
-            *operands, kernel_size=tuple(kernel_size), stride=tuple(stride), padding=tuple(padding),
-            dilation=tuple(dilation), clip=clip,
-        )
-        given = [t for t in operands if t is not None]
-        first = torch.autograd.grad(out, given, grad, create_graph=True)
-        outer = [g for g, t in zip(grads_of_grads, operands, strict=True) if t is not None]
-        targets = [t for t in (grad, *operands) if t is not None]
-        second = iter(torch.autograd.grad(first, targets, outer, allow_unused=True))
-    result = [None if t is None else next(second) for t in (grad, *operands)]
-    wanted = [g if need else None for g, need in zip(result, ctx.needs_input_grad[:5], strict=True)]
-    return *wanted, *(None for _ in ctx.geometry)
+def _vmap(info, in_dims, input, data_offset, kernel_offset, weight, *geometry):
+    count, offsets = info.batch_size, (data_offset, kernel_offset)
+    of_input, *of_offsets, of_weight = in_dims[:4]
+    if of_weight is None:
+        joined = [join_images(t, d, count) for t, d in zip((input, *offsets), in_dims, strict=False)]
+        return split(_op(*joined, weight, *geometry), 0, count), 0
+    if of_offsets == [None, None]:
+        joined = join_channels(input, of_input, count)
+        out = _op(joined, *offsets, join_images(weight, of_weight, count), *geometry)
+        return split(out, 1, count), 1
+    return one_by_one(_op, count, in_dims, (input, *offsets, weight, *geometry))
 
 
-torch.library.register_autograd(
-    "dk_bench::deform_kernel_conv_backward", _second_autograd, setup_context=_setup_second_context
-)
+def _vmap_backward(info, in_dims, grad, input, data_offset, kernel_offset, weight, *settings):
+    """As ``_vmap``, where no wanted gradient is a sum over what is joined: the weight's over images, offsets' over
+    channels."""
+    count, offsets, wanted = info.batch_size, (data_offset, kernel_offset), _of_reference.wanted(settings)
+    of_grad, of_input, *of_offsets, of_weight = in_dims[:5]
+    wants_offsets = any(want and o is not None for want, o in zip(wanted[1:3], offsets, strict=True))
+    if of_weight is None and not wanted[3]:
+        joined = [join_images(t, d, count) for t, d in zip((grad, input, *offsets), in_dims, strict=False)]
+        results, dims = _backward_op(*joined, weight, *settings), (0, 0, 0, 0)
+    elif of_offsets == [None, None] and not wants_offsets:
+        joined = [join_channels(grad, of_grad, count), join_channels(input, of_input, count)]
+        results = _backward_op(*joined, *offsets, join_images(weight, of_weight, count), *settings)
+        dims = (1, 0, 0, 0)
+    else:
+        return one_by_one(_backward_op, count, in_dims, (grad, input, *offsets, weight, *settings))
+    there = [want and t is not None for want, t in zip(wanted, (input, *offsets, weight), strict=True)]
+    split_up = [split(r, d, count) if t else r for r, d, t in zip(results, dims, there, strict=True)]
+    return tuple(split_up), tuple(d if t else None for d, t in zip(dims, there, strict=True))
 
 
-def _register_autocast(device: str) -> None:
+def _autocast(input, data_offset, kernel_offset, weight, *geometry):
     """Under autocast the image and the kernel take the autocast dtype; offsets keep theirs where it goes with it."""
+    if input.dtype == torch.float64:  # autocast leaves float64 alone
+        return input, data_offset, kernel_offset, weight, *geometry
+    dtype = torch.get_autocast_dtype(input.device.type)
+    offsets = [o if o is None or o.dtype == dtype else o.float() for o in (data_offset, kernel_offset)]
+    return input.to(dtype), *offsets, weight.to(dtype), *geometry
+
+
+def register_autocast(name: str, device: str, rule) -> None:
+    """Makes autocast on a device call the operator with the arguments that the rule makes of the given ones."""
     key = "AutocastCPU" if device == "cpu" else "AutocastCUDA"
+    op = getattr(torch.ops.dk_bench, name)
 
-    def autocast(input, data_offset, kernel_offset, weight, *geometry):
+    def autocast(*arguments):
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))):
-            if input.dtype == torch.float64:  # autocast leaves float64 alone
-                return _op(input, data_offset, kernel_offset, weight, *geometry)
-            dtype = torch.get_autocast_dtype(device)
-            given = (data_offset, kernel_offset)
-            offsets = [o if o is None or o.dtype == dtype else o.float() for o in given]
-            return _op(input.to(dtype), *offsets, weight.to(dtype), *geometry)
+            return op(*rule(*arguments))
 
-    _library.impl("deform_kernel_conv", autocast, key)
+    library.impl(name, autocast, key)
 
 
-_library = torch.library.Library("dk_bench", "FRAGMENT")
-_register_autocast("cpu")
-_register_autocast("cuda")
+_of_reference = Reference(_reference, operands=4, settings=5, differentiable=(0, 1, 2, 3))
+register_derivatives(library, "deform_kernel_conv", Rules(4, _backward, _jvp, _vmap, _autocast))
+register_derivatives(library, "deform_kernel_conv_backward", _of_reference.backward_rules(_vmap_backward))
+register_autocast("deform_kernel_conv", "cpu", _autocast)
+register_autocast("deform_kernel_conv", "cuda", _autocast)

@@ -200,28 +200,32 @@ constexpr int64_t kGroups = 32;
 template <class A>
 struct Backward {
   Call<A>& call;
+  bool wants_input, wants_data, wants_kernel, wants_weight;
   View grad, grad_input;
   int64_t groups, partial_size;
   Buffer<A> table, grad_tables, grad_data, grad_kernel;  // the offsets' partial sums: one a block of channels
 
-  Backward(Call<A>& c, const Tensor& grad_output, const Tensor& grad_x)
-      : call(c), grad(grad_output), grad_input(grad_x), groups(std::min(kGroups, c.g.batch)),
+  Backward(Call<A>& c, const Tensor& grad_output, const Tensor& grad_x, const Mask& wanted)
+      : call(c), wants_input(wanted[0]), wants_data(c.has_data && wanted[1]), wants_kernel(c.has_kernel && wanted[2]),
+        wants_weight(wanted[3]), grad(grad_output), groups(std::min(kGroups, c.g.batch)),
         partial_size(c.g.batch * c.g.out_height * c.offset_row_size()), table(c.table_size()),
-        grad_tables(groups * c.table_size()), grad_data(c.has_data ? c.blocks * partial_size : 0),
-        grad_kernel(c.has_kernel ? c.blocks * partial_size : 0) {
+        grad_tables(wants_weight ? groups * c.table_size() : 0), grad_data(wants_data ? c.blocks * partial_size : 0),
+        grad_kernel(wants_kernel ? c.blocks * partial_size : 0) {
+    if (wants_input) grad_input = View(grad_x);
     call.make_table(table.get());
   }
 
   void run() {
     torch::stable::parallel_for(0, groups * call.blocks, 1, [&](int64_t begin, int64_t end) {
       Worker<A> worker(call);
-      Buffer<A> x(call.g.height * call.g.width * kBlock), grad_x(call.g.height * call.g.width * kBlock);
+      const int64_t plane = call.g.height * call.g.width * kBlock;
+      Buffer<A> x(plane), grad_x(wants_input ? plane : 0);
       Buffer<A> grad_row(call.g.out_width * kBlock), pair(call.table.rows * kPair);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t group = i / call.blocks, block = i % call.blocks;
         Row<A>& row = worker.row;
         row.channels = call.block_channels(block);
-        row.pair_table = pair.get();
+        row.pair_table = pair.get(), row.wants_weight = wants_weight;
         const int64_t at = block * kBlock * call.table.rows;
         for (int64_t r = 0; r < call.table.rows; ++r) {
           std::copy_n(table.get() + at + r * kBlock, kBlock, pair.get() + r * kPair);
@@ -229,7 +233,7 @@ struct Backward {
         }
         for (int64_t image = group; image < call.g.batch; image += groups)
           if (!run_image(worker, image, block, x, grad_x, grad_row)) return;
-        for (int64_t r = 0; r < call.table.rows; ++r)
+        for (int64_t r = 0; wants_weight && r < call.table.rows; ++r)
           std::copy_n(pair.get() + r * kPair + kBlock, kBlock, grad_tables.get() + group * call.table_size() + at + r * kBlock);
       }
     });
@@ -242,9 +246,9 @@ struct Backward {
     const int64_t channel = block * kBlock, pixels = g.height * g.width;
     Row<A>& row = worker.row;
     worker.set_input(image, channel, x);
-    A* direct = grad_input.direct<A>(image, channel);
-    row.grad_x = direct ? direct : grad_x.get(), row.grad_x_step = direct ? grad_input.w : kBlock;
-    for (int64_t i = 0; i < pixels; ++i) std::fill_n(row.grad_x + i * row.grad_x_step, row.channels, A(0));
+    A* direct = wants_input ? grad_input.direct<A>(image, channel) : nullptr;
+    row.grad_x = direct || !wants_input ? direct : grad_x.get(), row.grad_x_step = direct ? grad_input.w : kBlock;
+    for (int64_t i = 0; wants_input && i < pixels; ++i) std::fill_n(row.grad_x + i * row.grad_x_step, row.channels, A(0));
     for (int64_t h = 0; h < g.out_height; ++h) {
       if (!worker.start_row(image, h)) return false;
       const A* direct_grad = grad.direct<A>(image, channel);
@@ -255,11 +259,12 @@ struct Backward {
         row.grad = grad_row.get(), row.grad_step = kBlock;
       }
       const int64_t partial = block * partial_size + (image * g.out_height + h) * call.offset_row_size();
-      row.grad_data_offset = grad_data.get() + (call.has_data ? partial : 0);
-      row.grad_kernel_offset = grad_kernel.get() + (call.has_kernel ? partial : 0);
+      row.grad_data_offset = wants_data ? grad_data.get() + partial : nullptr;
+      row.grad_kernel_offset = wants_kernel ? grad_kernel.get() + partial : nullptr;
       kernel(row);
     }
-    if (!direct) store(grad_input, Box{image, channel, row.channels, 0, g.height, 1, g.width * kBlock, kBlock}, grad_x.get());
+    if (wants_input && !direct)
+      store(grad_input, Box{image, channel, row.channels, 0, g.height, 1, g.width * kBlock, kBlock}, grad_x.get());
     return true;
   }
 
@@ -310,31 +315,28 @@ Tensor deform_kernel_conv(
 
 template <class A>
 void backward(const Geometry& g, const Tensor& grad, const Tensor& input, const OptionalTensor& data_offset,
-              const OptionalTensor& kernel_offset, const Tensor& weight, const Gradients& gradients) {
+              const OptionalTensor& kernel_offset, const Tensor& weight, const Gradients& gradients, const Mask& wanted) {
   Call<A> call(g, input, data_offset, kernel_offset, weight);
-  Backward<A> backward(call, grad, std::get<0>(gradients));
+  Backward<A> backward(call, grad, std::get<0>(gradients), wanted);
   backward.run();
-  if (call.has_data) backward.finish_offset(backward.grad_data.get(), std::get<1>(gradients));
-  if (call.has_kernel) backward.finish_offset(backward.grad_kernel.get(), std::get<2>(gradients));
-  backward.finish_weight(std::get<3>(gradients));
+  if (backward.wants_data) backward.finish_offset(backward.grad_data.get(), std::get<1>(gradients));
+  if (backward.wants_kernel) backward.finish_offset(backward.grad_kernel.get(), std::get<2>(gradients));
+  if (backward.wants_weight) backward.finish_weight(std::get<3>(gradients));
 }
 
 Gradients deform_kernel_conv_backward(
     const Tensor& grad, const Tensor& input, const OptionalTensor& data_offset, const OptionalTensor& kernel_offset,
     const Tensor& weight, const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation,
-    bool clip, bool /*deterministic: always*/) {
+    bool clip, bool /*deterministic: always*/, bool /*warn_only*/, const Mask& output_mask) {
   const Geometry g =
       check_arguments(input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip);
   check_gradient(grad, input, g);
-  Gradients gradients = empty_gradients(input, data_offset, kernel_offset, weight);
-  if (grad.numel() == 0) {  // nothing flows back
-    std::apply([](auto&... gradient) { (torch::stable::zero_(gradient), ...); }, gradients);
-    return gradients;
-  }
+  Gradients gradients = empty_gradients(input, data_offset, kernel_offset, weight, output_mask);
+  if (are_trivial(grad, gradients, output_mask)) return gradients;
   if (input.scalar_type() == ScalarType::Double)
-    backward<double>(g, grad, input, data_offset, kernel_offset, weight, gradients);
+    backward<double>(g, grad, input, data_offset, kernel_offset, weight, gradients, output_mask);
   else
-    backward<float>(g, grad, input, data_offset, kernel_offset, weight, gradients);
+    backward<float>(g, grad, input, data_offset, kernel_offset, weight, gradients, output_mask);
   return gradients;
 }
 
@@ -346,11 +348,12 @@ STABLE_TORCH_LIBRARY(dk_bench, m) {
   m.def(
       "deform_kernel_conv(Tensor input, Tensor? data_offset, Tensor? kernel_offset, Tensor weight, int[] kernel_size, "
       "int[] stride, int[] padding, int[] dilation, bool clip) -> Tensor");
-  // Gradients of input, data_offset, kernel_offset and weight; an empty tensor for an offset that is not there.
+  // Gradients of input, data_offset, kernel_offset and weight; an empty tensor for an offset that is not there and for
+  // what the mask leaves out. Where no deterministic algorithm is there, it is an error, or with warn_only a warning.
   m.def(
       "deform_kernel_conv_backward(Tensor grad, Tensor input, Tensor? data_offset, Tensor? kernel_offset, "
-      "Tensor weight, int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool clip, bool deterministic) "
-      "-> (Tensor, Tensor, Tensor, Tensor)");
+      "Tensor weight, int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool clip, bool deterministic, "
+      "bool warn_only=False, bool[4] output_mask=[True, True, True, True]) -> (Tensor, Tensor, Tensor, Tensor)");
   // The instruction set the CPU operators use here: baseline, avx2 or avx512.
   m.def("cpu_variant() -> str");
 }

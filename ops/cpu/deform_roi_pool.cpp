@@ -251,11 +251,11 @@ Tensor deform_roi_pool(const Tensor& input, const Tensor& rois, const OptionalTe
 RoiGradients deform_roi_pool_backward(
     const Tensor& grad, const Tensor& input, const Tensor& rois, const OptionalTensor& offset, const OptionalTensor& mask,
     const Pair& output_size, double spatial_scale, int64_t sampling_ratio, double gamma, bool aligned,
-    bool position_sensitive, bool /*deterministic: always*/) {
+    bool position_sensitive, bool /*deterministic: always*/, bool /*warn_only*/, const Mask& output_mask) {
   const RoiGeometry g = check_roi_arguments(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma,
                                             aligned, position_sensitive);
   check_roi_gradient(grad, input, g);
-  const RoiGradients sums = roi_sums(input, offset, mask);
+  const RoiGradients sums = roi_sums(input, offset, mask, output_mask);
   const auto& [sum_input, sum_offset, sum_mask] = sums;
   with_types(input.scalar_type(), [&](auto t, auto a) {
     using T = decltype(t);
@@ -264,12 +264,12 @@ RoiGradients deform_roi_pool_backward(
     if (grad.numel() == 0) return;  // nothing flows back
     const Tensor plain_grad = plain(grad, compute_type(input));
     const A* out = Call<A>::data(plain_grad);
-    backward_input(call, out, sum_input);
-    A* to_offset = offset ? static_cast<A*>(sum_offset.data_ptr()) : nullptr;
-    A* to_mask = mask ? static_cast<A*>(sum_mask.data_ptr()) : nullptr;
-    if (offset || mask) backward_bins<T>(call, out, input, to_offset, to_mask);
+    if (output_mask[0]) backward_input(call, out, sum_input);
+    A* to_offset = offset && output_mask[1] ? static_cast<A*>(sum_offset.data_ptr()) : nullptr;
+    A* to_mask = mask && output_mask[2] ? static_cast<A*>(sum_mask.data_ptr()) : nullptr;
+    if (to_offset || to_mask) backward_bins<T>(call, out, input, to_offset, to_mask);
   });
-  return roi_gradients(sums, input, offset, mask);
+  return roi_gradients(sums, input, offset, mask, output_mask);
 }
 
 }  // namespace
@@ -278,11 +278,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(dk_bench, m) {
   m.def(
       "deform_roi_pool(Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[] output_size, float spatial_scale, "
       "int sampling_ratio, float gamma, bool aligned, bool position_sensitive) -> Tensor");
-  // Gradients of input, offset and mask; an empty tensor for what is not there.
+  // Gradients of input, offset and mask; an empty tensor for what is not there and for what output_mask leaves out.
   m.def(
       "deform_roi_pool_backward(Tensor grad, Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[] output_size, "
-      "float spatial_scale, int sampling_ratio, float gamma, bool aligned, bool position_sensitive, bool deterministic) "
-      "-> (Tensor, Tensor, Tensor)");
+      "float spatial_scale, int sampling_ratio, float gamma, bool aligned, bool position_sensitive, bool deterministic, "
+      "bool warn_only=False, bool[3] output_mask=[True, True, True]) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dk_bench, CPU, m) {

@@ -36,10 +36,11 @@ struct Row {
   int64_t out_step;
 
   // Backward only.
-  const A* grad;  // out_width pixels
+  const A* grad;      // out_width pixels
   int64_t grad_step;
-  A* pair_table;  // (rows, 2, kBlock): a table row, read, and its gradient, accumulated
-  A* grad_x;      // accumulated; height * width pixels
+  A* pair_table;      // (rows, 2, kBlock): a table row, read, and its gradient, accumulated
+  bool wants_weight;  // whether the table's gradient is wanted; the three below are null where they are not
+  A* grad_x;          // accumulated; height * width pixels
   int64_t grad_x_step;
   A* grad_data_offset;    // written, as data_offset
   A* grad_kernel_offset;  // written, as kernel_offset

@@ -3,6 +3,13 @@
 // One pass over the taps gives all gradients. With g = dL/dout, x_k the value a tap read and W_s the kernel's corners:
 //   u = g x_k,   dL/dW_s += B_k[s] u,   dL/dx += g W'_k,   and the offsets' from the dots <u, W_s>, one a corner.
 
+// Which gradients are wanted. Usually all are, and then the compiler knows: kAll.
+struct Wanted {
+  bool x, weight, data_offset, kernel_offset;
+
+  bool all() const { return x && weight && data_offset && kernel_offset; }
+};
+
 // What the offsets' gradients need: for each corner, the sum over channels.
 template <class A>
 struct Dots {
@@ -76,34 +83,47 @@ static inline void add_lanes(A sum[4], const Four<V>& v) {
 }
 
 // As many whole vectors V of channels from c on as there are; moves c.
-template <class A, bool DATA, bool KERNEL, class V>
-static inline void backward_vectors(const TapPointers<A>& t, int64_t& c, int64_t channels, Dots<A>& dots) {
+template <class A, bool DATA, bool KERNEL, bool kAll, class V>
+static inline void backward_vectors(const TapPointers<A>& t, const Wanted& wanted, int64_t& c, int64_t channels,
+                                    Dots<A>& dots) {
   constexpr int64_t lanes = sizeof(V) / sizeof(A);
   if (c + lanes > channels) return;
+  const bool of_x = kAll || wanted.x, of_weight = kAll || wanted.weight;
+  const bool of_data = kAll || wanted.data_offset, of_kernel = kAll || wanted.kernel_offset;
+  const bool of_kernel_side = of_weight || of_kernel, of_data_side = of_x || of_data;
   Four<V> kernel_dot, data_dot, corner_x, corner_w;
   for (; c + lanes <= channels; c += lanes) {
     const V g = load<V>(t.grad + c);
-    V read, weight;
-    if constexpr (DATA) {
-      load_four(corner_x, t.x, c);
-      read = weighted(corner_x, t.data_coef);
-    } else {
-      read = load<V>(t.x[0] + c);
+    if constexpr (DATA)
+      if (of_kernel_side || of_data) load_four(corner_x, t.x, c);
+    if constexpr (KERNEL)
+      if (of_data_side || of_kernel) load_four(corner_w, t.w, c);
+    if (of_kernel_side) {
+      V read;
+      if constexpr (DATA)
+        read = weighted(corner_x, t.data_coef);
+      else
+        read = load<V>(t.x[0] + c);
+      const V u = g * read;
+      if constexpr (KERNEL) {
+        if (of_kernel) add_products(kernel_dot, u, corner_w);
+        if (of_weight)
+          for (int j = 0; j < 4; ++j) add_to_memory(t.grad_w[j] + c, V(t.kernel_coef[j] * u));
+      } else {
+        add_to_memory(t.grad_w[0] + c, u);
+      }
     }
-    const V u = g * read;
-    if constexpr (KERNEL) {
-      load_four(corner_w, t.w, c);
+    if (!of_data_side) continue;
+    V weight;
+    if constexpr (KERNEL)
       weight = weighted(corner_w, t.kernel_coef);
-      add_products(kernel_dot, u, corner_w);
-      for (int j = 0; j < 4; ++j) add_to_memory(t.grad_w[j] + c, V(t.kernel_coef[j] * u));
-    } else {
+    else
       weight = load<V>(t.w[0] + c);
-      add_to_memory(t.grad_w[0] + c, u);
-    }
     const V grad_read = g * weight;
     if constexpr (DATA) {
-      add_products(data_dot, grad_read, corner_x);
-      for (int j = 0; j < 4; ++j) add_to_memory(t.grad_x[j] + c, V(t.data_coef[j] * grad_read));
+      if (of_data) add_products(data_dot, grad_read, corner_x);
+      if (of_x)
+        for (int j = 0; j < 4; ++j) add_to_memory(t.grad_x[j] + c, V(t.data_coef[j] * grad_read));
     } else {
       add_to_memory(t.grad_x[0] + c, grad_read);
     }
@@ -119,9 +139,9 @@ static inline void offset_gradient(const A dot[4], A fy, A fx, A slope_y, A slop
   *dx = slope_x * ((1 - fy) * (dot[1] - dot[0]) + fy * (dot[3] - dot[2]));
 }
 
-template <class A, bool DATA, bool KERNEL>
-static inline void backward_tap(const Row<A>& row, const Decoded<A>& d, const Table& table, int64_t tap, int64_t w0,
-                                int64_t p, const A* zeros, A* dump) {
+template <class A, bool DATA, bool KERNEL, bool kAll>
+static inline void backward_tap(const Row<A>& row, const Wanted& wanted, const Decoded<A>& d, const Table& table,
+                                int64_t tap, int64_t w0, int64_t p, const A* zeros, A* dump) {
   typedef typename VectorOf<A>::type V;
   const int64_t at = tap * kPositions + p, out = 2 * tap * row.offset_step + w0 + p;
   TapPointers<A> t;
@@ -130,16 +150,17 @@ static inline void backward_tap(const Row<A>& row, const Decoded<A>& d, const Ta
     find_corners(d, tap, p, row.x, row.x_step, zeros, t.x, t.data_coef);
     for (int j = 0; j < 4; ++j) {  // outside the image there is no gradient to keep
       const int64_t pixel = d.data_index[(4 * tap + j) * kPositions + p];
-      t.grad_x[j] = pixel < 0 ? dump : row.grad_x + pixel * row.grad_x_step;
+      t.grad_x[j] = pixel < 0 || !(kAll || wanted.x) ? dump : row.grad_x + pixel * row.grad_x_step;
     }
   } else {
     const int64_t pixel = d.data_index[at];
     if (pixel < 0) {
-      if (KERNEL) row.grad_kernel_offset[out] = row.grad_kernel_offset[out + row.offset_step] = 0;
+      if (KERNEL && (kAll || wanted.kernel_offset))
+        row.grad_kernel_offset[out] = row.grad_kernel_offset[out + row.offset_step] = 0;
       return;
     }
     t.x[0] = row.x + pixel * row.x_step;
-    t.grad_x[0] = row.grad_x + pixel * row.grad_x_step;
+    t.grad_x[0] = kAll || wanted.x ? row.grad_x + pixel * row.grad_x_step : dump;
   }
   A* pair = row.pair_table;
   const int64_t corner_step[4] = {0, kPair, table.width * kPair, (table.width + 1) * kPair};
@@ -150,19 +171,18 @@ static inline void backward_tap(const Row<A>& row, const Decoded<A>& d, const Ta
   }
   Dots<A> dots;
   int64_t c = 0;
-  backward_vectors<A, DATA, KERNEL, V>(t, c, row.channels, dots);
-  backward_vectors<A, DATA, KERNEL, A>(t, c, row.channels, dots);
-  if (KERNEL)
+  backward_vectors<A, DATA, KERNEL, kAll, V>(t, wanted, c, row.channels, dots);
+  backward_vectors<A, DATA, KERNEL, kAll, A>(t, wanted, c, row.channels, dots);
+  if (KERNEL && (kAll || wanted.kernel_offset))
     offset_gradient(dots.kernel, d.kernel_fy[at], d.kernel_fx[at], d.slope_y[at], d.slope_x[at],
                     row.grad_kernel_offset + out, row.grad_kernel_offset + out + row.offset_step);
-  if (DATA)
+  if (DATA && (kAll || wanted.data_offset))
     offset_gradient(dots.data, d.data_fy[at], d.data_fx[at], A(1), A(1), row.grad_data_offset + out,
                     row.grad_data_offset + out + row.offset_step);
 }
 
-// At most kBlock channels.
-template <class A, bool DATA, bool KERNEL>
-static void backward_row(const Row<A>& row) {
+template <class A, bool DATA, bool KERNEL, bool kAll>
+static inline void backward_taps(const Row<A>& row, const Wanted& wanted) {
   const Geometry& g = *row.g;
   const Table table(g, KERNEL);
   const Decoded<A> d(row.scratch, g.taps());
@@ -173,6 +193,18 @@ static void backward_row(const Row<A>& row) {
     decode<A, DATA, KERNEL>(row, w0, d);
     const int64_t positions = g.out_width - w0 < kPositions ? g.out_width - w0 : kPositions;
     for (int64_t p = 0; p < positions; ++p)
-      for (int64_t tap = 0; tap < taps; ++tap) backward_tap<A, DATA, KERNEL>(row, d, table, tap, w0, p, zeros, dump);
+      for (int64_t tap = 0; tap < taps; ++tap)
+        backward_tap<A, DATA, KERNEL, kAll>(row, wanted, d, table, tap, w0, p, zeros, dump);
   }
+}
+
+// At most kBlock channels.
+template <class A, bool DATA, bool KERNEL>
+static void backward_row(const Row<A>& row) {
+  const Wanted wanted{row.grad_x != nullptr, row.wants_weight, !DATA || row.grad_data_offset,
+                      !KERNEL || row.grad_kernel_offset};
+  if (wanted.all())
+    backward_taps<A, DATA, KERNEL, true>(row, wanted);
+  else
+    backward_taps<A, DATA, KERNEL, false>(row, {wanted.x, wanted.weight, DATA && wanted.data_offset, KERNEL && wanted.kernel_offset});
 }

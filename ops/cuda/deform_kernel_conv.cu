@@ -48,25 +48,27 @@ Tensor deform_kernel_conv(
 Gradients deform_kernel_conv_backward(
     const Tensor& grad, const Tensor& input, const OptionalTensor& data_offset, const OptionalTensor& kernel_offset,
     const Tensor& weight, const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation, bool clip,
-    bool deterministic) {
+    bool deterministic, bool warn_only, const Mask& output_mask) {
   const Geometry g =
       check_arguments(input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip);
   check_gradient(grad, input, g);
   const torch::stable::accelerator::DeviceGuard guard(input.get_device_index());
-  Gradients gradients = empty_gradients(input, data_offset, kernel_offset, weight);
-  if (grad.numel() == 0) {  // nothing flows back
-    std::apply([](auto&... gradient) { (torch::stable::zero_(gradient), ...); }, gradients);
-    return gradients;
-  }
+  Gradients gradients = empty_gradients(input, data_offset, kernel_offset, weight, output_mask);
+  if (are_trivial(grad, gradients, output_mask)) return gradients;
   const Operator op{g, input, data_offset, kernel_offset, weight, current_stream(input)};
   if (fits_fast(g, input.scalar_type(), data_offset, kernel_offset, weight)) {
-    with_stored_type(input.scalar_type(), [&](auto zero) { fast_backward<decltype(zero)>(op, grad, gradients, deterministic); });
+    with_stored_type(input.scalar_type(), [&](auto zero) {
+      fast_backward<decltype(zero)>(op, grad, gradients, output_mask, deterministic);
+    });
   } else {
-    if (deterministic)
-      fail("deform_kernel_conv_backward: no deterministic algorithm on CUDA for ", dtype_text(input.scalar_type()),
-           ", scope (", g.scope_h, ", ", g.scope_w, ") and input (", g.height, ", ", g.width,
-           "), or for offsets that reach over 2^31 values; unset torch.use_deterministic_algorithms or use the CPU");
-    plain_backward(op, grad, gradients);
+    if (deterministic && (output_mask[0] || output_mask[3])) {  // what is added up by atomics
+      std::ostringstream text;
+      text << "deform_kernel_conv_backward: no deterministic algorithm on CUDA for " << dtype_text(input.scalar_type())
+           << ", scope (" << g.scope_h << ", " << g.scope_w << ") and input (" << g.height << ", " << g.width
+           << "), or for offsets that reach over 2^31 values; unset torch.use_deterministic_algorithms or use the CPU";
+      alert_not_deterministic(warn_only, text.str());
+    }
+    plain_backward(op, grad, gradients, output_mask);
   }
   return gradients;
 }

@@ -39,25 +39,23 @@ Tensor deform_roi_pool(const Tensor& input, const Tensor& rois, const OptionalTe
 RoiGradients deform_roi_pool_backward(
     const Tensor& grad, const Tensor& input, const Tensor& rois, const OptionalTensor& offset, const OptionalTensor& mask,
     const Pair& output_size, double spatial_scale, int64_t sampling_ratio, double gamma, bool aligned,
-    bool position_sensitive, bool deterministic) {
+    bool position_sensitive, bool deterministic, bool warn_only, const Mask& output_mask) {
   const RoiGeometry g = check_roi_arguments(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma,
                                             aligned, position_sensitive);
   check_roi_gradient(grad, input, g);
   const torch::stable::accelerator::DeviceGuard guard(input.get_device_index());
-  RoiGradients sums = roi_sums(input, offset, mask);
+  RoiGradients sums = roi_sums(input, offset, mask, output_mask);
   if (grad.numel() != 0) {
-    if (deterministic)
-      fail("deform_roi_pool_backward: no deterministic algorithm on CUDA; unset torch.use_deterministic_algorithms or "
-           "use the CPU");
+    if (deterministic) alert_roi_not_deterministic(output_mask, warn_only);
     const RoiCall call = make_call(g, input, rois, offset, mask);
     switch (input.scalar_type()) {
-      case ScalarType::Float: launch_roi_backward<float, float>(call, grad, sums); break;
-      case ScalarType::Double: launch_roi_backward<double, double>(call, grad, sums); break;
-      case ScalarType::Half: launch_roi_backward<torch::headeronly::Half, float>(call, grad, sums); break;
-      default: launch_roi_backward<torch::headeronly::BFloat16, float>(call, grad, sums);
+      case ScalarType::Float: launch_roi_backward<float, float>(call, grad, output_mask, sums); break;
+      case ScalarType::Double: launch_roi_backward<double, double>(call, grad, output_mask, sums); break;
+      case ScalarType::Half: launch_roi_backward<torch::headeronly::Half, float>(call, grad, output_mask, sums); break;
+      default: launch_roi_backward<torch::headeronly::BFloat16, float>(call, grad, output_mask, sums);
     }
   }
-  return roi_gradients(sums, input, offset, mask);
+  return roi_gradients(sums, input, offset, mask, output_mask);
 }
 
 }  // namespace

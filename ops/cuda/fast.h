@@ -120,19 +120,19 @@ class Fast {
     deliver(result, output);
   }
 
-  void backward(const Tensor& given_grad, Gradients& gradients, bool deterministic) const {
+  void backward(const Tensor& given_grad, Gradients& gradients, const Mask& wanted, bool deterministic) const {
     const Tensor grad = direct(given_grad);
-    gradient_of_input(grad, std::get<0>(gradients), deterministic);
-    gradient_of_weight(grad, std::get<3>(gradients));
+    if (wanted[0]) gradient_of_input(grad, std::get<0>(gradients), deterministic);
+    if (wanted[3]) gradient_of_weight(grad, std::get<3>(gradients));
     const ScalarType own = input_.scalar_type();
     const Cut cut(positions_.count, 1);
     OffsetGradientArguments<T> arguments{sizes_, positions_, offsets_, {}, pixels<const T>(input_), pixels<const T>(grad),
                                          weight_, int(cut.tiles), int(cut.each)};
-    if (has_kernel_) {
+    if (has_kernel_ && wanted[2]) {
       arguments.grad_offsets.kernel = offset_view(std::get<2>(gradients), own);
       gradient_of_kernel_offset(arguments, cut.blocks());
     }
-    if (has_data_) {
+    if (has_data_ && wanted[1]) {
       arguments.grad_offsets.data = offset_view(std::get<1>(gradients), own);
       gradient_of_data_offset(arguments, cut.blocks());
     }
@@ -257,8 +257,8 @@ void fast_forward(const Operator& op, Tensor& output) {
 }
 
 template <class T>
-void fast_backward(const Operator& op, const Tensor& grad, Gradients& gradients, bool deterministic) {
-  Fast<T>(op).backward(grad, gradients, deterministic);
+void fast_backward(const Operator& op, const Tensor& grad, Gradients& gradients, const Mask& wanted, bool deterministic) {
+  Fast<T>(op).backward(grad, gradients, wanted, deterministic);
 }
 
 }  // namespace dk

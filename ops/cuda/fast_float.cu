@@ -2,4 +2,4 @@
 #include "fast.h"
 
 template void dk::fast_forward<float>(const dk::Operator&, dk::Tensor&);
-template void dk::fast_backward<float>(const dk::Operator&, const dk::Tensor&, dk::Gradients&, bool);
+template void dk::fast_backward<float>(const dk::Operator&, const dk::Tensor&, dk::Gradients&, const dk::Mask&, bool);

@@ -15,11 +15,11 @@ struct Operator {
 };
 
 void plain_forward(const Operator& op, Tensor& output);
-void plain_backward(const Operator& op, const Tensor& grad, Gradients& gradients);
+void plain_backward(const Operator& op, const Tensor& grad, Gradients& gradients, const Mask& wanted);
 
 template <class T>
 void fast_forward(const Operator& op, Tensor& output);
 template <class T>
-void fast_backward(const Operator& op, const Tensor& grad, Gradients& gradients, bool deterministic);
+void fast_backward(const Operator& op, const Tensor& grad, Gradients& gradients, const Mask& wanted, bool deterministic);
 
 }  // namespace dk

@@ -149,7 +149,7 @@ __global__ void forward_kernel(Operands<T, A> o, Strided<T> out) {
   }
 }
 
-// dL/dx and dL/dW, summed in A.
+// dL/dx and dL/dW, summed in A. Either may be null.
 template <class T, class A>
 __global__ void scatter_kernel(Operands<T, A> o, Strided<T> grad, Strided<A> grad_x, Strided<A> grad_weight) {
   const int64_t total = o.g.batch * o.g.channels * o.g.out_height * o.g.out_width, taps = o.g.taps();
@@ -163,8 +163,10 @@ __global__ void scatter_kernel(Operands<T, A> o, Strided<T> grad, Strided<A> gra
       const A read = gather(data, &o.x.at(p.n, p.c, 0, 0)), sampled = gather(scope, &o.weight.at(p.c, 0, 0, 0));
       for (int j = 0; j < 4; ++j) {
         // The gradients have the operands' strides, so a corner's offset serves both.
-        if (data[j].value != 0) atomicAdd(&grad_x.at(p.n, p.c, 0, 0) + data[j].offset, g * sampled * data[j].value);
-        if (scope[j].value != 0) atomicAdd(&grad_weight.at(p.c, 0, 0, 0) + scope[j].offset, g * read * scope[j].value);
+        if (grad_x.data && data[j].value != 0)
+          atomicAdd(&grad_x.at(p.n, p.c, 0, 0) + data[j].offset, g * sampled * data[j].value);
+        if (grad_weight.data && scope[j].value != 0)
+          atomicAdd(&grad_weight.at(p.c, 0, 0, 0) + scope[j].offset, g * read * scope[j].value);
       }
     }
   }
@@ -266,42 +268,46 @@ void plain_forward(const Operator& op, Tensor& output) {
   });
 }
 
-void plain_backward(const Operator& op, const Tensor& grad, Gradients& gradients) {
+void plain_backward(const Operator& op, const Tensor& grad, Gradients& gradients, const Mask& wanted) {
   const Geometry& g = op.g;
   Tensor &grad_input = std::get<0>(gradients), &grad_weight = std::get<3>(gradients);
   const OptionalTensor none;
-  const OptionalTensor grad_data = op.data_offset ? OptionalTensor(std::get<1>(gradients)) : none;
-  const OptionalTensor grad_kernel = op.kernel_offset ? OptionalTensor(std::get<2>(gradients)) : none;
+  const OptionalTensor grad_data = op.data_offset && wanted[1] ? OptionalTensor(std::get<1>(gradients)) : none;
+  const OptionalTensor grad_kernel = op.kernel_offset && wanted[2] ? OptionalTensor(std::get<2>(gradients)) : none;
   // The sums share the operands' corner offsets, so both must have the same dense strides: copy what is a slice.
   const auto same_strides = [](const Tensor& a, const Tensor& b) {
     return a.strides().equals(b.strides());
   };
   Tensor input = op.input, weight = op.weight;
-  if (!same_strides(input, grad_input)) {
+  if (wanted[0] && !same_strides(input, grad_input)) {
     input = torch::stable::empty_like(grad_input);
     torch::stable::copy_(input, op.input);
   }
-  if (!same_strides(weight, grad_weight)) {
+  if (wanted[3] && !same_strides(weight, grad_weight)) {
     weight = torch::stable::empty_like(grad_weight);
     torch::stable::copy_(weight, op.weight);
   }
-  Tensor sum_input = zeros_for_sums(grad_input), sum_weight = zeros_for_sums(grad_weight);
+  const OptionalTensor sum_input = wanted[0] ? OptionalTensor(zeros_for_sums(grad_input)) : none;
+  const OptionalTensor sum_weight = wanted[3] ? OptionalTensor(zeros_for_sums(grad_weight)) : none;
   with_types(input.scalar_type(), [&](auto t, auto a) {
     using T = decltype(t);
     using A = decltype(a);
     const ScalarType type = input.scalar_type();
     const Operands<T, A> o = operands<T, A>(g, input, op.data_offset, op.kernel_offset, weight);
     const cudaStream_t stream = static_cast<cudaStream_t>(op.stream);
-    scatter_kernel<T, A><<<blocks_for(grad.numel()), kThreads, 0, stream>>>(
-        o, strided<T>(grad), strided<A>(sum_input), strided<A>(sum_weight));
-    check_launch("scatter_kernel");
-    if (!op.data_offset && !op.kernel_offset) return;
+    if (sum_input || sum_weight) {
+      scatter_kernel<T, A><<<blocks_for(grad.numel()), kThreads, 0, stream>>>(
+          o, strided<T>(grad), sum_input ? strided<A>(*sum_input) : Strided<A>{},
+          sum_weight ? strided<A>(*sum_weight) : Strided<A>{});
+      check_launch("scatter_kernel");
+    }
+    if (!grad_data && !grad_kernel) return;
     offset_kernel<T, A><<<blocks_for(g.batch * g.taps() * g.out_height * g.out_width * kWarp), kThreads, 0, stream>>>(
         o, strided<T>(grad), offsets<T, A>(grad_data, type), offsets<T, A>(grad_kernel, type));
     check_launch("offset_kernel");
   });
-  torch::stable::copy_(grad_input, sum_input);
-  torch::stable::copy_(grad_weight, sum_weight);
+  if (sum_input) torch::stable::copy_(grad_input, *sum_input);
+  if (sum_weight) torch::stable::copy_(grad_weight, *sum_weight);
 }
 
 }  // namespace dk

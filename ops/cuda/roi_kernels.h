@@ -200,22 +200,31 @@ void launch_roi_forward(const RoiCall& call, const Tensor& output) {
          roi_strided<T>(output));
 }
 
+// dL/dinput is added up by atomics; the others are gathered.
+inline void alert_roi_not_deterministic(const Mask& wanted, bool warn_only) {
+  if (wanted[0])
+    alert_not_deterministic(warn_only, "deform_roi_pool_backward: no deterministic algorithm on CUDA; unset "
+                                       "torch.use_deterministic_algorithms or use the CPU");
+}
+
 // Adds to `sums`, which are zeros.
 template <class T, class A>
-void launch_roi_backward(const RoiCall& call, const Tensor& grad, RoiGradients& sums) {
+void launch_roi_backward(const RoiCall& call, const Tensor& grad, const Mask& wanted, RoiGradients& sums) {
   const RoiGeometry& g = call.g;
   const RoiOperands<T, A> o = call.operands<T, A>();
   const Tensor out = plain(grad, compute_type(call.input));
   const A* out_data = static_cast<const A*>(out.data_ptr());
-  launch("deform_roi_pool_backward", &roi_scatter<T, A>, roi_blocks(grad.numel()), 1, kRoiThreads, 0, call.stream, o,
-         out_data, roi_strided<A>(std::get<0>(sums)));
-  if (!call.offset && !call.mask) return;
-  Tensor parts = torch::stable::new_empty(out, Pair{call.mask ? g.rois : 0, g.groups, g.out_height, g.out_width});
-  A* to_offset = call.offset ? static_cast<A*>(std::get<1>(sums).data_ptr()) : nullptr;
-  A* to_parts = call.mask ? static_cast<A*>(parts.data_ptr()) : nullptr;
+  if (wanted[0])
+    launch("deform_roi_pool_backward", &roi_scatter<T, A>, roi_blocks(grad.numel()), 1, kRoiThreads, 0, call.stream, o,
+           out_data, roi_strided<A>(std::get<0>(sums)));
+  const bool of_offset = call.offset && wanted[1], of_mask = call.mask && wanted[2];
+  if (!of_offset && !of_mask) return;
+  Tensor parts = torch::stable::new_empty(out, Pair{of_mask ? g.rois : 0, g.groups, g.out_height, g.out_width});
+  A* to_offset = of_offset ? static_cast<A*>(std::get<1>(sums).data_ptr()) : nullptr;
+  A* to_parts = of_mask ? static_cast<A*>(parts.data_ptr()) : nullptr;
   launch("deform_roi_pool_backward", &roi_gather<T, A>, roi_blocks(g.rois * g.groups * g.bins()), 1, kRoiThreads, 0,
          call.stream, o, out_data, to_offset, to_parts);
-  if (call.mask) {
+  if (of_mask) {
     const Pair over{1};
     std::get<2>(sums) = torch::stable::sum(parts, torch::headeronly::IntHeaderOnlyArrayRef(over), true);
   }

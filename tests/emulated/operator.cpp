@@ -38,17 +38,15 @@ Tensor forward(const Tensor& input, const OptionalTensor& data_offset, const Opt
 
 Gradients backward(const Tensor& grad, const Tensor& input, const OptionalTensor& data_offset,
                    const OptionalTensor& kernel_offset, const Tensor& weight, const Pair& kernel_size, const Pair& stride,
-                   const Pair& padding, const Pair& dilation, bool clip, bool deterministic) {
+                   const Pair& padding, const Pair& dilation, bool clip, bool deterministic, const Mask& output_mask) {
   const Geometry g =
       check_arguments(input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip);
   check_gradient(grad, input, g);
-  Gradients gradients = empty_gradients(input, data_offset, kernel_offset, weight);
-  if (grad.numel() == 0) {
-    std::apply([](auto&... gradient) { (torch::stable::zero_(gradient), ...); }, gradients);
-    return gradients;
-  }
+  Gradients gradients = empty_gradients(input, data_offset, kernel_offset, weight, output_mask);
+  if (are_trivial(grad, gradients, output_mask)) return gradients;
   with_type(input.scalar_type(), [&](auto zero) {
-    fast_backward<decltype(zero)>({g, input, data_offset, kernel_offset, weight, nullptr}, grad, gradients, deterministic);
+    fast_backward<decltype(zero)>(
+        {g, input, data_offset, kernel_offset, weight, nullptr}, grad, gradients, output_mask, deterministic);
   });
   return gradients;
 }
@@ -61,7 +59,8 @@ DK_DEFINE(DK_LIBRARY, m) {
       "int[] padding, int[] dilation, bool clip) -> Tensor");
   m.def(
       "backward(Tensor grad, Tensor input, Tensor? data_offset, Tensor? kernel_offset, Tensor weight, int[] kernel_size, "
-      "int[] stride, int[] padding, int[] dilation, bool clip, bool deterministic) -> (Tensor, Tensor, Tensor, Tensor)");
+      "int[] stride, int[] padding, int[] dilation, bool clip, bool deterministic, "
+      "bool[4] output_mask=[True, True, True, True]) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 DK_IMPLEMENT(DK_LIBRARY, m) {

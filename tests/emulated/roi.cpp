@@ -31,13 +31,17 @@ Tensor forward(const Tensor& input, const Tensor& rois, const OptionalTensor& of
 
 RoiGradients backward(const Tensor& grad, const Tensor& input, const Tensor& rois, const OptionalTensor& offset,
                       const OptionalTensor& mask, const Pair& output_size, double spatial_scale, int64_t sampling_ratio,
-                      double gamma, bool aligned, bool position_sensitive) {
+                      double gamma, bool aligned, bool position_sensitive, bool deterministic, bool warn_only,
+                      const Mask& output_mask) {
   const RoiGeometry g = check_roi_arguments(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma,
                                             aligned, position_sensitive);
-  RoiGradients sums = roi_sums(input, offset, mask);
+  RoiGradients sums = roi_sums(input, offset, mask, output_mask);
+  if (deterministic) alert_roi_not_deterministic(output_mask, warn_only);
   const RoiCall call(g, input, rois, offset, mask, nullptr);
-  with_types(input.scalar_type(), [&](auto t, auto a) { launch_roi_backward<decltype(t), decltype(a)>(call, grad, sums); });
-  return roi_gradients(sums, input, offset, mask);
+  with_types(input.scalar_type(), [&](auto t, auto a) {
+    launch_roi_backward<decltype(t), decltype(a)>(call, grad, output_mask, sums);
+  });
+  return roi_gradients(sums, input, offset, mask, output_mask);
 }
 
 }  // namespace
@@ -48,7 +52,8 @@ STABLE_TORCH_LIBRARY(dk_bench_emulated_roi, m) {
       "int sampling_ratio, float gamma, bool aligned, bool position_sensitive) -> Tensor");
   m.def(
       "backward(Tensor grad, Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[] output_size, "
-      "float spatial_scale, int sampling_ratio, float gamma, bool aligned, bool position_sensitive) "
+      "float spatial_scale, int sampling_ratio, float gamma, bool aligned, bool position_sensitive, "
+      "bool deterministic=False, bool warn_only=False, bool[3] output_mask=[True, True, True]) "
       "-> (Tensor, Tensor, Tensor)");
 }
 
