@@ -312,6 +312,7 @@ def test_command_writes_figures_and_their_numbers(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["no_such_model"], "no_such_model: neither a checkpoint's file nor a model of timm's"),
+        (["dk_deformed"], "dk_deformed: neither a checkpoint's file nor a model of timm's"),
         (["test_resnetdw", "--images", "nowhere"], "--images nowhere: does not exist"),
         (["test_resnetdw", "--count", "0"], "--count: expected at least 1, got 0"),
         (["test_resnetdw", "--position", "left"], "--position is 'left', expected two numbers"),

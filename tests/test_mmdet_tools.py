@@ -94,7 +94,10 @@ def test_tools_read_checkpoints_of_both_runners(folder, checkpoint):
 config, checkpoint, image = {config!r}, {checkpoint!r}, {image!r}
 tool({str(TOOLS / "test.py")!r}, config, checkpoint, "--work-dir", "tested", "--out", "found.pkl")
 looks = [look(init_detector(config, checkpoint, device="cpu"), image)]
-looks += [look(DetInferencer(*some, device="cpu").model, image) for some in ((config, checkpoint), (None, checkpoint))]
+for some in ((config, checkpoint), (None, checkpoint)):
+    inferencer = DetInferencer(*some, device="cpu")
+    (found,) = inferencer(image, no_save_vis=True)["predictions"]
+    looks.append(look(inferencer.model, image) | dict(boxes=found["bboxes"]))
 json.dump(looks, open("out.json", "w"))
 """)
     model = ours(folder, checkpoint)

@@ -120,6 +120,16 @@ def test_a_deformed_detectors_weights_are_not_a_rigid_ones(tmp_path):
             load_checkpoint(build_detector(configuration(name)), str(tmp_path / "dk.pth"))
 
 
+def test_parts_that_start_anew_are_named(rigid, capsys):
+    """As where a detector of other classes begins from a trained one."""
+    cfg = configuration("test_resnetdw")
+    cfg.model.roi_head.bbox_head.num_classes = 3
+    load_start(build_detector(cfg), rigid[1])
+    said = capsys.readouterr().err
+    assert "rigid.pth: has no weights that fit 4 of the model's 1" in said and "4 of its 1" in said
+    assert "which start anew: roi_head.bbox_head.fc_cls.weight, roi_head.bbox_head.fc_cls.bias, roi_head.bbox" in said
+
+
 def test_pretrained_reads_a_detectors_backbone_by_its_prefix(rigid):
     init = {"type": "Pretrained", "checkpoint": rigid[1], "prefix": "backbone."}
     backbone = MODELS.build({"type": "dk_bench.TimmBackbone", "model_name": "test_resnetdw", "init_cfg": init})

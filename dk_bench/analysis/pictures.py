@@ -22,6 +22,7 @@ from dk_bench.data.pixels import open_image
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.scan import images_below
 from dk_bench.errors import UserError
+from dk_bench.models.deform import GENERIC
 from dk_bench.models.probe import default_input_size
 from dk_bench.training.checkpoint import load_model, read_checkpoint
 
@@ -198,7 +199,7 @@ def open_model(text: str, side: int | None = None, seed: int = 0) -> Subject:
         model = load_model(text)
         check_finite(model, text)
         return Subject(kind, name, model, side or data.size, mean, std, trained=True)
-    if text not in timm.list_models():
+    if text not in timm.list_models() or text == GENERIC:  # which is made with arguments alone
         raise UserError(f"{text}: neither a checkpoint's file nor a model of timm's")
     torch.manual_seed(seed)
     model = timm.create_model(text).eval()

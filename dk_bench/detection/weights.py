@@ -36,8 +36,12 @@ def load_start(model: nn.Module, path: str) -> None:
         model.load_state_dict(fitting, strict=False)
     except UserError as error:
         raise UserError(f"key 'load_from' is {path!r}: {error}") from error
-    if len(fitting) < len(own) or len(fitting) < len(held):
-        print(f"{path}: {len(fitting)} of its {len(held)} weights fit the model's {len(own)}", file=sys.stderr)
+    if left := [name for name in own if name not in fitting]:
+        some = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+        print(f"{path}: has no weights that fit {len(left)} of the model's {len(own)}, which start anew: {some}",
+              file=sys.stderr)  # fmt: skip
+    if unused := len(held) - len(fitting):
+        print(f"{path}: {unused} of its {len(held)} weights are not used", file=sys.stderr)
 
 
 def without_initial_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
