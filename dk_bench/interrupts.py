@@ -16,7 +16,9 @@ STOPS = tuple(
 )
 
 _ours: dict[int, Any] = {}  # the signals that we handle, and what handled them before
+_children: dict[int, Any] = {}  # what handled the end of children before a signal came
 _received: int | None = None  # since the outermost block of `interrupts` was entered
+_waiting = 0  # blocks of `deferred` that we are in
 _ending = False  # whether what has to be done on the way out is being done
 
 
@@ -37,30 +39,45 @@ def interrupts() -> Iterator[None]:
     thread other than the main one, which gets no signals. Inside another such block this one changes nothing.
     """
     global _received, _ending
-    if _ours or threading.current_thread() is not threading.main_thread():
+    if _ours or not _in_main_thread():
         yield
         return
-    _received, _ending = None, False
     defaults = (signal.SIG_DFL, signal.default_int_handler)
     _ours.update({number: signal.getsignal(number) for number in STOPS if signal.getsignal(number) in defaults})
     hold_on()
     try:
         yield
     finally:
-        for number, handler in _ours.items():
+        for number, handler in (_ours | _children).items():
             signal.signal(number, handler)
         _ours.clear()
+        _children.clear()
+        _received, _ending = None, False
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Raises at the end of the block, or after its own error, what would be raised inside: for what must not be half
+    done."""
+    global _waiting
+    if not _in_main_thread():
+        yield
+        return
+    _waiting += 1
+    try:
+        yield
+    finally:
+        _waiting -= 1
+        _raise_received()
 
 
 def hold_on() -> None:
     """Puts our handlers in place again where a library has put its own before them, and raises what was lost: out of a
     destructor, in which a signal may have met the interpreter, no exception gets."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number in _ours:
-        signal.signal(number, _stop)
-    if _received is not None and not _ending:
-        raise Interrupted(_received)
+    if _in_main_thread():
+        for number in _ours:
+            signal.signal(number, _stop)
+        _raise_received()
 
 
 def wind_down() -> None:
@@ -70,7 +87,8 @@ def wind_down() -> None:
 
 
 def behind(error: BaseException | None) -> Interrupted | None:
-    """The interrupt that led to an exception, if one did: Lightning turns it into an exit."""
+    """The interrupt that led to an exception, if one did: Lightning turns it into an exit, and errors on the way out
+    come after it."""
     while error is not None and not isinstance(error, Interrupted):
         error = error.__cause__ or error.__context__
     return error
@@ -80,4 +98,15 @@ def _stop(number: int, _: object) -> None:
     global _received
     if not _ending:
         _received = number
-        raise Interrupted(number)
+        # Who signals a whole group of processes ends our data loaders too, which torch would take for their failure.
+        _children.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
+        _raise_received()
+
+
+def _raise_received() -> None:
+    if _received is not None and not _ending and not _waiting:
+        raise Interrupted(_received)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

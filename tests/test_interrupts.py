@@ -1,8 +1,10 @@
 """Signals that ask to stop: the record, the exit status and one sentence say so, and the next start goes on."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -84,6 +86,24 @@ def test_signal_in_validation(tmp_path):
         train(config, callbacks=[Signal(signal.SIGTERM, validation=1)])
     record = read_record(run_folder(config) / "record.json")
     assert (record.status, record.error, len(record.metrics["epochs"])) == ("failed", "interrupted by SIGTERM", 1)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.2])
+def test_signal_to_the_whole_group_is_no_failure_of_data_loaders(tmp_path, after):
+    """As a scheduler sends it, or a sweep: the workers may get it first."""
+
+    class SignalAll(pl.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == STEPS + 1:
+                for child in multiprocessing.active_children():
+                    os.kill(child.pid, signal.SIGTERM)
+                threading.Timer(after, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                time.sleep(1)
+
+    config = tiny(tmp_path, "data.workers=2")
+    with pytest.raises(Interrupted):
+        train(config, callbacks=[SignalAll()])
+    assert read_record(run_folder(config) / "record.json").error == "interrupted by SIGTERM"
 
 
 def test_signal_that_meets_a_destructor_is_not_lost(tmp_path):
@@ -183,6 +203,16 @@ def test_sweep_that_is_asked_to_stop_ends_its_cells(tmp_path, monkeypatch, capsy
     assert said[-1] == f"dk-bench sweep: interrupted by {number.name}; the same command goes on from here"
     with pytest.raises(ProcessLookupError):
         os.kill(int(Path("pid").read_text()), 0)
+
+
+def test_signal_waits_where_nothing_may_be_half_done():
+    done = []
+    with interrupts.interrupts(), pytest.raises(Interrupted, match="interrupted by SIGTERM"):
+        with interrupts.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append(1)
+        done.append(2)
+    assert done == [1]
 
 
 def test_signals_that_are_ignored_or_another_s_are_left_alone(monkeypatch):

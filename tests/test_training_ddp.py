@@ -28,12 +28,19 @@ SMALL = (
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 
 
+def run_command(*arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dk_bench", *arguments],
+        capture_output=True, text=True, timeout=300, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
 def train_demo(output: Path, *overrides: str) -> tuple[dict, nn.Module]:
     """The demo's configuration by the command line, made small; metrics and model of its one record."""
-    command = [sys.executable, "-m", "dk_bench", "train", str(DEMO), *SMALL, *overrides, f"output={output}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_command("train", str(DEMO), *SMALL, *overrides, f"output={output}")
     (path,) = find_records([output])
     record = read_record(path)
     assert record.status == "finished" and len(record.metrics["epochs"]) == 2
@@ -45,6 +52,10 @@ def test_two_processes_leave_one_record_and_one_model(tmp_path):
     # 13 images on two processes: none counted twice.
     right = 13 * metrics["val/top1"] / 100
     assert right == pytest.approx(round(right), abs=1e-3)
+    (path,) = tmp_path.glob("*/last.ckpt")
+    done = run_command("eval", str(path))
+    (line,) = done.stdout.splitlines()  # of the first process alone
+    assert f"top-1 {metrics['val/top1']:.2f} %" in line
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
 

@@ -13,7 +13,7 @@ import yaml
 
 from dk_bench.cli.options import add_output
 from dk_bench.errors import UserError
-from dk_bench.interrupts import Interrupted
+from dk_bench.interrupts import Interrupted, deferred
 from dk_bench.launchers import without_launchers
 from dk_bench.results.record import RunRecord, read_record
 from dk_bench.results.replay import (
@@ -86,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
 def _train(argv: list[str]) -> int:
     """The exit status of a process of its own, which may start others. A signal that stops us goes on to it, so that it
     writes how it ended; Ctrl-C it gets itself, and heeds it once."""
-    with subprocess.Popen(argv, env=without_launchers(os.environ)) as process:
+    with deferred():
+        process = subprocess.Popen(argv, env=without_launchers(os.environ))
+    with process:
         try:
             return process.wait()
         except Interrupted as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dk_bench.errors import BusyError
+from dk_bench.interrupts import deferred
 from dk_bench.launchers import without_launchers
 from dk_bench.sweep.runs import Run
 
@@ -112,8 +113,9 @@ def run_jobs(
                 _look(job)
                 if job.state == "waiting":
                     worker = next(n for n in range(workers) if n not in running)
-                    if _start(job, environments[worker]):
-                        running[worker] = job
+                    with deferred():  # a process that nobody knows of could not be stopped
+                        if _start(job, environments[worker]):
+                            running[worker] = job
                 if job.state != before:
                     settle(job)
             time.sleep(POLL_SECONDS)

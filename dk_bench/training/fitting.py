@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -27,6 +28,8 @@ from dk_bench.training.callbacks import RunKeeper
 from dk_bench.training.checkpoint_io import AtomicCheckpointIO
 from dk_bench.training.tracking import close_logger, in_wandb_sweep, log_config, log_record, tell_sweep
 from dk_bench.training.world import HoldOn, ProcessLost, own_process, own_world
+
+SIGNALS_APART_SECONDS = 0.5
 
 
 class Diverged(Exception):
@@ -207,7 +210,7 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def _together(trainer: pl.Trainer, tell: Callable[[str], None]) -> Iterator[None]:
     """Runs what the trainer does in all its processes. ``tell`` is called before the process exits because it waits for
-    another one that is gone; an interrupt comes out as itself, not as Lightning's exit."""
+    another one that is gone. An interrupt comes out as itself, not as Lightning's exit or as what it did to others."""
 
     def last_words(why: str) -> None:
         tell(why)
@@ -216,8 +219,10 @@ def _together(trainer: pl.Trainer, tell: Callable[[str], None]) -> Iterator[None
     try:
         with own_world().together(trainer.world_size, last_words):
             yield
-    except SystemExit as error:
-        if interrupted := interrupts.behind(error):
+    except BaseException as error:
+        if "is killed by signal" in str(error):  # a data loader; whoever signals a group may reach this process last
+            time.sleep(SIGNALS_APART_SECONDS)
+        if (interrupted := interrupts.behind(error)) and interrupted is not error:
             raise interrupted from None
         raise
 
