@@ -80,7 +80,7 @@ def test_bench_shows_every_name(narrow):
     settings = {"precision": "float32", "batch": 2, "size": 32}
     _print_speeds({"device": device, "settings": settings, "speeds": speeds}, console)
     printed = console.file.getvalue()
-    assert printed.count("[processor], ") == 2
+    assert printed.count("[processor], ") == 2 and "float32, batches of 2 at 32, random weights\n" in printed
     wanted = ["128 x 56 x 56", "torchvision deform_conv2d", "torchvision deform_conv2d v2", "forward+backward", *NAMES]
     assert all(f" {name} " in printed for name in wanted) and "…" not in printed
 

@@ -98,7 +98,7 @@ def _print_speeds(record: dict[str, Any], console: Console) -> None:
         memory = "" if s["peak_memory"] is None else f"{s['peak_memory'] / 1e6:.0f}"
         rows.append((s["model"], f"{s['train_images_per_second']:.1f}", f"{s['train_ratio']:.2f}",
                      f"{s['eval_images_per_second']:.1f}", f"{s['eval_ratio']:.2f}", memory))
-    print_table(console, f"{device['name']}, {settings['precision']}, {batch}", columns, rows)
+    print_table(console, f"{device['name']}, {settings['precision']}, {batch}, random weights", columns, rows)
 
 
 def _print(record: dict[str, Any], console: Console) -> None:

@@ -79,8 +79,8 @@ def _speeds(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
         by_model[str(s["model"])] = {"training": [s["train_ratio"]], "evaluation": [s["eval_ratio"]]}
     settings = content["settings"]
     title = f"Models, batches of {settings['batch']} at {settings['size']}, {settings['precision']}"
-    return [Ratios(title, "", "images/s over the rigid base's", by_model)] * bool(rows), Table(
-        "Model speeds", columns, rows)  # fmt: skip
+    note, axis = "Random weights, offsets as they start.", "images/s over the rigid base's"
+    return [Ratios(title, note, axis, by_model)] * bool(rows), Table("Model speeds", columns, rows)
 
 
 def _positive(numbers: dict[str, Any], name: str) -> float:
