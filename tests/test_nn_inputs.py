@@ -160,6 +160,25 @@ def test_gradients_of_every_sample(kind, options, batched):
             torch.testing.assert_close(found[key][index], value, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind, options", MODULES, ids=ids)
+def test_modules_from_the_meta_device(kind, options, dtype):
+    """Shapes alone are computed there; then memory and a start are given, and it computes what any new module does."""
+    module = kind(**{"in_channels": 6, "out_channels": 6, "kernel_size": 3, "padding": 1, **options},
+                  device="meta", dtype=dtype)
+    out = module(torch.empty(2, 6, 9, 8, device="meta", dtype=dtype))
+    assert out.is_meta and out.dtype == dtype
+    module.to_empty(device="cpu")
+    for tensor in module.parameters():
+        nn.init.constant_(tensor, torch.nan)
+    new = kind(**{"in_channels": 6, "out_channels": 6, "kernel_size": 3, "padding": 1, **options}, dtype=dtype)
+    for one in (module, new):
+        torch.manual_seed(0)
+        one.reset_parameters()
+    for key, value in new.state_dict().items():
+        assert torch.equal(module.state_dict()[key], value) and value.dtype == dtype, key
+
+
 def test_channels_last_slices_keep_their_format():
     """A part of a channels_last image is neither contiguous nor wholly channels_last; nn.Conv2d keeps the order."""
     module = moved(*PER_IMAGE[0])
