@@ -1,6 +1,5 @@
 """Folders and tars: what counts as an image of which class, and that nothing is left out without a word."""
 
-import io
 import os
 import pickle
 import tarfile
@@ -9,7 +8,6 @@ import unicodedata
 import numpy as np
 import pytest
 from image_files import add, data_config, pack, picture, splits
-from PIL import Image
 
 from dk_bench.data.layout import Listing, arrange, natural_key
 from dk_bench.data.scan import scan
@@ -397,4 +395,3 @@ def test_images_are_read_at_once_by_several_processes(tmp_path):
     expected = [np.asarray(images[index][0]) for index in range(40)]
     got = [image for batch in DataLoader(images, num_workers=2, collate_fn=list) for image, _ in batch]
     assert all(np.array_equal(np.asarray(a), b) for a, b in zip(got, expected, strict=True))
-    assert isinstance(Image.open(io.BytesIO(images.files.read(0))), Image.Image)
