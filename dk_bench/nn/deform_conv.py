@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from dk_bench._arguments import IntPair
 from dk_bench.functional import deform_kernel_conv
+from dk_bench.functional.dense import deform_conv2d
 from dk_bench.nn.base import RigidStart2d, add_bias
 from dk_bench.nn.offsets import LocalMask, LocalOffset
 

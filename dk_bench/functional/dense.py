@@ -1,0 +1,63 @@
+"""Deformable convolution that is not depthwise: torchvision's operator, or plain PyTorch where that cannot go."""
+
+from __future__ import annotations
+
+import torch
+import torchvision
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from dk_bench.reference import sample_input
+
+Pair = tuple[int, int]
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    mask: Tensor | None,
+) -> Tensor:
+    """``torchvision.ops.deform_conv2d``, also under torch.func's transforms and for dual numbers, which it refuses.
+
+    There it is computed in plain PyTorch: derivatives of every kind, but memory of N x Cin x taps x positions.
+
+    Args:
+        input: (N, Cin, H, W).
+        offset: (N, 2 * G * Kh * Kw, Hout, Wout) in pixels of the input, for G groups of its channels.
+        weight: (Cout, Cin / groups, Kh, Kw).
+        bias: (Cout,) or None.
+        stride, padding, dilation: (height, width).
+        mask: (N, G * Kh * Kw, Hout, Wout), a factor on each tap, or None.
+
+    Returns:
+        (N, Cout, Hout, Wout).
+    """
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return _in_plain_pytorch(input, offset, weight, bias, stride, padding, dilation, mask)
+    return torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+
+
+def _in_plain_pytorch(
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair,
+    mask: Tensor | None,
+) -> Tensor:
+    images, channels = input.shape[:2]
+    kernel_size, size = tuple(weight.shape[2:]), tuple(offset.shape[2:])
+    taps = kernel_size[0] * kernel_size[1]
+    parts = offset.shape[1] // (2 * taps)  # of the channels, with offsets of their own: as many images more
+    read = sample_input(
+        input.reshape(images * parts, channels // parts, *input.shape[2:]), offset.reshape(-1, 2 * taps, *size),
+        kernel_size, stride, padding, dilation, size,
+    )
+    if mask is not None:
+        read = read * mask.reshape(images * parts, 1, taps, *size)
+    groups = channels // weight.shape[1]
+    read = read.reshape(images, groups, weight.shape[1], taps, *size)
+    kernel = weight.reshape(groups, -1, weight.shape[1], taps)
+    output = torch.einsum("ngckhw,gock->ngohw", read, kernel).flatten(1, 2)
+    return output if bias is None else output + bias.view(-1, 1, 1)
