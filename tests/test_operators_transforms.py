@@ -272,6 +272,16 @@ def test_no_images():
     assert [g.shape for g in gradients] == [t.shape for t in none] and not gradients[-1].any()
 
 
+def test_tensors_without_memory():
+    """On the meta device, which autocast does not know."""
+    compiled, _, given = make(("both", True))
+    there = tuple(t.to("meta") for t in given)
+    out, tangent = jvp(compiled, there, there)
+    assert out.shape == tangent.shape == compiled(*given).shape and tangent.is_meta
+    assert [g.shape for g in grad(lambda *t: total(compiled(*t)), (0, 1, 2, 3))(*there)] == [t.shape for t in given]
+    assert vmap(compiled)(*(t[None] for t in there)).shape == (1, *out.shape)
+
+
 TRACED = {
     "vmap(grad)": lambda f: vmap(grad(lambda *t: total(f(*t)), (0, 3)), (0, 0, 0, None)),
     "jvp": lambda f: lambda *t: jvp(f, t, t),

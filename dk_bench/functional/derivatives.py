@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+from torch.amp import is_autocast_available
 from torch.autograd import forward_ad
 from torch.func import vjp
 from torch.utils._pytree import tree_map
@@ -60,7 +61,8 @@ def register_derivatives(library: torch.library.Library, name: str, rules: Rules
         return _below_autograd(op, keyset, arguments)
 
     def transform(*arguments):
-        if rules.autocast and torch.is_autocast_enabled(arguments[0].device.type):  # torch.func comes before autocast
+        device = arguments[0].device.type
+        if rules.autocast and is_autocast_available(device) and torch.is_autocast_enabled(device):  # it would come after
             arguments = rules.autocast(*arguments)
         levels = [level.key() for level in torch._C._functorch.get_interpreter_stack()]
         if levels[-1] == TransformType.Functionalize:
@@ -146,7 +148,7 @@ def push_forward(function: Callable[..., Any], primals: Sequence[Tensor], tangen
 
 def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
 
 
 def of_chosen(function: Callable[..., Any], operands: Tensors, chosen: Sequence[int]) -> Callable[..., Any]:
