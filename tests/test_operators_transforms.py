@@ -5,16 +5,14 @@ from __future__ import annotations
 import itertools
 
 import pytest
-import timm
 import torch
 from operator_cases import lay_out
 from test_operators_gradients import operands
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
-from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
+from torch.func import functionalize, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
-import dk_bench  # noqa: F401  (registers the models)
 from dk_bench import functional, reference
 
 GEOMETRY = {"kernel_size": (1, 2), "stride": (1, 2), "padding": (0, 1), "dilation": (1, 1)}
@@ -374,29 +372,3 @@ def test_global_kernels(module):
     per_sample = vmap(grad(lambda o: total(call(weight, o[None]))))(offset)
     same(per_sample, grad(lambda o: total(call(weight, o)))(offset))
     assert hessian(lambda o: total(call(weight, o)))(offset).abs().max() > 0
-
-
-@pytest.mark.parametrize("name", ["test_resnetdw_dk", "test_resnetdw_dcn_dk"])
-def test_models(name):
-    """Forward mode through a whole model agrees with reverse mode, and per-sample gradients with those of one image."""
-    torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=3).double().eval()
-    parameters = {key: p.detach() for key, p in model.named_parameters()}
-    for key, p in parameters.items():
-        if "offset" in key:
-            p.add_(0.05 * torch.randn_like(p))
-    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-
-    def call(parameters, x):
-        return functional_call(model, parameters, (x,))
-
-    directions = {key: 0.1 * torch.randn_like(p) for key, p in parameters.items()}
-    out, tangent = jvp(lambda p: call(p, x), (parameters,), (directions,))
-    gradient = torch.randn_like(out)
-    (gradients,) = vjp(lambda p: call(p, x), parameters)[1](gradient)
-    assert tangent.abs().max() > 0
-    same((tangent * gradient).sum(), sum((gradients[key] * d).sum() for key, d in directions.items()))
-    loss = grad(lambda p, image: total(call(p, image[None])))
-    per_sample = vmap(loss, (None, 0))(parameters, x)
-    for key, expected in loss(parameters, x[1]).items():
-        same(per_sample[key][1], expected)

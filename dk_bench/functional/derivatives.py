@@ -62,7 +62,7 @@ def register_derivatives(library: torch.library.Library, name: str, rules: Rules
 
     def transform(*arguments):
         device = arguments[0].device.type
-        if rules.autocast and is_autocast_available(device) and torch.is_autocast_enabled(device):  # it would come after
+        if rules.autocast and is_autocast_available(device) and torch.is_autocast_enabled(device):  # else it came last
             arguments = rules.autocast(*arguments)
         levels = [level.key() for level in torch._C._functorch.get_interpreter_stack()]
         if levels[-1] == TransformType.Functionalize:
