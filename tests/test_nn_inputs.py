@@ -134,7 +134,7 @@ def test_experts_of_a_float64_kernel_add_up_in_float64(experts, kernel_size):
 
 
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("kind, options", PER_IMAGE, ids=ids)
+@pytest.mark.parametrize("kind, options", MODULES, ids=ids)
 def test_vmap(kind, options, format):
     module = moved(kind, options)
     batches = [torch.randn(2, 6, 9, 8).to(memory_format=format) for _ in range(3)]
@@ -143,7 +143,7 @@ def test_vmap(kind, options, format):
 
 
 @pytest.mark.parametrize("batched", [False, True])
-@pytest.mark.parametrize("kind, options", PER_IMAGE, ids=ids)
+@pytest.mark.parametrize("kind, options", MODULES, ids=ids)
 def test_gradients_of_every_sample(kind, options, batched):
     """vmap(grad) over the parameters, as differential privacy uses it, with samples as images or as batches of one."""
     module = moved(kind, options)
@@ -177,6 +177,24 @@ def test_modules_from_the_meta_device(kind, options, dtype):
         one.reset_parameters()
     for key, value in new.state_dict().items():
         assert torch.equal(module.state_dict()[key], value) and value.dtype == dtype, key
+
+
+def test_functions_in_symbolic_tracing():
+    """A user's own module that calls them traces like ours."""
+    from dk_bench.functional import deform_kernel_conv, deform_roi_pool, local_deform_kernel, sample_kernel
+
+    torch.manual_seed(0)
+    weight, rois = torch.randn(2, 1, 4, 4), torch.tensor([[0.0, 0, 0, 4, 4], [1.0, 1, 0, 3, 4]])
+
+    def forward(x, offset):
+        kernel = sample_kernel(weight, offset.mean((2, 3)), kernel_size=3)
+        moved = deform_kernel_conv(x, offset, offset, weight, kernel_size=3, padding=1)
+        out = local_deform_kernel(moved, offset, weight, kernel_size=3, padding=1)
+        return kernel, deform_roi_pool(out, rois, output_size=2)
+
+    x, offset = torch.randn(2, 2, 5, 6), torch.randn(2, 18, 5, 6)
+    for found, expected in zip(torch.fx.symbolic_trace(forward)(x, offset), forward(x, offset), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_channels_last_slices_keep_their_format():
