@@ -81,6 +81,17 @@ def test_function_stays_until_offsets_move(name, spec):
     assert (model(x) - expected).abs().max() > 1e-3 * expected.abs().max()
 
 
+@pytest.mark.parametrize("name", TEST_MODELS)
+@torch.no_grad()
+def test_function_of_a_float64_model_stays_in_float64(name):
+    rigid = trained("test_resnetdw").double()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    expected = rigid(x)
+    out = deform(copy.deepcopy(rigid), TEST_MODELS[name].spec)(x)
+    assert out.dtype == torch.float64
+    assert (out - expected).abs().max() <= 1e-13 * expected.abs().max().clamp(min=1)
+
+
 def on_meta(name: str) -> nn.Module:
     with torch.device("meta"):
         return timm.create_model(name)
