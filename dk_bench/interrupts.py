@@ -72,8 +72,9 @@ def deferred() -> Iterator[None]:
 
 
 def hold_on() -> None:
-    """Puts our handlers in place again where a library has put its own before them, and raises what was lost: out of a
-    destructor, in which a signal may have met the interpreter, no exception gets."""
+    """Puts our handlers in place again where a library has put its own before them, and raises what was lost: no
+    exception gets out of a destructor, in which a signal may have met the interpreter, and another may take its place
+    (Lightning's exit, or an error on the way out)."""
     if _in_main_thread():
         for number in _ours:
             signal.signal(number, _stop)
@@ -84,14 +85,6 @@ def wind_down() -> None:
     """Lets further signals pass until the outermost block is left: the first one is being heeded."""
     global _ending
     _ending = True
-
-
-def behind(error: BaseException | None) -> Interrupted | None:
-    """The interrupt that led to an exception, if one did: Lightning turns it into an exit, and errors on the way out
-    come after it."""
-    while error is not None and not isinstance(error, Interrupted):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def _stop(number: int, _: object) -> None:

@@ -220,10 +220,10 @@ def _together(trainer: pl.Trainer, tell: Callable[[str], None]) -> Iterator[None
         with own_world().together(trainer.world_size, last_words):
             yield
     except BaseException as error:
-        if "is killed by signal" in str(error):  # a data loader; whoever signals a group may reach this process last
+        if "DataLoader worker" in str(error):  # is gone; whoever signals a whole group may reach this process last
             time.sleep(SIGNALS_APART_SECONDS)
-        if (interrupted := interrupts.behind(error)) and interrupted is not error:
-            raise interrupted from None
+        if not isinstance(error, interrupts.Interrupted):
+            interrupts.hold_on()
         raise
 
 
