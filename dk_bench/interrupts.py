@@ -92,8 +92,13 @@ def _stop(number: int, _: object) -> None:
     if not _ending:
         _received = number
         # Who signals a whole group of processes ends our data loaders too, which torch would take for their failure.
-        _children.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
+        # A handler of ours, since Python complains where one that is pending has become the default meanwhile.
+        _children.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, _heed_no_child))
         _raise_received()
+
+
+def _heed_no_child(*_: object) -> None:
+    pass
 
 
 def _raise_received() -> None:
