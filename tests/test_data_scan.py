@@ -39,7 +39,7 @@ def as_given(request):
 
 
 @pytest.mark.parametrize(
-    "suffix", ["webp", "tif", "tiff", "bmp", "gif", "JPG", "PNG", "jpe", "jfif", "ppm", "avif", "tga", "pcx", "dib"]
+    "suffix", ["webp", "tif", "tiff", "BMP", "gif", "jpe", "jfif", "ppm", "avif", "tga", "pcx", "dib"]
 )
 def test_every_format_counts(tmp_path, suffix, as_given):
     folder = splits(tmp_path, ("ant",), suffix="png") / "train"

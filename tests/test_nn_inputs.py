@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -65,17 +67,14 @@ def test_one_image_without_a_batch(kind, options):
     assert x.grad.shape == x.shape and x.grad.any()
 
 
-GENERATORS = [
-    (LocalOffset(6, (3, 3), (1, 1), (1, 1), (1, 1)), (18, 9, 8)),
-    (LocalMask(6, (3, 3), (1, 1), (1, 1), (1, 1)), (9, 9, 8)),
-    (GlobalOffset(6, (3, 3)), (18,)),
-]
-
-
-@pytest.mark.parametrize("generator, shape", GENERATORS, ids=lambda v: type(v).__name__)
-def test_generators_without_a_batch(generator, shape):
-    assert generator(torch.randn(6, 9, 8)).shape == shape
-    assert generator(torch.randn(2, 6, 9, 8)).shape == (2, *shape)
+def test_generators_without_a_batch():
+    for generator, shape in (
+        (LocalOffset(6, (3, 3), (1, 1), (1, 1), (1, 1)), (18, 9, 8)),
+        (LocalMask(6, (3, 3), (1, 1), (1, 1), (1, 1)), (9, 9, 8)),
+        (GlobalOffset(6, (3, 3)), (18,)),
+    ):
+        assert generator(torch.randn(6, 9, 8)).shape == shape
+        assert generator(torch.randn(2, 6, 9, 8)).shape == (2, *shape)
 
 
 SHAPES = [(9, 8), (1, 2, 6, 9, 8), (2, 5, 9, 8), (7, 9, 8), (2, 6, 0, 8), (2, 6, 9, 0)]
@@ -142,9 +141,8 @@ def test_vmap(kind, options, format):
     torch.testing.assert_close(vmap(module)(torch.stack(batches)), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("kind, options", MODULES, ids=ids)
-def test_gradients_of_every_sample(kind, options, batched):
+def test_gradients_of_every_sample(kind, options):
     """vmap(grad) over the parameters, as differential privacy uses it, with samples as images or as batches of one."""
     module = moved(kind, options)
     parameters = dict(module.named_parameters())
@@ -152,31 +150,30 @@ def test_gradients_of_every_sample(kind, options, batched):
     def loss(parameters, sample):
         return functional_call(module, parameters, (sample,)).square().mean()
 
-    samples = torch.randn(3, 1, 6, 9, 8) if batched else torch.randn(3, 6, 9, 8)
-    found = vmap(grad(loss), (None, 0))(parameters, samples)
-    for index, sample in enumerate(samples):
-        expected = torch.autograd.grad(loss(parameters, sample), list(parameters.values()))
-        for key, value in zip(parameters, expected, strict=True):
-            torch.testing.assert_close(found[key][index], value, atol=1e-5, rtol=1e-4)
+    for samples in (torch.randn(3, 6, 9, 8), torch.randn(3, 1, 6, 9, 8)):
+        found = vmap(grad(loss), (None, 0))(parameters, samples)
+        for index, sample in enumerate(samples):
+            expected = torch.autograd.grad(loss(parameters, sample), list(parameters.values()))
+            for key, value in zip(parameters, expected, strict=True):
+                torch.testing.assert_close(found[key][index], value, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("kind, options", MODULES, ids=ids)
-def test_modules_from_the_meta_device(kind, options, dtype):
-    """Shapes alone are computed there; then memory and a start are given, and it computes what any new module does."""
-    module = kind(**{"in_channels": 6, "out_channels": 6, "kernel_size": 3, "padding": 1, **options},
-                  device="meta", dtype=dtype)
-    out = module(torch.empty(2, 6, 9, 8, device="meta", dtype=dtype))
-    assert out.is_meta and out.dtype == dtype
-    module.to_empty(device="cpu")
-    for tensor in module.parameters():
-        nn.init.constant_(tensor, torch.nan)
-    new = kind(**{"in_channels": 6, "out_channels": 6, "kernel_size": 3, "padding": 1, **options}, dtype=dtype)
-    for one in (module, new):
-        torch.manual_seed(0)
-        one.reset_parameters()
-    for key, value in new.state_dict().items():
-        assert torch.equal(module.state_dict()[key], value) and value.dtype == dtype, key
+def test_modules_from_the_meta_device():
+    """The checks of inputs look at no values: shapes alone are computed there; then memory and a start are given."""
+    for (kind, options), dtype in itertools.product(MODULES, (torch.float32, torch.float64, torch.bfloat16)):
+        options = {"in_channels": 6, "out_channels": 6, "kernel_size": 3, "padding": 1, **options, "dtype": dtype}
+        module = kind(**options, device="meta")
+        out = module(torch.empty(2, 6, 9, 8, device="meta", dtype=dtype))
+        assert out.is_meta and out.dtype == dtype
+        module.to_empty(device="cpu")
+        for tensor in module.parameters():
+            nn.init.constant_(tensor, torch.nan)
+        new = kind(**options)
+        for one in (module, new):
+            torch.manual_seed(0)
+            one.reset_parameters()
+        for key, value in new.state_dict().items():
+            assert torch.equal(module.state_dict()[key], value) and value.dtype == dtype, (kind, key)
 
 
 def test_functions_in_symbolic_tracing():

@@ -20,16 +20,22 @@ NAMES = ["test_resnetdw_dcn_dk", "test_resnetdw_dcn", "test_resnetdw_dk_s3", "te
 COLUMNS = ("model", "top-1", "sampling MMACs")
 
 
-@pytest.fixture(params=[(20, False), (80, False), (20, True), (60, True), (300, True)], ids=str)
-def narrow(request, monkeypatch):
-    """Output of some width, in the environment of pipes, CI and terminals."""
-    width, terminal = request.param
-    monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setenv("TERM", "xterm")
-    if terminal:
-        monkeypatch.setenv("FORCE_COLOR", "1")
-        monkeypatch.setenv("NO_COLOR", "1")
-    return width, terminal
+PLACES = [(20, False), (80, False), (20, True), (60, True), (300, True)]
+
+
+@pytest.fixture
+def places(monkeypatch):
+    """Goes through widths of the output, each in the environment of a pipe, of CI or of a terminal."""
+
+    def enter():
+        for width, terminal in PLACES:
+            monkeypatch.setenv("COLUMNS", str(width))
+            monkeypatch.setenv("TERM", "xterm")
+            for name in ("FORCE_COLOR", "NO_COLOR"):
+                monkeypatch.setenv(name, "1") if terminal else monkeypatch.delenv(name, raising=False)
+            yield width, terminal
+
+    return enter()
 
 
 def shown(width: int, terminal: bool, rows: list) -> list[str]:
@@ -51,49 +57,48 @@ def test_table_is_as_wide_as_its_words():
     assert "│ 59.7 ± 2.9 (n=3) │ " in " ".join(shown(60, True, rows))  # where there is room, it is used
 
 
-def test_tables_show_every_name(narrow, tmp_path, capsys):
+def test_tables_show_every_name(places, tmp_path, capsys):
     data = PROCEDURAL | {"name": "photographs_of_animals_and_tools"}
     for name in NAMES:
         write_record(make_record(name, 50.0, data=data), tmp_path / name / "record.json")
-    assert main(["tables", str(tmp_path), "--table", "demo"]) == 0
-    printed = capsys.readouterr().out
-    assert all(f" {name} " in printed for name in (*NAMES, data["name"])) and "…" not in printed
-    assert "50.0" in printed and str(tmp_path / "demo.tex") in printed.splitlines()[-1]
+    for place in places:
+        assert main(["tables", str(tmp_path), "--table", "demo"]) == 0
+        printed = capsys.readouterr().out
+        assert all(f" {name} " in printed for name in (*NAMES, data["name"])) and "…" not in printed, place
+        assert "50.0" in printed and str(tmp_path / "demo.tex") in printed.splitlines()[-1], place
 
 
-def test_models_show_every_name(narrow, capsys):
-    assert main(["models", "--filter", "test_resnetdw_dk_s[35]", "--input-size", "32"]) == 0
-    printed = capsys.readouterr().out
-    assert all(f" {name} " in printed for name in NAMES[2:]) and "…" not in printed
+def test_models_show_every_name(places, capsys):
+    for place in places:
+        assert main(["models", "--filter", "test_resnetdw_dk_s[35]", "--input-size", "32"]) == 0
+        printed = capsys.readouterr().out
+        assert all(f" {name} " in printed for name in NAMES[2:]) and "…" not in printed, place
 
 
-def test_bench_shows_every_name(narrow):
-    width, terminal = narrow
+def test_bench_shows_every_name(places):
     device = {"name": "[processor]", "threads": 1}
     timing = {"setting": "float32", "shape": "128 x 56 x 56", "variant": "", "mode": "forward+backward", "median": 1.0,
               "quartiles": [1.0, 1.0], "ratio": 1.0, "copy_share": 1.0, "peak_memory": None}  # fmt: skip
     operators = [timing | {"operator": name} for name in ("torchvision deform_conv2d", "torchvision deform_conv2d v2")]
     speed = dict.fromkeys(("train_images_per_second", "train_ratio", "eval_images_per_second", "eval_ratio"), 1.0)
     speeds = [speed | {"model": name, "peak_memory": None} for name in NAMES]
-    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
-    _print({"device": device, "timings": operators, "conclusions": [], "host_overhead": {}}, console)
     settings = {"precision": "float32", "batch": 2, "size": 32}
-    _print_speeds({"device": device, "settings": settings, "speeds": speeds}, console)
-    printed = console.file.getvalue()
-    assert printed.count("[processor], ") == 2 and "float32, batches of 2 at 32, random weights\n" in printed
     wanted = ["128 x 56 x 56", "torchvision deform_conv2d", "torchvision deform_conv2d v2", "forward+backward", *NAMES]
-    assert all(f" {name} " in printed for name in wanted) and "…" not in printed
+    for width, terminal in places:
+        console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+        _print({"device": device, "timings": operators, "conclusions": [], "host_overhead": {}}, console)
+        _print_speeds({"device": device, "settings": settings, "speeds": speeds}, console)
+        printed = console.file.getvalue()
+        assert printed.count("[processor], ") == 2 and "float32, batches of 2 at 32, random weights\n" in printed
+        assert all(f" {name} " in printed for name in wanted) and "…" not in printed, (width, terminal)
 
 
-@pytest.fixture(scope="module")
-def fields():
-    return study([open_model(name, 32) for name in NAMES[2:]], open_pictures("random", 32, 1))
-
-
-def test_receptive_fields_show_every_name(narrow, capsys, fields):
-    print_summary(fields)
-    printed = capsys.readouterr().out
-    assert all(f" {name} " in printed for name in NAMES[2:]) and "…" not in printed
+def test_receptive_fields_show_every_name(places, capsys):
+    fields = study([open_model(name, 32) for name in NAMES[2:]], open_pictures("random", 32, 1))
+    for place in places:
+        print_summary(fields)
+        printed = capsys.readouterr().out
+        assert all(f" {name} " in printed for name in NAMES[2:]) and "…" not in printed, place
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
@@ -123,3 +128,4 @@ def test_progress_shows_every_name():
         text = io.StringIO()
         Console(file=text, width=50, color_system=None).print(bar.get_renderable())
     assert "receptive fields of" in text.getvalue() and NAMES[0] in text.getvalue()
+    assert "0/3 -:--:--" in text.getvalue() and "…" not in text.getvalue()  # how far it is stands whole too
