@@ -289,6 +289,7 @@ def _check_ranges(config: Config) -> None:
         ("name", config.name, _is_name(config.name), "a name that leaves a run's folder below output"),
         ("output", config.output, "\0" not in config.output, "a folder"),
         ("seed", config.seed, 0 <= config.seed < 2**32, "an integer from 0 to 2^32 - 1"),
+        *((key, value, value != "", f"{what}, or null") for key, value, what in _places(config)),
         ("model.drop_path_rate", config.model.drop_path_rate, 0 <= config.model.drop_path_rate < 1, "0 to below 1"),
         ("model.pretrained", config.model.pretrained, not (config.model.pretrained and config.model.checkpoint),
          "false where model.checkpoint is set: the weights come from one of them"),
@@ -321,6 +322,16 @@ def _check_ranges(config: Config) -> None:
     for key, value, holds, expected in rules:
         if not holds:
             raise UserError(f"key '{key}' is {value!r}, expected {expected}")
+
+
+def _places(config: Config) -> list[tuple[str, str | None, str]]:
+    """(key, value, what it names) of texts that name something; an empty one, an unset variable of the shell's say,
+    would pass for null."""
+    data, images = config.data, "a folder, a tar or the name of a split"
+    return [
+        ("model.checkpoint", config.model.checkpoint, "a file"), ("data.root", data.root, "a folder"),
+        ("data.train", data.train, images), ("data.val", data.val, images),
+    ]  # fmt: skip
 
 
 def _check_spec(model: ModelConfig) -> None:

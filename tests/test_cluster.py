@@ -202,7 +202,7 @@ def test_a_sweep_believes_the_record(tmp_path, monkeypatch, status, code, state,
     monkeypatch.chdir(tmp_path)
     write_record(make_record(), "template.json")
     argv = [sys.executable, "-S", "-c", LEAVES, str(tmp_path / "run"), status, str(code)]
-    job = Job("cell", argv, tmp_path / "log", Run(tmp_path / "run", tmp_path, "cell", 0))
+    job = Job("cell", argv, tmp_path / "log", Run(tmp_path / "run", tmp_path))
     run_jobs([job], 1)
     assert (job.state, job.reason) == (state, reason)
 

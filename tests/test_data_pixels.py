@@ -151,6 +151,7 @@ def test_sixteen_bits_of_either_byte_order_and_of_colour(tmp_path):
     [
         (RAMP.astype(np.int32) * 2, "its grey values are 0 to 131070, expected 0 to 65535"),
         (RAMP.astype(np.int32) - 5, "its grey values are -5 to 65530, expected 0 to 65535"),
+        (RAMP >> 8, "its grey values, up to 255 of 65535, are all black in eight bits; expected a file of eight bits"),
         (RAMP.astype(np.float32) / 65535, "its pixels are floating-point numbers, expected 8 or 16 bits a channel"),
     ],
 )

@@ -327,6 +327,10 @@ def test_random_weights_that_stay_are_told(rigid, caplog):
         ({"model_name": "test_resnet", "spec": {"depthwise": "local"}}, "'spec' is {'depthwise': 'local'}, which does"),
         ({"spec": {"depth": "local"}}, "'spec' is {'depth': 'local'}: KernelSpec: unknown key 'depth'"),
         ({"checkpoint": "none.ckpt"}, "none.ckpt: no checkpoint can be read there: No such file"),
+        ({"checkpoint": ""}, "argument 'checkpoint' is '', expected a file or None"),
+        ({"pretrained": "no"}, "argument 'pretrained' is 'no', expected True or False"),
+        ({"norm_eval": "off"}, "argument 'norm_eval' is 'off', expected True or False"),
+        ({"with_cp": 1}, "argument 'with_cp' is 1, expected True or False"),
         ({"checkpoint": "none.ckpt", "pretrained": True}, "checkpoint and pretrained both set weights"),
     ],
 )

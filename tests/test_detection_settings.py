@@ -39,6 +39,7 @@ def change_annotations(path, change):
     ("trainer.device=1", "unknown key 'trainer.device', did you mean 'trainer.devices'"),
     ("optim_wrapper.accumulative_counts=2", "'optim_wrapper.accumulative_counts' is 2, expected 1"),
     ("param_scheduler.7.end=2", "key 'param_scheduler' has no item 7, expected 0 to 1"),
+    ("load_from=", "key 'load_from' is '', expected a file, or null"),
     ("val_dataloader=None", "key 'val_dataloader' is missing"),
     ("train_cfg={'max_epochs': 0}", "'train_cfg.max_epochs' is 0, expected an integer of at least 1"),
     ("train_cfg={max", "'train_cfg' is '{max', which cannot be read: a bracket is not closed"),

@@ -1,5 +1,6 @@
 """Sweeps: the grid in W&B's order, the agent's command lines, and cells that fail alone."""
 
+import dataclasses
 import datetime
 import errno
 import io
@@ -18,6 +19,7 @@ from dk_bench.cli import main
 from dk_bench.cli.sweep import make_jobs, skip_finished
 from dk_bench.config import load_config, to_dict
 from dk_bench.errors import UserError
+from dk_bench.results.identity import run_folder
 from dk_bench.results.record import new_record, write_record
 from dk_bench.sweep import runner
 from dk_bench.sweep.grid import read_sweep
@@ -293,13 +295,13 @@ def test_finished_runs_are_skipped(tmp_path, monkeypatch):
     Path("config.yaml").write_text("name: try\n")
     command = ["dk-bench", "train", "config.yaml", "${args_no_hyphens}"]
     parameters = {"seed": {"values": [0, 1, 2]}, "output": {"value": "out"}, "nonsense": {"value": 1}}
-    finished, failed = load_config("config.yaml", ["seed=0", "output=out"]), load_config("config.yaml", ["seed=1"])
+    finished, failed = (load_config("config.yaml", [f"seed={seed}", "output=out"]) for seed in (0, 1))
     for config, status in ((finished, "finished"), (failed, "failed")):
         record = new_record(
             name="try", config=to_dict(config), model={"name": "m"}, data={"name": "d"}, seed=config.seed
         )
         record.status = status
-        write_record(record, f"out/{config.seed}/record.json")
+        write_record(record, run_folder(config, to_dict(config)) / "record.json")
     Path("out/broken").mkdir()
     Path("out/broken/record.json").write_text("{")
 
@@ -312,8 +314,21 @@ def test_finished_runs_are_skipped(tmp_path, monkeypatch):
     del parameters["nonsense"]
     assert states(parameters) == ["skipped", "waiting", "waiting"]
     record.status, record.task = "finished", "evaluation"  # of seed 1's checkpoint
-    write_record(record, "out/1/eval.record.json")
+    write_record(record, run_folder(failed, to_dict(failed)) / "eval.record.json")
     assert states(parameters) == ["skipped", "waiting", "waiting"]
+
+
+def test_run_of_another_name_is_another_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text("")
+    config = load_config("config.yaml", ["name=first", "output=out"])
+    record = new_record(name="first", config=to_dict(config), model={"name": "m"}, data={"name": "d"}, seed=0)
+    write_record(dataclasses.replace(record, status="finished"), run_folder(config, to_dict(config)) / "record.json")
+    command = ["dk-bench", "train", "config.yaml", "${args_no_hyphens}"]
+    parameters = {"name": {"values": ["first", "second"]}, "output": {"value": "out"}}
+    jobs = make_jobs(read_sweep(write_sweep(tmp_path, command=command, parameters=parameters)), None)
+    skip_finished(jobs)
+    assert [job.state for job in jobs] == ["skipped", "waiting"]
 
 
 def test_run_whose_process_is_gone_is_told(tmp_path, monkeypatch, capsys):

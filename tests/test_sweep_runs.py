@@ -67,7 +67,7 @@ def finished_record(folder):
 def make_job(folder, name="job", argv=None):
     """A job whose process, unless ``argv`` says otherwise, leaves a finished record and no more."""
     argv = argv or ["sh", "-c", LEAVE_RECORD, str(folder / name), str(finished_record(folder))]
-    return Job(name, list(argv), folder / f"{name}.log", Run(folder / name, folder, "cell", 0))
+    return Job(name, list(argv), folder / f"{name}.log", Run(folder / name, folder))
 
 
 def test_folder_is_held_by_one(tmp_path):
@@ -210,7 +210,7 @@ def test_claim_goes_back_when_the_run_has_ended_or_could_not_start(tmp_path):
 def test_command_is_known_as_training(tmp_path, command):
     (tmp_path / "c.yaml").write_text("{}")
     run = Run.of(*training_values([*command.split(), "train", str(tmp_path / "c.yaml"), "seed=3"]))
-    assert run and run.seed == 3
+    assert run and run.folder.name.endswith("-s3")
     assert training_values([*command.split(), "eval", str(tmp_path / "c.yaml"), "seed=3"]) is None
     assert training_values(["dk_bench", "train", str(tmp_path / "c.yaml")]) is None
 
@@ -271,10 +271,19 @@ def test_finished_detectors_are_skipped(tmp_path, monkeypatch):
         name="d", config=json.loads(json.dumps(config.to_dict())), model={"name": "m"}, data={"name": "d"}, seed=1,
         task="detection", device="cpu",
     )  # fmt: skip
-    write_record(dataclasses.replace(record, status="finished"), tmp_path / "elsewhere" / "record.json")
+    write_record(dataclasses.replace(record, status="finished"), run.run_folder(config) / "record.json")
     skip_finished(jobs)
     assert [job.state for job in jobs] == ["waiting", "skipped"]
-    assert jobs[1].run.folder == run.run_folder(config)
+
+
+@pytest.mark.parametrize("override", ["randomness.seed=5", "optim_wrapper.type=AmpOptimWrapper", "sync_bn=torch"])
+def test_run_of_a_detectors_cell_is_the_one_that_is_trained(override):
+    detection = pytest.importorskip("dk_bench.detection.config")
+    from dk_bench.detection import run
+
+    path = str(ROOT / "configs/det/tiny_procedural.py")
+    trained = run.run_folder(detection.load_detection_config(path, [override]))
+    assert Run.of(*training_values(["dk-bench", "train", path, override])).folder == trained
 
 
 def test_run_cut_before_its_first_checkpoint_keeps_its_name(tmp_path):

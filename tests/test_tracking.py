@@ -115,6 +115,35 @@ def test_failed_run_has_no_figures_in_its_summary(wandb, tmp_path):
     assert logger.experiment.summary == {"error": "RuntimeError: power cut"} and logger.experiment.exit_code == 1
 
 
+class Unreachable(FakeWandb):
+    """Says, when its run is to be started, that it cannot be."""
+
+    experiment = property(lambda self: self.tried(), lambda self, value: None)
+    tries = 0
+
+    def tried(self):
+        type(self).tries += 1
+        raise RuntimeError(f"no server, try {self.tries}")
+
+
+def test_wandb_that_does_not_start_fails_the_run_once(monkeypatch, tmp_path):
+    monkeypatch.setattr("pytorch_lightning.loggers.WandbLogger", Unreachable)
+    config = tiny(tmp_path, *SHORT, "wandb.mode=offline")
+    with pytest.raises(RuntimeError, match="no server, try 1"):
+        train(config)
+    assert read_record(run_folder(config) / "record.json").error == "RuntimeError: no server, try 1"
+
+
+def test_wandb_that_does_not_end_hides_no_failure(wandb, monkeypatch, tmp_path, capsys):
+    def finish(self, exit_code=0):
+        raise OSError("connection lost")
+
+    monkeypatch.setattr(Experiment, "finish", finish)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny(tmp_path, *SHORT, "wandb.mode=offline"), callbacks=[PowerCut(4)])
+    assert "W&B's run could not be ended: OSError: connection lost" in capsys.readouterr().err
+
+
 def test_failure_before_there_is_a_logger_ends_the_agents_run(wandb, monkeypatch, tmp_path, capsys):
     made = []
 

@@ -69,6 +69,13 @@ def test_metrics_of_a_run(finished):
     assert epochs[0]["lr"] == pytest.approx(0.05) and epochs[-1]["lr"] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("classes", [5, 6])
+def test_top5_is_shown_where_it_can_be_wrong(tmp_path, capsys, classes):
+    train(tiny(tmp_path, f"data.procedural.classes={classes}", "optim.epochs=1", "optim.warmup_epochs=0"))
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch 1/1"))
+    assert "top-1" in line and ("top-5" in line) == (classes > 5)
+
+
 def test_finished_run_is_not_repeated(finished, capsys):
     config, record = finished
     again = train(config, callbacks=[PowerCut(0)])

@@ -13,8 +13,6 @@ from rich.console import Console
 from dk_bench.cli.options import add_output
 from dk_bench.errors import UserError
 from dk_bench.results.attempts import STALE
-from dk_bench.results.identity import config_hash
-from dk_bench.results.record import RunRecord
 from dk_bench.sweep.cells import find_runs
 from dk_bench.sweep.grid import Sweep, read_sweep
 from dk_bench.sweep.progress import Shown, SweepProgress
@@ -103,26 +101,23 @@ def _show(jobs: list[Job]) -> int:
 
 
 def skip_finished(jobs: list[Job]) -> list[Path]:
-    """Finds the runs that jobs of ``dk-bench train`` stand for, and marks those that have a finished record below their
-    output folder.
+    """Finds the runs that jobs of ``dk-bench train`` stand for, and marks those that have a finished record in their
+    folder, which has the run's name, cell and seed in its own.
 
     Training would see that itself and return at once, but only after half a minute of imports for every few cells.
     Returns the folders of runs whose record says running while their process, on this machine, is gone; their jobs
     wait to be run, from the last checkpoint. Raises UserError as `find_runs` does.
     """
     find_runs(jobs)
-    found: dict[Path, list[tuple[Path, RunRecord]]] = {}  # output folder -> training runs in it
+    outputs: dict[Path, None] = {}
     for job in jobs:
-        run = job.run
-        if run is None:
+        if job.run is None:
             continue
-        if run.output not in found:
-            found[run.output] = list(training_runs(run.output))
-        finished = {(config_hash(r.config), r.seed) for _, r in found[run.output] if r.status == "finished"}
-        if (run.cell, run.seed) in finished:
+        outputs[job.run.output] = None
+        if (record := job.run.record()) and record.status == "finished":
             job.state, job.reason = "skipped", "finished before"
-        run.know()
-    return [folder for runs in found.values() for folder, record in runs if record.error == STALE]
+        job.run.know()
+    return [folder for output in outputs for folder, record in training_runs(output) if record.error == STALE]
 
 
 def _file_name(text: str) -> str:

@@ -6,7 +6,7 @@ Pixels become eight bits of red, green and blue, the photograph upright:
   picture as it is stored has that size, boxes were measured on it so, and it stays as stored; where both have it, the
   upright one counts; where neither has it, that is an error.
 - Sixteen bits of grey: the upper eight are kept, as Pillow keeps them of sixteen bits of colour. Values outside 0 to
-  65535 and floating-point pixels have no known black and white: an error.
+  65535, values that all come out black and floating-point pixels have no known black and white: an error.
 - Grey and palettes become colours, CMYK by Pillow's plain formula. Transparency is dropped: the stored colours count.
 - Of animations and files of several pages, the first.
 """
@@ -127,6 +127,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError(f"its grey values are {values.min()} to {values.max()}, expected 0 to 65535")
+        if 0 < values.max() <= 0xFF:
+            raise ValueError(
+                f"its grey values, up to {values.max()} of 65535, are all black in eight bits; expected a file of "
+                "eight bits, or values over all sixteen"
+            )
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, expected 8 or 16 bits a channel")

@@ -72,6 +72,9 @@ class TimmBackbone(BaseModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(init_cfg)
+        _check_flags(pretrained=pretrained, norm_eval=norm_eval, with_cp=with_cp)
+        if checkpoint == "":
+            raise UserError("TimmBackbone: argument 'checkpoint' is '', expected a file or None")
         sources = {"checkpoint": checkpoint, "pretrained": pretrained, "init_cfg": init_cfg}
         if len(given := [name for name, value in sources.items() if value]) > 1:
             raise UserError(f"TimmBackbone: arguments {' and '.join(given)} both set weights, expected one of them")
@@ -136,6 +139,13 @@ def check_neck(detector: nn.Module) -> None:
             f"key 'model.neck.in_channels' is {list(takes)}, expected {backbone.out_channels}, the channels of "
             f"{backbone.model_name}'s maps of strides {', '.join(map(str, backbone.strides))}"
         )
+
+
+def _check_flags(**flags: Any) -> None:
+    """Raises UserError for what is no truth value: any text, ``no`` too, would count as true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool | None):
+            raise UserError(f"TimmBackbone: argument '{name}' is {value!r}, expected True or False")
 
 
 def _checked_indices(out_indices: Sequence[int] | None) -> dict[str, Any]:

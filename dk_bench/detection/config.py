@@ -77,6 +77,11 @@ def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> De
     a variable (whose value was copied to where it is used when the file was read), and for what only mmdet's own runner
     can do: loops that count iterations, accumulated gradients, hooks that change results.
     """
+    return checked(read_file(path), overrides, str(path))
+
+
+def read_file(path: str | Path) -> mmengine.Config:
+    """A configuration file as it is, with its ``name``, for `checked`. Raises UserError where it cannot be read."""
     try:
         cfg = mmengine.Config.fromfile(path)
     except OSError as error:
@@ -84,14 +89,14 @@ def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> De
     except Exception as error:  # whatever the file's own code, or mmengine reading it, may raise
         raise UserError(f"{path}: not a configuration: {type(error).__name__}: {error}") from error
     cfg.setdefault("name", Path(path).stem)
-    return _checked(cfg, overrides, str(path))
+    return cfg
 
 
 def config_from_values(
     values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "configuration"
 ) -> DetectionConfig:
     """The configuration that `DetectionConfig.to_dict` gave, as checkpoints hold it, with overrides."""
-    return _checked(mmengine.Config(dict(values)), overrides, source)
+    return checked(mmengine.Config(dict(values)), overrides, source)
 
 
 def use_scope(cfg: mmengine.Config) -> None:
@@ -109,7 +114,9 @@ def use_scope(cfg: mmengine.Config) -> None:
         DefaultScope.get_instance(f"dk_bench-{scope}", scope_name=scope)
 
 
-def _checked(cfg: mmengine.Config, overrides: Iterable[str], source: str) -> DetectionConfig:
+def checked(cfg: mmengine.Config, overrides: Iterable[str], source: str) -> DetectionConfig:
+    """The configuration that a file's content makes with overrides, which change ``cfg``; raises as
+    `load_detection_config` does. Overrides come first: what is not given, as ``seed``, other keys say."""
     for override in overrides:
         _override(cfg, override, source)
     if missing := [key for key in NEEDED if cfg.get(key) is None]:
@@ -204,6 +211,8 @@ def _check_supported(cfg: mmengine.Config, source: str) -> None:
         value = train.get(key, None if key == "max_epochs" else 1)
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{source}: key 'train_cfg.{key}' is {value!r}, expected an integer of at least 1")
+    if cfg.get("load_from") == "":
+        raise UserError(f"{source}: key 'load_from' is '', expected a file, or null")
     if wrapper.get("accumulative_counts", 1) != 1:
         raise UserError(
             f"{source}: key 'optim_wrapper.accumulative_counts' is {wrapper.accumulative_counts!r}, expected 1"

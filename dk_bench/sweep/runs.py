@@ -13,26 +13,24 @@ from typing import IO, Any
 from dk_bench.config import Config, load_config, to_dict
 from dk_bench.errors import UserError
 from dk_bench.results.attempts import was_interrupted
-from dk_bench.results.identity import config_hash, run_folder
+from dk_bench.results.identity import run_folder
 from dk_bench.results.lock import claim, is_held, release
 from dk_bench.results.record import EVALUATION, RunRecord, as_it_stands, attempts_of, find_records, read_record
 
 
 @dataclass
 class Run:
-    """A run by its place below ``output`` and by its cell and seed. ``attempts``: how many of it this sweep knows."""
+    """A run by its place below ``output``. ``attempts``: how many of it this sweep knows."""
 
     folder: Path
     output: Path
-    cell: str
-    seed: int
     attempts: int = 0
     taken: IO[str] | None = field(default=None, repr=False, compare=False)  # this runner's claim on it
 
     @classmethod
     def of(cls, config: Config, values: Mapping[str, Any]) -> Run:
         """The run of a configuration, as `training_values` gives it."""
-        return cls(run_folder(config, values), Path(config.output), config_hash(values), config.seed)
+        return cls(run_folder(config, values), Path(config.output))
 
     def record(self) -> RunRecord | None:
         """What the run's folder holds; None where there is no record that can be read."""
@@ -87,9 +85,9 @@ def training_values(argv: list[str]) -> tuple[Config, dict[str, Any]] | None:
 
 def _values(path: str, overrides: list[str]) -> tuple[Config, dict[str, Any]]:
     if path.endswith(".py"):
-        from dk_bench.detection.config import config_from_values  # of packages that may not be installed
+        from dk_bench.detection.config import checked  # of packages that may not be installed
 
-        detection = config_from_values(copy.deepcopy(_detection_values(path)), overrides, path)
+        detection = checked(copy.deepcopy(_detection_file(path)), overrides, path)
         return detection.run, detection.to_dict()
     config = load_config(path, overrides)
     return config, to_dict(config)
@@ -105,7 +103,7 @@ def training_runs(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
 
 
 @functools.cache  # mmengine takes a second for it, and a sweep's cells differ by their overrides alone
-def _detection_values(path: str) -> dict[str, Any]:
-    from dk_bench.detection.config import load_detection_config
+def _detection_file(path: str) -> Any:
+    from dk_bench.detection.config import read_file
 
-    return load_detection_config(path).to_dict()
+    return read_file(path)

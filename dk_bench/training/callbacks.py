@@ -123,17 +123,18 @@ class EpochLines(Checkpoint):
     A Checkpoint to Lightning, which calls those after the module has logged its epoch.
     """
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if len(pl_module.hparams.classes) <= 5:
+            metrics.pop("val/top5", None)  # every one is right
         line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {self.text(metrics)}"
         print(line, file=sys.stderr, flush=True)
 
     @staticmethod
     def text(metrics: dict[str, float]) -> str:
         """The epoch's metrics as the line shows them."""
-        return (
-            f"loss {metrics['train/loss']:.3f}  val loss {metrics['val/loss']:.3f}"
-            f"  top-1 {metrics['val/top1']:.1f} %  top-5 {metrics['val/top5']:.1f} %"
-        )
+        top5 = f"  top-5 {metrics['val/top5']:.1f} %" if "val/top5" in metrics else ""
+        losses = f"loss {metrics['train/loss']:.3f}  val loss {metrics['val/loss']:.3f}"
+        return f"{losses}  top-1 {metrics['val/top1']:.1f} %{top5}"

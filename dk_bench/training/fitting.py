@@ -121,34 +121,43 @@ def fit(
     ``interrupted``, with its signal. ``values`` is the configuration, plain data, for the logger (False: none).
     """
     record, path = keeper.record, keeper.record_path
-    try:
-        if trainer.is_global_zero:
-            write_record(record, path)
-            remove_leftovers(keeper.checkpoint_path)
-            remove_leftovers(path)
-        if logger and trainer.is_global_zero:
-            log_config(logger, values)
-            log_record(logger, record)
-        checkpoint = str(keeper.checkpoint_path) if resume else None
-        with _together(trainer, lambda why: _fail(trainer, record, path, ProcessLost(why))):
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        record.metrics["final"] = dict(record.metrics["epochs"][-1])
-        record.status, record.ended, record.throughput = "finished", utc_now(), keeper.throughput.rates()
-        if trainer.is_global_zero:
-            write_record(record, path)
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            interrupts.wind_down()
-        _fail(trainer, record, path, error)
-        if isinstance(error, Diverged | ProcessLost):
-            return record
-        if isinstance(error, UserError):
-            raise UserError(record.error) from error  # without the worker process's traceback in its text
-        raise
-    finally:
-        if logger and trainer.is_global_zero:
-            close_logger(logger, record)
+    with ExitStack() as at_the_end:
+        try:
+            if trainer.is_global_zero:
+                write_record(record, path)
+                remove_leftovers(keeper.checkpoint_path)
+                remove_leftovers(path)
+            if logger and trainer.is_global_zero and logger.experiment is not None:  # starts W&B's run, or raises
+                at_the_end.callback(_end_log, logger, record)
+                log_config(logger, values)
+                log_record(logger, record)
+            checkpoint = str(keeper.checkpoint_path) if resume else None
+            with _together(trainer, lambda why: _fail(trainer, record, path, ProcessLost(why))):
+                trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            record.metrics["final"] = dict(record.metrics["epochs"][-1])
+            record.status, record.ended, record.throughput = "finished", utc_now(), keeper.throughput.rates()
+            if trainer.is_global_zero:
+                write_record(record, path)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                interrupts.wind_down()
+            _fail(trainer, record, path, error)
+            if isinstance(error, Diverged | ProcessLost):
+                return record
+            if isinstance(error, UserError):
+                raise UserError(record.error) from error  # without the worker process's traceback in its text
+            raise
     return record
+
+
+def _end_log(logger: Any, record: RunRecord) -> None:
+    """Ends W&B's run. Where that fails, it hides no error that the run itself failed with."""
+    try:
+        close_logger(logger, record)
+    except Exception as error:
+        if record.status != "failed":
+            raise
+        print(f"W&B's run could not be ended: {reason(error)}", file=sys.stderr)
 
 
 def validate(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
