@@ -85,7 +85,7 @@ def test_the_readmes_example_runs(plain, tmp_path, monkeypatch):
         ({"accumulate_grad_batches": 2}, 6),
         ({"accumulate_grad_batches": 4}, 4),  # the last two batches of an epoch are a step
         ({"limit_train_batches": 4}, 8),
-        ({"limit_train_batches": 0.5, "accumulate_grad_batches": 3}, 2),
+        ({"limit_train_batches": 0.5, "accumulate_grad_batches": 2}, 4),
         ({"overfit_batches": 2}, 4),
         ({"max_time": "00:01:00:00", "min_epochs": 1, "gradient_clip_val": 1.0}, 12),
     ],
@@ -181,9 +181,13 @@ def test_a_trainer_that_has_trained_is_refused(plain, tmp_path):
         plain[1].fit(module, datamodule=data)
 
 
-@pytest.mark.parametrize("kind", [{}, {"accumulate_grad_batches": 2}], ids=["plain", "accumulated"])
-def test_going_on_inside_an_epoch_from_a_users_checkpoint(tmp_path, kind):
+def test_going_on_inside_an_epoch_from_a_users_checkpoint(tmp_path):
     """With workers, which would fetch too soon; steps and schedule are those of the optimiser, images go by batches."""
+    for kind in ({"accumulate_grad_batches": 2}, {}):
+        check_going_on(tmp_path / str(len(kind)), kind)
+
+
+def check_going_on(tmp_path, kind):
     saving = callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
     straight, own, module = fit(tmp_path, enable_checkpointing=True, callbacks=[saving], **kind)
     assert straight.validated and len(straight.batches) == 2 * BATCHES
@@ -282,33 +286,28 @@ class Monitored(callbacks.EarlyStopping):
         super().__init__("val/top1", mode="max", stopping_threshold=-1.0)
 
 
-@pytest.mark.parametrize(
-    ("settings", "figures"),
-    [
-        ({"num_sanity_val_steps": 2}, 2),
-        ({"reload_dataloaders_every_n_epochs": 1}, 2),
-        ({"use_distributed_sampler": False}, 2),
+def test_other_settings_leave_images_and_figures_as_they_are(plain, tmp_path):
+    expected, _, _ = plain
+    for settings, figures in (
+        ({"num_sanity_val_steps": 2, "reload_dataloaders_every_n_epochs": 1, "use_distributed_sampler": False}, 2),
         ({"val_check_interval": 0.5}, 4),
         ({"val_check_interval": 4, "check_val_every_n_epoch": None}, 3),
         ({"check_val_every_n_epoch": 2}, 1),
         ({"callbacks": [Monitored()]}, 1),
-    ],
-)
-def test_other_settings_leave_images_and_figures_as_they_are(plain, tmp_path, settings, figures):
-    watch, _, _ = fit(tmp_path, **settings)
-    expected, _, _ = plain
-    assert watch.batches == expected.batches[: len(watch.batches)] and len(watch.batches) >= BATCHES
-    assert len(watch.figures) == figures
-    if figures == 2:
-        assert watch.figures == expected.figures
-    right = [12 * found["val/top1"] / 100 for found in watch.figures]
-    assert right == pytest.approx([round(count) for count in right])
+    ):
+        watch, _, _ = fit(tmp_path, **settings)
+        assert watch.batches == expected.batches[: len(watch.batches)] and len(watch.batches) >= BATCHES, settings
+        assert len(watch.figures) == figures, settings
+        if figures == 2:
+            assert watch.figures == expected.figures
+        right = [12 * found["val/top1"] / 100 for found in watch.figures]
+        assert right == pytest.approx([round(count) for count in right]), settings
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true", "bf16-true"])
-def test_precisions(plain, tmp_path, precision):
-    watch, _, _ = fit(tmp_path, "model.name=test_resnetdw_dk", precision=precision, limit_train_batches=2)
-    assert all(found["val/loss"] < 10 for found in watch.figures) and len(watch.figures) == 2
+def test_precisions(tmp_path):
+    for precision in ("bf16-mixed", "64-true", "bf16-true"):
+        watch, _, _ = fit(tmp_path, "model.name=test_resnetdw_dk", precision=precision, limit_train_batches=2)
+        assert all(found["val/loss"] < 10 for found in watch.figures) and len(watch.figures) == 2, precision
 
 
 def test_averaging_and_a_dry_run(tmp_path):
