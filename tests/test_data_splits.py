@@ -155,6 +155,12 @@ def test_splits_that_are_not_heeded_are_refused(whole_cifar, split, key):
         open_images(config, key)
 
 
+def test_misspelt_split_of_a_data_set_of_two_is_told_before_it_is_looked_for(tmp_path):
+    for reader in ("torch/qmnist", "torch/KMNIST"):
+        with pytest.raises(UserError, match=f"key 'data.train' is 'trian', expected a split of {reader}: train or test"):
+            open_images(named(reader, "trian", "test", f"data.root={tmp_path}"), "train")
+
+
 def test_one_split_for_both_by_one_name_or_two(whole_cifar, monkeypatch):
     assert "both are torch/CIFAR10, split 'train'" in shared(whole_cifar("train", "train"))
     assert "20 of the 20 validation images are training images too" in shared(whole_cifar("test", "val"))

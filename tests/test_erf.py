@@ -358,16 +358,6 @@ def test_files_of_every_mode(tmp_path, mode):
     assert found.shape == (4, 16, 3) and found[:, 2].max() < 20 and np.abs(found[:, -2] - light).max() < 20
 
 
-def test_photographs_that_lie_on_their_side(tmp_path):
-    """Upright, but where annotations say the size that they have as they lie."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (40, 20)).save(tmp_path / "x.jpg", exif=exif)
-    assert open_image(tmp_path / "x.jpg").size == (20, 40)
-    assert open_image(tmp_path / "x.jpg", (20, 40)).size == (20, 40)
-    assert open_image(tmp_path / "x.jpg", (40, 20)).size == (40, 20)
-
-
 def test_annotations_without_a_box_are_passed_over(coco):
     content = json.loads(coco.read_text())
     del content["annotations"][1]["bbox"]

@@ -15,7 +15,7 @@ from dk_bench.errors import UserError
 
 STREAMS = ("hfids", "tfds", "wds")  # timm's sources without random access
 # How torchvision's data sets that know only train and test take timm's names of splits.
-TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist")
+TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("val", "valid", "validation", "eval", "evaluation", "test")
 

@@ -105,8 +105,7 @@ def run_jobs(
 
     try:
         while not all(job.has_ended for job in jobs):
-            open_jobs = [job for job in jobs if job.state in ("waiting", "elsewhere")]
-            for job in sorted(open_jobs, key=lambda job: job.failures):
+            for job in sorted((j for j in jobs if j.state in ("waiting", "elsewhere")), key=lambda j: j.failures):
                 if len(running) == workers:
                     break
                 before = job.state
