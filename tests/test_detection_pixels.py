@@ -1,5 +1,6 @@
 """Images of detection: the pixels that all else sees, boxes that fit them, and sizes as they are annotated."""
 
+import itertools
 import json
 import os
 import shutil
@@ -86,14 +87,14 @@ def test_mmdets_name_is_ours_and_mmcvs_stays():
     assert type(TRANSFORMS.build({"type": "InferencerLoader"}).from_file) is LoadImage  # what DetInferencer opens by
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp"])
-@pytest.mark.parametrize("options", [{}, {"to_float32": True}, {"backend_args": {"backend": "local"}}])
-def test_ordinary_images_are_mmcvs_bits(tmp_path, suffix, options):
-    path = str(picture(tmp_path / f"x.{suffix}", size=(61, 43)))
-    ours, theirs = (kind(**options).transform({"img_path": path, "img_id": 3}) for kind in (LoadImage, FromFile))
-    assert ours.keys() == theirs.keys() and ours["img"].dtype == theirs["img"].dtype
-    assert np.array_equal(ours["img"], theirs["img"]) and ours["img"].flags["C_CONTIGUOUS"]
-    assert ours["ori_shape"] == theirs["ori_shape"] == ours["img_shape"] == (43, 61)
+def test_ordinary_images_are_mmcvs_bits(tmp_path):
+    ways = ({}, {"to_float32": True}, {"backend_args": {"backend": "local"}})
+    for suffix, options in itertools.product(("jpg", "png", "bmp"), ways):
+        path = str(picture(tmp_path / f"x.{suffix}", size=(61, 43)))
+        ours, theirs = (kind(**options).transform({"img_path": path, "img_id": 3}) for kind in (LoadImage, FromFile))
+        assert ours.keys() == theirs.keys() and ours["img"].dtype == theirs["img"].dtype, (suffix, options)
+        assert np.array_equal(ours["img"], theirs["img"]) and ours["img"].flags["C_CONTIGUOUS"], (suffix, options)
+        assert ours["ori_shape"] == theirs["ori_shape"] == ours["img_shape"] == (43, 61)
 
 
 def test_bytes_from_elsewhere_are_opened_the_same(tmp_path):
@@ -125,7 +126,7 @@ def test_other_ways_to_read_are_refused(tmp_path, step, text):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-@pytest.mark.parametrize(("orientation", "stored"), [(1, False), (3, False), (6, False), (6, True)])
+@pytest.mark.parametrize(("orientation", "stored"), [(3, False), (6, False), (6, True)])
 def test_boxes_fit_whichever_way_the_image_lies(tmp_path, orientation, stored, suffix):
     config = one_box(tmp_path, orientation, stored, suffix)
     images = DetectionData(config).train_images
