@@ -157,7 +157,7 @@ def test_splits_that_are_not_heeded_are_refused(whole_cifar, split, key):
 
 def test_misspelt_split_of_a_data_set_of_two_is_told_before_it_is_looked_for(tmp_path):
     for reader in ("torch/qmnist", "torch/KMNIST"):
-        with pytest.raises(UserError, match=f"key 'data.train' is 'trian', expected a split of {reader}: train or test"):
+        with pytest.raises(UserError, match=f"'data.train' is 'trian', expected a split of {reader}: train or test"):
             open_images(named(reader, "trian", "test", f"data.root={tmp_path}"), "train")
 
 
