@@ -297,9 +297,9 @@ def test_a_root_without_a_reader_is_refused(tmp_path, monkeypatch):
         open_images(config, "train")
 
 
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [
+def test_files_are_not_called_procedural():
+    """In records and tables, which would else put runs of other images beside those of the procedural ones."""
+    for settings, name in (
         ([], "procedural"),
         (["data.name=mine"], "mine"),
         (["data.source=timm", "data.name=mine", "data.train=/a/photos/train", "data.val=/a/photos/val"], "mine"),
@@ -307,8 +307,5 @@ def test_a_root_without_a_reader_is_refused(tmp_path, monkeypatch):
         (["data.source=timm", "data.train=/a/photos/train.tar", "data.val=/b/dev.tar"], "dev"),
         (["data.source=timm", "data.val=/a/photos/val"], "photos"),
         (["data.source=timm", "data.reader=torch/mnist", "data.train=train", "data.val=test"], "torch/mnist"),
-    ],
-)
-def test_files_are_not_called_procedural(settings, name):
-    """In records and tables, which would else put runs of other images beside those of the procedural ones."""
-    assert data_name(load_config(None, settings).data) == name
+    ):
+        assert data_name(load_config(None, settings).data) == name
