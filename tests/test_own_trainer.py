@@ -201,6 +201,15 @@ def check_going_on(tmp_path, kind):
     assert_same_weights(other, module)
 
 
+def test_going_on_from_the_last_batch_of_an_epoch(tmp_path):
+    """Where Lightning begins the next epoch without a word to the module: the mean loss is still of one epoch."""
+    path = tmp_path / "x.ckpt"
+    straight, own, module = fit(tmp_path, watch=Watch(save_after=BATCHES, path=path))
+    resumed, again, other = fit(tmp_path, ckpt_path=path)
+    assert resumed.batches == straight.batches[BATCHES:] and again.callback_metrics == own.callback_metrics
+    assert_same_weights(other, module)
+
+
 def test_going_on_from_the_middle_of_a_step_is_refused(tmp_path):
     path, kind = tmp_path / "x.ckpt", {"accumulate_grad_batches": 2}
     fit(tmp_path, watch=Watch(save_after=3, path=path), **kind)

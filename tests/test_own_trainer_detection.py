@@ -46,9 +46,10 @@ def fit(folder, *overrides, ckpt_path=None, watch=None, **settings):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """A fit under Lightning's defaults, and its folder, in which a checkpoint of seven batches is left."""
+    """A fit under Lightning's defaults, and its folder, in which checkpoints of five and seven batches are left."""
     folder = tmp_path_factory.mktemp("plain")
-    return *fit(folder, watch=Watch(save_after=BATCHES + 2, path=folder / "seven.ckpt")), folder
+    epoch = Watch(save_after=BATCHES, path=folder / "five.ckpt")
+    return *fit(folder, watch=Watch(save_after=BATCHES + 2, path=folder / "seven.ckpt"), callbacks=[epoch]), folder
 
 
 def test_a_users_trainer_gives_what_the_command_gives(plain):
@@ -67,10 +68,19 @@ def test_going_on_inside_an_epoch(plain):
     assert resumed.batches == straight.batches[BATCHES + 2 :] and resumed.rates == straight.rates[BATCHES + 2 :]
     for (name, value), (_, expected) in zip(other.state_dict().items(), module.state_dict().items(), strict=True):
         assert torch.equal(value, expected), name
+    assert again.callback_metrics["train/loss"] == own.callback_metrics["train/loss"]
     held = LitDetector.load_from_checkpoint(path).state_dict()
     assert held.keys() == module.state_dict().keys()
     with pytest.raises(UserError, match="^the checkpoint to go on from has 5 optimiser steps an epoch, this run 3"):
         fit(folder, ckpt_path=path, accumulate_grad_batches=2)
+
+
+def test_going_on_from_the_last_batch_of_an_epoch(plain):
+    """Where Lightning begins the next epoch without a word to the module: the mean loss is still of one epoch."""
+    straight, own, _, folder = plain
+    resumed, again, _ = fit(folder, ckpt_path=folder / "five.ckpt")
+    assert resumed.batches == straight.batches[BATCHES:] and len(resumed.figures) == 1
+    assert again.callback_metrics["train/loss"] == own.callback_metrics["train/loss"]
 
 
 DECAY = "param_scheduler.1.milestones=[1]"  # to a tenth after an epoch, beside a warm-up of five steps

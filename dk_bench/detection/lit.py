@@ -128,12 +128,11 @@ class LitDetector(ConfiguredModule):
         """Sets the modes that the detector wants in training: some keep normalisation in evaluation mode then."""
         self.model.train()
 
-    def on_train_epoch_start(self) -> None:
-        self.train_loss.reset()  # a checkpoint's, unless it is gone on from inside the epoch
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Makes the choice of proposals and the like a function of (seed, step, rank): resuming needs no state of
         generators. Sets whether validation follows the epoch, which a step that is resumed into tells too."""
+        if batch_idx == 0:  # Lightning calls no on_train_epoch_start where it goes on from an epoch's last batch
+            self.train_loss.reset()
         seed_step(self.config.run.seed, self.batches_before(batch_idx), self.global_rank)
         epochs = self.current_epoch + 1
         # Lightning validates after epochs that this divides.

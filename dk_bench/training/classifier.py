@@ -104,11 +104,10 @@ class LitClassifier(ConfiguredModule):
                 raise
             raise Diverged(f"{str(error).splitlines()[0]} {self.when()}") from error
 
-    def on_train_epoch_start(self) -> None:
-        self.train_loss.reset()  # a checkpoint's, unless it is gone on from inside the epoch
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Makes drop path and the like a function of (seed, batch, rank): resuming needs no state of generators."""
+        if batch_idx == 0:  # Lightning calls no on_train_epoch_start where it goes on from an epoch's last batch
+            self.train_loss.reset()
         torch.manual_seed(mix_seed(self.config.seed, self.batches_before(batch_idx), self.global_rank))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
