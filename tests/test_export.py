@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -65,19 +66,18 @@ def test_one_compiled_graph_for_all_batches(module):
     assert len(operators) > 50 and not any("convolution" in name for name in operators)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("module", PER_IMAGE, ids=lambda m: type(m).__name__)
-def test_compiled_graph_under_autocast(module, dtype):
+def test_compiled_graph_under_autocast():
     """What it multiplies element by element takes autocast's dtype, as the convolution does, and loses no more."""
-    moved(module)
-    torch._dynamo.reset()
-    x = torch.randn(2, 6, 9, 8)
-    expected = module(x)
-    with torch.autocast("cpu", dtype):
-        out, eager = torch.compile(module, backend="aot_eager", fullgraph=True)(x), module(x)
-    assert out.dtype == eager.dtype == dtype
-    bound = (eager.float() - expected).abs().max() * 1.5
-    assert (out.float() - expected).abs().max() <= bound
+    for module, dtype in itertools.product(PER_IMAGE, (torch.bfloat16, torch.float16)):
+        moved(module)
+        torch._dynamo.reset()
+        x = torch.randn(2, 6, 9, 8)
+        expected = module(x)
+        with torch.autocast("cpu", dtype):
+            out, eager = torch.compile(module, backend="aot_eager", fullgraph=True)(x), module(x)
+        assert out.dtype == eager.dtype == dtype
+        bound = (eager.float() - expected).abs().max() * 1.5
+        assert (out.float() - expected).abs().max() <= bound, (module, dtype)
 
 
 def test_compiled_graph_keeps_channels_last():
