@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -107,7 +108,6 @@ NESTED = {
     "third grad": third_by_grad,
     "third by autograd": third_by_autograd,
     "dual numbers that require grad": dual_numbers_that_require_grad,
-    "double reverse": lambda f, t, v: torch.autograd.functional.jvp(f, t, v),
     "vectorised hessian": lambda f, t, v: torch.autograd.functional.hessian(
         lambda *a: total(f(*a)), t, vectorize=True, outer_jacobian_strategy="forward-mode"),
 }
@@ -166,23 +166,20 @@ def doubled(variant) -> list:
 
 @VARIANTS
 def test_vmap_over_any_operands(variant):
-    check_every_mapping(make(variant)[0], doubled(variant))
-
-
-@VARIANTS
-@pytest.mark.parametrize("mask", [(True,) * 4, (True, True, True, False), (True, False, False, True), (False,) * 4])
-def test_vmap_over_the_gradients(variant, mask):
+    """Of the operator and of its gradients."""
     tensors = doubled(variant)
-    out = make(variant)[0](*tensors)
+    check_every_mapping(make(variant)[0], tensors)
+    gradient = along([make(variant)[0](*tensors)])[0]
     absent = {"none": (1, 2), "data": (2,), "kernel": (1,), "both": ()}[variant[0]]
 
-    def gradients(*given):
+    def gradients(mask, *given):
         full = list(given)
         for i in absent:
             full.insert(1 + i, None)
         return backward_op(*full, *GEOMETRY.values(), variant[1], False, False, mask)
 
-    check_every_mapping(gradients, [along([out])[0], *tensors])
+    for mask in ((True,) * 4, (True, True, True, False), (True, False, False, True), (False,) * 4):
+        check_every_mapping(partial(gradients, mask), [gradient, *tensors])
 
 
 def test_out_dims_levels_and_chunks():
@@ -289,11 +286,11 @@ TRACED = {
 
 @pytest.mark.parametrize("kind", TRACED)
 def test_compiles_under_transforms(kind):
-    function = TRACED[kind](make(("both", True))[0])
-    given = make(("both", True))[2]
+    compiled, plain, given = make(("both", True))
+    function = TRACED[kind](compiled)
     if kind == "vmap(grad)":
         given = (*(torch.stack((t, t + 0.1)) for t in given[:-1]), given[-1])
-    same(torch.compile(function, backend="aot_eager", fullgraph=True)(*given), function(*given))
+    same(torch.compile(function, backend="aot_eager", fullgraph=True)(*given), TRACED[kind](plain)(*given))
 
 
 def test_dual_numbers_compile():
@@ -311,11 +308,14 @@ def test_dual_numbers_compile():
 
 @pytest.mark.parametrize(("kind", "mode"), [("jvp", "real"), ("grad", "real"), ("grad", "symbolic")])
 def test_make_fx(kind, mode):
-    compiled, _, given = make(("both", True))
-    function = TRACED["jvp"](compiled) if kind == "jvp" else grad(lambda *t: total(compiled(*t)), (0, 1, 2, 3))
+    compiled, plain, given = make(("both", True))
+    function, expected = (
+        TRACED["jvp"](call) if kind == "jvp" else grad(lambda *t, call=call: total(call(*t)), (0, 1, 2, 3))
+        for call in (compiled, plain)
+    )
     graph = make_fx(function, tracing_mode=mode)(*given)
     assert "dk_bench.deform_kernel_conv" in graph.code
-    same(graph(*given), function(*given))
+    same(graph(*given), expected(*given))
 
 
 def test_functionalize():
@@ -347,24 +347,24 @@ def test_checkpoint():
              torch.autograd.grad(total(plain(*leaves)), leaves) if not reentrant else plain(*leaves))
 
 
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
-def test_bad_dtype_is_named_under_transforms(dtype):
-    x, weight = torch.ones(1, 2, 5, 5, dtype=dtype), torch.ones(2, 1, 3, 3)
-    for function in (lambda w: jvp(lambda u: op(x, None, None, u, [3, 3], [1, 1], [1, 1], [1, 1], True), (w,), (w,)),
-                     lambda w: vmap(lambda y: op(y, None, None, w, [3, 3], [1, 1], [1, 1], [1, 1], True))(x[None])):
+def test_bad_dtype_is_named_under_transforms():
+    weight, geometry = torch.ones(2, 1, 3, 3), ([3, 3], [1, 1], [1, 1], [1, 1], True)
+    for dtype in (torch.complex64, torch.int64):
+        x = torch.ones(1, 2, 5, 5, dtype=dtype)
         with pytest.raises(RuntimeError, match="input: expected a floating dtype"):
-            function(weight)
+            jvp(lambda w, x=x: op(x, None, None, w, *geometry), (weight,), (weight,))
+        with pytest.raises(RuntimeError, match="input: expected a floating dtype"):
+            vmap(lambda y: op(y, None, None, weight, *geometry))(x[None])
 
 
-@pytest.mark.parametrize("module", [functional, reference])
-def test_global_kernels(module):
+def test_global_kernels():
     """sample_kernel is plain PyTorch."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(2, 2, 4, 3, dtype=torch.float64, generator=generator)
     offset = 0.2 + 0.5 * torch.rand(2, 8, dtype=torch.float64, generator=generator)
 
     def call(w, o):
-        return module.sample_kernel(w, o, kernel_size=2)
+        return functional.sample_kernel(w, o, kernel_size=2)
 
     leaves = [t.clone().requires_grad_() for t in (weight, offset)]
     assert gradcheck(call, leaves, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
