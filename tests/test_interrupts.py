@@ -41,10 +41,17 @@ class Signal(pl.Callback):
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """No test may leave a handler behind."""
-    before = {number: signal.getsignal(number) for number in STOPS}
+    """The tests begin as a program in a terminal does, also where they run in the background, under nohup, where some
+    signals are ignored; none may leave a handler behind."""
+    found = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: signal.SIG_DFL for number in STOPS} | {signal.SIGINT: signal.default_int_handler}
+    for number, handler in before.items():
+        signal.signal(number, handler)
     yield
-    assert {number: signal.getsignal(number) for number in STOPS} == before
+    after = {number: signal.getsignal(number) for number in STOPS}
+    for number, handler in found.items():
+        signal.signal(number, handler)
+    assert after == before
 
 
 def send_in(monkeypatch, owner, method, number, call=1):

@@ -69,7 +69,8 @@ def _sum_over_taps(
 ) -> Tensor:
     """The same for a graph that is kept: a convolution's number of groups is a constant there, the batch's size not.
 
-    Depthwise kernels multiply, others are matrix products, tap by tap; 16-bit products are summed in float32.
+    Depthwise kernels multiply, others are matrix products, tap by tap; of 16-bit operands the former are exact, and
+    sums are float32.
     """
     if (dtype := autocast_dtype(input)) is not None:  # products element by element have no autocast
         input, kernel = input.to(dtype), kernel.to(dtype)
@@ -79,7 +80,7 @@ def _sum_over_taps(
     views = tap_views(input, tuple(kernel.shape[3:]), stride, padding, dilation)
     for view, tap in zip(views, kernel.flatten(3).unbind(3), strict=True):  # (N, Cout, Cin / groups) each
         if depthwise:
-            product = view * tap.unsqueeze(3)
+            product = view.to(total) * tap.to(total).unsqueeze(3)
         else:
             read = view.unflatten(1, (groups, -1)).flatten(3)  # (N, groups, Cin / groups, positions)
             product = (tap.unflatten(1, (groups, -1)) @ read).flatten(1, 2).unflatten(2, view.shape[2:])
