@@ -143,7 +143,7 @@ def map_at(tensors, pattern, dims, count: int = 3):
 
 
 def check_every_mapping(call, tensors, count: int = 3) -> None:
-    """vmap over every choice of operands, at dimensions in turn, is the calls one by one."""
+    """vmap over every choice of operands, at dimensions in turn, is the calls one by one; none at all have their shape."""
     for number, pattern in enumerate(itertools.product((True, False), repeat=len(tensors))):
         if not any(pattern):
             continue
@@ -152,10 +152,13 @@ def check_every_mapping(call, tensors, count: int = 3) -> None:
         results = [call(*(t if d is None else t.select(d, k) for t, d in zip(given, in_dims, strict=True)))
                    for k in range(count)]
         mapped = vmap(call, in_dims)(*given)
+        nothing = [t if d is None else t.narrow(d, 0, 0) for t, d in zip(given, in_dims, strict=True)]
+        none = vmap(call, in_dims)(*nothing)
         if isinstance(mapped, torch.Tensor):
-            mapped, results = [mapped], [[r] for r in results]
-        for m, r in zip(mapped, zip(*results, strict=True), strict=True):
+            mapped, none, results = [mapped], [none], [[r] for r in results]
+        for m, n, r in zip(mapped, none, zip(*results, strict=True), strict=True):
             same(m, torch.stack(r))
+            assert n.shape == (0, *r[0].shape)
 
 
 def doubled(variant) -> list:

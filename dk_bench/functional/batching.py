@@ -33,7 +33,7 @@ def join_channels(tensor: Tensor, dim: int | None, count: int) -> Tensor:
 
 def split(tensor: Tensor, dim: int, count: int) -> Tensor:
     """Undoes a join: ``dim`` becomes (count, its share)."""
-    share = tensor.shape[dim] // count if count else 0
+    share = tensor.shape[dim] // count
     return tensor.reshape(*tensor.shape[:dim], count, share, *tensor.shape[dim + 1 :])
 
 

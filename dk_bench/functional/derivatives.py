@@ -21,6 +21,8 @@ from torch.autograd import forward_ad
 from torch.func import vjp
 from torch.utils._pytree import tree_map
 
+from dk_bench.functional.batching import one_by_one
+
 Tensors = Sequence[Tensor | None]
 
 
@@ -31,7 +33,7 @@ class Rules:
     Attributes:
         backward: (gradients of the outputs, operands, settings, which gradients are wanted) to those of the operands.
         jvp: (tangents of the operands, operands, settings) to the output's, or a tuple of them.
-        vmap: as ``torch.autograd.Function.vmap``.
+        vmap: as ``torch.autograd.Function.vmap``, of one call or more.
         autocast: the arguments to those that autocast makes of them.
         constants: the operands by which there is no derivative. Reverse mode gives None for them; forward mode, where
             that would read as zero, raises RuntimeError.
@@ -121,6 +123,8 @@ def _make_function(op, rules: Rules) -> type[torch.autograd.Function]:
             return rules.jvp(tangents[:count], operands, ctx.settings)
 
     def vmap(info, in_dims, _, *arguments):
+        if info.batch_size == 0:
+            return one_by_one(op, 0, in_dims[1:], arguments)
         return rules.vmap(info, in_dims[1:], *arguments)
 
     methods = {f.__name__: staticmethod(f) for f in (forward, setup_context, backward, jvp, vmap)}
