@@ -143,7 +143,7 @@ def map_at(tensors, pattern, dims, count: int = 3):
 
 
 def check_every_mapping(call, tensors, count: int = 3) -> None:
-    """vmap over every choice of operands, at dimensions in turn, is the calls one by one; none at all have their shape."""
+    """vmap over every choice of operands, at dimensions in turn, is the calls one by one; none have their shape."""
     for number, pattern in enumerate(itertools.product((True, False), repeat=len(tensors))):
         if not any(pattern):
             continue
