@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dk_bench import functional
 from dk_bench.analysis.bench import peak_memory
+from dk_bench.functional.private import check_torch
 
 GEOMETRY = {"kernel_size": (3, 3), "stride": (2, 1), "padding": (1, 1), "dilation": (1, 2), "clip": True}
 
@@ -113,3 +114,13 @@ def test_no_im2col_and_no_stored_kernels(memory_format):
     assert 0.9 * x.nbytes <= peak < x.nbytes + 8e6  # the kernel counts pages in batches, a few hundred kB off
     peak = peak_memory(lambda: torch.autograd.grad(forward().sum(), (x, offset, weight)), x.device)
     assert peak < 2 * x.nbytes + 2 * offset.nbytes + 12e6
+
+
+@pytest.mark.parametrize(("module", "name"), [
+    (torch._C, "_any_requires_grad"), (torch._C._functorch, "TransformType"),
+    (torch.autograd.forward_ad, "_set_fwd_grad_enabled")])
+def test_a_torch_without_what_derivatives_need_is_named(monkeypatch, module, name):
+    check_torch()
+    monkeypatch.delattr(module, name)
+    with pytest.raises(ImportError, match=rf"^dk_bench: torch {torch.__version__[:4]}.* has no torch\..*\.{name},"):
+        check_torch()

@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType
-from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.amp import is_autocast_available
 from torch.autograd import forward_ad
 from torch.func import vjp
@@ -67,9 +65,10 @@ def register_derivatives(library: torch.library.Library, name: str, rules: Rules
         if rules.autocast and is_autocast_available(device) and torch.is_autocast_enabled(device):  # else it came last
             arguments = rules.autocast(*arguments)
         levels = [level.key() for level in torch._C._functorch.get_interpreter_stack()]
-        if levels[-1] == TransformType.Functionalize:
+        functionalize = torch._C._functorch.TransformType.Functionalize
+        if levels[-1] == functionalize:
             return _functionalize(op, arguments)
-        if TransformType.Functionalize in levels:
+        if functionalize in levels:
             raise RuntimeError(f"{name}: torch.func.functionalize goes inside of torch.func's other transforms")
         return function.apply(None, *arguments)
 
@@ -86,7 +85,8 @@ def _below_autograd(op, keyset, arguments):
 
 def _functionalize(op, arguments):
     """Nothing of the operator's is in place or a view, so that torch.func.functionalize has nothing to do."""
-    functorch, interpreter = torch._C._functorch, retrieve_current_functorch_interpreter()
+    functorch = torch._C._functorch
+    interpreter = torch._functorch.pyfunctorch.retrieve_current_functorch_interpreter()
     plain = [functorch._unwrap_functional_tensor(a, False) if isinstance(a, Tensor) else a for a in arguments]
     with interpreter.lower():
         result = op(*plain)

@@ -15,6 +15,9 @@ from dk_bench import reference
 from dk_bench._arguments import check_local
 from dk_bench.functional.batching import join_channels, join_images, one_by_one, split
 from dk_bench.functional.derivatives import Reference, Rules, of_chosen, push_forward, register_derivatives
+from dk_bench.functional.private import check_torch
+
+check_torch()
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
