@@ -13,12 +13,12 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
 from dk_bench.nn import CondConv2d, GlobalDeformKernel2d
-from tests.export_cases import BATCH, MODELS, moved
+from tests.export_cases import BATCH, moved
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
-@pytest.mark.parametrize("name", [*MODELS, "test_resnetdw_dk_s9", "test_resnetdw_gdk"])
+@pytest.mark.parametrize("name", ["test_resnetdw_scc_dk", "test_resnetdw_dcn", "test_resnetdw_gdk"])
 @torch.no_grad()
 def test_torch_export(name):
     """The graph goes through a file and takes other batches."""
@@ -39,11 +39,18 @@ PER_IMAGE = [
 ]
 
 
+def begun(module: torch.nn.Module) -> torch.nn.Module:
+    """The module with the same weights in every test."""
+    torch.manual_seed(0)
+    module.reset_parameters()
+    torch._dynamo.reset()
+    return moved(module)
+
+
 @pytest.mark.parametrize("module", PER_IMAGE, ids=lambda m: type(m).__name__)
 def test_one_compiled_graph_for_all_batches(module):
     """With gradients. Inductor takes a convolution's number of groups for a constant, so that images may be none."""
-    moved(module)
-    torch._dynamo.reset()
+    begun(module)
     operators: list[str] = []
 
     def record(graph: torch.fx.GraphModule, inputs: list) -> Callable:
@@ -70,21 +77,18 @@ def test_compiled_graph_under_autocast():
     """What it multiplies element by element takes autocast's dtype, as the convolution does, and loses hardly more: a
     matrix product is rounded for every tap, a convolution once."""
     for module, dtype in itertools.product(PER_IMAGE, (torch.bfloat16, torch.float16)):
-        torch.manual_seed(0)
-        module.reset_parameters()
-        moved(module)
-        torch._dynamo.reset()
+        begun(module)
         x = torch.randn(2, 6, 9, 8)
         expected = module(x)
         with torch.autocast("cpu", dtype):
-            out, eager = torch.compile(module, backend="aot_eager", fullgraph=True)(x), module(x)
-        assert out.dtype == eager.dtype == dtype
-        bound = (eager.float() - expected).abs().max() * 2
-        assert (out.float() - expected).abs().max() <= bound, (module, dtype)
+            results = torch.compile(module, backend="aot_eager", fullgraph=True)(x), module(x)
+        assert [out.dtype for out in results] == [dtype] * 2
+        compiled, eager = ((out.float() - expected).square().mean().sqrt() for out in results)
+        assert 0 < compiled < 1.3 * eager, (module, dtype)
 
 
 def test_compiled_graph_keeps_channels_last():
-    module = moved(PER_IMAGE[0])
+    module = begun(PER_IMAGE[0])
     x = torch.randn(2, 6, 9, 8).to(memory_format=torch.channels_last)
     out = torch.compile(module, backend="aot_eager", fullgraph=True)(x)
     assert out.is_contiguous(memory_format=torch.channels_last)
