@@ -253,7 +253,11 @@ def test_a_users_module_goes_on_with_the_right_images(tmp_path):
 
 
 def test_overfitting_repeats_the_first_batches(tmp_path):
-    watch, _, _ = fit(tmp_path, overfit_batches=2)
+    path = tmp_path / "x.ckpt"
+    watch, _, module = fit(tmp_path, overfit_batches=2, watch=Watch(save_after=1, path=path))
+    resumed, _, other = fit(tmp_path, overfit_batches=2, ckpt_path=path)
+    assert resumed.batches == watch.batches[1:]
+    assert_same_weights(other, module)
     first, second = watch.batches[:2], watch.batches[2:]
     assert first == second and len({image for batch in first for image in batch}) == 8
     _, data = parts(tmp_path)

@@ -97,8 +97,10 @@ def test_schedules_count_the_trainers_steps(tmp_path):
 
 
 def test_overfitting_repeats_the_first_batches(tmp_path):
-    watch, _, _ = fit(tmp_path, DECAY, overfit_batches=2)
-    assert watch.batches[:2] == watch.batches[2:]
+    path = tmp_path / "x.ckpt"
+    watch, _, _ = fit(tmp_path, DECAY, overfit_batches=2, watch=Watch(save_after=1, path=path))
+    resumed, _, _ = fit(tmp_path, DECAY, overfit_batches=2, ckpt_path=path)
+    assert watch.batches[:2] == watch.batches[2:] and resumed.batches == watch.batches[1:]
     assert len({image for batch in watch.batches for image in batch}) == 4
     assert watch.rates == pytest.approx([0.005, 0.014, 0.0023, 0.0032])
 

@@ -88,7 +88,10 @@ class ClassificationData(LightningDataModule):
         count, steps = len(self.train_images), self.steps_per_epoch
         images = Augmented(self._kept(self.train_images), train_transform(self.config), self.seed)
         if self.trainer and self.trainer.overfit_batches > 0:
-            return self._loader(images, InOrder(steps * batch, rank, world), drop_last=True)
+            in_order = InOrder(
+                steps * batch, rank, world, done=lambda: batches_done(self.trainer, steps) * self._batch_size()
+            )
+            return self._loader(images, in_order, ResumingLoader, drop_last=True)
         sampler = StepSampler(count, batch, seed=self.seed, rank=rank, world=world)
         if self.trainer:
             sampler.done = partial(batches_done, self.trainer, steps)

@@ -77,19 +77,20 @@ class ResumingLoader(DataLoader):
 class InOrder(DistributedSampler, SequentialSampler):
     """``count`` images in order, spread over ``world`` processes: each image once, none repeated to fill up.
 
-    Lightning leaves it alone, being a DistributedSampler, on several devices, and, being a SequentialSampler, under
-    ``overfit_batches``.
+    ``done`` says, when the first image is asked for, how many of this process's are to be left out. Lightning leaves it
+    alone, being a DistributedSampler, on several devices, and, being a SequentialSampler, under ``overfit_batches``.
     """
 
-    def __init__(self, count: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, count: int, rank: int = 0, world: int = 1, *, done: Callable[[], int] = lambda: 0) -> None:
         super().__init__(range(count), num_replicas=world, rank=rank, shuffle=False)
+        self.done = done
 
     def __len__(self) -> int:
         return len(self.dataset[self.rank :: self.num_replicas])
 
     def __iter__(self) -> Iterator[int]:
         check_processes(self.num_replicas)
-        yield from self.dataset[self.rank :: self.num_replicas]
+        yield from self.dataset[self.rank :: self.num_replicas][self.done() :]
 
 
 class StepSampler(DistributedSampler):

@@ -123,7 +123,10 @@ class DetectionData(LightningDataModule):
         if self.trainer and self.trainer.overfit_batches > 0:
             (rank, world), size = processes(), settings.get("batch_size", 1)
             whole = len(images) // (size * world) * size * world
-            return self._loader(settings, images, sampler=InOrder(whole or len(images), rank, world), batch_size=size)
+            in_order = InOrder(
+                whole or len(images), rank, world, done=lambda: batches_done(self.trainer, len(batches)) * size
+            )
+            return self._loader(settings, images, ResumingLoader, sampler=in_order, batch_size=size)
         if not self.trainer:
             return self._loader(settings, images, sampler=KeyedBatches(batches), batch_size=None)
         sampler = KeyedBatches(batches, partial(batches_done, self.trainer, len(batches)))
