@@ -132,13 +132,22 @@ def test_experts_of_a_float64_kernel_add_up_in_float64(experts, kernel_size):
     torch.testing.assert_close(module.weight.sum(0) / 2, conv.weight.flatten(), atol=1e-15, rtol=1e-14)
 
 
-@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("kind, options", MODULES, ids=ids)
-def test_vmap(kind, options, format):
+def check_vmap(kind, options):
     module = moved(kind, options)
-    batches = [torch.randn(2, 6, 9, 8).to(memory_format=format) for _ in range(3)]
-    expected = torch.stack([module(batch) for batch in batches])
-    torch.testing.assert_close(vmap(module)(torch.stack(batches)), expected, atol=1e-5, rtol=1e-5)
+    for format in (torch.contiguous_format, torch.channels_last):
+        batches = [torch.randn(2, 6, 9, 8).to(memory_format=format) for _ in range(3)]
+        expected = torch.stack([module(batch) for batch in batches])
+        torch.testing.assert_close(vmap(module)(torch.stack(batches)), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind, options", PER_IMAGE, ids=ids)
+def test_vmap(kind, options):
+    check_vmap(kind, options)
+
+
+def test_vmap_of_what_differs_at_every_position():
+    for kind, options in PER_POSITION:
+        check_vmap(kind, options)
 
 
 @pytest.mark.parametrize("kind, options", MODULES, ids=ids)
