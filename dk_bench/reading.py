@@ -9,7 +9,7 @@ there the value that stands decides (`annotation_of`).
 - A list is in brackets, a section in braces. Inside, a text may stand in quotes, with the escapes of Python and JSON,
   and must where it begins with a quote or holds a comma or a bracket.
 - Where nothing says what a key takes, a text is one of the above if it looks like it, and else itself; in quotes it
-  is always a text.
+  is always a text. ``yes``, ``no``, ``on`` and ``off`` may be meant either way there: they are an error.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any, Literal
 INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)")
 DECIMAL = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+UNCLEAR = ("yes", "no", "on", "off")  # truth values to YAML, true to Python
 NULLS = ("null", "None")
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 CLOSING = {"[": "]", "(": ")", "{": "}"}
@@ -195,6 +196,8 @@ def _read_word(raw: str, kinds: tuple[Any, ...], key: str) -> Any:
         return int(text)
     if DECIMAL.fullmatch(text) and (Any in kinds or float in kinds) and _fits(text):
         return float(text)
+    if Any in kinds and isinstance(raw, Word) and text.lower() in UNCLEAR:
+        raise Misread(f"key '{key}' is {text!r}, expected true or false, or quotes around it if it is a text")
     if takes_text or any(typing.get_origin(kind) is Literal and text in typing.get_args(kind) for kind in kinds):
         return text
     raise _misread(raw, kinds, key)

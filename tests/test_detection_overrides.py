@@ -125,6 +125,7 @@ def test_sections_are_deleted_as_mmdet_deletes_them(values):
     ("model={'backbone': {'norm_eval': 0}}", "key 'model.backbone.norm_eval' is '0', expected true or false or null"),
     ("sync_bn=false", "key 'sync_bn' is 'false', expected one of torch, mmcv or null"),
     ("other_classes=yes", "key 'other_classes' is 'yes', expected true or false"),
+    ("optim_wrapper.optimizer.nesterov=no", "is 'no', expected true or false, or quotes around it if it is a text"),
     ("resume=last.pth", "key 'resume' is 'last.pth', expected true or false"),
     ("randomness=3", "key 'randomness' is '3', expected keys and values in braces"),
     ("custom_hooks=EMAHook", "key 'custom_hooks' is 'EMAHook', expected a list in brackets or null"),

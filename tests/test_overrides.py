@@ -83,7 +83,8 @@ VALUES = [
     ("data.mean[1]=0.25", [0.485, 0.25, 0.406]), ("data.mean.2=0", [0.485, 0.456, 0.0]),
     ("model.spec={'depthwise': 'local', 'scope': 5}", {"depthwise": "local", "scope": 5}),
     ("model.spec={depthwise: local, clip: false,}", {"depthwise": "local", "clip": False}),
-    ("model.kwargs.a=1", 1), ("model.kwargs.a=1e-4", 1e-4), ("model.kwargs.a=007", "007"), ("model.kwargs.a=no", "no"),
+    ("model.kwargs.a=1", 1), ("model.kwargs.a=1e-4", 1e-4), ("model.kwargs.a=007", "007"),
+    ("model.kwargs.a='no'", "no"), ("model.kwargs.a=node", "node"),
     ("model.kwargs.a=12:30", "12:30"), ("model.kwargs.a=None", None), ("model.kwargs.a=true", True),
     ("model.kwargs.a='1'", "1"), ("model.kwargs.a=a, b #c", "a, b #c"), ("model.kwargs.a=${b}", "${b}"),
     ("model.kwargs.a=\"a\\u00e9\\\"b\"", 'aé"b'), ("model.kwargs.a=[]", []), ("model.kwargs.a={}", {}),
@@ -121,6 +122,8 @@ def test_other_values():
     ("model.kwargs=3", "key 'model.kwargs' is '3', expected keys and values in braces"),
     ("model={spec: {depthwise: 007}}", "key 'model.spec' is {'depthwise': '007'}: depthwise: expected one of"),
     ("trainer.compile=yes", "key 'trainer.compile' is 'yes', expected true or false"),
+    ("model.kwargs.a=no", "key 'model.kwargs.a' is 'no', expected true or false, or quotes around it if it is a text"),
+    ("model.kwargs={a: [1, On]}", "key 'model.kwargs.a[1]' is 'On', expected true or false, or quotes around it"),
     ("trainer.compile=1", "key 'trainer.compile' is '1', expected true or false"),
     ("trainer.devices=12:30", "key 'trainer.devices' is '12:30', expected auto, a number of devices"),
     ("trainer.devices=010", "key 'trainer.devices' is '010', expected auto, a number of devices"),
@@ -207,6 +210,7 @@ NO_CONTENT = [
     ("seed: 010", "key 'seed' is '010', expected an integer"),
     ("seed: 1_0", "key 'seed' is '1_0', expected an integer"),
     ("data: {size: 12:30}", "key 'data.size' is '12:30', expected an integer"),
+    ("model: {kwargs: {a: yes}}", "key 'model.kwargs.a' is 'yes', expected true or false, or quotes around it"),
     ("trainer: {compile: yes}", "key 'trainer.compile' is 'yes', expected true or false"),
     ("optim: {lr: .inf}", "key 'optim.lr' is '.inf', expected a number"),
     ("seed: 1\noptim: {lr: 1}\nseed: 2", "line 3: key 'seed' stands there twice"),
@@ -230,14 +234,14 @@ def test_what_a_file_cannot_hold_is_named(tmp_path):
 def test_file_has_numbers_nulls_anchors_and_free_words(tmp_path):
     (tmp_path / "a.yaml").write_text(
         "optim: {lr: 1e-4, weight_decay: 5}\n"
-        "model: {checkpoint: ~, kwargs: {a: 1e-4, b: no, c: '1', d: 007, e: , f: [1, x]}}\n"
+        "model: {checkpoint: ~, kwargs: {a: 1e-4, b: 'no', c: '1', d: 007, e: , f: [1, x]}}\n"
         "data: {augment: {scale: null}, train: 010}\nema: {decay: 0.5}\ntrainer: {devices: 2}\n"
     )
     config = load_config(tmp_path / "a.yaml")
     assert (config.optim.lr, config.optim.weight_decay, config.model.checkpoint) == (1e-4, 5.0, None)
     assert config.model.kwargs == {"a": 1e-4, "b": "no", "c": "1", "d": "007", "e": None, "f": [1, "x"]}
     assert (config.data.train, config.data.augment.scale, config.trainer.devices) == ("010", None, 2)
-    (tmp_path / "b.yaml").write_text("ema: &e {decay: 0.5}\nmodel: {kwargs: {<<: *e, a: yes}}\n")
+    (tmp_path / "b.yaml").write_text("ema: &e {decay: 0.5}\nmodel: {kwargs: {<<: *e, a: 'yes'}}\n")
     assert load_config(tmp_path / "b.yaml").model.kwargs == {"decay": 0.5, "a": "yes"}
 
 
