@@ -87,6 +87,13 @@ def wind_down() -> None:
     _ending = True
 
 
+def heed_another() -> None:
+    """Has the next signal raise again after `wind_down`."""
+    global _received, _ending
+    if _ending:
+        _received, _ending = None, False
+
+
 def _stop(number: int, _: object) -> None:
     global _received
     if not _ending:

@@ -60,7 +60,7 @@ class Rank:
 def this_rank() -> Rank:
     """Which process of its run this one is: the first, unless another of ours started it to be a further one.
 
-    Raises UserError where the variable was set by somebody else.
+    Raises UserError where the variable was set by somebody else, or came from a further process to what that started.
     """
     value = os.environ.get(RANK)
     if value is None:
@@ -69,7 +69,7 @@ def this_rank() -> Rank:
         rank = Rank(*map(int, value.split()))
     except (TypeError, ValueError):
         rank = None
-    if rank is None or not 0 < rank.number < rank.size:
+    if rank is None or not 0 < rank.number < rank.size or rank.parent != os.getppid():
         raise UserError(f"environment variable {RANK} is {value!r}, expected none: dk-bench sets it itself")
     threading.Thread(target=_follow, args=(rank.parent,), daemon=True, name="follow-the-first-process").start()
     return rank
@@ -99,7 +99,7 @@ def ordinary_environment() -> Iterator[None]:
         _remove_launchers()
         os.environ.update(taken)
         for name in taken:
-            del _hidden[name]
+            _hidden.pop(name, None)  # a block inside this one may have taken it again
 
 
 def announced_world() -> str | None:

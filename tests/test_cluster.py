@@ -20,7 +20,8 @@ from training_cases import TINY, tiny
 from dk_bench import launchers
 from dk_bench.cli import main
 from dk_bench.errors import BusyError, UserError
-from dk_bench.launchers import is_launchers, ordinary_environment, this_rank, without_launchers
+from dk_bench.interrupts import Interrupted, interrupts
+from dk_bench.launchers import Rank, is_launchers, ordinary_environment, this_rank, without_launchers
 from dk_bench.results import lock
 from dk_bench.results.lock import hold, is_held
 from dk_bench.results.record import find_records, read_record
@@ -150,6 +151,16 @@ def test_what_is_a_launchers_variable():
     assert without_launchers({**others, **TORCHRUN, "SLURM_PROCID": "0"}) == others
 
 
+def test_what_a_library_sets_may_be_taken_away_twice(monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    with ordinary_environment():
+        os.environ["PL_GLOBAL_SEED"] = "2"
+        with ordinary_environment():
+            assert "PL_GLOBAL_SEED" not in os.environ
+        assert os.environ["PL_GLOBAL_SEED"] == "2"
+    assert os.environ["PL_GLOBAL_SEED"] == "1"
+
+
 def test_environment_is_ordinary_in_a_block_and_comes_back(monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "1")
     monkeypatch.delenv("MASTER_PORT", raising=False)
@@ -224,7 +235,7 @@ def first(monkeypatch):
     def start(program, wait=lambda: own.exited.wait(20), formed=False):
         monkeypatch.setattr(sys, "orig_argv", ["python", "-S", "-c", program])
         monkeypatch.setattr(world.dist, "is_initialized", lambda: formed)
-        with own.together(2, said.append):
+        with own.together(2, lambda why: said.append(str(why))):
             return wait()
 
     own.start = start
@@ -245,6 +256,20 @@ def test_process_that_ends_before_it_joins_ends_the_run(first):
 def test_process_that_is_killed_ends_the_run(first):
     assert first.start("import os; os.kill(os.getpid(), 9)", formed=True)
     assert first.said == ["process 2 of 2 was ended by SIGKILL", 1]
+
+
+@pytest.mark.parametrize("program", ["import sys; sys.exit(138)", "import os, signal; os.kill(os.getpid(), 10)"])
+def test_signal_to_the_whole_group_that_does_not_reach_a_first_process_that_waits(first, program):
+    """In torch's own code, where Python heeds no signal: the others, which have ended by it, tell of it."""
+    assert first.start(program) and first.said == ["interrupted by SIGUSR1", 138]
+
+
+def test_signal_to_the_whole_group_is_no_loss_of_the_others(first):
+    def meet():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+
+    with pytest.raises(Interrupted, match="^interrupted by SIGTERM$"):
+        first.start("import sys; sys.exit(143)", wait=meet, formed=True)
 
 
 def test_world_that_does_not_form_ends_after_the_stated_time(first, monkeypatch):
@@ -268,6 +293,42 @@ def test_what_torch_says_of_a_process_that_is_gone_is_put_plainly(first):
         first.start("import sys; sys.exit(5)", wait=meet, formed=True)
 
 
+def test_signal_while_the_others_are_started_leaves_none(first, monkeypatch):
+    popen = subprocess.Popen
+
+    def start(*args, **kwargs):
+        process = popen(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(world.subprocess, "Popen", start)
+    with interrupts(), pytest.raises(Interrupted, match="interrupted by SIGTERM"):
+        first.start("import time; time.sleep(60)")
+    assert [process.returncode for process in first.others] == [-signal.SIGKILL]
+
+
+@pytest.mark.parametrize(
+    ("there", "asked"),
+    [({"rank": Rank(1, 2, 5000, 1)}, 1), ({"rank": Rank(1, 2, 5000, 1)}, 3), ({"others": [None]}, 1)],
+)
+def test_runs_of_one_program_have_as_many_processes(tmp_path, monkeypatch, there, asked):
+    """Two processes would train and write the second run, each the whole of it: none holds the other's lock."""
+    for name, value in there.items():
+        monkeypatch.setattr(world.own_world(), name, value)
+    config = short(tmp_path, f"trainer.devices={asked}", "trainer.accelerator=cpu")
+    with pytest.raises(UserError, match=f"'trainer.devices' asks for {asked} process(es)?, expected 2, as of the run"):
+        train(config)
+    assert not find_records([tmp_path])
+
+
+def test_evaluation_has_as_many_processes_as_the_run_before(first):
+    first.others.append(types.SimpleNamespace(poll=lambda: 0))
+    with pytest.raises(UserError, match="asks for 3 processes, expected 2"), first.together(3, first.said.append):
+        pass
+    with first.together(1, first.said.append):  # by the first alone, or by each for itself
+        pass
+
+
 @pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf"])
 def test_start_timeout_is_checked(monkeypatch, value):
     monkeypatch.setenv("DK_BENCH_START_TIMEOUT", value)
@@ -275,7 +336,7 @@ def test_start_timeout_is_checked(monkeypatch, value):
         start_seconds()
 
 
-@pytest.mark.parametrize("value", ["", "1", "0 2 1 1", "2 2 1 1", "a b c d"])
+@pytest.mark.parametrize("value", ["", "1", "0 2 1 1", "2 2 1 1", "a b c d", "1 2 5000 -1"])
 def test_rank_of_our_own_is_not_to_be_set_by_others(monkeypatch, capsys, value):
     monkeypatch.setenv(launchers.RANK, value)
     this_rank.cache_clear()

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,28 @@ def test_further_signals_do_not_keep_the_record_from_being_written(tmp_path, mon
     assert main(command(tmp_path)) == 128 + signal.SIGHUP
     (path,) = find_records([tmp_path])
     assert read_record(path).error == "interrupted by SIGHUP"
+
+
+def test_wandb_that_waits_for_a_network_is_ended_by_another_signal(tmp_path, monkeypatch, capsys):
+    from dk_bench.training import fitting
+
+    ended = []
+
+    def close(logger, record):
+        ended.append(record.error)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+        ended.append("waited on")
+
+    monkeypatch.setattr(training, "wandb_logger", lambda *_: types.SimpleNamespace(experiment=1))
+    monkeypatch.setattr(training, "make_trainer", lambda *_: types.SimpleNamespace(is_global_zero=True, world_size=1))
+    monkeypatch.setattr(fitting, "log_config", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(fitting, "close_logger", close)
+    assert main(command(tmp_path)) == 130
+    assert ended == ["interrupted by SIGTERM"]
+    assert capsys.readouterr().err.splitlines()[-1] == f"dk-bench train: interrupted by SIGINT; {GOES_ON}"
+    (path,) = find_records([tmp_path])
+    assert read_record(path).error == "interrupted by SIGTERM"
 
 
 def test_eval_that_is_asked_to_stop(tmp_path, monkeypatch, capsys):

@@ -121,6 +121,7 @@ def fit(
     ``interrupted``, with its signal. ``values`` is the configuration, plain data, for the logger (False: none).
     """
     record, path = keeper.record, keeper.record_path
+    own_world().check_size(trainer.world_size)
     with ExitStack() as at_the_end:
         try:
             if trainer.is_global_zero:
@@ -132,7 +133,7 @@ def fit(
                 log_config(logger, values)
                 log_record(logger, record)
             checkpoint = str(keeper.checkpoint_path) if resume else None
-            with _together(trainer, lambda why: _fail(trainer, record, path, ProcessLost(why))):
+            with _together(trainer, lambda why: _fail(trainer, record, path, why)):
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             record.metrics["final"] = dict(record.metrics["epochs"][-1])
             record.status, record.ended, record.throughput = "finished", utc_now(), keeper.throughput.rates()
@@ -151,7 +152,8 @@ def fit(
 
 
 def _end_log(logger: Any, record: RunRecord) -> None:
-    """Ends W&B's run. Where that fails, it hides no error that the run itself failed with."""
+    """Ends W&B's run. Where that fails, it hides no error that the run itself failed with; another signal ends it."""
+    interrupts.heed_another()  # the record is written, and W&B waits for a network as long as it takes
     try:
         close_logger(logger, record)
     except Exception as error:
@@ -217,13 +219,14 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _together(trainer: pl.Trainer, tell: Callable[[str], None]) -> Iterator[None]:
+def _together(trainer: pl.Trainer, tell: Callable[[BaseException], None]) -> Iterator[None]:
     """Runs what the trainer does in all its processes. ``tell`` is called before the process exits because it waits for
     another one that is gone. An interrupt comes out as itself, not as Lightning's exit or as what it did to others."""
 
-    def last_words(why: str) -> None:
+    def last_words(why: BaseException) -> None:
         tell(why)
-        print(f"failed: {why}", file=sys.stderr)
+        interrupted = isinstance(why, interrupts.Interrupted)
+        print(f"{why}; the same command goes on" if interrupted else f"failed: {why}", file=sys.stderr)
 
     try:
         with own_world().together(trainer.world_size, last_words):

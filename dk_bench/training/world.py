@@ -20,7 +20,7 @@ from pytorch_lightning.plugins.environments import ClusterEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from dk_bench.errors import UserError
-from dk_bench.interrupts import hold_on, interrupts
+from dk_bench.interrupts import STOPS, Interrupted, deferred, hold_on, interrupts
 from dk_bench.launchers import Rank, ordinary_environment, this_rank
 
 START_TIMEOUT = "DK_BENCH_START_TIMEOUT"  # environment variable, in seconds
@@ -74,28 +74,42 @@ class OwnWorld(ClusterEnvironment):
     def node_rank(self) -> int:
         return 0
 
+    def check_size(self, size: int) -> None:
+        """Raises UserError where there are processes of an earlier run already, and not ``size`` of them. They go
+        through the same program: each would train a run of one process, all in one folder, or a part of another."""
+        there = self.rank.size if self.rank.number else len(self.others) + 1
+        if there not in (1, size):
+            raise UserError(
+                f"key 'trainer.devices' asks for {size} process{'es' if size > 1 else ''}, expected {there}, as of the "
+                "run before; another program may train with other numbers"
+            )
+
     @contextmanager
-    def together(self, size: int, tell: Callable[[str], None]) -> Iterator[None]:
+    def together(self, size: int, tell: Callable[[BaseException], None]) -> Iterator[None]:
         """Runs the block in ``size`` processes: this one starts the further ones, by its own command, once.
 
         Where one of them ends before its time, or they do not all meet within `start_seconds`, the block ends by
-        ProcessLost; and if it waits for them where no exception reaches, ``tell`` is called with the reason, from
-        another thread, and the process exits with status 1. No further process outlives an error of the first.
+        ProcessLost, or by Interrupted where a signal asked one of them to stop, as whoever signals a whole group does;
+        and if it waits for them where no exception and no signal reaches, ``tell`` is called with that error, from
+        another thread, and the process exits with its status. No further process outlives an error of the first.
         """
+        if size > 1:
+            self.check_size(size)
         if size == 1 or self.rank.number:
             yield
             return
         left, seconds = threading.Event(), start_seconds()
-        self._start(size)
         watch = threading.Thread(target=self._watch, args=(left, seconds, tell), daemon=True, name="watch-processes")
-        watch.start()
         try:
+            with deferred():  # a process that nobody knows of could not be ended
+                self._start(size)
+            watch.start()
             yield
         except BaseException as error:
             fault = self._lost(patience=1.0) if _is_of_meeting(error) else None
             self._kill()
             if fault:
-                raise ProcessLost(fault) from error
+                raise fault from error
             raise
         finally:
             left.set()
@@ -110,7 +124,7 @@ class OwnWorld(ClusterEnvironment):
             rank = Rank(number, size, self.main_port, os.getpid())
             self.others.append(subprocess.Popen(command, env={**os.environ, **rank.environment()}))
 
-    def _watch(self, left: threading.Event, seconds: float, tell: Callable[[str], None]) -> None:
+    def _watch(self, left: threading.Event, seconds: float, tell: Callable[[BaseException], None]) -> None:
         deadline, fault = time.monotonic() + seconds, None
         while fault is None:
             if left.wait(LOOK_SECONDS):
@@ -121,14 +135,14 @@ class OwnWorld(ClusterEnvironment):
                     return
             elif not dist.is_initialized() and time.monotonic() > deadline:
                 met = f"the run's {len(self.others) + 1} processes have not met within {seconds:g} s"
-                fault = f"{met} ({START_TIMEOUT} sets another time)"
+                fault = ProcessLost(f"{met} ({START_TIMEOUT} sets another time)")
         self._kill()
         tell(fault)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(ProcessLost.status)
+        os._exit(fault.status)
 
-    def _lost(self, patience: float = 0.0) -> str | None:
+    def _lost(self, patience: float = 0.0) -> ProcessLost | Interrupted | None:
         """Which process has ended too early, and how; None where none has. One that has met the others and ends without
         an error has done its work."""
         deadline = time.monotonic() + patience
@@ -136,8 +150,10 @@ class OwnWorld(ClusterEnvironment):
             for number, process in enumerate(self.others, start=2):
                 code = process.poll()
                 if code or (code == 0 and not dist.is_initialized()):
+                    if (stop := -code if code < 0 else code - 128) in STOPS:
+                        return Interrupted(stop)
                     end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-                    return f"process {number} of {len(self.others) + 1} {end}"
+                    return ProcessLost(f"process {number} of {len(self.others) + 1} {end}")
             if time.monotonic() >= deadline:
                 return None
             time.sleep(LOOK_SECONDS / 4)
