@@ -3,6 +3,7 @@
 import hashlib
 
 import pytorch_lightning as pl
+import torch
 
 QUIET = dict(
     accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -51,3 +52,16 @@ class Watch(pl.Callback):
 def next_rate(trainer):
     """The largest learning rate of the next step."""
     return max(group["lr"] for group in trainer.optimizers[0].param_groups)
+
+
+def fit_parts(module, data, ckpt_path=None, watch=None, **settings):
+    """What the callback saw, the trainer and the module."""
+    watch = watch or Watch()
+    own = trainer(**{**settings, "callbacks": [*settings.get("callbacks", ()), watch]})
+    own.fit(module, data, ckpt_path=ckpt_path)
+    return watch, own, module
+
+
+def assert_same_weights(module, other):
+    for (name, value), (_, expected) in zip(module.state_dict().items(), other.state_dict().items(), strict=True):
+        assert torch.equal(value, expected), name

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_operators_transforms import same, total
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jvp, vmap
+from transform_cases import same, total
 
 from dk_bench.nn import DeformConv2d
 

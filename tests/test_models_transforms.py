@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from test_operators_transforms import same, total
 from torch.func import functional_call, grad, jvp, vjp, vmap
+from transform_cases import same, total
 
 import dk_bench  # noqa: F401  (registers the models)
 

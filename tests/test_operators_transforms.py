@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import partial
 
 import pytest
 import torch
 from operator_cases import lay_out
 from test_operators_gradients import operands
-from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.autograd import forward_ad
 from torch.func import functionalize, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
+from transform_cases import along, check_derivative, check_every_mapping, check_gradients, same, total
 
 from dk_bench import functional, reference
 
@@ -38,20 +38,6 @@ def make(variant) -> tuple:
         return call
 
     return of(functional), of(reference), tuple(given[i].detach() for i in there)
-
-
-def along(tensors) -> tuple:
-    generator = torch.Generator().manual_seed(1)
-    return tuple(torch.randn(t.shape, dtype=t.dtype, generator=generator) for t in tensors)
-
-
-def total(results) -> torch.Tensor:
-    """A scalar with derivatives of every order."""
-    return results.sin().sum() if isinstance(results, torch.Tensor) else sum(total(r) for r in results)
-
-
-def same(actual, expected, tolerance: float = 1e-10) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 @VARIANTS
@@ -116,9 +102,7 @@ NESTED = {
 @VARIANTS
 @pytest.mark.parametrize("kind", NESTED)
 def test_nested_derivatives(kind, variant):
-    compiled, plain, given = make(variant)
-    v = along(given)
-    same(NESTED[kind](compiled, given, v), NESTED[kind](plain, given, v))
+    check_derivative(NESTED[kind], make(variant))
 
 
 def test_linearize():
@@ -130,35 +114,7 @@ def test_linearize():
 @VARIANTS
 def test_gradcheck_of_every_mode(variant):
     compiled, _, given = make(variant)
-    leaves = [t.clone().requires_grad_() for t in given]
-    assert gradcheck(compiled, leaves, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
-    assert gradgradcheck(compiled, leaves, check_fwd_over_rev=True, fast_mode=True)
-
-
-def map_at(tensors, pattern, dims, count: int = 3):
-    """The tensors that the pattern chooses, stacked at their dimension, and in_dims."""
-    chosen = [t if not mapped else torch.stack([t + 0.3 * k for k in range(count)], d)
-              for t, mapped, d in zip(tensors, pattern, dims, strict=True)]
-    return chosen, tuple(d if mapped else None for mapped, d in zip(pattern, dims, strict=True))
-
-
-def check_every_mapping(call, tensors, count: int = 3) -> None:
-    """vmap over every choice of operands, at dimensions in turn, is the calls one by one; none have their shape."""
-    for number, pattern in enumerate(itertools.product((True, False), repeat=len(tensors))):
-        if not any(pattern):
-            continue
-        dims = [(number + i) % (t.dim() + 1) for i, t in enumerate(tensors)]
-        given, in_dims = map_at(tensors, pattern, dims, count)
-        results = [call(*(t if d is None else t.select(d, k) for t, d in zip(given, in_dims, strict=True)))
-                   for k in range(count)]
-        mapped = vmap(call, in_dims)(*given)
-        nothing = [t if d is None else t.narrow(d, 0, 0) for t, d in zip(given, in_dims, strict=True)]
-        none = vmap(call, in_dims)(*nothing)
-        if isinstance(mapped, torch.Tensor):
-            mapped, none, results = [mapped], [none], [[r] for r in results]
-        for m, n, r in zip(mapped, none, zip(*results, strict=True), strict=True):
-            same(m, torch.stack(r))
-            assert n.shape == (0, *r[0].shape)
+    check_gradients(compiled, given)
 
 
 def doubled(variant) -> list:
@@ -369,9 +325,7 @@ def test_global_kernels():
     def call(w, o):
         return functional.sample_kernel(w, o, kernel_size=2)
 
-    leaves = [t.clone().requires_grad_() for t in (weight, offset)]
-    assert gradcheck(call, leaves, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
-    assert gradgradcheck(call, leaves, check_fwd_over_rev=True, fast_mode=True)
+    check_gradients(call, (weight, offset))
     per_sample = vmap(grad(lambda o: total(call(weight, o[None]))))(offset)
     same(per_sample, grad(lambda o: total(call(weight, o)))(offset))
     assert hessian(lambda o: total(call(weight, o)))(offset).abs().max() > 0

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from own_trainer_cases import Watch, images_in, next_rate, trainer
+from own_trainer_cases import Watch, assert_same_weights, fit_parts, images_in, next_rate, trainer
 from pytorch_lightning import callbacks
 from pytorch_lightning.strategies import FSDPStrategy
 from training_cases import tiny
@@ -38,24 +38,14 @@ def parts(tmp_path, *overrides):
     return LitClassifier(to_dict(config), data.val_images.classes), data
 
 
-def fit(tmp_path, *overrides, ckpt_path=None, watch=None, **settings):
-    """What the callback saw, the trainer and the module."""
-    module, data = parts(tmp_path, *overrides)
-    watch = watch or Watch()
-    own = trainer(**{**settings, "callbacks": [*settings.get("callbacks", ()), watch]})
-    own.fit(module, data, ckpt_path=ckpt_path)
-    return watch, own, module
+def fit(tmp_path, *overrides, **settings):
+    return fit_parts(*parts(tmp_path, *overrides), **settings)
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """A fit under Lightning's defaults."""
     return fit(tmp_path_factory.mktemp("plain"))
-
-
-def assert_same_weights(module, other):
-    for (name, value), (_, expected) in zip(module.state_dict().items(), other.state_dict().items(), strict=True):
-        assert torch.equal(value, expected), name
 
 
 def test_a_users_trainer_gives_what_the_command_gives(plain, tmp_path):

@@ -14,7 +14,7 @@ pytest.importorskip("mmdet", reason="mmdet is not installed")
 
 from detection_cases import CLASSES, random_predictions, tiny_detection, tiny_file
 from mmdet.models import FasterRCNN
-from own_trainer_cases import Watch, trainer
+from own_trainer_cases import Watch, assert_same_weights, fit_parts, trainer
 from pytorch_lightning import callbacks
 
 from dk_bench.data import order
@@ -35,13 +35,8 @@ def parts(folder, *overrides, classes=CLASSES):
     return LitDetector(config.to_dict(), list(classes)), DetectionData(config)
 
 
-def fit(folder, *overrides, ckpt_path=None, watch=None, **settings):
-    """What the callback saw, the trainer and the module."""
-    module, data = parts(folder, *overrides)
-    watch = watch or Watch()
-    own = trainer(**{**settings, "callbacks": [*settings.get("callbacks", ()), watch]})
-    own.fit(module, data, ckpt_path=ckpt_path)
-    return watch, own, module
+def fit(folder, *overrides, **settings):
+    return fit_parts(*parts(folder, *overrides), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +61,7 @@ def test_going_on_inside_an_epoch(plain):
     path = folder / "seven.ckpt"
     resumed, again, other = fit(folder, "train_dataloader.num_workers=1", ckpt_path=path)
     assert resumed.batches == straight.batches[BATCHES + 2 :] and resumed.rates == straight.rates[BATCHES + 2 :]
-    for (name, value), (_, expected) in zip(other.state_dict().items(), module.state_dict().items(), strict=True):
-        assert torch.equal(value, expected), name
+    assert_same_weights(other, module)
     assert again.callback_metrics["train/loss"] == own.callback_metrics["train/loss"]
     held = LitDetector.load_from_checkpoint(path).state_dict()
     assert held.keys() == module.state_dict().keys()
@@ -174,7 +168,7 @@ import json, sys
 from pathlib import Path
 from detection_cases import CLASSES, random_predictions
 from mmdet.models import FasterRCNN
-from own_trainer_cases import Watch, trainer
+from own_trainer_cases import Watch, assert_same_weights, fit_parts, trainer
 from dk_bench.detection.config import load_detection_config
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.lit import LitDetector

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 import torch
-from test_operators_transforms import along, check_every_mapping, same, total
-from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from transform_cases import along, check_derivative, check_every_mapping, check_gradients, same, total
 
 from dk_bench import reference_roi
 from dk_bench.functional import deform_roi_pool
@@ -74,9 +74,7 @@ DERIVATIVES = {
 @VARIANTS
 @pytest.mark.parametrize("kind", DERIVATIVES)
 def test_derivatives(kind, variant):
-    compiled, plain, given = make(variant)
-    v = along(given)
-    same(DERIVATIVES[kind](compiled, given, v), DERIVATIVES[kind](plain, given, v))
+    check_derivative(DERIVATIVES[kind], make(variant))
 
 
 def test_hessian():
@@ -90,9 +88,7 @@ def test_hessian():
 @VARIANTS
 def test_gradcheck_of_every_mode(variant):
     compiled, _, given = make(variant)
-    leaves = [t.clone().requires_grad_() for t in given]
-    assert gradcheck(compiled, leaves, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
-    assert gradgradcheck(compiled, leaves, check_fwd_over_rev=True, fast_mode=True)
+    check_gradients(compiled, given)
 
 
 @pytest.mark.parametrize("mask", [(True, True, True), (True, False, False), (False, True, True)])
