@@ -1,4 +1,4 @@
-"""Inside a cluster's job: variables of launchers change no run, and hold no lock open."""
+"""Inside a cluster's job: variables of launchers change no run and open no lock, and signals end runs as elsewhere."""
 
 import json
 import os
