@@ -1,0 +1,143 @@
+// What a call of deform_kernel_conv's forward and backward share: its operands as views, its table, a thread's memory.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <vector>
+
+#include "../axis.h"
+#include "staging.h"
+
+namespace dk {
+namespace {
+
+int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+
+// Which scope positions make up a row of the table, and how much of each: W'[row] = sum of coefficient * W[scope].
+struct TableEntry {
+  int64_t row, scope;
+  double coefficient;
+};
+
+std::vector<TableEntry> table_entries(const Geometry& g, bool kernel_offset) {
+  std::vector<TableEntry> entries;
+  const Table table(g, kernel_offset);
+  if (kernel_offset) {
+    for (int64_t y = 0; y < g.scope_h; ++y)
+      for (int64_t x = 0; x < g.scope_w; ++x)
+        entries.push_back({(y + table.border) * table.width + x + table.border, y * g.scope_w + x, 1.0});
+    return entries;
+  }
+  for (int64_t tap = 0; tap < g.taps(); ++tap) {  // rigid: every tap at its resting place
+    const auto y = scope_axis<double>(tap / g.kernel_w + (g.scope_h - g.kernel_h) / 2.0, g.scope_h, g.clip);
+    const auto x = scope_axis<double>(tap % g.kernel_w + (g.scope_w - g.kernel_w) / 2.0, g.scope_w, g.clip);
+    for (int64_t corner = 0; corner < 4; ++corner) {
+      const int64_t sy = y.lower + corner / 2, sx = x.lower + corner % 2;
+      const double cy = corner / 2 ? y.fraction : 1 - y.fraction, cx = corner % 2 ? x.fraction : 1 - x.fraction;
+      if (sy >= 0 && sy < g.scope_h && sx >= 0 && sx < g.scope_w && cy * cx != 0)
+        entries.push_back({tap, sy * g.scope_w + sx, cy * cx});
+    }
+  }
+  return entries;
+}
+
+// What forward and backward share: the operands, seen as views.
+template <class A>
+struct Call {
+  Geometry g;
+  View input, data_offset, kernel_offset, weight;
+  bool has_data, has_kernel;
+  Table table;
+  std::vector<TableEntry> entries;
+  int64_t blocks, offset_step;
+  std::atomic<bool> nan{false};
+
+  Call(const Geometry& geometry, const Tensor& x, const OptionalTensor& data, const OptionalTensor& kernel,
+       const Tensor& w)
+      : g(geometry), input(x), weight(w), has_data(data), has_kernel(kernel), table(g, has_kernel),
+        entries(table_entries(g, has_kernel)), blocks(round_up(g.channels, kBlock) / kBlock),
+        offset_step(round_up(g.out_width, kPositions)) {
+    if (data) data_offset = View(*data);
+    if (kernel) kernel_offset = View(*kernel);
+    if (g.height > INT32_MAX / g.width) fail("input: more than 2^31 pixels, got (", g.height, ", ", g.width, ")");
+  }
+
+  int64_t table_size() const { return blocks * table.rows * kBlock; }
+  int64_t offset_row_size() const { return 2 * g.taps() * offset_step; }
+  int64_t block_channels(int64_t block) const { return std::min(kBlock, g.channels - block * kBlock); }
+
+  void make_table(A* to) const {
+    std::fill(to, to + table_size(), A(0));
+    Buffer<A> plain(g.channels * g.scope_h * g.scope_w);
+    const int64_t scope = g.scope_h * g.scope_w;
+    // (C, 1, Sh, Sw) walked as C images of one channel.
+    for (int64_t c = 0; c < g.channels; ++c)
+      load(weight, Box{c, 0, 1, 0, g.scope_h, 0, g.scope_w, 1}, plain.get() + c * scope);
+    for (const TableEntry& e : entries)
+      for (int64_t c = 0; c < g.channels; ++c)
+        to[(c / kBlock * table.rows + e.row) * kBlock + c % kBlock] += A(e.coefficient) * plain.get()[c * scope + e.scope];
+  }
+
+  // Loads one row of offsets, zero-filled; false if there is a NaN among them.
+  bool load_offsets(const View& v, int64_t image, int64_t h, A* to) const {
+    std::fill(to, to + offset_row_size(), A(0));
+    load(v, Box{image, 0, 2 * g.taps(), h, 1, offset_step, 0, 1}, to);
+    bool nan = false;
+    for (int64_t i = 0; i < offset_row_size(); ++i) nan |= to[i] != to[i];
+    return !nan;
+  }
+
+  void fail_if_nan() const {
+    if (!nan) return;
+    for (const auto& [name, view] : {std::pair("data_offset", data_offset), std::pair("kernel_offset", kernel_offset)}) {
+      if (!view.data) continue;
+      Buffer<A> row(offset_row_size());
+      for (int64_t n = 0; n < g.batch; ++n)
+        for (int64_t h = 0; h < g.out_height; ++h) {
+          if (load_offsets(view, n, h, row.get())) continue;
+          for (int64_t i = 0; i < offset_row_size(); ++i)
+            if (row.get()[i] != row.get()[i])
+              fail(name, ": NaN at index (", n, ", ", i / offset_step, ", ", h, ", ", i % offset_step, ")");
+        }
+    }
+  }
+};
+
+// The memory one thread needs for a row, and the row itself.
+template <class A>
+struct Worker {
+  Call<A>& call;
+  Buffer<A> data_row, kernel_row, scratch;
+  Row<A> row{};
+
+  explicit Worker(Call<A>& c)
+      : call(c), data_row(c.offset_row_size()), kernel_row(c.offset_row_size()), scratch(scratch_size(c.g.taps())) {
+    row.g = &call.g;
+    row.offset_step = call.offset_step;
+    row.scratch = scratch.get();
+    row.data_offset = call.has_data ? data_row.get() : nullptr;
+    row.kernel_offset = call.has_kernel ? kernel_row.get() : nullptr;
+  }
+
+  // False where there is nothing to compute, as the call will fail.
+  bool start_row(int64_t image, int64_t h) {
+    if (call.nan.load(std::memory_order_relaxed)) return false;
+    row.h = h;
+    const bool ok = (!call.has_data || call.load_offsets(call.data_offset, image, h, data_row.get())) &&
+        (!call.has_kernel || call.load_offsets(call.kernel_offset, image, h, kernel_row.get()));
+    if (!ok) call.nan = true;
+    return ok;
+  }
+
+  // Points row.x at the channels of one image, through `stage` if they do not lie as the kernels need them.
+  void set_input(int64_t image, int64_t channel, Buffer<A>& stage) {
+    row.x = call.input.template direct<A>(image, channel), row.x_step = call.input.w;
+    if (row.x) return;
+    load(call.input, Box{image, channel, row.channels, 0, call.g.height, 1, call.g.width * kBlock, kBlock}, stage.get());
+    row.x = stage.get(), row.x_step = kBlock;
+  }
+};
+
+}  // namespace
+}  // namespace dk
