@@ -42,7 +42,7 @@ def collect_device(device: Any = None) -> dict[str, Any]:
     if device.type == "cuda":
         name, count = torch.cuda.get_device_name(device), torch.cuda.device_count()
     else:
-        name, count = _cpu_name(), os.cpu_count()
+        name, count = cpu_name(), os.cpu_count()
     return {
         "type": device.type,
         "name": name,
@@ -52,7 +52,8 @@ def collect_device(device: Any = None) -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's product name, its architecture where the system does not tell."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux

@@ -1,0 +1,153 @@
+"""The machine that something was timed on: its processor, the instruction sets in use, and how quiet it was.
+
+Nothing here names the machine: no host name, no path.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from dk_bench.results.environment import cpu_name
+
+CPUINFO, CPUS = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
+# What decides how wide a vector is and which products there are; the rest of the flags says nothing of speed here.
+FLAGS = re.compile(r"sse4_2|avx\w*|fma|f16c|amx_\w+|asimd\w*|sve\w*|bf16|i8mm|fphp")
+HOLDING = ("DK_BENCH_CPU", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+# The libraries say what they chose at their first call, to whoever asks by these variables.
+PROBE = """import torch
+x = torch.ones(4, 64, 32, 32)
+torch.nn.functional.conv2d(x, torch.ones(64, 64, 3, 3))
+x.view(256, 1024) @ x.view(1024, 256)
+"""
+SAID = {
+    "oneDNN": re.compile(r"^onednn_verbose.*,cpu,isa:(.+)$", re.MULTILINE),
+    "MKL": re.compile(r"^MKL_VERBOSE .*?64 architecture (.+?)(?: enabled)? processors", re.MULTILINE),
+}
+LOAD_MARGIN = 0.25  # of the load average, what a system does beside any program
+LEAST_CPU_SHARE = 0.97
+
+
+def collect_machine(*, probe: bool = True) -> dict[str, Any]:
+    """The processor, its caches and cores, torch's threads, and the instruction sets that the libraries chose.
+
+    What the system does not tell is None or left out. oneDNN and MKL are asked in a process of their own, once in this
+    one's life (3 s); ``probe=False`` leaves them out.
+    """
+    import torch
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": _processor(),
+        "caches": _caches(),
+        "cores": os.cpu_count(),
+        "usable_cores": usable,
+        "threads": torch.get_num_threads(),
+        "governor": _read(CPUS / "cpu0/cpufreq/scaling_governor"),
+        "instruction_sets": _instruction_sets(probe),
+        "held_by": {name: os.environ[name] for name in HOLDING if name in os.environ},
+    }
+
+
+def _processor() -> dict[str, Any]:
+    """Name, vendor, family, model, stepping and the flags of `FLAGS`, as Linux tells of the first core."""
+    first = (_read(CPUINFO) or "").partition("\n\n")[0]
+    fields = dict(re.findall(r"^([^\t:]+?)\s*:[ \t]*(.*)$", first, re.MULTILINE))
+    known = {"vendor": "vendor_id", "family": "cpu family", "model": "model", "stepping": "stepping"}
+    told = {name: fields[field] for name, field in known.items() if field in fields}
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    return {"name": cpu_name(), **told, "flags": [flag for flag in flags if FLAGS.fullmatch(flag)]}
+
+
+def _caches() -> list[dict[str, Any]]:
+    """Caches of the first core: level, type, bytes, and how many cores share one."""
+    caches = []
+    for folder in sorted(CPUS.glob("cpu0/cache/index*")):
+        level, kind, size, shared = (_read(folder / n) for n in ("level", "type", "size", "shared_cpu_list"))
+        found = re.fullmatch(r"(\d+)([KMG]?)", size or "")
+        if level and kind and found:
+            size = int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]
+            caches.append({"level": int(level), "type": kind, "bytes": size, "cores": _count(shared or "0")})
+    return caches
+
+
+def _count(cores: str) -> int:
+    """How many cores a list such as ``0-3,8`` names."""
+    ranges = [part.split("-") for part in cores.split(",")]
+    return sum(int(ends[-1]) - int(ends[0]) + 1 for ends in ranges)
+
+
+def _instruction_sets(probe: bool) -> dict[str, str | None]:
+    import torch
+
+    import dk_bench.functional  # noqa: F401  loads the library
+
+    ours = getattr(torch.ops.dk_bench, "cpu_variant", None)
+    own = {"torch": torch.backends.cpu.get_cpu_capability(), "dk_bench": ours and ours()}
+    return own | (_probe() if probe else {})
+
+
+@functools.cache
+def _probe() -> dict[str, str | None]:
+    """What oneDNN and MKL say of themselves under this process's environment; None where one says nothing."""
+    environment = os.environ | {"ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return dict.fromkeys(SAID)
+    found = {name: words.search(done.stdout) for name, words in SAID.items()}
+    return {name: match and match[1].strip() for name, match in found.items()}
+
+
+def instruction_sets_here() -> list[str]:
+    """Those of ``avx2`` and ``avx512`` that this processor has for all three libraries, the wider one first."""
+    flags = set(_processor()["flags"])
+    needed = {"avx512": {"avx512f", "avx512vl", "avx512dq", "avx512bw"}, "avx2": set()}
+    return [name for name, also in needed.items() if {"avx2", "fma"} | also <= flags]
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+class Watch:
+    """How quiet the machine is from here to `finish`: the load average, and the share of the time that this process
+    had a core. A machine without a load average has None."""
+
+    def __init__(self) -> None:
+        self.load, self.wall, self.cpu = _load(), time.perf_counter(), time.process_time()
+
+    def finish(self) -> dict[str, float | None]:
+        """Load averages over a minute at start and end, and processor seconds of this process by seconds that went."""
+        wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+        return {"load_start": self.load, "load_end": _load(), "cpu_share": cpu / wall}
+
+
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return None
+
+
+def disturbances(watched: dict[str, float | None], threads: int) -> list[str]:
+    """Sentences on what says that others were at work on the machine, of what `Watch.finish` returned."""
+    said = []
+    for moment in ("start", "end"):
+        load = watched[f"load_{moment}"]
+        if load is not None and load > threads + LOAD_MARGIN:
+            said.append(f"the load average at the {moment} was {load:.2f}, with {threads} thread(s) in use here")
+    share = watched["cpu_share"]
+    if threads == 1 and share < LEAST_CPU_SHARE:
+        said.append(f"this process had a core for {100 * share:.0f} % of the time")
+    return said
