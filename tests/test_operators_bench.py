@@ -30,6 +30,7 @@ from dk_bench.analysis.bench_held import default_instruction_sets, join, measure
 from dk_bench.analysis.bench_words import geometric_means, means_over_float32, sentences, uneven
 from dk_bench.cli import main
 from dk_bench.errors import UserError
+from dk_bench.report.benches import read_bench
 
 CPU = torch.device("cpu")
 
@@ -86,6 +87,10 @@ def test_record(tmp_path, capsys, hurried):
     half = part["over_float32"]["bfloat16 channels_last"][FORWARD]["DK+DCN"]
     assert f"bfloat16 channels_last: DK+DCN {FORWARD}: {half:.2f}x its float32 time" in printed
     assert all(line in printed for line in part["warnings"])
+    bench = read_bench(path)
+    settings = ("float32 channels_last", "float32 contiguous", "bfloat16 channels_last", "float16 channels_last")
+    assert [r.title for r in bench.ratios] == [f"Operators, {part['instruction_set']}, {s}" for s in settings]
+    assert len(bench.table.rows) == len(part["timings"])
 
 
 def _check_timings(timings):
@@ -278,19 +283,3 @@ def test_bad_shape_is_named(shape, capsys):
     with pytest.raises(SystemExit):
         main(["bench", "ops", "--shapes", shape])
     assert f"expected C,H or C,H,N, such as 128,56, got '{shape}'" in capsys.readouterr().err
-
-
-def test_model_speeds(tmp_path, capsys):
-    path = tmp_path / "train.json"
-    arguments = ["--models", "test_resnetdw_dk*", "--size", "32", "--batch", "2", "--repeats", "3", "--bfloat16"]
-    assert main(["bench", "train", *arguments, "--output", str(path)]) == 0
-    assert "test_resnetdw_dk_s9" in capsys.readouterr().out
-    record = json.loads(path.read_text())
-    assert [s["model"] for s in record["speeds"]] == [
-        "test_resnetdw_dk_s3", "test_resnetdw_dk", "test_resnetdw_dk_s5", "test_resnetdw_dk_s9", "test_resnetdw_dk_pw"]
-    assert record["settings"]["precision"] == "bfloat16 autocast" and record["kind"] == "model speeds"
-    for s in record["speeds"]:
-        assert s["base"] == "test_resnetdw" and s["train_images_per_second"] > 0
-        assert s["train_ratio"] > 0 and s["eval_ratio"] > 0
-    assert main(["bench", "train", "--models", "resnet49*"]) == 2
-    assert "--models: no model matches 'resnet49*'" in capsys.readouterr().err

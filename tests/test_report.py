@@ -71,7 +71,7 @@ def test_notes_tell_what_marks_stand_for(folders, tmp_path):
     assert good["Difference to the rigid base"].startswith("Paired by seed. " + bars)
     assert good["Difference to the rigid base"].endswith(single)
     assert "One seed: no interval." in good["Accuracy and cost"]  # of the last group, the detector
-    assert good["Models, batches of 2 at 224, float32"] == "Random weights, offsets as they start."
+    assert good["Models, batches of 2 at 224, float32"] == "Random weights, offsets spread at random."
     # 1, 2 and 9 images a second: 4 ± 10.8, and no speed is below zero.
     for seed, speed in enumerate((1.0, 2.0, 9.0)):
         throughput = {"train_images_per_second": speed, "eval_images_per_second": 100.0 + speed}

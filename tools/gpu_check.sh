@@ -60,11 +60,12 @@ for settings in (SETTINGS['cuda'][:1], SETTINGS['cuda']):
     print('\n'.join(sentences(record, 'conclusions')))"
 part train 60 bench.log "$python" -c "
 import json, torch
-from dk_bench.analysis.bench_train import bench_models
-record = bench_models(['resnet50dw', 'resnet50dw_dk'], torch.device('cuda'), batch=128, size=224, bfloat16=True, steps=8)
+from dk_bench.analysis.bench_train import ModelSet, bench_models
+models = ModelSet(('resnet50dw', 'resnet50dw_dk'), 128, 224)
+record = bench_models([models], torch.device('cuda'), bfloat16=True, rounds=8)
 with open('$out/train.json', 'w') as file:
     json.dump(record, file, indent=1)
-print(record['speeds'])"
+print(record['parts'][0]['conclusions'])"
 
 {
   echo '{'

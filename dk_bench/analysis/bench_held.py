@@ -54,7 +54,7 @@ def _run(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record.json"
         command = [sys.executable, "-m", "dk_bench", *arguments, "--isa", NATIVE, "--output", str(path)]
-        done = subprocess.run(command, env=os.environ | HELD[name], capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=os.environ | HELD.get(name, {}), capture_output=True, text=True, check=False)
         if done.returncode:
             said = done.stderr.strip()[-LAST_WORDS:]
             raise UserError(f"--isa {name}: the process that measures ended with status {done.returncode}: {said}")

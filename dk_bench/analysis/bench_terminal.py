@@ -59,13 +59,19 @@ def print_warnings(record: dict[str, Any], console: Console) -> None:
 
 
 def print_speeds(record: dict[str, Any], console: Console) -> None:
-    """Images per second of every model."""
-    device, settings = record["device"], record["settings"]
-    batch = f"batches of {settings['batch']} at {settings['size']}"
+    """Images per second of every model, by instruction set, base and batch."""
     columns = ("model", "train images/s", "x base", "eval images/s", "x base", "memory MB")
-    rows = []
-    for s in record["speeds"]:
-        figures = [_number(s[f"{mode}_{name}"], digits)
-                   for mode in ("train", "eval") for name, digits in (("images_per_second", 1), ("ratio", 2))]
-        rows.append((s["model"], *figures, _number(s["peak_memory"], 0, 1e-6)))
-    print_table(console, f"{device['name']}, {settings['precision']}, {batch}, random weights", columns, rows)
+    for part in record["parts"]:
+        batches: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        for s in part["speeds"]:
+            batches.setdefault((s["batch"], s["size"]), []).append(s)
+        for (batch, size), speeds in batches.items():
+            rows = [(s["model"], *_speed(s), _number(s["peak_memory"], 0, 1e-6)) for s in speeds]
+            about = f"{record['device']['name']}, {part['instruction_set']}, {record['settings']['precision']}"
+            print_table(console, f"{about}, batches of {batch} at {size}, random weights", columns, rows)
+    print_warnings(record, console)
+
+
+def _speed(speed: dict[str, Any]) -> list[str]:
+    return [_number(speed[f"{mode}_{name}"], digits)
+            for mode in ("train", "eval") for name, digits in (("images_per_second", 1), ("ratio", 2))]

@@ -1,10 +1,16 @@
-"""Images per second of training and of evaluation: every model against its rigid base, on random images."""
+"""Images per second of training and of evaluation: models beside their rigid base, on random images.
+
+All models of a base are built and warmed up, and then take turns, step by step, in rounds of changing order, so that a
+machine that slows down slows all alike. What counts is the lower quartile over the rounds, since disturbances only ever
+add time; ratios are ratios of lower quartiles. A training step is what Lightning runs: gradients set to None, forward,
+cross-entropy, backward, a step of SGD with momentum and weight decay. Its learning rate is zero, which takes as long as
+any other and leaves offsets where they are.
+"""
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -15,21 +21,52 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dk_bench.analysis.bench_clock import Clock, Spread, in_rounds, spread
+from dk_bench.analysis.bench_words import uneven
+from dk_bench.config import OptimConfig
 from dk_bench.models import MODELS
 from dk_bench.nn.offsets import offset_parameter_names
 from dk_bench.results.environment import collect_device, collect_git, collect_versions
+from dk_bench.results.machine import Watch, collect_machine, disturbances
+from dk_bench.training.recipe import parameter_groups
 
-SCHEMA_VERSION = 1
-WARM_UP = 2  # steps that are not timed
+SCHEMA_VERSION = 2
+ROUNDS = 15
+WARM_UP = 2  # steps of each kind before the first round
+SERIES_SECONDS = 0.25  # of steps of one model; one step where the base's take longer
 OFFSET_STD = 0.5  # pixels: offsets at zero would read memory more evenly than trained ones
+VARIANTS = ("", "_dk", "_gdk", "_dcn", "_dcn_dk", "_scc", "_scc_dk")
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """Models, by name, and the batches they are timed on: so many images of ``size`` x ``size`` pixels."""
+
+    models: tuple[str, ...]
+    batch: int
+    size: int
+
+
+#: What is timed on the CPU unless models are asked for: the operators and their rivals, in a tiny and a mobile model.
+CPU_SETS = (
+    ModelSet(tuple(f"test_resnetdw{variant}" for variant in VARIANTS), 64, 64),
+    ModelSet(tuple(f"mobilenetv2_100{variant}" for variant in VARIANTS), 16, 160),
+)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Images per second, medians over the rounds; ratios to the rigid base; memory in bytes, on CUDA."""
+    """Seconds a step and images per second, of lower quartiles; ratios to the rigid base; memory in bytes, on CUDA."""
 
     model: str
     base: str
+    batch: int
+    size: int
+    rounds: int
+    train_seconds: float
+    train_median: float
+    eval_seconds: float
+    eval_median: float
     train_images_per_second: float
     eval_images_per_second: float
     train_ratio: float
@@ -37,26 +74,15 @@ class Speed:
     peak_memory: int | None
 
 
-def _step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, autocast: AbstractContextManager) -> None:
-    with autocast:
-        loss = F.cross_entropy(model(images), labels)
-    loss.backward()
-    model.zero_grad(set_to_none=True)
+@dataclass
+class Subject:
+    """A model and its two kinds of steps, each after what it needs, a switch of the model's mode."""
 
-
-def _seconds(call: Callable[[], Any], device: torch.device, steps: int) -> float:
-    """Seconds a call: the median over ``steps``."""
-    times = []
-    for number in range(WARM_UP + steps):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if number >= WARM_UP:
-            times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+    name: str
+    model: nn.Module
+    train: Callable[[], Any]
+    evaluate: Callable[[], Any]
+    peak_memory: int | None = None
 
 
 def spread_offsets(model: nn.Module, seed: int = 0) -> None:
@@ -70,59 +96,144 @@ def spread_offsets(model: nn.Module, seed: int = 0) -> None:
                 parameter.copy_(OFFSET_STD * torch.randn(parameter.shape, generator=generator))
 
 
-def measure(name: str, device: torch.device, batch: int, size: int, bfloat16: bool, steps: int) -> tuple[float, ...]:
-    """Images per second of training (forward, backward) and evaluation, and the peak memory in bytes or None."""
+def make_subject(name: str, device: torch.device, batch: int, size: int, bfloat16: bool) -> Subject:
+    """A model with random weights, its optimiser, and a batch; warmed up. Peak memory is of the model and its steps."""
+    before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     torch.manual_seed(0)
     model = timm.create_model(name)
     spread_offsets(model)
     model = model.to(device, memory_format=torch.channels_last)
     images = torch.randn(batch, 3, size, size).to(device, memory_format=torch.channels_last)
     labels = torch.arange(batch, device=device) % model.num_classes
+    config = OptimConfig(lr=0.0)
+    optimizer = torch.optim.SGD(parameter_groups(model, config, name), lr=config.lr, momentum=config.momentum)
 
     def autocast() -> AbstractContextManager:
         return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
+
+    def train() -> None:
+        optimizer.zero_grad()
+        with autocast():
+            loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
 
     def evaluate() -> None:
         with torch.inference_mode(), autocast():
             model(images)
 
+    subject = Subject(name, model, train, evaluate)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    train = batch / _seconds(lambda: _step(model.train(), images, labels, autocast()), device, steps)
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
-    model.eval()
-    return train, batch / _seconds(evaluate, device, steps), peak
+    for mode, step in ((True, train), (False, evaluate)):
+        model.train(mode)
+        for _ in range(WARM_UP):
+            step()
+    if device.type == "cuda":
+        subject.peak_memory = torch.cuda.max_memory_allocated() - before
+    return subject
+
+
+def time_subjects(
+    subjects: Sequence[Subject], device: torch.device, rounds: int, clock: Clock = time.perf_counter
+) -> list[tuple[Spread, Spread]]:
+    """Seconds of a training step and of an evaluation of each; the first one is the base, whose steps decide how many
+    of all models' make a series."""
+    def measure(subject: Subject, training: bool, steps: int) -> Callable[[], float]:
+        step = subject.train if training else subject.evaluate
+
+        def seconds() -> float:
+            subject.model.train(training)
+            if steps > 1:
+                step()  # a step that is a series by itself is longer than what caches remember
+            _synchronise(device)
+            begin = clock()
+            for _ in range(steps):
+                step()
+            _synchronise(device)
+            return (clock() - begin) / steps
+
+        return seconds
+
+    measures = []
+    for training in (True, False):
+        steps = max(1, round(SERIES_SECONDS / max(measure(subjects[0], training, 1)(), 1e-9)))
+        measures += [measure(subject, training, steps) for subject in subjects]
+    spreads = list(map(spread, in_rounds(measures, [rounds] * len(measures))))
+    return list(zip(spreads[: len(subjects)], spreads[len(subjects) :], strict=True))
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _bench_base(
+    base: str, names: Sequence[str], of: ModelSet, device: torch.device, bfloat16: bool, rounds: int,
+    on_model: Callable[[str], Any],
+) -> list[Speed]:
+    """The base and the models that have it."""
+    subjects = []
+    for name in dict.fromkeys((base, *names)):
+        on_model(name)
+        subjects.append(make_subject(name, device, of.batch, of.size, bfloat16))
+    on_model(f"{base} and {len(subjects) - 1} more in turn")
+    times = time_subjects(subjects, device, rounds)
+    base_train, base_evaluation = times[0]
+    return [
+        Speed(
+            subject.name, base, of.batch, of.size, rounds, train.low, train.median, evaluation.low, evaluation.median,
+            of.batch / train.low, of.batch / evaluation.low, base_train.low / train.low,
+            base_evaluation.low / evaluation.low, subject.peak_memory)
+        for subject, (train, evaluation) in zip(subjects, times, strict=True)
+    ]
 
 
 def bench_models(
-    names: Iterable[str], device: torch.device, *, batch: int, size: int, bfloat16: bool, steps: int,
+    sets: Iterable[ModelSet], device: torch.device, *, bfloat16: bool, rounds: int = ROUNDS,
     on_model: Callable[[str], Any] = lambda name: None,
 ) -> dict[str, Any]:
-    """Times every model, after its rigid base, and returns the record. Raises KeyError for a name that is not ours."""
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    bases: dict[str, tuple[float, ...]] = {}
-    speeds = []
-    for name in names:
-        base = MODELS[name].base
-        if base not in bases:
-            on_model(base)
-            bases[base] = measure(base, device, batch, size, bfloat16, steps)
-        on_model(name)
-        train, evaluation, peak = bases[base] if name == base else measure(name, device, batch, size, bfloat16, steps)
-        base_train, base_evaluation, _ = bases[base]
-        speeds.append(
-            Speed(name, base, train, evaluation, train / base_train, evaluation / base_evaluation, peak))
+    """Times every model beside its rigid base and returns the record, with one part, as `bench_operators` does.
+
+    Raises KeyError for a name that is not ours.
+    """
+    started = datetime.now(timezone.utc)
+    machine, watch = collect_machine(), Watch()
+    speeds: list[Speed] = []
+    for of in sets:
+        for base in dict.fromkeys(MODELS[name].base for name in of.models):
+            names = [name for name in of.models if MODELS[name].base == base]
+            speeds += _bench_base(base, names, of, device, bfloat16, rounds, on_model)
+    watched = watch.finish()
+    others = disturbances(watched, torch.get_num_threads()) if device.type == "cpu" else []
+    quartiles = [pair for s in speeds for pair in ((s.train_seconds, s.train_median), (s.eval_seconds, s.eval_median))]
+    part = {
+        "instruction_set": torch.ops.dk_bench.cpu_variant(),
+        "machine": machine,
+        "watched": watched,
+        "speeds": [asdict(s) for s in speeds],
+        "conclusions": conclusions(speeds),
+        "warnings": [*others, *uneven(quartiles)],
+    }
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "model speeds",
-        "started": started,
+        "started": started.isoformat(timespec="seconds"),
         "ended": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": collect_device(device),
         "versions": collect_versions(),
         "git": collect_git(),
         "settings": {
-            "batch": batch, "size": size, "precision": "bfloat16 autocast" if bfloat16 else "float32", "steps": steps,
+            "precision": "bfloat16 autocast" if bfloat16 else "float32", "rounds": rounds,
             "memory_format": "channels_last", "offset_std": OFFSET_STD,
+            "training_step": "forward, cross-entropy, backward, SGD with momentum and weight decay",
         },
-        "speeds": [asdict(s) for s in speeds],
+        "parts": [part],
     }
+
+
+def conclusions(speeds: Iterable[Speed]) -> list[str]:
+    """Images per second and ratios in words."""
+    return [
+        f"{s.model} at {s.size}: {s.train_images_per_second:.0f} images/s in training ({s.train_ratio:.2f}x {s.base}), "
+        f"{s.eval_images_per_second:.0f} in evaluation ({s.eval_ratio:.2f}x)" for s in speeds]

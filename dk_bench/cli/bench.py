@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -15,7 +16,8 @@ from rich.console import Console
 from dk_bench.analysis.bench import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
 from dk_bench.analysis.bench_held import HELD, NATIVE, check_instruction_set, default_instruction_sets, measure_held
 from dk_bench.analysis.bench_terminal import print_operators, print_speeds
-from dk_bench.analysis.bench_train import bench_models
+from dk_bench.analysis.bench_train import CPU_SETS, ModelSet, bench_models
+from dk_bench.analysis.bench_train import ROUNDS as TRAIN_ROUNDS
 from dk_bench.cli.options import add_output, check_at_least, check_file
 from dk_bench.errors import UserError
 from dk_bench.functional.registration import HAS_CUDA
@@ -30,19 +32,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=list(OWN), help="what to time: the operators, or training the models")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (cpu)")
     parser.add_argument("--threads", type=int, metavar="N", default=1, help="CPU threads (1)")
-    parser.add_argument("--repeats", type=int, metavar="N", help=f"rounds; lower quartiles are taken ({ROUNDS})")
+    parser.add_argument("--repeats", type=int, metavar="N",
+                        help=f"rounds; lower quartiles are taken (ops {ROUNDS}, train {TRAIN_ROUNDS})")
     parser.add_argument(
-        "--isa", choices=[*HELD, NATIVE],
-        help="instruction set that our library, torch and oneDNN are held to (ops: avx512, then avx2, where the "
-             "processor has both and the environment holds them to none; else what they choose, native)")
+        "--isa", nargs="+", choices=[*HELD, NATIVE],
+        help="instruction sets that our library, torch and oneDNN are held to, one after the other (ops: avx512 and "
+             "avx2, where the processor has both and the environment holds none; else what they choose, native)")
     add_output(parser, "FILE", "write the record there, as JSON")
     parser.add_argument(
         "--shapes", nargs="+", type=_shape, metavar="C,H[,N]",
         help="ops: channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)")
-    parser.add_argument("--models", metavar="GLOB", help="train: names of the models (all of the paper's)")
-    parser.add_argument("--batch", type=int, metavar="N", help="train: images a step (CPU 2, CUDA 64)")
+    parser.add_argument(
+        "--models", metavar="GLOB",
+        help="train: names of the models (CPU: operators and rivals in test_resnetdw, batches of 64 at 64 pixels, and "
+             "in mobilenetv2_100, 16 at 160; CUDA: all of the paper's)")
+    parser.add_argument("--batch", type=int, metavar="N", help="train: images a step (with --models: CPU 2, CUDA 64)")
     parser.add_argument("--size", type=int, metavar="PIXELS",
-                        help="train: height and width of the images (224)")
+                        help="train: height and width of the images (with --models: 224)")
     parser.add_argument("--bfloat16", action="store_true", help="train: under bfloat16 autocast")
 
 
@@ -85,9 +91,10 @@ def _check(args: argparse.Namespace) -> list[str]:
         raise UserError("--device cuda: the CUDA operators were not built; nvcc is needed for `pip install -e .`")
     if args.device == "cuda" and args.isa:
         raise UserError("--isa: does not go with --device cuda")
+    for name in args.isa or ():
+        check_instruction_set(name)
     if args.isa:
-        check_instruction_set(args.isa)
-        return [args.isa]
+        return args.isa
     return default_instruction_sets() if (args.what, args.device) == ("ops", "cpu") else [NATIVE]
 
 
@@ -120,11 +127,13 @@ def _ops(args: argparse.Namespace, on_shape: Callable[[str], None]) -> dict[str,
 
 
 def _train(args: argparse.Namespace, on_model: Callable[[str], None]) -> dict[str, Any]:
-    chosen = args.models
-    names = [name for name, model in MODELS.items() if (fnmatch(name, chosen) if chosen else model.backbone)]
-    if not names:
-        raise UserError(f"--models: no model matches {args.models!r}; `dk-bench models` lists them")
-    batch, size = args.batch or {"cpu": 2, "cuda": 64}[args.device], args.size or 224
-    return bench_models(
-        names, torch.device(args.device), batch=batch, size=size, bfloat16=args.bfloat16, steps=args.repeats or ROUNDS,
-        on_model=on_model)
+    sets = CPU_SETS
+    if args.models or args.device == "cuda":
+        chosen = args.models
+        names = [name for name, model in MODELS.items() if (fnmatch(name, chosen) if chosen else model.backbone)]
+        if not names:
+            raise UserError(f"--models: no model matches {args.models!r}; `dk-bench models` lists them")
+        sets = [ModelSet(tuple(names), {"cpu": 2, "cuda": 64}[args.device], 224)]
+    sets = [replace(of, batch=args.batch or of.batch, size=args.size or of.size) for of in sets]
+    rounds = args.repeats or TRAIN_ROUNDS
+    return bench_models(sets, torch.device(args.device), bfloat16=args.bfloat16, rounds=rounds, on_model=on_model)

@@ -85,18 +85,25 @@ def _operators(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
 
 
 def _speeds(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
-    columns = ("model", "train images/s", "x base", "eval images/s", "x base", "memory MB")
-    rows, by_model = [], {}
-    for s in content["speeds"]:
-        memory = s["peak_memory"] and Number(_positive(s, "peak_memory") / 1e6, 0)
-        figures = ("train_images_per_second", 1), ("train_ratio", 2), ("eval_images_per_second", 1), ("eval_ratio", 2)
-        numbers = [Number(_positive(s, name), digits) for name, digits in figures]
-        rows.append([str(s["model"]), *numbers, memory or Number(None)])
-        by_model[str(s["model"])] = {"training": [s["train_ratio"]], "evaluation": [s["eval_ratio"]]}
+    columns = ("model", "batch", "instructions", "train images/s", "x base", "eval images/s", "x base", "memory MB")
+    rows: list[list[Value]] = []
+    ratios = []
     settings = content["settings"]
-    title = f"Models, batches of {settings['batch']} at {settings['size']}, {settings['precision']}"
-    note, axis = "Random weights, offsets as they start.", "images/s over the rigid base's"
-    return [Ratios(title, note, axis, by_model)] * bool(rows), Table("Model speeds", columns, rows)
+    for instructions, disturbed, part in _parts(content):
+        by_batch: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for s in part["speeds"]:
+            batch = f"batches of {s.get('batch', settings.get('batch'))} at {s.get('size', settings.get('size'))}"
+            numbers = [Number(_positive(s, f"{mode}_{name}"), digits)
+                       for mode in ("train", "eval") for name, digits in (("images_per_second", 1), ("ratio", 2))]
+            memory = _scaled(s["peak_memory"] or None, 1e-6, 0)
+            rows.append([str(s["model"]), batch, instructions, *numbers, memory])
+            by_model = by_batch.setdefault(batch, {})
+            by_model[str(s["model"])] = {"training": [s["train_ratio"]], "evaluation": [s["eval_ratio"]]}
+        note, axis = f"Random weights, offsets spread at random.{disturbed}", "images/s over the rigid base's"
+        for batch, by_model in by_batch.items():
+            about = ", ".join(str(word) for word in ("Models", batch, settings["precision"], instructions) if word)
+            ratios.append(Ratios(about, note, axis, by_model))
+    return ratios, Table("Model speeds", columns, rows)
 
 
 def _scaled(value: float | None, factor: float, digits: int) -> Number:
