@@ -71,7 +71,7 @@ def test_a_step_is_a_whole_one_and_leaves_offsets_where_they_are(monkeypatch):
     subject.train()
     [optimizer] = seen
     assert all(torch.equal(a, b) for a, b in zip(before, offsets, strict=True))
-    assert any(parameter.grad.abs().sum() > 0 for parameter in offsets)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in offsets[:2])
     buffers = [optimizer.state[parameter]["momentum_buffer"] for parameter in subject.model.parameters()]
     assert any(buffer.abs().sum() > 0 for buffer in buffers)
 

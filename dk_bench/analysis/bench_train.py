@@ -96,12 +96,21 @@ def spread_offsets(model: nn.Module, seed: int = 0) -> None:
                 parameter.copy_(OFFSET_STD * torch.randn(parameter.shape, generator=generator))
 
 
+def open_branches(model: nn.Module) -> None:
+    """Sets scales of normalisation layers that start at zero to one: behind them every gradient would be zero."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+                module.weight.fill_(1)
+
+
 def make_subject(name: str, device: torch.device, batch: int, size: int, bfloat16: bool) -> Subject:
     """A model with random weights, its optimiser, and a batch; warmed up. Peak memory is of the model and its steps."""
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     torch.manual_seed(0)
     model = timm.create_model(name)
     spread_offsets(model)
+    open_branches(model)
     model = model.to(device, memory_format=torch.channels_last)
     images = torch.randn(batch, 3, size, size).to(device, memory_format=torch.channels_last)
     labels = torch.arange(batch, device=device) % model.num_classes
