@@ -65,12 +65,7 @@ def check_local(
     Raises:
         ValueError: a shape, dtype or device does not fit; the message names the argument.
     """
-    if input.dim() != 4:
-        raise ValueError(f"input: expected (N, C, H, W), got shape {tuple(input.shape)}")
-    if 0 in input.shape[2:]:
-        raise ValueError(f"input: expected H, W >= 1, got shape {tuple(input.shape)}")
-    if input.dtype not in FLOATING:
-        raise ValueError(f"input: expected a floating dtype, got {input.dtype}")
+    _check_input(input)
     if weight.dim() != 4 or weight.shape[0] != input.shape[1] or weight.shape[1] != 1 or 0 in weight.shape[2:]:
         raise ValueError(
             f"weight: expected (C, 1, Sh, Sw) with C = {input.shape[1]} channels as in input and Sh, Sw >= 1, "
@@ -86,6 +81,28 @@ def check_local(
             raise ValueError(f"{name}: expected shape (N, 2 Kh Kw, Hout, Wout) = {expected}, got {tuple(offset.shape)}")
         _check_like(name, offset, input, offset_dtypes(input.dtype))
     return size
+
+
+def check_per_image(
+    input: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int]:
+    """Checks the arguments of ``depthwise_conv_per_image`` and returns (Hout, Wout).
+
+    Raises:
+        ValueError: a shape, dtype or device does not fit; the message names the argument.
+    """
+    _check_input(input)
+    if weight.dim() != 4 or weight.shape[:2] != input.shape[:2] or 0 in weight.shape[2:]:
+        raise ValueError(
+            f"weight: expected (N, C, Kh, Kw) with N = {input.shape[0]} images and C = {input.shape[1]} channels as in "
+            f"input and Kh, Kw >= 1, got shape {tuple(weight.shape)}"
+        )
+    _check_like("weight", weight, input, (input.dtype,))
+    return output_size(tuple(input.shape[2:]), tuple(weight.shape[2:]), stride, padding, dilation)
 
 
 def check_sample_kernel(weight: Tensor, kernel_offset: Tensor, kernel_size: tuple[int, int]) -> None:
@@ -108,6 +125,15 @@ def check_sample_kernel(weight: Tensor, kernel_offset: Tensor, kernel_size: tupl
             f"kernel_offset: expected shape (N, 2 Kh Kw) = (N, {2 * taps}), got {tuple(kernel_offset.shape)}"
         )
     _check_like("kernel_offset", kernel_offset, weight, offset_dtypes(weight.dtype))
+
+
+def _check_input(input: Tensor) -> None:
+    if input.dim() != 4:
+        raise ValueError(f"input: expected (N, C, H, W), got shape {tuple(input.shape)}")
+    if 0 in input.shape[2:]:
+        raise ValueError(f"input: expected H, W >= 1, got shape {tuple(input.shape)}")
+    if input.dtype not in FLOATING:
+        raise ValueError(f"input: expected a floating dtype, got {input.dtype}")
 
 
 def offset_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, ...]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dk_bench._arguments import IntPair, as_pair, check_local, check_sample_kernel
+from dk_bench._arguments import IntPair, as_pair, check_local, check_per_image, check_sample_kernel
 
 
 def hat(coordinate: Tensor, size: int, clip: bool) -> Tensor:
@@ -166,6 +166,28 @@ def local_deform_kernel(
         input, None, kernel_offset, weight,
         kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, clip=clip,
     )
+
+
+def depthwise_conv_per_image(
+    input: Tensor,
+    weight: Tensor,
+    *,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+) -> Tensor:
+    """Depthwise convolution where image n has the kernel weight[n]: input (N, C, H, W), weight (N, C, Kh, Kw).
+
+    out[n, c, p] = sum over k of x_k[n, c, p] W[n, c, k]. What global deformable kernels end in.
+    """
+    geometry = [
+        as_pair(name, value) for name, value in (("stride", stride), ("padding", padding), ("dilation", dilation))
+    ]
+    output_size = check_per_image(input, weight, *geometry)
+    compute = _compute_dtype(input)
+    read = sample_input(input.to(compute), None, tuple(weight.shape[2:]), *geometry, output_size)
+    kernel = weight.to(compute).flatten(2)[..., None, None]
+    return (read * kernel).sum(2).to(input.dtype)
 
 
 def _compute_dtype(tensor: Tensor) -> torch.dtype:

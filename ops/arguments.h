@@ -100,19 +100,17 @@ inline void check_offset(const char* name, const OptionalTensor& offset, const T
   check_like(name, t, input, true);
 }
 
-inline Geometry check_arguments(
-    const Tensor& input, const OptionalTensor& data_offset, const OptionalTensor& kernel_offset, const Tensor& weight,
-    const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation, bool clip) {
+inline void check_input(const Tensor& input) {
   if (input.dim() != 4) fail("input: expected (N, C, H, W), got shape ", shape_text(input));
   if (input.size(2) < 1 || input.size(3) < 1) fail("input: expected H, W >= 1, got shape ", shape_text(input));
   const ScalarType type = input.scalar_type();
   if (type != ScalarType::Float && type != ScalarType::Double && !is_16_bit(type))
     fail("input: expected a floating dtype, got ", dtype_text(type));
-  if (weight.dim() != 4 || weight.size(0) != input.size(1) || weight.size(1) != 1 || weight.size(2) < 1 ||
-      weight.size(3) < 1)
-    fail("weight: expected (C, 1, Sh, Sw) with C = ", input.size(1), " channels as in input and Sh, Sw >= 1, got shape ",
-         shape_text(weight));
-  check_like("weight", weight, input, false);
+}
+
+// The sizes of a depthwise convolution of a checked input; the kernel's scope is that of the last two sizes of weight.
+inline Geometry check_geometry(const Tensor& input, const Tensor& weight, const Pair& kernel_size, const Pair& stride,
+                               const Pair& padding, const Pair& dilation, bool clip) {
   check_pair("kernel_size", kernel_size, 1);
   check_pair("stride", stride, 1);
   check_pair("padding", padding, 0);
@@ -132,6 +130,19 @@ inline Geometry check_arguments(
          ") pixels that kernel_size with dilation reaches over");
   g.out_height = (padded_h - reach_h) / g.stride_h + 1;
   g.out_width = (padded_w - reach_w) / g.stride_w + 1;
+  return g;
+}
+
+inline Geometry check_arguments(
+    const Tensor& input, const OptionalTensor& data_offset, const OptionalTensor& kernel_offset, const Tensor& weight,
+    const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation, bool clip) {
+  check_input(input);
+  if (weight.dim() != 4 || weight.size(0) != input.size(1) || weight.size(1) != 1 || weight.size(2) < 1 ||
+      weight.size(3) < 1)
+    fail("weight: expected (C, 1, Sh, Sw) with C = ", input.size(1), " channels as in input and Sh, Sw >= 1, got shape ",
+         shape_text(weight));
+  check_like("weight", weight, input, false);
+  const Geometry g = check_geometry(input, weight, kernel_size, stride, padding, dilation, clip);
   check_offset("data_offset", data_offset, input, g);
   check_offset("kernel_offset", kernel_offset, input, g);
   return g;

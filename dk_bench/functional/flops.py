@@ -19,12 +19,18 @@ import torchvision  # noqa: F401  (defines its operators)
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from dk_bench.functional import deform_roi_pool, registration  # noqa: F401  (loads the operators)
+from dk_bench.functional import (  # noqa: F401  (loads the operators)
+    deform_roi_pool,
+    depthwise_conv_per_image,
+    registration,
+)
 
 _CORNERS = 4
 
 _forward_op = torch.ops.dk_bench.deform_kernel_conv
 _backward_op = torch.ops.dk_bench.deform_kernel_conv_backward
+_per_image_op = torch.ops.dk_bench.depthwise_conv_per_image
+_per_image_backward_op = torch.ops.dk_bench.depthwise_conv_per_image_backward
 _dense_op = torch.ops.torchvision.deform_conv2d
 _roi_op = torch.ops.dk_bench.deform_roi_pool
 _roi_backward_op = torch.ops.dk_bench.deform_roi_pool_backward
@@ -47,6 +53,20 @@ def deform_kernel_conv_backward_flops(
     """FLOPs of the gradients of input and weight, each as much as the forward pass, without sampling; if wanted."""
     of_input, *_, of_weight = out_val  # what is not wanted is empty
     return 2 * prod(kernel_size) * grad.numel() * ((of_input.dim() == 4) + (of_weight.dim() == 4))
+
+
+@register_flop_formula(_per_image_op, get_raw=True)
+def depthwise_conv_per_image_flops(input: Tensor, weight: Tensor, *rest: Any, out_val: Tensor) -> int:
+    """FLOPs of a depthwise convolution."""
+    return 2 * prod(weight.shape[2:]) * out_val.numel()
+
+
+@register_flop_formula(_per_image_backward_op, get_raw=True)
+def depthwise_conv_per_image_backward_flops(
+    grad: Tensor, input: Tensor, weight: Tensor, *rest: Any, out_val: tuple[Tensor, ...],
+) -> int:
+    """FLOPs of the gradients of input and weight, each as much as the forward pass; if wanted."""
+    return 2 * prod(weight.shape[2:]) * grad.numel() * sum(t.dim() == 4 for t in out_val)
 
 
 @register_flop_formula(_dense_op, get_raw=True)

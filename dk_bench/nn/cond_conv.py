@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from dk_bench._arguments import IntPair
 from dk_bench.nn.base import RigidStart2d
-from dk_bench.nn.per_image import conv2d_per_image
+from dk_bench.nn.per_image import conv2d_per_image, global_average
 
-torch.fx.wrap("conv2d_per_image")
+for _step in ("conv2d_per_image", "global_average"):
+    torch.fx.wrap(_step)
 
 __all__ = ["CondConv2d"]
 
@@ -74,7 +75,7 @@ class CondConv2d(RigidStart2d):
         nn.init.zeros_(self.routing.bias)
 
     def convolve(self, input: Tensor) -> Tensor:
-        route = torch.sigmoid(self.routing(input.mean((2, 3))))
+        route = torch.sigmoid(self.routing(global_average(input)))
         kernel = (route @ self.weight).unflatten(1, self.kernel_shape)
         return conv2d_per_image(input, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)
 

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dk_bench.nn.inputs import as_batch, as_given
+from dk_bench.nn.per_image import global_average
 
-for _step in ("as_batch", "as_given"):
+for _step in ("as_batch", "as_given", "global_average"):
     torch.fx.wrap(_step)
 
 __all__ = ["GlobalOffset", "LocalMask", "LocalOffset", "OffsetGenerator", "RoIOffset", "offset_parameter_names"]
@@ -102,7 +103,7 @@ class GlobalOffset(OffsetGenerator):
 
     def forward(self, input: Tensor) -> Tensor:
         batch = as_batch(input, self.weight.shape[1], self.weight, "GlobalOffset")
-        return as_given(F.linear(batch.mean((2, 3)), self.weight, self.bias), input.dim())
+        return as_given(F.linear(global_average(batch), self.weight, self.bias), input.dim())
 
 
 class RoIOffset(OffsetGenerator):

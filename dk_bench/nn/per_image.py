@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dk_bench.functional.taps import tap_views
 from dk_bench.nn.inputs import autocast_dtype
+
+
+def global_average(input: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, C), as ``input.mean((2, 3))``, with a gradient that is an expanded view.
+
+    The mean's own gradient is a contiguous tensor, which makes a contiguous one of the sum with the gradient of a
+    channels_last convolution beside it; what comes before then has to rearrange it.
+    """
+    wide = torch.promote_types(input.dtype, torch.float32)  # a sum of float16 may be too large for it
+    return (input.sum((2, 3), dtype=wide) / (input.shape[2] * input.shape[3])).to(input.dtype)
+
+
+def is_kept() -> bool:
+    """Whether the operations that run now become a graph that is run again, with other sizes."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def conv2d_per_image(
@@ -31,11 +49,13 @@ def conv2d_per_image(
     """
     out_channels = kernel.shape[1]
     channels_last = not input.is_contiguous() and input.stride(1) == 1  # vmap knows no memory formats, but strides
+    depthwise = kernel.shape[2] == 1 and out_channels == groups
     if kernel.shape[3:] == (1, 1) and groups == 1 and padding == (0, 0):
         output = _matmul_per_image(input[:, :, :: stride[0], :: stride[1]], kernel.flatten(2), channels_last)
+    elif depthwise and input.device.type == "cpu" and not is_kept():
+        output = torch.ops.dk_bench.depthwise_conv_per_image(input, kernel.squeeze(2), stride, padding, dilation)
     else:
-        kept = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        output = (_sum_over_taps if kept else _grouped)(input, kernel, stride, padding, dilation, groups)
+        output = (_sum_over_taps if is_kept() else _grouped)(input, kernel, stride, padding, dilation, groups)
         if channels_last:
             output = output.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     return output if bias is None else output + bias.to(output.dtype).unflatten(-1, (out_channels, 1, 1))
@@ -44,10 +64,37 @@ def conv2d_per_image(
 def _matmul_per_image(input: Tensor, kernel: Tensor, channels_last: bool) -> Tensor:
     """(N, Cin, H, W) and (N, Cout, Cin) to (N, Cout, H, W): a batched matrix product in the input's own layout."""
     size = input.shape[2:]
-    if channels_last:
-        output = input.permute(0, 2, 3, 1).flatten(1, 2) @ kernel.transpose(1, 2)
-        return output.unflatten(1, size).permute(0, 3, 1, 2)
-    return (kernel @ input.flatten(2)).unflatten(2, size)
+    if not channels_last:
+        return (kernel @ input.flatten(2)).unflatten(2, size)
+    rows = input.permute(0, 2, 3, 1).flatten(1, 2)
+    if is_kept() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        output = rows @ kernel.transpose(1, 2)
+    else:
+        if (dtype := autocast_dtype(input)) is not None:
+            rows, kernel = rows.to(dtype), kernel.to(dtype)
+        output = _RowsByKernels.apply(rows, kernel)
+    return output.unflatten(1, size).permute(0, 3, 1, 2)
+
+
+class _RowsByKernels(torch.autograd.Function):
+    """rows (N, P, Cin) @ kernel (N, Cout, Cin).mT, whose gradient by the kernel lies in memory as the kernel does.
+
+    Autograd's own lies the other way round, so that the experts or the scope behind it would have to copy it.
+    """
+
+    @staticmethod
+    def forward(rows: Tensor, kernel: Tensor) -> Tensor:
+        return rows @ kernel.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        rows, kernel = ctx.saved_tensors
+        of_rows, of_kernel = ctx.needs_input_grad
+        return grad @ kernel if of_rows else None, grad.mT @ rows if of_kernel else None
 
 
 def _grouped(

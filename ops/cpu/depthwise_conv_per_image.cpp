@@ -1,0 +1,184 @@
+// depthwise_conv_per_image on the CPU: the rigid row kernels of deform_kernel_conv, with a table made for each image.
+//
+// Work is cut into images and blocks of channels, which share no sum: results are the same bits for any number of
+// threads.
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+
+#include "staging.h"
+
+namespace dk {
+namespace {
+
+using PerImageGradients = std::tuple<Tensor, Tensor>;  // of input and weight
+
+Geometry check_per_image(const Tensor& input, const Tensor& weight, const Pair& stride, const Pair& padding,
+                         const Pair& dilation) {
+  check_input(input);
+  if (weight.dim() != 4 || weight.size(0) != input.size(0) || weight.size(1) != input.size(1) || weight.size(2) < 1 ||
+      weight.size(3) < 1)
+    fail("weight: expected (N, C, Kh, Kw) with N = ", input.size(0), " images and C = ", input.size(1),
+         " channels as in input and Kh, Kw >= 1, got shape ", shape_text(weight));
+  check_like("weight", weight, input, false);
+  return check_geometry(input, weight, {weight.size(2), weight.size(3)}, stride, padding, dilation, true);
+}
+
+// Memory that lies as a row kernel takes it: a tensor's own, or where that lies otherwise a staged copy.
+template <class A>
+struct Pixels {
+  A* data;
+  int64_t step;  // between pixels
+};
+
+// What a thread holds for one block of channels of one image after the other.
+template <class A>
+struct Block {
+  const Geometry& g;
+  Buffer<A> scratch;
+  int64_t image = 0, channel = 0;
+  Row<A> row{};
+
+  explicit Block(const Geometry& geometry) : g(geometry), scratch(scratch_size(g.taps())) {
+    row.g = &g, row.scratch = scratch.get();
+  }
+
+  static int64_t count(const Geometry& g) { return (g.channels + kBlock - 1) / kBlock; }
+
+  void start(int64_t number) {
+    image = number / count(g), channel = number % count(g) * kBlock;
+    row.channels = std::min(kBlock, g.channels - channel);
+  }
+
+  // Rows [h, h + rows) of a tensor of height x width pixels, as a box of a staged plane.
+  Box box(int64_t h, int64_t rows, int64_t width) const {
+    return {image, channel, row.channels, h, rows, 1, width * kBlock, kBlock};
+  }
+
+  // The kernels as a table: one row a tap, `step` apart.
+  Box table(int64_t step) const { return {image, channel, row.channels, 0, g.kernel_h, 1, g.kernel_w * step, step}; }
+
+  Pixels<A> pixels(const View& v, const Buffer<A>& stage) const {
+    A* direct = v.template direct<A>(image, channel);
+    return direct ? Pixels<A>{direct, v.w} : Pixels<A>{stage.get(), kBlock};
+  }
+
+  // Rows [h, h + rows), copied into the stage where that is needed.
+  Pixels<A> read(const View& v, const Buffer<A>& stage, int64_t h, int64_t rows) const {
+    const Pixels<A> p = pixels(v, stage);
+    if (p.data == stage.get()) load(v, box(h, rows, v.width), p.data);
+    return p.data == stage.get() ? p : Pixels<A>{p.data + h * v.h, p.step};
+  }
+};
+
+template <class A>
+Buffer<A> stage_for(const View& v, int64_t rows) {
+  return Buffer<A>(v.template direct<A>(0, 0) ? 0 : rows * v.width * kBlock);
+}
+
+template <class A>
+void forward(const Geometry& g, const View& input, const View& weight, const View& output) {
+  const auto kernel = row_kernels<A>().forward[false][false];
+  torch::stable::parallel_for(0, g.batch * Block<A>::count(g), 1, [&](int64_t begin, int64_t end) {
+    Block<A> block(g);
+    Row<A>& row = block.row;
+    const Buffer<A> table(g.taps() * kBlock), x = stage_for<A>(input, g.height), out = stage_for<A>(output, 1);
+    row.table = table.get();
+    for (int64_t i = begin; i < end; ++i) {
+      block.start(i);
+      load(weight, block.table(kBlock), table.get());
+      const Pixels<A> image = block.read(input, x, 0, g.height), to = block.pixels(output, out);
+      row.x = image.data, row.x_step = image.step, row.out = to.data, row.out_step = to.step;
+      for (row.h = 0; row.h < g.out_height; ++row.h) {
+        kernel(row);
+        if (row.out == out.get())
+          store(output, block.box(row.h, 1, g.out_width), row.out);
+        else
+          row.out += output.h;
+      }
+    }
+  });
+}
+
+template <class A>
+void backward(const Geometry& g, const View& grad, const View& input, const View& weight, const View& grad_input,
+              const View& grad_weight) {
+  const auto kernel = row_kernels<A>().backward[false][false];
+  torch::stable::parallel_for(0, g.batch * Block<A>::count(g), 1, [&](int64_t begin, int64_t end) {
+    Block<A> block(g);
+    Row<A>& row = block.row;
+    const Buffer<A> pair(g.taps() * kPair), x = stage_for<A>(input, g.height), grad_x = stage_for<A>(grad_input, g.height),
+        grad_row = stage_for<A>(grad, 1);
+    row.pair_table = pair.get(), row.wants_weight = grad_weight.data;
+    for (int64_t i = begin; i < end; ++i) {
+      block.start(i);
+      std::fill_n(pair.get(), g.taps() * kPair, A(0));
+      load(weight, block.table(kPair), pair.get());
+      const Pixels<A> image = block.read(input, x, 0, g.height);
+      row.x = image.data, row.x_step = image.step;
+      if (grad_input.data) {
+        const Pixels<A> to = block.pixels(grad_input, grad_x);
+        row.grad_x = to.data, row.grad_x_step = to.step;
+        for (int64_t p = 0; p < g.height * g.width; ++p) std::fill_n(to.data + p * to.step, row.channels, A(0));
+      }
+      for (row.h = 0; row.h < g.out_height; ++row.h) {
+        const Pixels<A> from = block.read(grad, grad_row, row.h, 1);
+        row.grad = from.data, row.grad_step = from.step;
+        kernel(row);
+      }
+      if (grad_input.data && row.grad_x == grad_x.get()) store(grad_input, block.box(0, g.height, g.width), row.grad_x);
+      if (grad_weight.data) store(grad_weight, block.table(kPair), pair.get() + kBlock);
+    }
+  });
+}
+
+Tensor depthwise_conv_per_image(const Tensor& input, const Tensor& weight, const Pair& stride, const Pair& padding,
+                                const Pair& dilation) {
+  const Geometry g = check_per_image(input, weight, stride, padding, dilation);
+  Tensor output = empty_in_format_of(input, {g.batch, g.channels, g.out_height, g.out_width});
+  if (output.numel() == 0) return output;
+  const bool wide = input.scalar_type() == ScalarType::Double;
+  (wide ? forward<double> : forward<float>)(g, View(input), View(weight), View(output));
+  return output;
+}
+
+PerImageGradients depthwise_conv_per_image_backward(
+    const Tensor& grad, const Tensor& input, const Tensor& weight, const Pair& stride, const Pair& padding,
+    const Pair& dilation, bool /*deterministic: always*/, bool /*warn_only*/, const Mask& output_mask) {
+  const Geometry g = check_per_image(input, weight, stride, padding, dilation);
+  check_gradient(grad, input, g);
+  check_mask(output_mask, 2);
+  const Pair none{0};
+  PerImageGradients gradients{
+      output_mask[0] ? empty_in_format_of(input, sizes_of(input)) : torch::stable::new_empty(input, none),
+      torch::stable::new_empty(weight, output_mask[1] ? sizes_of(weight) : none)};
+  if (!output_mask[0] && !output_mask[1]) return gradients;
+  auto& [of_input, of_weight] = gradients;
+  if (grad.numel() == 0) {
+    torch::stable::zero_(of_input), torch::stable::zero_(of_weight);
+    return gradients;
+  }
+  const bool wide = input.scalar_type() == ScalarType::Double;
+  (wide ? backward<double> : backward<float>)(g, View(grad), View(input), View(weight),
+                                             output_mask[0] ? View(of_input) : View(),
+                                             output_mask[1] ? View(of_weight) : View());
+  return gradients;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(dk_bench, m) {
+  m.def(
+      "depthwise_conv_per_image(Tensor input, Tensor weight, int[] stride, int[] padding, int[] dilation) -> Tensor");
+  // Gradients of input and weight; an empty tensor for what the mask leaves out.
+  m.def(
+      "depthwise_conv_per_image_backward(Tensor grad, Tensor input, Tensor weight, int[] stride, int[] padding, "
+      "int[] dilation, bool deterministic, bool warn_only=False, bool[2] output_mask=[True, True]) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(dk_bench, CPU, m) {
+  m.impl("depthwise_conv_per_image", TORCH_BOX(&depthwise_conv_per_image));
+  m.impl("depthwise_conv_per_image_backward", TORCH_BOX(&depthwise_conv_per_image_backward));
+}
+
+}  // namespace dk
