@@ -12,7 +12,7 @@ from dk_bench.cli.options import add_output, check_folder
 from dk_bench.errors import UserError
 from dk_bench.models import PAPER_MODELS
 from dk_bench.results.costs import count_costs, load_costs, write_costs
-from dk_bench.results.readme import write_differences
+from dk_bench.results.readme import write_figures
 from dk_bench.results.record import EVALUATION, as_it_stands, find_records, read_record
 from dk_bench.results.render import show
 from dk_bench.results.tables import build_documents, write_documents
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", choices=TABLES, default="all", help="which table (all)")
     add_output(parser, "FOLDER", "for Markdown, CSV and LaTeX files (the first folder of records)")
     parser.add_argument("--readme", type=Path, metavar="FILE",
-                        help="to put the differences into, between its two markers")
+                        help="to put the differences into, and the speeds of bench/*.json, between their markers")
     parser.add_argument("--recount", action="store_true", help="count the paper's models again first (minutes)")
 
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         written = write_documents(chosen, folder)
         if args.readme:
             link = Path(os.path.relpath(folder, args.readme.parent)).as_posix()
-            written.append(write_differences(args.readme, documents.values(), link))
+            written.append(write_figures(args.readme, documents.values(), folder, link))
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
     evaluations = sum(record.task == EVALUATION for record in records)

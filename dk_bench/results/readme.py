@@ -1,4 +1,4 @@
-"""The figures in a README: differences to rigid bases in one table, between two markers, from the records."""
+"""The figures in a README, from the records: differences to rigid bases, and speeds, each between two markers."""
 
 from __future__ import annotations
 
@@ -11,23 +11,35 @@ from dk_bench.errors import UserError
 from dk_bench.results.cells import Figure
 from dk_bench.results.files import write_atomically
 from dk_bench.results.render import Document, Markup, Table, Value, markdown_table, markdown_text
+from dk_bench.results.speeds import speeds
 
 BEGIN, END = "<!-- from the records, by `make tables` -->", "<!-- end of what `make tables` writes -->"
+SPEED_BEGIN, SPEED_END = "<!-- speeds, by `make tables` -->", "<!-- end of the speeds -->"
 METRICS = ("top-1", "mAP")
 COUNTS = re.compile(r" \([\d,]+ classes, [\d,]+ training and [\d,]+ validation images\)$")  # as of `cells.Data`
 
 
-def write_differences(path: str | Path, documents: Iterable[Document], link: str) -> Path:
-    """Puts `differences` between the markers in a file, atomically, and leaves all else. ``link`` is the folder of the
-    tables as seen from the file. Raises UserError for a file that cannot be read or has not both markers once."""
+def write_figures(path: str | Path, documents: Iterable[Document], folder: Path, link: str) -> Path:
+    """Puts `differences` between the markers in a file, and, where it has markers for them, the `speeds` of the records
+    in ``folder``/bench; atomically, and leaves all else. ``link`` is the folder of the tables as seen from the file.
+
+    Raises UserError for a file that cannot be read or has not both markers once.
+    """
     try:
         content = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    if content.count(BEGIN) != 1 or content.count(END) != 1 or content.index(BEGIN) > content.index(END):
-        raise UserError(f"{path}: expected the line {BEGIN}, and below it {END}, once each")
-    before, after = content.partition(BEGIN)[0], content.partition(END)[2]
-    return write_atomically(path, f"{before}{BEGIN}\n\n{differences(documents, link)}\n\n{END}{after}")
+    content = _replace(path, content, BEGIN, END, differences(documents, link))
+    if SPEED_BEGIN in content or SPEED_END in content:
+        content = _replace(path, content, SPEED_BEGIN, SPEED_END, speeds(folder / "bench", f"{link}/bench"))
+    return write_atomically(path, content)
+
+
+def _replace(path: str | Path, content: str, begin: str, end: str, new: str) -> str:
+    if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
+        raise UserError(f"{path}: expected the line {begin}, and below it {end}, once each")
+    before, after = content.partition(begin)[0], content.partition(end)[2]
+    return f"{before}{begin}\n\n{new}\n\n{end}{after}"
 
 
 def differences(documents: Iterable[Document], link: str) -> str:
