@@ -1,4 +1,4 @@
-"""Checks of deform_roi_pool's arguments, shared by reference and fake kernel (the compiled operator repeats them)."""
+"""Checks of deform_roi_pool's arguments for reference and fake kernel (the compiled operator repeats them)."""
 
 from __future__ import annotations
 
@@ -50,6 +50,20 @@ def check_roi_pool(
     channels = channels // bins if position_sensitive else channels
     _check_moves(input, rois, offset, mask, output_size, channels)
     return channels
+
+
+def check_boxes(rois: Tensor, images: int) -> None:
+    """Checks the values of boxes (R, 5), which takes them to the CPU.
+
+    Raises:
+        ValueError: a box names an image that is not there, or has a coordinate that is not finite; the message names
+            its row.
+    """
+    for row, (image, *corners) in enumerate(rois.tolist()):
+        if not 0 <= image < images:
+            raise ValueError(f"rois: row {row} names image {image:g} of {images}; expected 0 to {images - 1}")
+        if not all(map(math.isfinite, corners)):
+            raise ValueError(f"rois: row {row} has a coordinate that is NaN or infinite")
 
 
 def _check_moves(

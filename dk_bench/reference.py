@@ -21,6 +21,7 @@ zero-initialised offsets put it when S = K, can still move inwards. The clip pas
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dk_bench._arguments import IntPair, as_pair, check_local, check_per_image, check_sample_kernel
@@ -104,12 +105,15 @@ def sample_input(
         y, x = y + offset[:, :, 0], x + offset[:, :, 1]
     y0, x0 = y.detach().floor(), x.detach().floor()
     fy, fx = y - y0, x - x0
-    flat = input.flatten(2)
+    along_y, along_x = ((y0, 1 - fy), (y0 + 1, fy)), ((x0, 1 - fx), (x0 + 1, fx))
+    if data_offset is None:  # taps rest on pixels
+        along_y, along_x = along_y[:1], along_x[:1]
+    flat = F.pad(input.flatten(2), (0, 1))  # the last value is what lies outside
     sampled = input.new_zeros(())
-    for corner_y, weight_y in ((y0, 1 - fy), (y0 + 1, fy)):
-        for corner_x, weight_x in ((x0, 1 - fx), (x0 + 1, fx)):
+    for corner_y, weight_y in along_y:
+        for corner_x, weight_x in along_x:
             inside = (corner_y >= 0) & (corner_y < height) & (corner_x >= 0) & (corner_x < width)
-            index = torch.where(inside, corner_y * width + corner_x, 0).long().flatten(1)
+            index = torch.where(inside, corner_y * width + corner_x, height * width).long().flatten(1)
             values = flat.gather(2, index.unsqueeze(1).expand(-1, c, -1)).view(n, c, *y.shape[1:])
             coefficient = torch.where(inside, weight_y * weight_x, 0)
             sampled = sampled + values * coefficient.unsqueeze(1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import dk_bench
-from dk_bench.functional.registration import HAS_CUDA
+from dk_bench.functional.loading import HAS_CUDA
 
 PACKAGE = Path(dk_bench.__file__).parent
 KERNELS = ("correlate", "scatter", "weight_gradient", "kernel_offset_gradient", "data_offset_gradient")

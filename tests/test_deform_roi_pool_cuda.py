@@ -12,7 +12,7 @@ from roi_cases import Case, check_against_reference, make_tensors, random_case
 from torch.autograd.function import once_differentiable
 
 from dk_bench.functional import deform_roi_pool
-from dk_bench.functional.registration import HAS_CUDA
+from dk_bench.functional.loading import HAS_CUDA
 
 SETTINGS = {
     "output_size": (2, 3), "spatial_scale": 0.5, "sampling_ratio": 2, "gamma": 0.1, "aligned": True,

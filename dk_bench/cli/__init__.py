@@ -40,10 +40,9 @@ class _Version(argparse.Action):
         import torch
 
         import dk_bench
-        from dk_bench.functional.registration import HAS_CUDA
+        from dk_bench.functional.loading import describe_operators
 
-        operators = f"CPU ({torch.ops.dk_bench.cpu_variant()})" + (", CUDA" if HAS_CUDA else "; CUDA's were not built")
-        print(f"dk_bench {dk_bench.__version__}, torch {torch.__version__}, operators: {operators}")
+        print(f"dk_bench {dk_bench.__version__}, torch {torch.__version__}, operators: {describe_operators()}")
         parser.exit()
 
 

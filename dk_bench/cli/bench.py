@@ -20,7 +20,7 @@ from dk_bench.analysis.bench_train import CPU_SETS, ModelSet, bench_models
 from dk_bench.analysis.bench_train import ROUNDS as TRAIN_ROUNDS
 from dk_bench.cli.options import add_output, check_at_least, check_file
 from dk_bench.errors import UserError
-from dk_bench.functional.registration import HAS_CUDA
+from dk_bench.functional.loading import why_reference
 from dk_bench.models import MODELS
 from dk_bench.results.files import write_atomically
 
@@ -87,8 +87,8 @@ def _check(args: argparse.Namespace) -> list[str]:
         check_file(args.output)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine or this torch has no CUDA device")
-    if args.device == "cuda" and not HAS_CUDA:
-        raise UserError("--device cuda: the CUDA operators were not built; nvcc is needed for `pip install -e .`")
+    if args.what == "ops" and (reason := why_reference(args.device)):
+        raise UserError(f"--device {args.device}: there are no compiled operators to time: {reason}")
     if args.device == "cuda" and args.isa:
         raise UserError("--isa: does not go with --device cuda")
     for name in args.isa or ():

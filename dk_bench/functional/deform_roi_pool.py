@@ -7,11 +7,13 @@ from torch import Tensor
 
 from dk_bench import reference_roi
 from dk_bench._arguments import IntPair, as_pair
-from dk_bench._roi_arguments import check_roi_pool
+from dk_bench._roi_arguments import check_boxes, check_roi_pool
 from dk_bench.functional.batching import in_front, join_images, split
 from dk_bench.functional.derivatives import Reference, Rules, register_derivatives
+from dk_bench.functional.fallback import check_not_nan, register_fallback
+from dk_bench.functional.loading import library
 from dk_bench.functional.onnx import is_exporting, refuse_roi_pool
-from dk_bench.functional.registration import determinism, empty_in_format_of, library, register_autocast
+from dk_bench.functional.registration import determinism, empty_in_format_of, register_autocast
 
 __all__ = ["deform_roi_pool"]
 
@@ -181,8 +183,13 @@ def _autocast(input, rois, offset, mask, *settings):
     return input, *given, *settings
 
 
+def _check_values(input, rois, offset, mask):
+    check_boxes(rois, input.shape[0])
+    check_not_nan(offset=offset)
+
+
 _of_reference = Reference(_reference, operands=4, settings=6, differentiable=(0, 2, 3))
 register_derivatives(library, "deform_roi_pool", Rules(4, _backward, _jvp, _vmap, _autocast, constants=(1,)))
 register_derivatives(library, "deform_roi_pool_backward", _of_reference.backward_rules(_vmap_backward))
-register_autocast("deform_roi_pool", "cpu", _autocast)
-register_autocast("deform_roi_pool", "cuda", _autocast)
+register_autocast("deform_roi_pool", _autocast)
+register_fallback("deform_roi_pool", _of_reference, _fake, _fake_backward, _check_values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torchvision
 from torch import Tensor
@@ -22,7 +24,8 @@ def deform_conv2d(
     dilation: Pair,
     mask: Tensor | None,
 ) -> Tensor:
-    """``torchvision.ops.deform_conv2d``, also under torch.func's transforms and for dual numbers, which it refuses.
+    """``torchvision.ops.deform_conv2d``, also under torch.func's transforms and for dual numbers, which it refuses, and
+    on devices that it has no kernel for.
 
     There it is computed in plain PyTorch: derivatives of every kind, but memory of N x Cin x taps x positions.
 
@@ -37,9 +40,16 @@ def deform_conv2d(
     Returns:
         (N, Cout, Hout, Wout).
     """
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    refused = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    if refused or not _has_kernel(input.device.type):
         return _in_plain_pytorch(input, offset, weight, bias, stride, padding, dilation, mask)
     return torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+
+
+@functools.cache
+def _has_kernel(device: str) -> bool:
+    key = torch._C._dispatch_key_for_device(device)
+    return torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::deform_conv2d", key)
 
 
 def _in_plain_pytorch(

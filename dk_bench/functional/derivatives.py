@@ -133,7 +133,7 @@ def _make_function(op, rules: Rules) -> type[torch.autograd.Function]:
 
 def pull_back(function: Callable[..., Any], primals: Sequence[Tensor], gradients: Any) -> tuple[Tensor, ...]:
     """The vector-Jacobian product of a function of plain PyTorch; it can be differentiated in its turn."""
-    with _without_autocast(primals[0]):
+    with without_autocast(primals[0]):
         return vjp(function, *primals)[1](gradients)
 
 
@@ -143,16 +143,18 @@ def push_forward(function: Callable[..., Any], primals: Sequence[Tensor], tangen
     That one is linear in the gradient of the output, so any will do. It nests in torch.func and in dual numbers, which
     torch's own forward mode does not do in both.
     """
-    with _without_autocast(primals[0]):
+    with without_autocast(primals[0]):
         output, pull = vjp(function, *primals)
         zero = torch.zeros_like(output) if isinstance(output, Tensor) else tuple(map(torch.zeros_like, output))
         (tangent,) = vjp(pull, zero)[1](tuple(tangents))
     return tangent
 
 
-def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """A block in which the tensor's device has no autocast."""
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
+    enabled = is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if enabled else nullcontext()
 
 
 def of_chosen(function: Callable[..., Any], operands: Tensors, chosen: Sequence[int]) -> Callable[..., Any]:
@@ -189,6 +191,10 @@ class Reference:
         constants = tuple(1 + i for i in range(self.operands) if i not in self.differentiable)
         return Rules(1 + self.operands, self._backward, self._jvp, vmap, constants=constants)
 
+    def split(self, arguments: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The operator's arguments as operands and settings."""
+        return arguments[: self.operands], arguments[self.operands :]
+
     def wanted(self, settings: Sequence[Any]) -> Sequence[bool]:
         """The last setting of the backward operator. The dispatcher leaves out what equals its default."""
         return settings[self.settings + 2] if len(settings) > self.settings + 2 else (True,) * len(self.differentiable)
@@ -207,14 +213,14 @@ class Reference:
 
         return gradients, there
 
-    def _outputs(self, operands: Tensors, settings: Sequence[Any]) -> list[int]:
+    def outputs(self, operands: Tensors, settings: Sequence[Any]) -> list[int]:
         """The numbers of the backward operator's outputs that are not left empty."""
         wanted = enumerate(zip(self.differentiable, self.wanted(settings), strict=True))
         return [o for o, (i, want) in wanted if want and operands[i] is not None]
 
     def _backward(self, grads: Tensors, arguments: Tensors, settings: Sequence[Any], wanted: Sequence[bool]) -> Tensors:
         grad, *operands = arguments
-        outputs = [o for o in self._outputs(operands, settings) if grads[o] is not None]
+        outputs = [o for o in self.outputs(operands, settings) if grads[o] is not None]
         if not outputs:
             return [None] * len(arguments)
         function, there = self._gradients(operands, settings, outputs)
@@ -225,7 +231,7 @@ class Reference:
 
     def _jvp(self, tangents: Tensors, arguments: Tensors, settings: Sequence[Any]) -> Tensors:
         grad, *operands = arguments
-        outputs = self._outputs(operands, settings)
+        outputs = self.outputs(operands, settings)
         results = [grad.new_zeros(0)] * len(self.differentiable)  # those of outputs that are left empty
         if not outputs:
             return tuple(results)

@@ -1,4 +1,4 @@
-"""What derivatives and autocast need of torch that is private to it, and so may go away in a later version."""
+"""What the operators' registration needs of torch that is private to it, and so may go away in a later version."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch._functorch.pyfunctorch  # noqa: F401  (so that its names can be loo
 _NEEDED = {
     "_C": (
         "DispatchKey", "DispatchKeySet", "_AutoDispatchBelowAutograd", "_ExcludeDispatchKeyGuard",
-        "_after_autograd_keyset", "_any_requires_grad", "_are_functorch_transforms_active",
+        "_ForceDispatchKeyGuard", "_after_autograd_keyset", "_any_requires_grad", "_are_functorch_transforms_active",
+        "_dispatch_has_kernel_for_dispatch_key", "_dispatch_key_for_device", "_dispatch_tls_local_exclude_set",
+        "_dispatch_tls_local_include_set",
     ),
     "_C._functorch": (
         "TransformType", "_unwrap_functional_tensor", "_wrap_functional_tensor", "get_interpreter_stack",

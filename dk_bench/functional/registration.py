@@ -1,12 +1,12 @@
 """How the compiled operators behave outside eager inference: fake tensors, derivatives, vmap, autocast.
 
-Importing this module loads the libraries: ``_cpu`` must be there, ``_cuda`` is where it was built (it needs nvcc).
+Importing this module loads the libraries, see `dk_bench.functional.loading`.
 """
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
+import functools
+from operator import or_
 
 import torch
 from torch import Tensor
@@ -15,46 +15,11 @@ from dk_bench import reference
 from dk_bench._arguments import check_local
 from dk_bench.functional.batching import join_channels, join_images, one_by_one, split
 from dk_bench.functional.derivatives import Reference, Rules, of_chosen, push_forward, register_derivatives
-from dk_bench.functional.private import check_torch
-
-check_torch()
-
-_PACKAGE = Path(__file__).resolve().parent.parent
-
-
-def _load(name: str) -> bool:
-    """Loads dk_bench/<name>*.so; False if there is none. Raises OSError if it cannot be loaded."""
-    built = sorted(_PACKAGE.glob(f"{name}*.so")) + sorted(_PACKAGE.glob(f"{name}*.pyd"))
-    if not built:
-        return False
-    torch.ops.load_library(str(built[0]))
-    return True
-
-
-if not _load("_cpu"):
-    raise ImportError(
-        f"dk_bench: the compiled operators are missing ({_PACKAGE.name}/_cpu*.so); build them with `pip install -e .`"
-    )
-
-
-def _load_cuda() -> bool:
-    """Whether they are there and load. A CPU-only torch does not try; a library that fails leaves the CPU's alone."""
-    if torch.version.cuda is None:
-        return False
-    try:
-        return _load("_cuda")
-    except OSError as error:
-        warnings.warn(f"dk_bench: the CUDA operators were built but cannot be loaded: {error}", stacklevel=2)
-        return False
-
-
-#: Whether there are CUDA operators.
-HAS_CUDA = _load_cuda()
+from dk_bench.functional.fallback import check_not_nan, register_fallback
+from dk_bench.functional.loading import library
 
 _op = torch.ops.dk_bench.deform_kernel_conv
 _backward_op = torch.ops.dk_bench.deform_kernel_conv_backward
-#: What this package registers in torch lives as long as this.
-library = torch.library.Library("dk_bench", "FRAGMENT")
 
 
 def empty_in_format_of(like: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -156,20 +121,27 @@ def _autocast(input, data_offset, kernel_offset, weight, *geometry):
     return input.to(dtype), *offsets, weight.to(dtype), *geometry
 
 
-def register_autocast(name: str, device: str, rule) -> None:
-    """Makes autocast on a device call the operator with the arguments that the rule makes of the given ones."""
-    key = "AutocastCPU" if device == "cpu" else "AutocastCUDA"
-    op = getattr(torch.ops.dk_bench, name)
+_AUTOCAST = [getattr(torch._C.DispatchKey, key) for key in dir(torch._C.DispatchKey) if key.startswith("Autocast")]
+
+
+def register_autocast(name: str, rule) -> None:
+    """Makes autocast call the operator, on any device, with the arguments that the rule makes of the given ones."""
+    op, keys = getattr(torch.ops.dk_bench, name), functools.reduce(or_, map(torch._C.DispatchKeySet, _AUTOCAST))
 
     def autocast(*arguments):
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))):
+        with torch._C._ExcludeDispatchKeyGuard(keys):
             return op(*rule(*arguments))
 
-    library.impl(name, autocast, key)
+    for key in _AUTOCAST:
+        library.impl(name, autocast, key.name)
+
+
+def _check_values(input, data_offset, kernel_offset, weight):
+    check_not_nan(data_offset=data_offset, kernel_offset=kernel_offset)
 
 
 _of_reference = Reference(_reference, operands=4, settings=5, differentiable=(0, 1, 2, 3))
 register_derivatives(library, "deform_kernel_conv", Rules(4, _backward, _jvp, _vmap, _autocast))
 register_derivatives(library, "deform_kernel_conv_backward", _of_reference.backward_rules(_vmap_backward))
-register_autocast("deform_kernel_conv", "cpu", _autocast)
-register_autocast("deform_kernel_conv", "cuda", _autocast)
+register_autocast("deform_kernel_conv", _autocast)
+register_fallback("deform_kernel_conv", _of_reference, _fake, _fake_backward, _check_values)

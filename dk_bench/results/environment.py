@@ -32,11 +32,14 @@ def collect_versions() -> dict[str, str]:
 
 
 def collect_device(device: Any = None) -> dict[str, Any]:
-    """What a torch device is: its type, its product name, how many there are (CPU: cores) and threads in use.
+    """What a torch device is: its type, its product name, how many there are (CPU: cores) and threads in use; and
+    which of our operators compute there, "compiled" or "reference".
 
     ``device`` defaults to the GPU where there is one, as training does.
     """
     import torch
+
+    from dk_bench.functional.loading import operators_on
 
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
@@ -49,6 +52,7 @@ def collect_device(device: Any = None) -> dict[str, Any]:
         "count": count,
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
+        "operators": operators_on(device.type),
     }
 
 

@@ -16,6 +16,7 @@ from dk_bench.results.record import RunRecord, attempts_of, find_records, read_r
 SHORTENED = ".../"  # how `portable` begins a path that lay elsewhere
 GIT = {"commit": "commit", "dirty": "uncommitted changes"}
 DEVICE = ("type", "name", "threads")
+ADDED_TO_DEVICE = ("operators",)  # which older records do not tell
 TIMES = ("seconds",)  # of an epoch; no two runs take the same
 
 
@@ -84,7 +85,8 @@ def compare_making(record: RunRecord, config: Mapping[str, Any] | None) -> list[
     git, versions, device = collect_git(), collect_versions(), collect_device()
     making = [Then(name, _word(record.git.get(key)), _word(git[key])) for key, name in GIT.items()]
     making += [Then(name, version, versions.get(name, "none")) for name, version in record.versions.items()]
-    making += [Then(f"device: {key}", _word(record.device.get(key)), _word(device[key]), False) for key in DEVICE]
+    keys = [*DEVICE, *(key for key in ADDED_TO_DEVICE if key in record.device)]
+    making += [Then(f"device: {key}", _word(record.device.get(key)), _word(device[key]), False) for key in keys]
     return making + (_settings(record.config, config) if config is not None else [])
 
 

@@ -1,0 +1,129 @@
+"""The reference as a kernel of the operators, for every device that has no compiled one.
+
+It stands below all else that torch does with an operator: derivatives, vmap, autocast, fake tensors, graphs and counts
+of multiply-adds are the same whichever computes. It is slow, and needs memory of order N x C x taps x positions, though
+for no longer than a call: the backward pass computes anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dk_bench.functional.derivatives import Reference, Tensors, of_chosen, without_autocast
+from dk_bench.functional.loading import CHOICE, CHOSEN, REFERENCE, library, why_reference
+
+EVERYWHERE = "CompositeExplicitAutograd"  # the dispatcher's key of all devices that have no kernel of their own
+
+
+def register_fallback(
+    name: str,
+    reference: Reference,
+    allocate: Callable[..., Tensor],
+    allocate_gradients: Callable[..., Sequence[Tensor]],
+    check_values: Callable[..., None],
+) -> None:
+    """Makes the reference compute ``dk_bench::name`` and ``dk_bench::name_backward`` where no compiled operator does.
+
+    Args:
+        name: the operator's.
+        reference: what computes.
+        allocate, allocate_gradients: the two operators' arguments to tensors as their results are, not yet filled; also
+            what they are under fake tensors. The first raises ValueError for arguments that do not fit.
+        check_values: takes the operands; raises ValueError for values that do not fit.
+
+    The operators raise RuntimeError where the compiled ones do, but on every device.
+    """
+
+    def check(arguments: Sequence[Any]) -> Tensor:
+        if arguments[0].layout != torch.strided:
+            raise ValueError(f"input: expected a dense tensor, got layout {arguments[0].layout}")
+        output = allocate(*arguments)
+        check_values(*arguments[: reference.operands])
+        warn(arguments[0].device.type)
+        return output
+
+    def forward(*arguments):
+        with _as_runtime_errors(), without_autocast(arguments[0]):
+            output = check(arguments)
+            operands, settings = reference.split(arguments)
+            return output.copy_(reference.function(operands, settings))
+
+    def backward(grad, *arguments):
+        operands, settings = reference.split(arguments)
+        with _as_runtime_errors():
+            shape = check((*operands, *settings[: reference.settings])).shape
+            if grad.shape != shape:
+                raise ValueError(f"grad: expected shape {tuple(shape)}, got {tuple(grad.shape)}")
+            if (given := len(reference.wanted(settings))) != (expected := len(reference.differentiable)):
+                raise ValueError(f"output_mask: expected {expected} values, got {given}")
+        results = allocate_gradients(grad, *arguments)
+        for o, gradient in _differentiate(reference, grad, operands, settings).items():
+            results[o].copy_(gradient)
+        return results
+
+    library.impl(name, forward, EVERYWHERE)
+    library.impl(f"{name}_backward", backward, EVERYWHERE)
+
+
+def check_not_nan(**tensors: Tensor | None) -> None:
+    """Raises ValueError that names the first of the tensors with a NaN, and where it is."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.isnan().any():
+            index = tuple(tensor.isnan().nonzero()[0].tolist())
+            raise ValueError(f"{name}: NaN at index {index}")
+
+
+@functools.cache
+def warn(device: str) -> None:
+    """Warns, once in a process and for a type of device, that the reference computes there, why, and what to do.
+
+    Not where it was asked for.
+    """
+    if CHOSEN == REFERENCE:
+        return
+    remedy = "`DK_BENCH_CUDA=1 pip install -e .` builds them where nvcc is" if device == "cuda" else "the CPU has them"
+    warnings.warn(
+        f"dk_bench: on {device} the operators are the reference in plain PyTorch, slow and large, as "
+        f"{why_reference(device)}; {remedy}. {CHOICE}={REFERENCE} asks for the reference, without this warning",
+        stacklevel=2,
+    )
+
+
+def _differentiate(reference: Reference, grad: Tensor, operands: Tensors, settings: Sequence[Any]) -> dict[int, Tensor]:
+    """The gradients that are wanted, each under its number among the backward operator's outputs."""
+    outputs = reference.outputs(operands, settings)
+    if not outputs or grad.numel() == 0:
+        return {o: torch.zeros_like(operands[reference.differentiable[o]]) for o in outputs}
+    chosen = [reference.differentiable[o] for o in outputs]
+    function = of_chosen(lambda *given: reference.function(given, settings[: reference.settings]), operands, chosen)
+    with _recording(grad):
+        leaves = [operands[i].detach().clone().requires_grad_() for i in chosen]
+        found = torch.autograd.grad(function(*leaves), leaves, grad, allow_unused=True, materialize_grads=True)
+    return dict(zip(outputs, found, strict=True))
+
+
+@contextmanager
+def _recording(tensor: Tensor) -> Iterator[None]:
+    """Autograd from inside an operator, below which the dispatcher has left it out."""
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast(tensor):
+        left_out = torch._C._dispatch_tls_local_exclude_set()
+        for key in ("AutogradFunctionality", "AutogradOther", "AutogradNestedTensor"):
+            left_out = left_out.remove(getattr(torch._C.DispatchKey, key))
+        with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), left_out):
+            yield
+
+
+@contextmanager
+def _as_runtime_errors() -> Iterator[None]:
+    """The reference's ValueErrors as the compiled operators raise them."""
+    try:
+        yield
+    except ValueError as error:
+        raise RuntimeError(str(error)) from error
