@@ -105,11 +105,11 @@ struct Call {
 };
 
 // The memory one thread needs for a row, and the row itself.
-template <class A>
+template <class A, class R = Row<A>>
 struct Worker {
   Call<A>& call;
   Buffer<A> data_row, kernel_row, scratch;
-  Row<A> row{};
+  R row{};
 
   explicit Worker(Call<A>& c)
       : call(c), data_row(c.offset_row_size()), kernel_row(c.offset_row_size()), scratch(scratch_size(c.g.taps())) {

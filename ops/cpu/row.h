@@ -13,11 +13,7 @@
 
 namespace dk {
 
-constexpr int64_t kBlock = 64;      // channels of a table block, and of a staged plane: 4 KiB of table at scope 4
-// Backward reads the table and adds to its gradient at once. Were they two arrays, their rows could lie at equal places
-// of two memory pages, and the processor would take each load for one that needs an earlier store. So a row of the
-// table and the same row of its gradient lie side by side.
-constexpr int64_t kPair = 2 * kBlock;
+constexpr int64_t kBlock = 64;      // channels of a table block, and of a plane staged forward: 4 KiB of table at scope 4
 constexpr int64_t kPositions = 16;  // output positions of a row that are decoded together: one AVX-512 vector
 
 template <class A>
@@ -31,21 +27,32 @@ struct Row {
   const A* data_offset;    // (2 taps, offset_step), zero-filled up to offset_step; null where rigid
   const A* kernel_offset;  // the same
   int64_t offset_step;     // out_width rounded up to kPositions
-  const A* table;          // blocks of (rows, kBlock): see Table; not in backward
-  A* out;                  // out_width pixels
+  const A* table;          // forward: blocks of (rows, kBlock), see Table
+  A* out;                  // forward: out_width pixels
   int64_t out_step;
 
-  // Backward only.
-  const A* grad;      // out_width pixels
-  int64_t grad_step;
-  A* pair_table;      // (rows, 2, kBlock): a table row, read, and its gradient, accumulated
-  bool wants_weight;  // whether the table's gradient is wanted; the three below are null where they are not
-  A* grad_x;          // accumulated; height * width pixels
-  int64_t grad_x_step;
-  A* grad_data_offset;    // written, as data_offset
+  A* scratch;  // scratch_size(taps) elements
+};
+
+// Backward works on chunks: as many channels of a few rows as the registers take at once, so that what lies close
+// together in a chunk is what is used together, whatever the strides of the tensors. A plane is one chunk's. What is
+// read and its gradient, which is added to at the same time, lie side by side: were they two arrays, they could lie at
+// equal places of two memory pages, and the processor would take a load for one that needs an earlier store.
+template <class A>
+struct BackwardRow : Row<A> {
+  int64_t chunks;  // all below have this many planes
+  int64_t ring;    // image holds this many rows of the image: row y is number y % ring
+  int64_t plane;   // elements of a plane of it: ring * width * 2 * chunk
+  A* image;        // pixels of (x, its gradient)
+  const A* grad;   // planes of out_width pixels, and where nothing moves of some zeros before and after
+  int64_t grad_plane;
+  A* pair_table;   // planes of (rows of Table, 2, chunk): a table row, and its gradient
+  bool wants_x;
+  bool wants_weight;
+  A* grad_data_offset;    // written, as data_offset; null where not wanted
   A* grad_kernel_offset;  // written, as kernel_offset
 
-  A* scratch;  // scratch_size(taps) elements
+  A* list_scratch;  // list_scratch_size(taps, rows) elements
 };
 
 // The kernel as the row kernels read it. With kernel offsets a row is one scope position, and a border of zeros stands
@@ -65,11 +72,34 @@ struct Table {
 // corner indices, 4 coefficients and 2 fractions, kernel offsets 1 index, 4 coefficients, 2 fractions and 2 slopes.
 inline int64_t scratch_size(int64_t taps) { return taps * kPositions * (10 + 9); }
 
+// A row of pixels, `step` apart, each of adjacent channels; and the same in chunks, `plane` apart.
+template <class A>
+struct Line {
+  A* at;
+  int64_t step, pixels, channels;
+  int64_t below;  // how far the next row is
+};
+template <class A>
+struct ChunkLine {
+  A* at;
+  int64_t step, plane;  // step: one chunk, or two where the second holds the gradient
+};
+
+// What backward needs to list the taps of kPositions positions: for each up to 20 elements, and 6 vectors of at most 64
+// bytes; and how many lie in each cell of the table.
+template <class A>
+int64_t list_scratch_size(int64_t taps, int64_t rows) {
+  return taps * kPositions * (20 + 6 * 64 / int64_t(sizeof(A))) + rows + 1;
+}
+
 template <class A>
 struct RowKernels {
-  using Function = void (*)(const Row<A>&);
-  Function forward[2][2];  // [data_offset given][kernel_offset given]
-  Function backward[2][2];
+  void (*forward[2][2])(const Row<A>&);  // [data_offset given][kernel_offset given]
+  void (*backward[2][2])(const BackwardRow<A>&);
+  // Backward's chunks: how many channels, and the way into and out of them from pixels of adjacent channels.
+  int64_t chunk;
+  void (*to_chunks)(const Line<const A>& from, const ChunkLine<A>& to);
+  void (*from_chunks)(const ChunkLine<const A>& from, const Line<A>& to);
 };
 
 // The best variant this processor runs.

@@ -1,7 +1,7 @@
 // The backward half of row_kernels.h, which includes it inside its namespace.
 //
-// One pass over the taps gives all gradients. With g = dL/dout, x_k the value a tap read and W_s the kernel's corners:
-//   u = g x_k,   dL/dW_s += B_k[s] u,   dL/dx += g W'_k,   and the offsets' from the dots <u, W_s>, one a corner.
+// One pass over the taps gives all gradients. With g = dL/dout, x_k the value a tap read and W'_k the kernel's:
+//   u = g x_k,   dL/dW_s += B_k[s] u,   dL/dx += g W'_k,   and the offsets' are <u, dW'_k> and <g W'_k, dx_k>.
 
 // Which gradients are wanted. Usually all are, and then the compiler knows: kAll.
 struct Wanted {
@@ -10,201 +10,220 @@ struct Wanted {
   bool all() const { return x && weight && data_offset && kernel_offset; }
 };
 
-// What the offsets' gradients need: for each corner, the sum over channels.
-template <class A>
-struct Dots {
-  A kernel[4] = {}, data[4] = {};
+// What lies between four corners: between the upper two, and the lower two.
+template <class P>
+struct Patch {
+  P upper, upper_step, lower, lower_step, twist;
+
+  explicit Patch(P value) : upper(value), upper_step{}, lower{}, lower_step{}, twist{} {}  // of one corner
+  Patch(P a, P b, P c, P d)
+      : upper(a), upper_step(b - a), lower(c), lower_step(d - c), twist(lower_step - upper_step) {}
 };
 
-// Pointers and coefficients of one tap at one position.
+// A patch's value at a place, and its derivatives.
+template <class P>
+struct Sample {
+  P value, dy, dx;
+};
+
+// Written in place, as copies would go through memory.
+template <class P, class A>
+static inline void take(Sample<P>& to, const Patch<P>& p, const Blend<A>& at) {
+  const P above = p.upper + at.fx * p.upper_step;
+  to.dy = p.lower + at.fx * p.lower_step - above;
+  to.value = above + at.fy * to.dy;
+  to.dx = p.upper_step + at.fy * p.twist;
+}
+
+template <class P>
+static inline void take(Sample<P>& to, const Patch<P>& p, const Nothing&) {
+  to.value = p.upper;
+}
+
+// What the entries of a chunk share.
 template <class A>
-struct TapPointers {
+struct Chunk {
+  A* image;  // pixels of x and its gradient
   const A* grad;
-  const A* x[4];  // only the first without data offsets
-  A* grad_x[4];
-  A data_coef[4];
-  const A* w[4];  // only the first without kernel offsets
-  A* grad_w[4];
-  A kernel_coef[4];
+  bool first;     // of the row's chunks: dots are begun, not added to
+  int64_t width;  // of the image, in elements
+  A* terms;       // see List
+  A* outside;     // a pixel that stands for those outside the image: zeros, and a gradient that nobody reads
 };
 
-// Four vectors by name: an array would live in memory, and the sums below would wait for it.
-template <class V>
-struct Four {
-  V a = {}, b = {}, c = {}, d = {};
-};
-
-template <class A, class V>
-static inline void load_four(Four<V>& to, const A* const from[4], int64_t c) {
-  to.a = load<V>(from[0] + c), to.b = load<V>(from[1] + c), to.c = load<V>(from[2] + c), to.d = load<V>(from[3] + c);
+template <class A, class P>
+static inline void add_to_memory(A* to, const P& v) {
+  store_pack(to, load_pack(to) + v);
 }
 
-template <class A, class V>
-static inline V weighted(const Four<V>& v, const A coef[4]) {
-  return (coef[0] * v.a + coef[1] * v.b) + (coef[2] * v.c + coef[3] * v.d);
-}
-
-template <class V>
-static inline void add_products(Four<V>& sum, V u, const Four<V>& v) {
-  sum.a += u * v.a, sum.b += u * v.b, sum.c += u * v.c, sum.d += u * v.d;
-}
-
-template <class A, class V>
-static inline void add_to_memory(A* to, V v) {
-  store(to, load<V>(to) + v);
-}
-
-// The sums of the lanes of four vectors, together: half the instructions of one after the other.
-template <class V>
-static inline auto sum_lanes(const Four<V>& v) {
-  constexpr int lanes = sizeof(V) / sizeof(v.a[0]);
-  if constexpr (lanes == 2) {
-    typedef decltype(v.a[0] + v.a[0]) A;
-    return Four<A>{fold(v.a), fold(v.b), fold(v.c), fold(v.d)};
-  } else if constexpr (lanes == 4 && sizeof(V) == 16) {
-    const V ab = __builtin_shufflevector(v.a, v.b, 0, 4, 1, 5) + __builtin_shufflevector(v.a, v.b, 2, 6, 3, 7);
-    const V cd = __builtin_shufflevector(v.c, v.d, 0, 4, 1, 5) + __builtin_shufflevector(v.c, v.d, 2, 6, 3, 7);
-    const V all = __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
-    return Four<float>{all[0], all[1], all[2], all[3]};
-  } else {
-    typedef decltype(fold(v.a)) Half;
-    return sum_lanes(Four<Half>{fold(v.a), fold(v.b), fold(v.c), fold(v.d)});
-  }
-}
-
-template <class A, class V>
-static inline void add_lanes(A sum[4], const Four<V>& v) {
-  if constexpr (sizeof(V) == sizeof(A)) {
-    sum[0] += v.a, sum[1] += v.b, sum[2] += v.c, sum[3] += v.d;
-  } else {
-    const Four<A> lanes = sum_lanes(v);
-    sum[0] += lanes.a, sum[1] += lanes.b, sum[2] += lanes.c, sum[3] += lanes.d;
-  }
-}
-
-// As many whole vectors V of channels from c on as there are; moves c.
-template <class A, bool DATA, bool KERNEL, bool kAll, class V>
-static inline void backward_vectors(const TapPointers<A>& t, const Wanted& wanted, int64_t& c, int64_t channels,
-                                    Dots<A>& dots) {
+// The dot products of an offset's derivatives, lane by lane.
+template <class A, class P>
+static inline void add_dots(A* dots, bool first, const P& of, const Sample<P>& sample) {
+  typedef typename VectorOf<A>::type V;
   constexpr int64_t lanes = sizeof(V) / sizeof(A);
-  if (c + lanes > channels) return;
-  const bool of_x = kAll || wanted.x, of_weight = kAll || wanted.weight;
-  const bool of_data = kAll || wanted.data_offset, of_kernel = kAll || wanted.kernel_offset;
-  const bool of_kernel_side = of_weight || of_kernel, of_data_side = of_x || of_data;
-  Four<V> kernel_dot, data_dot, corner_x, corner_w;
-  for (; c + lanes <= channels; c += lanes) {
-    const V g = load<V>(t.grad + c);
-    if constexpr (DATA)
-      if (of_kernel_side || of_data) load_four(corner_x, t.x, c);
-    if constexpr (KERNEL)
-      if (of_data_side || of_kernel) load_four(corner_w, t.w, c);
-    if (of_kernel_side) {
-      V read;
-      if constexpr (DATA)
-        read = weighted(corner_x, t.data_coef);
+  V dy = {}, dx = {};
+  if (!first) dy = load<V>(dots), dx = load<V>(dots + lanes);
+  store(dots, add_products(dy, of, sample.dy));
+  store(dots + lanes, add_products(dx, of, sample.dx));
+}
+
+// Where a tap reads the image, and adds to its gradient: one pixel, or the four around it where it moves.
+template <class A, bool DATA>
+struct Pixels {
+  A* at[DATA ? 4 : 1];
+
+  Pixels(const Chunk<A>& k, const typename Index<A>::type* pixel) {
+    constexpr int64_t step = 2 * kChunk<A>;
+    at[0] = k.image + int64_t(pixel[0]) * step;
+    if constexpr (DATA) {
+      if ((pixel[0] | pixel[3]) >= 0)  // all inside
+        at[1] = at[0] + step, at[2] = at[0] + k.width, at[3] = at[2] + step;
       else
-        read = load<V>(t.x[0] + c);
-      const V u = g * read;
-      if constexpr (KERNEL) {
-        if (of_kernel) add_products(kernel_dot, u, corner_w);
-        if (of_weight)
-          for (int j = 0; j < 4; ++j) add_to_memory(t.grad_w[j] + c, V(t.kernel_coef[j] * u));
+        for (int j = 0; j < 4; ++j) at[j] = pixel[j] < 0 ? k.outside : k.image + int64_t(pixel[j]) * step;
+    }
+  }
+
+  auto load() const {
+    typedef Patch<Pack<A>> Image;
+    if constexpr (DATA)
+      return Image(load_pack(at[0]), load_pack(at[1]), load_pack(at[2]), load_pack(at[3]));
+    else
+      return Image(load_pack(at[0]));
+  }
+};
+
+// A row of the table and, where taps move over it, the three with which it makes a cell.
+template <class A, bool KERNEL>
+struct Cell {
+  A* corner[KERNEL ? 4 : 1];
+
+  Cell(A* pair, int64_t table_width) {
+    const int64_t step = 2 * kChunk<A>, steps[4] = {0, step, table_width * step, (table_width + 1) * step};
+    for (int j = 0; j < (KERNEL ? 4 : 1); ++j) corner[j] = pair + steps[j];
+  }
+
+  auto load() const {
+    typedef Patch<Pack<A>> Weight;
+    if constexpr (KERNEL)
+      return Weight(load_pack(corner[0]), load_pack(corner[1]), load_pack(corner[2]), load_pack(corner[3]));
+    else
+      return Weight(load_pack(corner[0]));
+  }
+};
+
+// Four corners' weights and four gradients, of two vectors each, take 16 registers. Where there are no more, the
+// gradients are summed afterwards, from terms that are kept in memory.
+constexpr bool kSumLater = DK_BYTES < 64;
+
+// The entries of one row of the table.
+template <class A, bool DATA, bool KERNEL, bool kAll>
+static inline void backward_group(const Chunk<A>& k, const Wanted& wanted, const Entry<A, DATA, KERNEL>* e,
+                                  const Entry<A, DATA, KERNEL>* end, const Cell<A, KERNEL>& cell, A* dots) {
+  typedef Pack<A> P;
+  constexpr int64_t lanes = DK_BYTES / sizeof(A), size = 2 * (DATA + KERNEL) * lanes;
+  const bool of_x = kAll || wanted.x, of_weight = kAll || wanted.weight;
+  const bool of_data = DATA && (kAll || wanted.data_offset), of_kernel = KERNEL && (kAll || wanted.kernel_offset);
+  const Entry<A, DATA, KERNEL>* const begin = e;
+  const Patch<P> kernel = cell.load();
+  P sum0 = {}, sum1 = {}, sum2 = {}, sum3 = {};
+  const auto add_term = [&](const Entry<A, DATA, KERNEL>& at, const P& u) {
+    if constexpr (KERNEL) {
+      const A* coef = at.kernel.coef;
+      sum0 = sum0 + coef[0] * u, sum1 = sum1 + coef[1] * u, sum2 = sum2 + coef[2] * u, sum3 = sum3 + coef[3] * u;
+    } else {
+      sum0 = sum0 + u;
+    }
+  };
+  A* term = k.terms;
+  for (; e < end; ++e, dots += size, term += kChunk<A>) {
+    const P g = load_pack(k.grad + e->position * kChunk<A>);
+    const Pixels<A, DATA> pixels(k, e->pixel);
+    Sample<P> weight, read;
+    take(weight, kernel, e->kernel);
+    take(read, pixels.load(), e->data);
+    if (of_weight || of_kernel) {
+      const P u = g * read.value;
+      if (of_kernel) add_dots(dots, k.first, u, weight);
+      if (of_weight && KERNEL && kSumLater)
+        store_pack(term, u);
+      else if (of_weight)
+        add_term(*e, u);
+    }
+    if (of_x || of_data) {
+      const P v = g * weight.value;
+      if (of_data) add_dots(dots + KERNEL * 2 * lanes, k.first, v, read);
+      if constexpr (DATA) {
+        for (int j = 0; of_x && j < 4; ++j) add_to_memory(pixels.at[j] + kChunk<A>, e->data.coef[j] * v);
       } else {
-        add_to_memory(t.grad_w[0] + c, u);
+        add_to_memory(pixels.at[0] + kChunk<A>, v);
       }
     }
-    if (!of_data_side) continue;
-    V weight;
-    if constexpr (KERNEL)
-      weight = weighted(corner_w, t.kernel_coef);
-    else
-      weight = load<V>(t.w[0] + c);
-    const V grad_read = g * weight;
-    if constexpr (DATA) {
-      if (of_data) add_products(data_dot, grad_read, corner_x);
-      if (of_x)
-        for (int j = 0; j < 4; ++j) add_to_memory(t.grad_x[j] + c, V(t.data_coef[j] * grad_read));
-    } else {
-      add_to_memory(t.grad_x[0] + c, grad_read);
-    }
   }
-  if (KERNEL) add_lanes(dots.kernel, kernel_dot);
-  if (DATA) add_lanes(dots.data, data_dot);
+  if (!of_weight) return;
+  if (KERNEL && kSumLater)
+    for (e = begin, term = k.terms; e < end; ++e, term += kChunk<A>) add_term(*e, load_pack(term));
+  add_to_memory(cell.corner[0] + kChunk<A>, sum0);
+  if constexpr (KERNEL) {
+    add_to_memory(cell.corner[1] + kChunk<A>, sum1);
+    add_to_memory(cell.corner[2] + kChunk<A>, sum2);
+    add_to_memory(cell.corner[3] + kChunk<A>, sum3);
+  }
 }
 
-// From the corners' dots to the gradient of (dy, dx).
+// From sums over channels to the gradient of (dy, dx) of one tap at one position.
 template <class A>
-static inline void offset_gradient(const A dot[4], A fy, A fx, A slope_y, A slope_x, A* dy, A* dx) {
-  *dy = slope_y * ((1 - fx) * (dot[2] - dot[0]) + fx * (dot[3] - dot[1]));
-  *dx = slope_x * ((1 - fy) * (dot[1] - dot[0]) + fy * (dot[3] - dot[2]));
+static inline void store_offset(A* to, int64_t step, int64_t w0, int64_t slot, A dy, A dx) {
+  to += 2 * (slot / kPositions) * step + w0 + slot % kPositions;
+  to[0] = dy, to[step] = dx;
 }
 
-template <class A, bool DATA, bool KERNEL, bool kAll>
-static inline void backward_tap(const Row<A>& row, const Wanted& wanted, const Decoded<A>& d, const Table& table,
-                                int64_t tap, int64_t w0, int64_t p, const A* zeros, A* dump) {
+template <class A, bool DATA, bool KERNEL>
+DK_NOINLINE static void finish_offsets(const BackwardRow<A>& row, const Decoded<A>& d, int64_t w0,
+                                       const List<A, DATA, KERNEL>& list, int64_t entries) {
   typedef typename VectorOf<A>::type V;
-  const int64_t at = tap * kPositions + p, out = 2 * tap * row.offset_step + w0 + p;
-  TapPointers<A> t;
-  t.grad = row.grad + (w0 + p) * row.grad_step;
-  if constexpr (DATA) {
-    find_corners(d, tap, p, row.x, row.x_step, zeros, t.x, t.data_coef);
-    for (int j = 0; j < 4; ++j) {  // outside the image there is no gradient to keep
-      const int64_t pixel = d.data_index[(4 * tap + j) * kPositions + p];
-      t.grad_x[j] = pixel < 0 || !(kAll || wanted.x) ? dump : row.grad_x + pixel * row.grad_x_step;
-    }
-  } else {
-    const int64_t pixel = d.data_index[at];
-    if (pixel < 0) {
-      if (KERNEL && (kAll || wanted.kernel_offset))
-        row.grad_kernel_offset[out] = row.grad_kernel_offset[out + row.offset_step] = 0;
-      return;
-    }
-    t.x[0] = row.x + pixel * row.x_step;
-    t.grad_x[0] = kAll || wanted.x ? row.grad_x + pixel * row.grad_x_step : dump;
+  constexpr int64_t lanes = sizeof(V) / sizeof(A), both = DATA && KERNEL, size = 2 * (DATA + KERNEL) * lanes;
+  const auto store_kernel = [&](int64_t slot, A dy, A dx) {
+    if (row.grad_kernel_offset)
+      store_offset(row.grad_kernel_offset, row.offset_step, w0, slot, d.slope_y[slot] * dy, d.slope_x[slot] * dx);
+  };
+  const auto store_data = [&](int64_t slot, A dy, A dx) {
+    if (row.grad_data_offset) store_offset(row.grad_data_offset, row.offset_step, w0, slot, dy, dx);
+  };
+  for (int64_t i = 0; i < entries; i += both ? 1 : 2) {
+    const A* dots = list.dots + i * size;
+    const int64_t slot = list.entries[i].slot, next = list.entries[!both && i + 1 < entries ? i + 1 : i].slot;
+    const A* second = next == slot ? dots : dots + size;
+    if (both) second = dots + 2 * lanes;
+    const auto sum = sum_lanes(
+        Four<V>{load<V>(dots), load<V>(dots + lanes), load<V>(second), load<V>(second + lanes)});
+    if (KERNEL) store_kernel(slot, sum.a, sum.b);
+    if (KERNEL && !both) store_kernel(next, sum.c, sum.d);
+    if (DATA && !both) store_data(slot, sum.a, sum.b);
+    if (DATA) store_data(next, sum.c, sum.d);
   }
-  A* pair = row.pair_table;
-  const int64_t corner_step[4] = {0, kPair, table.width * kPair, (table.width + 1) * kPair};
-  const int64_t first = KERNEL ? int64_t(d.kernel_index[at]) * 2 : tap * kPair;
-  for (int j = 0; j < (KERNEL ? 4 : 1); ++j) {
-    t.w[j] = pair + first + corner_step[j], t.grad_w[j] = pair + kBlock + first + corner_step[j];
-    t.kernel_coef[j] = KERNEL ? d.kernel_coef[4 * tap * kPositions + j * kPositions + p] : A(1);
-  }
-  Dots<A> dots;
-  int64_t c = 0;
-  backward_vectors<A, DATA, KERNEL, kAll, V>(t, wanted, c, row.channels, dots);
-  backward_vectors<A, DATA, KERNEL, kAll, A>(t, wanted, c, row.channels, dots);
-  if (KERNEL && (kAll || wanted.kernel_offset))
-    offset_gradient(dots.kernel, d.kernel_fy[at], d.kernel_fx[at], d.slope_y[at], d.slope_x[at],
-                    row.grad_kernel_offset + out, row.grad_kernel_offset + out + row.offset_step);
-  if (DATA && (kAll || wanted.data_offset))
-    offset_gradient(dots.data, d.data_fy[at], d.data_fx[at], A(1), A(1), row.grad_data_offset + out,
-                    row.grad_data_offset + out + row.offset_step);
 }
 
 template <class A, bool DATA, bool KERNEL, bool kAll>
-static inline void backward_taps(const Row<A>& row, const Wanted& wanted) {
+static inline void backward_moved(const BackwardRow<A>& row, const Wanted& wanted) {
   const Geometry& g = *row.g;
   const Table table(g, KERNEL);
   const Decoded<A> d(row.scratch, g.taps());
-  alignas(64) const A zeros[kBlock] = {};
-  alignas(64) A dump[kBlock] = {};
-  const int64_t taps = g.taps();
+  const List<A, DATA, KERNEL> list(row.list_scratch, g.taps(), table.rows);
+  constexpr int64_t chunk = kChunk<A>, size = 2 * (DATA + KERNEL) * (DK_BYTES / sizeof(A));
+  alignas(64) A outside[2 * chunk] = {};
   for (int64_t w0 = 0; w0 < g.out_width; w0 += kPositions) {
     decode<A, DATA, KERNEL>(row, w0, d);
-    const int64_t positions = g.out_width - w0 < kPositions ? g.out_width - w0 : kPositions;
-    for (int64_t p = 0; p < positions; ++p)
-      for (int64_t tap = 0; tap < taps; ++tap)
-        backward_tap<A, DATA, KERNEL, kAll>(row, wanted, d, table, tap, w0, p, zeros, dump);
+    make_list(row, d, w0, table.rows, list);
+    for (int64_t c = 0; c < row.chunks; ++c) {
+      const Chunk<A> k{row.image + c * row.plane, row.grad + c * row.grad_plane + w0 * chunk, c == 0,
+                       g.width * 2 * chunk, list.terms, outside};
+      A* pair = row.pair_table + c * table.rows * 2 * chunk;
+      for (int64_t r = 0; r < table.rows; ++r)
+        if (list.starts[r] < list.starts[r + 1])
+          backward_group<A, DATA, KERNEL, kAll>(
+              k, wanted, list.entries + list.starts[r], list.entries + list.starts[r + 1],
+              Cell<A, KERNEL>(pair + r * 2 * chunk, table.width), list.dots + list.starts[r] * size);
+    }
+    if (row.grad_kernel_offset || row.grad_data_offset) finish_offsets(row, d, w0, list, list.starts[table.rows]);
   }
-}
-
-// At most kBlock channels.
-template <class A, bool DATA, bool KERNEL>
-static void backward_row(const Row<A>& row) {
-  const Wanted wanted{row.grad_x != nullptr, row.wants_weight, !DATA || row.grad_data_offset,
-                      !KERNEL || row.grad_kernel_offset};
-  if (wanted.all())
-    backward_taps<A, DATA, KERNEL, true>(row, wanted);
-  else
-    backward_taps<A, DATA, KERNEL, false>(row, {wanted.x, wanted.weight, DATA && wanted.data_offset, KERNEL && wanted.kernel_offset});
 }

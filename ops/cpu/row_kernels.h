@@ -2,8 +2,11 @@
 // DK_BYTES is its vector width. Nothing here may call a function shared with other files (it would be compiled for
 // this instruction set and could be linked into code that runs on less).
 //
-// Cost a tap and vector of channels, forward: 5 loads and 5 multiply-adds against 1 and 1 of a rigid depthwise
-// convolution; backward: 10 loads, 5 stores, 14 multiply-adds.
+// Cost a tap and vector of channels: forward, 5 loads and 5 multiply-adds against 1 and 1 of a rigid depthwise
+// convolution. Backward with kernel offsets 12 multiply-adds, 2 additions, 4 loads and 2 stores, one of each for the
+// offset's gradient; with data offsets 12, 4, 10 and 5. Each coefficient is loaded once for two vectors.
+
+#include <type_traits>
 
 #include "../axis.h"
 #include "row.h"
@@ -38,26 +41,14 @@ static inline void store(A* p, V v) {
   __builtin_memcpy(p, &v, sizeof(V));
 }
 
-// The upper half of a vector added to its lower half. Not through memory: that would pin the vector there for its
-// whole life.
-template <class V>
-static inline auto fold(V v) {
-  constexpr int lanes = sizeof(V) / sizeof(v[0]);
-  if constexpr (lanes == 2)
-    return v[0] + v[1];
-  else if constexpr (lanes == 4)
-    return __builtin_shufflevector(v, v, 0, 1) + __builtin_shufflevector(v, v, 2, 3);
-  else if constexpr (lanes == 8)
-    return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
-  else
-    return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-        __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-}
 #include "row_decode.h"
 
 #include "row_forward.h"
 
+#include "pack.h"
+#include "row_list.h"
 #include "row_backward.h"
+#include "row_rigid_backward.h"
 
 template <class A>
 struct Variant {
@@ -65,7 +56,8 @@ struct Variant {
       {{forward_row<A, false, false>, forward_row<A, false, true>},
        {forward_row<A, true, false>, forward_row<A, true, true>}},
       {{backward_row<A, false, false>, backward_row<A, false, true>},
-       {backward_row<A, true, false>, backward_row<A, true, true>}}};
+       {backward_row<A, true, false>, backward_row<A, true, true>}},
+      kChunk<A>, to_chunks<A>, from_chunks<A>};
 };
 
 }  // namespace DK_ISA

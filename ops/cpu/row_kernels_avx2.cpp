@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "row.h"  // before the pragma: its functions are shared with other files
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
