@@ -8,7 +8,7 @@ from operator_cases import LAYOUTS, OFFSETS, Case, make_tensors
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dk_bench import functional
-from dk_bench.analysis.bench import peak_memory
+from dk_bench.analysis.bench_clock import peak_memory
 from dk_bench.functional.private import check_torch
 
 GEOMETRY = {"kernel_size": (3, 3), "stride": (2, 1), "padding": (1, 1), "dilation": (1, 2), "clip": True}

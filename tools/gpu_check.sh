@@ -51,12 +51,13 @@ wait
 part bench 100 bench.log "$python" -c "
 import json, torch
 from dk_bench.analysis.bench import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
+from dk_bench.analysis.bench_words import sentences
 shapes = [Shape(*s, BATCH['cuda']) for s in RESNET50DW]
 for settings in (SETTINGS['cuda'][:1], SETTINGS['cuda']):
     record = bench_operators(shapes, settings, torch.device('cuda'), 11, lambda what: print(what, flush=True))
     with open('$out/ops.json', 'w') as file:
         json.dump(record, file, indent=1)
-    print('\n'.join(record['conclusions']))"
+    print('\n'.join(sentences(record, 'conclusions')))"
 part train 60 bench.log "$python" -c "
 import json, torch
 from dk_bench.analysis.bench_train import ModelSet, bench_models

@@ -14,36 +14,30 @@ import torch
 from rich.console import Console
 
 from dk_bench.analysis.bench import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
-<<<<<<< Updated upstream
 from dk_bench.analysis.bench_held import HELD, NATIVE, check_instruction_set, default_instruction_sets, measure_held
 from dk_bench.analysis.bench_terminal import print_operators, print_speeds
 from dk_bench.analysis.bench_train import CPU_SETS, ModelSet, bench_models
 from dk_bench.analysis.bench_train import ROUNDS as TRAIN_ROUNDS
-=======
-from dk_bench.analysis.bench_train import bench_models
->>>>>>> Stashed changes
 from dk_bench.cli.options import add_output, check_at_least, check_file
 from dk_bench.errors import UserError
 from dk_bench.functional.loading import why_reference
 from dk_bench.models import MODELS
 from dk_bench.results.files import write_atomically
-from dk_bench.results.terminal import print_table
+
+ROUNDS = 25
+OWN = {"ops": ("shapes",), "train": ("models", "batch", "size", "bfloat16")}  # options of one kind of bench alone
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["ops", "train"], help="what to time: the operators, or training the models")
+    parser.add_argument("what", choices=list(OWN), help="what to time: the operators, or training the models")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (cpu)")
     parser.add_argument("--threads", type=int, metavar="N", default=1, help="CPU threads (1)")
-<<<<<<< Updated upstream
     parser.add_argument("--repeats", type=int, metavar="N",
                         help=f"rounds; lower quartiles are taken (ops {ROUNDS}, train {TRAIN_ROUNDS})")
     parser.add_argument(
         "--isa", nargs="+", choices=[*HELD, NATIVE],
         help="instruction sets that our library, torch and oneDNN are held to, one after the other (ops: avx512 and "
              "avx2, where the processor has both and the environment holds none; else what they choose, native)")
-=======
-    parser.add_argument("--repeats", type=int, metavar="N", default=21, help="rounds, of which medians are taken (21)")
->>>>>>> Stashed changes
     add_output(parser, "FILE", "write the record there, as JSON")
     parser.add_argument(
         "--shapes", nargs="+", type=_shape, metavar="C,H[,N]",
@@ -65,16 +59,34 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Times, prints and writes. Raises UserError for a device that is not there, a number below 1, no such model."""
+    """Times, prints and writes. Raises UserError for a device that is not there, a number below 1, no such model, an
+    instruction set that the processor has not."""
+    names = _check(args)
+    console = Console()
+    with console.status("timing") as status:
+        if names == [NATIVE]:
+            record = _with_threads(args, lambda what: status.update(f"timing {what}"))
+        else:
+            record = measure_held(names, _arguments(args), lambda name: status.update(f"timing under {name}"))
+    {"ops": print_operators, "train": print_speeds}[args.what](record, console)
+    if args.output:
+        try:
+            write_atomically(args.output, json.dumps(record, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"--output {args.output}: {error.strerror}") from error
+    return 0
+
+
+def _check(args: argparse.Namespace) -> list[str]:
+    """The instruction sets to measure under. Raises UserError as `run` says."""
     check_at_least(args, threads=1, repeats=1, batch=1, size=1)
-    for name in {"ops": ("models", "batch", "size", "bfloat16"), "train": ("shapes",)}[args.what]:
+    for name in (option for what, options in OWN.items() if what != args.what for option in options):
         if getattr(args, name):
             raise UserError(f"--{name}: does not go with {args.what}")
     if args.output:
         check_file(args.output)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine or this torch has no CUDA device")
-<<<<<<< Updated upstream
     if args.what == "ops" and (reason := why_reference(args.device)):
         raise UserError(f"--device {args.device}: there are no compiled operators to time: {reason}")
     if args.device == "cuda" and args.isa:
@@ -101,34 +113,20 @@ def _arguments(args: argparse.Namespace) -> list[str]:
 
 
 def _with_threads(args: argparse.Namespace, on_item: Callable[[str], None]) -> dict[str, Any]:
-=======
-    if args.device == "cuda" and not HAS_CUDA:
-        raise UserError("--device cuda: the CUDA operators were not built; nvcc is needed for `pip install -e .`")
-    console = Console()
->>>>>>> Stashed changes
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
-        with console.status("timing") as status:
-            record = {"ops": _ops, "train": _train}[args.what](args, lambda what: status.update(f"timing {what}"))
+        return {"ops": _ops, "train": _train}[args.what](args, on_item)
     finally:
         torch.set_num_threads(threads)
-    {"ops": _print, "train": _print_speeds}[args.what](record, console)
-    if args.output:
-        try:
-            write_atomically(args.output, json.dumps(record, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"--output {args.output}: {error.strerror}") from error
-    return 0
 
 
 def _ops(args: argparse.Namespace, on_shape: Callable[[str], None]) -> dict[str, Any]:
     shapes = [Shape(*shape[:2], *(shape[2:] or (BATCH[args.device],))) for shape in args.shapes or RESNET50DW]
-    return bench_operators(shapes, SETTINGS[args.device], torch.device(args.device), args.repeats, on_shape)
+    return bench_operators(shapes, SETTINGS[args.device], torch.device(args.device), args.repeats or ROUNDS, on_shape)
 
 
 def _train(args: argparse.Namespace, on_model: Callable[[str], None]) -> dict[str, Any]:
-<<<<<<< Updated upstream
     sets = CPU_SETS
     if args.models or args.device == "cuda":
         chosen = args.models
@@ -139,53 +137,3 @@ def _train(args: argparse.Namespace, on_model: Callable[[str], None]) -> dict[st
     sets = [replace(of, batch=args.batch or of.batch, size=args.size or of.size) for of in sets]
     rounds = args.repeats or TRAIN_ROUNDS
     return bench_models(sets, torch.device(args.device), bfloat16=args.bfloat16, rounds=rounds, on_model=on_model)
-=======
-    chosen = args.models
-    names = [name for name, model in MODELS.items() if (fnmatch(name, chosen) if chosen else model.backbone)]
-    if not names:
-        raise UserError(f"--models: no model matches {args.models!r}; `dk-bench models` lists them")
-    batch, size = args.batch or {"cpu": 2, "cuda": 64}[args.device], args.size or 224
-    return bench_models(
-        names, torch.device(args.device), batch=batch, size=size, bfloat16=args.bfloat16, steps=args.repeats,
-        on_model=on_model)
-
-
-def _print_speeds(record: dict[str, Any], console: Console) -> None:
-    device, settings = record["device"], record["settings"]
-    batch = f"batches of {settings['batch']} at {settings['size']}"
-    columns = ("model", "train images/s", "x base", "eval images/s", "x base", "memory MB")
-    rows = []
-    for s in record["speeds"]:
-        memory = "" if s["peak_memory"] is None else f"{s['peak_memory'] / 1e6:.0f}"
-        rows.append((s["model"], f"{s['train_images_per_second']:.1f}", f"{s['train_ratio']:.2f}",
-                     f"{s['eval_images_per_second']:.1f}", f"{s['eval_ratio']:.2f}", memory))
-    print_table(console, f"{device['name']}, {settings['precision']}, {batch}, random weights", columns, rows)
-
-
-def _print(record: dict[str, Any], console: Console) -> None:
-    device = record["device"]
-    names = ("C x H x W", "operator", "mode")
-    columns = (*names, "median ms", "quartiles ms", "x depthwise", "x copy's rate", "memory MB")
-    for setting in dict.fromkeys(t["setting"] for t in record["timings"]):
-        rows: list[tuple[str, ...] | None] = []
-        previous = None
-        for t in record["timings"]:
-            if t["setting"] != setting:
-                continue
-            if previous not in (None, t["shape"]):
-                rows.append(None)
-            previous = t["shape"]
-            low, high = (f"{1e3 * q:.3f}" for q in t["quartiles"])
-            memory = "" if t["peak_memory"] is None else f"{t['peak_memory'] / 1e6:.1f}"
-            operator = f"{t['operator']} ({t['variant']})" if t["variant"] else t["operator"]
-            rows.append((t["shape"], operator, t["mode"], f"{1e3 * t['median']:.3f}", f"{low} to {high}",
-                         f"{t['ratio']:.2f}", f"{t['copy_share']:.2f}", memory))
-        title = f"{device['name']}, {device['threads']} CPU thread(s), {setting}"
-        print_table(console, title, columns, rows, names=range(len(names)))
-    console.print("Geometric means over the shapes:")
-    for line in record["conclusions"]:
-        console.print(f"  {line}", highlight=False, markup=False)
-    console.print("Host's microseconds a call of a tiny operand:")
-    for call, seconds in record["host_overhead"].items():
-        console.print(f"  {call}: {1e6 * seconds:.1f}", highlight=False, markup=False)
->>>>>>> Stashed changes

@@ -9,7 +9,7 @@ from typing import Any
 
 from dk_bench.analysis.bench_calls import BASE, COPY
 from dk_bench.errors import UserError
-from dk_bench.results.render import Number, Table
+from dk_bench.results.render import Number, Table, Value
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,38 @@ def read_bench(path: Path) -> Bench:
     return Bench(dict(content["device"]), dict(content["git"]), *parts[kind](content))
 
 
+def _parts(content: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """The parts of a record with their instruction set and what disturbed them, as a note; older ones have one part."""
+    parts = content.get("parts") or [content]
+    return [(str(part.get("instruction_set", "")), _disturbed(part.get("warnings", [])), part) for part in parts]
+
+
+def _disturbed(warnings: list[str]) -> str:
+    return f" The machine was not quiet: {'; '.join(map(str, warnings))}." if warnings else ""
+
+
 def _operators(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
-    columns = ("operator", "pass", "C x H x W", "stored as", "median ms", "1st quartile", "3rd quartile")
-    rows, by_setting = [], {}
-    for t in content["timings"]:
-        operator = f"{t['operator']} ({t['variant']})" if t["variant"] else str(t["operator"])
-        setting, mode, ratio = str(t["setting"]), str(t["mode"]), _positive(t, "ratio")
-        low, high = t["quartiles"]
-        times = [Number(1e3 * _positive({"time": time}, "time"), 3) for time in (t["median"], low, high)]
-        memory = t["peak_memory"] and Number(_positive(t, "peak_memory") / 1e6, 1)
-        rows.append([operator, mode, str(t["shape"]), setting, *times, Number(ratio, 2), memory or Number(None)])
-        if t["operator"] not in (BASE, COPY):
-            by_setting.setdefault(setting, {}).setdefault(operator, {}).setdefault(mode, []).append(ratio)
-    note = "Large marks: geometric mean over the shapes. Small marks: each shape."
-    axis = f"time over PyTorch's {BASE}"
-    ratios = [Ratios(f"Operators, {setting}", note, axis, by_row) for setting, by_row in by_setting.items()]
-    return ratios, Table("Operator times", (*columns, f"x {BASE}", "memory MB"), rows)
+    times = ("1st quartile ms", "median ms", "3rd quartile ms", "cold ms")
+    columns = ("operator", "pass", "C x H x W", "stored as", "instructions", *times, f"x {BASE}", "memory MB")
+    rows: list[list[Value]] = []
+    ratios = []
+    for instructions, disturbed, part in _parts(content):
+        by_setting: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for t in part["timings"]:
+            setting, mode, ratio = str(t["setting"]), str(t["mode"]), _positive(t, "ratio")
+            operator = f"{t['operator']} ({t['variant']})" if t["variant"] else str(t["operator"])
+            low, high = t["quartiles"]
+            numbers = [_scaled(time, 1e3, 3) for time in (low, t["median"], high, t.get("cold"))]
+            memory = _scaled(t["peak_memory"] or None, 1e-6, 1)
+            rows.append([operator, mode, str(t["shape"]), setting, instructions, *numbers, Number(ratio, 2), memory])
+            if t["operator"] not in (BASE, COPY):
+                by_setting.setdefault(setting, {}).setdefault(operator, {}).setdefault(mode, []).append(ratio)
+        note = f"Large marks: geometric mean over the shapes. Small marks: each shape.{disturbed}"
+        axis = f"time over PyTorch's {BASE}"
+        for setting, by_row in by_setting.items():
+            about = ", ".join(word for word in ("Operators", instructions, setting) if word)
+            ratios.append(Ratios(about, note, axis, by_row))
+    return ratios, Table("Operator times", columns, rows)
 
 
 def _speeds(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
@@ -88,6 +104,10 @@ def _speeds(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
             about = ", ".join(str(word) for word in ("Models", batch, settings["precision"], instructions) if word)
             ratios.append(Ratios(about, note, axis, by_model))
     return ratios, Table("Model speeds", columns, rows)
+
+
+def _scaled(value: float | None, factor: float, digits: int) -> Number:
+    return Number(None) if value is None else Number(factor * _positive({"time": value}, "time"), digits)
 
 
 def _positive(numbers: dict[str, Any], name: str) -> float:
