@@ -85,6 +85,10 @@ class DataConfig:
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     batch_size: int = 256  # of one step, over all devices
     workers: int = 4
+    # Decoded images: auto (files beside the runs, which all of them share; memory without a run), memory, off (decoded
+    # in every epoch), or a folder for such files. Nothing of it changes what the network sees.
+    cache: str = "auto"
+    cache_gb: float = 2.0  # a split that is larger than that, decoded, is not kept
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     procedural: ProceduralConfig = field(default_factory=ProceduralConfig)
 
@@ -299,6 +303,8 @@ def _check_ranges(config: Config) -> None:
         ("data.std", data.std, len(data.std) == 3 and min(data.std) > 0, "three positive numbers"),
         ("data.batch_size", data.batch_size, data.batch_size >= 1, "at least 1"),
         ("data.workers", data.workers, data.workers >= 0, "0 (load in the training process) or more"),
+        ("data.cache", data.cache, bool(data.cache) and "\0" not in data.cache, "auto, memory, off, or a folder"),
+        ("data.cache_gb", data.cache_gb, data.cache_gb >= 0, "gigabytes, 0 or more"),
         ("data.augment.scale", data.augment.scale, _is_range(data.augment.scale, 1), "two rising numbers in (0, 1]"),
         ("data.augment.ratio", data.augment.ratio, _is_range(data.augment.ratio), "two rising positive numbers"),
         ("data.augment.flip", data.augment.flip, 0 <= data.augment.flip <= 1, "a probability"),

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from dk_bench.config import load_config
+from dk_bench.data.draws import uniform
 from dk_bench.data.module import ClassificationData
 from dk_bench.data.sources import open_images
-from dk_bench.data.transforms import eval_transform, train_transform
+from dk_bench.data.transforms import EvalTransform, TrainTransform
 from dk_bench.errors import UserError
 
 
@@ -136,19 +137,20 @@ def test_batch_larger_than_the_data(tmp_path):
 
 def test_evaluation_resizes_the_shorter_side_then_crops_the_centre():
     config = load_config(None, ["data.size=224", "data.mean=[0,0,0]", "data.std=[1,1,1]"]).data
-    ramp = np.broadcast_to(np.arange(512, dtype=np.uint8)[None, :, None] // 2, (256, 512, 3))
-    pixels = eval_transform(config)(Image.fromarray(np.ascontiguousarray(ramp)))
+    ramp = np.broadcast_to((np.arange(512) // 2).astype(np.uint8)[None, :, None], (256, 512, 3))
+    (pixels,) = EvalTransform(config)([torch.from_numpy(ramp.copy())])
     assert pixels.shape == (3, 224, 224)  # shorter side 256 stays, columns 144 to 367 remain
     expected = torch.from_numpy(ramp[16:240, 144:368].copy()).permute(2, 0, 1) / 255
     torch.testing.assert_close(pixels, expected)
 
 
 def test_training_transform_follows_the_configuration():
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
     def distinct(*overrides):
-        transform = train_transform(load_config(None, ["data.size=64", "data.crop_pct=1", *overrides]).data)
-        return len({transform(image).numpy().tobytes() for _ in range(20)})
+        transform = TrainTransform(load_config(None, ["data.size=64", "data.crop_pct=1", *overrides]).data)
+        batch = transform([image] * 20, uniform(0, [0] * 20, range(20)))
+        return len({pixels.numpy().tobytes() for pixels in batch})
 
     plain = ("data.augment.scale=null", "data.augment.flip=0", "data.augment.color_jitter=0")
     assert distinct(*plain) == 1

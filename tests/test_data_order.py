@@ -1,13 +1,16 @@
 """The order of images and their augmentation: the same for any number of workers, processes and interruptions."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from dk_bench.config import load_config
+from dk_bench.data.decoded import Encoded
 from dk_bench.data.module import ClassificationData
 from dk_bench.data.order import Augmented, StepSampler, mix_seed
+from dk_bench.data.transforms import TrainTransform
 
 
 def test_mixed_seeds_differ_and_stay():
@@ -61,11 +64,11 @@ def test_batches_that_do_not_divide_are_refused():
         StepSampler(50, 6, seed=0, world=4)
 
 
-def batches(workers):
+def batches(workers, *overrides):
     config = load_config(
         None,
         [f"data.workers={workers}", "data.size=24", "data.batch_size=4", "data.procedural.train_images=14",
-         "data.procedural.val_images=6"],
+         "data.procedural.val_images=6", *overrides],
     ).data  # fmt: skip
     loader = ClassificationData(config, seed=3).train_dataloader()
     out = []
@@ -85,14 +88,27 @@ def test_batches_do_not_depend_on_workers_or_on_the_global_generator():
         assert torch.equal(images, other_images) and torch.equal(labels, other_labels)
 
 
-def test_augmenting_leaves_the_global_generator_alone():
-    data = Augmented([(Image.new("RGB", (4, 4)), 0)], lambda image: torch.rand(3), seed=0)
-    torch.manual_seed(5)
-    expected = torch.rand(4)
-    torch.manual_seed(5)
+@pytest.mark.parametrize("overrides", [["data.batch_size=7"], ["data.cache=off", "data.batch_size=2"]])
+def test_an_image_is_augmented_alike_in_any_batch_and_wherever_it_was_decoded(overrides):
+    def images(*overrides):
+        out = batches(0, *overrides)
+        half = len(out) // 2  # an epoch
+        return [torch.cat([images for images, _ in out[part]]) for part in (slice(half), slice(half, None))]
+
+    expected, found = images("data.procedural.train_images=14", "data.batch_size=14"), images(*overrides)
+    for epoch, others in zip(expected, found, strict=True):
+        assert torch.equal(epoch, others)
+    assert not torch.equal(*expected)
+
+
+def test_augmenting_leaves_the_global_generators_alone():
+    config = load_config(None, ["data.size=8"]).data
+    data = Augmented(Encoded([(Image.effect_noise((9, 9), 100).convert("RGB"), 0)]), TrainTransform(config), seed=0)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist()
     drawn = [data[epoch, 0][0] for epoch in (0, 1, 0)]
-    assert torch.equal(torch.rand(4), expected)
+    assert torch.equal(torch.get_rng_state(), states[0]) and np.random.get_state()[1].tolist() == states[1]
     assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(data[0][0], drawn[0])  # an index alone is of epoch 0
 
 
 def test_validation_sees_every_image_once_in_order():

@@ -3,15 +3,17 @@
 import json
 import os
 import tempfile
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 from training_cases import EPOCHS, STEPS, PowerCut, tiny
 
+from dk_bench.data import order
 from dk_bench.errors import UserError
 from dk_bench.results.attempts import STALE
 from dk_bench.results.record import read_record
-from dk_bench.training import evaluate, read_checkpoint, run_folder, train
+from dk_bench.training import callbacks, evaluate, read_checkpoint, run_folder, train
 from dk_bench.training.callbacks import RunKeeper
 
 
@@ -173,3 +175,44 @@ def test_model_whose_cost_cannot_be_counted_trains(tmp_path, capsys):
     assert record.cost["macs"] is None and record.cost["sampling_macs"] is None
     assert "no formula for its multiply-adds" in record.cost["error"]
     assert "not known" in capsys.readouterr().err
+
+
+class Clock:
+    """In place of the module ``time``: it goes on when it is told."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def test_loading_share_is_of_the_seconds_of_training(monkeypatch):
+    clock = Clock()
+    for module in (order, callbacks):
+        monkeypatch.setattr(module, "time", clock)
+
+    class Slow(list):
+        def __getitem__(self, index):
+            clock.now += 3
+            return super().__getitem__(index)
+
+    def epoch(throughput):
+        loader = order.ResumingLoader(Slow(range(5)), batch_size=None)
+        trainer = SimpleNamespace(train_dataloader=loader, world_size=1)
+        throughput.on_train_epoch_start(trainer)
+        for _ in loader:
+            clock.now += 2
+            throughput.on_train_batch_end(trainer, None, None, ([0] * 7, [0] * 7))
+
+    throughput = callbacks.Throughput()
+    epoch(throughput)
+    epoch(throughput)
+    expected = {"train_images_per_second": 1.4, "eval_images_per_second": None, "loading_share": 0.6}
+    assert throughput.rates() == expected
+    resumed = callbacks.Throughput()
+    resumed.load_state_dict(throughput.state_dict())
+    epoch(resumed)
+    assert resumed.rates() == expected and resumed.state_dict()["waited"] == 3 * 4 * 3
+    older = callbacks.Throughput()
+    older.load_state_dict({"seconds": {"train": 1.0, "eval": 1.0}, "images": {"train": 5, "eval": 5}})
+    assert older.rates() == {"train_images_per_second": 5, "eval_images_per_second": 5, "loading_share": None}

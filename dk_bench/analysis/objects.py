@@ -16,7 +16,6 @@ from PIL import Image
 from torchvision import transforms as T
 
 from dk_bench.config import DataConfig
-from dk_bench.data.module import IN_MEMORY_BYTES
 from dk_bench.data.pixels import open_image
 from dk_bench.data.sources import open_images
 from dk_bench.errors import UserError
@@ -62,7 +61,7 @@ def procedural_objects(data: DataConfig, count: int) -> Objects:
     data = dataclasses.replace(data, source="procedural", procedural=shapes, reader="", train=None, val=None)
     images = open_images(data, "val")
     known = [images.metadata(index) for index in range(count)]
-    small = 3 * count * images.size**2 <= IN_MEMORY_BYTES  # then drawn once, for every model
+    small = 3 * count * images.size**2 <= 1e9 * data.cache_gb  # then drawn once, for every model
     draw = lru_cache(None if small else 0)(lambda index: images[index][0])
     return Objects(
         images=[partial(draw, index) for index in range(count)],

@@ -36,13 +36,19 @@ class FileImages:
         return len(self.files.names)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        file = self.files.names[index].encode(errors="backslashreplace").decode()  # records cannot hold other names
-        name = f"{self.files.place}: image {file}"
+        content = self.content(index)
+        return open_image(io.BytesIO(content), name=self._name(index)), self.files.labels[index]
+
+    def content(self, index: int) -> bytes:
+        """The file's bytes. Raises UserError."""
         try:
-            content = self.files.read(index)
+            return self.files.read(index)
         except OSError as error:
-            raise UserError(f"{name} cannot be read: {error.strerror or error}") from error
-        return open_image(io.BytesIO(content), name=name), self.files.labels[index]
+            raise UserError(f"{self._name(index)} cannot be read: {error.strerror or error}") from error
+
+    def _name(self, index: int) -> str:
+        file = self.files.names[index].encode(errors="backslashreplace").decode()  # records cannot hold other names
+        return f"{self.files.place}: image {file}"
 
 
 class NamedImages:

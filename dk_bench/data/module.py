@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property, partial
+from pathlib import Path
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -10,22 +11,21 @@ from pytorch_lightning.callbacks import BatchSizeFinder
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dk_bench.config import DataConfig
+from dk_bench.data.decoded import Decoded, Encoded, keep
 from dk_bench.data.order import (
     Augmented,
     InOrder,
     ResumingLoader,
     StepSampler,
     Transformed,
+    as_it_is,
     batches_done,
     processes,
 )
-from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.sources import Images, open_images
 from dk_bench.data.splits import check_apart, check_same_classes
-from dk_bench.data.transforms import eval_transform, train_transform
+from dk_bench.data.transforms import EvalTransform, TrainTransform
 from dk_bench.errors import UserError
-
-IN_MEMORY_BYTES = 1 << 29  # procedural splits up to this size are drawn once and kept
 
 
 class ClassificationData(LightningDataModule):
@@ -36,12 +36,14 @@ class ClassificationData(LightningDataModule):
     trainer that goes on from a checkpoint goes on from there. Processes are those of torch.distributed, among which the
     loaders share their images, whatever the trainer's ``use_distributed_sampler`` says. Nothing is opened before the
     first use; then UserError is raised for bad data, where train and val differ in their classes and, before training,
-    where they share images.
+    where they share images. ``cache`` is what ``config.cache`` means by ``auto``: a folder for files of decoded images,
+    ``memory`` or ``off``; ``decoded`` says of each split, once it was asked for, where its decoded images are.
     """
 
-    def __init__(self, config: DataConfig, seed: int) -> None:
+    def __init__(self, config: DataConfig, seed: int, *, cache: str | Path = "memory") -> None:
         super().__init__()
-        self.config, self.seed, self._apart = config, seed, False
+        self.config, self.seed, self._cache, self._apart = config, seed, cache, False
+        self.decoded: dict[str, str] = {}
 
     @cached_property
     def train_images(self) -> Images:
@@ -57,6 +59,21 @@ class ClassificationData(LightningDataModule):
     def val_images(self) -> Images:
         """The validation split; enough by itself for evaluating."""
         return open_images(self.config, "val")
+
+    @cached_property
+    def train_pixels(self) -> Decoded | Encoded:
+        """The training images, decoded once where they fit; of two processes the second waits for the first."""
+        return self._kept("train", self.train_images)
+
+    @cached_property
+    def val_pixels(self) -> Decoded | Encoded:
+        """The validation images likewise."""
+        return self._kept("val", self.val_images)
+
+    def _kept(self, split: str, images: Images) -> Decoded | Encoded:
+        pixels = keep(images, self.config, self._cache)
+        self.decoded[split] = pixels.where
+        return pixels
 
     def check_splits(self) -> None:
         """Raises UserError where training images are validation images as well. Looks once."""
@@ -86,7 +103,7 @@ class ClassificationData(LightningDataModule):
         rank, world = processes()
         batch = self._batch_size() * world
         count, steps = len(self.train_images), self.steps_per_epoch
-        images = Augmented(self._kept(self.train_images), train_transform(self.config), self.seed)
+        images = Augmented(self.train_pixels, TrainTransform(self.config), self.seed)
         if self.trainer and self.trainer.overfit_batches > 0:
             in_order = InOrder(
                 steps * batch, rank, world, done=lambda: batches_done(self.trainer, steps) * self._batch_size()
@@ -102,7 +119,7 @@ class ClassificationData(LightningDataModule):
         rank, world = processes()
         if (count := len(self.val_images)) < world:
             raise UserError(f"there are {count} val images on {world} devices, expected at least one on each")
-        images = Transformed(self._kept(self.val_images), eval_transform(self.config))
+        images = Transformed(self.val_pixels, EvalTransform(self.config))
         return self._loader(images, InOrder(count, rank, world))
 
     def test_dataloader(self) -> DataLoader:
@@ -122,6 +139,7 @@ class ClassificationData(LightningDataModule):
             batch_size=self._batch_size(),
             sampler=sampler,
             drop_last=drop_last,
+            collate_fn=as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -134,8 +152,3 @@ class ClassificationData(LightningDataModule):
         if batch % world:
             raise UserError(f"key 'data.batch_size' is {batch}, not a multiple of {world} devices")
         return batch // world
-
-    def _kept(self, images: Images):
-        if not isinstance(images, ShapeImages) or 3 * len(images) * images.size**2 > IN_MEMORY_BYTES:
-            return images
-        return [images[index] for index in range(len(images))]

@@ -5,6 +5,7 @@ So a resumed run sees what an uninterrupted one would have seen, whatever the nu
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,8 +13,12 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
+from dk_bench.data.decoded import Decoded, Encoded
+from dk_bench.data.draws import uniform
+from dk_bench.data.transforms import EvalTransform, TrainTransform
 from dk_bench.errors import UserError
 
 
@@ -62,8 +67,14 @@ class ResumingLoader(DataLoader):
     asks how long an epoch is; workers would have fetched the wrong images by then.
     """
 
+    waited = 0.0  # seconds, for all batches so far
+
     def __iter__(self) -> Iterator[Any]:
-        yield from super().__iter__()
+        begin = time.perf_counter()
+        for batch in super().__iter__():
+            self.waited += time.perf_counter() - begin
+            yield batch
+            begin = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the trainer's checkpoint has its progress. Lightning takes loaders with these two methods for ones
@@ -130,36 +141,49 @@ class StepSampler(DistributedSampler):
             yield epoch, index
 
 
-class Augmented(Dataset):
-    """Applies a random transform whose random numbers depend on (seed, epoch, index) alone.
+class Transformed(Dataset):
+    """Batches through a transform without randomness; items by index.
 
-    Items by (epoch, index), or by index, which is of epoch 0.
+    ``dataset[index]`` is (pixels (3, size, size) float32, label), and a loader whose ``collate_fn`` is `as_it_is` gets
+    whole batches, (N, 3, size, size) and labels (N,) int64, at once.
     """
 
-    def __init__(self, images: Sequence[tuple[Any, int]], transform: Callable, seed: int) -> None:
-        self.images, self.transform, self.seed = images, transform, seed
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, key: tuple[int, int] | int) -> tuple[torch.Tensor, int]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        image, label = self.images[index]
-        with torch.random.fork_rng(devices=[]):
-            # The CPU's generator alone: torch.manual_seed would seed a GPU's too, under the model's feet.
-            torch.default_generator.manual_seed(mix_seed(self.seed, epoch, index))
-            return self.transform(image), label
-
-
-class Transformed(Dataset):
-    """Applies a transform without randomness; items by index."""
-
-    def __init__(self, images: Sequence[tuple[Any, int]], transform: Callable) -> None:
+    def __init__(self, images: Decoded | Encoded, transform: EvalTransform) -> None:
         self.images, self.transform = images, transform
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        image, label = self.images[index]
-        return self.transform(image), label
+    def __getitem__(self, key: Any) -> tuple[Tensor, int]:
+        pixels, labels = self.__getitems__([key])
+        return pixels[0], int(labels[0])
+
+    def __getitems__(self, keys: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        step = self.images.together or len(keys)
+        parts = [self._batch(keys[begin : begin + step]) for begin in range(0, len(keys), step)]
+        return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+
+    def _batch(self, keys: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        images, labels = self.images.load(keys)
+        return self.transform(images), labels
+
+
+class Augmented(Transformed):
+    """Batches through a random transform, whose random numbers depend on (seed, epoch, index) alone.
+
+    Items by (epoch, index), or by index, which is of epoch 0; otherwise as `Transformed`.
+    """
+
+    def __init__(self, images: Decoded | Encoded, transform: TrainTransform, seed: int) -> None:
+        super().__init__(images, transform)
+        self.key = mix_seed(seed)
+
+    def _batch(self, keys: Sequence[tuple[int, int] | int]) -> tuple[Tensor, Tensor]:
+        epochs, indices = zip(*(key if isinstance(key, tuple) else (0, key) for key in keys), strict=True)
+        images, labels = self.images.load(indices)
+        return self.transform(images, uniform(self.key, epochs, indices)), labels
+
+
+def as_it_is(batch: Any) -> Any:
+    """For loaders of data sets that give whole batches."""
+    return batch

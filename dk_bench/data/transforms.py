@@ -1,31 +1,139 @@
-"""From a PIL image to the tensor a network sees. All randomness comes from torch's CPU generator."""
+"""From decoded images to the batch a network sees.
+
+What is drawn is torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter, see `dk_bench.data.draws`. How
+it is applied is Pillow's way, on a batch at once: bilinear resizing with antialiasing, whose grey levels are rounded,
+and changes of colour, after each of which grey levels are cut to integers. Given the same draws, an image is the same
+as by torchvision's transforms of PIL images, but for single levels where torch rounds a resize's weights otherwise.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
-from torchvision import transforms as T
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from dk_bench.config import DataConfig
+from dk_bench.data.draws import JITTERS, ORDERS, Jitter, draw_crops, draw_flips, draw_jitter
+
+PART_BYTES = 1 << 21  # of pixels that go through all steps together; what the second-level cache holds is quickest
+GREY = [part / 65536 for part in (19595, 38470, 7471)]  # of red, green and blue: Pillow's integers for ITU-R 601
 
 
-def train_transform(config: DataConfig) -> T.Compose:
-    """Random resized crop, flip and colour jitter as configured: (H, W) image -> (3, size, size) float32."""
-    augment, size = config.augment, (config.size, config.size)
-    steps = _resize_and_crop(config) if augment.scale is None else []
-    if augment.scale is not None:
-        steps.append(T.RandomResizedCrop(size, tuple(augment.scale), tuple(augment.ratio)))
-    if augment.flip > 0:
-        steps.append(T.RandomHorizontalFlip(augment.flip))
-    if augment.color_jitter > 0:
-        steps.append(T.ColorJitter(*[augment.color_jitter] * 3))
-    return T.Compose([*steps, T.ToTensor(), T.Normalize(config.mean, config.std)])
+class EvalTransform:
+    """Resize of the shorter side to size / crop_pct, then the centre: N images (H, W, 3) uint8, each of its own size,
+    become (N, 3, size, size) float32, less ``mean`` over ``std``."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.size, self.shorter = config.size, math.floor(config.size / config.crop_pct)
+        mean, std = (np.array(values)[:, None, None] for values in (config.mean, config.std))
+        self.together = max(1, PART_BYTES // (12 * self.size**2))
+        self.scale, self.shift = (torch.from_numpy(a.astype(np.float32)) for a in (1 / (255 * std), mean / std))
+
+    def __call__(self, images: Sequence[Tensor]) -> Tensor:
+        out, scratch = self._empty(len(images)), self._empty(self.together)
+        for part in self._parts(range(len(images))):
+            pixels = scratch[: len(part)]
+            for place, index in zip(pixels, part, strict=True):
+                place.copy_(self._central(images[index]))
+            out.index_copy_(0, torch.tensor(part), pixels.mul_(self.scale).sub_(self.shift))
+        return out
+
+    def _central(self, image: Tensor) -> Tensor:
+        """The resized image's centre: (3, size, size) uint8."""
+        height, width = image.shape[:2]
+        short, long = sorted((height, width))
+        longer = int(self.shorter * long / short)
+        height, width = (self.shorter, longer) if height <= width else (longer, self.shorter)
+        top, left = (round((side - self.size) / 2) for side in (height, width))
+        return resize(image, height, width)[:, top : top + self.size, left : left + self.size]
+
+    def _empty(self, count: int) -> Tensor:
+        return torch.empty(count, 3, self.size, self.size)
+
+    def _parts(self, indices: Sequence[int]) -> Iterator[list[int]]:
+        for begin in range(0, len(indices), self.together):
+            yield list(indices[begin : begin + self.together])
 
 
-def eval_transform(config: DataConfig) -> T.Compose:
-    """Resize of the shorter side to size / crop_pct, centre crop: (H, W) image -> (3, size, size) float32."""
-    return T.Compose([*_resize_and_crop(config), T.ToTensor(), T.Normalize(config.mean, config.std)])
+class TrainTransform(EvalTransform):
+    """Random resized crop, flip and colour jitter as configured, by the numbers given: as `EvalTransform`.
+
+    Without a range of crops, its resize and centre crop.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        super().__init__(config)
+        self.augment = config.augment
+
+    def __call__(self, images: Sequence[Tensor], numbers: np.ndarray) -> Tensor:
+        boxes = self._boxes(images, numbers)
+        flips = draw_flips(numbers, self.augment.flip)
+        jitter = draw_jitter(numbers, self.augment.color_jitter) if self.augment.color_jitter > 0 else None
+        out, scratch = self._empty(len(images)), self._empty(self.together)
+        for part in self._alike(len(images), jitter):
+            pixels = scratch[: len(part)]
+            for place, index in zip(pixels, part, strict=True):
+                place.copy_(self._crop(images[index], boxes[index] if boxes else None))
+                if flips[index]:
+                    place.copy_(place.flip(-1))
+            if jitter:
+                change_colors(pixels, jitter.factors[part], ORDERS[jitter.orders[part[0]]])
+            out.index_copy_(0, torch.tensor(part), pixels.mul_(self.scale).sub_(self.shift))
+        return out
+
+    def _boxes(self, images: Sequence[Tensor], numbers: np.ndarray) -> list[list[int]] | None:
+        if self.augment.scale is None:
+            return None
+        heights, widths = np.array([image.shape[:2] for image in images]).T
+        return draw_crops(numbers, heights, widths, self.augment).tolist()
+
+    def _crop(self, image: Tensor, box: list[int] | None) -> Tensor:
+        if box is None:
+            return self._central(image)
+        top, left, height, width = box
+        return resize(image[top : top + height, left : left + width], self.size, self.size)
+
+    def _alike(self, count: int, jitter: Jitter | None) -> Iterator[list[int]]:
+        """Parts of the batch whose colours change in one order."""
+        if jitter is None:
+            yield from self._parts(range(count))
+            return
+        for order in range(len(ORDERS)):
+            yield from self._parts(np.flatnonzero(jitter.orders == order).tolist())
 
 
-def _resize_and_crop(config: DataConfig) -> list:
-    return [T.Resize(math.floor(config.size / config.crop_pct)), T.CenterCrop(config.size)]
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear, antialiased: (H, W, 3) uint8 -> (3, height, width) uint8."""
+    planes = image.permute(2, 0, 1)
+    if planes.shape[1:] == (height, width):
+        return planes
+    return F.interpolate(planes[None], size=(height, width), mode="bilinear", antialias=True)[0]
+
+
+def change_colors(pixels: Tensor, factors: np.ndarray, order: Sequence[int]) -> Tensor:
+    """Blends images with black, their mean grey and their own grey, in that order or another, in place.
+
+    ``pixels`` (N, 3, H, W) float32 and the result are whole grey levels, 0 to 255; ``factors`` (N, 3) are for
+    `JITTERS`. Plain products and sums, each rounded for itself: an image is the same whatever batch it is in.
+    """
+    for number in order:
+        factor = torch.from_numpy(factors[:, number]).view(-1, 1, 1, 1)
+        if JITTERS[number] == "brightness":
+            pixels.mul_(factor)
+        else:
+            other = _grey(pixels)
+            if JITTERS[number] == "contrast":
+                other = torch.floor(other.mean((2, 3), keepdim=True, dtype=torch.float64) + 0.5).float()
+            pixels.sub_(other).mul_(factor).add_(other)
+        pixels.clamp_(0, 255).floor_()
+    return pixels
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    """(N, 3, H, W) -> (N, 1, H, W), whole levels. Nothing is rounded on the way: all are multiples of 2^-16."""
+    red, green, blue = pixels.split(1, dim=1)
+    return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2]).add_(0.5).floor_()

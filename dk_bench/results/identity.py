@@ -19,8 +19,8 @@ from dk_bench.results.environment import portable
 
 # What tells runs of one cell apart, how a run is called and where it writes, where images lie, and how fast it goes.
 NOT_OF_THE_CELL = frozenset({
-    "seed", "output", "name", "wandb.mode", "wandb.project", "data.root", "data.workers", "trainer.accelerator",
-    "trainer.devices", "trainer.checkpoint_every_n_steps", "trainer.compile",
+    "seed", "output", "name", "wandb.mode", "wandb.project", "data.root", "data.workers", "data.cache",
+    "data.cache_gb", "trainer.accelerator", "trainer.devices", "trainer.checkpoint_every_n_steps", "trainer.compile",
 })  # fmt: skip
 
 

@@ -59,6 +59,16 @@ def is_held(folder: Path) -> bool:
         return not _take(stream)
 
 
+@contextmanager
+def wait_for(path: Path) -> Iterator[None]:
+    """Keeps every other process that waits for ``path``, a file that is made, out until the block is left; waits for
+    it as long as it takes. Raises OSError where the file cannot be written."""
+    with open(path, "a+") as stream:
+        while not _take(stream):
+            time.sleep(0.1)
+        yield
+
+
 def claim(folder: Path) -> IO[str] | None:
     """Marks ``folder``, which is made, as taken by this process until `release`, or until the process ends; None where
     another has it. It is what runners of a sweep tell each other before a run, which imports for seconds, is `hold`ing

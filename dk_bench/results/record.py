@@ -32,7 +32,7 @@ class RunRecord:
     """One run: what was asked for, on what, and what came out.
 
     Top-1, top-5 and average precision are in percent, ``cost`` counts single parameters and multiply-adds of one image,
-    throughput is in images per second, ``seconds`` of an epoch in seconds, times are ISO 8601 in UTC.
+    throughput is in images per second and shares of 1, ``seconds`` of an epoch in seconds, times are ISO 8601 in UTC.
 
     ``started`` is when the first attempt began; device, commit, versions, status, error and end are the last one's.
     Where a cost is not known it is null, and ``cost`` has an ``error``. ``config_hash`` names the cell as the program
@@ -53,7 +53,7 @@ class RunRecord:
     # Of detectors val/mAP, _50, _75, _s, _m, _l in place of top-1 and top-5, null where there is no object of the size
     metrics: dict[str, Any] = field(default_factory=lambda: {"epochs": [], "final": {}})
     cost: dict[str, Any] = field(default_factory=dict)  # params, macs, sampling_macs, input_size
-    throughput: dict[str, Any] = field(default_factory=dict)  # train_images_per_second, eval_images_per_second
+    throughput: dict[str, Any] = field(default_factory=dict)  # see training.callbacks.Throughput
     versions: dict[str, Any] = field(default_factory=dict)
     device: dict[str, Any] = field(default_factory=dict)
     git: dict[str, Any] = field(default_factory=dict)  # commit, dirty; both null outside a checkout

@@ -20,25 +20,32 @@ class Throughput(Callback):
 
     The clock of every epoch starts when its first batch is done: starting workers, compiling and the first launch are
     not counted, nor is what lies between epochs. None where there was no second batch. A resumed run goes on counting.
+    Of the seconds of training those are told apart that this process waited for our loader's batches.
     """
 
     def __init__(self) -> None:
         self._seconds = {"train": 0.0, "eval": 0.0}
         self._images = {"train": 0, "eval": 0}
         self._since: float | None = None
+        self._waited = 0.0  # of the seconds of training
+        self._waited_before = 0.0  # the loader's own count, when the clock was read last
 
     def rates(self) -> dict[str, float | None]:
-        """train_images_per_second and eval_images_per_second so far."""
-        return {
+        """train_images_per_second and eval_images_per_second so far, and loading_share, the part of the seconds of
+        training that passed in waiting for images; None where another loader than ours gave them."""
+        rates = {
             f"{kind}_images_per_second": round(self._images[kind] / seconds, 2) if seconds > 0 else None
             for kind, seconds in self._seconds.items()
         }
+        seconds = self._seconds["train"]
+        return rates | {"loading_share": round(self._waited / seconds, 4) if self._waited and seconds else None}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": dict(self._seconds), "images": dict(self._images)}
+        return {"seconds": dict(self._seconds), "images": dict(self._images), "waited": self._waited}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._seconds, self._images = dict(state_dict["seconds"]), dict(state_dict["images"])
+        self._waited = state_dict.get("waited", 0.0)  # older checkpoints do not have it
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._since = None
@@ -47,6 +54,10 @@ class Throughput(Callback):
         self._since = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        waited = getattr(trainer.train_dataloader, "waited", 0.0)
+        if self._since is not None:
+            self._waited += waited - self._waited_before
+        self._waited_before = waited
         self._count("train", trainer, self.images_in(batch))
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:

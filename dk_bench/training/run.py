@@ -49,6 +49,8 @@ from dk_bench.training.fitting import (
 from dk_bench.training.tracking import wandb_logger
 from dk_bench.training.world import own_process
 
+DECODED = "decoded"  # folder of decoded images, beside those of the runs
+
 
 def run_folder(config: Config) -> Path:
     """Where the run keeps its record and checkpoint, see `dk_bench.results.identity.run_folder`."""
@@ -72,7 +74,7 @@ def train(config: Config, *, callbacks: Sequence[Callback] = (), command: Sequen
             return previous
 
         pl.seed_everything(config.seed, verbose=False)  # the initial weights; every step seeds itself
-        data = ClassificationData(config.data, config.seed)
+        data = ClassificationData(config.data, config.seed, cache=Path(config.output, DECODED))
         classes, steps = data.train_images.classes, data.steps_per_epoch
         data.check_splits()
         checkpoint = _last_checkpoint(folder, config, len(classes))
@@ -107,7 +109,7 @@ def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequen
     config = config_from_dict(held["config"], overrides, source=str(path))
     config.model = without_initial_weights(config.model)  # the weights come from this checkpoint
     with own_process(), quiet():
-        data = ClassificationData(config.data, config.seed)
+        data = ClassificationData(config.data, config.seed, cache="off")  # every image is seen once
         if data.val_images.classes != held["classes"]:
             raise UserError(
                 f"{path}: its model tells {_some(held['classes'])} apart, the images are of "
@@ -166,6 +168,7 @@ def _start_record(
         run_id=module.hparams.run_id or None,
         **more,
     )
+    record.data["decoded"] = data.decoded  # filled in when they are: an image that cannot be read is a run's failure
     record.cost = _cost(module.model, (in_chans, size, size))
     return record
 

@@ -1,0 +1,244 @@
+"""Images decoded once: kept in memory, or in a file that all runs beside it share.
+
+Pixels are kept as they were decoded, before any resizing, so that augmentation sees what it would see of the files. A
+file of pixels is named by the content of the images it was made of and by what decoded them: other images are another
+file. It is written beside its name and then renamed, under a lock, and its description, which holds its checksum, comes
+last: what was not written whole is never read. It is mapped into memory, so that the processes of a machine share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, features
+from torch import Tensor
+
+from dk_bench.config import DataConfig
+from dk_bench.data.images import FileImages
+from dk_bench.data.sources import Images
+from dk_bench.errors import UserError
+from dk_bench.results.files import open_atomically, remove_leftovers, write_atomically
+from dk_bench.results.lock import wait_for
+
+FORMAT = 1  # raised whenever the files, or what `open_image` makes of an image, change
+SAMPLE = 32  # images by which the size of all is estimated
+MEMORY, FILE, EVERY_TIME = "memory", "file", "every time"  # where decoded images are, in records
+
+
+class TooLarge(Exception):
+    """Decoded images are larger than what is to be kept."""
+
+
+class Encoded:
+    """Images that are decoded whenever they are asked for.
+
+    ``together``: no more should be asked for at once, since that many decoded images are held.
+    """
+
+    where, together = EVERY_TIME, 8
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def load(self, indices: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+        """Pixels (H, W, 3) uint8 of each, and labels (N,) int64."""
+        items = [self._images[index] for index in indices]
+        pixels = [torch.from_numpy(np.array(image)) for image, _ in items]
+        return pixels, torch.tensor([label for _, label in items])
+
+
+class Decoded:
+    """Decoded images: ``pixels`` of all, one after the other, (bytes,) uint8, and the (height, width) of each; as
+    `Encoded`. ``path`` is the file that ``pixels`` lie in, if any."""
+
+    together = None
+
+    def __init__(
+        self, pixels: Tensor, sizes: Sequence[tuple[int, int]], labels: Sequence[int], path: Path | None = None
+    ) -> None:
+        self._pixels, self._sizes, self._labels, self._path = pixels, sizes, torch.tensor(labels), path
+        self._ends = np.cumsum([3 * height * width for height, width in sizes]).tolist()
+        self.where = FILE if path else MEMORY
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def load(self, indices: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+        """Views of the pixels (H, W, 3) uint8 of each, not to be written to, and labels (N,) int64."""
+        return [self._image(index) for index in indices], self._labels[list(indices)]
+
+    def _image(self, index: int) -> Tensor:
+        height, width = self._sizes[index]
+        end = self._ends[index]
+        return self._pixels[end - 3 * height * width : end].view(height, width, 3)
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        """Processes that are not forked map the file again, in place of getting its content."""
+        rest = (self._sizes, self._labels.tolist(), self._path)
+        return (_mapped, rest) if self._path else (Decoded, (self._pixels, *rest))
+
+
+def keep(images: Images, config: DataConfig, auto: str | Path = "memory") -> Decoded | Encoded:
+    """Decodes a split once, where ``config.cache`` says, if its pixels are no more than ``config.cache_gb``.
+
+    ``auto`` is what ``config.cache`` means by that word: a folder for files, ``memory`` or ``off``. Files are made of
+    folders and tars alone; other sources are kept in memory. What is chosen depends on configuration and images alone.
+
+    Raises UserError for an image that cannot be read, files that change meanwhile, and a folder that cannot be written.
+    """
+    where = auto if config.cache == "auto" else config.cache
+    limit = config.cache_gb * 1e9
+    if where == "off" or _estimate(images) > limit:
+        return Encoded(images)
+    try:
+        if where == "memory" or not isinstance(images, FileImages):
+            return _in_memory(images, limit)
+        return _in_file(images, Path(where), limit)
+    except TooLarge:
+        return Encoded(images)
+
+
+def _estimate(images: Images) -> float:
+    """Bytes of all decoded images, by some that lie spread over them."""
+    count = len(images)
+    chosen = range(0, count, max(1, count // SAMPLE))
+    sizes = [images[index][0].size for index in chosen]
+    return count * sum(3 * width * height for width, height in sizes) / len(chosen)
+
+
+def _in_memory(images: Images, limit: float) -> Decoded:
+    pixels = bytearray()
+    sizes, labels = _decode(images, limit, pixels.extend)
+    return Decoded(torch.frombuffer(pixels, dtype=torch.uint8), sizes, labels)
+
+
+def _decode(
+    images: Images, limit: float, write: Callable[[memoryview], Any]
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Writes the pixels of all images; their sizes and labels. Raises TooLarge."""
+    sizes, labels, total = [], [], 0
+    for index in range(len(images)):
+        image, label = images[index]
+        pixels = np.ascontiguousarray(image)
+        total += pixels.nbytes
+        if total > limit:
+            raise TooLarge
+        write(pixels.reshape(-1).data)
+        sizes.append(pixels.shape[:2])
+        labels.append(label)
+    return sizes, labels
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of pixels and its description, by their common name."""
+
+    name: Path
+
+    @property
+    def pixels(self) -> Path:
+        return self.name.with_suffix(".pixels")
+
+    @property
+    def description(self) -> Path:
+        return self.name.with_suffix(".json")
+
+
+def _in_file(images: FileImages, folder: Path, limit: float) -> Decoded:
+    """The images in the file that holds them, which is written where there is none, or none that is whole."""
+    key = content_key(images)
+    file = _File(folder / key)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with wait_for(file.name.with_suffix(".lock")):
+            sizes = _sizes_in(file, len(images))
+            if sizes is None:
+                sizes = _write(images, file, limit)
+                if content_key(images) != key:
+                    file.description.unlink()
+                    raise UserError(f"{images.files.place}: its images changed while they were read")
+            return _mapped(sizes, images.files.labels, file.pixels)
+    except OSError as error:
+        raise UserError(
+            f"key 'data.cache': decoded images cannot be kept in {folder}: {error.strerror or error}; expected a "
+            "folder that can be written and has room, memory, or off"
+        ) from error
+
+
+def content_key(images: FileImages) -> str:
+    """What tells these images, in this order, decoded by this program, from any others: 32 hexadecimal digits."""
+    decoder = f"{FORMAT} {Image.__version__} {features.version('jpg')} {features.version('libjpeg_turbo')}"
+    digest = hashlib.blake2b(decoder.encode(), digest_size=16)
+    for index in range(len(images)):
+        content = images.content(index)
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _write(images: FileImages, file: _File, limit: float) -> list[tuple[int, int]]:
+    """Writes pixels, then their description; the sizes of the images. Raises TooLarge, OSError, UserError."""
+    for path in (file.pixels, file.description):
+        remove_leftovers(path)
+    file.description.unlink(missing_ok=True)
+    checksum = _checksum()
+    with open_atomically(file.pixels) as stream:
+
+        def write(pixels: memoryview) -> None:
+            checksum.update(pixels)
+            stream.write(pixels)
+
+        sizes, _ = _decode(images, limit, write)
+    total = sum(3 * height * width for height, width in sizes)
+    alike = len(set(sizes)) == 1
+    description = {
+        "format": FORMAT, "images": len(sizes), "bytes": total, "checksum": checksum.hexdigest(),
+        "sizes": sizes[:1] if alike else sizes,
+    }  # fmt: skip
+    write_atomically(file.description, json.dumps(description) + "\n")
+    return sizes
+
+
+def _sizes_in(file: _File, count: int) -> list[tuple[int, int]] | None:
+    """The sizes of the images that a file holds; None where there is none, or, with a warning, a damaged one."""
+    try:
+        description = json.loads(file.description.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        description = {}
+    try:
+        whole = description["images"] == count and description["bytes"] == os.path.getsize(file.pixels)
+        if whole and description["checksum"] == _checksum_of(file.pixels):
+            sizes = [(height, width) for height, width in description["sizes"]]
+            return sizes * count if len(sizes) == 1 else sizes
+    except (KeyError, TypeError, ValueError, FileNotFoundError):
+        pass  # as for any other damage
+    warnings.warn(f"{file.pixels}: damaged, so the images are decoded anew", stacklevel=2)
+    return None
+
+
+def _checksum() -> Any:
+    return hashlib.blake2b(digest_size=32)
+
+
+def _checksum_of(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, _checksum).hexdigest()
+
+
+def _mapped(sizes: list[tuple[int, int]], labels: Sequence[int], path: Path) -> Decoded:
+    total = sum(3 * height * width for height, width in sizes)
+    return Decoded(torch.from_file(str(path), shared=False, size=total, dtype=torch.uint8), sizes, labels, path)
