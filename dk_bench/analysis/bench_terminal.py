@@ -75,3 +75,23 @@ def print_speeds(record: dict[str, Any], console: Console) -> None:
 def _speed(speed: dict[str, Any]) -> list[str]:
     return [_number(speed[f"{mode}_{name}"], digits)
             for mode in ("train", "eval") for name, digits in (("images_per_second", 1), ("ratio", 2))]
+
+
+def print_rates(record: dict[str, Any], console: Console) -> None:
+    """Images per second of the data loader, training and evaluation side by side, and what decoding once took."""
+    columns = ("source", "decoded", "size", "train images/s", "eval images/s")
+    for part in record["parts"]:
+        rows: dict[tuple[str, str, str], dict[str, float]] = {}
+        for r in part["rates"]:
+            rows.setdefault((r["source"], r["decoded"], str(r["size"])), {})[r["mode"]] = r["images_per_second"]
+        about = f"{record['device']['name']}, {part['instruction_set']}"
+        title = f"{about}, one process, batches of {record['settings']['batch']}"
+        cells = [(*key, *(f"{rates[mode]:,.0f}" for mode in ("train", "eval"))) for key, rates in rows.items()]
+        print_table(console, title, columns, cells, names=range(2))
+    lines = [
+        f"{o['source']}, {o['images']} of {o['pixels'][0]} x {o['pixels'][1]}: {o['first_seconds']:.2f}"
+        + ("" if o["again_seconds"] is None else f", opened again {o['again_seconds']:.2f}")
+        for part in record["parts"] for o in part["openings"]
+    ]  # fmt: skip
+    _print_lines(console, "Seconds to decode all images once:", lines)
+    print_warnings(record, console)

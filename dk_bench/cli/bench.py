@@ -1,4 +1,5 @@
-"""``dk-bench bench``: the operators' times beside PyTorch's depthwise convolution, the models' beside their bases'."""
+"""``dk-bench bench``: the operators' times beside PyTorch's depthwise convolution, the models' beside their bases', and
+how many images a second the data loader gives."""
 
 from __future__ import annotations
 
@@ -8,14 +9,16 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from dk_bench.analysis.bench import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
+from dk_bench.analysis.bench_data import FILES, FOLDER, PROCEDURAL, SOURCES, Plan, bench_data
 from dk_bench.analysis.bench_held import HELD, NATIVE, check_instruction_set, default_instruction_sets, measure_held
-from dk_bench.analysis.bench_terminal import print_operators, print_speeds
+from dk_bench.analysis.bench_terminal import print_operators, print_rates, print_speeds
 from dk_bench.analysis.bench_train import CPU_SETS, ModelSet, bench_models
 from dk_bench.analysis.bench_train import ROUNDS as TRAIN_ROUNDS
 from dk_bench.cli.options import add_output, check_at_least, check_file
@@ -25,15 +28,22 @@ from dk_bench.models import MODELS
 from dk_bench.results.files import write_atomically
 
 ROUNDS = 25
-OWN = {"ops": ("shapes",), "train": ("models", "batch", "size", "bfloat16")}  # options of one kind of bench alone
+PLAN = Plan()
+OWN = {  # options that not all kinds of bench have
+    "ops": ("shapes",),
+    "train": ("models", "batch", "size", "bfloat16"),
+    "data": ("sizes", "sources", "place", "images", "batch"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=list(OWN), help="what to time: the operators, or training the models")
+    parser.add_argument("what", choices=list(OWN),
+                        help="what to time: the operators, training the models, or the data loader")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (cpu)")
     parser.add_argument("--threads", type=int, metavar="N", default=1, help="CPU threads (1)")
     parser.add_argument("--repeats", type=int, metavar="N",
-                        help=f"rounds; lower quartiles are taken (ops {ROUNDS}, train {TRAIN_ROUNDS})")
+                        help=f"rounds; lower quartiles are taken (ops {ROUNDS}, train {TRAIN_ROUNDS}, "
+                             f"data {PLAN.rounds})")
     parser.add_argument(
         "--isa", nargs="+", choices=[*HELD, NATIVE],
         help="instruction sets that our library, torch and oneDNN are held to, one after the other (ops: avx512 and "
@@ -46,10 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--models", metavar="GLOB",
         help="train: names of the models (CPU: operators and rivals in test_resnetdw, batches of 64 at 64 pixels, and "
              "in mobilenetv2_100, 16 at 160; CUDA: all of the paper's)")
-    parser.add_argument("--batch", type=int, metavar="N", help="train: images a step (with --models: CPU 2, CUDA 64)")
+    parser.add_argument("--batch", type=int, metavar="N",
+                        help=f"images a step (train with --models: CPU 2, CUDA 64; data: {PLAN.batch})")
     parser.add_argument("--size", type=int, metavar="PIXELS",
                         help="train: height and width of the images (with --models: 224)")
     parser.add_argument("--bfloat16", action="store_true", help="train: under bfloat16 autocast")
+    sizes = " ".join(map(str, PLAN.sizes))
+    parser.add_argument("--sizes", nargs="+", type=int, metavar="PIXELS",
+                        help=f"data: height and width of the images that the loader gives ({sizes})")
+    parser.add_argument("--sources", nargs="+", choices=SOURCES,
+                        help=f"data: where images come from ({' '.join(SOURCES)})")
+    parser.add_argument("--place", metavar="PATH",
+                        help=f"data: a folder or tar of images (of procedural ones of {PLAN.side} pixels, as JPEG)")
+    parser.add_argument("--images", type=int, metavar="N", help=f"data: procedural images ({PLAN.images})")
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -68,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
             record = _with_threads(args, lambda what: status.update(f"timing {what}"))
         else:
             record = measure_held(names, _arguments(args), lambda name: status.update(f"timing under {name}"))
-    {"ops": print_operators, "train": print_speeds}[args.what](record, console)
+    {"ops": print_operators, "train": print_speeds, "data": print_rates}[args.what](record, console)
     if args.output:
         try:
             write_atomically(args.output, json.dumps(record, indent=1) + "\n")
@@ -79,12 +98,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> list[str]:
     """The instruction sets to measure under. Raises UserError as `run` says."""
-    check_at_least(args, threads=1, repeats=1, batch=1, size=1)
-    for name in (option for what, options in OWN.items() if what != args.what for option in options):
-        if getattr(args, name):
+    check_at_least(args, threads=1, repeats=1, batch=1, size=1, images=1)
+    for name in (option for options in OWN.values() for option in options):
+        if getattr(args, name) and name not in OWN[args.what]:
             raise UserError(f"--{name}: does not go with {args.what}")
     if args.output:
         check_file(args.output)
+    if args.what == "data":
+        _check_data(args)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine or this torch has no CUDA device")
     if args.what == "ops" and (reason := why_reference(args.device)):
@@ -98,6 +119,18 @@ def _check(args: argparse.Namespace) -> list[str]:
     return default_instruction_sets() if (args.what, args.device) == ("ops", "cpu") else [NATIVE]
 
 
+def _check_data(args: argparse.Namespace) -> None:
+    if args.device == "cuda":
+        raise UserError("--device cuda: images are loaded by the CPU")
+    if args.sizes and min(args.sizes) < 1:
+        raise UserError(f"--sizes: expected at least 1, got {min(args.sizes)}")
+    if args.place:
+        sources = [source for source in FILES if Path(args.place).is_dir() == (source == FOLDER)]
+        if not set(args.sources or sources) <= {*sources, PROCEDURAL}:
+            raise UserError(f"--sources {' '.join(args.sources)}: --place {args.place} is a {sources[0]}")
+        args.sources = args.sources or sources
+
+
 def _arguments(args: argparse.Namespace) -> list[str]:
     """The command line of these arguments, without instruction set and output."""
     given = ["bench", args.what]
@@ -105,6 +138,8 @@ def _arguments(args: argparse.Namespace) -> list[str]:
         value = getattr(args, name)
         if name == "shapes" and value:
             given += ["--shapes", *(",".join(map(str, shape)) for shape in value)]
+        elif isinstance(value, list):
+            given += [f"--{name}", *map(str, value)]
         elif value is True:
             given.append(f"--{name}")
         elif value:
@@ -116,7 +151,7 @@ def _with_threads(args: argparse.Namespace, on_item: Callable[[str], None]) -> d
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
-        return {"ops": _ops, "train": _train}[args.what](args, on_item)
+        return {"ops": _ops, "train": _train, "data": _data}[args.what](args, on_item)
     finally:
         torch.set_num_threads(threads)
 
@@ -137,3 +172,8 @@ def _train(args: argparse.Namespace, on_model: Callable[[str], None]) -> dict[st
     sets = [replace(of, batch=args.batch or of.batch, size=args.size or of.size) for of in sets]
     rounds = args.repeats or TRAIN_ROUNDS
     return bench_models(sets, torch.device(args.device), bfloat16=args.bfloat16, rounds=rounds, on_model=on_model)
+
+
+def _data(args: argparse.Namespace, on_source: Callable[[str], None]) -> dict[str, Any]:
+    given = {name: getattr(args, name) for name in OWN["data"]} | {"rounds": args.repeats}
+    return bench_data(replace(PLAN, **{name: value for name, value in given.items() if value}), on_source)

@@ -43,7 +43,7 @@ def read_bench(path: Path) -> Bench:
     ValueError for one of another shape.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
-    parts = {"operator times": _operators, "model speeds": _speeds}
+    parts = {"operator times": _operators, "model speeds": _speeds, "image rates": _rates}
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in parts:
         raise UserError("no record of `dk-bench bench`")
@@ -104,6 +104,16 @@ def _speeds(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
             about = ", ".join(str(word) for word in ("Models", batch, settings["precision"], instructions) if word)
             ratios.append(Ratios(about, note, axis, by_model))
     return ratios, Table("Model speeds", columns, rows)
+
+
+def _rates(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
+    columns = ("source", "decoded", "size", "transform", "instructions", "images/s", "at the median")
+    rows: list[list[Value]] = []
+    for instructions, _, part in _parts(content):
+        for r in part["rates"]:
+            words = [str(r[name]) for name in ("source", "decoded", "size", "mode")]
+            rows.append([*words, instructions, *(Number(_positive(r, n), 0) for n in ("images_per_second", "median"))])
+    return [], Table("Images a second of the data loader, one process", columns, rows)
 
 
 def _scaled(value: float | None, factor: float, digits: int) -> Number:
