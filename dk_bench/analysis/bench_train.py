@@ -28,7 +28,6 @@ from dk_bench.models import MODELS
 from dk_bench.nn.offsets import offset_parameter_names
 from dk_bench.results.environment import collect_device, collect_git, collect_versions
 from dk_bench.results.machine import Watch, collect_machine, disturbances
-from dk_bench.training.recipe import parameter_groups
 
 SCHEMA_VERSION = 2
 ROUNDS = 15
@@ -114,8 +113,8 @@ def make_subject(name: str, device: torch.device, batch: int, size: int, bfloat1
     model = model.to(device, memory_format=torch.channels_last)
     images = torch.randn(batch, 3, size, size).to(device, memory_format=torch.channels_last)
     labels = torch.arange(batch, device=device) % model.num_classes
-    config = OptimConfig(lr=0.0)
-    optimizer = torch.optim.SGD(parameter_groups(model, config, name), lr=config.lr, momentum=config.momentum)
+    config = OptimConfig()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0, config.momentum, weight_decay=config.weight_decay)
 
     def autocast() -> AbstractContextManager:
         return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
