@@ -49,6 +49,16 @@ def models() -> dict:
     return COMMON | {"kind": "model speeds", "parts": [part], "git": COMMON["git"] | {"dirty": True}}
 
 
+def data() -> dict:
+    def rate(decoded, mode, size, images_per_second):
+        return {"source": "tar", "decoded": decoded, "size": size, "mode": mode, "images_per_second": images_per_second}
+
+    rates = [rate("memory", "train", 64, 9000.4), rate("memory", "eval", 32, 30000.0),
+             rate("memory", "train", 32, 20000.0), rate("every time", "train", 32, 1500.0)]  # fmt: skip
+    part = {"instruction_set": "AVX512", "warnings": [], "rates": rates}
+    return COMMON | {"kind": "image rates", "parts": [part]}
+
+
 def write(folder, what, record) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{what}-cpu.json").write_text(json.dumps(record))
@@ -78,7 +88,17 @@ def test_models(tmp_path):
     assert "| AVX-512, batch | model | training | x base | evaluation | x base |" in lines
     assert "| 64 at 32 | tiny | 1100 | 1.00 | 4000 | 1.00 |" in lines
     assert "|  | tiny_dk | 935 | 0.85 | 3400 | 0.85 |" in lines
-    assert "commit 0123456 with changes" in lines[-1]
+    assert "commit 0123456 with changes" in lines[-3]
+
+
+def test_data(tmp_path):
+    write(tmp_path, "data", data())
+    lines = speeds(tmp_path, "results").splitlines()
+    assert lines[-6:-2] == [
+        "| images of | decoded | 32 pixels, train | 32 pixels, eval | 64 pixels, train |",
+        "| :-- | :-- | --: | --: | --: |",
+        "| tar | memory | 20000 | 30000 | 9000 |",
+        "| tar | every time | 1500 | - | - |"]  # fmt: skip
 
 
 def test_what_disturbed_stands_beside_the_figures(tmp_path):

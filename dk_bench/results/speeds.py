@@ -21,9 +21,11 @@ Part = dict[str, Any]
 
 
 def speeds(folder: Path, link: str) -> str:
-    """What the records of operators and models in ``folder`` say; ``link`` is the folder as seen from the file that
-    this goes into. Raises UserError for a file there that is none of these records."""
-    kinds = (("ops", "operator times", operator_speeds), ("train", "model speeds", model_speeds))
+    """What the records of operators, models and data in ``folder`` say; ``link`` is the folder as seen from the file
+    that this goes into. Raises UserError for a file there that is none of these records."""
+    kinds = (
+        ("ops", "operator times", operator_speeds), ("train", "model speeds", model_speeds),
+        ("data", "image rates", data_speeds))
     return "\n\n".join(_section(folder, link, *kind) for kind in kinds)
 
 
@@ -109,3 +111,17 @@ def model_speeds(record: dict[str, Any]) -> list[str]:
         columns = (f"{_name(part)}, batch", "model", "training", "x base", "evaluation", "x base")
         paragraphs.append(markdown_table(Table("", columns, rows)))
     return paragraphs
+
+
+def data_speeds(record: dict[str, Any]) -> list[str]:
+    """Images per second of the data loader, by source, where decoded images are kept, and size: words and a table."""
+    [part] = record["parts"]
+    rates: dict[tuple[str, str], dict[tuple[int, str], float]] = {}
+    for r in part["rates"]:
+        rates.setdefault((r["source"], r["decoded"]), {})[r["size"], r["mode"]] = r["images_per_second"]
+    given = sorted({key for by_key in rates.values() for key in by_key}, key=lambda key: (key[0], key[1] != "train"))
+    columns = ("images of", "decoded", *(f"{size} pixels, {mode}" for size, mode in given))
+    rows: list[list[Value]] = [
+        [*about, *(Number(by_key.get(key), 0) for key in given)] for about, by_key in rates.items()]
+    words = "Data: images per second of the loader in one process, as training (train) and evaluation (eval) read them."
+    return [words, markdown_table(Table("", columns, rows))]
