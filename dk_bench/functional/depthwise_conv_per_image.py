@@ -72,4 +72,4 @@ def _autocast(input, weight, *geometry):
 _of_reference = Reference(_reference, operands=2, settings=3, differentiable=(0, 1))
 register_derivatives(library, "depthwise_conv_per_image", Rules(2, _backward, _jvp, _vmap, _autocast))
 register_derivatives(library, "depthwise_conv_per_image_backward", _of_reference.backward_rules(_vmap_backward))
-register_autocast("depthwise_conv_per_image", "cpu", _autocast)
+register_autocast("depthwise_conv_per_image", _autocast)
