@@ -13,7 +13,9 @@ from dk_bench import reference
 from dk_bench._arguments import check_per_image
 from dk_bench.functional.batching import join_images, split
 from dk_bench.functional.derivatives import Reference, Rules, register_derivatives
-from dk_bench.functional.registration import determinism, empty_in_format_of, library, register_autocast
+from dk_bench.functional.fallback import register_fallback
+from dk_bench.functional.loading import library
+from dk_bench.functional.registration import determinism, empty_in_format_of, register_autocast
 
 _op = torch.ops.dk_bench.depthwise_conv_per_image
 _backward_op = torch.ops.dk_bench.depthwise_conv_per_image_backward
@@ -73,3 +75,4 @@ _of_reference = Reference(_reference, operands=2, settings=3, differentiable=(0,
 register_derivatives(library, "depthwise_conv_per_image", Rules(2, _backward, _jvp, _vmap, _autocast))
 register_derivatives(library, "depthwise_conv_per_image_backward", _of_reference.backward_rules(_vmap_backward))
 register_autocast("depthwise_conv_per_image", _autocast)
+register_fallback("depthwise_conv_per_image", _of_reference, _fake, _fake_backward)

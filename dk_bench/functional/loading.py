@@ -27,10 +27,14 @@ _POOLING = (
     "Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[] output_size, float spatial_scale, "
     "int sampling_ratio, float gamma, bool aligned, bool position_sensitive"
 )
+_PER_IMAGE = "Tensor input, Tensor weight, int[] stride, int[] padding, int[] dilation"
 SCHEMAS = (
     f"deform_kernel_conv({_CONVOLUTION}) -> Tensor",
     f"deform_kernel_conv_backward(Tensor grad, {_CONVOLUTION}, bool deterministic, bool warn_only=False, "
     "bool[4] output_mask=[True, True, True, True]) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"depthwise_conv_per_image({_PER_IMAGE}) -> Tensor",
+    f"depthwise_conv_per_image_backward(Tensor grad, {_PER_IMAGE}, bool deterministic, bool warn_only=False, "
+    "bool[2] output_mask=[True, True]) -> (Tensor, Tensor)",
     f"deform_roi_pool({_POOLING}) -> Tensor",
     f"deform_roi_pool_backward(Tensor grad, {_POOLING}, bool deterministic, bool warn_only=False, "
     "bool[3] output_mask=[True, True, True]) -> (Tensor, Tensor, Tensor)",
