@@ -12,8 +12,6 @@
 namespace dk {
 namespace {
 
-int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
-
 // Which scope positions make up a row of the table, and how much of each: W'[row] = sum of coefficient * W[scope].
 struct TableEntry {
   int64_t row, scope;

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "staging.h"
+#include "image_ring.h"
 
 namespace dk {
 namespace {
@@ -100,34 +100,57 @@ void forward(const Geometry& g, const View& input, const View& weight, const Vie
   });
 }
 
+// A thread's kernels and their gradients, as backward's row kernels take them.
+template <class A>
+struct KernelPairs {
+  const Geometry& g;
+  const RowKernels<A>& kernels = row_kernels<A>();
+  BackwardRow<A>& row;
+  Buffer<A> pair, plain;
+
+  KernelPairs(const Geometry& geometry, const Cut& cut, BackwardRow<A>& to)
+      : g(geometry), row(to), pair(g.taps() * cut.channels * 2), plain(g.taps() * cut.channels) {
+    row.pair_table = pair.get();
+  }
+
+  Box box(int64_t image, int64_t channel) const {
+    return {image, channel, row.channels, 0, g.kernel_h, 1, g.kernel_w * row.channels, row.channels};
+  }
+
+  void read(const View& weight, int64_t image, int64_t channel) const {
+    load(weight, box(image, channel), plain.get());
+    kernels.to_chunks({plain.get(), row.channels, g.taps(), row.channels, 0},
+                      {pair.get(), 2 * kernels.chunk, g.taps() * 2 * kernels.chunk});
+  }
+
+  void write(const View& grad_weight, int64_t image, int64_t channel) const {
+    kernels.from_chunks({pair.get() + kernels.chunk, 2 * kernels.chunk, g.taps() * 2 * kernels.chunk},
+                        {plain.get(), row.channels, g.taps(), row.channels, 0});
+    store(grad_weight, box(image, channel), plain.get());
+  }
+};
+
 template <class A>
 void backward(const Geometry& g, const View& grad, const View& input, const View& weight, const View& grad_input,
               const View& grad_weight) {
   const auto kernel = row_kernels<A>().backward[false][false];
-  torch::stable::parallel_for(0, g.batch * Block<A>::count(g), 1, [&](int64_t begin, int64_t end) {
-    Block<A> block(g);
-    Row<A>& row = block.row;
-    const Buffer<A> pair(g.taps() * kPair), x = stage_for<A>(input, g.height), grad_x = stage_for<A>(grad_input, g.height),
-        grad_row = stage_for<A>(grad, 1);
-    row.pair_table = pair.get(), row.wants_weight = grad_weight.data;
+  const Cut cut(g);
+  torch::stable::parallel_for(0, g.batch * cut.pieces, 1, [&](int64_t begin, int64_t end) {
+    BackwardRow<A> row{};
+    ImageRing<A> ring(g, cut, input, grad, grad_input, ImageRing<A>::rows_touched(g), false, row);
+    const KernelPairs<A> pairs(g, cut, row);
+    row.wants_weight = grad_weight.data;
     for (int64_t i = begin; i < end; ++i) {
-      block.start(i);
-      std::fill_n(pair.get(), g.taps() * kPair, A(0));
-      load(weight, block.table(kPair), pair.get());
-      const Pixels<A> image = block.read(input, x, 0, g.height);
-      row.x = image.data, row.x_step = image.step;
-      if (grad_input.data) {
-        const Pixels<A> to = block.pixels(grad_input, grad_x);
-        row.grad_x = to.data, row.grad_x_step = to.step;
-        for (int64_t p = 0; p < g.height * g.width; ++p) std::fill_n(to.data + p * to.step, row.channels, A(0));
-      }
-      for (row.h = 0; row.h < g.out_height; ++row.h) {
-        const Pixels<A> from = block.read(grad, grad_row, row.h, 1);
-        row.grad = from.data, row.grad_step = from.step;
+      const int64_t image = i / cut.pieces, piece = i % cut.pieces;
+      ring.set_channels(cut, piece);
+      pairs.read(weight, image, cut.first_channel(piece));
+      ring.start_image(image);
+      for (int64_t h = 0; h < g.out_height; ++h) {
+        ring.start_row(h);
         kernel(row);
       }
-      if (grad_input.data && row.grad_x == grad_x.get()) store(grad_input, block.box(0, g.height, g.width), row.grad_x);
-      if (grad_weight.data) store(grad_weight, block.table(kPair), pair.get() + kBlock);
+      ring.finish_image();
+      if (grad_weight.data) pairs.write(grad_weight, image, cut.first_channel(piece));
     }
   });
 }

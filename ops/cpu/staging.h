@@ -10,6 +10,8 @@
 
 namespace dk {
 
+inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+
 // Uninitialised memory, aligned to a cache line so that no vector straddles two.
 template <class A>
 class Buffer {
