@@ -48,7 +48,7 @@ def same(images, place):
     pixels, labels = images.load(range(len(plain)))
     expected = [(np.asarray(image), label) for image, label in (plain[index] for index in range(len(plain)))]
     return len(images) == len(plain) and all(
-        np.array_equal(found.numpy(), image) and label == right
+        np.array_equal(found[0].permute(1, 2, 0).numpy(), image) and label == right
         for found, label, (image, right) in zip(pixels, labels.tolist(), expected, strict=True)
     )
 

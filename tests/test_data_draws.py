@@ -12,6 +12,7 @@ from torchvision import transforms as T
 from torchvision.transforms import functional as TF
 
 from dk_bench.config import AugmentConfig, load_config
+from dk_bench.data.decoded import Encoded
 from dk_bench.data.draws import NUMBERS, ORDERS, draw_crops, draw_flips, draw_jitter, philox, uniform
 from dk_bench.data.transforms import EvalTransform, TrainTransform
 
@@ -105,7 +106,7 @@ def smooth(count, height, width):
 
 
 def tensors(images):
-    return [torch.from_numpy(np.array(image)) for image in images]
+    return Encoded([(image, 0) for image in images]).load(range(len(images)))[0]
 
 
 def levels(pixels):
@@ -178,3 +179,17 @@ def test_images_of_many_sizes_and_any_parts_of_a_batch_are_alike():
     assert torch.equal(transform(images, numbers), whole)
     for index in range(12):
         assert torch.equal(transform([images[index]], numbers[index : index + 1])[0], whole[index])
+
+
+def test_pixels_are_the_same_for_any_number_of_threads():
+    config = load_config(None, ["data.size=60"]).data
+    images, numbers = tensors(smooth(40, 90, 70)), uniform(5, [1] * 40, range(40))
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append((TrainTransform(config)(images, numbers), EvalTransform(config)(images)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))

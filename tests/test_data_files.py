@@ -138,14 +138,14 @@ def test_batch_larger_than_the_data(tmp_path):
 def test_evaluation_resizes_the_shorter_side_then_crops_the_centre():
     config = load_config(None, ["data.size=224", "data.mean=[0,0,0]", "data.std=[1,1,1]"]).data
     ramp = np.broadcast_to((np.arange(512) // 2).astype(np.uint8)[None, :, None], (256, 512, 3))
-    (pixels,) = EvalTransform(config)([torch.from_numpy(ramp.copy())])
+    (pixels,) = EvalTransform(config)([torch.from_numpy(ramp.transpose(2, 0, 1)[None].copy())])
     assert pixels.shape == (3, 224, 224)  # shorter side 256 stays, columns 144 to 367 remain
     expected = torch.from_numpy(ramp[16:240, 144:368].copy()).permute(2, 0, 1) / 255
     torch.testing.assert_close(pixels, expected)
 
 
 def test_training_transform_follows_the_configuration():
-    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8))
 
     def distinct(*overrides):
         transform = TrainTransform(load_config(None, ["data.size=64", "data.crop_pct=1", *overrides]).data)

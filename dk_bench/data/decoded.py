@@ -53,9 +53,9 @@ class Encoded:
         return len(self._images)
 
     def load(self, indices: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-        """Pixels (H, W, 3) uint8 of each, and labels (N,) int64."""
+        """Pixels (1, 3, H, W) uint8 of each, in channels_last, and labels (N,) int64."""
         items = [self._images[index] for index in indices]
-        pixels = [torch.from_numpy(np.array(image)) for image, _ in items]
+        pixels = [torch.from_numpy(np.array(image)[None]).permute(0, 3, 1, 2) for image, _ in items]
         return pixels, torch.tensor([label for _, label in items])
 
 
@@ -76,13 +76,13 @@ class Decoded:
         return len(self._sizes)
 
     def load(self, indices: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-        """Views of the pixels (H, W, 3) uint8 of each, not to be written to, and labels (N,) int64."""
+        """As `Encoded.load`; the pixels are views, not to be written to."""
         return [self._image(index) for index in indices], self._labels[list(indices)]
 
     def _image(self, index: int) -> Tensor:
         height, width = self._sizes[index]
-        end = self._ends[index]
-        return self._pixels[end - 3 * height * width : end].view(height, width, 3)
+        strides = 3 * height * width, 1, 3 * width, 3
+        return self._pixels.as_strided((1, 3, height, width), strides, self._ends[index] - strides[0])
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         """Processes that are not forked map the file again, in place of getting its content."""

@@ -24,8 +24,10 @@ GREY = [part / 65536 for part in (19595, 38470, 7471)]  # of red, green and blue
 
 
 class EvalTransform:
-    """Resize of the shorter side to size / crop_pct, then the centre: N images (H, W, 3) uint8, each of its own size,
-    become (N, 3, size, size) float32, less ``mean`` over ``std``."""
+    """Resize of the shorter side to size / crop_pct, then the centre.
+
+    N images (1, 3, H, W) uint8, each of its own size, become (N, 3, size, size) float32, less ``mean`` over ``std``.
+    """
 
     def __init__(self, config: DataConfig) -> None:
         self.size, self.shorter = config.size, math.floor(config.size / config.crop_pct)
@@ -37,19 +39,19 @@ class EvalTransform:
         out, scratch = self._empty(len(images)), self._empty(self.together)
         for part in self._parts(range(len(images))):
             pixels = scratch[: len(part)]
-            for place, index in zip(pixels, part, strict=True):
+            for place, index in zip(pixels.split(1), part, strict=True):
                 place.copy_(self._central(images[index]))
             out.index_copy_(0, torch.tensor(part), pixels.mul_(self.scale).sub_(self.shift))
         return out
 
     def _central(self, image: Tensor) -> Tensor:
-        """The resized image's centre: (3, size, size) uint8."""
-        height, width = image.shape[:2]
+        """The resized image's centre: (1, 3, size, size) uint8."""
+        height, width = image.shape[2:]
         short, long = sorted((height, width))
         longer = int(self.shorter * long / short)
         height, width = (self.shorter, longer) if height <= width else (longer, self.shorter)
         top, left = (round((side - self.size) / 2) for side in (height, width))
-        return resize(image, height, width)[:, top : top + self.size, left : left + self.size]
+        return resize(image, height, width)[..., top : top + self.size, left : left + self.size]
 
     def _empty(self, count: int) -> Tensor:
         return torch.empty(count, 3, self.size, self.size)
@@ -76,7 +78,7 @@ class TrainTransform(EvalTransform):
         out, scratch = self._empty(len(images)), self._empty(self.together)
         for part in self._alike(len(images), jitter):
             pixels = scratch[: len(part)]
-            for place, index in zip(pixels, part, strict=True):
+            for place, index in zip(pixels.split(1), part, strict=True):
                 place.copy_(self._crop(images[index], boxes[index] if boxes else None))
                 if flips[index]:
                     place.copy_(place.flip(-1))
@@ -88,14 +90,14 @@ class TrainTransform(EvalTransform):
     def _boxes(self, images: Sequence[Tensor], numbers: np.ndarray) -> list[list[int]] | None:
         if self.augment.scale is None:
             return None
-        heights, widths = np.array([image.shape[:2] for image in images]).T
+        heights, widths = np.array([image.shape[2:] for image in images]).T
         return draw_crops(numbers, heights, widths, self.augment).tolist()
 
     def _crop(self, image: Tensor, box: list[int] | None) -> Tensor:
         if box is None:
             return self._central(image)
         top, left, height, width = box
-        return resize(image[top : top + height, left : left + width], self.size, self.size)
+        return resize(image[..., top : top + height, left : left + width], self.size, self.size)
 
     def _alike(self, count: int, jitter: Jitter | None) -> Iterator[list[int]]:
         """Parts of the batch whose colours change in one order."""
@@ -107,11 +109,10 @@ class TrainTransform(EvalTransform):
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear, antialiased: (H, W, 3) uint8 -> (3, height, width) uint8."""
-    planes = image.permute(2, 0, 1)
-    if planes.shape[1:] == (height, width):
-        return planes
-    return F.interpolate(planes[None], size=(height, width), mode="bilinear", antialias=True)[0]
+    """Bilinear, antialiased: (1, 3, H, W) uint8 -> (1, 3, height, width) uint8."""
+    if image.shape[2:] == (height, width):
+        return image
+    return F.interpolate(image, size=(height, width), mode="bilinear", antialias=True)
 
 
 def change_colors(pixels: Tensor, factors: np.ndarray, order: Sequence[int]) -> Tensor:
@@ -127,7 +128,8 @@ def change_colors(pixels: Tensor, factors: np.ndarray, order: Sequence[int]) -> 
         else:
             other = _grey(pixels)
             if JITTERS[number] == "contrast":
-                other = torch.floor(other.mean((2, 3), keepdim=True, dtype=torch.float64) + 0.5).float()
+                total = other.sum(3, keepdim=True).sum(2, keepdim=True, dtype=torch.float64)  # exact
+                other = total.div_(other[0].numel()).add_(0.5).floor_().float()
             pixels.sub_(other).mul_(factor).add_(other)
         pixels.clamp_(0, 255).floor_()
     return pixels
