@@ -106,14 +106,17 @@ struct Call {
 template <class A, class R = Row<A>>
 struct Worker {
   Call<A>& call;
-  Buffer<A> data_row, kernel_row, scratch;
+  Buffer<A> data_row, kernel_row, scratch, zeros;
   R row{};
 
   explicit Worker(Call<A>& c)
-      : call(c), data_row(c.offset_row_size()), kernel_row(c.offset_row_size()), scratch(scratch_size(c.g.taps())) {
+      : call(c), data_row(c.offset_row_size()), kernel_row(c.offset_row_size()), scratch(scratch_size(c.g.taps())),
+        zeros(c.g.channels) {
     row.g = &call.g;
     row.offset_step = call.offset_step;
     row.scratch = scratch.get();
+    std::fill_n(zeros.get(), c.g.channels, A(0));
+    row.zeros = zeros.get();
     row.data_offset = call.has_data ? data_row.get() : nullptr;
     row.kernel_offset = call.has_kernel ? kernel_row.get() : nullptr;
   }

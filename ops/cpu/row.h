@@ -14,6 +14,7 @@
 namespace dk {
 
 constexpr int64_t kBlock = 64;      // channels of a table block, and of a plane staged forward: 4 KiB of table at scope 4
+constexpr int64_t kSweep = 2 * kBlock;  // channels that the forward pass takes over decoded positions in one go
 constexpr int64_t kPositions = 16;  // output positions of a row that are decoded together: one AVX-512 vector
 
 template <class A>
@@ -31,7 +32,8 @@ struct Row {
   A* out;                  // forward: out_width pixels
   int64_t out_step;
 
-  A* scratch;  // scratch_size(taps) elements
+  const A* zeros;  // forward: as many as channels, what is read outside the image
+  A* scratch;      // scratch_size(taps) elements
 };
 
 // Backward works on chunks: as many channels of a few rows as the registers take at once, so that what lies close
@@ -70,7 +72,7 @@ struct Table {
 
 // Where the decoded taps of kPositions positions lie; integers are stored in slots of A. Per tap: data offsets need 4
 // corner indices, 4 coefficients and 2 fractions, kernel offsets 1 index, 4 coefficients, 2 fractions and 2 slopes.
-inline int64_t scratch_size(int64_t taps) { return taps * kPositions * (10 + 9); }
+inline int64_t scratch_size(int64_t taps) { return taps * kPositions * 26; }
 
 // A row of pixels, `step` apart, each of adjacent channels; and the same in chunks, `plane` apart.
 template <class A>

@@ -29,6 +29,16 @@ struct VectorOf {
   typedef A type __attribute__((vector_size(DK_BYTES)));
 };
 
+// A vector of half the size; of two lanes, one number.
+template <class V, class A>
+static auto half_of() {
+  typedef A Half __attribute__((vector_size(sizeof(V) / 2)));
+  if constexpr (sizeof(V) == 2 * sizeof(A))
+    return A();
+  else
+    return Half();
+}
+
 template <class V, class A>
 static inline V load(const A* p) {
   V v;

@@ -1,3 +1,5 @@
+#include <immintrin.h>
+
 #include <type_traits>
 
 #include "row.h"  // before the pragma: its functions are shared with other files
