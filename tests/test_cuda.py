@@ -18,6 +18,7 @@ from operator_cases import (
 )
 
 from dk_bench import functional, reference
+from dk_bench.functional.loading import operators_on
 
 pytestmark = [
     pytest.mark.cuda,
@@ -38,7 +39,12 @@ def on_gpu(case: Case):
     return make_tensors(case, "cuda")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+def test_operators_are_the_compiled_ones():
+    """The reference would pass all that follows."""
+    assert operators_on("cuda") == "compiled"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)  # by which tools/gpu_check.sh chooses
 @pytest.mark.parametrize("offsets", ["kernel", "data", "both"])
 def test_random_cases(offsets, dtype, monkeypatch):
     """2,000 an operator, over four dtypes: each against the reference in float64, and all as exact as PyTorch is."""

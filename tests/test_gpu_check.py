@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,12 @@ import pytest
 import torch
 
 TOOLS = Path(__file__).parent.parent / "tools"
+SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 # What a bare GPU machine lacks of what this one may have.
-LACKING = ("wandb", "mmcv", "mmdet", "mmengine", "pycocotools", "faster_coco_eval", "statsmodels")
+LACKING = (
+    "xdist", "omegaconf", "rich", "wandb", "mmcv", "mmdet", "mmengine", "pycocotools", "faster_coco_eval",
+    "statsmodels",
+)  # fmt: skip
 BLOCK = f"""
 import sys
 class Lacking:
@@ -34,16 +39,69 @@ def bare(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU: it would take minutes")
 def test_leaves_a_summary_where_parts_fail(bare, tmp_path):
-    environment = {**bare, "PARTS": "tests memcheck bench", "PROCESSES": "0"}
-    done = subprocess.run(
-        ["bash", TOOLS / "gpu_check.sh"], env=environment, capture_output=True, text=True, check=False)
+    done = run_check({**bare, "PARTS": "tests-other memcheck bench train"})
     assert done.returncode == 1, done.stderr
     out = tmp_path / "out"
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["tests"]["status"] == 0, (out / "tests.log").read_text()  # all skipped
-    assert summary["bench"]["status"] == 1 and "Traceback" in (out / "bench.log").read_text()
+    assert set(summary) == {"tests-other", "memcheck", "bench", "train", "gpu"}
+    assert summary["tests-other"]["status"] == 0, (out / "tests.log").read_text()  # all skipped
+    assert (out / "tests-other.xml").exists()
+    assert summary["bench"]["status"] == summary["train"]["status"] == 1
+    errors = re.findall(r"^(\w+Error): (.*)", (out / "bench.log").read_text(), re.MULTILINE)
+    assert len(errors) == 2 and all("NVIDIA" in w or "CUDA" in w for _, w in errors), errors  # imports went well
     assert summary["memcheck"]["status"] != 0 and (out / "sanitizer.log").exists()  # no tool, or no GPU
-    assert "build" not in summary and "gpu" in summary
+
+
+def run_check(environment):
+    command = ["bash", TOOLS / "gpu_check.sh"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def planned(bare, tmp_path):
+    """The commands that the script would start, words and limits, from a `timeout` that starts nothing."""
+    log, timeout = tmp_path / "planned", tmp_path / "bin" / "timeout"
+    timeout.parent.mkdir()
+    timeout.write_text(f'#!/bin/bash\n{{ printf "%s\\x1f" "$@"; printf "\\x1e"; }} >>{log}\n')
+    timeout.chmod(0o755)
+    done = run_check({**bare, "PATH": os.pathsep.join([str(timeout.parent), os.environ["PATH"]])})
+    assert done.returncode == 0, done.stderr
+    return [command.split("\x1f")[:-1] for command in log.read_text().split("\x1e")[:-1]]
+
+
+def kind_of(command):
+    return next((word for word in command if word in (*SANITIZERS, "pytest")), None) or re.search(
+        r"setup\.py|bench_operators|bench_models", " ".join(command))[0]
+
+
+def test_ends_within_eight_minutes_and_sanitizes_alone(planned):
+    """Where each part runs to its limit. Sanitizers come last and get what is left."""
+    assert all(command[:4] == ["-s", "INT", "-k", "10"] for command in planned)
+    kinds = [kind_of(command) for command in planned]
+    stages = ["setup.py", *["pytest"] * 5, "bench_operators", "bench_models"]
+    assert kinds[:8] == stages and sorted(kinds[8:]) == sorted(SANITIZERS)
+    limits = {kind: int(command[4]) + 10 for kind, command in zip(kinds, planned, strict=True)}
+    before = sum(limits[kind] for kind in dict.fromkeys(stages))
+    text = (TOOLS / "gpu_check.sh").read_text()
+    whole = int(re.search(r"\bALL=(\d+)", text)[1])
+    assert before + 85 + 10 <= whole < 480
+    assert {limits[tool] for tool in SANITIZERS} <= {whole, whole - 1, whole - 2, whole - 3}  # nothing ran before them
+
+
+def test_every_test_on_a_gpu_runs_in_one_process(planned, bare):
+    chosen = [command[command.index("-k", 4) + 1] for command in planned if "pytest" in command]
+    code = """
+import pytest, sys
+for chosen in sys.argv[1:]:
+    print("--")
+    pytest.main(["--collect-only", "-q", "-m", "cuda", "-k", chosen, "test_cuda.py", "test_deform_roi_pool_cuda.py"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "test", *chosen], env=bare, cwd=TOOLS.parent / "tests", capture_output=True,
+        text=True, check=False)
+    every, *parts = ({line for line in part.splitlines() if "::" in line} for part in done.stdout.split("--\n")[1:])
+    assert sum(map(len, parts)) == len(every) and set.union(*parts) == every, done.stdout
+    assert [len(part) for part in parts[:4]] == [3] * 4 and len(every) > 12
 
 
 def test_small_set_for_the_sanitizer(bare):
