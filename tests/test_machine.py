@@ -8,6 +8,7 @@ import socket
 import pytest
 import torch
 
+from dk_bench.functional import loading
 from dk_bench.results import machine
 from dk_bench.results.machine import Watch, collect_machine, disturbances, instruction_sets_here
 
@@ -81,6 +82,11 @@ def test_libraries_are_asked_under_the_environment_of_this_process(monkeypatch):
         assert "SSE4.1" in found["instruction_sets"]["oneDNN"]
     assert (found["instruction_sets"]["MKL"] is not None) == torch.backends.mkl.is_available()
     assert socket.gethostname() not in json.dumps(found)
+
+
+def test_the_reference_has_no_instruction_set_of_its_own(monkeypatch):
+    monkeypatch.setattr(loading, "CHOSEN", loading.REFERENCE)
+    assert collect_machine(probe=False)["instruction_sets"]["dk_bench"] == "reference"
 
 
 def test_no_answer_of_the_libraries(monkeypatch):

@@ -43,7 +43,7 @@ from dk_bench.analysis.bench_clock import (
 )
 from dk_bench.analysis.bench_words import conclusions, geometric_means, means_over_float32, uneven
 from dk_bench.results.environment import collect_device, collect_git, collect_versions
-from dk_bench.results.machine import Watch, collect_machine, disturbances
+from dk_bench.results.machine import Watch, collect_machine, disturbances, own_instruction_set
 
 SCHEMA_VERSION = 3
 OVERHEAD_CALLS = 200
@@ -181,7 +181,7 @@ def bench_operators(
             left_out += without
     watched = watch.finish()
     part = {
-        "instruction_set": torch.ops.dk_bench.cpu_variant(),
+        "instruction_set": own_instruction_set(),
         "machine": machine,
         "watched": watched,
         "timings": [asdict(t) for t in timings],

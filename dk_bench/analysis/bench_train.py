@@ -27,7 +27,7 @@ from dk_bench.config import OptimConfig
 from dk_bench.models import MODELS
 from dk_bench.nn.offsets import offset_parameter_names
 from dk_bench.results.environment import collect_device, collect_git, collect_versions
-from dk_bench.results.machine import Watch, collect_machine, disturbances
+from dk_bench.results.machine import Watch, collect_machine, disturbances, own_instruction_set
 
 SCHEMA_VERSION = 2
 ROUNDS = 15
@@ -216,7 +216,7 @@ def bench_models(
     others = disturbances(watched, torch.get_num_threads()) if device.type == "cpu" else []
     quartiles = [pair for s in speeds for pair in ((s.train_seconds, s.train_median), (s.eval_seconds, s.eval_median))]
     part = {
-        "instruction_set": torch.ops.dk_bench.cpu_variant(),
+        "instruction_set": own_instruction_set(),
         "machine": machine,
         "watched": watched,
         "speeds": [asdict(s) for s in speeds],

@@ -83,13 +83,19 @@ def _count(cores: str) -> int:
     return sum(int(ends[-1]) - int(ends[0]) + 1 for ends in ranges)
 
 
+def own_instruction_set() -> str:
+    """What our operators on the CPU are compiled for: baseline, avx2 or avx512; reference where plain PyTorch runs."""
+    import torch
+
+    from dk_bench.functional.loading import COMPILED, REFERENCE, operators_on
+
+    return torch.ops.dk_bench.cpu_variant() if operators_on("cpu") == COMPILED else REFERENCE
+
+
 def _instruction_sets(probe: bool) -> dict[str, str | None]:
     import torch
 
-    import dk_bench.functional  # noqa: F401  loads the library
-
-    ours = getattr(torch.ops.dk_bench, "cpu_variant", None)
-    own = {"torch": torch.backends.cpu.get_cpu_capability(), "dk_bench": ours and ours()}
+    own = {"torch": torch.backends.cpu.get_cpu_capability(), "dk_bench": own_instruction_set()}
     return own | (_probe() if probe else {})
 
 
