@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from dk_bench.analysis import bench_train
 from dk_bench.analysis.bench_train import (
     CPU_SETS,
     OFFSET_STD,
@@ -25,7 +26,8 @@ from dk_bench.report.benches import read_bench
 CPU = torch.device("cpu")
 
 
-def test_record(tmp_path, capsys):
+def test_record(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench_train, "SERIES_SECONDS", 0.01)
     path = tmp_path / "train.json"
     arguments = ["--models", "test_resnetdw_dk_*", "--size", "32", "--batch", "2", "--repeats", "3", "--bfloat16"]
     assert main(["bench", "train", *arguments, "--output", str(path)]) == 0
