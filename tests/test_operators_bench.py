@@ -112,6 +112,9 @@ def _check_timings(timings):
         base = [rows[shape, f"{setting.split()[0]} {name}", BASE, way, mode]["seconds"]
                 for name in MEMORY_FORMATS for way in WAYS["cpu"]]
         assert t["ratio"] == pytest.approx(t["seconds"] / min(base))
+        copied = [t["gigabytes_per_second"] for (s, stored, o, *_), t in rows.items()
+                  if (s, o) == (shape, COPY) and stored.split()[0] == setting.split()[0]]
+        assert t["copy_share"] == pytest.approx(t["gigabytes_per_second"] / max(copied))
         float32 = rows.get((shape, "float32 channels_last", operator, variant, mode))
         if operator in OURS and "float32" not in setting:
             assert t["over_float32"] == pytest.approx(t["seconds"] / float32["seconds"])

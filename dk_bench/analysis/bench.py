@@ -91,7 +91,10 @@ def bench_shape(
         {"shape": str(shape), "setting": str(c.setting), "operator": c.operator, "mode": c.mode, "reason": reason}
         for c, reason in zip(every, reasons, strict=True) if reason is not None
     ]
-    memory = [peak_memory(call.function, device) for call in calls]
+    memory = []
+    for call in calls:
+        with call.context():
+            memory.append(peak_memory(call.function, device))
     series = make_series(calls, device, rounds)
     times = in_rounds([s.seconds for s in series], [s.rounds for s in series])
     cold = cold_times(series) if device.type == "cpu" else [None] * len(series)
@@ -108,13 +111,14 @@ def _timings(
         for stored in (s.call.setting.dtype, s.call.setting):
             key = s.call.operator, s.call.mode, stored
             fastest[key] = min(q.low, fastest.get(key, q.low))
+    copied = {s.call.setting.dtype: s.call.bytes for s in series if s.call.operator == COPY}
 
     def timing(s: Series, q: Spread, cold: float | None, peak: int | None) -> Timing:
         call, setting = s.call, s.call.setting
         base, copy = fastest[BASE, call.mode, setting.dtype], fastest[COPY, FORWARD, setting.dtype]
         float32 = fastest.get((call.operator, call.mode, Setting("float32", setting.memory_format)))
         over = q.low / float32 if float32 and call.operator in OURS and setting.dtype in HALVES else None
-        rate, copy_rate = call.bytes / q.low, next(c.call.bytes for c in series if c.call.operator == COPY) / copy
+        rate, copy_rate = call.bytes / q.low, copied[setting.dtype] / copy
         return Timing(
             str(shape), str(setting), call.operator, call.variant, call.mode, s.rounds, s.calls, q.low, q.median,
             (q.low, q.high), cold, q.low / base, over, rate / 1e9, rate / copy_rate, peak)
