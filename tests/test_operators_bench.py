@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 
@@ -29,6 +30,8 @@ from dk_bench.analysis.bench_clock import LEAST_ROUNDS, cold_times, in_rounds, m
 from dk_bench.analysis.bench_held import default_instruction_sets, join, measure_held
 from dk_bench.analysis.bench_words import geometric_means, means_over_float32, sentences, uneven
 from dk_bench.cli import main
+from dk_bench.cli.bench import _arguments as arguments_of
+from dk_bench.cli.bench import add_arguments
 from dk_bench.errors import UserError
 from dk_bench.report.benches import read_bench
 
@@ -286,3 +289,17 @@ def test_bad_shape_is_named(shape, capsys):
     with pytest.raises(SystemExit):
         main(["bench", "ops", "--shapes", shape])
     assert f"expected C,H or C,H,N, such as 128,56, got '{shape}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [
+    ["ops", "--shapes", "8,6", "5,4,1", "--threads", "2", "--repeats", "3"],
+    ["train", "--models", "test_*", "--batch", "2", "--size", "32", "--bfloat16"],
+    ["data", "--sizes", "32", "64", "--sources", "tar", "procedural", "--images", "9"],
+    ["train"],
+])
+def test_a_process_gets_the_arguments_that_were_given(arguments):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    given = parser.parse_args([*arguments, "--isa", "avx512", "avx2"])
+    command, *passed = arguments_of(given)
+    assert command == "bench" and vars(parser.parse_args(passed)) == vars(given) | {"isa": None}
