@@ -78,8 +78,8 @@ def build_arguments() -> dict:
 
     headers = glob.glob("ops/*.h") + glob.glob("ops/*/*.h")
     cpu = [f"ops/cpu/{name}.cpp" for name in (
-        "deform_kernel_conv", "deform_roi_pool", "depthwise_conv_per_image", "row_kernels_baseline", "row_kernels_avx2",
-        "row_kernels_avx512")]
+        "deform_kernel_conv", "deform_roi_pool", "depthwise_conv_per_image", "narrow_conv", "row_kernels_baseline",
+        "row_kernels_avx2", "row_kernels_avx512")]
     extensions = [torch_build.CppExtension(
         "dk_bench._cpu", cpu, depends=headers,
         extra_compile_args={"cxx": CPU_FLAGS}, py_limited_api=True)]

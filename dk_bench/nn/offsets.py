@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dk_bench.functional.narrow_conv import narrow_conv2d
 from dk_bench.nn.inputs import as_batch, as_given
 from dk_bench.nn.per_image import global_average
 
-for _step in ("as_batch", "as_given", "global_average"):
+for _step in ("as_batch", "as_given", "global_average", "narrow_conv2d"):
     torch.fx.wrap(_step)
 
 __all__ = ["GlobalOffset", "LocalMask", "LocalOffset", "OffsetGenerator", "RoIOffset", "offset_parameter_names"]
@@ -68,7 +69,7 @@ class LocalOffset(OffsetGenerator):
         self.stride, self.padding, self.dilation = stride, padding, dilation
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
+        return narrow_conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
 
 
 class LocalMask(LocalOffset):

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "../axis.h"
+#include "narrow.h"
 #include "row.h"
 
 // The next loop's iterations touch different memory: what the compiler must know to vectorise it.
@@ -59,6 +60,10 @@ static inline void store(A* p, V v) {
 #include "row_list.h"
 #include "row_backward.h"
 #include "row_rigid_backward.h"
+
+#include "narrow_kernels.h"
+
+static constexpr NarrowKernels kNarrow = {kNarrowLanes, narrow_forward, narrow_weight_gradient};
 
 template <class A>
 struct Variant {

@@ -2,7 +2,8 @@
 
 #include <type_traits>
 
-#include "row.h"  // before the pragma: its functions are shared with other files
+#include "narrow.h"
+#include "row.h"  // before the pragma, as narrow.h: their functions are shared with other files
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,prefer-vector-width=512")
@@ -13,5 +14,6 @@
 namespace dk {
 extern const RowKernels<float> kFloatAvx512 = avx512::Variant<float>::kernels;
 extern const RowKernels<double> kDoubleAvx512 = avx512::Variant<double>::kernels;
+extern const NarrowKernels kNarrowAvx512 = avx512::kNarrow;
 }  // namespace dk
 #endif

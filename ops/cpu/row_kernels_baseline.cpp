@@ -2,6 +2,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "narrow.h"
 #include "row.h"
 
 #define DK_ISA baseline
@@ -13,6 +14,7 @@ namespace dk {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 extern const RowKernels<float> kFloatAvx2, kFloatAvx512;
 extern const RowKernels<double> kDoubleAvx2, kDoubleAvx512;
+extern const NarrowKernels kNarrowAvx2, kNarrowAvx512;
 
 // 0 baseline, 1 AVX2, 2 AVX-512: the best this processor has, or less if DK_BENCH_CPU asks for less (for tests).
 static int find_variant() {
@@ -34,6 +36,7 @@ static int variant() {
 }
 #else
 static constexpr auto &kFloatAvx2 = baseline::Variant<float>::kernels, &kFloatAvx512 = kFloatAvx2;
+static constexpr auto &kNarrowAvx2 = baseline::kNarrow, &kNarrowAvx512 = kNarrowAvx2;
 static constexpr auto &kDoubleAvx2 = baseline::Variant<double>::kernels, &kDoubleAvx512 = kDoubleAvx2;
 
 static int variant() { return 0; }
@@ -53,6 +56,11 @@ const RowKernels<float>& row_kernels<float>() {
 template <>
 const RowKernels<double>& row_kernels<double>() {
   const RowKernels<double>* variants[] = {&baseline::Variant<double>::kernels, &kDoubleAvx2, &kDoubleAvx512};
+  return *variants[variant()];
+}
+
+const NarrowKernels& narrow_kernels() {
+  const NarrowKernels* variants[] = {&baseline::kNarrow, &kNarrowAvx2, &kNarrowAvx512};
   return *variants[variant()];
 }
 

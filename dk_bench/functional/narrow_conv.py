@@ -1,0 +1,121 @@
+"""A convolution with few outputs, as offset generators are: compiled for the CPU, where that is the faster way.
+
+A library's convolution computes outputs in vectors of 16, of which 18 outputs leave 14 of 32 lanes idle. Here lanes are
+channels of the input, in the forward pass and in the gradient of the weight; that of the input is torch's.
+"""
+
+from __future__ import annotations
+
+import functools
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import register_flop_formula
+
+from dk_bench._arguments import output_size
+from dk_bench.functional import registration  # noqa: F401  (loads the operators)
+
+__all__ = ["narrow_conv2d"]
+
+Pair = tuple[int, int]
+
+_op = torch.ops.dk_bench.narrow_conv
+_weight_gradient_op = torch.ops.dk_bench.narrow_conv_weight_gradient
+
+
+def narrow_conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """``torch.nn.functional.conv2d``, up to the order of summation.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W).
+        weight: (Cout, C, Kh, Kw).
+        bias: (Cout,).
+        stride, padding, dilation: (height, width).
+
+    Returns:
+        (N, Cout, Hout, Wout), or that without N.
+    """
+    if _is_faster(input, weight):
+        return _NarrowConv.apply(input, weight, bias, stride, padding, dilation)
+    return F.conv2d(input, weight, bias, stride, padding, dilation)
+
+
+@functools.cache
+def _has_wide_vectors() -> bool:
+    return torch.ops.dk_bench.cpu_variant() == "avx512"  # with 8 outputs a vector, as otherwise, fewer lanes idle
+
+
+def _is_faster(input: Tensor, weight: Tensor) -> bool:
+    """Whether the operator takes these operands, alone and not as part of a graph, and is then the faster way."""
+    if type(input) is not Tensor or input.device.type != "cpu" or input.dim() != 4 or 0 in input.shape:
+        return False
+    fits = input.dtype == weight.dtype == torch.float32 and input.shape[1] % 16 == 0 and 0 < weight.shape[0] % 16 <= 8
+    return (
+        fits and input.is_contiguous(memory_format=torch.channels_last) and _has_wide_vectors()
+        and not torch.is_autocast_enabled("cpu") and not _is_transformed()
+        and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    )
+
+
+def _is_transformed() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+class _NarrowConv(torch.autograd.Function):
+    @staticmethod
+    def forward(input: Tensor, weight: Tensor, bias: Tensor, *geometry: Pair) -> Tensor:
+        return _op(input, weight, bias, *geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.geometry = inputs[3:]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+
+        def by_torch(*mask: bool) -> tuple[Tensor | None, ...]:
+            return torch.ops.aten.convolution_backward(
+                grad, input, weight, [len(weight)], *ctx.geometry, False, (0, 0), 1, mask)
+
+        if torch.is_grad_enabled() or _is_transformed():  # torch differentiates its own
+            return *by_torch(*wanted), None, None, None
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        return (
+            by_torch(True, False, False)[0] if wanted[0] else None,
+            _weight_gradient_op(grad, input, weight, *ctx.geometry) if wanted[1] else None,
+            grad.sum((0, 2, 3)) if wanted[2] else None,
+            None, None, None,
+        )  # fmt: skip
+
+
+@torch.library.register_fake("dk_bench::narrow_conv")
+def _fake(input, weight, bias, stride, padding, dilation):
+    size = output_size(tuple(input.shape[2:]), tuple(weight.shape[2:]), tuple(stride), tuple(padding), tuple(dilation))
+    shape = (input.shape[0], weight.shape[0], *size)
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
+
+
+@torch.library.register_fake("dk_bench::narrow_conv_weight_gradient")
+def _fake_weight_gradient(grad, input, weight, stride, padding, dilation):
+    return registration.empty_in_format_of(weight, weight.shape)
+
+
+@register_flop_formula(_op, get_raw=True)
+def narrow_conv_flops(input: Tensor, weight: Tensor, *rest: Any, out_val: Tensor) -> int:
+    """FLOPs of a convolution."""
+    return 2 * prod(weight.shape[1:]) * out_val.numel()
+
+
+@register_flop_formula(_weight_gradient_op, get_raw=True)
+def narrow_conv_weight_gradient_flops(grad: Tensor, input: Tensor, weight: Tensor, *rest: Any, out_val: Tensor) -> int:
+    """FLOPs of the gradient of the weight, as many as the forward pass's."""
+    return 2 * prod(weight.shape[1:]) * grad.numel()
