@@ -28,6 +28,7 @@ _POOLING = (
     "int sampling_ratio, float gamma, bool aligned, bool position_sensitive"
 )
 _PER_IMAGE = "Tensor input, Tensor weight, int[] stride, int[] padding, int[] dilation"
+_NARROW = "Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation"
 SCHEMAS = (
     f"deform_kernel_conv({_CONVOLUTION}) -> Tensor",
     f"deform_kernel_conv_backward(Tensor grad, {_CONVOLUTION}, bool deterministic, bool warn_only=False, "
@@ -35,6 +36,8 @@ SCHEMAS = (
     f"depthwise_conv_per_image({_PER_IMAGE}) -> Tensor",
     f"depthwise_conv_per_image_backward(Tensor grad, {_PER_IMAGE}, bool deterministic, bool warn_only=False, "
     "bool[2] output_mask=[True, True]) -> (Tensor, Tensor)",
+    f"narrow_conv({_NARROW}) -> Tensor",
+    f"narrow_conv_weight_gradient(Tensor grad, {_PER_IMAGE}) -> Tensor",
     f"deform_roi_pool({_POOLING}) -> Tensor",
     f"deform_roi_pool_backward(Tensor grad, {_POOLING}, bool deterministic, bool warn_only=False, "
     "bool[3] output_mask=[True, True, True]) -> (Tensor, Tensor, Tensor)",

@@ -17,7 +17,8 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from dk_bench._arguments import output_size
-from dk_bench.functional import registration  # noqa: F401  (loads the operators)
+from dk_bench.functional.loading import COMPILED, operators_on
+from dk_bench.functional.registration import empty_in_format_of
 
 __all__ = ["narrow_conv2d"]
 
@@ -48,7 +49,8 @@ def narrow_conv2d(
 
 @functools.cache
 def _has_wide_vectors() -> bool:
-    return torch.ops.dk_bench.cpu_variant() == "avx512"  # with 8 outputs a vector, as otherwise, fewer lanes idle
+    """Narrower ones leave fewer lanes idle: a library's convolution is then as fast."""
+    return operators_on("cpu") == COMPILED and torch.ops.dk_bench.cpu_variant() == "avx512"
 
 
 def _is_faster(input: Tensor, weight: Tensor) -> bool:
@@ -106,7 +108,7 @@ def _fake(input, weight, bias, stride, padding, dilation):
 
 @torch.library.register_fake("dk_bench::narrow_conv_weight_gradient")
 def _fake_weight_gradient(grad, input, weight, stride, padding, dilation):
-    return registration.empty_in_format_of(weight, weight.shape)
+    return empty_in_format_of(weight, weight.shape)
 
 
 @register_flop_formula(_op, get_raw=True)
