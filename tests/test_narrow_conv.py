@@ -96,7 +96,7 @@ def test_second_derivatives_and_batches_of_gradients(ours):
         batch = torch.autograd.grad(function(*given, **GEOMETRY), given, grads, is_grads_batched=True)
         results.append([*first, *second, *batch])
     for a, e in zip(*results, strict=True):
-        assert (a - e).abs().max() <= 1e-5 * e.abs().max()
+        assert (a - e).abs().max() <= 1e-4 * e.abs().max()
 
 
 def test_transforms_and_autocast_are_torchs(ours):

@@ -55,14 +55,14 @@ def _has_wide_vectors() -> bool:
 
 def _is_faster(input: Tensor, weight: Tensor) -> bool:
     """Whether the operator takes these operands, alone and not as part of a graph, and is then the faster way."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not _has_wide_vectors():
+        return False
     if type(input) is not Tensor or input.device.type != "cpu" or input.dim() != 4 or 0 in input.shape:
         return False
-    fits = input.dtype == weight.dtype == torch.float32 and input.shape[1] % 16 == 0 and 0 < weight.shape[0] % 16 <= 8
-    return (
-        fits and input.is_contiguous(memory_format=torch.channels_last) and _has_wide_vectors()
-        and not torch.is_autocast_enabled("cpu") and not _is_transformed()
-        and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-    )
+    if torch.is_autocast_enabled("cpu") or _is_transformed() or not input.dtype == weight.dtype == torch.float32:
+        return False
+    fits = input.is_contiguous(memory_format=torch.channels_last) and input.shape[1] % 16 == 0
+    return fits and 0 < weight.shape[0] % 16 <= 8
 
 
 def _is_transformed() -> bool:
@@ -88,7 +88,8 @@ class _NarrowConv(torch.autograd.Function):
             return torch.ops.aten.convolution_backward(
                 grad, input, weight, [len(weight)], *ctx.geometry, False, (0, 0), 1, mask)
 
-        if torch.is_grad_enabled() or _is_transformed():  # torch differentiates its own
+        batched = torch._C._functorch.is_legacy_batchedtensor(grad)  # torch.autograd.grad(is_grads_batched=True)
+        if torch.is_grad_enabled() or batched or _is_transformed():  # torch differentiates and maps its own
             return *by_torch(*wanted), None, None, None
         grad = grad.contiguous(memory_format=torch.channels_last)
         return (

@@ -16,7 +16,7 @@ _NEEDED = {
     ),
     "_C._functorch": (
         "TransformType", "_unwrap_functional_tensor", "_wrap_functional_tensor", "get_interpreter_stack",
-        "get_unwrapped", "is_batchedtensor", "is_functorch_wrapped_tensor",
+        "get_unwrapped", "is_batchedtensor", "is_functorch_wrapped_tensor", "is_legacy_batchedtensor",
     ),
     "_functorch.pyfunctorch": ("retrieve_current_functorch_interpreter",),
     "autograd.forward_ad": ("_current_level", "_set_fwd_grad_enabled"),
