@@ -47,7 +47,8 @@ def local_deform_kernel(
 
     Raises:
         RuntimeError: an argument's shape, dtype, device or value does not fit, or (on the CPU) an offset is NaN; the
-            message names the argument. On CUDA a NaN offset gives NaN outputs, as raising would cost a synchronisation.
+            message names the argument. On CUDA a NaN offset gives NaN outputs, as raising would cost a synchronisation;
+            what infinite operands give there is in docs/using.md, What differs on CUDA.
         TypeError: kernel_size, stride, padding or dilation is not an int or a pair of ints.
     """
     return deform_kernel_conv(

@@ -31,7 +31,10 @@ DK_DEVICE char* shared_memory() {
   extern __shared__ __align__(16) char memory[];
   return memory;
 }
-DK_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+template <class T>
+DK_DEVICE T shuffle_xor(T value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
 DK_DEVICE void add_atomic(float* to, float value) { atomicAdd(to, value); }
 DK_DEVICE void add_atomic(double* to, double value) { atomicAdd(to, value); }
 // Four adjacent values at once, aligned to 16 bytes.
@@ -67,7 +70,7 @@ DK_DEVICE void load(uint32_t (&word)[4], const void* from, uint32_t index, uint3
       "mov.b32 %0, 0;\nmov.b32 %1, 0;\nmov.b32 %2, 0;\nmov.b32 %3, 0;\n"
       "@there ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%6 + %7];\n}"
       : "=&r"(word[0]), "=&r"(word[1]), "=&r"(word[2]), "=&r"(word[3])
-      : "r"(index), "r"(count), "l"(at), "n"(kOffset));
+      : "r"(index), "r"(count), "l"(__cvta_generic_to_global(at)), "n"(kOffset));
 }
 
 #if __CUDA_ARCH__ >= 900

@@ -88,11 +88,13 @@ inline void sync_block() { wait(block()->all); }
 inline void sync_warp() { wait(block()->warps[thread() / kLanes]); }
 inline void exchange() { wait(block()->lockstep[thread() / kLanes]); }
 
-inline float shuffle_xor(float value, int mask) {
+template <class T>
+inline T shuffle_xor(T value, int mask) {
   float* shown = &block()->exchange[0];
-  shown[thread() * 8] = value;
+  std::memcpy(shown + thread() * 8, &value, sizeof value);
   exchange();
-  const float result = shown[(thread() ^ mask) * 8];
+  T result;
+  std::memcpy(&result, shown + (thread() ^ mask) * 8, sizeof result);
   exchange();
   return result;
 }

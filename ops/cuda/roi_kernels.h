@@ -1,5 +1,5 @@
 // The kernels of deform_roi_pool on CUDA: one thread an output forward and for dL/dinput, which is scattered with
-// atomics; one thread a bin and group for dL/doffset and dL/dmask, which are gathered and so always the same bits.
+// atomics; one warp a bin and group for dL/doffset and dL/dmask, which are gathered and so always the same bits.
 // A box that is not finite or names no image, and an offset that is NaN, give NaN: raising would cost a synchronisation.
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace dk {
 
-constexpr int kRoiThreads = 256;
+constexpr int kRoiThreads = 256, kRoiWarp = 32;
 constexpr int64_t kRoiMaxBlocks = 1 << 20;  // the kernels stride over whatever is more
 
 template <class T>
@@ -134,34 +134,55 @@ DK_KERNEL void roi_scatter(RoiOperands<T, A> o, const A* grad, RoiStrided<A> gra
   }
 }
 
-// dL/doffset (R, 2 G, Ph, Pw), and the groups' parts of dL/dmask, (R, G, Ph, Pw). Either may be null.
+// The sum over a warp's lanes, in an order that is always the same; every lane has it.
+template <class A>
+DK_DEVICE A warp_sum(A value) {
+  for (int mask = kRoiWarp / 2; mask > 0; mask /= 2) value += device::shuffle_xor(value, mask);
+  return value;
+}
+
+// What one channel adds to the gradients of a bin.
+template <class A>
+struct RoiSums {
+  A value = 0, along_y = 0, along_x = 0;
+};
+
+template <class T, class A>
+DK_DEVICE void add_channel(const RoiOperands<T, A>& o, const RoiBin<A>& b, const T* plane, A out, RoiSums<A>& sums) {
+  for_samples(b, o.g, [&](const RoiSample<A>& y, const RoiSample<A>& x) {
+    const RoiCorners<T, A> corner(o.x, y, x);
+    A pixel[4];
+    for (int j = 0; j < 4; ++j) pixel[j] = static_cast<A>(plane[corner.at[j]]);
+    const A upper = (1 - x.fraction) * pixel[0] + x.fraction * pixel[1];
+    const A lower = (1 - x.fraction) * pixel[2] + x.fraction * pixel[3];
+    sums.value += out * ((1 - y.fraction) * upper + y.fraction * lower);
+    sums.along_y += out * y.slope * (lower - upper);
+    sums.along_x += out * x.slope * ((1 - y.fraction) * (pixel[1] - pixel[0]) + y.fraction * (pixel[3] - pixel[2]));
+  });
+}
+
+// dL/doffset (R, 2 G, Ph, Pw), and the groups' parts of dL/dmask, (R, G, Ph, Pw). Either may be null. The lanes of a warp
+// share the channels of a bin and group: adjacent ones lie side by side in channels_last.
 template <class T, class A>
 DK_KERNEL void roi_gather(RoiOperands<T, A> o, const A* grad, A* grad_offset, A* grad_mask_parts) {
   const RoiGeometry& g = o.g;
-  const int64_t total = g.rois * g.groups * g.bins(), step = device::blocks_x() * device::threads();
-  for (int64_t i = device::block_x() * device::threads() + device::thread(); i < total; i += step) {
+  const int64_t warps = device::threads() / kRoiWarp, total = g.rois * g.groups * g.bins();
+  const int lane = device::thread() % kRoiWarp;
+  for (int64_t i = device::block_x() * warps + device::thread() / kRoiWarp; i < total; i += device::blocks_x() * warps) {
     const int64_t r = i / (g.groups * g.bins()), group = i / g.bins() % g.groups, bin = i % g.bins();
     const RoiBin<A> b = roi_bin(o, r, group, bin);
-    A value = 0, along_y = 0, along_x = 0;
-    for (int64_t c = group * g.group_channels(); b.good && c < (group + 1) * g.group_channels(); ++c) {
-      const A out = grad[(r * g.out_channels + c) * g.bins() + bin] / b.count;
+    RoiSums<A> sums;
+    for (int64_t c = group * g.group_channels() + lane; b.good && c < (group + 1) * g.group_channels(); c += kRoiWarp) {
       const T* plane = o.x.data + b.box.image * o.x.n + g.input_channel(c, bin) * o.x.c;
-      for_samples(b, g, [&](const RoiSample<A>& y, const RoiSample<A>& x) {
-        const RoiCorners<T, A> corner(o.x, y, x);
-        A pixel[4];
-        for (int j = 0; j < 4; ++j) pixel[j] = static_cast<A>(plane[corner.at[j]]);
-        const A upper = (1 - x.fraction) * pixel[0] + x.fraction * pixel[1];
-        const A lower = (1 - x.fraction) * pixel[2] + x.fraction * pixel[3];
-        value += out * ((1 - y.fraction) * upper + y.fraction * lower);
-        along_y += out * y.slope * (lower - upper);
-        along_x += out * x.slope * ((1 - y.fraction) * (pixel[1] - pixel[0]) + y.fraction * (pixel[3] - pixel[2]));
-      });
+      add_channel(o, b, plane, grad[(r * g.out_channels + c) * g.bins() + bin] / b.count, sums);
     }
-    if (grad_mask_parts) grad_mask_parts[i] = value;
+    sums = {warp_sum(sums.value), warp_sum(sums.along_y), warp_sum(sums.along_x)};
+    if (lane != 0) continue;
+    if (grad_mask_parts) grad_mask_parts[i] = sums.value;
     if (!grad_offset) continue;
     A* to = grad_offset + (r * g.groups + group) * 2 * g.bins() + bin;
-    to[0] = A(g.gamma) * b.box.height * b.mask * along_y;
-    to[g.bins()] = A(g.gamma) * b.box.width * b.mask * along_x;
+    to[0] = A(g.gamma) * b.box.height * b.mask * sums.along_y;
+    to[g.bins()] = A(g.gamma) * b.box.width * b.mask * sums.along_x;
   }
 }
 
@@ -222,7 +243,7 @@ void launch_roi_backward(const RoiCall& call, const Tensor& grad, const Mask& wa
   Tensor parts = torch::stable::new_empty(out, Pair{of_mask ? g.rois : 0, g.groups, g.out_height, g.out_width});
   A* to_offset = of_offset ? static_cast<A*>(std::get<1>(sums).data_ptr()) : nullptr;
   A* to_parts = of_mask ? static_cast<A*>(parts.data_ptr()) : nullptr;
-  launch("deform_roi_pool_backward", &roi_gather<T, A>, roi_blocks(g.rois * g.groups * g.bins()), 1, kRoiThreads, 0,
+  launch("deform_roi_pool_backward", &roi_gather<T, A>, roi_blocks(g.rois * g.groups * g.bins() * kRoiWarp), 1, kRoiThreads, 0,
          call.stream, o, out_data, to_offset, to_parts);
   if (of_mask) {
     const Pair over{1};
