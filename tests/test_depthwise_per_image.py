@@ -10,7 +10,8 @@ import torch
 from operator_cases import CHANNELS, DTYPES, KERNELS, LAYOUTS, assert_close, in_compute_dtype, lay_out, output_size
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import vmap
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import functional_call, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transform_cases import check_every_mapping, check_gradients, same
@@ -208,3 +209,21 @@ def test_modules_map_and_differentiate_as_without_the_operator():
     nn.init.normal_(module.kernel_offset.weight)
     x = torch.randn(3, 6, 5, 4, dtype=torch.float64)
     same(vmap(module)(x), module(x))
+
+
+@pytest.mark.parametrize("images", [3, 0])
+def test_derivatives_of_pointwise_kernels_in_channels_last(images):
+    """Batches of gradients and second derivatives as well; without images there are gradients of no images."""
+    module = CondConv2d(2, 3, 4, 1).double()
+    nn.init.normal_(module.routing.weight)
+    x = torch.randn(3, 3, 2, 3, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    names, parameters = zip(*module.named_parameters(), strict=True)
+
+    def call(x, *values):
+        return functional_call(module, dict(zip(names, values, strict=True)), (x,))
+
+    if images:
+        assert gradcheck(call, (x, *parameters), check_batched_grad=True, fast_mode=True)
+        assert gradgradcheck(call, (x, *parameters), fast_mode=True)
+    else:
+        assert torch.autograd.grad(call(x[:0], *parameters).sum(), x)[0].shape == x.shape

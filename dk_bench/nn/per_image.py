@@ -66,25 +66,29 @@ def _matmul_per_image(input: Tensor, kernel: Tensor, channels_last: bool) -> Ten
     size = input.shape[2:]
     if not channels_last:
         return (kernel @ input.flatten(2)).unflatten(2, size)
-    rows = input.permute(0, 2, 3, 1).flatten(1, 2)
     if is_kept() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        output = rows @ kernel.transpose(1, 2)
-    else:
-        if (dtype := autocast_dtype(input)) is not None:
-            rows, kernel = rows.to(dtype), kernel.to(dtype)
-        output = _RowsByKernels.apply(rows, kernel)
-    return output.unflatten(1, size).permute(0, 3, 1, 2)
+        return (_rows(input) @ kernel.mT).unflatten(1, size).permute(0, 3, 1, 2)
+    if (dtype := autocast_dtype(input)) is not None:
+        input, kernel = input.to(dtype), kernel.to(dtype)
+    return _RowsByKernels.apply(input, kernel)
+
+
+def _rows(images: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, H W, C), a view of channels_last images."""
+    count, channels, height, width = images.shape
+    return images.permute(0, 2, 3, 1).reshape(count, height * width, channels)
 
 
 class _RowsByKernels(torch.autograd.Function):
-    """rows (N, P, Cin) @ kernel (N, Cout, Cin).mT, whose gradient by the kernel lies in memory as the kernel does.
+    """The same, with gradients that lie in memory as their tensors do.
 
-    Autograd's own lies the other way round, so that the experts or the scope behind it would have to copy it.
+    Autograd's own by the kernel lies the other way round, so that the experts or the scope behind it would have to copy
+    it; and that by the images is a view, to which no other gradient can be added in place.
     """
 
     @staticmethod
-    def forward(rows: Tensor, kernel: Tensor) -> Tensor:
-        return rows @ kernel.mT
+    def forward(input: Tensor, kernel: Tensor) -> Tensor:
+        return (_rows(input) @ kernel.mT).unflatten(1, input.shape[2:]).permute(0, 3, 1, 2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -92,9 +96,23 @@ class _RowsByKernels(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        rows, kernel = ctx.saved_tensors
-        of_rows, of_kernel = ctx.needs_input_grad
-        return grad @ kernel if of_rows else None, grad.mT @ rows if of_kernel else None
+        input, kernel = ctx.saved_tensors
+        of_input, of_kernel = ctx.needs_input_grad
+        rows = _rows(grad)
+        return (
+            _images_of_product(rows, kernel, input) if of_input else None,
+            rows.mT @ _rows(input) if of_kernel else None,
+        )
+
+
+def _images_of_product(rows: Tensor, kernel: Tensor, like: Tensor) -> Tensor:
+    """rows (N, H W, Cout) @ kernel (N, Cout, Cin) as images of the shape of ``like``; not a view, where it is final."""
+    if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(rows):
+        count, channels, height, width = like.shape
+        return (rows @ kernel).reshape(count, height, width, channels).permute(0, 3, 1, 2)
+    images = torch.empty(like.shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    torch.bmm(rows, kernel, out=images.permute(0, 2, 3, 1).flatten(1, 2))
+    return images
 
 
 def _grouped(
