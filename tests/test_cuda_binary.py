@@ -1,4 +1,4 @@
-"""What the compiler made of the CUDA kernels: architectures, registers, no spills, tensor-core instructions."""
+"""What the compiler made of the CUDA kernels: architectures, registers, no spills, products, widths of accesses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import re
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,12 @@ def disassemble(architecture: str) -> dict[str, str]:
     return dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function : |\Z)", sass, flags=re.DOTALL))
 
 
-def innermost_product_loop(body: str) -> list[str]:
-    """The instructions of the shortest loop that has a tensor-core product."""
+def count_products(loop: list[str]) -> int:
+    return sum("HMMA" in text for text in loop)
+
+
+def tightest_product_loop(body: str) -> list[str]:
+    """The instructions of the loop that has fewest for a tensor-core product, which is an innermost one."""
     found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;/]+);", body)
     code = [(int(address, 16), text) for address, text in found if not text.startswith("NOP")]
     loops = []
@@ -67,28 +72,63 @@ def innermost_product_loop(body: str) -> list[str]:
         jump = re.search(r"BRA.*0x([0-9a-f]+)", text)
         if jump and int(jump[1], 16) < address:
             loops.append([t for a, t in code if int(jump[1], 16) <= a <= address])
-    return min((loop for loop in loops if any("HMMA" in text for text in loop)), key=len)
+    return min(filter(count_products, loops), key=lambda loop: len(loop) / count_products(loop))
+
+
+def body_of(kernel: str, architecture: str = "sm_90") -> str:
+    (body,) = (body for name, body in disassemble(architecture).items() if kernel in name)
+    return body
+
+
+def count_widths(instruction: str, body: str) -> Counter[str]:
+    """How many loads or stores there are of every width, as the SASS calls it: 32 bits have no name."""
+    found = re.findall(rf"\b{instruction}((?:\.\w+)*) ", body)
+    return Counter(re.sub(r"\.(?!U8|U16|64|128)\w+|\.", "", suffixes) for suffixes in found)
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_tensor_core_is_used(architecture):
-    """Every product is an HMMA.1688 with TF32 operands and float32 sums."""
+    """Every product is an HMMA with float32 sums: of TF32, or in sampled kernels of float16 of that."""
     functions = disassemble(architecture)
     for kernel in KERNELS:
-        bodies = [body for name, body in functions.items() if f"{len(kernel)}{kernel}I" in name]
+        bodies = {name: body for name, body in functions.items() if f"{len(kernel)}{kernel}I" in name}
         assert bodies, kernel
-        assert all("HMMA.1688.F32.TF32" in body for body in bodies), kernel
+        for name, body in bodies.items():
+            half = "Half" in name and kernel in ("correlate", "scatter", "data_offset_gradient")
+            products = set(re.findall(r"HMMA\.[\w.]+", body))
+            assert products == {"HMMA.16816.F32" if half else "HMMA.1688.F32.TF32"}, name
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_width_of_stores(architecture):
+    """What has adjacent channels is stored 16 bytes at a time: results, and the weight gradient's shares."""
+    for name, body in disassemble(architecture).items():
+        stores = count_widths("STG", body)
+        if "15weight_gradientI" in name:
+            assert stores == {"128": 4}, name
+        if "9correlateI" in name:
+            assert set(stores) == {"128"}, name
+
+
+@pytest.mark.parametrize(
+    "kernel, width, loads",  # of the weight, 4 x 4, by a lane: channels' rows or halves of rows
+    [("9correlateIN3c104HalfELi1ELb0ELb1E", ".64", 8), ("9correlateIN3c108BFloat16ELi2ELb0ELb1E", ".64", 8),
+     ("22kernel_offset_gradientIN3c108BFloat16ELi2ELb0E", "", 16), ("22kernel_offset_gradientIfLi2ELb0E", ".64", 8)],
+)  # fmt: skip
+def test_width_of_weight_loads(kernel, width, loads):
+    """A dense weight of scope 4 x 4 is read by several values at a time."""
+    read_only = Counter(re.findall(r"LDG\.E([\w.]*)\.CONSTANT", body_of(kernel)))
+    del read_only[".128"]  # pixels
+    assert read_only == {width: loads}
 
 
 @pytest.mark.parametrize(
     "kernel, products, most",  # of a tap and 512 values of the data: 16 positions or 8, and 32 channels or 64
     [("9correlateIN3c108BFloat16ELi2ELb0ELb1E", 8, 60), ("9correlateIN3c108BFloat16ELi2ELb0ELb0E", 8, 60),
-     ("15weight_gradientIN3c108BFloat16ELb0ELb1E", 8, 85),
+     ("9correlateIN3c104HalfELi1ELb0ELb1E", 8, 60), ("15weight_gradientIN3c108BFloat16ELb0ELb1E", 8, 85),
      ("22kernel_offset_gradientIN3c108BFloat16ELi2ELb0E", 8, 110)],
 )  # fmt: skip
 def test_instructions_of_a_tap(kernel, products, most):
-    """What a warp issues for a tap in the passes of local DK, bfloat16, scope 4: there instructions are the limit."""
-    (body,) = (body for name, body in disassemble("sm_90").items() if kernel in name)
-    loop = innermost_product_loop(body)
-    taps = sum("HMMA" in text for text in loop) / products
-    assert len(loop) / taps <= most
+    """What a warp issues for a tap in the passes of local DK, 16 bits, scope 4: there instructions are the limit."""
+    loop = tightest_product_loop(body_of(kernel))
+    assert len(loop) * products / count_products(loop) <= most

@@ -1,8 +1,8 @@
 """The CUDA operator's tensor-core kernels without a GPU: the same source, run on the host by an emulator.
 
-The emulator (ops/cuda/emulator.h) runs every thread of a block, lays out the fragments of mma.m16n8k8 as PTX says,
-starts shared memory as NaN, rounds as the tensor core does, refuses what no GPU launches and detects threads that wait
-for each other. It knows nothing of speed; test_cuda_races.py watches it for races.
+The emulator (ops/cuda/emulator.h) runs every thread of a block, lays out the fragments of mma.m16n8k8 and m16n8k16 as
+PTX says, starts shared memory as NaN, rounds as the tensor core does, refuses what no GPU launches and detects threads
+that wait for each other. It knows nothing of speed; test_cuda_races.py watches it for races.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from operator_cases import (
     check_against_reference,
     forward_backward,
     largest_errors,
+    lay_out,
     make_tensors,
     random_case,
 )
@@ -74,6 +75,57 @@ def test_scopes(scope, offsets):
     """Every number of steps of the inner dimension, with more channels than a block has warps for."""
     layouts = ("channels_last", "contiguous", "channels_last", "contiguous", "channels_last")
     check(Case(5, 2, 264, (3, 4), scope, offsets, SQUARE, torch.float32, torch.float32, layouts, False))
+
+
+def largest_gap(actual, expected) -> float:
+    pairs = [(a.double(), e.double()) for a, e in zip(actual, expected, strict=True) if a is not None]
+    return max((a - e).abs().max().item() for a, e in pairs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weight_in_any_memory(dtype):
+    """A dense 4 x 4 weight is loaded several values at a time, one of other strides one by one: the same bits."""
+    layouts = ("channels_last",) * 5
+    for channels, offsets in ((72, "kernel"), (40, "both"), (12, "both")):
+        case = Case(8, 1, channels, (3, 5), (4, 4), offsets, SQUARE, dtype, dtype, layouts, False)
+        operands, grad = make_tensors(case)
+        dense = forward_backward(emulated_conv, operands, grad, SQUARE)
+        for layout in ("contiguous", "cropped", "transposed"):
+            other = [*operands[:3], lay_out(operands[3].detach(), layout).requires_grad_()]
+            assert largest_gap(forward_backward(emulated_conv, other, grad, SQUARE), dense) == 0, layout
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("offsets", ["kernel", "both"])
+def test_any_number_of_blocks(offsets, dtype, monkeypatch):
+    """How many blocks a device holds decides how tiles are shared out, and on no bit of a result."""
+    monkeypatch.setattr(Emulated, "deterministic", True)
+    layouts = ("channels_last",) * 5
+    case = Case(9, 2, 72, (9, 7), (4, 4), offsets, SQUARE, dtype, dtype, layouts, False)  # 8 tiles
+    operands, grad = make_tensors(case)
+    results = []
+    try:
+        for blocks in (1, 3, 8, 132):
+            torch.ops.dk_bench_emulated.set_resident_blocks(blocks)
+            results.append(forward_backward(emulated_conv, operands, grad, SQUARE))
+    finally:
+        torch.ops.dk_bench_emulated.set_resident_blocks(2)
+    assert all(largest_gap(result, results[0]) == 0 for result in results)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
+@pytest.mark.parametrize("kernel_size", [(1, 1), (3, 3), (3, 5)])
+def test_gradient_of_offsets_in_any_memory(layout, kernel_size):
+    """Threads run along channels of the offsets or along positions, whichever is adjacent; taps leave a rest."""
+    geometry = {**SQUARE, "kernel_size": kernel_size, "padding": (1, 2)}
+    layouts = ("channels_last", layout, layout, "contiguous", "channels_last")
+    check(Case(10, 2, 8, (5, 6), (4, 4), "both", geometry, torch.float16, torch.float32, layouts, False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_channels_of_several_turns(dtype):
+    """More channels than the warps of a block take at a time: the offsets' gradient loads its weight anew."""
+    check(Case(11, 1, 1032, (2, 9), (4, 4), "kernel", SQUARE, dtype, dtype, ("channels_last",) * 5, False))
 
 
 @pytest.mark.parametrize("offsets, largest, too_large", [("kernel", (32, 16), (32, 17)), ("both", (20, 12), (21, 12))])

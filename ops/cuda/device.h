@@ -22,7 +22,11 @@ DK_DEVICE int thread() {
   return number;
 }
 DK_DEVICE int threads() { return blockDim.x; }
-DK_DEVICE int64_t block_x() { return blockIdx.x; }
+DK_DEVICE int64_t block_x() {
+  unsigned number;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(number));
+  return number;
+}
 DK_DEVICE int block_y() { return blockIdx.y; }
 DK_DEVICE int64_t blocks_x() { return gridDim.x; }
 DK_DEVICE void sync_block() { __syncthreads(); }
@@ -73,6 +77,29 @@ DK_DEVICE void load(uint32_t (&word)[4], const void* from, uint32_t index, uint3
       : "r"(index), "r"(count), "l"(__cvta_generic_to_global(at)), "n"(kOffset));
 }
 
+// The same of 8 bytes, and of 4.
+template <int kOffset>
+DK_DEVICE void load(uint32_t (&word)[2], const void* from, uint32_t index, uint32_t count, uint32_t stride) {
+  const char* at = static_cast<const char*>(from) + uint64_t(index) * stride;
+  asm("{\n.reg .pred there;\n"
+      "setp.lt.u32 there, %2, %3;\n"
+      "mov.b32 %0, 0;\nmov.b32 %1, 0;\n"
+      "@there ld.global.nc.v2.b32 {%0, %1}, [%4 + %5];\n}"
+      : "=&r"(word[0]), "=&r"(word[1])
+      : "r"(index), "r"(count), "l"(__cvta_generic_to_global(at)), "n"(kOffset));
+}
+
+template <int kOffset>
+DK_DEVICE void load(uint32_t (&word)[1], const void* from, uint32_t index, uint32_t count, uint32_t stride) {
+  const char* at = static_cast<const char*>(from) + uint64_t(index) * stride;
+  asm("{\n.reg .pred there;\n"
+      "setp.lt.u32 there, %1, %2;\n"
+      "mov.b32 %0, 0;\n"
+      "@there ld.global.nc.b32 %0, [%3 + %4];\n}"
+      : "=&r"(word[0])
+      : "r"(index), "r"(count), "l"(__cvta_generic_to_global(at)), "n"(kOffset));
+}
+
 #if __CUDA_ARCH__ >= 900
 // Rounded to 10 bits of mantissa, ties to even.
 DK_DEVICE float nearest_tf32(float value) {
@@ -98,6 +125,14 @@ DK_DEVICE void mma_first(float (&d)[4], const float (&a)[4], const float (&b)[2]
       : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
       : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
         "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])), "f"(0.0f));
+}
+
+// d = c + a b of float16, two values a word.
+DK_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
 }  // namespace dk::device

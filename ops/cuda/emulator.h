@@ -136,10 +136,10 @@ inline float from_bits(uint32_t bits) {
 
 inline uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>(uint64_t(a) * b >> 32); }
 
-template <int kOffset>
-inline void load(uint32_t (&word)[4], const void* from, uint32_t index, uint32_t count, uint32_t stride) {
-  std::memset(word, 0, 16);
-  if (index < count) std::memcpy(word, static_cast<const char*>(from) + uint64_t(index) * stride + kOffset, 16);
+template <int kOffset, int kWords>
+inline void load(uint32_t (&word)[kWords], const void* from, uint32_t index, uint32_t count, uint32_t stride) {
+  std::memset(word, 0, sizeof(word));
+  if (index < count) std::memcpy(word, static_cast<const char*>(from) + uint64_t(index) * stride + kOffset, sizeof(word));
 }
 
 // What the tensor core reads of an operand.
@@ -177,6 +177,39 @@ inline void mma_first(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
   mma(d, a, b);
 }
 
+// The float16 in half `which` of a word: 5 bits of exponent, 10 of mantissa.
+inline float half_of(uint32_t word, int which) {
+  const uint32_t half = word >> (16 * which) & 0xffff;
+  const int exponent = half >> 10 & 31, mantissa = half & 1023;
+  float value = std::ldexp(float(exponent ? mantissa + 1024 : mantissa), std::max(exponent, 1) - 25);
+  if (exponent == 31) value = mantissa ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
+  return half >> 15 ? -value : value;
+}
+
+// PTX's layout for mma.m16n8k16 with float16 operands: with g = lane / 4 and t = lane % 4, a_i is at row g for i in 0, 1, 4, 5
+// and g + 8 else, column 2t + i % 2 and 8 more from a_4 on; b_i at row 2t + i % 2 and 8 more from b_2 on, column g. Two a word.
+inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4]) {
+  const int lane = thread() % kLanes, first = thread() - lane;
+  float* shown = &block()->exchange[first * 8];
+  for (int i = 0; i < 4; ++i) shown[lane * 8 + i] = from_bits(a[i]);
+  for (int i = 0; i < 2; ++i) shown[lane * 8 + 4 + i] = from_bits(b[i]);
+  exchange();
+  float result[4];
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    double sum = c[i];
+    for (int k = 0; k < 16; ++k) {
+      const int upper = k / 8, of_group = k % 8 / 2;
+      const float* left = &shown[(row % 8 * 4 + of_group) * 8 + 2 * upper + row / 8];
+      const float* right = &shown[(column * 4 + of_group) * 8 + 4 + upper];
+      sum += static_cast<double>(half_of(bits_of(*left), k % 2)) * half_of(bits_of(*right), k % 2);
+    }
+    result[i] = towards_zero(sum);
+  }
+  exchange();
+  for (int i = 0; i < 4; ++i) d[i] = result[i];
+}
+
 inline void start_thread() {
   Block& b = *block();
   b.kernel();
@@ -212,6 +245,12 @@ inline void run_block(Block& b) {
       if (!b.ended[b.current]) resume(b);
     if (!b.moved && b.running > 0) throw std::runtime_error("emulator: the threads of a block wait for each other");
   }
+}
+
+// How many blocks the device is said to hold at a time.
+inline int64_t& resident_blocks() {
+  static int64_t count = 2;
+  return count;
 }
 
 // What the smallest of the GPUs we build for, sm_86, takes.

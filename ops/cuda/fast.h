@@ -14,13 +14,13 @@
 namespace dk {
 
 constexpr size_t kSharedBytes = 24 * 1024;  // aimed at, so that several blocks fit on a multiprocessor
-// A block goes through a run of tiles, to load its weight once and to find the rows above in its cache; but there are no
-// fewer blocks than a few for every multiprocessor of a large GPU. dL/dweight is cut into as many shares, at most. The cut
-// does not depend on the device. Tests have few positions, and so want few blocks.
-#if !defined(DK_BLOCKS)
-#define DK_BLOCKS 1024
+// dL/dweight is cut into as many shares as have this number of warps: those that an H100 holds at a time, two blocks of 8 on
+// each of its 132 multiprocessors, nearly. The cut decides on the order of sums, and so does not depend on the device. Tests
+// have few positions, and so want few shares.
+#if !defined(DK_SHARE_WARPS)
+#define DK_SHARE_WARPS 2048
 #endif
-constexpr int64_t kMostTiles = 8, kBlocks = DK_BLOCKS;
+constexpr int64_t kShareWarps = DK_SHARE_WARPS;
 
 inline int64_t blocks_of(int64_t size, int64_t each) { return (size + each - 1) / each; }
 
@@ -48,6 +48,12 @@ inline bool is_direct(const Tensor& t) {
   for (int d = 0; d < 4; ++d)
     if (t.size(d) != 1 && t.stride(d) != wanted[d]) return false;
   return t.size(1) % kLaneChannels == 0 && reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0;
+}
+
+// Whether a weight is (C, 1, 4, 4) without gaps, so that several values are loaded at once.
+inline bool is_packed(const Tensor& t) {
+  return t.size(0) % kLaneChannels == 0 && t.size(2) == 4 && t.size(3) == 4 && t.stride(0) == 16 && t.stride(2) == 4 &&
+      t.stride(3) == 1 && reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0;
 }
 
 // Memory for a tensor's values that kernels can work on.
@@ -87,16 +93,6 @@ inline OffsetView offset_view(const Tensor& t, ScalarType own) {
   return {t.data_ptr(), t.scalar_type() != own, int(t.stride(0)), int(t.stride(1)), int(t.stride(2)), int(t.stride(3))};
 }
 
-// A run of tiles for every block.
-struct Cut {
-  int64_t tiles, each;
-
-  Cut(int64_t results, int64_t chunks)
-      : tiles(blocks_of(results, kRows)), each(std::clamp<int64_t>(tiles * chunks / kBlocks, 1, kMostTiles)) {}
-
-  int64_t blocks() const { return blocks_of(tiles, each); }
-};
-
 // One call: its operands as the kernels take them. `grad` is the output's gradient, in the backward pass.
 template <class T>
 class Fast {
@@ -105,7 +101,7 @@ class Fast {
       : sizes_(sizes_from(op.g)), input_(direct(op.input)), has_data_(op.data_offset),
         has_kernel_(op.kernel_offset),
         weight_{static_cast<const T*>(op.weight.data_ptr()), int(op.weight.stride(0)), int(op.weight.stride(2)),
-                int(op.weight.stride(3))},
+                int(op.weight.stride(3)), is_packed(op.weight)},
         positions_(volume(op.g.batch, op.g.out_height, op.g.out_width)), stream_(op.stream) {
     if (has_data_) offsets_.data = offset_view(*op.data_offset, op.input.scalar_type());
     if (has_kernel_) offsets_.kernel = offset_view(*op.kernel_offset, op.input.scalar_type());
@@ -125,16 +121,15 @@ class Fast {
     if (wanted[0]) gradient_of_input(grad, std::get<0>(gradients), deterministic);
     if (wanted[3]) gradient_of_weight(grad, std::get<3>(gradients));
     const ScalarType own = input_.scalar_type();
-    const Cut cut(positions_.count, 1);
-    OffsetGradientArguments<T> arguments{sizes_, positions_, offsets_, {}, pixels<const T>(input_), pixels<const T>(grad),
-                                         weight_, int(cut.tiles), int(cut.each)};
+    OffsetGradientArguments<T> arguments{sizes_,  positions_, offsets_, {}, pixels<const T>(input_), pixels<const T>(grad),
+                                         weight_, {}};
     if (has_kernel_ && wanted[2]) {
       arguments.grad_offsets.kernel = offset_view(std::get<2>(gradients), own);
-      gradient_of_kernel_offset(arguments, cut.blocks());
+      gradient_of_kernel_offset(arguments);
     }
     if (has_data_ && wanted[1]) {
       arguments.grad_offsets.data = offset_view(std::get<1>(gradients), own);
-      gradient_of_data_offset(arguments, cut.blocks());
+      gradient_of_data_offset(arguments);
     }
   }
 
@@ -142,27 +137,41 @@ class Fast {
   int warps() const { return int(std::min<int64_t>(blocks_of(sizes_.channels, kGroup), kMostWarps)); }
   int64_t chunks() const { return blocks_of(sizes_.channels, kGroup * warps()); }
 
+  int steps() const { return sizes_.steps(Traits<T>::kHalfSteps); }
+
   // Calls f with the number of steps as a constant where the scope is a common one, of at most 4 x 4, or else 0.
   template <class F>
   void with_steps(const F& f) const {
-    if (sizes_.steps() == 2 && sizes_.bands() == 1)
-      f(std::integral_constant<int, 2>());
+    constexpr int kSteps = 4 / Traits<T>::kHalfSteps;
+    if (steps() == kSteps && sizes_.bands() == 1)
+      f(std::integral_constant<int, kSteps>());
     else
       f(std::integral_constant<int, 0>());
   }
 
+  // Launches as many blocks as the device holds at a time, each with a run of tiles of `results`, to load its weight once and
+  // to find the rows above in its cache.
+  template <class A>
+  void launch_runs(const char* name, void (*kernel)(A), const Volume& results, int64_t chunks, int threads, size_t shared,
+                   A arguments) const {
+    const int64_t tiles = blocks_of(results.count, kRows);
+    const int64_t most = std::max<int64_t>(1, resident_blocks(name, kernel, threads, shared) / chunks);
+    const int64_t blocks = std::min(tiles, most);
+    arguments.runs = runs_of(tiles, blocks);
+    launch(name, kernel, blocks, chunks, threads, shared, stream_, arguments);
+  }
+
   template <bool kData, bool kForward>
   void run_correlate(const Tensor& source, const Tensor& result) const {
-    const int taps = taps_at_once(sizes_, sizes_.steps(), Traits<T>::kSplitHats, kData);
+    const int taps = taps_at_once(sizes_, steps(), Traits<T>::kSplitHats, kData);
     const Volume results = volume(sizes_.batch, result.size(2), result.size(3));
     with_steps([&](auto steps) {
       const int64_t parts = blocks_of(sizes_.channels, kGroup * kGroupsOf<T, steps.value, kData>);
       const int64_t warps = std::min<int64_t>(parts, kMostWarps), chunks = blocks_of(parts, warps);
-      const Cut cut(results.count, chunks);
       const CorrelateArguments<T> arguments{sizes_, results, offsets_, pixels<const T>(source), weight_, pixels<T>(result),
-                                            taps, int(cut.tiles), int(cut.each)};
-      launch("correlate", correlate<T, steps.value, kData, kForward>, cut.blocks(), chunks, warps * kWarp,
-             TileMemory::bytes(taps, sizes_.steps(), Traits<T>::kSplitHats, kData), stream_, arguments);
+                                            taps, {}};
+      launch_runs("correlate", correlate<T, steps.value, kData, kForward>, results, chunks, int(warps) * kWarp,
+                  TileMemory::bytes(taps, this->steps(), Traits<T>::kSplitHats, kData), arguments);
     });
   }
 
@@ -175,42 +184,40 @@ class Fast {
     }
     Tensor sum = empty_direct(result, ScalarType::Float);
     torch::stable::zero_(sum);
-    const int taps = taps_at_once(sizes_, sizes_.steps(), Traits<T>::kSplitHats, true);
-    const Cut cut(positions_.count, chunks());
+    const int taps = taps_at_once(sizes_, steps(), Traits<T>::kSplitHats, true);
     const ScatterArguments<T> arguments{
-        sizes_, positions_, offsets_, pixels<const T>(grad), weight_, static_cast<float*>(sum.data_ptr()), taps,
-        deterministic ? sizes_.out_height * sizes_.out_width : int(cut.each * kRows)};
-    const size_t shared = TileMemory::bytes(taps, sizes_.steps(), Traits<T>::kSplitHats, true);
+        sizes_, positions_, offsets_, pixels<const T>(grad), weight_, static_cast<float*>(sum.data_ptr()), taps, {}};
+    const size_t shared = TileMemory::bytes(taps, steps(), Traits<T>::kSplitHats, true);
     with_steps([&](auto steps) {
       if (deterministic)
         launch("scatter", scatter<T, steps.value, true>, sizes_.batch, chunks(), warps() * kWarp, shared, stream_, arguments);
       else
-        launch("scatter", scatter<T, steps.value, false>, cut.blocks(), chunks(), warps() * kWarp, shared, stream_, arguments);
+        launch_runs("scatter", scatter<T, steps.value, false>, positions_, chunks(), warps() * kWarp, shared, arguments);
     });
     deliver(sum, result);
   }
 
   void gradient_of_weight(const Tensor& grad, Tensor& result) const {
     const int64_t groups = blocks_of(sizes_.channels, kWideGroup);
-    const int warps = int(std::min<int64_t>(groups, kMostWideWarps));
-    const int64_t chunks = blocks_of(groups, warps), tiles = blocks_of(positions_.count, kRows);
+    const int warps = kTileSteps * int(std::min<int64_t>(groups, kMostWarps / kTileSteps));
+    const int64_t chunks = blocks_of(groups * kTileSteps, warps), tiles = blocks_of(positions_.count, kRows);
     const int samples = sample_tiles(sizes_), taps = taps_at_once(sizes_, kTileSteps, Traits<T>::kSplitProducts, has_data_);
-    const int64_t each = blocks_of(tiles, std::min(tiles, std::max<int64_t>(1, kBlocks / (chunks * samples))));
-    const int64_t count = blocks_of(tiles, each);
+    const int64_t count = std::clamp<int64_t>(kShareWarps / (warps * chunks * samples), 1, tiles);
     const Tensor shares = torch::stable::empty(
-        Pair{count, int64_t(samples) * kSamples, sizes_.channels}, ScalarType::Float, std::nullopt, input_.device());
+        Pair{count, int64_t(samples) * kSamples, input_.size(1)}, ScalarType::Float, std::nullopt, input_.device());
     const WeightGradientArguments<T> arguments{
         sizes_, positions_, offsets_, pixels<const T>(input_), pixels<const T>(grad), static_cast<float*>(shares.data_ptr()),
-        int(tiles), int(each), samples, taps};
+        runs_of(tiles, count), samples, taps};
+    const size_t shared = std::max(TileMemory::bytes(taps, kTileSteps, Traits<T>::kSplitProducts, has_data_),
+                                   size_t(warps) * kWarp * kHalfSum * sizeof(float));
     const auto run = [&](auto kernel) {
-      launch("weight_gradient", kernel, count, chunks * samples, warps * kWarp,
-             TileMemory::bytes(taps, kTileSteps, Traits<T>::kSplitProducts, has_data_), stream_, arguments);
+      launch("weight_gradient", kernel, count, chunks * samples, warps * kWarp, shared, stream_, arguments);
     };
     with_steps([&](auto steps) {
       constexpr bool kOneBand = steps.value != 0;
       has_data_ ? run(weight_gradient<T, true, kOneBand>) : run(weight_gradient<T, false, kOneBand>);
     });
-    const ReduceArguments<T> reduce{sizes_, static_cast<const float*>(shares.data_ptr()), count, samples,
+    const ReduceArguments<T> reduce{sizes_, static_cast<const float*>(shares.data_ptr()), count, int(input_.size(1)), samples,
                                     static_cast<T*>(result.data_ptr())};
     constexpr int kThreads = kReduceWidth * kReduceDepth;
     launch("reduce_weight_gradient", reduce_weight_gradient<T>, blocks_of(sizes_.channels, kReduceWidth),
@@ -218,27 +225,27 @@ class Fast {
   }
 
   template <bool kData>
-  void run_kernel_offset_gradient(const OffsetGradientArguments<T>& arguments, int64_t blocks) const {
+  void run_kernel_offset_gradient(const OffsetGradientArguments<T>& arguments) const {
     with_steps([&](auto steps) {
-      const int64_t parts = blocks_of(sizes_.channels, kGroup * kGroupsOf<T, steps.value, kData>);
+      const int64_t parts = blocks_of(sizes_.channels, kGroup * kOffsetGroupsOf<T, steps.value, kData>);
       const int warps = int(std::min<int64_t>(parts, kMostWarps));
       const size_t shared =
           TileMemory::bytes(kKernelTaps, kSampleBlocks, true, kData) + SlopeSums<kKernelTaps>::bytes(warps);
-      launch("kernel_offset_gradient", kernel_offset_gradient<T, steps.value, kData>, blocks, 1, warps * kWarp, shared,
-             stream_, arguments);
+      launch_runs("kernel_offset_gradient", kernel_offset_gradient<T, steps.value, kData>, positions_, 1, warps * kWarp, shared,
+                  arguments);
     });
   }
 
-  void gradient_of_kernel_offset(const OffsetGradientArguments<T>& arguments, int64_t blocks) const {
-    has_data_ ? run_kernel_offset_gradient<true>(arguments, blocks) : run_kernel_offset_gradient<false>(arguments, blocks);
+  void gradient_of_kernel_offset(const OffsetGradientArguments<T>& arguments) const {
+    has_data_ ? run_kernel_offset_gradient<true>(arguments) : run_kernel_offset_gradient<false>(arguments);
   }
 
-  void gradient_of_data_offset(const OffsetGradientArguments<T>& arguments, int64_t blocks) const {
+  void gradient_of_data_offset(const OffsetGradientArguments<T>& arguments) const {
     const size_t shared =
-        TileMemory::bytes(kDataTaps, sizes_.steps(), Traits<T>::kSplitHats, true) + SlopeSums<kDataTaps>::bytes(warps());
+        TileMemory::bytes(kDataTaps, steps(), Traits<T>::kSplitHats, true) + SlopeSums<kDataTaps>::bytes(warps());
     with_steps([&](auto steps) {
-      launch("data_offset_gradient", data_offset_gradient<T, steps.value>, blocks, 1, warps() * kWarp, shared, stream_,
-             arguments);
+      launch_runs("data_offset_gradient", data_offset_gradient<T, steps.value>, positions_, 1, warps() * kWarp, shared,
+                  arguments);
     });
   }
 

@@ -18,7 +18,7 @@ struct OffsetGradientArguments {
   Offsets offsets, grad_offsets;
   Pixels<const T> input, grad;
   Weight<T> weight;
-  int tiles, tiles_per_block;
+  Runs runs;  // of tiles
 };
 
 // A tap's derivatives by (dy, dx), for rows g and g + 8.
@@ -35,33 +35,40 @@ DK_DEVICE float sum_of_lanes(const Slopes& slopes, int t) {
   return (second ? kept[1] : kept[0]) + device::shuffle_xor(second ? kept[0] : kept[1], 2);
 }
 
-// What every warp has summed up, in shared memory: (warps, taps, 2 axes, 16 rows).
+// What every warp has summed up, in shared memory: (warps, taps, 2 axes, 16 rows). A word between the axes lets threads
+// read along rows and along taps without meeting in a bank.
 template <int kTaps>
 struct SlopeSums {
+  static constexpr int kChannels = 2 * kTaps, kPitch = kRows + 1;
+
   float* memory;
 
-  static DK_HOST_DEVICE size_t bytes(int warps) { return size_t(warps) * kTaps * kWarp * sizeof(float); }
+  static DK_HOST_DEVICE size_t bytes(int warps) { return size_t(warps) * kChannels * kPitch * sizeof(float); }
+
+  DK_DEVICE float& at(int warp, int channel, int row) const { return memory[(warp * kChannels + channel) * kPitch + row]; }
 
   DK_DEVICE void clear() const {
     const Lane id;
 #pragma unroll
-    for (int slot = 0; slot < kTaps; ++slot) memory[(id.warp * kTaps + slot) * kWarp + id.lane] = 0;
+    for (int slot = 0; slot < kTaps; ++slot) at(id.warp, 2 * slot + id.lane / kRows, id.lane % kRows) = 0;
   }
 
   DK_DEVICE void add(int slot, const Slopes& slopes) const {
     const Lane id;
-    memory[(id.warp * kTaps + slot) * kWarp + id.t * 8 + id.g] += sum_of_lanes(slopes, id.t);
+    at(id.warp, 2 * slot + id.t / 2, id.g + 8 * (id.t % 2)) += sum_of_lanes(slopes, id.t);
   }
 
-  // Adds the warps' sums in their order; writes the gradient of offsets `tap` on at positions `first` on.
+  // Adds the warps' sums in their order; writes the gradient of offsets `tap` on at positions `first` on. Threads follow each
+  // other along what is adjacent in memory: the offsets' channels, or else positions.
   template <class T>
   DK_DEVICE void write(const Sizes& s, const Volume& positions, const OffsetView& to, int first, int tap) const {
-    for (unsigned i = device::thread(); i < kTaps * kWarp; i += device::threads()) {
-      const int at = tap + i / kWarp, axis = i % kWarp / kRows, index = first + i % kRows;
-      if (at >= s.taps() || index >= positions.count) continue;
-      float sum = memory[i];
-      for (int warp = 1; warp < device::threads() / kWarp; ++warp) sum += memory[warp * kTaps * kWarp + i];
-      to.set<T>(to.index(positions.at(index), 2 * at + axis), sum);
+    for (unsigned i = device::thread(); i < unsigned(kChannels * kRows); i += device::threads()) {
+      const bool along = to.c == 1;
+      const int channel = along ? i % kChannels : i / kRows, row = along ? i / kChannels : i % kRows;
+      if (2 * tap + channel >= 2 * s.taps() || first + row >= positions.count) continue;
+      float sum = at(0, channel, row);
+      for (int warp = 1; warp < device::threads() / kWarp; ++warp) sum += at(warp, channel, row);
+      to.set<T>(to.index(positions.at(first + row), 2 * tap + channel), sum);
     }
   }
 };
@@ -79,6 +86,12 @@ DK_DEVICE void load_rows(const LaneView<const T, kGroups>& from, int row, float 
   });
 }
 
+// The half step of product `block` + b that holds its samples 4 h .. 4 h + 3. So a row has neighbours in the two products.
+template <bool kOneBand>
+DK_DEVICE HalfStep sample_half(const Sizes& s, int block, int b, int h) {
+  return half_step<kOneBand>(s, 2 * block + kSampleBlocks * h + b);
+}
+
 // The hats' derivatives by dy and dx in the layout of C: 16 positions x 8 scope samples from product `block` on, and the
 // same for the products that follow. A warp makes a tap at a time.
 template <int kSteps>
@@ -88,7 +101,7 @@ DK_DEVICE void prepare_slopes(const TileMemory& m, const Sizes& s, int block, in
     const HatPoint points[2] = {m.points[slot * kRows + id.g], m.points[slot * kRows + id.g + 8]};
 #pragma unroll
     for (int b = 0; b < kSampleBlocks; ++b) {
-      const HalfStep half = half_step<kSteps != 0>(s, 2 * (block + b) + (id.t >> 1));
+      const HalfStep half = sample_half<kSteps != 0>(s, block, b, id.t >> 1);
       float by_y[kFragment], by_x[kFragment];
 #pragma unroll
       for (int k = 0; k < kFragment; ++k) {
@@ -103,8 +116,8 @@ DK_DEVICE void prepare_slopes(const TileMemory& m, const Sizes& s, int block, in
   }
 }
 
-// The weight of some groups as B: channels 8t + 2j and 8t + 2j + 1 by scope sample g of 8, that is half step
-// 2 * product + g / 4 and row g % 4. Loaded when other groups or another product are asked for.
+// The weight of some groups as B: channels 8t + 2j and 8t + 2j + 1 by scope sample g of 8, that is half g / 4 and row g % 4.
+// Loaded when other groups or other products are asked for.
 template <class T, int kSteps, int kGroups>
 struct TransposedWeight {
   float values[kGroups][kSampleBlocks][kProducts][2][2];
@@ -114,25 +127,44 @@ struct TransposedWeight {
     if (channel == channel_ && block == block_) return;
     channel = channel_, block = block_;
 #pragma unroll
-    for (int u = 0; u < kGroups; ++u) load_group(weight, s, channel + u * kGroup, values[u]);
+    for (int u = 0; u < kGroups; ++u)
+      if (kSteps && weight.packed)
+        load_packed(weight, s, channel + u * kGroup, values[u]);
+      else
+        load_group(weight, s, block, channel + u * kGroup, values[u]);
   }
 
  private:
-  DK_DEVICE void load_group(const Weight<T>& weight, const Sizes& s, int group, float (&values)[kSampleBlocks][kProducts][2][2]) {
+  typedef float Group[kSampleBlocks][kProducts][2][2];
+
+  static DK_DEVICE void load_group(const Weight<T>& weight, const Sizes& s, int block, int group, Group& values) {
     const Lane id;
 #pragma unroll
     for (int b = 0; b < kSampleBlocks; ++b) {
-      const HalfStep half = half_step<kSteps != 0>(s, 2 * (block + b) + (id.g >> 2));
+      const HalfStep half = sample_half<kSteps != 0>(s, block, b, id.g >> 2);
 #pragma unroll
-      for (int j = 0; j < kProducts; ++j)
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          const Split split(weight.at(s, group + id.t * kLaneChannels + 2 * j + k, half.band, half.column, id.g & 3));
-          values[b][j][0][k] = split.high, values[b][j][1][k] = split.low;
-        }
+      for (int i = 0; i < kLaneChannels; ++i)
+        set(values, b, i, static_cast<float>(weight.at(s, group + id.t * kLaneChannels + i, half, id.g & 3)));
     }
   }
+
+  static DK_DEVICE void load_packed(const Weight<T>& weight, const Sizes& s, int group, Group& values) {
+    const Lane id;
+    unrolled<kLaneChannels>([&](auto i) {
+      uint32_t both[sizeof(T) / 2];  // two columns
+      weight.template load<i.value>(both, s, group + id.t * kLaneChannels, (id.g & 3) * 4 + (id.g >> 2) * 2);
+#pragma unroll
+      for (int b = 0; b < kSampleBlocks; ++b) set(values, b, i.value, Packed<T>::value(both, b));
+    });
+  }
+
+  static DK_DEVICE void set(Group& values, int b, int i, float value) {
+    split_stored<T>(value, values[b][i / 2][0][i % 2], values[b][i / 2][1][i % 2]);
+  }
 };
+
+template <class T, int kSteps, bool kData>
+constexpr int kOffsetGroupsOf = kSteps && !kData ? Traits<T>::kOffsetGroups : 1;
 
 constexpr int kKernelTaps = 9;  // at a time: the gradient is loaded once for all
 template <bool kData, int kGroups>
@@ -185,16 +217,14 @@ DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) kernel_offset_gradient(
   const Sizes& s = a.sizes;
   const TileMemory m(kKernelTaps, kSampleBlocks, true);
   const SlopeSums<kKernelTaps> sums{m.end<kData>(kKernelTaps)};
-  constexpr int kGroups = kGroupsOf<T, kSteps, kData>;
+  constexpr int kGroups = kOffsetGroupsOf<T, kSteps, kData>;
   TransposedWeight<T, kSteps, kGroups> weight;
-  const int begin = int(device::block_x()) * a.tiles_per_block;
-  const int end = begin + a.tiles_per_block < a.tiles ? begin + a.tiles_per_block : a.tiles;
-  for (int tile = begin; tile < end; ++tile)
+  for (int tile = a.runs.begin(); tile < a.runs.end(); ++tile)
     for (int tap = 0; tap < s.taps(); tap += kKernelTaps) {
       device::sync_block();  // for what the memory held before
       prepare_points<T, kData, true, true>(m, s, a.positions, a.offsets, tile * kRows, tap, kKernelTaps);
       sums.clear();
-      for (int block = 0; block < (kSteps ? kSampleBlocks : s.steps()); block += kSampleBlocks) {
+      for (int block = 0; block < (kSteps ? kSampleBlocks : s.steps(2)); block += kSampleBlocks) {
         device::sync_block();
         prepare_slopes<kSteps>(m, s, block, kKernelTaps);
         device::sync_block();
@@ -225,17 +255,17 @@ DK_DEVICE void dot_with_corners(const OffsetGradientArguments<T>& a, const TileM
   const Sizes& s = a.sizes;
   for (int group = id.warp * kGroup; group < s.channels; group += device::threads() / kWarp * kGroup) {
     const LaneView<const T> input(a.input, group + id.t * kLaneChannels), grads(a.grad, group + id.t * kLaneChannels);
-    WeightFragments<T, kSteps> held;
-    held.load_all(a.weight, s, id, group);
+    WeightFragments<T, kSteps> held[1];
+    load_weight(held, a.weight, s, group);
     const Channels<T> grad[2] = {grads.load(first + id.g), grads.load(first + id.g + 8)};
 #pragma unroll
     for (int slot = 0; slot < kDataTaps; ++slot) {
       if (slot >= count) continue;
-      float terms[2][kLaneChannels];  // gradient times sampled kernel
-      sample_kernels(m, s, a.weight, id, group, held, slot, [&](int j, const float(&sampled)[4]) {
+      float sampled[kProducts][4], terms[2][kLaneChannels];  // gradient times sampled kernel
+      sample_kernels(m, s, a.weight, id, group, held[0], slot, sampled);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) terms[k / 2][2 * j + k % 2] = sampled[k] * grad[k / 2][2 * j + k % 2];
-      });
+      for (int k = 0; k < kProducts * 4; ++k)
+        terms[k / 8][k % 8] = sampled[k % 8 / 2][k / 8 * 2 + k % 2] * grad[k / 8][k % 8];
 #pragma unroll
       for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -251,23 +281,21 @@ DK_DEVICE void dot_with_corners(const OffsetGradientArguments<T>& a, const TileM
 // Grid: (runs of tiles of 16 positions).
 template <class T, int kSteps>
 DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) data_offset_gradient(const OffsetGradientArguments<T> a) {
-  const Lane id;
   const Sizes& s = a.sizes;
-  const TileMemory m(kDataTaps, s.steps(), Traits<T>::kSplitHats);
+  const TileMemory m(kDataTaps, s.steps(Traits<T>::kHalfSteps), Traits<T>::kSplitHats);
   const SlopeSums<kDataTaps> sums{m.end<true>(kDataTaps)};
-  const int begin = int(device::block_x()) * a.tiles_per_block;
-  const int end = begin + a.tiles_per_block < a.tiles ? begin + a.tiles_per_block : a.tiles;
-  for (int tile = begin; tile < end; ++tile)
+  for (int tile = a.runs.begin(); tile < a.runs.end(); ++tile)
     for (int tap = 0; tap < s.taps(); tap += kDataTaps) {
       const int count = s.taps() - tap < kDataTaps ? s.taps() - tap : kDataTaps, first = tile * kRows;
       device::sync_block();  // for what the memory held before
       prepare_points<T, true, true>(m, s, a.positions, a.offsets, first, tap, kDataTaps);
       sums.clear();
       device::sync_block();
-      prepare_hats<Traits<T>::kSplitHats, kSteps>(m, s, count);
+      prepare_hats<T, kSteps>(m, s, count);
       device::sync_block();
       float dots[kDataTaps][2][4] = {};
       dot_with_corners<T, kSteps>(a, m, first, count, dots);
+      const Lane id;
 #pragma unroll
       for (int slot = 0; slot < kDataTaps; ++slot) {
         Slopes slopes = {};

@@ -15,7 +15,8 @@ struct ScatterArguments {
   Pixels<const T> grad;
   Weight<T> weight;
   float* sum;  // (N, H, W, channels of grad)
-  int taps_at_once, positions_per_block;
+  int taps_at_once;
+  Runs runs;  // of tiles; if not ordered
 };
 
 template <bool kOrdered, class T>
@@ -47,12 +48,13 @@ DK_KERNEL void DK_BOUNDS(kMostWarps, 2) scatter(const ScatterArguments<T> a) {
   const int group = (device::block_y() * (device::threads() / kWarp) + id.warp) * kGroup;
   const int channel = group + id.t * kLaneChannels;
   const LaneView<const T> view(a.grad, channel);
-  const TileMemory m(a.taps_at_once, s.steps(), Traits<T>::kSplitHats);
-  WeightFragments<T, kSteps> held;
-  held.load_all(a.weight, s, id, group);
-  const int begin = int(device::block_x()) * a.positions_per_block, rest = a.positions.count - begin;
-  const int end = begin + (a.positions_per_block < rest ? a.positions_per_block : rest);
-  for (int first = begin; first < end; first += kRows) {
+  const TileMemory m(a.taps_at_once, s.steps(Traits<T>::kHalfSteps), Traits<T>::kSplitHats);
+  WeightFragments<T, kSteps> held[1];
+  load_weight(held, a.weight, s, group);
+  const int block = int(device::block_x()), image = s.out_height * s.out_width;
+  const int last = kOrdered ? (block + 1) * image : a.runs.end() * kRows;
+  const int end = last < a.positions.count ? last : a.positions.count;
+  for (int first = kOrdered ? block * image : a.runs.begin() * kRows; first < end; first += kRows) {
     Channels<T> grad[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -64,14 +66,14 @@ DK_KERNEL void DK_BOUNDS(kMostWarps, 2) scatter(const ScatterArguments<T> a) {
       device::sync_block();  // for what the memory held before
       prepare_points<T, true, true>(m, s, a.positions, a.offsets, first, tap, count);
       device::sync_block();
-      prepare_hats<Traits<T>::kSplitHats, kSteps>(m, s, count);
+      prepare_hats<T, kSteps>(m, s, count);
       device::sync_block();
       for (int slot = 0; slot < count; ++slot) {
-        float terms[2][kLaneChannels];  // gradient times sampled kernel
-        sample_kernels(m, s, a.weight, id, group, held, slot, [&](int j, const float(&sampled)[4]) {
+        float sampled[kProducts][4], terms[2][kLaneChannels];  // gradient times sampled kernel
+        sample_kernels(m, s, a.weight, id, group, held[0], slot, sampled);
 #pragma unroll
-          for (int k = 0; k < 4; ++k) terms[k / 2][2 * j + k % 2] = sampled[k] * grad[k / 2][2 * j + k % 2];
-        });
+        for (int k = 0; k < kProducts * 4; ++k)
+          terms[k / 8][k % 8] = sampled[k % 8 / 2][k / 8 * 2 + k % 2] * grad[k / 8][k % 8];
         for (int turn = 0; turn < (kOrdered ? kRows : 1); ++turn) {
 #pragma unroll
           for (int i = 0; i < 2; ++i) {

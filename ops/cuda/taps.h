@@ -185,14 +185,17 @@ struct Offsets {
 template <class T, bool kData, bool kForward, bool kKnots = false>
 DK_DEVICE void prepare_points(const TileMemory& m, const Sizes& s, const Volume& results, const Offsets& offsets, int result,
                               int first, int count) {
-  for (unsigned i = device::thread(); i < unsigned(count * kRows); i += device::threads()) {
-    const int slot = i / kRows, r = i % kRows, tap = first + slot;
+  const int r = unsigned(device::thread()) % kRows;  // of a thread in all its turns: there are whole warps
+  const bool inside = result + r < results.count;
+  const Position p = inside ? results.at(result + r) : Position{s.batch, 0, 0};
+#pragma unroll 1
+  for (int slot = unsigned(device::thread()) / kRows; slot < count; slot += unsigned(device::threads()) / kRows) {
+    const int tap = first + slot, i = slot * kRows + r;
     const int tap_y = s.by_kernel_w.quotient(tap), tap_x = tap - tap_y * s.kernel_w;
-    const bool exists = tap < s.taps() && result + r < results.count;
-    const Position p = exists ? results.at(result + r) : Position{s.batch, 0, 0};
+    const bool exists = inside && tap < s.taps();
     const Reading read = reading<kForward>(s, p, tap_y, tap_x);
     HatPoint point{kFar, kFar, 0, {kFarKnot, kFarKnot}};
-    if (kForward ? exists : read.there)  // forward also where there is no pixel, so that a NaN shows
+    if (exists && (kForward || read.there))  // forward also where there is no pixel, so that a NaN shows
       point = hat_point<kKnots>(s, scope_point<T>(s, offsets.kernel, read.offset, tap, tap_y, tap_x));
     m.points[i] = point;
     if constexpr (kData) {
@@ -203,21 +206,28 @@ DK_DEVICE void prepare_points(const TileMemory& m, const Sizes& s, const Volume&
         m.corners[i].value[j] = (j / 2 ? d.fy : 1 - d.fy) * (j % 2 ? d.fx : 1 - d.fx);
       }
     } else {
-      m.pixel(slot, r) = read.pixel;
+      m.pixel(slot, r) = exists ? read.pixel : -1;
     }
   }
 }
 
-// A lane's 4 values of fragment `index` in memory.
-DK_DEVICE void store_packet(float* memory, int index, int lane, const float (&values)[kFragment]) {
-  Packet packet;
-#pragma unroll
-  for (int k = 0; k < kFragment; ++k) packet.word[k] = device::bits_of(values[k]);
+// A lane's 4 words of fragment `index` in memory.
+DK_DEVICE void store_packet(float* memory, int index, int lane, const Packet& packet) {
   reinterpret_cast<Packet*>(memory)[index * kWarp + lane] = packet;
 }
 
+DK_DEVICE Packet load_packet(const float* memory, int index, int lane) {
+  return reinterpret_cast<const Packet*>(memory)[index * kWarp + lane];
+}
+
+DK_DEVICE void store_packet(float* memory, int index, int lane, const float (&values)[kFragment]) {
+  Packet packet;
+  Packed<float>::pack(values, packet);
+  store_packet(memory, index, lane, packet);
+}
+
 DK_DEVICE void load_packet(const float* memory, int index, int lane, float (&values)[kFragment]) {
-  const Packet packet = reinterpret_cast<const Packet*>(memory)[index * kWarp + lane];
+  const Packet packet = load_packet(memory, index, lane);
 #pragma unroll
   for (int k = 0; k < kFragment; ++k) values[k] = device::from_bits(packet.word[k]);
 }
@@ -241,11 +251,31 @@ DK_DEVICE void load_parts(const float* memory, int index, int lane, float (&part
   if (kSplit) load_packet(memory, 2 * index + 1, lane, parts[1]);
 }
 
+// Coefficients of rows g and g + 8 with some half steps, as A of a product.
+template <class T, int kHalfSteps>
+DK_DEVICE void store_hats(float* memory, int index, int lane, const float (&values)[2][kHalfSteps]) {
+  if constexpr (kHalfSteps == 2) {
+    const float fragment[kFragment] = {values[0][0], values[1][0], values[0][1], values[1][1]};
+    store_parts<Traits<T>::kSplitHats>(memory, index, lane, fragment);
+  } else {
+    Packet high, low;  // the value stored as T, and what that leaves
+#pragma unroll
+    for (int k = 0; k < kFragment; ++k) {
+      const float(&row)[kHalfSteps] = values[k % 2];
+      const T first(row[k / 2 * 2]), second(row[k / 2 * 2 + 1]);
+      high.word[k] = pair_of(first, second);
+      low.word[k] = pair_of(T(row[k / 2 * 2] - static_cast<float>(first)), T(row[k / 2 * 2 + 1] - static_cast<float>(second)));
+    }
+    store_packet(memory, 2 * index, lane, high);
+    store_packet(memory, 2 * index + 1, lane, low);
+  }
+}
+
 // The coefficients as A of the products: 16 positions x scope samples. A warp makes a tap at a time, or a tap's step where
 // there are many.
-template <bool kSplit, int kSteps>
+template <class T, int kSteps>
 DK_DEVICE void prepare_hats(const TileMemory& m, const Sizes& s, int count) {
-  constexpr int kAtOnce = kSteps ? kSteps : 1;
+  constexpr int kAtOnce = kSteps ? kSteps : 1, kHalfSteps = Traits<T>::kHalfSteps;
   const Lane id;
   const unsigned units = kSteps ? 1 : m.steps;  // of a tap
   for (unsigned i = id.warp; i < count * units; i += device::threads() / kWarp) {
@@ -253,14 +283,17 @@ DK_DEVICE void prepare_hats(const TileMemory& m, const Sizes& s, int count) {
     const HatPoint points[2] = {m.points[slot * kRows + id.g], m.points[slot * kRows + id.g + 8]};
 #pragma unroll
     for (int step = 0; step < kAtOnce; ++step) {
-      float values[kFragment];
+      float values[2][kHalfSteps];
 #pragma unroll
-      for (int k = 0; k < kFragment; ++k) {
-        const HalfStep half = half_step<kSteps != 0>(s, 2 * (first + step) + k / 2);
-        const HatPoint& p = points[k % 2];
-        values[k] = hat(p.y, half.band * 4 + id.t) * hat(p.x, half.column) + p.nan;
+      for (int k = 0; k < kHalfSteps; ++k) {
+        const HalfStep half = half_step<kSteps != 0>(s, kHalfSteps * (first + step) + k);
+#pragma unroll
+        for (int row = 0; row < 2; ++row) {
+          const HatPoint& p = points[row];
+          values[row][k] = hat(p.y, half.band * 4 + id.t) * hat(p.x, half.column) + p.nan;
+        }
       }
-      store_parts<kSplit>(m.hats, i * kAtOnce + step, id.lane, values);
+      store_hats<T>(m.hats, i * kAtOnce + step, id.lane, values);
     }
   }
 }

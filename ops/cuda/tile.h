@@ -3,17 +3,20 @@
 // All channels of a position share the offsets. So the sampled kernels of one tap at 16 positions are a matrix product:
 // hat coefficients (16 positions x scope samples) times the weight (scope samples x channels). It runs on the tensor
 // core as m16n8k8 in TF32, which holds bfloat16 and float16 exactly; where its 10 bits of mantissa are too few, operands
-// are split in two and the product in three.
+// are split in two and the product in three. With a stored float16 weight it is m16n8k16, of coefficients in two halves.
 //
 // Who holds what (PTX, mma.m16n8k8; g = lane / 4, t = lane % 4):
 //   A (16 x 8): a0 (g, t), a1 (g + 8, t), a2 (g, t + 4), a3 (g + 8, t + 4)
 //   B (8 x 8):  b0 (t, g), b1 (t + 4, g)
 //   C (16 x 8): c0 (g, 2t), c1 (g, 2t + 1), c2 (g + 8, 2t), c3 (g + 8, 2t + 1)
+// and in mma.m16n8k16, two values a word:
+//   A (16 x 16): a0 (g, 2t and 2t + 1), a1 (g + 8, the same), a2 (g, 2t + 8 and 2t + 9), a3 (g + 8, the same)
+//   B (16 x 8):  b0 (2t and 2t + 1, g), b1 (2t + 8 and 2t + 9, g)
 // The order of samples and channels along a matrix is ours to choose. Channels: a group of 32 are 4 products
 // such that column 2t and 2t + 1 of product j are channels 8t + 2j and 8t + 2j + 1; so a lane's results, and the pixels
 // it multiplies them with, are 8 adjacent channels, one or two 16-byte loads. Samples: 4 rows of the scope at one column
-// are a half step, in the slots t = 0..3 of a product's inner dimension; a product takes two. A scope of height Sh has
-// ceil(Sh / 4) * Sw half steps, rows beyond Sh have weight zero. So every scope takes the same path.
+// are a half step, lane t having row t of A and of B; a product of TF32 takes two, of 16 bits four. A scope of height Sh
+// has ceil(Sh / 4) * Sw half steps, rows beyond Sh have weight zero. So every scope takes the same path.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -35,22 +38,23 @@ constexpr int kFragment = 4;       // values of A a lane holds
 constexpr int kMostWarps = 8;      // of a block
 
 // Which operands of a product are split: coefficients, weight, and products of two stored values. bfloat16 results have 8
-// bits, so that TF32's 11 do for all of them. kGroups: of 32 channels that a warp takes for every coefficient it loads.
-// kBlocks: how many a multiprocessor shall hold of the kernels that need most registers.
+// bits, so that TF32's 11 do for all of them. kHalfSteps: that a product of coefficients and weight takes. kGroups: of 32
+// channels that a warp takes for every coefficient it loads, also in the kernel offsets' gradient. kBlocks: how many a
+// multiprocessor shall hold of the kernels that need most registers.
 template <class T>
 struct Traits {
   static constexpr bool kSplitHats = true, kSplitWeight = false, kSplitProducts = true;
-  static constexpr int kGroups = 1, kBlocks = 2;
+  static constexpr int kHalfSteps = 4, kGroups = 2, kOffsetGroups = 1, kBlocks = 2;
 };
 template <>
 struct Traits<torch::headeronly::BFloat16> {
   static constexpr bool kSplitHats = false, kSplitWeight = false, kSplitProducts = false;
-  static constexpr int kGroups = 2, kBlocks = 2;
+  static constexpr int kHalfSteps = 2, kGroups = 2, kOffsetGroups = 2, kBlocks = 2;
 };
 template <>
 struct Traits<float> {
   static constexpr bool kSplitHats = true, kSplitWeight = true, kSplitProducts = true;
-  static constexpr int kGroups = 1, kBlocks = 1;
+  static constexpr int kHalfSteps = 2, kGroups = 1, kOffsetGroups = 1, kBlocks = 1;
 };
 
 // The nearest value with 10 bits of mantissa, which is all that the tensor core reads. sm_90 has an instruction for it;
@@ -97,6 +101,17 @@ struct Volume {
   }
 };
 
+// Tiles in runs as equal as can be, one for every block of a kernel.
+struct Runs {
+  int each, longer;  // tiles of a run, and how many runs have one more
+
+  DK_DEVICE int first(int run) const { return run * each + (run < longer ? run : longer); }
+  DK_DEVICE int begin() const { return first(int(device::block_x())); }
+  DK_DEVICE int end() const { return first(int(device::block_x()) + 1); }
+};
+
+inline Runs runs_of(int64_t tiles, int64_t count) { return {int(tiles / count), int(tiles % count)}; }
+
 struct Sizes {
   int batch, channels, height, width, out_height, out_width;
   int scope_h, scope_w, kernel_h, kernel_w;
@@ -108,7 +123,7 @@ struct Sizes {
   DK_HOST_DEVICE int taps() const { return kernel_h * kernel_w; }
   DK_HOST_DEVICE int bands() const { return (scope_h + 3) / 4; }           // of 4 rows of the scope
   DK_HOST_DEVICE int half_steps() const { return bands() * scope_w; }
-  DK_HOST_DEVICE int steps() const { return (half_steps() + 1) / 2; }
+  DK_HOST_DEVICE int steps(int half) const { return (half_steps() + half - 1) / half; }  // of so many half steps
 };
 
 // Calls f with the constants 0 .. kCount - 1.
@@ -135,34 +150,49 @@ struct Split {
   explicit DK_DEVICE Split(float value) : high(to_tf32(value)), low(to_tf32(value - device::truncated(high))) {}
 };
 
+// A stored value in as many parts as it needs: of 16 bits TF32 takes nothing off.
+template <class T>
+DK_DEVICE void split_stored(float value, float& high, float& low) {
+  if constexpr (Traits<T>::kSplitWeight) {
+    const Split split(value);
+    high = split.high, low = split.low;
+  } else {
+    high = value, low = 0;
+  }
+}
+
+// Two 16-bit values a word.
+template <class T>
+DK_DEVICE uint32_t pair_of(T first, T second) { return uint32_t(first.x) | uint32_t(second.x) << 16; }
+
 // What one load or store moves: 16 bytes, kept as words, because 16-bit values in registers cost shuffling.
 struct __attribute__((may_alias)) __attribute__((aligned(16))) Packet {
   uint32_t word[4];
 };
 
-// Between packets and floats: 4 of float32 a packet, 8 of 16 bits.
+// Between words and floats: 4 of float32 a packet, 8 of 16 bits.
 template <class T>
 struct Packed {
   static constexpr int kValues = 8;
 
-  static DK_DEVICE float value(const Packet& packet, int i) {
-    return static_cast<float>(T(static_cast<unsigned short>(packet.word[i / 2] >> (i % 2 * 16)), T::from_bits()));
+  static DK_DEVICE float value(const uint32_t* word, int i) {
+    return static_cast<float>(T(static_cast<unsigned short>(word[i / 2] >> (i % 2 * 16)), T::from_bits()));
   }
   static DK_DEVICE void pack(const float* values, Packet& packet) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) packet.word[i] = uint32_t(T(values[2 * i]).x) | uint32_t(T(values[2 * i + 1]).x) << 16;
+    for (int i = 0; i < 4; ++i) packet.word[i] = pair_of(T(values[2 * i]), T(values[2 * i + 1]));
   }
 };
 template <>
-DK_DEVICE float Packed<torch::headeronly::BFloat16>::value(const Packet& packet, int i) {
+DK_DEVICE float Packed<torch::headeronly::BFloat16>::value(const uint32_t* word, int i) {
   // The upper half of a float: one instruction.
-  return device::from_bits(i % 2 ? packet.word[i / 2] & 0xffff0000 : packet.word[i / 2] << 16);
+  return device::from_bits(i % 2 ? word[i / 2] & 0xffff0000 : word[i / 2] << 16);
 }
 template <>
 struct Packed<float> {
   static constexpr int kValues = 4;
 
-  static DK_DEVICE float value(const Packet& packet, int i) { return device::from_bits(packet.word[i]); }
+  static DK_DEVICE float value(const uint32_t* word, int i) { return device::from_bits(word[i]); }
   static DK_DEVICE void pack(const float* values, Packet& packet) {
 #pragma unroll
     for (int i = 0; i < kValues; ++i) packet.word[i] = device::bits_of(values[i]);
@@ -177,7 +207,7 @@ struct Channels {
 
   Packet packets[kPackets];
 
-  DK_DEVICE float operator[](int c) const { return Values::value(packets[c / Values::kValues], c % Values::kValues); }
+  DK_DEVICE float operator[](int c) const { return Values::value(packets[c / Values::kValues].word, c % Values::kValues); }
 };
 
 // A channels_last tensor. Its channels are a multiple of kLaneChannels; the driver pads what has another number.
@@ -187,6 +217,17 @@ struct Pixels {
   int channels;
   uint32_t count, stride;  // of pixels, and the bytes from one to the next
 };
+
+// Stores kLaneChannels values side by side, 16 bytes at a time.
+template <class T>
+DK_DEVICE void store_channels(T* to, const float* values) {
+#pragma unroll
+  for (int i = 0; i < Channels<T>::kPackets; ++i) {
+    Packet packet;
+    Packed<T>::pack(values + i * Packed<T>::kValues, packet);
+    reinterpret_cast<Packet*>(to)[i] = packet;
+  }
+}
 
 // What one lane reads and writes of a tensor's pixels: kLaneChannels channels from `channel` on, and as many in each of the
 // groups that follow.
@@ -218,28 +259,8 @@ struct LaneView {
   template <int kSkip = 0>
   DK_DEVICE void store(int pixel, const float (&values)[kLaneChannels]) const {
     if (uint32_t(pixel) >= count[kSkip]) return;
-    Packet* to = reinterpret_cast<Packet*>(reinterpret_cast<char*>(first + kSkip * kGroup) + uint64_t(uint32_t(pixel)) * stride);
-#pragma unroll
-    for (int i = 0; i < kPackets; ++i) {
-      Packet packet;
-      Packed<Stored>::pack(values + i * Packed<Stored>::kValues, packet);
-      to[i] = packet;
-    }
-  }
-};
-
-// A weight (C, 1, Sh, Sw) of any strides.
-template <class T>
-struct Weight {
-  const T* data;
-  int channel_stride, row_stride, column_stride;
-
-  // Row 4 * band + t of a column, zero where there is none. Without a branch, so that many loads are under way at once.
-  DK_DEVICE float at(const Sizes& s, int channel, int band, int column, int t) const {
-    const int row = band * 4 + t;
-    const bool there = channel < s.channels && row < s.scope_h && column < s.scope_w;
-    const T value = data[there ? channel * channel_stride + row * row_stride + column * column_stride : 0];
-    return there ? static_cast<float>(value) : 0.0f;
+    char* to = reinterpret_cast<char*>(first + kSkip * kGroup) + uint64_t(uint32_t(pixel)) * stride;
+    store_channels(reinterpret_cast<T*>(to), values);
   }
 };
 
@@ -255,6 +276,30 @@ DK_DEVICE HalfStep half_step(const Sizes& s, int half) {
   const int band = s.by_scope_w.quotient(half);
   return {band, half - band * s.scope_w};
 }
+
+// A weight (C, 1, Sh, Sw) of any strides. `packed`: (C, 1, 4, 4) without gaps, aligned to 16 bytes, C a multiple of 8, so
+// that neighbours in a row are loaded at once.
+template <class T>
+struct Weight {
+  const T* data;
+  int channel_stride, row_stride, column_stride;
+  bool packed;
+
+  // Row t of a column, in a band of 4 rows; zero where there is none. Without a branch, so that many loads are under way.
+  DK_DEVICE T at(const Sizes& s, int channel, HalfStep half, int t) const {
+    const int row = half.band * 4 + t;
+    const bool there = channel < s.channels && row < s.scope_h && half.column < s.scope_w;
+    const T value = data[there ? channel * channel_stride + row * row_stride + half.column * column_stride : 0];
+    return there ? value : T(0.0f);
+  }
+
+  // Of a packed weight: what lies from sample `first` of channel `channel` + kSkip on, zero where there is no `channel`.
+  template <int kSkip, int kWords>
+  DK_DEVICE void load(uint32_t (&words)[kWords], const Sizes& s, int channel, int first) const {
+    constexpr int kBytes = 16 * sizeof(T);  // of a channel
+    device::load<kSkip * kBytes>(words, data + first, uint32_t(channel), uint32_t(s.channels), kBytes);
+  }
+};
 
 // d += a b, or d = a b where it is the `first`, of what splitting has taken off the operands.
 template <bool kSplitA, bool kSplitB>

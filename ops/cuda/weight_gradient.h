@@ -10,8 +10,7 @@ namespace dk {
 constexpr int kSamples = 16;        // rows of a product: scope samples, 4 half steps
 constexpr int kWideProducts = 8;    // products a warp makes at a time: 64 channels, lane (g, t) loads 8 of them from 8 g
 constexpr int kWideGroup = 64;
-constexpr int kMostWideWarps = 4;
-constexpr int kTileSteps = 2;       // of 8 positions
+constexpr int kTileSteps = 2;       // of 8 positions; as many warps have the same channels and a step each
 constexpr int kReduceWidth = 32, kReduceDepth = 8;  // a reducing block: channels, and shares summed side by side
 
 template <class T>
@@ -20,8 +19,9 @@ struct WeightGradientArguments {
   Volume positions;
   Offsets offsets;
   Pixels<const T> input, grad;
-  float* shares;  // (blocks along x, samples rounded up to 16, C)
-  int tiles, tiles_per_block, sample_tiles, taps_at_once;
+  float* shares;  // (blocks along x, samples rounded up to 16, channels of input)
+  Runs runs;      // of tiles
+  int sample_tiles, taps_at_once;
 };
 
 DK_HOST_DEVICE inline int sample_tiles(const Sizes& s) { return (4 * s.half_steps() + kSamples - 1) / kSamples; }
@@ -65,19 +65,49 @@ DK_DEVICE void add_products(const LaneView<const T>& input, const LaneView<const
   }
 }
 
-// Grid: (shares, chunks of as many 64 channels as there are warps, times tiles of 16 scope samples).
+constexpr int kHalfSum = kWideProducts * kFragment / 2;
+
+// Adds up what the warps of the two steps have summed, each for half of the samples: lane (g, t) gets those of sample
+// g + 8 * step for channels 16 t on. Every warp of a block takes part.
+DK_DEVICE void add_steps(const float (&sum)[kWideProducts][kFragment], int step, float (&total)[kHalfSum]) {
+  const Lane id;
+  float* memory = reinterpret_cast<float*>(device::shared_memory());
+  float given[kHalfSum];
+#pragma unroll
+  for (int i = 0; i < kHalfSum; ++i) {
+    const float(&of_channel)[kFragment] = sum[i % kWideProducts];
+    const float first = of_channel[i / kWideProducts], second = of_channel[2 + i / kWideProducts];
+    total[i] = step ? second : first, given[i] = step ? first : second;
+  }
+  device::sync_block();  // for what the memory held before
+#pragma unroll
+  for (int i = 0; i < kHalfSum; i += kFragment) {
+    Packet packet;
+    Packed<float>::pack(given + i, packet);
+    store_packet(memory, (id.warp * kHalfSum + i) / kFragment, id.lane, packet);
+  }
+  device::sync_block();
+#pragma unroll
+  for (int i = 0; i < kHalfSum; i += kFragment) {
+    float taken[kFragment];
+    load_packet(memory, ((id.warp ^ 1) * kHalfSum + i) / kFragment, id.lane, taken);
+#pragma unroll
+    for (int k = 0; k < kFragment; ++k) total[i + k] += taken[k];
+  }
+}
+
+// Grid: (shares, chunks of as many 64 channels as there are pairs of warps, times tiles of 16 scope samples).
 template <class T, bool kData, bool kOneBand>
-DK_KERNEL void DK_BOUNDS(kMostWideWarps, 2 * Traits<T>::kBlocks) weight_gradient(const WeightGradientArguments<T> a) {
+DK_KERNEL void DK_BOUNDS(kMostWarps, Traits<T>::kBlocks) weight_gradient(const WeightGradientArguments<T> a) {
   const Lane id;
   const Sizes& s = a.sizes;
   const int chunk = device::block_y() / a.sample_tiles, sample_tile = device::block_y() % a.sample_tiles;
-  const int group = (chunk * (device::threads() / kWarp) + id.warp) * kWideGroup;
+  const int pairs = device::threads() / (kTileSteps * kWarp), step = id.warp % kTileSteps;
+  const int group = (chunk * pairs + id.warp / kTileSteps) * kWideGroup;
   const LaneView<const T> input(a.input, group + id.g * kLaneChannels), grad(a.grad, group + id.g * kLaneChannels);
   const TileMemory m(a.taps_at_once, kTileSteps, Traits<T>::kSplitProducts);
-  float sum[kWideProducts][4] = {};
-  const int begin = int(device::block_x()) * a.tiles_per_block;
-  const int end = begin + a.tiles_per_block < a.tiles ? begin + a.tiles_per_block : a.tiles;
-  for (int tile = begin; tile < end; ++tile)
+  float sum[kWideProducts][kFragment] = {};
+  for (int tile = a.runs.begin(); tile < a.runs.end(); ++tile)
     for (int tap = 0; tap < s.taps(); tap += a.taps_at_once) {
       const int count = s.taps() - tap < a.taps_at_once ? s.taps() - tap : a.taps_at_once;
       device::sync_block();  // for what the memory held before
@@ -85,22 +115,16 @@ DK_KERNEL void DK_BOUNDS(kMostWideWarps, 2 * Traits<T>::kBlocks) weight_gradient
       device::sync_block();
       prepare_transposed_hats<Traits<T>::kSplitProducts, kOneBand>(m, s, sample_tile, count);
       device::sync_block();
-#pragma unroll 1
-      for (int step = 0; step < kTileSteps; ++step)
-        add_products<T, kData>(input, grad, m, tile * kRows, step, count, sum);
+      add_products<T, kData>(input, grad, m, tile * kRows, step, count, sum);
     }
-  // Lane (g, t) holds samples g and g + 8 of channels 8 * 2t + j and 8 * (2t + 1) + j.
-  const int64_t samples = int64_t(a.sample_tiles) * kSamples;
+  float total[kHalfSum];
+  add_steps(sum, step, total);
+  const int64_t sample = (device::block_x() * a.sample_tiles + sample_tile) * kSamples + id.g + 8 * step;
+  const int channel = group + kHalfSum * id.t;
+  float* to = a.shares + sample * a.input.channels + channel;
 #pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    const int64_t sample = sample_tile * kSamples + id.g + 8 * (k / 2);
-    float* to = a.shares + (device::block_x() * samples + sample) * s.channels;
-#pragma unroll
-    for (int j = 0; j < kWideProducts; ++j) {
-      const int c = group + kLaneChannels * (2 * id.t + k % 2) + j;
-      if (c < s.channels) to[c] = sum[j][k];
-    }
-  }
+  for (int i = 0; i < kHalfSum; i += kLaneChannels)
+    if (channel + i < a.input.channels) store_channels(to + i, total + i);
 }
 
 template <class T>
@@ -108,6 +132,7 @@ struct ReduceArguments {
   Sizes sizes;
   const float* shares;
   int64_t count;  // of shares
+  int channels;   // of a share
   int sample_tiles;
   T* result;  // (C, 1, Sh, Sw), contiguous
 };
@@ -124,7 +149,7 @@ DK_KERNEL void reduce_weight_gradient(const ReduceArguments<T> a) {
   float sum = 0;
   if (channel < s.channels)
     for (int64_t share = depth; share < a.count; share += kReduceDepth)
-      sum += a.shares[(share * samples + sample) * s.channels + channel];
+      sum += a.shares[(share * samples + sample) * a.channels + channel];
   float* sums = reinterpret_cast<float*>(device::shared_memory());
   sums[device::thread()] = sum;
   device::sync_block();

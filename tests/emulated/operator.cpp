@@ -8,7 +8,7 @@
 #endif
 // Macros of torch's take the name as it stands.
 #define DK_DEFINE(name, m) STABLE_TORCH_LIBRARY(name, m)
-#define DK_IMPLEMENT(name, m) STABLE_TORCH_LIBRARY_IMPL(name, CPU, m)
+#define DK_IMPLEMENT(name, key, m) STABLE_TORCH_LIBRARY_IMPL(name, key, m)
 
 namespace dk {
 namespace {
@@ -51,9 +51,13 @@ Gradients backward(const Tensor& grad, const Tensor& input, const OptionalTensor
   return gradients;
 }
 
+// What the device is said to hold of every kernel at a time.
+void set_resident_blocks(int64_t count) { device::resident_blocks() = count; }
+
 }  // namespace
 
 DK_DEFINE(DK_LIBRARY, m) {
+  m.def("set_resident_blocks(int count) -> ()");
   m.def(
       "forward(Tensor input, Tensor? data_offset, Tensor? kernel_offset, Tensor weight, int[] kernel_size, int[] stride, "
       "int[] padding, int[] dilation, bool clip) -> Tensor");
@@ -63,7 +67,11 @@ DK_DEFINE(DK_LIBRARY, m) {
       "bool[4] output_mask=[True, True, True, True]) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
-DK_IMPLEMENT(DK_LIBRARY, m) {
+DK_IMPLEMENT(DK_LIBRARY, CompositeExplicitAutograd, m) {
+  m.impl("set_resident_blocks", TORCH_BOX(&set_resident_blocks));
+}
+
+DK_IMPLEMENT(DK_LIBRARY, CPU, m) {
   m.impl("forward", TORCH_BOX(&forward));
   m.impl("backward", TORCH_BOX(&backward));
 }
