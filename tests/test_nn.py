@@ -18,6 +18,7 @@ from dk_bench.nn import (
     GlobalDeformKernel2d,
     LocalDeformKernel2d,
     OffsetGenerator,
+    cond_conv,
     offset_parameter_names,
 )
 
@@ -143,6 +144,25 @@ def test_local_modules_compute_the_reference(kind, options):
     expected = reference.deform_kernel_conv(
         x, data_offset, module.kernel_offset(x), module.weight, kernel_size=3, stride=2, padding=1)
     torch.testing.assert_close(module(x), expected + module.bias.view(-1, 1, 1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size, stride, images", [((1, 1), 1, 2), ((2, 2), 1, 3), ((4, 3), 2, 3), ((2, 2), 1, 0)])
+def test_experts_of_few_positions_mix_their_outputs(size, stride, images, memory_format, monkeypatch):
+    """The same function, to rounding, as mixed kernels; and the same derivatives."""
+    module = randomise(CondConv2d(4, 6, 5, 1, stride)).double()
+    x = torch.randn(images, 6, *size, dtype=torch.float64).contiguous(memory_format=memory_format).requires_grad_()
+    results, calls = [], []
+    mix = cond_conv._mix_outputs
+    monkeypatch.setattr(cond_conv, "_mix_outputs", lambda *given: calls.append(1) or mix(*given))
+    for few in (16, 0):
+        monkeypatch.setattr(cond_conv, "_FEW", few)
+        output = module(x)
+        assert output.is_contiguous(memory_format=memory_format)
+        gradients = torch.autograd.grad(output.sin().sum(), [x, *module.parameters()])
+        results.append([output, *gradients])
+    assert len(calls) == 1
+    torch.testing.assert_close(*results)
 
 
 def test_deform_conv_depthwise_agrees_with_torchvision():

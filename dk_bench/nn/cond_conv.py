@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dk_bench._arguments import IntPair
-from dk_bench.nn.base import RigidStart2d
-from dk_bench.nn.per_image import conv2d_per_image, global_average
+from dk_bench.nn.base import RigidStart2d, add_bias
+from dk_bench.nn.per_image import conv2d_per_image, global_average, is_kept
 
-for _step in ("conv2d_per_image", "global_average"):
+for _step in ("_convolve", "global_average"):
     torch.fx.wrap(_step)
 
 __all__ = ["CondConv2d"]
@@ -76,8 +77,37 @@ class CondConv2d(RigidStart2d):
 
     def convolve(self, input: Tensor) -> Tensor:
         route = torch.sigmoid(self.routing(global_average(input)))
-        kernel = (route @ self.weight).unflatten(1, self.kernel_shape)
-        return conv2d_per_image(input, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        return _convolve(input, route, self.weight, self.kernel_shape, self.bias, *geometry)
 
     def extra_repr(self) -> str:
         return f"experts={self.experts}, {super().extra_repr()}"
+
+
+# Up to so many experts times positions, every expert's outputs cost less than a kernel for every image: to mix kernels
+# writes and reads as many values as there are in them, of which a few positions make little use.
+_FEW = 16
+
+
+def _convolve(
+    input: Tensor, route: Tensor, experts: Tensor, kernel_shape: tuple[int, ...], bias: Tensor | None,
+    stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], groups: int,
+) -> Tensor:
+    """input (N, Cin, H, W) with the kernels that route (N, experts) mixes from the experts (experts, kernel's size)."""
+    if kernel_shape[2:] == (1, 1) and groups == 1 and padding == (0, 0) and not is_kept():
+        read = input[:, :, :: stride[0], :: stride[1]]
+        if len(experts) * read.shape[2] * read.shape[3] <= _FEW:
+            return add_bias(_mix_outputs(read, route, experts), bias)
+    kernel = (route @ experts).unflatten(1, kernel_shape)
+    return conv2d_per_image(input, kernel, bias, stride, padding, dilation, groups)
+
+
+def _mix_outputs(input: Tensor, route: Tensor, experts: Tensor) -> Tensor:
+    """A 1x1 convolution of all experts in one matrix product, whose outputs are mixed in place of the kernels."""
+    count, channels, height, width = input.shape
+    rows = input.permute(0, 2, 3, 1).reshape(-1, channels)
+    shape = (count, height * width, len(experts), experts.shape[1] // channels)
+    every = F.linear(rows, experts.reshape(-1, channels)).reshape(shape)
+    output = (every * route[:, None, :, None]).sum(2).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    channels_last = not input.is_contiguous() and input.stride(1) == 1
+    return output if channels_last else output.contiguous()
