@@ -158,7 +158,7 @@ def test_experts_of_few_positions_mix_their_outputs(size, stride, images, memory
     for few in (16, 0):
         monkeypatch.setattr(cond_conv, "_FEW", few)
         output = module(x)
-        assert output.is_contiguous(memory_format=memory_format)
+        assert output.is_contiguous(memory_format=memory_format) or not images
         gradients = torch.autograd.grad(output.sin().sum(), [x, *module.parameters()])
         results.append([output, *gradients])
     assert len(calls) == 1
