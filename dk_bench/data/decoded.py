@@ -192,7 +192,6 @@ def _write(images: FileImages, file: _File, limit: float) -> list[tuple[int, int
     """Writes pixels, then their description; the sizes of the images. Raises TooLarge, OSError, UserError."""
     for path in (file.pixels, file.description):
         remove_leftovers(path)
-    file.description.unlink(missing_ok=True)
     checksum = _checksum()
     with open_atomically(file.pixels) as stream:
 
