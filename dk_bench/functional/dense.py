@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import torchvision
 from torch import Tensor
@@ -46,7 +44,7 @@ def deform_conv2d(
     return torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
 
 
-@functools.cache
+@torch.compiler.assume_constant_result  # compilers cannot look into the dispatcher
 def _has_kernel(device: str) -> bool:
     key = torch._C._dispatch_key_for_device(device)
     return torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::deform_conv2d", key)
