@@ -128,6 +128,18 @@ def test_channels_of_several_turns(dtype):
     check(Case(11, 1, 1032, (2, 9), (4, 4), "kernel", SQUARE, dtype, dtype, ("channels_last",) * 5, False))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_contiguous_operands_give_the_same_bits(dtype):
+    """They are transposed by tiles of 32 channels and pixels, neither of which divides theirs."""
+    results = []
+    for layout in ("channels_last", "contiguous"):
+        case = Case(5, 2, 37, (7, 9), (4, 4), "kernel", SQUARE, dtype, dtype, (layout,) * 5, False)
+        operands, grad = make_tensors(case)
+        results.append(forward_backward(emulated_conv, operands, grad, SQUARE))
+        assert results[-1][1].is_contiguous() == (layout == "contiguous")
+    assert all(a is None or torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("offsets, largest, too_large", [("kernel", (32, 16), (32, 17)), ("both", (20, 12), (21, 12))])
 def test_largest_scopes(offsets, largest, too_large):
     """What this path takes fits the shared memory of every GPU, which the emulator checks; what does not, it leaves."""

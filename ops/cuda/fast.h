@@ -1,5 +1,7 @@
 // The tensor-core path of deform_kernel_conv for float32, float16 and bfloat16: which kernels run on what. Data are
-// channels_last inside; other memory formats are copied. Each stored type is compiled in a file of its own.
+// channels_last inside; other memory formats are copied, for each pass anew: to keep such a copy from the forward to the
+// backward pass, autograd would have to hold it beside the input, which the layer before holds anyway. Each stored type is
+// compiled in a file of its own.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +11,7 @@
 #include "offset_gradient.h"
 #include "paths.h"
 #include "scatter.h"
+#include "transpose.h"
 #include "weight_gradient.h"
 
 namespace dk {
@@ -65,9 +68,14 @@ inline Tensor empty_direct(const Tensor& like, ScalarType type) {
 }
 
 // The values of an operand in such memory: its own, or a copy with channels of zero added.
-inline Tensor direct(const Tensor& t) {
+template <class T>
+Tensor direct(const Tensor& t, void* stream) {
   if (is_direct(t)) return t;
   Tensor copy = empty_direct(t, t.scalar_type());
+  if (has_planes(t)) {
+    transpose<T, T, true>(t, copy, stream);
+    return copy;
+  }
   if (copy.size(1) != t.size(1)) torch::stable::zero_(copy);
   Tensor part = torch::stable::narrow(copy, 1, 0, t.size(1));
   torch::stable::copy_(part, t);
@@ -76,9 +84,11 @@ inline Tensor direct(const Tensor& t) {
 
 inline Tensor direct_result(const Tensor& result) { return is_direct(result) ? result : empty_direct(result, result.scalar_type()); }
 
-// Puts what was computed in `from` where it belongs, without channels that were added.
-inline void deliver(const Tensor& from, Tensor& to) {
+// Puts what was computed in `from`, a direct tensor, where it belongs, without channels that were added.
+template <class From, class To>
+void deliver(const Tensor& from, Tensor& to, void* stream) {
   if (from.data_ptr() == to.data_ptr()) return;
+  if (has_planes(to)) return transpose<From, To, false>(from, to, stream);
   Tensor source = from;
   torch::stable::copy_(to, torch::stable::narrow(source, 1, 0, to.size(1)));
 }
@@ -98,7 +108,7 @@ template <class T>
 class Fast {
  public:
   explicit Fast(const Operator& op)
-      : sizes_(sizes_from(op.g)), input_(direct(op.input)), has_data_(op.data_offset),
+      : sizes_(sizes_from(op.g)), input_(direct<T>(op.input, op.stream)), has_data_(op.data_offset),
         has_kernel_(op.kernel_offset),
         weight_{static_cast<const T*>(op.weight.data_ptr()), int(op.weight.stride(0)), int(op.weight.stride(2)),
                 int(op.weight.stride(3)), is_packed(op.weight)},
@@ -113,11 +123,11 @@ class Fast {
       run_correlate<true, true>(input_, result);
     else
       run_correlate<false, true>(input_, result);
-    deliver(result, output);
+    deliver<T, T>(result, output, stream_);
   }
 
   void backward(const Tensor& given_grad, Gradients& gradients, const Mask& wanted, bool deterministic) const {
-    const Tensor grad = direct(given_grad);
+    const Tensor grad = direct<T>(given_grad, stream_);
     if (wanted[0]) gradient_of_input(grad, std::get<0>(gradients), deterministic);
     if (wanted[3]) gradient_of_weight(grad, std::get<3>(gradients));
     const ScalarType own = input_.scalar_type();
@@ -179,7 +189,7 @@ class Fast {
     if (!has_data_) {
       const Tensor sum = direct_result(result);
       run_correlate<false, false>(grad, sum);
-      deliver(sum, result);
+      deliver<T, T>(sum, result, stream_);
       return;
     }
     Tensor sum = empty_direct(result, ScalarType::Float);
@@ -194,7 +204,7 @@ class Fast {
       else
         launch_runs("scatter", scatter<T, steps.value, false>, positions_, chunks(), warps() * kWarp, shared, arguments);
     });
-    deliver(sum, result);
+    deliver<float, T>(sum, result, stream_);
   }
 
   void gradient_of_weight(const Tensor& grad, Tensor& result) const {
