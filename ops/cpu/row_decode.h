@@ -1,10 +1,10 @@
 // Where the taps of a row lie: offsets turned into indices and coefficients. row_kernels.h includes it in its namespace.
 
-// The taps of kPositions positions, decoded once for all channels. Arrays are [tap][(corner)][position].
+// The taps of kPositions positions, decoded for the backward pass. Arrays are [tap][(corner)][position].
 template <class A>
 struct Decoded {
   typedef typename Index<A>::type I;  // as wide as A, so that the decoding loops vectorise
-  I* data_index;                      // pixels: with data offsets [tap][4][position], else [tap][position]; -1: outside
+  I* data_index;                      // pixels: four corners'; -1: outside
   A *data_coef, *data_fy, *data_fx;
   I* kernel_index;
   A *kernel_coef, *kernel_fy, *kernel_fx, *slope_y, *slope_x;
@@ -118,37 +118,11 @@ DK_NOINLINE static void decode_data_offset(const Row<A>& row, int64_t w0, const 
   }
 }
 
-template <class A>
-DK_NOINLINE static void decode_rigid_data(const Row<A>& row, int64_t w0, const Decoded<A>& d) {
-  typedef typename Index<A>::type I;
-  const Geometry& g = *row.g;
-  const int64_t taps = g.taps();
-  const I width = I(g.width), stride = I(g.stride_w);
-  for (int64_t tap = 0; tap < taps; ++tap) {
-    const int64_t y = row.h * g.stride_h - g.pad_h + (tap / g.kernel_w) * g.dilation_h;
-    const bool row_inside = y >= 0 && y < g.height;
-    const I first = I(w0 * g.stride_w - g.pad_w + (tap % g.kernel_w) * g.dilation_w), start = I(row_inside ? y * g.width : 0);
-    I* to = d.data_index + tap * kPositions;
-    DK_INDEPENDENT
-    for (I p = 0; p < I(kPositions); ++p) {
-      const I x = first + p * stride;
-      to[p] = row_inside & (x >= 0) & (x < width) ? start + x : I(-1);
-    }
-  }
-}
-
 template <class A, bool DATA, bool KERNEL>
 static inline void decode(const Row<A>& row, int64_t w0, const Decoded<A>& d) {
-  if (DATA)
-    decode_data_offset(row, w0, d);
-  else
-    decode_rigid_data(row, w0, d);
-  if (KERNEL) {
-    if (row.g->clip)
-      decode_kernel_offset<A, true>(row, w0, d);
-    else
-      decode_kernel_offset<A, false>(row, w0, d);
-  }
+  if (DATA) decode_data_offset(row, w0, d);
+  if (KERNEL && row.g->clip) decode_kernel_offset<A, true>(row, w0, d);
+  if (KERNEL && !row.g->clip) decode_kernel_offset<A, false>(row, w0, d);
 }
 
 // A tap that data offsets do not move, inside the image.

@@ -45,6 +45,11 @@ static inline Blend<A> blend_of(const A* coef, const A* fy, const A* fx, int64_t
   return {fy[at], fx[at], {coef[0], coef[kPositions], coef[2 * kPositions], coef[3 * kPositions]}};
 }
 
+template <class A>
+static inline int64_t cell_of(const Decoded<A>& d, int64_t slot) {
+  return int64_t(uint64_t(d.kernel_index[slot]) / kBlock);
+}
+
 // Positions [first, end), from w0 on and at most `most`, at which a tap that does not move lies inside the image's width.
 struct Range {
   int64_t first, end;
@@ -93,7 +98,7 @@ DK_NOINLINE static void make_list(const BackwardRow<A>& row, const Decoded<A>& d
   for (int64_t tap = 0; tap < taps; ++tap) {
     const Range range = listed<A, DATA>(row, tap, w0);
     if (KERNEL)
-      for (int64_t p = range.first; p < range.end; ++p) ++counts[d.kernel_index[tap * kPositions + p] / I(kBlock)];
+      for (int64_t p = range.first; p < range.end; ++p) ++counts[cell_of(d, tap * kPositions + p)];
     else
       counts[tap] = I(range.end > range.first ? range.end - range.first : 0);
   }
@@ -109,7 +114,7 @@ DK_NOINLINE static void make_list(const BackwardRow<A>& row, const Decoded<A>& d
     const int64_t pixel = DATA ? 0 : ring_row(row, tap) * g.width + left;
     for (int64_t p = range.first; p < range.end; ++p) {
       const int64_t at = tap * kPositions + p;
-      Entry<A, DATA, KERNEL>& e = list.entries[counts[KERNEL ? d.kernel_index[at] / I(kBlock) : I(tap)]++];
+      Entry<A, DATA, KERNEL>& e = list.entries[counts[KERNEL ? cell_of(d, at) : tap]++];
       e.position = I(p), e.slot = I(at);
       if constexpr (DATA) {
         for (int j = 0; j < 4; ++j) e.pixel[j] = d.data_index[(4 * tap + j) * kPositions + p];
