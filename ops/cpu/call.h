@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "../axis.h"
@@ -67,22 +68,26 @@ struct Call {
 
   void make_table(A* to) const {
     std::fill(to, to + table_size(), A(0));
-    Buffer<A> plain(g.channels * g.scope_h * g.scope_w);
     const int64_t scope = g.scope_h * g.scope_w;
-    // (C, 1, Sh, Sw) walked as C images of one channel.
-    for (int64_t c = 0; c < g.channels; ++c)
-      load(weight, Box{c, 0, 1, 0, g.scope_h, 0, g.scope_w, 1}, plain.get() + c * scope);
-    for (const TableEntry& e : entries)
-      for (int64_t c = 0; c < g.channels; ++c)
-        to[(c / kBlock * table.rows + e.row) * kBlock + c % kBlock] += A(e.coefficient) * plain.get()[c * scope + e.scope];
+    Buffer<A> plain(scope * kBlock);
+    View channels = weight;  // (C, 1, Sh, Sw) seen as one image of C channels
+    channels.c = weight.n;
+    for (int64_t block = 0; block < blocks; ++block, to += table.rows * kBlock) {
+      load(channels, Box{0, block * kBlock, block_channels(block), 0, g.scope_h, 1, g.scope_w * kBlock, kBlock}, plain.get());
+      for (const TableEntry& e : entries)
+        for (int64_t c = 0; c < block_channels(block); ++c)
+          to[e.row * kBlock + c] += A(e.coefficient) * plain.get()[e.scope * kBlock + c];
+    }
   }
 
   // Loads one row of offsets, zero-filled; false if there is a NaN among them.
   bool load_offsets(const View& v, int64_t image, int64_t h, A* to) const {
-    std::fill(to, to + offset_row_size(), A(0));
     load(v, Box{image, 0, 2 * g.taps(), h, 1, offset_step, 0, 1}, to);
-    bool nan = false;
-    for (int64_t i = 0; i < offset_row_size(); ++i) nan |= to[i] != to[i];
+    typename Index<A>::type nan = 0;
+    for (int64_t i = 0; i < 2 * g.taps(); ++i, to += offset_step) {
+      std::fill(to + g.out_width, to + offset_step, A(0));
+      for (int64_t w = 0; w < offset_step; ++w) nan |= to[w] != to[w];
+    }
     return !nan;
   }
 
@@ -129,14 +134,6 @@ struct Worker {
         (!call.has_kernel || call.load_offsets(call.kernel_offset, image, h, kernel_row.get()));
     if (!ok) call.nan = true;
     return ok;
-  }
-
-  // Points row.x at the channels of one image, through `stage` if they do not lie as the kernels need them.
-  void set_input(int64_t image, int64_t channel, Buffer<A>& stage) {
-    row.x = call.input.template direct<A>(image, channel), row.x_step = call.input.w;
-    if (row.x) return;
-    load(call.input, Box{image, channel, row.channels, 0, call.g.height, 1, call.g.width * kBlock, kBlock}, stage.get());
-    row.x = stage.get(), row.x_step = kBlock;
   }
 };
 

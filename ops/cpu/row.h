@@ -108,6 +108,16 @@ struct RowKernels {
 template <class A>
 const RowKernels<A>& row_kernels();
 
+// Lines of n adjacent 16-bit numbers to float and back. Null where one has to be converted after the other.
+struct LineKernels {
+  void (*from_bfloat16)(const uint16_t* from, float* to, int64_t n);
+  void (*to_bfloat16)(const float* from, uint16_t* to, int64_t n);
+  void (*from_half)(const uint16_t* from, float* to, int64_t n);
+  void (*to_half)(const float* from, uint16_t* to, int64_t n);
+};
+
+const LineKernels& line_kernels();
+
 // The instruction set they are for: baseline, avx2 or avx512.
 const char* cpu_variant();
 

@@ -53,8 +53,9 @@ static inline void store(A* p, V v) {
 }
 
 #include "row_decode.h"
-
 #include "row_forward.h"
+#include "row_rigid_forward.h"
+#include "row_lines.h"
 
 #include "pack.h"
 #include "row_list.h"
@@ -68,7 +69,7 @@ static constexpr NarrowKernels kNarrow = {kNarrowLanes, narrow_forward, narrow_w
 template <class A>
 struct Variant {
   static constexpr RowKernels<A> kernels = {
-      {{forward_row<A, false, false>, forward_row<A, false, true>},
+      {{rigid_row<A>, forward_row<A, false, true>},
        {forward_row<A, true, false>, forward_row<A, true, true>}},
       {{backward_row<A, false, false>, backward_row<A, false, true>},
        {backward_row<A, true, false>, backward_row<A, true, true>}},

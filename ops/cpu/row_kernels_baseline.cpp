@@ -15,10 +15,11 @@ namespace dk {
 extern const RowKernels<float> kFloatAvx2, kFloatAvx512;
 extern const RowKernels<double> kDoubleAvx2, kDoubleAvx512;
 extern const NarrowKernels kNarrowAvx2, kNarrowAvx512;
+extern const LineKernels kLinesAvx2, kLinesAvx512;
 
 // 0 baseline, 1 AVX2, 2 AVX-512: the best this processor has, or less if DK_BENCH_CPU asks for less (for tests).
 static int find_variant() {
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
   const int best = avx512 ? 2 : avx2 ? 1 : 0;
@@ -38,6 +39,7 @@ static int variant() {
 static constexpr auto &kFloatAvx2 = baseline::Variant<float>::kernels, &kFloatAvx512 = kFloatAvx2;
 static constexpr auto &kNarrowAvx2 = baseline::kNarrow, &kNarrowAvx512 = kNarrowAvx2;
 static constexpr auto &kDoubleAvx2 = baseline::Variant<double>::kernels, &kDoubleAvx512 = kDoubleAvx2;
+static constexpr auto &kLinesAvx2 = baseline::Lines::kernels, &kLinesAvx512 = kLinesAvx2;
 
 static int variant() { return 0; }
 #endif
@@ -61,6 +63,11 @@ const RowKernels<double>& row_kernels<double>() {
 
 const NarrowKernels& narrow_kernels() {
   const NarrowKernels* variants[] = {&baseline::kNarrow, &kNarrowAvx2, &kNarrowAvx512};
+  return *variants[variant()];
+}
+
+const LineKernels& line_kernels() {
+  const LineKernels* variants[] = {&baseline::Lines::kernels, &kLinesAvx2, &kLinesAvx512};
   return *variants[variant()];
 }
 

@@ -1,12 +1,9 @@
 // Between tensors of any strides and dtype and the row kernels' planes of adjacent channels.
 #pragma once
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include <new>
 
-#include "row.h"
+#include "lines.h"
 
 namespace dk {
 
@@ -75,16 +72,44 @@ void with_type(ScalarType type, const F& f) {
   switch (type) {
     case ScalarType::Float: return f(float());
     case ScalarType::Double: return f(double());
-    case ScalarType::Half: return f(torch::headeronly::Half());
-    default: return f(torch::headeronly::BFloat16());
+    case ScalarType::Half: return f(Half());
+    default: return f(BFloat16());
   }
+}
+
+// Calls one of two functions over the box if both sides have numbers that lie side by side: lines(tensor element index,
+// plane element index, how many), where they do along the same axis, or transposed(tensor index, its step, plane index,
+// its step, lines of the tensor, how many each) where they do along channels on one side and along rows on the other.
+template <class Lines, class Transposed>
+bool walk_lines(const View& v, const Box& b, const Lines& lines, const Transposed& transposed) {
+  const int64_t start = b.image * v.n + b.channel * v.c + b.row * v.h;
+  const bool along_c = v.c == 1, along_w = v.w == 1, plane_c = b.step_c == 1, plane_w = b.step_w == 1;
+  for (int64_t y = 0; y < b.rows; ++y) {
+    const int64_t at = start + y * v.h, to = y * b.step_h;
+    if (along_c && plane_c)
+      for (int64_t x = 0; x < v.width; ++x) lines(at + x * v.w, to + x * b.step_w, b.channels);
+    else if (along_w && plane_w)
+      for (int64_t c = 0; c < b.channels; ++c) lines(at + c * v.c, to + c * b.step_c, v.width);
+    else if (along_c && plane_w)
+      transposed(at, v.w, to, b.step_c, v.width, b.channels);
+    else if (along_w && plane_c)
+      transposed(at, v.c, to, b.step_w, b.channels, v.width);
+    else
+      return false;
+  }
+  return true;
 }
 
 template <class A>
 void load(const View& v, const Box& b, A* plane) {
   with_type(v.type, [&](auto zero) {
     const auto* data = static_cast<const decltype(zero)*>(v.data);
-    walk(v, b, [&](int64_t from, int64_t to) { plane[to] = static_cast<A>(data[from]); });
+    const bool done = walk_lines(
+        v, b, [&](int64_t from, int64_t to, int64_t n) { copy_line(data + from, plane + to, n); },
+        [&](int64_t from, int64_t from_step, int64_t to, int64_t to_step, int64_t rows, int64_t columns) {
+          transpose(data + from, from_step, rows, columns, plane + to, to_step);
+        });
+    if (!done) walk(v, b, [&](int64_t from, int64_t to) { plane[to] = static_cast<A>(data[from]); });
   });
 }
 
@@ -92,7 +117,12 @@ template <class A>
 void store(const View& v, const Box& b, const A* plane) {
   with_type(v.type, [&](auto zero) {
     auto* data = static_cast<decltype(zero)*>(v.data);
-    walk(v, b, [&](int64_t to, int64_t from) { data[to] = static_cast<decltype(zero)>(plane[from]); });
+    const bool done = walk_lines(
+        v, b, [&](int64_t to, int64_t from, int64_t n) { copy_line(plane + from, data + to, n); },
+        [&](int64_t to, int64_t to_step, int64_t from, int64_t from_step, int64_t columns, int64_t rows) {
+          transpose(plane + from, from_step, rows, columns, data + to, to_step);
+        });
+    if (!done) walk(v, b, [&](int64_t to, int64_t from) { data[to] = static_cast<decltype(zero)>(plane[from]); });
   });
 }
 
