@@ -6,7 +6,8 @@
 namespace dk {
 namespace {
 
-// The image a thread works on, copied row by row as rows are needed: where the tensor does not lie as the kernels take it.
+// The image a thread works on, where the tensor does not lie as the kernels take it: copied row by row, as rows are
+// needed.
 template <class A>
 class StagedImage {
  public:
@@ -49,7 +50,8 @@ RowRange rows_read(const Row<A>& row) {
   for (int64_t tap = 0; tap < g.taps(); ++tap) {
     const A rest = A(top + tap / g.kernel_w * g.dilation_h);
     const A* dy = row.data_offset + 2 * tap * row.offset_step;
-    for (int64_t w = 0; w < g.out_width; ++w) lowest = std::min(lowest, rest + dy[w]), highest = std::max(highest, rest + dy[w]);
+    for (int64_t w = 0; w < g.out_width; ++w)
+      lowest = std::min(lowest, rest + dy[w]), highest = std::max(highest, rest + dy[w]);
   }
   // The row above a tap and the one below, as far as there are such.
   return {int64_t(std::floor(std::max(lowest, A(-1)))), int64_t(std::floor(std::min(highest, A(g.height)))) + 2};

@@ -59,11 +59,13 @@ inline void transpose(const float* from, int64_t from_step, int64_t rows, int64_
                            __builtin_shufflevector(uv, wx, 0, 1, 4, 5), __builtin_shufflevector(uv, wx, 2, 3, 6, 7)};
       for (int j = 0; j < 4; ++j) __builtin_memcpy(to + (c + j) * to_step + r, &out[j], sizeof(Quad));
     }
-  transpose_plain(from + whole_columns, from_step, whole, columns - whole_columns, to + whole_columns * to_step, to_step);
+  transpose_plain(from + whole_columns, from_step, whole, columns - whole_columns, to + whole_columns * to_step,
+                  to_step);
   transpose_plain(from + whole * from_step, from_step, rows - whole, columns, to + whole, to_step);
 }
 
-inline void transpose(const double* from, int64_t from_step, int64_t rows, int64_t columns, double* to, int64_t to_step) {
+inline void transpose(const double* from, int64_t from_step, int64_t rows, int64_t columns, double* to,
+                      int64_t to_step) {
   transpose_plain(from, from_step, rows, columns, to, to_step);
 }
 

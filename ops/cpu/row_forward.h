@@ -21,8 +21,10 @@ static inline Corners<V> spread(const A* from) {
 #elif DK_BYTES == 32
   if constexpr (sizeof(V) == 32 && sizeof(A) == 4) {
     const V v = reinterpret_cast<V>(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(from)));
-    return {__builtin_shufflevector(v, v, 0, 0, 0, 0, 4, 4, 4, 4), __builtin_shufflevector(v, v, 1, 1, 1, 1, 5, 5, 5, 5),
-            __builtin_shufflevector(v, v, 2, 2, 2, 2, 6, 6, 6, 6), __builtin_shufflevector(v, v, 3, 3, 3, 3, 7, 7, 7, 7)};
+    return {__builtin_shufflevector(v, v, 0, 0, 0, 0, 4, 4, 4, 4),
+            __builtin_shufflevector(v, v, 1, 1, 1, 1, 5, 5, 5, 5),
+            __builtin_shufflevector(v, v, 2, 2, 2, 2, 6, 6, 6, 6),
+            __builtin_shufflevector(v, v, 3, 3, 3, 3, 7, 7, 7, 7)};
   }
 #endif
   const V zero = {};  // subtracted, which is nothing: v - 0 is v
@@ -99,6 +101,7 @@ static inline void forward_channels(const Row<A>& row, const Table& table, const
 template <class A, bool DATA, bool KERNEL>
 static void forward_row(const Row<A>& row) {
   typedef typename VectorOf<A>::type V;
+  constexpr int vectors = DATA && KERNEL && DK_BYTES < 64 ? 4 : 8;  // sums and coefficients that fit the registers
   const Geometry& g = *row.g;
   const Table table(g, KERNEL);
   PackedTaps<A> taps(row.scratch, g.taps());
@@ -109,8 +112,8 @@ static void forward_row(const Row<A>& row) {
       const int64_t end = row.channels - c < kSweep ? row.channels : c + kSweep;
       for (int64_t p = 0; p < positions; ++p) {
         const int64_t first = (row.h * g.stride_h - g.pad_h) * g.width + (w0 + p) * g.stride_w - g.pad_w;
-        forward_channels<A, DATA, KERNEL, V, DATA && KERNEL && DK_BYTES < 64 ? 4 : 8>(row, table, taps, p, first * row.x_step, c, end,
-                                                row.out + (w0 + p) * row.out_step);
+        forward_channels<A, DATA, KERNEL, V, vectors>(row, table, taps, p, first * row.x_step, c, end,
+                                                      row.out + (w0 + p) * row.out_step);
       }
     }
   }

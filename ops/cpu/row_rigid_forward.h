@@ -1,10 +1,10 @@
 // The forward pass where nothing moves: a depthwise convolution. row_kernels.h includes it inside its namespace.
 
-// U vectors V of channels, from c on, of P output positions `step` apart, which have the same taps inside the image. The
-// weights of a tap are loaded once for all P.
+// U vectors V of channels, from c on, of P output positions `step` apart, which have the same taps inside the image.
+// The weights of a tap are loaded once for all P.
 template <class A, class V, int U, int P>
-static inline void rigid_vectors(const Row<A>& row, const RestingTap* tap, const RestingTap* end, int64_t first, int64_t step,
-                                 int64_t c, A* out) {
+static inline void rigid_vectors(const Row<A>& row, const RestingTap* tap, const RestingTap* end, int64_t first,
+                                 int64_t step, int64_t c, A* out) {
   constexpr int64_t lanes = sizeof(V) / sizeof(A);
   const A* x = row.x + c;
   const A* table = row.table + c / kBlock * row.g->taps() * kBlock + c % kBlock;
