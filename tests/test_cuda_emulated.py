@@ -182,6 +182,22 @@ def test_nan_offset_shows():
     assert emulated_conv(operands[0], None, *operands[2:], **SQUARE)[0, :, 0, 0].isnan().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_that_splitting_makes_nan(dtype):
+    """Beyond 2^114 before sm_90, which the emulator is like: of kernels only float32's are split, of products all."""
+    case = Case(7, 1, 8, (6, 5), (4, 4), "kernel", SQUARE, dtype, dtype, ("channels_last",) * 5, False)
+    operands, grad = make_tensors(case)
+    given = [*operands[:3], operands[3].detach().clone().requires_grad_()]
+    given[3].data[3, 0, 1, 1] = 2.0**120
+    out = emulated_conv(*given, **SQUARE)
+    assert out[:, 3].isnan().all() if dtype == torch.float32 else not out.isnan().any()
+    assert not out[:, :3].isnan().any()
+    operands[0].data[0, 3, 2, 2] *= 2.0**120
+    out, of_input, _, of_offset, of_weight = forward_backward(emulated_conv, operands, grad, SQUARE)
+    assert not out.isnan().any() and not of_input.isnan().any()
+    assert of_offset.isnan().any() and of_weight[3].isnan().all() and not of_weight[:3].isnan().any()
+
+
 @pytest.mark.parametrize("scale", [1e3, 1e9, 1e30])
 def test_taps_far_outside(scale):
     case = Case(3, 2, 17, (6, 5), (4, 3), "both", SQUARE, torch.float32, torch.float32, ("contiguous",) * 5, False)

@@ -121,6 +121,15 @@ def test_warning_says_why_and_what_to_do(monkeypatch, no_cuda, words):
     assert loading.operators_on("cuda") == "reference"
 
 
+def test_no_warning_where_the_others_are_compiled(monkeypatch, recwarn):
+    """depthwise_conv_per_image has no kernel for CUDA, whose library has the others."""
+    monkeypatch.setattr(loading, "_NO_CUDA", None)
+    monkeypatch.setattr(loading, "CHOSEN", loading.COMPILED)
+    monkeypatch.setattr(fallback, "CHOSEN", loading.COMPILED)
+    fallback.warn.__wrapped__("cuda")
+    assert not recwarn.list
+
+
 def test_records_and_version_name_the_operators(monkeypatch):
     assert collect_device("cpu")["operators"] == loading.CHOSEN
     monkeypatch.setattr(loading, "CHOSEN", loading.REFERENCE)

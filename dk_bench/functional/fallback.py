@@ -84,14 +84,16 @@ def check_not_nan(**tensors: Tensor | None) -> None:
 def warn(device: str) -> None:
     """Warns, once in a process and for a type of device, that the reference computes there, why, and what to do.
 
-    Not where it was asked for.
+    Not where it was asked for, nor where the others are compiled: an operator for the CPU alone gets elsewhere only in
+    a graph that was captured there.
     """
-    if CHOSEN == REFERENCE:
+    why = why_reference(device)
+    if CHOSEN == REFERENCE or why is None:
         return
     remedy = "`DK_BENCH_CUDA=1 pip install -e .` builds them where nvcc is" if device == "cuda" else "the CPU has them"
     warnings.warn(
         f"dk_bench: on {device} the operators are the reference in plain PyTorch, slow and large, as "
-        f"{why_reference(device)}; {remedy}. {CHOICE}={REFERENCE} asks for the reference, without this warning",
+        f"{why}; {remedy}. {CHOICE}={REFERENCE} asks for the reference, without this warning",
         stacklevel=2,
     )
 
