@@ -115,6 +115,11 @@ def change_description(**values):
     return change
 
 
+def turn_sizes(file):  # all fits, but for the checksum
+    sizes = json.loads(file.with_suffix(".json").read_text())["sizes"]
+    change_description(sizes=[size[::-1] for size in sizes])(file)
+
+
 DAMAGES = {
     "a bit": damage_pixels,
     "cut short": lambda file: os.truncate(file.with_suffix(".pixels"), 1000),
@@ -122,6 +127,7 @@ DAMAGES = {
     "half a description": lambda file: os.truncate(file.with_suffix(".json"), 30),
     "another description": lambda file: file.with_suffix(".json").write_text("[]"),
     "other sizes": change_description(sizes=[[2, 2, 2]]),
+    "turned sizes": turn_sizes,
     "fewer images": change_description(images=3),
 }
 
@@ -201,8 +207,9 @@ def test_splits_that_are_too_large_are_decoded_every_time(tmp_path, monkeypatch)
     for cache in ("memory", tmp_path / "kept"):
         assert kept(folder, cache, f"data.cache_gb={size}").where != EVERY_TIME
         assert kept(folder, cache, f"data.cache_gb={0.99 * size}").where == EVERY_TIME
-    # Where the estimate is too low, decoding stops at the limit.
+    # Where the estimate is too low, decoding stops at the limit, and a file that is there already is none to read.
     monkeypatch.setattr(decoded, "_estimate", lambda images: 0)
+    assert kept(folder, tmp_path / "kept", f"data.cache_gb={0.99 * size}").where == EVERY_TIME
     (folder / "ant" / "0.jpg").write_bytes(jpeg(99))
     for cache in ("memory", tmp_path / "kept"):
         assert kept(folder, cache, f"data.cache_gb={0.99 * size}").where == EVERY_TIME
@@ -225,6 +232,18 @@ def test_size_is_estimated_by_images_that_lie_spread_over_all():
     images = Wide()
     assert decoded._estimate(images) == pytest.approx(3 * 3200 * 3201 / 2, rel=0.05)
     assert len(images.asked) == decoded.SAMPLE and max(images.asked) > 3000
+
+
+def test_a_file_is_read_where_nothing_can_be_written(odd, tmp_path, monkeypatch):
+    kept(odd, tmp_path / "kept")
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(decoded, "wait_for", refused)
+    assert same(kept(odd, tmp_path / "kept"), odd)
+    with pytest.raises(UserError, match=r"cannot be kept in .*other: Permission denied"):
+        kept(odd, tmp_path / "other")
 
 
 def test_a_folder_that_cannot_be_written_is_named(odd, tmp_path):

@@ -2,8 +2,9 @@
 
 Pixels are kept as they were decoded, before any resizing, so that augmentation sees what it would see of the files. A
 file of pixels is named by the content of the images it was made of and by what decoded them: other images are another
-file. It is written beside its name and then renamed, under a lock, and its description, which holds its checksum, comes
-last: what was not written whole is never read. It is mapped into memory, so that the processes of a machine share it.
+file. It is written beside its name and then renamed, under a lock, and its description, which holds a checksum of both,
+comes last: what was not written whole is never read. Reading needs no lock, and so no folder that can be written. A
+file is mapped into memory, so that the processes of a machine share it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dk_bench.errors import UserError
 from dk_bench.results.files import open_atomically, remove_leftovers, write_atomically
 from dk_bench.results.lock import wait_for
 
-FORMAT = 1  # raised whenever the files, or what `open_image` makes of an image, change
+FORMAT = 2  # raised whenever the files, or what `open_image` makes of an image, change
 SAMPLE = 32  # images by which the size of all is estimated
 MEMORY, FILE, EVERY_TIME = "memory", "file", "every time"  # where decoded images are, in records
 
@@ -158,18 +159,16 @@ class _File:
 
 def _in_file(images: FileImages, folder: Path, limit: float) -> Decoded:
     """The images in the file that holds them, which is written where there is none, or none that is whole."""
-    key = content_key(images)
-    file = _File(folder / key)
+    file = _File(folder / content_key(images))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with wait_for(file.name.with_suffix(".lock")):
-            sizes = _sizes_in(file, len(images))
-            if sizes is None:
-                sizes = _write(images, file, limit)
-                if content_key(images) != key:
-                    file.description.unlink()
-                    raise UserError(f"{images.files.place}: its images changed while they were read")
-            return _mapped(sizes, images.files.labels, file.pixels)
+        sizes = _sizes_in(file, len(images))
+        if sizes is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with wait_for(file.name.with_suffix(".lock")):  # and then another process may have written it
+                sizes = _sizes_in(file, len(images)) or _write(images, file, limit)
+        if _bytes(sizes) > limit:
+            raise TooLarge
+        return _mapped(sizes, images.files.labels, file.pixels)
     except OSError as error:
         raise UserError(
             f"key 'data.cache': decoded images cannot be kept in {folder}: {error.strerror or error}; expected a "
@@ -190,6 +189,8 @@ def content_key(images: FileImages) -> str:
 
 def _write(images: FileImages, file: _File, limit: float) -> list[tuple[int, int]]:
     """Writes pixels, then their description; the sizes of the images. Raises TooLarge, OSError, UserError."""
+    if file.description.exists():
+        warnings.warn(f"{file.pixels}: damaged, so the images are decoded anew", stacklevel=2)
     for path in (file.pixels, file.description):
         remove_leftovers(path)
     checksum = _checksum()
@@ -200,32 +201,28 @@ def _write(images: FileImages, file: _File, limit: float) -> list[tuple[int, int
             stream.write(pixels)
 
         sizes, _ = _decode(images, limit, write)
-    total = sum(3 * height * width for height, width in sizes)
-    alike = len(set(sizes)) == 1
+    if content_key(images) != file.name.name:
+        raise UserError(f"{images.files.place}: its images changed while they were read")
+    described = sizes[:1] if len(set(sizes)) == 1 else sizes
+    checksum.update(json.dumps(described).encode())
     description = {
-        "format": FORMAT, "images": len(sizes), "bytes": total, "checksum": checksum.hexdigest(),
-        "sizes": sizes[:1] if alike else sizes,
+        "format": FORMAT, "images": len(sizes), "bytes": _bytes(sizes), "checksum": checksum.hexdigest(),
+        "sizes": described,
     }  # fmt: skip
     write_atomically(file.description, json.dumps(description) + "\n")
     return sizes
 
 
 def _sizes_in(file: _File, count: int) -> list[tuple[int, int]] | None:
-    """The sizes of the images that a file holds; None where there is none, or, with a warning, a damaged one."""
+    """The sizes of the images that a file holds; None where there is none, or a damaged one."""
     try:
         description = json.loads(file.description.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        description = {}
-    try:
         whole = description["images"] == count and description["bytes"] == os.path.getsize(file.pixels)
-        if whole and description["checksum"] == _checksum_of(file.pixels):
+        if whole and description["checksum"] == _checksum_of(file.pixels, description["sizes"]):
             sizes = [(height, width) for height, width in description["sizes"]]
             return sizes * count if len(sizes) == 1 else sizes
     except (KeyError, TypeError, ValueError, FileNotFoundError):
-        pass  # as for any other damage
-    warnings.warn(f"{file.pixels}: damaged, so the images are decoded anew", stacklevel=2)
+        pass  # damage, of whatever kind
     return None
 
 
@@ -233,11 +230,18 @@ def _checksum() -> Any:
     return hashlib.blake2b(digest_size=32)
 
 
-def _checksum_of(path: Path) -> str:
+def _checksum_of(path: Path, sizes: Any) -> str:
+    """Of the pixels in a file and what its description says of sizes."""
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, _checksum).hexdigest()
+        checksum = hashlib.file_digest(stream, _checksum)
+    checksum.update(json.dumps(sizes).encode())
+    return checksum.hexdigest()
+
+
+def _bytes(sizes: Sequence[tuple[int, int]]) -> int:
+    return sum(3 * height * width for height, width in sizes)
 
 
 def _mapped(sizes: list[tuple[int, int]], labels: Sequence[int], path: Path) -> Decoded:
-    total = sum(3 * height * width for height, width in sizes)
-    return Decoded(torch.from_file(str(path), shared=False, size=total, dtype=torch.uint8), sizes, labels, path)
+    pixels = torch.from_file(str(path), shared=False, size=_bytes(sizes), dtype=torch.uint8)
+    return Decoded(pixels, sizes, labels, path)
