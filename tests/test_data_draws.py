@@ -79,6 +79,10 @@ def test_where_no_crop_fits_it_is_the_largest_in_the_middle():
     assert ours(2, 100, 10, tall).tolist() == [[40, 0, 20, 10]] * 2
     assert theirs(1, 10, 100, wide).tolist() == [[0, 42, 10, 15]]
     assert theirs(1, 100, 10, tall).tolist() == [[40, 0, 20, 10]]
+    # A pixel at least, where theirs has none.
+    wide, tall = AugmentConfig(ratio=[3.0, 4.0]), AugmentConfig(ratio=[0.1, 0.2])
+    assert ours(2, 5, 1, wide).tolist() == [[2, 0, 1, 1]] * 2
+    assert ours(2, 1, 5, tall).tolist() == [[0, 2, 1, 1]] * 2
 
 
 def test_flips_and_changes_of_colour_are_distributed_as_torchvisions():

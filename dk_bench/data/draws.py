@@ -95,8 +95,9 @@ def draw_crops(
 def _central(heights: np.ndarray, widths: np.ndarray, ratio: Sequence[float]) -> np.ndarray:
     low, high = ratio
     shape = widths / heights
-    height = np.where(shape < low, np.rint(widths / low), heights).astype(np.int64)
-    width = np.where(shape > high, np.rint(heights * high), widths).astype(np.int64)
+    # At least a pixel, which torchvision's rule does not see to: an image of 1 x 5 has no crop of ratio 3.
+    height = np.where(shape < low, np.rint(widths / low).clip(1), heights).astype(np.int64)
+    width = np.where(shape > high, np.rint(heights * high).clip(1), widths).astype(np.int64)
     return np.stack([(heights - height) // 2, (widths - width) // 2, height, width], axis=1)
 
 
