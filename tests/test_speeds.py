@@ -101,6 +101,15 @@ def test_data(tmp_path):
         "| tar | every time | 1500 | - | - |"]  # fmt: skip
 
 
+def test_data_of_both_instruction_sets(tmp_path):
+    record = data()
+    record["parts"] = [part | {"instruction_set": name} for part in record["parts"] for name in ("AVX512", "AVX2")]
+    write(tmp_path, "data", record)
+    text = speeds(tmp_path, "results")
+    assert all(f"| {name}, images of | decoded | 32 pixels, train |" in text for name in ("AVX512", "AVX2"))
+    assert text.count("| tar | memory | 20000 | 30000 | 9000 |") == 2
+
+
 def test_what_disturbed_stands_beside_the_figures(tmp_path):
     parts = operator_part("avx512", 1.0), operator_part("avx2", 1.0, ["the load average at the start was 3.00"])
     write(tmp_path, "ops", operators(*parts))

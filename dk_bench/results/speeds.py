@@ -114,14 +114,18 @@ def model_speeds(record: dict[str, Any]) -> list[str]:
 
 
 def data_speeds(record: dict[str, Any]) -> list[str]:
-    """Images per second of the data loader, by source, where decoded images are kept, and size: words and a table."""
-    [part] = record["parts"]
+    """Images per second of the data loader, by source, where decoded images are kept, and size: words and tables."""
+    words = "Data: images per second of the loader in one process, as training (train) and evaluation (eval) read them."
+    several = len(record["parts"]) > 1
+    return [words, *(_rates(part, f"{_name(part)}, images of" if several else "images of") for part in record["parts"])]
+
+
+def _rates(part: Part, heading: str) -> str:
     rates: dict[tuple[str, str], dict[tuple[int, str], float]] = {}
     for r in part["rates"]:
         rates.setdefault((r["source"], r["decoded"]), {})[r["size"], r["mode"]] = r["images_per_second"]
     given = sorted({key for by_key in rates.values() for key in by_key}, key=lambda key: (key[0], key[1] != "train"))
-    columns = ("images of", "decoded", *(f"{size} pixels, {mode}" for size, mode in given))
+    columns = (heading, "decoded", *(f"{size} pixels, {mode}" for size, mode in given))
     rows: list[list[Value]] = [
         [*about, *(Number(by_key.get(key), 0) for key in given)] for about, by_key in rates.items()]
-    words = "Data: images per second of the loader in one process, as training (train) and evaluation (eval) read them."
-    return [words, markdown_table(Table("", columns, rows))]
+    return markdown_table(Table("", columns, rows))
