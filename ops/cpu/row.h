@@ -14,7 +14,7 @@
 namespace dk {
 
 constexpr int64_t kBlock = 64;          // channels of a table block: 4 KiB of table at scope 4
-constexpr int64_t kSweep = 2 * kBlock;  // channels that the forward pass takes over decoded positions in one go
+constexpr int64_t kSweep = 4 * kBlock;  // channels that the forward pass takes over decoded positions in one go
 constexpr int64_t kPositions = 16;      // output positions of a row that are decoded together: one AVX-512 vector
 
 template <class A>
