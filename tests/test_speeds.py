@@ -119,6 +119,8 @@ def test_what_disturbed_stands_beside_the_figures(tmp_path):
 @pytest.mark.parametrize(("content", "said"), [
     ("{", "JSONDecodeError"), ("[]", "TypeError"), ('{"kind": "model speeds"}', "it is of model speeds"),
     ('{"kind": "operator times"}', "KeyError: 'parts'"),
+    ('{"kind": "operator times", "parts": [{"geometric_means": {}, "over_float32": {}, "instruction_set": 3}], '
+     '"settings": {"shapes": []}}', "AttributeError"),
 ])
 def test_a_file_that_is_no_record_is_named(content, said, tmp_path):
     (tmp_path / "ops-cpu.json").write_text(content)

@@ -38,7 +38,7 @@ def _section(folder: Path, link: str, what: str, kind: str, write: Callable[[dic
         if record["kind"] != kind:
             raise ValueError(f"it is of {record['kind']}")
         return "\n\n".join([*write(record), _source(record, f"[{path.name}]({quote(link)}/{path.name})", command)])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: no record of `dk-bench bench {what}`: {type(error).__name__}: {error}") from error
 
 
