@@ -283,6 +283,13 @@ def _siblings(key: str, keys: list[str]) -> list[str]:
     return [k for k in keys if k.rpartition(".")[0] == section]
 
 
+def _is_cache(value: str) -> bool:
+    """Whether ``data.cache`` is one of its words or a folder, whose name is no other word for one of these."""
+    words = {"auto", "memory", "off"}
+    slips = words | {"on", "none", "null", "no", "yes", "false", "true", "file", "disk"}
+    return value in words or (bool(value) and "\0" not in value and value.lower() not in slips)
+
+
 def _check_ranges(config: Config) -> None:
     """What a type cannot say. Raises UserError for the first key out of range."""
     data, optim, shapes = config.data, config.optim, config.data.procedural
@@ -303,7 +310,8 @@ def _check_ranges(config: Config) -> None:
         ("data.std", data.std, len(data.std) == 3 and min(data.std) > 0, "three positive numbers"),
         ("data.batch_size", data.batch_size, data.batch_size >= 1, "at least 1"),
         ("data.workers", data.workers, data.workers >= 0, "0 (load in the training process) or more"),
-        ("data.cache", data.cache, bool(data.cache) and "\0" not in data.cache, "auto, memory, off, or a folder"),
+        ("data.cache", data.cache, _is_cache(data.cache),
+         "auto, memory, off, or a folder (./none for one that is named by such a word)"),
         ("data.cache_gb", data.cache_gb, data.cache_gb >= 0, "gigabytes, 0 or more"),
         ("data.augment.scale", data.augment.scale, _is_range(data.augment.scale, 1), "two rising numbers in (0, 1]"),
         ("data.augment.ratio", data.augment.ratio, _is_range(data.augment.ratio), "two rising positive numbers"),

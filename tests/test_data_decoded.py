@@ -256,6 +256,8 @@ def test_a_folder_that_cannot_be_written_is_named(odd, tmp_path):
     ("override", "message"),
     [
         ("data.cache=", "'data.cache' is '', expected auto, memory, off, or a folder"),
+        ("data.cache=none", "'data.cache' is 'none', expected auto, memory, off, or a folder"),
+        ("data.cache=Memory", "'data.cache' is 'Memory', expected auto, memory, off, or a folder"),
         ("data.cache_gb=-1", "'data.cache_gb' is -1.0, expected gigabytes, 0 or more"),
         ("data.cache_gb=big", "data.cache_gb"),
     ],
