@@ -41,11 +41,11 @@ static inline void store_pack(A* p, const Two<V>& v) {
   store(p, v.a), store(p + sizeof(V) / sizeof(A), v.b);
 }
 
+// Where vectors are short many are summed, and half as many additions to the sum round it less.
 template <class V>
 static inline V add_products(V sum, const Two<V>& l, const Two<V>& r) {
-  sum += l.a * r.a;
-  sum += l.b * r.b;
-  return sum;
+  if (DK_BYTES >= 64) return sum + l.a * r.a + l.b * r.b;
+  return sum + (l.a * r.a + l.b * r.b);
 }
 // The upper half of a vector added to its lower half. Not through memory: that would pin the vector there for its
 // whole life.
@@ -66,6 +66,12 @@ template <class V>
 struct Four {
   V a, b, c, d;
 };
+
+template <class V, class A>
+static inline Four<V> load_four(const A* p) {
+  constexpr int64_t lanes = sizeof(V) / sizeof(A);
+  return {load<V>(p), load<V>(p + lanes), load<V>(p + 2 * lanes), load<V>(p + 3 * lanes)};
+}
 
 // The sums of the lanes of four vectors, together: half the instructions of one after the other.
 template <class V>

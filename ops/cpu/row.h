@@ -87,11 +87,11 @@ struct ChunkLine {
   int64_t step, plane;  // step: one chunk, or two where the second holds the gradient
 };
 
-// What backward needs to list the taps of kPositions positions: for each up to 20 elements, and 6 vectors of at most 64
+// What backward needs to list the taps of kPositions positions: for each up to 20 elements, and 10 vectors of at most 64
 // bytes; and how many lie in each cell of the table.
 template <class A>
 int64_t list_scratch_size(int64_t taps, int64_t rows) {
-  return taps * kPositions * (20 + 6 * 64 / int64_t(sizeof(A))) + rows + 1;
+  return taps * kPositions * (20 + 10 * 64 / int64_t(sizeof(A))) + rows + 1;
 }
 
 template <class A>

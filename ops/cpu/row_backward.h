@@ -1,7 +1,8 @@
 // The backward half of row_kernels.h, which includes it inside its namespace.
 //
 // One pass over the taps gives all gradients. With g = dL/dout, x_k the value a tap read and W'_k the kernel's:
-//   u = g x_k,   dL/dW_s += B_k[s] u,   dL/dx += g W'_k,   and the offsets' are <u, dW'_k> and <g W'_k, dx_k>.
+//   u = g x_k,   dL/dW_s += B_k[s] u,   dL/dx += g W'_k,   and the offsets' come from dots with the
+//   corners that a tap lies between: of u with W's, of g W'_k with x's.
 
 // Which gradients are wanted. Usually all are, and then the compiler knows: kAll.
 struct Wanted {
@@ -10,34 +11,24 @@ struct Wanted {
   bool all() const { return x && weight && data_offset && kernel_offset; }
 };
 
-// What lies between four corners: between the upper two, and the lower two.
-template <class P>
-struct Patch {
-  P upper, upper_step, lower, lower_step, twist;
-
-  explicit Patch(P value) : upper(value), upper_step{}, lower{}, lower_step{}, twist{} {}  // of one corner
-  Patch(P a, P b, P c, P d)
-      : upper(a), upper_step(b - a), lower(c), lower_step(d - c), twist(lower_step - upper_step) {}
-};
-
-// A patch's value at a place, and its derivatives.
-template <class P>
-struct Sample {
-  P value, dy, dx;
-};
-
-// Written in place, as copies would go through memory.
+// What a tap reads between four corners; without offsets there is one.
 template <class P, class A>
-static inline void take(Sample<P>& to, const Patch<P>& p, const Blend<A>& at) {
-  const P above = p.upper + at.fx * p.upper_step;
-  to.dy = p.lower + at.fx * p.lower_step - above;
-  to.value = above + at.fy * to.dy;
-  to.dx = p.upper_step + at.fy * p.twist;
+static inline P blended(const Four<P>& v, const Blend<A>& at) {
+  return at.coef[0] * v.a + at.coef[1] * v.b + at.coef[2] * v.c + at.coef[3] * v.d;
 }
 
 template <class P>
-static inline void take(Sample<P>& to, const Patch<P>& p, const Nothing&) {
-  to.value = p.upper;
+static inline P blended(const Four<P>& v, const Nothing&) {
+  return v.a;
+}
+
+template <bool FOUR, class A>
+static inline Four<Pack<A>> load_corners(A* const* at) {
+  typedef Pack<A> P;
+  if constexpr (FOUR)
+    return {load_pack<A>(at[0]), load_pack<A>(at[1]), load_pack<A>(at[2]), load_pack<A>(at[3])};
+  else
+    return {load_pack<A>(at[0]), P{}, P{}, P{}};
 }
 
 // What the entries of a chunk share.
@@ -56,15 +47,18 @@ static inline void add_to_memory(A* to, const P& v) {
   store_pack(to, load_pack(to) + v);
 }
 
-// The dot products of an offset's derivatives, lane by lane.
+// The dot products with four corners, lane by lane: their differences are the offset's derivatives. Differences taken
+// before would be rounded for each channel.
 template <class A, class P>
-static inline void add_dots(A* dots, bool first, const P& of, const Sample<P>& sample) {
+static inline void add_dots(A* dots, bool first, const P& of, const Four<P>& corners) {
   typedef typename VectorOf<A>::type V;
   constexpr int64_t lanes = sizeof(V) / sizeof(A);
-  V dy = {}, dx = {};
-  if (!first) dy = load<V>(dots), dx = load<V>(dots + lanes);
-  store(dots, add_products(dy, of, sample.dy));
-  store(dots + lanes, add_products(dx, of, sample.dx));
+  Four<V> sum = {};
+  if (!first) sum = load_four<V>(dots);
+  store(dots, add_products(sum.a, of, corners.a));
+  store(dots + lanes, add_products(sum.b, of, corners.b));
+  store(dots + 2 * lanes, add_products(sum.c, of, corners.c));
+  store(dots + 3 * lanes, add_products(sum.d, of, corners.d));
 }
 
 // Where a tap reads the image, and adds to its gradient: one pixel, or the four around it where it moves.
@@ -83,13 +77,7 @@ struct Pixels {
     }
   }
 
-  auto load() const {
-    typedef Patch<Pack<A>> Image;
-    if constexpr (DATA)
-      return Image(load_pack(at[0]), load_pack(at[1]), load_pack(at[2]), load_pack(at[3]));
-    else
-      return Image(load_pack(at[0]));
-  }
+  Four<Pack<A>> load() const { return load_corners<DATA, A>(at); }
 };
 
 // A row of the table and, where taps move over it, the three with which it makes a cell.
@@ -102,13 +90,7 @@ struct Cell {
     for (int j = 0; j < (KERNEL ? 4 : 1); ++j) corner[j] = pair + steps[j];
   }
 
-  auto load() const {
-    typedef Patch<Pack<A>> Weight;
-    if constexpr (KERNEL)
-      return Weight(load_pack(corner[0]), load_pack(corner[1]), load_pack(corner[2]), load_pack(corner[3]));
-    else
-      return Weight(load_pack(corner[0]));
-  }
+  Four<Pack<A>> load() const { return load_corners<KERNEL, A>(corner); }
 };
 
 // Four corners' weights and four gradients, of two vectors each, take 16 registers. Where there are no more, the
@@ -120,11 +102,11 @@ template <class A, bool DATA, bool KERNEL, bool kAll>
 static inline void backward_group(const Chunk<A>& k, const Wanted& wanted, const Entry<A, DATA, KERNEL>* e,
                                   const Entry<A, DATA, KERNEL>* end, const Cell<A, KERNEL>& cell, A* dots) {
   typedef Pack<A> P;
-  constexpr int64_t lanes = DK_BYTES / sizeof(A), size = 2 * (DATA + KERNEL) * lanes;
+  constexpr int64_t lanes = DK_BYTES / sizeof(A), size = 4 * (DATA + KERNEL) * lanes;
   const bool of_x = kAll || wanted.x, of_weight = kAll || wanted.weight;
   const bool of_data = DATA && (kAll || wanted.data_offset), of_kernel = KERNEL && (kAll || wanted.kernel_offset);
   const Entry<A, DATA, KERNEL>* const begin = e;
-  const Patch<P> kernel = cell.load();
+  const Four<P> weights = cell.load();
   P sum0 = {}, sum1 = {}, sum2 = {}, sum3 = {};
   const auto add_term = [&](const Entry<A, DATA, KERNEL>& at, const P& u) {
     if constexpr (KERNEL) {
@@ -138,20 +120,18 @@ static inline void backward_group(const Chunk<A>& k, const Wanted& wanted, const
   for (; e < end; ++e, dots += size, term += kChunk<A>) {
     const P g = load_pack(k.grad + e->position * kChunk<A>);
     const Pixels<A, DATA> pixels(k, e->pixel);
-    Sample<P> weight, read;
-    take(weight, kernel, e->kernel);
-    take(read, pixels.load(), e->data);
+    const Four<P> read = pixels.load();
     if (of_weight || of_kernel) {
-      const P u = g * read.value;
-      if (of_kernel) add_dots(dots, k.first, u, weight);
+      const P u = g * blended(read, e->data);
+      if (of_kernel) add_dots(dots, k.first, u, weights);
       if (of_weight && KERNEL && kSumLater)
         store_pack(term, u);
       else if (of_weight)
         add_term(*e, u);
     }
     if (of_x || of_data) {
-      const P v = g * weight.value;
-      if (of_data) add_dots(dots + KERNEL * 2 * lanes, k.first, v, read);
+      const P v = g * blended(weights, e->kernel);
+      if (of_data) add_dots(dots + KERNEL * 4 * lanes, k.first, v, read);
       if constexpr (DATA) {
         for (int j = 0; of_x && j < 4; ++j) add_to_memory(pixels.at[j] + kChunk<A>, e->data.coef[j] * v);
       } else {
@@ -170,6 +150,14 @@ static inline void backward_group(const Chunk<A>& k, const Wanted& wanted, const
   }
 }
 
+// From dots with four corners to those with the derivatives of what lies between, dy and dx, still lane by lane.
+template <class A>
+static inline Pack<A> derivatives(const A* dots, const Blend<A>& at) {
+  const auto dot = load_four<typename VectorOf<A>::type>(dots);
+  return {(1 - at.fx) * (dot.c - dot.a) + at.fx * (dot.d - dot.b),
+          (1 - at.fy) * (dot.b - dot.a) + at.fy * (dot.d - dot.c)};
+}
+
 // From sums over channels to the gradient of (dy, dx) of one tap at one position.
 template <class A>
 static inline void store_offset(A* to, int64_t step, int64_t w0, int64_t slot, A dy, A dx) {
@@ -177,11 +165,11 @@ static inline void store_offset(A* to, int64_t step, int64_t w0, int64_t slot, A
   to[0] = dy, to[step] = dx;
 }
 
+// Two offsets' lanes are summed together: of one entry if it has two, else of two entries.
 template <class A, bool DATA, bool KERNEL>
 DK_NOINLINE static void finish_offsets(const BackwardRow<A>& row, const Decoded<A>& d, int64_t w0,
                                        const List<A, DATA, KERNEL>& list, int64_t entries) {
-  typedef typename VectorOf<A>::type V;
-  constexpr int64_t lanes = sizeof(V) / sizeof(A), both = DATA && KERNEL, size = 2 * (DATA + KERNEL) * lanes;
+  constexpr int64_t four = 4 * (DK_BYTES / sizeof(A)), both = DATA && KERNEL, size = (DATA + KERNEL) * four;
   const auto store_kernel = [&](int64_t slot, A dy, A dx) {
     if (row.grad_kernel_offset)
       store_offset(row.grad_kernel_offset, row.offset_step, w0, slot, d.slope_y[slot] * dy, d.slope_x[slot] * dx);
@@ -190,16 +178,22 @@ DK_NOINLINE static void finish_offsets(const BackwardRow<A>& row, const Decoded<
     if (row.grad_data_offset) store_offset(row.grad_data_offset, row.offset_step, w0, slot, dy, dx);
   };
   for (int64_t i = 0; i < entries; i += both ? 1 : 2) {
-    const A* dots = list.dots + i * size;
-    const int64_t slot = list.entries[i].slot, next = list.entries[!both && i + 1 < entries ? i + 1 : i].slot;
-    const A* second = next == slot ? dots : dots + size;
-    if (both) second = dots + 2 * lanes;
-    const auto sum = sum_lanes(
-        Four<V>{load<V>(dots), load<V>(dots + lanes), load<V>(second), load<V>(second + lanes)});
-    if (KERNEL) store_kernel(slot, sum.a, sum.b);
-    if (KERNEL && !both) store_kernel(next, sum.c, sum.d);
-    if (DATA && !both) store_data(slot, sum.a, sum.b);
-    if (DATA) store_data(next, sum.c, sum.d);
+    const int64_t j = both || i + 1 == entries ? i : i + 1;
+    const Entry<A, DATA, KERNEL>&e = list.entries[i], &next = list.entries[j];
+    Pack<A> first, second;
+    if constexpr (KERNEL)
+      first = derivatives(list.dots + i * size, e.kernel);
+    else
+      first = derivatives(list.dots + i * size, e.data);
+    if constexpr (DATA)
+      second = derivatives(list.dots + j * size + KERNEL * four, next.data);
+    else
+      second = derivatives(list.dots + j * size, next.kernel);
+    const auto sum = sum_lanes(Four<typename VectorOf<A>::type>{first.a, first.b, second.a, second.b});
+    if (KERNEL) store_kernel(e.slot, sum.a, sum.b);
+    if (KERNEL && !both) store_kernel(next.slot, sum.c, sum.d);
+    if (DATA && !both) store_data(e.slot, sum.a, sum.b);
+    if (DATA) store_data(next.slot, sum.c, sum.d);
   }
 }
 
@@ -209,7 +203,7 @@ static inline void backward_moved(const BackwardRow<A>& row, const Wanted& wante
   const Table table(g, KERNEL);
   const Decoded<A> d(row.scratch, g.taps());
   const List<A, DATA, KERNEL> list(row.list_scratch, g.taps(), table.rows);
-  constexpr int64_t chunk = kChunk<A>, size = 2 * (DATA + KERNEL) * (DK_BYTES / sizeof(A));
+  constexpr int64_t chunk = kChunk<A>, size = 4 * (DATA + KERNEL) * (DK_BYTES / sizeof(A));
   alignas(64) A outside[2 * chunk] = {};
   for (int64_t w0 = 0; w0 < g.out_width; w0 += kPositions) {
     decode<A, DATA, KERNEL>(row, w0, d);

@@ -5,8 +5,8 @@
 // Cost a tap and vector of channels: forward, 5 loads and 5 multiply-adds with kernel or data offsets, 8 and 9 with
 // both, and one load and four shuffles (without AVX-512 or AVX2 four loads) for the coefficients of up to 16 vectors;
 // where nothing moves 1.25 loads and 1. A processor that loads and multiplies 64 bytes a cycle so needs 5 and 9 cycles.
-// Backward with kernel offsets 12 multiply-adds, 2 additions, 4 loads and 2 stores, one of each for the
-// offset's gradient; with data offsets 12, 4, 10 and 5. Each coefficient is loaded once for two vectors.
+// Backward with kernel offsets 14 multiplications or multiply-adds, 5 loads and 3 stores, two of each for the offset's
+// gradient; with data offsets 14, 11 and 6. Each coefficient is loaded once for two vectors.
 
 #include <type_traits>
 

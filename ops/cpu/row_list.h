@@ -25,13 +25,13 @@ struct Entry {
 template <class A, bool DATA, bool KERNEL>
 struct List {
   Entry<A, DATA, KERNEL>* entries;
-  A* dots;   // for each entry, sums of lanes: kernel y, x where KERNEL, data y, x where DATA
+  A* dots;   // for each entry, sums of lanes: for the kernel's four corners where KERNEL, the data's where DATA
   A* terms;  // for each entry a pack: what the table's gradient has of it
   typename Index<A>::type* starts;
 
   List(A* scratch, int64_t taps, int64_t rows) {
     const int64_t most = taps * kPositions;
-    dots = scratch, terms = dots + most * 4 * (64 / sizeof(A)), scratch = terms + most * 2 * (64 / sizeof(A));
+    dots = scratch, terms = dots + most * 8 * (64 / sizeof(A)), scratch = terms + most * 2 * (64 / sizeof(A));
     entries = reinterpret_cast<Entry<A, DATA, KERNEL>*>(scratch);
     starts = reinterpret_cast<typename Index<A>::type*>(scratch + most * 20);
     static_assert(sizeof(Entry<A, DATA, KERNEL>) <= 20 * sizeof(A), "list_scratch_size");
