@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dk_bench.functional import narrow_conv
 from dk_bench.functional.narrow_conv import narrow_conv2d
-from dk_bench.nn import LocalOffset
+from dk_bench.nn import LocalMask, LocalOffset
 
 op = torch.ops.dk_bench.narrow_conv
 weight_gradient_op = torch.ops.dk_bench.narrow_conv_weight_gradient
@@ -154,6 +154,29 @@ def test_fault_is_named(position, value, message):
     if position != 2:
         with pytest.raises(RuntimeError, match=message):
             weight_gradient_op(torch.randn(3, 18, 4, 3), *arguments[:2], *arguments[3:])
+
+
+def test_sizes_of_one_may_have_any_strides():
+    """They are channels_last to PyTorch whatever the step along them, as is one channel of a contiguous gradient."""
+    x, weight, bias = operands()
+    column, pixel = x[..., 0].mT.contiguous().mT[..., None], x[:1, :, :1, :1]
+    for given in (column, pixel, x[:1, :, :1], x[:1, :, :, :1]):
+        for outputs in (1, 18):
+            kernel, geometry = weight[:outputs, :, :1, :1], ((1, 1), (0, 0), (1, 1))
+            expected = F.conv2d(given.double(), kernel.double(), bias[:outputs].double())
+            same(op(given, kernel, bias[:outputs], *geometry), expected.float())
+            grad = torch.ones(expected.shape).contiguous(memory_format=torch.channels_last)
+            for of_output in (grad, grad.contiguous()) if outputs == 1 else (grad,):
+                gradient_of_weight = weight_gradient_op(of_output, given, kernel, *geometry)
+                same(gradient_of_weight, given.sum((0, 2, 3))[None, :, None, None].expand_as(kernel))
+
+
+def test_a_mask_of_one_tap_is_trained(ours):
+    """Its one channel of outputs is channels_last and contiguous at once."""
+    mask = LocalMask(16, (1, 1), (1, 1), (0, 0), (1, 1))
+    x = operands()[0]
+    mask(x).contiguous().sum().backward()
+    same(mask.weight.grad.flatten(), x.sum((0, 2, 3)) / 2)
 
 
 def test_no_images_and_wrong_gradients():

@@ -15,8 +15,17 @@ namespace {
 constexpr int64_t kPiece = 128;  // positions that one thread takes at a time
 constexpr int64_t kGroups = 8;   // of images: as many partial sums of the weight's gradient are kept
 
+// A view as the kernels take it: the step along a size of one is any number, and is that of packed pixels here.
+View plane(const Tensor& t) {
+  View v(t);
+  if (t.size(1) == 1) v.c = 1;
+  if (v.width == 1) v.w = v.height == 1 ? t.size(1) : v.h;
+  if (v.height == 1) v.h = v.w * v.width;
+  return v;
+}
+
 void check_plane(const char* name, const Tensor& t) {
-  const bool lies_well = t.numel() == 0 || View(t).direct<float>(0, 0);
+  const bool lies_well = t.numel() == 0 || plane(t).direct<float>(0, 0);
   if (!t.is_cpu() || t.scalar_type() != ScalarType::Float || !lies_well)
     fail(name, ": expected float32 of the CPU in channels_last, got shape ", shape_text(t), " of ",
          dtype_text(t.scalar_type()));
@@ -107,7 +116,7 @@ Tensor narrow_conv(const Tensor& input, const Tensor& weight, const OptionalTens
   }
   Tensor output = torch::stable::empty({g.batch, outputs, g.out_height, g.out_width}, input.scalar_type(), std::nullopt,
                                        input.device(), std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);
-  if (output.numel() != 0) forward(g, View(input), View(weight), bias, View(output), outputs);
+  if (output.numel() != 0) forward(g, plane(input), View(weight), bias, plane(output), outputs);
   return output;
 }
 
@@ -121,7 +130,7 @@ Tensor narrow_conv_weight_gradient(const Tensor& grad, const Tensor& input, cons
   if (grad.numel() == 0)
     torch::stable::zero_(result);
   else
-    weight_gradient(g, View(grad), View(input), View(result), weight.size(0));
+    weight_gradient(g, plane(grad), plane(input), View(result), weight.size(0));
   return result;
 }
 
