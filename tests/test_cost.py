@@ -15,6 +15,7 @@ import dk_bench  # noqa: F401  (registers the models)
 from dk_bench import functional
 from dk_bench.analysis import count_cost
 from dk_bench.cli import main
+from dk_bench.functional import narrow_conv
 from dk_bench.nn import CondConv2d, DeformConv2d, DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d
 
 POSITIONS = 5 * 4  # of a 3x3 with stride 2 and padding 1 on 9 x 8
@@ -129,6 +130,13 @@ unknown.register_fake(torch.empty_like)
 def test_operator_without_formula_is_an_error_that_names_it(function, name):
     with pytest.raises(NotImplementedError, match=name):
         count_cost(_Runs(function), (6, 8, 8))
+
+
+def test_questions_cost_nothing():
+    """Which instruction set there is is asked at the first convolution of few outputs, which may be while counting."""
+    narrow_conv._has_wide_vectors.cache_clear()
+    counted = count_cost(DeformKernel2d(4, 16, 16, 3, padding=1, groups=16), (16, 8, 8))
+    assert counted.macs == (16 * 9 + 16 * 9 * 18) * 8 * 8
 
 
 def test_attention_counts():

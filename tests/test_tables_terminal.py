@@ -6,11 +6,11 @@ import pytest
 from rich.console import Console
 from table_cases import PROCEDURAL, make_record
 
+from dk_bench.analysis.bench_terminal import print_operators, print_speeds
 from dk_bench.analysis.erf_study import print_summary, study
 from dk_bench.analysis.figures import progress
 from dk_bench.analysis.pictures import open_model, open_pictures
 from dk_bench.cli import main
-from dk_bench.cli.bench import _print, _print_speeds
 from dk_bench.results.record import write_record
 from dk_bench.results.terminal import print_table
 from dk_bench.sweep.progress import SweepProgress
@@ -77,17 +77,19 @@ def test_models_show_every_name(places, capsys):
 
 def test_bench_shows_every_name(places):
     device = {"name": "[processor]", "threads": 1}
-    timing = {"setting": "float32", "shape": "128 x 56 x 56", "variant": "", "mode": "forward+backward", "median": 1.0,
-              "quartiles": [1.0, 1.0], "ratio": 1.0, "copy_share": 1.0, "peak_memory": None}  # fmt: skip
+    timing = {"setting": "float32", "shape": "128 x 56 x 56", "variant": "", "mode": "forward+backward",
+              "seconds": 1.0, "median": 1.0, "cold": 1.0, "ratio": 1.0, "over_float32": None, "copy_share": 1.0,
+              "peak_memory": None}  # fmt: skip
     operators = [timing | {"operator": name} for name in ("torchvision deform_conv2d", "torchvision deform_conv2d v2")]
     speed = dict.fromkeys(("train_images_per_second", "train_ratio", "eval_images_per_second", "eval_ratio"), 1.0)
-    speeds = [speed | {"model": name, "peak_memory": None} for name in NAMES]
-    settings = {"precision": "float32", "batch": 2, "size": 32}
+    speeds = [speed | {"model": name, "batch": 2, "size": 32, "peak_memory": None} for name in NAMES]
+    part = {"instruction_set": "avx2", "conclusions": [], "warnings": [], "host_overhead": {}}
+    record = {"device": device, "settings": {"precision": "float32"}, "conclusions": [], "warnings": []}
     wanted = ["128 x 56 x 56", "torchvision deform_conv2d", "torchvision deform_conv2d v2", "forward+backward", *NAMES]
     for width, terminal in places:
         console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
-        _print({"device": device, "timings": operators, "conclusions": [], "host_overhead": {}}, console)
-        _print_speeds({"device": device, "settings": settings, "speeds": speeds}, console)
+        print_operators(record | {"parts": [part | {"timings": operators}]}, console)
+        print_speeds(record | {"parts": [part | {"speeds": speeds}]}, console)
         printed = console.file.getvalue()
         assert printed.count("[processor], ") == 2 and "float32, batches of 2 at 32, random weights\n" in printed
         assert all(f" {name} " in printed for name in wanted) and "…" not in printed, (width, terminal)

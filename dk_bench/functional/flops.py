@@ -24,6 +24,7 @@ from dk_bench.functional import (  # noqa: F401  (loads the operators)
     depthwise_conv_per_image,
     registration,
 )
+from dk_bench.functional.loading import CHOSEN, COMPILED
 
 _CORNERS = 4
 
@@ -79,6 +80,15 @@ def deform_conv2d_flops(input: Tensor, weight: Tensor, *rest: Any, out_val: Tens
 def deform_roi_pool_flops(*operands: Any, out_val: Any) -> int:
     """No convolution and no matrix product: 0, forward and backward."""
     return 0
+
+
+def cpu_variant_flops(out_val: str) -> int:
+    """A question and no arithmetic: 0."""
+    return 0
+
+
+if CHOSEN == COMPILED:  # or nobody asks
+    register_flop_formula(torch.ops.dk_bench.cpu_variant, get_raw=True)(cpu_variant_flops)
 
 
 def _local_sampling(
