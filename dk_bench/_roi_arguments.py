@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from dk_bench._arguments import FLOATING, _check_like, offset_dtypes
+from dk_bench._arguments import _check_input, _check_like, offset_dtypes
 
 
 def check_roi_pool(
@@ -25,12 +25,7 @@ def check_roi_pool(
     Raises:
         ValueError: one does not fit; the message names the argument.
     """
-    if input.dim() != 4:
-        raise ValueError(f"input: expected (N, C, H, W), got shape {tuple(input.shape)}")
-    if 0 in input.shape[2:]:
-        raise ValueError(f"input: expected H, W >= 1, got shape {tuple(input.shape)}")
-    if input.dtype not in FLOATING:
-        raise ValueError(f"input: expected a floating dtype, got {input.dtype}")
+    _check_input(input)
     if rois.dim() != 2 or rois.shape[1] != 5:
         raise ValueError(f"rois: expected shape (R, 5), an image and two corners a row, got {tuple(rois.shape)}")
     _check_like("rois", rois, input, offset_dtypes(input.dtype))
