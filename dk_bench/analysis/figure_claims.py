@@ -1,0 +1,128 @@
+"""What the paper says under figures 3, 4 and 6, as differences by seed, from the CSV files that `dk-bench dynamics` and
+`dk-bench erf` leave.
+
+Under figure 3: offsets tell an object's scale, CondConv's scores tell its class. Under figures 4 and 6: effective
+receptive fields adapt to the object and follow its rotation and scale. Pictures say neither how much nor how sure;
+linear probes and fields over many images do.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dk_bench.errors import UserError
+
+__all__ = ["CLAIMS", "DYNAMICS", "ERF", "HELD", "FigureClaim", "by_seed", "differences"]
+
+DYNAMICS, ERF = "dynamics", "erf"  # the command whose CSV a claim is about: probe.csv, or summary.csv
+HELD = ", offsets held at their mean"  # behind a model's name: its control
+SEED = re.compile(r"(?P<kind>.*) \(seed (?P<seed>\d+)\)(?P<control>.*)")
+
+
+@dataclass(frozen=True)
+class FigureClaim:
+    """A claim as a difference that is above zero where the claim holds.
+
+    Attributes:
+        id: its name.
+        words: what is claimed, in our words.
+        source: where the paper says so.
+        study: `DYNAMICS` or `ERF`.
+        of, over: the rows of the CSV whose difference it is, as values of its columns; a model by what stands behind
+            the base's name (`_dk`).
+        number: the column. ``control`` marks what no figure of the paper has: what of the difference is learnt.
+    """
+
+    id: str
+    words: str
+    source: str
+    study: str
+    of: Mapping[str, str]
+    over: Mapping[str, str]
+    number: str
+    control: bool = False
+
+
+def _probe(model: str, kind: str, target: str, features: str = "learned") -> dict[str, str]:
+    return {"model": model, "kind": kind, "target": target, "features": features, "layer": "all"}
+
+
+OFFSETS, SCORES, RANDOM = "kernel offsets", "expert scores", "random generator"
+FIELDS = {
+    "inside": ("adapt", "more of local DK's field lies on the object", "figure 4"),
+    "agreement_rotated": ("rotation", "local DK's field turns with the object", "figure 6"),
+    "agreement_scaled": ("scale", "local DK's field grows with the object", "figure 6"),
+}
+CLAIMS = (
+    FigureClaim("fig3_scale", "local DK's offsets tell an object's scale better than CondConv's scores do", "figure 3",
+                DYNAMICS, _probe("_dk", OFFSETS, "log scale"), _probe("_scc", SCORES, "log scale"), "value"),
+    FigureClaim("fig3_class", "CondConv's scores tell an object's class better than local DK's offsets do", "figure 3",
+                DYNAMICS, _probe("_scc", SCORES, "class"), _probe("_dk", OFFSETS, "class"), "value"),
+    FigureClaim("fig3_scale_learnt", "what local DK's offsets tell of scale is learnt: a random generator tells less",
+                "figure 3", DYNAMICS, _probe("_dk", OFFSETS, "log scale"),
+                _probe("_dk", OFFSETS, "log scale", RANDOM), "value", control=True),
+    FigureClaim("fig3_class_learnt", "what CondConv's scores tell of class is learnt: random scores tell less",
+                "figure 3", DYNAMICS, _probe("_scc", SCORES, "class"), _probe("_scc", SCORES, "class", RANDOM),
+                "value", control=True),
+    *(FigureClaim(f"fields_{name}", f"{words} than the rigid model's", source, ERF, {"model": "_dk"}, {"model": ""},
+                  number)
+      for number, (name, words, source) in FIELDS.items()),
+    *(FigureClaim(f"fields_{name}_held", f"{words} than with its offsets held at their mean", source, ERF,
+                  {"model": "_dk"}, {"model": f"_dk{HELD}"}, number, control=True)
+      for number, (name, words, source) in FIELDS.items()),
+)  # fmt: skip
+
+
+def differences(claim: FigureClaim, path: str | Path, base: str) -> dict[int, float]:
+    """``{seed: difference}``, over the seeds that both rows have; empty where the file lacks a row.
+
+    Args:
+        claim: one of `CLAIMS`.
+        path: probe.csv of `dk-bench dynamics` or summary.csv of `dk-bench erf`, under whatever name.
+        base: the rigid model's name, as ``small_resnetdw``.
+
+    Units: R2, or points of percent of the class, of probes; a share of 1 of `inside`; a cosine of `agreement_*`.
+
+    Raises:
+        UserError: the file cannot be read, or lacks a column that the claim names.
+    """
+    of, over = (by_seed(path, row | {"model": base + row["model"]}, claim.number)
+                for row in (dict(claim.of), dict(claim.over)))  # fmt: skip
+    return {seed: of[seed] - over[seed] for seed in sorted(of.keys() & over.keys())}
+
+
+def by_seed(path: str | Path, row: Mapping[str, str], number: str) -> dict[int, float]:
+    """``{seed: value}`` of a column ``number`` in the rows whose columns are as ``row`` has them.
+
+    Of fields a seed's row is the mean over its pictures. Raises UserError where the file cannot be read, for a column
+    it lacks, and for two rows of one seed.
+    """
+    found: dict[int, float] = {}
+    for values in _rows(path, {*row, number}):
+        if values[number] and all(values[column] == value for column, value in row.items()):
+            if (seed := int(values["seed"])) in found:
+                raise UserError(f"{path}: two rows of seed {seed} are {', '.join(row.values())}; expected one")
+            found[seed] = float(values[number])
+    return found
+
+
+def _rows(path: str | Path, needed: set[str]) -> Iterator[dict[str, str]]:
+    """Rows of one checkpoint each; where the seed stands in the model's name it is taken out of it."""
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream)
+            if missing := sorted(needed - set(reader.fieldnames or ())):
+                raise UserError(f"{path}: no column {', '.join(missing)}; expected a CSV of `dk-bench dynamics` or "
+                                "`dk-bench erf`")
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    for values in rows:
+        if match := SEED.fullmatch(values["model"]):
+            values |= {"model": match["kind"] + match["control"], "seed": match["seed"]}
+        if (values.get("seed") or "").isdigit() and values["model"] != "none":
+            yield values
