@@ -1,8 +1,8 @@
 """Rigid models, kernel specs, and the deformed models that timm knows by name."""
 
-from dk_bench.models import deformed, resnetdw, tracing  # noqa: F401  (registers what timm has to know)
+from dk_bench.models import deformed, resnetdw, small, tracing  # noqa: F401  (registers what timm has to know)
 from dk_bench.models.deform import deform
-from dk_bench.models.paper import MODELS, PAPER_MODELS, TEST_MODELS, BenchModel
+from dk_bench.models.paper import MODELS, PAPER_MODELS, SMALL_MODELS, TEST_MODELS, BenchModel
 from dk_bench.models.spec import KernelSpec
 
-__all__ = ["MODELS", "PAPER_MODELS", "TEST_MODELS", "BenchModel", "KernelSpec", "deform"]
+__all__ = ["MODELS", "PAPER_MODELS", "SMALL_MODELS", "TEST_MODELS", "BenchModel", "KernelSpec", "deform"]

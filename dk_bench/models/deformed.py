@@ -18,7 +18,7 @@ from timm.models import (
 )
 from torch import nn
 
-from dk_bench.models import resnetdw
+from dk_bench.models import resnetdw, small
 from dk_bench.models.deform import GENERIC, deform
 from dk_bench.models.features import copy_features
 from dk_bench.models.paper import MODELS, BenchModel
@@ -28,7 +28,9 @@ from dk_bench.models.spec import KernelSpec
 __all__: list[str] = []  # register_model adds the entry points
 
 _BASE_CFGS = {
-    **resnetdw.BASE_CFGS, "mobilenetv2_100": resnetdw.cfg(first_conv="conv_stem", classifier="classifier")
+    **resnetdw.BASE_CFGS,
+    **small.BASE_CFGS,
+    "mobilenetv2_100": resnetdw.cfg(first_conv="conv_stem", classifier="classifier"),
 }
 _DEFORMED = [model for model in MODELS.values() if not model.spec.is_rigid]
 _OF_FEATURES = ("features_only", "out_indices", "feature_cls", "feature_cfg", "output_fmt")  # arguments for maps alone

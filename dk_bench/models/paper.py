@@ -1,8 +1,9 @@
-"""The models of the paper's tables 1 and 2: each is a rigid base and a kernel spec, written once, here."""
+"""The models of the paper's tables 1 and 2, and small ones like them: each is a rigid base and a kernel spec."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from dk_bench.models.spec import KernelSpec
 
@@ -90,4 +91,25 @@ TEST_MODELS: dict[str, BenchModel] = {
 }
 """Tiny models for tests and the demo, with every suffix."""
 
-MODELS: dict[str, BenchModel] = {**PAPER_MODELS, **TEST_MODELS}
+
+
+def _small(base: str, experts: int) -> Iterator[BenchModel]:
+    """A small base's models: every suffix, the other grid at scope 4, and taps that may leave the scope."""
+    arms = {
+        "_dk_spread": KernelSpec(depthwise="local", grid="spread"),
+        "_dk_unclipped": KernelSpec(depthwise="local", clip=False),
+    }
+    for suffix, spec in (_suffixes(experts) | arms).items():
+        yield BenchModel(base, suffix, replace(spec, dcn_min_stride=2) if spec.dcn else spec)
+
+
+SMALL_MODELS: dict[str, BenchModel] = {
+    model.name: model for model in (*_small("small_resnetdw", 2), *_small("small_mobilenetv2", 8))
+}
+"""Small models for small images (:mod:`dk_bench.models.small`), with the experts of the paper's.
+
+DCN takes part from output stride 2 on, so in all stages but the first, in five of six 3x3 convolutions (ResNet-DW;
+MobileNet-V2: also five of six). In the paper's models it is from stride 8 of 224 pixels on, in 13 of 16 (14 of 17).
+"""
+
+MODELS: dict[str, BenchModel] = {**PAPER_MODELS, **SMALL_MODELS, **TEST_MODELS}
