@@ -32,6 +32,20 @@ def test_spread_grid_reaches_the_edges_of_the_scope():
     torch.testing.assert_close(rest + dx, torch.tensor([0.0, 1.5, 3.0]).double().expand(3, 3))
 
 
+@pytest.mark.parametrize(
+    "scope, grid, low, mean, high",
+    [(3, "centred", 1, 1, 1), (4, "centred", 0.021447, 0.25, 0.728553), (4, "spread", 0.25, 0.694444, 1),
+     (5, "centred", 1, 1, 1), (5, "spread", 1, 1, 1), (9, "centred", 1, 1, 1), (9, "spread", 1, 1, 1)],
+)  # fmt: skip
+def test_how_fast_the_kernel_that_taps_read_learns(scope, grid, low, mean, high):
+    """Beside a rigid one, by the eigenvalues of A A^T: what docs/using.md says under "Where taps start"."""
+    start = grid_offset((3, 3), (scope, scope), grid)[None]
+    sampling = tap_weights(start, (3, 3), (scope, scope), clip=True)[0]
+    rates = torch.linalg.eigvalsh(sampling @ sampling.T)
+    found = [rates.min().item(), rates.mean().item(), rates.max().item()]
+    assert found == pytest.approx([low, mean, high], abs=1e-6)
+
+
 def test_unknown_grid():
     with pytest.raises(ValueError, match=r"grid: expected one of \('centred', 'spread'\), got 'wide'"):
         to_scope(torch.randn(1, 1, 3, 3), (4, 4), "wide")
