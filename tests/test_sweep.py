@@ -165,6 +165,17 @@ def test_dry_run_prints_commands_and_runs_nothing(tmp_path, capsys, monkeypatch)
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
 
 
+def test_by_a_parameter_cells_come_in_whole_blocks(tmp_path, capsys):
+    """A sweep that is cut off leaves complete seeds; within one the order is the grid's."""
+    parameters = {"model": {"values": ["x", "y"]}, "seed": {"values": [2, 10, 1]}}
+    path = write_sweep(tmp_path, command=["${program}", "${args_no_hyphens}"], parameters=parameters)
+    assert main(["sweep", str(path), "--dry-run", "--by", "seed"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"train.py model={model} seed={seed}" for seed in (2, 10, 1) for model in "xy"]
+    assert main(["sweep", str(path), "--dry-run", "--by", "speed"]) == 2
+    assert "--by is 'speed', expected a parameter of" in (said := capsys.readouterr().err) and "model, seed" in said
+
+
 def test_cells_of_one_command_are_refused(tmp_path, capsys):
     """They would be one run: the grid would lose cells without a word."""
     both = {"a": {"values": [1, 2]}}

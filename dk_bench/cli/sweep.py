@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retries", type=int, metavar="N", default=0,
                         help="how often to run a cell that failed again (0)")
     add_output(parser, "FOLDER", "for runs and logs, in place of the file's parameter 'output'")
+    parser.add_argument("--by", metavar="PARAMETER",
+                        help="cells in order of this parameter first: `--by seed` ends a seed before it begins another")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and what is wrong, run nothing")
 
 
@@ -43,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--retries is {args.retries}, expected at least 0")
     sweep = read_sweep(args.file)
     jobs = make_jobs(sweep, None if args.output is None else str(args.output))
+    if args.by is not None:
+        jobs = ordered(jobs, args.by, args.file)
     if args.dry_run:
         return _show(jobs)
     console = Console(file=Shown(sys.stderr))
@@ -67,6 +71,15 @@ def make_jobs(sweep: Sweep, output: str | None) -> list[Job]:
         jobs.append(Job(name, sweep.argv(cell), folder / log, cell=cell))
     _check_apart(jobs)
     return jobs
+
+
+def ordered(jobs: list[Job], parameter: str, source: Path) -> list[Job]:
+    """The jobs by their value of a parameter, as the file lists its values, else in the order given: a sweep that is
+    cut off leaves whole blocks. Raises UserError for a parameter that the file has not."""
+    if unknown := [job for job in jobs if parameter not in job.cell]:
+        raise UserError(f"--by is {parameter!r}, expected a parameter of {source}: {', '.join(sorted(unknown[0].cell))}")
+    values = list(dict.fromkeys(str(job.cell[parameter]) for job in jobs))
+    return sorted(jobs, key=lambda job: values.index(str(job.cell[parameter])))
 
 
 def _check_apart(jobs: list[Job]) -> None:
