@@ -28,6 +28,8 @@ lint: .venv/installed-dev
 
 tables: .venv/installed
 	$(BIN)/dk-bench tables results --readme README.md
+	$(BIN)/dk-bench erf --tables-from $(wildcard results/erf/*.csv results/erf/*/summary.csv)
+	$(BIN)/dk-bench dynamics --tables-from $(wildcard results/dynamics/probe.csv results/dynamics/*/probe.csv)
 
 .venv/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -15,7 +15,8 @@ from torch import nn
 
 from dk_bench.analysis.erf import unit_gradient
 from dk_bench.analysis.erf_profile import profile_rows, profiles
-from dk_bench.analysis.erf_study import mean_interval, replknet, study, summary
+from dk_bench.analysis.erf_study import replknet, study
+from dk_bench.analysis.erf_tables import mean_interval, summary
 from dk_bench.analysis.field import area, energy_radius, measure, replknet_sides, share_inside, sigma
 from dk_bench.analysis.pictures import Picture, Subject, open_model, open_pictures
 from dk_bench.cli import main

@@ -10,7 +10,8 @@ from torch import nn
 
 from dk_bench.analysis.erf import unit_gradient
 from dk_bench.analysis.erf_profile import profiles
-from dk_bench.analysis.erf_study import print_summary, study, summary, write_study
+from dk_bench.analysis.erf_study import study, write_study
+from dk_bench.analysis.erf_tables import ABOUT, print_summary, summary, write_summary
 from dk_bench.analysis.pictures import Picture, Subject, open_model
 from dk_bench.cli import main
 
@@ -73,10 +74,11 @@ def test_checkpoint_without_a_living_unit_stops_no_other(tmp_path, capsys):
         ("other", "checkpoints", 2, 0, 18),
     ]  # fmt: skip
     assert lines[0].numbers == {} and [each.count for each in profiles(found)] == [3, 2]
-    print_summary(found)
+    print_summary(lines)
     printed = capsys.readouterr().out
     assert "│     9 of 9 │" in printed and "dead units" in printed and "nan" not in printed
     write_study(found, PICTURES, tmp_path)
+    write_summary(lines, dict.fromkeys(ABOUT), [], tmp_path)
     dead = [row for row in rows_of(tmp_path / "fields.csv") if row["dead"] == "True"]
     assert len(dead) == 9 and {row["sigma"] + row["inside"] + row["agreement"] for row in dead} == {""}
     table = rows_of(tmp_path / "summary.csv")

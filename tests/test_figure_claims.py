@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dk_bench.analysis.figure_claims import CLAIMS, DYNAMICS, HELD, by_seed, differences
+from dk_bench.analysis.figure_claims import CLAIMS, DYNAMICS, by_seed, differences
+from dk_bench.analysis.held import HELD
 from dk_bench.errors import UserError
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -25,7 +26,7 @@ def test_differences_are_those_of_the_committed_studies():
 
 def test_seeds_that_one_side_lacks_do_not_count(tmp_path):
     path = tmp_path / "summary.csv"
-    held = f"small_dk (seed 1){HELD}"
+    held = f"small_dk{HELD} (seed 1)"
     path.write_text(f"model,over,inside\nsmall (seed 0),pictures,0.5\nsmall (seed 1),pictures,0.25\n"
                     f"small_dk (seed 1),pictures,0.75\nsmall_dk (seed 2),pictures,0.75\n\"{held}\",pictures,0.625\n"
                     "small_dk,checkpoints,9\nsmall_dk - small,seeds,9\n")  # fmt: skip

@@ -7,7 +7,8 @@ from rich.console import Console
 from table_cases import PROCEDURAL, make_record
 
 from dk_bench.analysis.bench_terminal import print_operators, print_speeds
-from dk_bench.analysis.erf_study import print_summary, study
+from dk_bench.analysis.erf_study import study
+from dk_bench.analysis.erf_tables import print_summary, summary
 from dk_bench.analysis.figures import progress
 from dk_bench.analysis.pictures import open_model, open_pictures
 from dk_bench.cli import main
@@ -98,7 +99,7 @@ def test_bench_shows_every_name(places):
 def test_receptive_fields_show_every_name(places, capsys):
     fields = study([open_model(name, 32) for name in NAMES[2:]], open_pictures("random", 32, 1))
     for place in places:
-        print_summary(fields)
+        print_summary(summary(fields))
         printed = capsys.readouterr().out
         assert all(f" {name} " in printed for name in NAMES[2:]) and "…" not in printed, place
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from dk_bench.analysis.dynamics import ALL, LEARNED, RANDOM, SHUFFLED, Key, Line, difference, summary
-from dk_bench.analysis.learned import EXPERTS, Loaded
+from dk_bench.analysis.family import Difference, as_filed, corrected, family_note
+from dk_bench.analysis.figures import write_csv, write_text
+from dk_bench.analysis.learned import EXPERTS
+from dk_bench.analysis.origin import Origin, origin_table, read_about, write_about
 from dk_bench.analysis.probe import CLASS
-from dk_bench.results.record import read_record
-from dk_bench.results.render import Document, Table
+from dk_bench.errors import UserError
+from dk_bench.results.render import Document, Table, markdown
 from dk_bench.results.statistics import summarize
+
+DIFFERENCES = (
+    "table", "model", "cell", "kind", "target", "seeds", "difference", "half_interval", "p", "p_holm"
+)  # fmt: skip
 
 NOTES = [
     "Accuracy in percent of the class, R2 of the numbers, both on held-out objects (five folds, the same for all rows; "
@@ -22,31 +32,28 @@ NOTES = [
 ]
 
 
-def document(lines: list[Line], alone: list[Line], loaded: list[Loaded], source: str, chance: float) -> Document:
-    """All tables. ``chance`` is the share of the most frequent class, in percent."""
+def document(lines: list[Line], alone: list[Line], origins: list[Origin], source: str, chance: float) -> Document:
+    """All tables. ``chance`` is the share of the most frequent class, in percent; ``source`` says what the objects are.
+    """
     targets = tuple(dict.fromkeys(line.target for line in lines))
     whole = [line for line in lines if line.layer == ALL]
     components = next(line.features for line in whole if line.features.endswith("components"))
+    compared = families(lines)
     tables = [
         Table("Dynamics of all layers", ("model", "dynamics", "numbers", "seeds", *_headed(targets)),
               [*_rows(whole, LEARNED, targets), *_alone(alone, targets), _chance(chance, targets)]),
-        Table("Learned minus random generator", ("model", "dynamics", *_headed(targets)),
-              _differences(whole, targets, lambda key: key[3] == LEARNED, lambda key: (*key[:3], RANDOM, key[4]))),
+        *(_difference_table(heading, members, targets) for heading, members in compared.items()),
         *(Table(heading, ("model", "dynamics", "numbers", "seeds", *_headed(targets)), _rows(whole, features, targets))
           for heading, features in (("Random generators of the same shape", RANDOM),
                                     (f"The first {components}, the same number for all", components),
                                     ("Shuffled targets", SHUFFLED))),
-    ]
-    if versus := _versus_experts(whole, targets):
-        tables.insert(1, versus)
-    by_layer = [line for line in lines if line.layer != ALL]
-    tables += [
         Table("By layer", ("model", "dynamics", "layer", "numbers", *_headed(targets)),
-              _rows(by_layer, LEARNED, targets, with_layer=True)),
-        Table("Checkpoints", ("model", "run", "configuration", "seed", "top-1 (%)", "trained at commit"),
-              [_checkpoint(each) for each in loaded]),
-    ]
-    return Document("probe", f"What learned dynamics tell: {source}", NOTES, tables)
+              _rows([line for line in lines if line.layer != ALL], LEARNED, targets, with_layer=True)),
+        origin_table(origins),
+    ]  # fmt: skip
+    notes = [f"{heading}: {family_note([each.difference for each in members], 'all numbers of this table')}"
+             for heading, members in compared.items()]  # fmt: skip
+    return Document("probe", f"What learned dynamics tell: {source}", [*NOTES, *notes], tables)
 
 
 def _headed(targets: Iterable[str]) -> tuple[str, ...]:
@@ -96,38 +103,93 @@ def _chance(chance: float, targets: tuple[str, ...]) -> list[str]:
     return ["no model", "chance", "0", "-", *(f"{chance:.1f}" if target == CLASS else "0.00" for target in targets)]
 
 
-def _differences(
-    lines: list[Line], targets: tuple[str, ...], of: Callable[[Key], bool], over: Callable[[Key], Key]
-) -> list[list[str]]:
-    """Rows of the differences of some cells' values to those of others, by seed."""
+@dataclass(frozen=True)
+class Compared:
+    """A difference of one kind of dynamics' score to another's, with its test; ``table`` is its family."""
+
+    table: str
+    model: str
+    cell: str
+    kind: str
+    target: str
+    difference: Difference
+
+
+def families(lines: list[Line]) -> dict[str, list[Compared]]:
+    """All differences of all layers' scores, by table; each table is one family of tests.
+
+    The paper's claim as numbers, offsets know scale and experts' scores know the class, where there are experts; and
+    what learning adds to a random generator.
+    """
+    whole = [line for line in lines if line.layer == ALL]
+    found = {}
+    if experts := next((line for line in whole if line.kind == EXPERTS), None):
+        heading = f"Offsets minus expert scores of {experts.model}"
+        found[heading] = _compared(heading, whole, lambda key: key[3] == LEARNED and key[1] != EXPERTS,
+                                   lambda key: (experts.cell, EXPERTS, *key[2:]))  # fmt: skip
+    heading = "Learned minus random generator"
+    found[heading] = _compared(heading, whole, lambda key: key[3] == LEARNED, lambda key: (*key[:3], RANDOM, key[4]))
+    return {heading: members for heading, members in found.items() if members}
+
+
+def _compared(
+    heading: str, lines: list[Line], of: Callable[[Key], bool], over: Callable[[Key], Key]
+) -> list[Compared]:
+    """The differences of some cells' values to those of others, by seed."""
     values, names = summary(lines), {line.cell: line.model for line in lines}
-    rows: dict[tuple[str, str], dict[str, str]] = {}
-    for key in filter(of, values):
-        found = difference(values[key], values.get(over(key), {}))
-        if found is not None:
-            mean, half_width, _ = found
-            digits = _digits(key[4])
-            spread = "" if half_width is None else f" ± {half_width:.{digits}f}"
-            rows.setdefault(key[:2], {})[key[4]] = f"{mean:+z.{digits}f}{spread}"
-    return [[names[cell], kind, *(row.get(target, "-") for target in targets)] for (cell, kind), row in rows.items()]
+    pairs = [(key, difference(values[key], values.get(over(key), {}))) for key in filter(of, values)]
+    pairs = [(key, Difference(*found)) for key, found in pairs if found]
+    tests = corrected([found for _, found in pairs])
+    return [Compared(heading, names[key[0]], key[0], key[1], key[4], test)
+            for (key, _), test in zip(pairs, tests, strict=True)]  # fmt: skip
 
 
-def _versus_experts(lines: list[Line], targets: tuple[str, ...]) -> Table | None:
-    """The paper's claim as numbers: offsets know scale, experts' scores know the class."""
-    experts = next((line for line in lines if line.kind == EXPERTS), None)
-    if experts is None:
-        return None
-    rows = _differences(lines, targets, lambda key: key[3] == LEARNED and key[1] != EXPERTS,
-                        lambda key: (experts.cell, EXPERTS, *key[2:]))
-    heading = f"Offsets minus expert scores of {experts.model}"
-    return Table(heading, ("model", "dynamics", *_headed(targets)), rows) if rows else None
+def _difference_table(heading: str, members: list[Compared], targets: tuple[str, ...]) -> Table:
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for each in members:
+        row = rows.setdefault((each.model, each.cell, each.kind), {})
+        row[each.target] = each.difference.text(_digits(each.target))
+    return Table(heading, ("model", "dynamics", *_headed(targets)),
+                 [[model, kind, *(row.get(target, "-") for target in targets)]
+                  for (model, _, kind), row in rows.items()])  # fmt: skip
 
 
-def _checkpoint(loaded: Loaded) -> list[str]:
-    """What is known of a checkpoint; accuracy and commit stand in the record beside it, if there is one."""
-    path = loaded.path.with_name("record.json")
-    record = read_record(path) if path.exists() else None
-    top1 = record.metrics["final"].get("val/top1") if record else None
-    commit = (record.git.get("commit") or "-")[:12] if record else "-"
-    known = "-" if top1 is None else f"{top1:.1f}"
-    return [loaded.name, loaded.run_id or "-", loaded.cell, str(loaded.config.seed), known, commit]
+def write_tables(
+    lines: list[Line], alone: list[Line], origins: list[Origin], about: dict[str, Any], folder: Path,
+    name: str = "probe",
+) -> list[Path]:
+    """Writes NAME.csv (all scores), NAME_differences.csv (with p values), NAME.md and NAME.json (of what: objects,
+    chance, and of each checkpoint run, seed, configuration and commit). Raises UserError where it cannot."""
+    lines, alone = ([_as_filed(line) for line in part] for part in (lines, alone))
+    compared = [each for members in families(lines).values() for each in members]
+    rows = [[each.table, each.model, each.cell, each.kind, each.target, each.difference.count, each.difference.mean,
+             each.difference.half, *(p if p is None else float(f"{p:.4g}") for p in (each.difference.p,
+                                                                                     each.difference.p_holm))]
+            for each in compared]  # fmt: skip
+    tables = document(lines, alone, origins, about["objects"], about["chance"])
+    return [
+        write_csv(folder, name, [field.name for field in fields(Line)], map(astuple, lines + alone)),
+        write_csv(folder, f"{name}_differences", DIFFERENCES, rows),
+        write_text(folder / f"{name}.md", markdown(tables)),
+        write_about(folder / f"{name}.json", about, origins),
+    ]
+
+
+def _as_filed(line: Line) -> Line:
+    return replace(line, value=as_filed(line.value), low=as_filed(line.low), high=as_filed(line.high))
+
+
+def read_tables(path: Path) -> tuple[list[Line], list[Line], list[Origin], dict[str, Any]]:
+    """A CSV of :func:`write_tables`: scores of models, those without a model, and what its JSON says.
+
+    Raises UserError for a file that cannot be read or is no such CSV.
+    """
+    about, origins = read_about(path.with_suffix(".json"), ("objects", "chance"))
+    numbers = {"seed": int, "dims": int, "value": float, "low": float, "high": float}
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            lines = [Line(**{name: numbers.get(name, str)(value) for name, value in row.items()})
+                     for row in csv.DictReader(stream)]  # fmt: skip
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read: {error!r}; expected probe.csv of `dk-bench dynamics`") from error
+    return [line for line in lines if line.cell], [line for line in lines if not line.cell], origins, about

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from dk_bench.analysis.erf_study import Observation, mean_interval
+from dk_bench.analysis.erf_study import Observation
+from dk_bench.analysis.erf_tables import mean_interval
 from dk_bench.analysis.figures import COLORS, GREY
 
 __all__ = ["PROFILE", "Profile", "draw_profiles", "profile_rows", "profiles"]

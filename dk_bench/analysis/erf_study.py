@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from scipy import stats
 
 from dk_bench.analysis.erf import unit_gradient
 from dk_bench.analysis.field import Measures, measure, replknet_sides, share_inside
 from dk_bench.analysis.figures import progress, save_figure, styled, write_csv
 from dk_bench.analysis.pictures import Picture, Subject
-from dk_bench.results.terminal import print_table
 
-__all__ = [
-    "KINDS", "Line", "Observation", "mean_interval", "print_summary", "replknet", "study", "summary", "write_study"
-]  # fmt: skip
+__all__ = ["KINDS", "Observation", "replknet", "study", "write_study"]
 
 KINDS = ("original", "rotated", "scaled")
 SHOWN = 4  # pictures in a figure
 FIELDS = (
     "model", "trained", "picture", "kind", "y", "x", "sigma", "radius", "area", "inside", "covered", "agreement", "dead"
 )  # fmt: skip
-NUMBERS = ("sigma", "radius", "area", "inside", "lift", "agreement_rotated", "agreement_scaled")
 
 
 @dataclass(frozen=True)
@@ -142,110 +137,15 @@ def replknet(subject: Subject, pictures: Sequence[Picture], layer: str | None = 
     return replknet_sides(total)
 
 
-def mean_interval(values: Iterable[float]) -> tuple[float, float | None]:
-    """Mean and half of its 95 % interval (Student's t); no interval of fewer than two values."""
-    values = list(values)
-    if len(values) < 2:
-        return float(values[0]), None
-    return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of the summary: mean and half of the 95 % interval of `NUMBERS`, over ``count`` pictures of one model;
-    over ``count`` checkpoints of one kind, each of which counts by its mean over pictures; or how far one kind is above
-    another, over ``count`` seeds that both have (paired, not corrected for the number of differences).
-
-    ``dead`` of the ``units`` on pictures as they are, rotated and scaled have no field and are left out."""
-
-    model: str
-    over: str
-    count: int
-    numbers: dict[str, tuple[float, float | None]]
-    dead: int = 0
-    units: int = 0
-
-
-def summary(observations: Sequence[Observation]) -> list[Line]:
-    """A line a model, over pictures; one a kind of model that has several checkpoints, over those; and one a kind with
-    seeds in common with the first kind, on the differences to that.
-
-    Sigma, radius, area and what lies on the object are of the pictures as they are. ``lift`` is the share of the
-    energy on the object over the object's share of the pixels; what no picture has is left out.
-    """
-    lines, observed, means, units = [], {}, {}, {}
-    for seen in observations:
-        observed.setdefault((seen.kind_of_model, seen.model), []).append(seen)
-    for (kind, model), own in observed.items():
-        columns = _columns(own)
-        numbers = {name: mean_interval(values) for name, values in columns.items()}
-        units.setdefault(kind, []).extend(seen.dead for seen in own)
-        dead = sum(seen.dead for seen in own)
-        lines.append(Line(model, "pictures", len(columns.get("sigma", ())), numbers, dead, len(own)))
-        # What stands in a checkpoint's name behind its kind is its seed.
-        mean = {name: float(np.mean(values)) for name, values in columns.items()}
-        means.setdefault(kind, {}).update({model.removeprefix(kind): mean} if mean else {})
-    several = {kind: list(seeds.values()) for kind, seeds in means.items() if len(seeds) > 1}
-    lines += [_over(kind, "checkpoints", own, sum(units[kind]), len(units[kind])) for kind, own in several.items()]
-    (first, base), *others = means.items()
-    for kind, seeds in others:
-        if len(common := [seed for seed in seeds if seed in base]) > 1:
-            above = [
-                {name: seeds[seed][name] - base[seed][name] for name in seeds[seed] if name in base[seed]}
-                for seed in common
-            ]
-            lines.append(_over(f"{kind} - {first}", "seeds", above))
-    return lines
-
-
-def _over(model: str, over: str, members: list[dict[str, float]], dead: int = 0, units: int = 0) -> Line:
-    """Of the numbers that all members have."""
-    names = [name for name in NUMBERS if all(name in own for own in members)]
-    numbers = {name: mean_interval([own[name] for own in members]) for name in names}
-    return Line(model, over, len(members), numbers, dead, units)
-
-
-def _columns(own: Sequence[Observation]) -> dict[str, list[float]]:
-    """The values of each of `NUMBERS` of one model."""
-    plain = [seen for seen in own if seen.kind == "original" and not seen.dead]
-    on_object = [seen for seen in plain if seen.inside is not None]
-    columns = {name: [getattr(seen.measures, name) for seen in plain] for name in ("sigma", "radius", "area")}
-    columns["inside"] = [seen.inside for seen in on_object]
-    columns["lift"] = [seen.inside / seen.covered for seen in on_object]
-    for kind in KINDS[1:]:
-        columns[f"agreement_{kind}"] = [
-            seen.agreement for seen in own if seen.kind == kind and seen.agreement is not None
-        ]
-    return {name: values for name, values in columns.items() if values}
-
-
-def print_summary(observations: Sequence[Observation]) -> None:
-    """The table of :func:`summary` on standard output."""
-    rows = [
-        [line.model, f"{line.count} {line.over}",
-         *(_text(*line.numbers[name]) if name in line.numbers else "-" for name in NUMBERS),
-         f"{line.dead} of {line.units}" if line.units else "-"]
-        for line in summary(observations)
-    ]  # fmt: skip
-    columns = [name.replace("_", " ") for name in ("model", "over", *NUMBERS, "dead units")]
-    print_table(Console(), "effective receptive fields, mean and 95 % interval", columns, rows, names=(0, 1))
-
-
-def _text(mean: float, half: float | None) -> str:
-    return f"{mean:.3g}" if half is None else f"{mean:.3g} ± {half:.2g}"
-
-
 def write_study(observations: Sequence[Observation], pictures: Sequence[Picture], folder: str | Path) -> list[Path]:
-    """Writes fields.csv (every number), summary.csv, profile.csv, maps/*.csv (what figures show); fields, transforms
-    and profile as PNG and PDF. Returns the files but for the maps. Raises UserError where it cannot."""
+    """Writes fields.csv (every number), profile.csv, maps/*.csv (what figures show); fields, transforms and profile as
+    PNG and PDF. Returns the files but for the maps. Raises UserError where it cannot."""
     from dk_bench.analysis.erf_figures import draw_fields, draw_transforms
     from dk_bench.analysis.erf_profile import PROFILE, draw_profiles, profile_rows, profiles
 
     folder, averaged = Path(folder), profiles(observations)
     files = [
         write_csv(folder, "fields", FIELDS, map(_row, observations)),
-        write_csv(folder, "summary", ("model", "over", "count", *_with_intervals(), "dead", "units"),
-                  _summary_rows(observations)),
         write_csv(folder, "profile", PROFILE, profile_rows(averaged)),
     ]
     shown = {picture.name for picture in pictures[:SHOWN]}
@@ -285,13 +185,3 @@ def _row(seen: Observation) -> list[object]:
     measured = [own.sigma, own.radius, own.area] if own else [None] * 3
     measured += [seen.inside, seen.covered, seen.agreement, seen.dead]
     return [seen.model, seen.trained, seen.picture, seen.kind, *seen.centre, *measured]
-
-
-def _with_intervals() -> list[str]:
-    return [column for name in NUMBERS for column in (name, f"{name}_half_interval")]
-
-
-def _summary_rows(observations: Sequence[Observation]) -> Iterable[list[object]]:
-    for line in summary(observations):
-        numbers = (value for name in NUMBERS for value in line.numbers.get(name, (None, None)))
-        yield [line.model, line.over, line.count, *numbers, line.dead, line.units]

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dk_bench.analysis.held import HELD
 from dk_bench.errors import UserError
 
-__all__ = ["CLAIMS", "DYNAMICS", "ERF", "HELD", "FigureClaim", "by_seed", "differences"]
+__all__ = ["CLAIMS", "DYNAMICS", "ERF", "FigureClaim", "by_seed", "differences"]
 
 DYNAMICS, ERF = "dynamics", "erf"  # the command whose CSV a claim is about: probe.csv, or summary.csv
-HELD = ", offsets held at their mean"  # behind a model's name: its control
-SEED = re.compile(r"(?P<kind>.*) \(seed (?P<seed>\d+)\)(?P<control>.*)")
+SEED = re.compile(r"(?P<kind>.*) \(seed (?P<seed>\d+)\)")
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,6 @@ def _rows(path: str | Path, needed: set[str]) -> Iterator[dict[str, str]]:
         raise UserError(f"{path}: cannot be read: {error}") from error
     for values in rows:
         if match := SEED.fullmatch(values["model"]):
-            values |= {"model": match["kind"] + match["control"], "seed": match["seed"]}
+            values |= {"model": match["kind"], "seed": match["seed"]}
         if (values.get("seed") or "").isdigit() and values["model"] != "none":
             yield values

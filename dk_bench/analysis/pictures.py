@@ -17,6 +17,7 @@ from torchvision.transforms import functional as F
 
 from dk_bench.analysis.learned import check_finite, epochs_words
 from dk_bench.analysis.objects import has_area
+from dk_bench.analysis.origin import Origin, origin_of
 from dk_bench.config import config_from_dict
 from dk_bench.data.pixels import open_image
 from dk_bench.data.procedural import ShapeImages
@@ -174,6 +175,7 @@ class Subject:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     trained: bool
+    origin: Origin | None = None  # of a checkpoint
 
     def tensor(self, picture: Picture) -> Tensor:
         """(3, side, side), normalised."""
@@ -198,7 +200,8 @@ def open_model(text: str, side: int | None = None, seed: int = 0) -> Subject:
         name, mean, std = f"{kind} (seed {config.seed})", tuple(data.mean), tuple(data.std)
         model = load_model(text)
         check_finite(model, text)
-        return Subject(kind, name, model, side or data.size, mean, std, trained=True)
+        origin = origin_of(text, name, config, held["hyper_parameters"].get("run_id", ""))
+        return Subject(kind, name, model, side or data.size, mean, std, trained=True, origin=origin)
     if text not in timm.list_models() or text == GENERIC:  # which is made with arguments alone
         raise UserError(f"{text}: neither a checkpoint's file nor a model of timm's")
     torch.manual_seed(seed)

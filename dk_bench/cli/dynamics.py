@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dk_bench.analysis.dynamics import Dynamics, Line
     from dk_bench.analysis.learned import Loaded
     from dk_bench.analysis.objects import Objects
-    from dk_bench.results.render import Document
+    from dk_bench.analysis.origin import Origin
 
 PROCEDURAL = "procedural"
 MIN_OBJECTS = 20
@@ -29,7 +29,7 @@ TSNE = "t-SNE of learned dynamics, a point an object: coloured by class above, b
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT",
+    parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT",
                         help="last.ckpt of a run; several of one model, of different seeds, give intervals over seeds")
     parser.add_argument("--data", default=PROCEDURAL, metavar="FILE",
                         help="annotations in COCO's format (the procedural images that the models are validated on)")
@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tsne", type=int, default=1000, metavar="N", help="of them for t-SNE; 0: none (1000)")
     parser.add_argument("--perplexity", type=float, metavar="NUMBER", default=30, help="of t-SNE (%(default)g)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the models run (cpu)")
+    parser.add_argument("--tables-from", nargs="+", type=Path, default=(), metavar="CSV",
+                        help="measure nothing: write the tables of such probe.csv again, beside them")
     add_output(parser, "FOLDER", "for figures (PNG, PDF) and numbers (CSV, Markdown) (%(default)s)", "dynamics")
 
 
@@ -51,9 +53,14 @@ def run(args: argparse.Namespace) -> int:
     from dk_bench.analysis.dynamics import known_alone
     from dk_bench.analysis.dynamics_tables import document
     from dk_bench.analysis.figures import styled
+    from dk_bench.analysis.origin import origin_of
     from dk_bench.errors import UserError
     from dk_bench.results.render import show
 
+    if bool(args.checkpoints) == bool(args.tables_from):
+        raise UserError("expected checkpoints, or --tables-from CSV; one of them")
+    if args.tables_from:
+        return _tables_again(args.tables_from)
     check_at_least(args, size=1, objects=MIN_OBJECTS, tsne=0)
     check_folder(args.output)
     if args.tsne and not 0 < args.perplexity < math.inf:
@@ -71,12 +78,21 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(f"{objects.source}: {error}") from error
     chance = 100 * float(np.bincount(objects.label).max()) / len(objects)
-    tables = document(lines, alone, loaded, objects.source, chance)
+    origins = [origin_of(each.path, each.name, each.config, each.run_id) for each in loaded]
+    tables = document(lines, alone, origins, objects.source, chance)
     with styled(), console.status("drawing"):
-        written = _write(args, dynamics, objects, lines, alone, tables, chance)
+        written = _write(args, dynamics, objects, lines, alone, origins, chance)
     first = dataclasses.replace(tables, tables=tables.tables[:3])  # the rest is in the file
     show(first, Console())
     print(f"wrote {', '.join(map(str, written))}")
+    return 0
+
+
+def _tables_again(paths: list[Path]) -> int:
+    from dk_bench.analysis.dynamics_tables import read_tables, write_tables
+
+    for path in paths:
+        print("\n".join(map(str, write_tables(*read_tables(path), path.parent, path.stem))))
     return 0
 
 
@@ -145,18 +161,14 @@ def _probe(dynamics: list[Dynamics], objects: Objects, console: Console) -> list
 
 def _write(
     args: argparse.Namespace, dynamics: list[Dynamics], objects: Objects, lines: list[Line], alone: list[Line],
-    tables: Document, chance: float,
+    origins: list[Origin], chance: float,
 ) -> list[Path]:
     """All files. Of several seeds of a model the first is drawn, and its dynamics written."""
     from dk_bench.analysis.dynamics_figures import probe_figure
-    from dk_bench.analysis.figures import save_figure, write_csv, write_text
-    from dk_bench.results.render import markdown
+    from dk_bench.analysis.dynamics_tables import write_tables
+    from dk_bench.analysis.figures import save_figure
 
-    columns = [field.name for field in dataclasses.fields(lines[0])]
-    written = [
-        write_csv(args.output, "probe", columns, map(dataclasses.astuple, lines + alone)),
-        write_text(args.output / "probe.md", markdown(tables)),
-    ]
+    written = write_tables(lines, alone, origins, {"objects": objects.source, "chance": chance}, args.output)
     drawn: dict[str, Dynamics] = {}
     for each in dynamics:
         drawn.setdefault(each.loaded.cell, each)

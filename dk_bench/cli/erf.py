@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dk_bench.cli.options import add_output, check_at_least, check_folder
+
+if TYPE_CHECKING:
+    from dk_bench.analysis.pictures import Picture, Subject
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="last.ckpt of a classification run, or a timm name")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="last.ckpt of a classification run, or a timm name")
     parser.add_argument(
         "--images", default="procedural", metavar="SOURCE",
         help="procedural; random (noise); annotations in COCO's format; an image or a folder of them (%(default)s)",
@@ -21,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", metavar="NAME", help="module whose unit it is (the last feature map)")
     parser.add_argument("--position", metavar="Y,X", help="unit by a place in the image, pixels (the object's centre)")
     parser.add_argument("--fixed-offsets", action="store_true", help="no gradient through the offset generators")
+    parser.add_argument("--held-offsets", action="store_true",
+                        help="beside each model that adapts itself with offsets held at their mean over the images")
     parser.add_argument("--replknet", action="store_true", help="also print what RepLKNet's tool would, to compare")
+    parser.add_argument("--tables-from", nargs="+", type=Path, default=(), metavar="CSV",
+                        help="measure nothing: write the tables of such summary.csv again, beside them")
     add_output(parser, "FOLDER", "for figures (PNG, PDF) and numbers (CSV) (%(default)s)", "runs/erf")
 
 
@@ -29,8 +38,43 @@ def run(args: argparse.Namespace) -> int:
     """Measures every model on the same images; writes figures (PNG, PDF) and their numbers (CSV). Raises UserError."""
     from rich.console import Console
 
-    from dk_bench.analysis.erf_study import print_summary, replknet, study, write_study
-    from dk_bench.analysis.pictures import open_model, open_pictures
+    from dk_bench.analysis.erf_study import study, write_study
+    from dk_bench.analysis.erf_tables import print_summary, summary, write_summary
+    from dk_bench.analysis.pictures import open_pictures
+    from dk_bench.errors import UserError
+
+    if bool(args.models) == bool(args.tables_from):
+        raise UserError("expected models, or --tables-from CSV; one of them")
+    if args.tables_from:
+        return _tables_again(args.tables_from)
+    subjects = _subjects(args)
+    side = subjects[0].side
+    position = _position(args.position, side)
+    console = Console(stderr=True)
+    try:
+        with console.status("opening images"):
+            pictures = open_pictures(args.images, side, args.count, args.root)
+        if args.held_offsets:
+            subjects = _with_controls(subjects, pictures)
+        rows = study(subjects, pictures, args.layer, position, not args.fixed_offsets)
+        about = {"images": args.images, "pictures": len(pictures), "side": side, "layer": args.layer,
+                 "position": position, "through_offsets": not args.fixed_offsets}  # fmt: skip
+        origins = list(dict.fromkeys(subject.origin for subject in subjects if subject.origin))  # controls share it
+        lines = summary(rows)
+        with console.status("drawing"):
+            files = write_study(rows, pictures, args.output) + write_summary(lines, about, origins, Path(args.output))
+    except ValueError as error:
+        raise UserError(f"{error}") from error
+    print_summary(lines)
+    if args.replknet:
+        _print_replknet(args, subjects, pictures, console)
+    print("\n".join(map(str, files)))
+    return 0
+
+
+def _subjects(args: argparse.Namespace) -> list[Subject]:
+    """The models, of one side and each once. Raises UserError."""
+    from dk_bench.analysis.pictures import open_model
     from dk_bench.errors import UserError
 
     check_at_least(args, count=1, side=1)
@@ -43,19 +87,32 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"the models were made for images of {', '.join(map(str, sorted(sides)))} pixels; give --side")
     if twice := sorted({subject.name for subject in subjects if [s.name for s in subjects].count(subject.name) > 1}):
         raise UserError(f"{twice[0]}: several models of that name, kernels and seed; expected each once")
-    side = sides.pop()
-    position = _position(args.position, side)
-    console = Console(stderr=True)
-    try:
-        with console.status("opening images"):
-            pictures = open_pictures(args.images, side, args.count, args.root)
-        rows = study(subjects, pictures, args.layer, position, not args.fixed_offsets)
-        with console.status("drawing"):
-            files = write_study(rows, pictures, args.output)
-    except ValueError as error:
-        raise UserError(f"{error}") from error
-    print_summary(rows)
-    for subject in subjects if args.replknet else ():
+    return subjects
+
+
+def _with_controls(subjects: list[Subject], pictures: list[Picture]) -> list[Subject]:
+    """Behind each model that adapts itself with offsets held. Raises UserError where nothing adapts in any."""
+    from dk_bench.analysis.held import held_at_mean
+    from dk_bench.errors import UserError
+
+    held = [held_at_mean(subject, pictures) for subject in subjects]
+    if not any(held):
+        raise UserError(f"--held-offsets: nothing adapts in {', '.join(subject.name for subject in subjects)}")
+    return [each for pair in zip(subjects, held, strict=True) for each in pair if each]
+
+
+def _tables_again(paths: list[Path]) -> int:
+    from dk_bench.analysis.erf_tables import read_summary, write_summary
+
+    for path in paths:
+        print("\n".join(map(str, write_summary(*read_summary(path), path.parent, path.stem))))
+    return 0
+
+
+def _print_replknet(args: argparse.Namespace, subjects: list[Subject], pictures: list[Picture], console) -> None:
+    from dk_bench.analysis.erf_study import replknet
+
+    for subject in subjects:
         with console.status(f"RepLKNet's numbers of {subject.name}"):
             try:
                 ratios = replknet(subject, pictures, args.layer)
@@ -64,8 +121,6 @@ def run(args: argparse.Namespace) -> int:
                 continue
         text = ", ".join(f"{share:.0%} in {ratio:.1%} of the area" for share, ratio in ratios.items())
         print(f"{subject.name}: {text}")
-    print("\n".join(map(str, files)))
-    return 0
 
 
 def _position(text: str | None, side: int) -> tuple[float, float] | None:

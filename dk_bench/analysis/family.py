@@ -1,0 +1,74 @@
+"""Differences of a study as one family of tests: their p values, corrected by Holm's method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from scipy.special import stdtr, stdtrit
+
+from dk_bench.results.statistics import holm
+
+__all__ = ["Difference", "as_filed", "corrected", "family_note"]
+
+EQUAL = 1e-6  # pixels, shares, cosines, points or R2: seeds that differ by the same but for rounding have no test
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference over ``count`` seeds that both sides have, half of its 95 % interval (Student's t, paired), p
+    of the paired test that it is zero, and that corrected over the differences of one table.
+
+    ``half`` is None for one seed; ``p`` is None there and where all seeds differ by the same.
+    """
+
+    mean: float
+    half: float | None
+    count: int
+    p: float | None = None
+    p_holm: float | None = None
+
+    def text(self, digits: int) -> str:
+        """As tables have it: ``+3.64 ± 2.40, p 0.023 (0.523)``, the corrected in brackets."""
+        spread = "" if self.half is None else f" ± {self.half:.{digits}f}"
+        chance = "" if self.p is None else f", p {_chance(self.p)} ({_chance(self.p_holm)})"
+        return f"{self.mean:+z.{digits}f}{spread}{chance}"
+
+
+def as_filed(value: float) -> float:
+    """A number as CSV files hold it, with seven digits, so that what is made of it comes out the same from a file."""
+    return float(f"{value:.7g}")
+
+
+def corrected(differences: Sequence[Difference]) -> list[Difference]:
+    """The same with p values, corrected by Holm's method over all of them: they are one family.
+
+    p is that of the interval `as_filed`.
+    """
+    found = [replace(each, p=_p_value(each)) for each in differences]
+    return [replace(each, p_holm=p) for each, p in zip(found, holm([each.p for each in found]), strict=True)]
+
+
+def _p_value(difference: Difference) -> float | None:
+    """Of the paired t test: t is the mean over the interval's half, in units of its quantile."""
+    if difference.half is None or (half := as_filed(difference.half)) <= EQUAL:
+        return None
+    freedom = difference.count - 1
+    t = as_filed(difference.mean) / half * stdtrit(freedom, 0.975)
+    return float(2 * stdtr(freedom, -abs(t)))
+
+
+def _chance(p: float | None) -> str:
+    return "-" if p is None else f"{p:.3f}" if p >= 0.0005 else "<0.001"
+
+
+def family_note(differences: Sequence[Difference], words: str) -> str:
+    """What stands beside a table: the family, its size, and what survives. ``words`` say what its members are."""
+    tested = [each for each in differences if each.p is not None]
+    if not tested:
+        return f"No p values: {words} are of one seed, or the same for all seeds."
+    one, after = (sum(p < 0.05 for p in ps) for ps in ([e.p for e in tested], [e.p_holm for e in tested]))
+    return (f"One family of {len(tested)} tests: {words}. p is of the two-sided paired t test over seeds, in brackets "
+            f"corrected by Holm's method over the family: {one} below 0.05 uncorrected, where chance alone would give "
+            f"{0.05 * len(tested):.1f}; {after} corrected. Intervals are not corrected. All differences to one model "
+            "share its runs, and so are not so many pieces of evidence.")  # fmt: skip
