@@ -56,17 +56,29 @@ class AugmentConfig:
 
 
 @dataclass
+class ShiftsConfig:
+    """Test sets of procedural images from beyond training's range of one factor; null: no such set."""
+
+    scale_up: float | None = None  # half extents from the upper end of scale to this, fraction of the side
+    scale_down: float | None = None  # half extents from this to the lower end of scale
+    rotation: float | None = None  # from the largest rotation to this, radians, both ways
+    bend: float | None = None  # from the largest bend to this, radians per half extent, both ways
+
+
+@dataclass
 class ProceduralConfig:
     """The embedded data set, see dk_bench.data.procedural. Its seed is not the run's: all runs see the same images."""
 
     train_images: int = 4000
     val_images: int = 1000
+    test_images: int = 0  # of the test set and of every shifted one; 0: none
     classes: int = 10
     seed: int = 0
     scale: list[float] = field(default_factory=lambda: [0.15, 0.34])  # half extents, fraction of the side
     bend: float = 0.8  # largest bend, radians per half extent
     rotation: float = 3.141592653589793  # largest rotation, radians
     clutter: int = 6  # strokes and discs, each
+    shifts: ShiftsConfig = field(default_factory=ShiftsConfig)
 
 
 @dataclass
@@ -79,6 +91,7 @@ class DataConfig:
     root: str | None = None  # for named data sets: where they lie
     train: str | None = None  # folder or tar with one folder a class; for named data sets: the split's name
     val: str | None = None
+    test: str | None = None  # evaluated once, at the end of a run, and by dk-bench eval; null: none
     size: int = 224  # side of the square the network sees, pixels
     crop_pct: float = 0.875  # evaluation: resize the shorter side to size / crop_pct, then crop the centre
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
@@ -319,6 +332,7 @@ def _check_ranges(config: Config) -> None:
         ("data.augment.color_jitter", data.augment.color_jitter, data.augment.color_jitter >= 0, "0 or more"),
         ("data.procedural.train_images", shapes.train_images, shapes.train_images >= 1, "at least 1"),
         ("data.procedural.val_images", shapes.val_images, shapes.val_images >= 1, "at least 1"),
+        ("data.procedural.test_images", shapes.test_images, shapes.test_images >= 0, "0 (none) or more"),
         ("optim.lr", optim.lr, optim.lr > 0, "a positive number"),
         ("optim.epochs", optim.epochs, optim.epochs >= 1, "at least 1"),
         ("optim.warmup_epochs", optim.warmup_epochs,
@@ -344,7 +358,7 @@ def _places(config: Config) -> list[tuple[str, str | None, str]]:
     data, images = config.data, "a folder, a tar or the name of a split"
     return [
         ("model.checkpoint", config.model.checkpoint, "a file"), ("data.root", data.root, "a folder"),
-        ("data.train", data.train, images), ("data.val", data.val, images),
+        ("data.train", data.train, images), ("data.val", data.val, images), ("data.test", data.test, images),
     ]  # fmt: skip
 
 

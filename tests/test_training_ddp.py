@@ -16,7 +16,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from dk_bench.results.record import find_records, read_record
-from dk_bench.training import load_model
+from dk_bench.training import evaluate, load_model
 from dk_bench.training.batch_norm import SharedBatchNorm
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
@@ -48,7 +48,9 @@ def train_demo(output: Path, *overrides: str) -> tuple[dict, nn.Module]:
 
 
 def test_two_processes_leave_one_record_and_one_model(tmp_path):
-    metrics, model = train_demo(tmp_path, "model.name=test_resnetdw_dk", "trainer.devices=2")
+    tests = ("data.procedural.scale=[0.2, 0.28]", "data.procedural.test_images=11",
+             "data.procedural.shifts.scale_down=0.1")  # fmt: skip
+    metrics, model = train_demo(tmp_path, "model.name=test_resnetdw_dk", "trainer.devices=2", *tests)
     # 13 images on two processes: none counted twice.
     right = 13 * metrics["val/top1"] / 100
     assert right == pytest.approx(round(right), abs=1e-3)
@@ -56,6 +58,9 @@ def test_two_processes_leave_one_record_and_one_model(tmp_path):
     done = run_command("eval", str(path))
     (line,) = done.stdout.splitlines()  # of the first process alone
     assert f"top-1 {metrics['val/top1']:.2f} %" in line
+    of_one = evaluate(path, ["trainer.devices=1"], split="test").metrics["final"]
+    assert of_one.keys() == {name for name in metrics if name.startswith("test/")} and len(of_one) == 6
+    assert of_one == pytest.approx({name: metrics[name] for name in of_one}, rel=1e-5)
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from dk_bench.cli.eval import accuracies, shifted
 from dk_bench.launchers import this_rank
 
 
@@ -34,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"failed: {record.error}")
         return 1
     print(f"{_figures(record)}  of {record.data['val_images']} images")
+    if "test/top1" in record.metrics["final"]:
+        print(f"test: {accuracies(record, 'test')}  of {record.data['test_images']} images", *shifted(record), sep="\n")
     return 0
 
 
@@ -61,6 +64,4 @@ def _figures(record) -> str:
         from dk_bench.detection.watch import figures_text
 
         return figures_text(final)
-    from dk_bench.cli.eval import accuracies
-
     return accuracies(record)

@@ -1,10 +1,11 @@
 """Images decoded once: kept in memory, or in a file that all runs beside it share.
 
 Pixels are kept as they were decoded, before any resizing, so that augmentation sees what it would see of the files. A
-file of pixels is named by the content of the images it was made of and by what decoded them: other images are another
-file. It is written beside its name and then renamed, under a lock, and its description, which holds a checksum of both,
-comes last: what was not written whole is never read. Reading needs no lock, and so no folder that can be written. A
-file is mapped into memory, so that the processes of a machine share it.
+file of pixels is named by the content of the images it was made of and by what decoded them, of procedural images by
+their settings and the pixels of some as they are drawn now: other images are another file. It is written beside its
+name and then renamed, under a lock, and its description, which holds a checksum of both, comes last: what was not
+written whole is never read. Reading needs no lock, and so no folder that can be written. A file is mapped into memory,
+so that the processes of a machine share it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from dk_bench.config import DataConfig
 from dk_bench.data.images import FileImages
+from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.sources import Images
 from dk_bench.errors import UserError
 from dk_bench.results.files import open_atomically, remove_leftovers, write_atomically
@@ -91,30 +93,37 @@ class Decoded:
         return (_mapped, rest) if self._path else (Decoded, (self._pixels, *rest))
 
 
-def keep(images: Images, config: DataConfig, auto: str | Path = "memory") -> Decoded | Encoded:
+def keep(images: Images, config: DataConfig, auto: str | Path = "memory", *, once: bool = False) -> Decoded | Encoded:
     """Decodes a split once, where ``config.cache`` says, if its pixels are no more than ``config.cache_gb``.
 
     ``auto`` is what ``config.cache`` means by that word: a folder for files, ``memory`` or ``off``. Files are made of
-    folders and tars alone; other sources are kept in memory. What is chosen depends on configuration and images alone.
+    folders and tars, and where ``config.cache`` names the folder of procedural images; other sources are kept in
+    memory. Images that are wanted ``once`` are not kept there. What is chosen depends on configuration and images
+    alone.
 
     Raises UserError for an image that cannot be read, files that change meanwhile, and a folder that cannot be written.
     """
     where = auto if config.cache == "auto" else config.cache
     limit = config.cache_gb * 1e9
-    if where == "off" or _estimate(images) > limit:
+    filed = isinstance(images, FileImages) or (isinstance(images, ShapeImages) and config.cache != "auto")
+    in_file = filed and where not in ("memory", "off")
+    if where == "off" or (once and not in_file) or _estimate(images) > limit:
         return Encoded(images)
     try:
-        if where == "memory" or not isinstance(images, FileImages):
-            return _in_memory(images, limit)
-        return _in_file(images, Path(where), limit)
+        return _in_file(images, Path(where), limit) if in_file else _in_memory(images, limit)
     except TooLarge:
         return Encoded(images)
+
+
+def _spread(count: int) -> range:
+    """The numbers of some images, from the first on."""
+    return range(0, count, max(1, count // SAMPLE))
 
 
 def _estimate(images: Images) -> float:
     """Bytes of all decoded images, by some that lie spread over them."""
     count = len(images)
-    chosen = range(0, count, max(1, count // SAMPLE))
+    chosen = _spread(count)
     sizes = [images[index][0].size for index in chosen]
     return count * sum(3 * width * height for width, height in sizes) / len(chosen)
 
@@ -157,7 +166,7 @@ class _File:
         return self.name.with_suffix(".json")
 
 
-def _in_file(images: FileImages, folder: Path, limit: float) -> Decoded:
+def _in_file(images: FileImages | ShapeImages, folder: Path, limit: float) -> Decoded:
     """The images in the file that holds them, which is written where there is none, or none that is whole."""
     file = _File(folder / content_key(images))
     try:
@@ -168,7 +177,7 @@ def _in_file(images: FileImages, folder: Path, limit: float) -> Decoded:
                 sizes = _sizes_in(file, len(images)) or _write(images, file, limit)
         if _bytes(sizes) > limit:
             raise TooLarge
-        return _mapped(sizes, images.files.labels, file.pixels)
+        return _mapped(sizes, images.labels, file.pixels)
     except OSError as error:
         raise UserError(
             f"key 'data.cache': decoded images cannot be kept in {folder}: {error.strerror or error}; expected a "
@@ -176,18 +185,24 @@ def _in_file(images: FileImages, folder: Path, limit: float) -> Decoded:
         ) from error
 
 
-def content_key(images: FileImages) -> str:
+def content_key(images: FileImages | ShapeImages) -> str:
     """What tells these images, in this order, decoded by this program, from any others: 32 hexadecimal digits."""
     decoder = f"{FORMAT} {Image.__version__} {features.version('jpg')} {features.version('libjpeg_turbo')}"
     digest = hashlib.blake2b(decoder.encode(), digest_size=16)
-    for index in range(len(images)):
-        content = images.content(index)
+    for content in _drawn(images) if isinstance(images, ShapeImages) else map(images.content, range(len(images))):
         digest.update(len(content).to_bytes(8, "little"))
         digest.update(content)
     return digest.hexdigest()
 
 
-def _write(images: FileImages, file: _File, limit: float) -> list[tuple[int, int]]:
+def _drawn(images: ShapeImages) -> Iterator[bytes]:
+    """What tells procedural images apart: their settings, and pixels, which tell programs that draw otherwise."""
+    yield json.dumps(images.settings, sort_keys=True).encode()
+    for index in _spread(len(images)):
+        yield images[index][0].tobytes()
+
+
+def _write(images: FileImages | ShapeImages, file: _File, limit: float) -> list[tuple[int, int]]:
     """Writes pixels, then their description; the sizes of the images. Raises TooLarge, OSError, UserError."""
     if file.description.exists():
         warnings.warn(f"{file.pixels}: damaged, so the images are decoded anew", stacklevel=2)
@@ -201,7 +216,7 @@ def _write(images: FileImages, file: _File, limit: float) -> list[tuple[int, int
             stream.write(pixels)
 
         sizes, _ = _decode(images, limit, write)
-    if content_key(images) != file.name.name:
+    if isinstance(images, FileImages) and content_key(images) != file.name.name:
         raise UserError(f"{images.files.place}: its images changed while they were read")
     described = sizes[:1] if len(set(sizes)) == 1 else sizes
     checksum.update(json.dumps(described).encode())

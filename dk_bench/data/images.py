@@ -32,6 +32,11 @@ class FileImages:
         self.files = scan(_place(config, split), f"data.{split}")
         self.classes, self.left_out = self.files.classes, self.files.left_out
 
+    @property
+    def labels(self) -> list[int]:
+        """Of all images, in order."""
+        return self.files.labels
+
     def __len__(self) -> int:
         return len(self.files.names)
 

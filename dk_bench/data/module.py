@@ -22,6 +22,7 @@ from dk_bench.data.order import (
     batches_done,
     processes,
 )
+from dk_bench.data.shifts import TEST, held_out_sets
 from dk_bench.data.sources import Images, open_images
 from dk_bench.data.splits import check_apart, check_same_classes
 from dk_bench.data.transforms import EvalTransform, TrainTransform
@@ -29,15 +30,15 @@ from dk_bench.errors import UserError
 
 
 class ClassificationData(LightningDataModule):
-    """Train and validation loaders of (images (N, 3, size, size) float32, labels (N,) int64).
+    """Loaders of training, validation and test images: (images (N, 3, size, size) float32, labels (N,) int64).
 
     ``config.batch_size`` is that of a step over all devices (under ``Trainer(accumulate_grad_batches=N)``, a step has N
     of these). The order and augmentation of training images depend on ``seed``, epoch and place in the epoch alone: a
     trainer that goes on from a checkpoint goes on from there. Processes are those of torch.distributed, among which the
     loaders share their images, whatever the trainer's ``use_distributed_sampler`` says. Nothing is opened before the
-    first use; then UserError is raised for bad data, where train and val differ in their classes and, before training,
-    where they share images. ``cache`` is what ``config.cache`` means by ``auto``: a folder for files of decoded images,
-    ``memory`` or ``off``; ``decoded`` says of each split, once it was asked for, where its decoded images are.
+    first use; then UserError is raised for bad data, where the splits differ in their classes and, before training,
+    where two of them share images. ``cache`` is what ``config.cache`` means by ``auto``: a folder for files of decoded
+    images, ``memory`` or ``off``; ``decoded`` says of each split, once it was asked for, where its decoded images are.
     """
 
     def __init__(self, config: DataConfig, seed: int, *, cache: str | Path = "memory") -> None:
@@ -61,6 +62,11 @@ class ClassificationData(LightningDataModule):
         return open_images(self.config, "val")
 
     @cached_property
+    def test_images(self) -> dict[str, Images]:
+        """What a run is tested on by name, ``test`` first; empty where the configuration has nothing."""
+        return {name: open_images(self.config, name) for name in held_out_sets(self.config)}
+
+    @cached_property
     def train_pixels(self) -> Decoded | Encoded:
         """The training images, decoded once where they fit; of two processes the second waits for the first."""
         return self._kept("train", self.train_images)
@@ -70,16 +76,22 @@ class ClassificationData(LightningDataModule):
         """The validation images likewise."""
         return self._kept("val", self.val_images)
 
-    def _kept(self, split: str, images: Images) -> Decoded | Encoded:
-        pixels = keep(images, self.config, self._cache)
+    def _kept(self, split: str, images: Images, *, once: bool = False) -> Decoded | Encoded:
+        pixels = keep(images, self.config, self._cache, once=once)
         self.decoded[split] = pixels.where
         return pixels
 
     def check_splits(self) -> None:
-        """Raises UserError where training images are validation images as well. Looks once."""
-        if not self._apart:
-            check_apart(self.train_images, self.val_images)
-            self._apart = True
+        """Raises UserError where an image is in two of training, validation and test images, and where the latter are
+        of other classes. Looks once."""
+        if self._apart:
+            return
+        check_apart(self.train_images, self.val_images)
+        if test := self.test_images.get(TEST):
+            check_same_classes(self.config, self.val_images.classes, test.classes, ("val", "test"))
+            check_apart(self.train_images, test, ("train", "test"))
+            check_apart(self.val_images, test, ("val", "test"))
+        self._apart = True
 
     @property
     def steps_per_epoch(self) -> int:
@@ -116,15 +128,20 @@ class ClassificationData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """All validation images in order, each once, spread over the devices."""
-        rank, world = processes()
-        if (count := len(self.val_images)) < world:
-            raise UserError(f"there are {count} val images on {world} devices, expected at least one on each")
-        images = Transformed(self.val_pixels, EvalTransform(self.config))
-        return self._loader(images, InOrder(count, rank, world))
+        return self._in_order("val", self.val_pixels)
 
-    def test_dataloader(self) -> DataLoader:
-        """The validation images: there is no third split. ``data.val`` may name any other folder or tar."""
-        return self.val_dataloader()
+    def test_dataloader(self, name: str = TEST) -> DataLoader:
+        """All images of one of `test_images` likewise, which are not kept in memory. Where the configuration has none
+        these are the validation images."""
+        if not self.test_images:
+            return self.val_dataloader()
+        return self._in_order(name, self._kept(name, self.test_images[name], once=True))
+
+    def _in_order(self, split: str, pixels: Decoded | Encoded) -> DataLoader:
+        rank, world = processes()
+        if (count := len(pixels)) < world:
+            raise UserError(f"there are {count} {split} images on {world} devices, expected at least one on each")
+        return self._loader(Transformed(pixels, EvalTransform(self.config)), InOrder(count, rank, world))
 
     def predict_dataloader(self) -> DataLoader:
         """The validation images in order; on several devices each has every ``world``-th."""
@@ -152,3 +169,16 @@ class ClassificationData(LightningDataModule):
         if batch % world:
             raise UserError(f"key 'data.batch_size' is {batch}, not a multiple of {world} devices")
         return batch // world
+
+
+class OneTest(LightningDataModule):
+    """One of the test sets of a `ClassificationData`, for `Trainer.test`: opened, evaluated and let go before the next.
+    """
+
+    def __init__(self, data: ClassificationData, name: str) -> None:
+        super().__init__()
+        self.data, self.name = data, name
+
+    def test_dataloader(self) -> DataLoader:
+        """Its images in order."""
+        return self.data.test_dataloader(self.name)

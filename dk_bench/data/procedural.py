@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 SUPERSAMPLING = 3  # drawn this many times larger, then averaged down: nine levels of coverage at every edge
 SPLITS = ("train", "val")
+STREAMS = (*SPLITS, "test")  # a split's random numbers go by its place here
 BEND_LIMIT = 0.9  # radians per unit; at 1 the inner edge of a shape would shrink to a point
 MAX_SCALE = 0.35  # half extent as a fraction of the side: any rotation still fits the image
 
@@ -93,20 +94,45 @@ class Pose:
         return float(low[0]), float(low[1]), float(extent[0]), float(extent[1])
 
 
+Limit = float | tuple[float, float]  # of a size without its sign: the largest, or the smallest and the largest
+
+
 def sample_pose(
-    rng: np.random.Generator, label: int, size: int, scale: tuple[float, float], bend: float, rotation: float = math.pi
+    rng: np.random.Generator, label: int, size: int, scale: tuple[float, float], bend: Limit, rotation: Limit = math.pi
 ) -> Pose:
     """A random pose whose shape lies inside the ``size`` x ``size`` image.
 
     ``scale`` is a range of half extents as fractions of ``size``, drawn log-uniformly; bend and rotation are uniform
-    in plus and minus the limit given.
+    in plus and minus the limit given. Whatever the ranges, as many random numbers are drawn.
     """
     half = size * math.exp(rng.uniform(math.log(scale[0]), math.log(scale[1])))
-    centred = Pose(label, (0.0, 0.0), half, rng.uniform(-rotation, rotation), rng.uniform(-bend, bend))
+    centred = Pose(label, (0.0, 0.0), half, _either_way(rng, rotation), _either_way(rng, bend))
     left, top, width, height = centred.box()
     place = rng.uniform(size=2)
     x, y = place[0] * (size - width) - left, place[1] * (size - height) - top
     return Pose(label, (float(x), float(y)), half, centred.rotation, centred.bend)
+
+
+def _either_way(rng: np.random.Generator, limit: Limit) -> float:
+    low, high = _from_to(limit)
+    drawn = rng.uniform(low - high, high - low)
+    return drawn + math.copysign(low, drawn)
+
+
+def _from_to(limit: Limit) -> tuple[float, float]:
+    return limit if isinstance(limit, tuple) else (0.0, limit)
+
+
+def largest_scale(bend: float, rotation: float, steps: int = 32) -> float:
+    """The largest half extent, as a fraction of the side, of which every shape fits into the image, bent and turned
+    both ways by up to that much."""
+    extents = []
+    for label in range(len(SHAPES)):
+        for bent in np.linspace(-bend, bend, steps + 1):
+            points = Pose(label, (0.0, 0.0), 1.0, 0.0, bent).contour() @ (1, 1j)
+            turned = points[:, None] * np.exp(1j * np.linspace(-rotation, rotation, 2 * steps + 1))
+            extents += [np.ptp(turned.real, axis=0).max(), np.ptp(turned.imag, axis=0).max()]
+    return 1 / max(extents)
 
 
 def draw(poses: list[Pose], size: int, rng: np.random.Generator, clutter: int) -> Image.Image:
@@ -136,6 +162,9 @@ def draw(poses: list[Pose], size: int, rng: np.random.Generator, clutter: int) -
 class ShapeImages:
     """A map-style data set: item ``index`` is (RGB image, label); labels go round, so classes are balanced.
 
+    Images of one split, index and seed are one scene whatever ``scale``, ``bend`` and ``rotation`` are: these move, and
+    with the shape's extent its place, while colours and clutter stay.
+
     Raises ValueError for a split, a number of classes, a scale or a bend out of range.
     """
 
@@ -148,17 +177,17 @@ class ShapeImages:
         classes: int = len(SHAPES),
         seed: int = 0,
         scale: tuple[float, float] = (0.15, 0.34),
-        bend: float = 0.8,
-        rotation: float = math.pi,
+        bend: Limit = 0.8,
+        rotation: Limit = math.pi,
         clutter: int = 6,
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+        if split not in STREAMS:
+            raise ValueError(f"split is {split!r}, expected one of {', '.join(STREAMS)}")
         if not 2 <= classes <= len(SHAPES):
             raise ValueError(f"classes is {classes}, expected 2 to {len(SHAPES)}")
         if not 0 < scale[0] <= scale[1] <= MAX_SCALE:
             raise ValueError(f"scale is {tuple(scale)}, expected two fractions, rising, above 0 and up to {MAX_SCALE}")
-        if not 0 <= bend <= BEND_LIMIT:
+        if not 0 <= _from_to(bend)[0] <= _from_to(bend)[1] <= BEND_LIMIT:
             raise ValueError(f"bend is {bend}, expected 0 to {BEND_LIMIT}")
         self.split, self.count, self.size, self.seed = split, count, size, seed
         self.classes = list(SHAPES[:classes])
@@ -171,7 +200,18 @@ class ShapeImages:
     def _rng(self, index: int, stream: int) -> np.random.Generator:
         if not 0 <= index < self.count:
             raise IndexError(f"image {index} of {self.count}")
-        return np.random.default_rng((self.seed, SPLITS.index(self.split), index, stream))
+        return np.random.default_rng((self.seed, STREAMS.index(self.split), index, stream))
+
+    @property
+    def labels(self) -> list[int]:
+        """Of all images, in order."""
+        return [index % len(self.classes) for index in range(self.count)]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the images depend on, but for the program that draws them."""
+        own = {"split": self.split, "count": self.count, "classes": len(self.classes), "seed": self.seed}
+        return {**own, **self._pose, "clutter": self._clutter}
 
     def pose(self, index: int) -> Pose:
         """The pose of the shape in image ``index``; drawing is not needed to know it."""

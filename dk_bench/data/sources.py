@@ -7,13 +7,15 @@ from pathlib import Path
 from dk_bench.config import DataConfig
 from dk_bench.data.images import FileImages, NamedImages
 from dk_bench.data.procedural import ShapeImages
+from dk_bench.data.shifts import check_beyond, ranges
 from dk_bench.errors import UserError
 
 Images = FileImages | NamedImages | ShapeImages
 
 
 def open_images(config: DataConfig, split: str) -> Images:
-    """The images of a split, ``train`` or ``val``, as map-style data set of (RGB image, label) with ``classes``.
+    """The images of a split, ``train``, ``val`` or one of `dk_bench.data.shifts.held_out_sets`, as map-style data set
+    of (RGB image, label) with ``classes``.
 
     Raises UserError for paths, files and settings that do not fit.
     """
@@ -21,18 +23,13 @@ def open_images(config: DataConfig, split: str) -> Images:
     if config.source == "timm":
         return NamedImages(config, split) if config.reader else FileImages(config, split)
     shapes = config.procedural
+    stream, _, shift = split.partition("/")
+    if shift:
+        check_beyond(shapes, shift)
+    count = {"train": shapes.train_images, "val": shapes.val_images, "test": shapes.test_images}[stream]
+    same = {"size": config.size, "classes": shapes.classes, "seed": shapes.seed, "clutter": shapes.clutter}
     try:
-        return ShapeImages(
-            split,
-            shapes.train_images if split == "train" else shapes.val_images,
-            size=config.size,
-            classes=shapes.classes,
-            seed=shapes.seed,
-            scale=tuple(shapes.scale),
-            bend=shapes.bend,
-            rotation=shapes.rotation,
-            clutter=shapes.clutter,
-        )
+        return ShapeImages(stream, count, **same, **ranges(shapes, shift))
     except ValueError as error:
         raise UserError(f"section 'data.procedural': {error}") from error
 
@@ -52,7 +49,7 @@ def data_name(config: DataConfig) -> str:
 def _check_places(config: DataConfig) -> None:
     """Raises UserError for settings of where images lie that the source would not heed."""
     if config.source == "procedural":
-        for key in ("train", "val", "reader"):
+        for key in ("train", "val", "test", "reader"):
             if value := getattr(config, key):
                 raise UserError(
                     f"key 'data.{key}' is {value!r}, but 'data.source' is 'procedural', which reads no files; expected "

@@ -1,4 +1,4 @@
-"""Training and validation images must be of the same classes, and none may be both."""
+"""Training, validation and test images must be of the same classes, and none may be in two of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from dk_bench.errors import UserError
 
 SMALL = 100_000  # of up to so many images, both splits together, the contents are compared
 SHOWN = 3
-FEW = 0.01  # of a published data set's validation images; so many may be training images as well, with a warning
+FEW = 0.01  # of a published data set's split; so many may be in the other one as well, with a warning
+TRAIN_VAL = ("train", "val")
+KIND = {"train": "training", "val": "validation", "test": "test"}
 
 
 class Files(Protocol):
@@ -54,36 +56,44 @@ class PathFiles:
         return real_path(self.names[index])
 
 
-def check_same_classes(config: DataConfig, train: list[str], val: list[str]) -> None:
-    """Raises UserError that names the classes which only one of the splits has."""
-    if train == val:
+def check_same_classes(
+    config: DataConfig, one: list[str], other: list[str], names: tuple[str, str] = TRAIN_VAL
+) -> None:
+    """Raises UserError that names the classes which only one of the splits ``names`` has."""
+    if one == other:
         return
     only = [
-        f"only in {split}: {', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''}"
-        for split, names in (("train", set(train) - set(val)), ("val", set(val) - set(train)))
-        if names
+        f"only in {split}: {', '.join(sorted(classes)[:5])}{', ...' if len(classes) > 5 else ''}"
+        for split, classes in zip(names, (set(one) - set(other), set(other) - set(one)), strict=True)
+        if classes
     ]
-    if sorted(map(_plain, train)) == sorted(map(_plain, val)):
+    if sorted(map(_plain, one)) == sorted(map(_plain, other)):
         only.append("they are the same but for capitals or how letters are encoded")
-    raise UserError(
-        f"train ({config.train}, {len(train)} classes) and val ({config.val}, {len(val)} classes) differ in their "
-        f"classes: {'; '.join(only) or 'the same in another order'}"
+    splits = (
+        f"{name} ({getattr(config, name)}, {len(classes)} classes)"
+        for name, classes in zip(names, (one, other), strict=True)
     )
+    raise UserError(f"{' and '.join(splits)} differ in their classes: {'; '.join(only) or 'the same in another order'}")
 
 
-def check_apart(train: object, val: object) -> None:
-    """Raises UserError where training images are among the validation images, with the names of some.
+def check_apart(train: object, val: object, names: tuple[str, str] = TRAIN_VAL) -> None:
+    """Raises UserError where images of the first of two splits, ``names``, are among those of the second, and names
+    some.
 
     Files are the same where they are one file on the disk, by whatever links, and, of up to `SMALL` images, where they
     hold the same bytes. Of named data sets, which nobody can change, a few equal images are only worth a warning.
     """
     if isinstance(train, FileImages) and isinstance(val, FileImages):
-        check_files_apart(train.files, val.files, "data.train and data.val")
+        check_files_apart(train.files, val.files, _keys(names), names)
     elif isinstance(train, NamedImages) and isinstance(val, NamedImages):
-        _check_named(train, val)
+        _check_named(train, val, names)
 
 
-def check_files_apart(train: Files, val: Files, keys: str) -> None:
+def _keys(names: tuple[str, str]) -> str:
+    return " and ".join(f"data.{name}" for name in names)
+
+
+def check_files_apart(train: Files, val: Files, keys: str, names: tuple[str, str] = TRAIN_VAL) -> None:
     """As `check_apart`, of files; ``keys`` are those that name them."""
     try:
         shared = _same(train.names, val.names, train.identity, val.identity)
@@ -92,15 +102,18 @@ def check_files_apart(train: Files, val: Files, keys: str) -> None:
     except OSError as error:
         raise UserError(f"keys {keys}: image {error.filename} cannot be read: {error.strerror or error}") from error
     if shared:
-        shown = ", ".join(f"{b} (val) is {a} (train)" for a, b in shared[:SHOWN])
-        raise UserError(f"{_count(shared, val.names, keys)}: {shown}{', ...' if len(shared) > SHOWN else ''}; {WANTED}")
+        shown = ", ".join(f"{b} ({names[1]}) is {a} ({names[0]})" for a, b in shared[:SHOWN])
+        more = ", ..." if len(shared) > SHOWN else ""
+        raise UserError(f"{_count(shared, val.names, keys, names)}: {shown}{more}; {_wanted(names)}")
 
 
-WANTED = "expected no image in both, or validation tells nothing"
+def _wanted(names: tuple[str, str]) -> str:
+    return f"expected no image in both, or {'validation' if names[1] == 'val' else 'the test'} tells nothing"
 
 
-def _count(shared: Sequence, val: Sequence, keys: str) -> str:
-    return f"keys {keys}: {len(shared)} of the {len(val)} validation images are training images too"
+def _count(shared: Sequence, val: Sequence, keys: str, names: tuple[str, str]) -> str:
+    kinds = f"{KIND[names[1]]} images are {KIND[names[0]]} images too"
+    return f"keys {keys}: {len(shared)} of the {len(val)} {kinds}"
 
 
 def _same(
@@ -127,21 +140,21 @@ def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=20).digest()
 
 
-def _check_named(train: NamedImages, val: NamedImages) -> None:
-    keys = "data.train and data.val"
+def _check_named(train: NamedImages, val: NamedImages, names: tuple[str, str]) -> None:
+    keys, wanted = _keys(names), _wanted(names)
     if train.source == val.source:
-        raise UserError(f"keys {keys}: both are {train.source}; {WANTED}")
+        raise UserError(f"keys {keys}: both are {train.source}; {wanted}")
     paths = train.paths(), val.paths()
     if all(paths):
-        return check_files_apart(PathFiles(paths[0]), PathFiles(paths[1]), keys)
+        return check_files_apart(PathFiles(paths[0]), PathFiles(paths[1]), keys, names)
     if len(train) + len(val) <= SMALL:
         shared = _same(*(range(len(images)) for images in (train, val)), *map(_content_digest, (train, val)))
         if len(shared) > FEW * len(val):
-            raise UserError(f"{_count(shared, range(len(val)), keys)}, by their contents; {WANTED}")
+            raise UserError(f"{_count(shared, range(len(val)), keys, names)}, by their contents; {wanted}")
         if shared:
-            warnings.warn(f"{_count(shared, range(len(val)), keys)}, by their contents", stacklevel=3)
+            warnings.warn(f"{_count(shared, range(len(val)), keys, names)}, by their contents", stacklevel=3)
     elif len(train) == len(val) and _same_samples(train, val):
-        raise UserError(f"keys {keys}: {train.source}, and {val.source}, hold the same {len(val)} images; {WANTED}")
+        raise UserError(f"keys {keys}: {train.source}, and {val.source}, hold the same {len(val)} images; {wanted}")
 
 
 def _content_digest(images: NamedImages) -> Callable[[int], object]:

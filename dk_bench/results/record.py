@@ -44,12 +44,13 @@ class RunRecord:
     config: dict[str, Any]
     config_hash: str
     model: dict[str, Any]  # name (a detector's backbone's), input_size, spec; num_classes, or detector
-    data: dict[str, Any]  # name, classes (their names or number), train_images, val_images
+    data: dict[str, Any]  # name, classes (their names or number), train_images, val_images, test_images
     seed: int
     status: str = "running"
     error: str | None = None  # why a run failed
     task: str = TRAINING
-    # epochs: [{epoch, train/loss, val/loss, val/top1, val/top5, lr, seconds}]; final: the same names, last epoch
+    # epochs: [{epoch, train/loss, val/loss, val/top1, val/top5, lr, seconds}]; final: the same names, last epoch, and
+    # test/loss, test/top1, test/top5 where there are test images; of shifted ones test/SHIFT/...
     # Of detectors val/mAP, _50, _75, _s, _m, _l in place of top-1 and top-5, null where there is no object of the size
     metrics: dict[str, Any] = field(default_factory=lambda: {"epochs": [], "final": {}})
     cost: dict[str, Any] = field(default_factory=dict)  # params, macs, sampling_macs, input_size
@@ -219,6 +220,7 @@ def _fault_inside(content: dict[str, Any]) -> str | None:
         "data.name": (data.get("name"), str), "data.classes": (data.get("classes"), list | int | None),
         "data.train_images": (data.get("train_images"), int | None),
         "data.val_images": (data.get("val_images"), int | None),
+        "data.test_images": (data.get("test_images"), int | None),
         "metrics.epochs": (metrics.get("epochs"), list), "metrics.final": (metrics.get("final"), dict),
         "model.name": (model.get("name"), str), "model.spec": (model.get("spec"), dict | None),
     }  # fmt: skip

@@ -135,7 +135,8 @@ def _checked(content: Any, default_name: str) -> Sweep:
         raise ValueError(f"key 'method' is {method!r}, expected grid")
     command = content.get("command", ["${env}", "${interpreter}", "${program}", "${args}"])
     _check_command(command, content.get("program"))
-    _check_metric(content.get("metric"))
+    for metric in (content.get("metric"), *_several(content.get("metrics"))):
+        _check_metric(metric)
     run_cap = content.get("run_cap")
     if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
         raise ValueError(f"key 'run_cap' is {run_cap!r}, expected a positive integer")
@@ -159,11 +160,20 @@ def _check_command(command: Any, program: Any) -> None:
             raise ValueError("key 'program' is missing, and 'command' uses it")
 
 
+def _several(metrics: Any) -> list[Any]:
+    return metrics if isinstance(metrics, list) else [] if metrics is None else [metrics]
+
+
 def _check_metric(metric: Any) -> None:
     if metric is None:
         return
     if not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
         raise ValueError(f"key 'metric' is {metric!r}, expected a name and a goal")
+    if metric["name"].startswith("test/"):
+        raise ValueError(
+            f"key 'metric.name' is {metric['name']!r}, expected a figure of validation, as val/top1: settings that are "
+            "chosen by test images leave nothing to test them on"
+        )
     if metric.get("goal", "minimize") not in ("minimize", "maximize"):
         raise ValueError(f"key 'metric.goal' is {metric['goal']!r}, expected minimize or maximize")
 

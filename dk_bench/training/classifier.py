@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from dk_bench.config import config_from_dict
 from dk_bench.data.module import ClassificationData
 from dk_bench.data.order import mix_seed
+from dk_bench.data.shifts import TEST
 from dk_bench.errors import UserError
 from dk_bench.training.checkpoint import build_model, without_initial_weights
 from dk_bench.training.fitting import Diverged
@@ -71,13 +72,18 @@ class LitClassifier(ConfiguredModule):
             self.check_trainer(self.config.optim.epochs, "optim.epochs")
             self._check_averaging()
         data = self.trainer.datamodule
-        if isinstance(data, ClassificationData) and data.val_images.classes != list(self.hparams.classes):
-            raise UserError(
-                f"the module was made for the classes {_some(self.hparams.classes)}, but the images are of "
-                f"{_some(data.val_images.classes)}: expected LitClassifier(..., classes=data.val_images.classes)"
-            )
+        if isinstance(data, ClassificationData):
+            images = data.test_images.get(TEST) if stage == "test" else None
+            self._check_classes((images or data.val_images).classes)
         if self.config.trainer.compile:
             self.model.compile()
+
+    def _check_classes(self, classes: list[str]) -> None:
+        if classes != list(self.hparams.classes):
+            raise UserError(
+                f"the module was made for the classes {_some(self.hparams.classes)}, but the images are of "
+                f"{_some(classes)}: expected LitClassifier(..., classes=data.val_images.classes)"
+            )
 
     def _check_averaging(self) -> None:
         """Raises UserError where the configuration has what the trainer would have to do, and does not."""
@@ -137,7 +143,7 @@ class LitClassifier(ConfiguredModule):
     def on_validation_epoch_end(self, split: str = "val") -> None:
         loss = self.val_loss.compute()
         if not torch.isfinite(loss):
-            raise Diverged(f"validation loss is {loss.item()} {self.when()}")
+            raise Diverged(f"{'validation' if split == 'val' else split} loss is {loss.item()} {self.when()}")
         self.log(f"{split}/loss", loss)
         self.log(f"{split}/top1", 100 * self.val_top1.compute(), prog_bar=True)
         self.log(f"{split}/top5", 100 * self.val_top5.compute())

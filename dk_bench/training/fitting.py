@@ -113,8 +113,12 @@ def fit(
     resume: bool,
     logger: Any,
     values: Mapping[str, Any],
+    test: Callable[[], Mapping[str, float]] = dict,
 ) -> RunRecord:
     """Trains to the end, from the keeper's checkpoint with ``resume``, and returns the keeper's record, written.
+
+    ``test`` gives further final figures of the trained model, from the checkpoint that the last epoch left; it is
+    called once, on every process.
 
     A run whose loss is not finite any more, or one of whose processes is gone, ends with its record ``failed``, the
     reason in ``error``. Any other exception is recorded likewise and raised again; an interrupt is recorded as
@@ -135,7 +139,7 @@ def fit(
             checkpoint = str(keeper.checkpoint_path) if resume else None
             with _together(trainer, lambda why: _fail(trainer, record, path, why)):
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            record.metrics["final"] = dict(record.metrics["epochs"][-1])
+                record.metrics["final"] = {**record.metrics["epochs"][-1], **test()}
             record.status, record.ended, record.throughput = "finished", utc_now(), keeper.throughput.rates()
             if trainer.is_global_zero:
                 write_record(record, path)
@@ -162,14 +166,22 @@ def _end_log(logger: Any, record: RunRecord) -> None:
         print(f"W&B's run could not be ended: {reason(error)}", file=sys.stderr)
 
 
-def validate(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
-    """Evaluates the module on the validation images; the figures are the trainer's ``callback_metrics``.
+def validate(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> dict[str, float]:
+    """The module's figures on the validation images. Raises as `evaluating`."""
+    with evaluating(trainer):
+        trainer.validate(module, datamodule=data, verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+@contextmanager
+def evaluating(trainer: pl.Trainer) -> Iterator[None]:
+    """Evaluates in the block, in all processes.
 
     Raises UserError, with the last line of a worker process's traceback alone, and its ProcessLost.
     """
     try:
         with _together(trainer, lambda why: None):
-            trainer.validate(module, datamodule=data, verbose=False)
+            yield
     except ProcessLost:
         raise
     except UserError as error:

@@ -14,8 +14,9 @@ from torch import nn
 
 from dk_bench.analysis.cost import count_cost
 from dk_bench.config import Config, config_from_dict, to_dict
-from dk_bench.data.module import ClassificationData
-from dk_bench.data.sources import data_name
+from dk_bench.data.module import ClassificationData, OneTest
+from dk_bench.data.shifts import TEST, held_out_sets
+from dk_bench.data.sources import Images, data_name
 from dk_bench.errors import UserError
 from dk_bench.results import identity
 from dk_bench.results.record import (
@@ -36,6 +37,7 @@ from dk_bench.training.checkpoint import (
 from dk_bench.training.classifier import LitClassifier
 from dk_bench.training.fitting import (
     Diverged,
+    evaluating,
     fit,
     make_trainer,
     name_run,
@@ -60,16 +62,18 @@ def run_folder(config: Config) -> Path:
 def train(config: Config, *, callbacks: Sequence[Callback] = (), command: Sequence[str] = ()) -> RunRecord:
     """Trains what ``config`` says, from the last checkpoint in the run's folder where there is one.
 
-    A run that has finished is not repeated: its record comes back. A run whose loss is not finite any more ends with
-    its record ``failed``, the reason in ``error``. Any other exception is recorded likewise and raised again; an
-    interrupt is recorded as ``interrupted``. ``callbacks`` are further Lightning callbacks.
+    The trained model is then evaluated, once, on the test images, if there are any. A run that has finished is not
+    repeated: its record comes back; figures of test images that it is without are added from its checkpoint. A run
+    whose loss is not finite any more ends with its record ``failed``, the reason in ``error``. Any other exception is
+    recorded likewise and raised again; an interrupt is recorded as ``interrupted``. ``callbacks`` are further Lightning
+    callbacks.
 
     Raises UserError for bad configuration or data, and for a checkpoint of another model in the run's folder, and its
     BusyError where another process is training this run.
     """
     folder = run_folder(config)
     with open_run(folder) as previous, quiet():
-        if previous and previous.status == "finished":
+        if previous and previous.status == "finished" and not _wants_test(config, previous, folder):
             not_again(config, to_dict(config), previous, folder)
             return previous
 
@@ -94,15 +98,47 @@ def train(config: Config, *, callbacks: Sequence[Callback] = (), command: Sequen
         trainer = make_trainer(config, config.optim.epochs, watchers, logger, steps)
         resume = checkpoint is not None
         del checkpoint  # its weights would stay in memory beside the model's
-        return fit(trainer, module, data, keeper, resume=resume, logger=logger, values=to_dict(config))
+
+        def test() -> dict[str, float]:
+            return evaluate_tests(trainer, module, data, keeper.checkpoint_path)
+
+        return fit(trainer, module, data, keeper, resume=resume, logger=logger, values=to_dict(config), test=test)
 
 
-def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequence[str] = ()) -> RunRecord:
-    """Evaluates a checkpoint on the validation images of its configuration, changed by ``overrides``.
+def evaluate_tests(
+    trainer: pl.Trainer, module: LitClassifier, data: ClassificationData, path: Path
+) -> dict[str, float]:
+    """Evaluates the weights in a checkpoint, of EMA the averaged ones, on every test set, one after the other.
 
-    Returns a record of task ``evaluation``, not written, whose final metrics are val/loss, val/top1 and val/top5.
-    Raises UserError for a file that is no checkpoint of ours, for bad data, where model or classes are not the
-    checkpoint's, and where the model's loss is not finite.
+    Gives test/loss, test/top1 and test/top5, and the same under test/SHIFT/ for each shifted set. Loggers are told
+    nothing: no search may have these figures among those that it watches during training.
+    """
+    if not data.test_images:
+        return {}
+    load_weights(module.model, read_checkpoint(path), path)
+    trainer.loggers, figures = [], {}
+    for name in data.test_images:
+        trainer.test(module, datamodule=OneTest(data, name), verbose=False)
+        found = trainer.callback_metrics.items()
+        figures |= {f"{name}{metric.removeprefix(TEST)}": float(value) for metric, value in found}
+    return figures
+
+
+def _wants_test(config: Config, record: RunRecord, folder: Path) -> bool:
+    """Whether a finished run is without figures of test images that its configuration names, and can have them."""
+    missing = [name for name in held_out_sets(config.data) if f"{name}/top1" not in record.metrics["final"]]
+    return bool(missing) and (folder / "last.ckpt").exists()
+
+
+def evaluate(
+    path: str | Path, overrides: Iterable[str] = (), *, split: str = "val", command: Sequence[str] = ()
+) -> RunRecord:
+    """Evaluates a checkpoint on the images of its configuration, changed by ``overrides``: those of validation, or,
+    where ``split`` is ``test``, all test sets.
+
+    Returns a record of task ``evaluation``, not written, whose final metrics are val/loss, val/top1 and val/top5, or
+    those of `evaluate_tests`. Raises UserError for a file that is no checkpoint of ours, for bad data, where model or
+    classes are not the checkpoint's, and where the model's loss is not finite.
     """
     checkpoint = read_checkpoint(path)
     held = checkpoint["hyper_parameters"]
@@ -110,25 +146,37 @@ def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequen
     config.model = without_initial_weights(config.model)  # the weights come from this checkpoint
     with own_process(), quiet():
         data = ClassificationData(config.data, config.seed, cache="off")  # every image is seen once
-        if data.val_images.classes != held["classes"]:
+        if (classes := _evaluated(data, split).classes) != held["classes"]:
             raise UserError(
-                f"{path}: its model tells {_some(held['classes'])} apart, the images are of "
-                f"{_some(data.val_images.classes)}"
+                f"{path}: its model tells {_some(held['classes'])} apart, the images are of {_some(classes)}"
             )
         check_same_model(checkpoint, config.model.name, len(held["classes"]), path)
         module = LitClassifier(to_dict(config), held["classes"])
         load_weights(module.model, checkpoint, path)
         throughput = Throughput()
         trainer = make_trainer(config, config.optim.epochs, [throughput], logger=False)
-        record = _start_record(config, module, data, command, task=EVALUATION)
+        record = _start_record(config, module, data, command, splits=[split], task=EVALUATION)
         try:
-            validate(trainer, module, data)
+            if split == TEST:
+                with evaluating(trainer):
+                    record.metrics["final"] = evaluate_tests(trainer, module, data, path)
+            else:
+                record.metrics["final"] = validate(trainer, module, data)
         except Diverged as error:
             raise UserError(f"{path}: its model gives no finite loss on these images: {reason(error)}") from error
-    record.metrics["final"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
     record.throughput = throughput.rates()
     record.status, record.ended = "finished", utc_now()
     return record
+
+
+def _evaluated(data: ClassificationData, split: str) -> Images:
+    """The images of a split to evaluate. Raises UserError where the configuration names no test images."""
+    if split != TEST:
+        return data.val_images
+    if not data.test_images:
+        key = "data.test=PLACE" if data.config.source == "timm" else "data.procedural.test_images=N"
+        raise UserError(f"the configuration has no test images: expected {key}")
+    return data.test_images[TEST]
 
 
 def _last_checkpoint(folder: Path, config: Config, num_classes: int) -> dict[str, Any] | None:
@@ -142,9 +190,15 @@ def _last_checkpoint(folder: Path, config: Config, num_classes: int) -> dict[str
 
 
 def _start_record(
-    config: Config, module: LitClassifier, data: ClassificationData, command: Sequence[str], **more: Any
+    config: Config,
+    module: LitClassifier,
+    data: ClassificationData,
+    command: Sequence[str],
+    splits: Sequence[str] = ("train", "val", "test"),
+    **more: Any,
 ) -> RunRecord:
-    """The record of a run that begins, with the model's cost; ``more`` goes to `new_record`."""
+    """The record of a run that begins, with the model's cost and what of ``data`` it is about; ``more`` goes to
+    `new_record`."""
     name, size, classes = config.model.name, config.data.size, module.hparams.classes
     spec, in_chans = kernel_spec(config.model), 3
     record = new_record(
@@ -159,9 +213,7 @@ def _start_record(
         data={
             "name": data_name(config.data),
             "classes": classes,
-            "train_images": len(data.train_images) if module.hparams.run_id else None,
-            "val_images": len(data.val_images),
-            **_left_out(data, training=bool(module.hparams.run_id)),
+            **_counts(data, splits),
         },
         seed=config.seed,
         command=command or sys.argv,
@@ -173,11 +225,19 @@ def _start_record(
     return record
 
 
-def _left_out(data: ClassificationData, training: bool) -> dict[str, int]:
-    """How many service files and folders the scan of folders and tars passed over, where there was one."""
-    splits = [data.val_images, *([data.train_images] if training else [])]
-    found = [images.left_out for images in splits if hasattr(images, "left_out")]
-    return {"left_out": sum(found)} if found else {}
+def _counts(data: ClassificationData, splits: Sequence[str]) -> dict[str, int | None]:
+    """How many images there are of the splits that a record is about, and, where folders and tars were scanned, how
+    many service files and folders of theirs were passed over."""
+    images = {
+        "train": data.train_images if "train" in splits else None,
+        "val": data.val_images if "val" in splits else None,
+        "test": data.test_images.get(TEST) if TEST in splits else None,
+    }
+    counts = {f"{split}_images": len(found) if found else None for split, found in images.items()}
+    if counts["test_images"] is None:  # as in older records
+        del counts["test_images"]
+    left_out = [found.left_out for found in images.values() if hasattr(found, "left_out")]
+    return counts | ({"left_out": sum(left_out)} if left_out else {})
 
 
 def _cost(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Any]:

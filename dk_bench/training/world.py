@@ -177,10 +177,16 @@ class HoldOn(Callback):
     def on_validation_start(self, *_: object) -> None:
         hold_on()
 
+    def on_test_start(self, *_: object) -> None:
+        hold_on()
+
     def on_train_batch_end(self, *_: object) -> None:
         hold_on()
 
     def on_validation_batch_end(self, *_: object) -> None:
+        hold_on()
+
+    def on_test_batch_end(self, *_: object) -> None:
         hold_on()
 
 

@@ -1,0 +1,62 @@
+"""What a run is tested on: one set apart from training and validation, and, of procedural images, sets from beyond
+training's range of one factor each.
+
+Image ``i`` of every procedural test set is the same scene with that factor replaced, so that a model's figures on two
+of them are paired. All ten shapes stay what they are under any rotation; ring, star and cross look the same again
+after less than a right angle, so that a rotation from beyond 0.8 shows nothing new of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from dk_bench.config import DataConfig, ProceduralConfig
+from dk_bench.data.procedural import BEND_LIMIT, MAX_SCALE, largest_scale
+from dk_bench.errors import UserError
+
+TEST = "test"
+SHIFTS = ("scale_up", "scale_down", "rotation", "bend")
+
+
+def held_out_sets(config: DataConfig) -> list[str]:
+    """The names of what a run is tested on: ``test``, and ``test/SHIFT`` of procedural images; empty for nothing."""
+    if config.source == "timm":
+        return [TEST] if config.test is not None else []
+    shapes = config.procedural
+    shifted = [f"{TEST}/{shift}" for shift in SHIFTS if getattr(shapes.shifts, shift) is not None]
+    return [TEST, *shifted] if shapes.test_images else []
+
+
+def ranges(shapes: ProceduralConfig, shift: str = "") -> dict[str, Any]:
+    """Scale, bend and rotation of images as `dk_bench.data.procedural.ShapeImages` takes them: those of training but
+    for ``shift``, one of `SHIFTS` or empty."""
+    (small, large), to = shapes.scale, getattr(shapes.shifts, shift) if shift else None
+    beyond = {
+        "scale_up": {"scale": (large, to)}, "scale_down": {"scale": (to, small)},
+        "rotation": {"rotation": (shapes.rotation, to)}, "bend": {"bend": (shapes.bend, to)}, "": {},
+    }  # fmt: skip
+    return {"scale": (small, large), "bend": shapes.bend, "rotation": shapes.rotation, **beyond[shift]}
+
+
+def check_beyond(shapes: ProceduralConfig, shift: str) -> None:
+    """Raises UserError where a shift does not lead out of training's range, or shapes out of the image."""
+    to, (small, large) = getattr(shapes.shifts, shift), shapes.scale
+    holds, expected = {
+        "scale_up": (large < to <= MAX_SCALE, f"above {large}, the upper end of scale, and up to {MAX_SCALE}"),
+        "scale_down": (0 < to < small, f"above 0 and below {small}, the lower end of scale"),
+        "rotation": (shapes.rotation < to <= math.pi,
+                     f"above {shapes.rotation}, the largest rotation in training, and up to pi"),
+        "bend": (shapes.bend < to <= BEND_LIMIT,
+                 f"above {shapes.bend}, the largest bend in training, and up to {BEND_LIMIT}"),
+    }[shift]  # fmt: skip
+    key = f"key 'data.procedural.shifts.{shift}' is {to}"
+    if not holds:
+        raise UserError(f"{key}, expected null or a number {expected}")
+    reach = {"scale_up": large, "bend": shapes.bend, "rotation": shapes.rotation, shift: to}
+    fits = largest_scale(reach["bend"], reach["rotation"])
+    if shift != "scale_down" and reach["scale_up"] > fits:  # smaller ones fit better than those of training
+        raise UserError(
+            f"{key}: shapes of half extent {reach['scale_up']}, bent by up to {reach['bend']}, reach out of the image; "
+            f"expected half extents (scale, shifts.scale_up) of up to {math.floor(1000 * fits) / 1000}"
+        )
