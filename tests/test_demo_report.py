@@ -79,8 +79,6 @@ def test_page_has_every_model_and_picture(demo):
     assert titles == [
         "Difference to the rigid base",
         "Accuracy and cost",
-        "Accuracy and speed of evaluation",
-        "Accuracy and speed of training",
         "top-1 during training",
         "Training loss",
     ]

@@ -141,7 +141,7 @@ def test_imagenet_evaluated_otherwise_does_not_stand_beside_the_paper(section, c
 def test_cost_that_could_not_be_counted_is_unknown():
     record = make_record("my_net", 50.0)
     record.cost = {"params": 3000, "macs": None, "sampling_macs": None, "error": "no formula"}
-    assert lines_of(build_documents([record])["other"])["my_net"][9:12] == ["3.0", "unknown", "unknown"]
+    assert lines_of(build_documents([record])["other"])["my_net"][11:14] == ["3.0", "unknown", "unknown"]
 
 
 def test_imagenet_stands_beside_the_paper():
@@ -149,11 +149,11 @@ def test_imagenet_stands_beside_the_paper():
     document = build_documents(records, COSTS)["table1"]
     assert [table.heading for table in document.tables] == ["ImageNet"]
     text = markdown(document)
-    ours = "77.5 ± 6.4 (n=2) | reproduced | - | - | 25.0 | 0.25 | 4.32 | 0.01 | 0.000 | 2"
-    assert f"| rigid | local 4x4 | 78.1 | {ours} |" in text
-    rigid = "76.3 | not run | not run | - | - | 23.7 | 23.68 | 3.82 | 4.02 | 0.000 | -"
+    ours = "77.5 ± 6.4 (n=2) | +1.8 | - | - | not run | 25.0 | 0.25 | 4.32 | 0.01 | 0.000 | 2"
+    assert f"| rigid | local 4x4, centred | 78.1 | {ours} |" in text
+    rigid = "76.3 | not run | - | - | - |  | 23.7 | 23.68 | 3.82 | 4.02 | 0.000 | -"
     assert f"| ResNet-50-DW | rigid | rigid | {rigid} |" in text
-    assert text.count("| not run | not run |") == 13
+    assert text.count("| not run |") == 13 + 11  # figures, and verdicts on all but the three bases
 
 
 def test_other_data_never_stand_beside_the_paper():
@@ -176,13 +176,14 @@ def test_demo_table():
     records.append(make_record("test_resnetdw_dcn", status="failed"))
     rows = lines_of(build_documents(records)["demo"])
     assert tuple(rows) == DEMO_MODELS
-    costs = ["250.0", "12.35", "0.07", "400", "1000", "2"]
-    assert rows["test_resnetdw"] == ["test_resnetdw", "rigid", "rigid", "", "71.0 ± 2.5 (n=3)", *"----", *costs]
-    assert rows["test_resnetdw_dk"][2:6] == ["local 4x4", "", "75.0 ± 2.5 (n=3)", "+4.0 ± 0.0 (n=3)"]
-    assert rows["test_resnetdw_dk_s5"][2:6] == ["local 5x5", "", "73.0 (n=1)", "+3.0 (n=1)"]  # to seed 0's 70
+    costs = ["250.0", "12.35", "0.07", "2"]
+    judged = ["-", "-", ""]
+    assert rows["test_resnetdw"] == ["test_resnetdw", "rigid", "rigid", "", "71.0 ± 2.5 (n=3)", *judged * 2, *costs]
+    assert rows["test_resnetdw_dk"][2:6] == ["local 4x4, centred", "", "75.0 ± 2.5 (n=3)", "+4.0 ± 0.0 (n=3)"]
+    assert rows["test_resnetdw_dk_s5"][2:6] == ["local 5x5, centred", "", "73.0 (n=1)", "+3.0 (n=1)"]  # to seed 0's 70
     assert rows["test_resnetdw_dcn"][2:6] == ["rigid", "DCN", "failed", "-"]
-    assert rows["test_resnetdw_dcn_dk"][2:6] == ["local 4x4", "DCN", "not run", "-"]
-    assert rows["test_resnetdw_gdk"][2] == "global 4x4"
+    assert rows["test_resnetdw_dcn_dk"][2:6] == ["local 4x4, centred", "DCN", "not run", "-"]
+    assert rows["test_resnetdw_gdk"][2] == "global 4x4, centred"
 
 
 def test_each_data_set_has_its_own_demo_table():
@@ -239,14 +240,14 @@ def test_model_that_the_configuration_deforms_is_not_its_rigid_base():
     assert "72.0" not in markdown(documents["table1"]) and "70.0 (n=1)" in markdown(documents["table1"])
     lines = markdown(documents["other"]).splitlines()
     (deformed,) = [line for line in lines if "72.0 (n=1)" in line]
-    assert "| local 5x5 |  | 72.0 (n=1) | +2.0 (n=1) |" in deformed
+    assert "| local 5x5, centred |  | 72.0 (n=1) | +2.0 (n=1) |" in deformed
     assert any("| rigid |  | 70.0 (n=1) | - |" in line for line in lines)
 
 
 def test_models_of_ones_own_are_described_by_their_record():
     record = make_record("my_net", 50.0)
-    record.model["spec"] = KernelSpec(depthwise="local", scope=5, dcn=True).to_dict()
-    assert lines_of(build_documents([record])["other"])["my_net"][1:4] == ["rigid", "local 5x5", "DCN"]
+    record.model["spec"] = KernelSpec(depthwise="local", scope=5, grid="spread", dcn=True).to_dict()
+    assert lines_of(build_documents([record])["other"])["my_net"][1:4] == ["rigid", "local 5x5, spread", "DCN"]
     record.model["spec"] = {"scoop": 5}
     with pytest.raises(UserError, match=r"my_net: model\.spec: .*'scoop'"):
         build_documents([record])
@@ -325,12 +326,12 @@ def test_command_puts_the_differences_into_a_readme(tmp_path, capsys):
     assert readme.read_text() == f"""before
 {BEGIN}
 
-| data, table | model | top-1 or mAP | Δ rigid | p (Holm) |
-| :-- | :-- | --: | --: | --: |
-| [procedural](../results/table1.md) | ResNet-50-DW | 60.0 (n=1) | - | - |
-|  | ResNet-50-DW local 4x4 | 62.0 (n=1) | +2.0 (n=1) | - |
-| [procedural](../results/demo.md) | test_resnetdw | 70.0 (n=1) | - | - |
-|  | test_resnetdw_dk local 4x4 | 71.0 (n=1) | +1.0 (n=1) | - |
+| data, table | model | top-1 or mAP | Δ rigid | p (Holm) | verdict |
+| :-- | :-- | --: | --: | --: | :-- |
+| [procedural](../results/table1.md) | ResNet-50-DW | 60.0 (n=1) | - | - |  |
+|  | ResNet-50-DW local 4x4, centred | 62.0 (n=1) | +2.0 (n=1) | - | undecided |
+| [procedural](../results/demo.md) | test_resnetdw | 70.0 (n=1) | - | - |  |
+|  | test_resnetdw_dk local 4x4, centred | 71.0 (n=1) | +1.0 (n=1) | - | undecided |
 
 {END}
 after

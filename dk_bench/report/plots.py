@@ -1,9 +1,9 @@
-"""The plots of a report: accuracy against cost and speed, differences to the rigid base, curves, operators' times."""
+"""The plots of a report: accuracy against cost, differences to the rigid base, curves, operators' times."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -17,7 +17,8 @@ from dk_bench.report.svg import CARD, INK, MARKERS, drawing, label, series_colou
 from dk_bench.results.cells import Cell, Data, Figure, gather
 from dk_bench.results.record import DETECTION, TRAINING, RunRecord
 from dk_bench.results.render import text
-from dk_bench.results.rows import gain, kernel_words, spec_of
+from dk_bench.results.rows import kernel_words, spec_of
+from dk_bench.tables.columns import as_figure, difference
 
 WIDE_RANGE = 15  # a span of values from which on an axis is logarithmic
 TOOLTIP = 120  # characters of a name in one
@@ -93,9 +94,7 @@ def plots_of(group: Group) -> list[Plot]:
     """The plots that there are figures for."""
     drawn = [
         _gains(group),
-        _against(group, "macs", "Accuracy and cost", *_multiply_adds(group)),
-        _against(group, "eval", "Accuracy and speed of evaluation", "images/s, evaluation", _speed("eval")),
-        _against(group, "train", "Accuracy and speed of training", "images/s, training", _speed("train")),
+        _accuracy_and_cost(group),
         _curves(group, group.metric, f"{group.axis.removesuffix(', %')} during training", group.axis),
         _curves(group, "train/loss", "Training loss", "loss"),
     ]
@@ -105,63 +104,43 @@ def plots_of(group: Group) -> list[Plot]:
 Point = tuple[float, float | None]  # a value and half of its interval
 
 
-def _multiply_adds(group: Group) -> tuple[str, Callable[[Cell], Point | None]]:
-    counts = {id(series.cell): series.cell.cost("macs") for series in group.series}
-    largest = max((count for count in counts.values() if isinstance(count, int | float)), default=0)
-    unit, word = (1e9, "billions") if largest >= 1e9 else (1e6, "millions")
-
-    def count(cell: Cell) -> Point | None:
-        macs = counts[id(cell)]
-        return (macs / unit, None) if isinstance(macs, int | float) else None
-
-    return f"multiply-adds, {word}", count
-
-
-def _speed(of: str) -> Callable[[Cell], Point | None]:
-    return lambda cell: _point(cell.throughput(f"{of}_images_per_second"))
-
-
 def _point(figure: Figure) -> Point | None:
     summary = figure.summary
     return summary and (summary.mean, summary.half_width)
 
 
-def _against(group: Group, key: str, title: str, axis: str, value: Callable[[Cell], Point | None]) -> Plot | None:
-    """The metric against something else, with both their intervals. Marks of the same place stand side by side."""
-    points = []
-    for series in group.series:
-        x, figure = value(series.cell), series.cell.final(group.metric)
-        if x and figure.summary:
-            points.append((series, x, figure))
+def _accuracy_and_cost(group: Group) -> Plot | None:
+    """The metric, with its interval, against multiply-adds. Marks of the same place stand side by side."""
+    counts = [(series, series.cell.cost("macs"), series.cell.final(group.metric)) for series in group.series]
+    points = [(s, macs, figure) for s, macs, figure in counts if isinstance(macs, int | float) and figure.summary]
     if not points:
         return None
+    largest = max(macs for _, macs, _ in counts if isinstance(macs, int | float))
+    unit, axis = (1e9, "multiply-adds, billions") if largest >= 1e9 else (1e6, "multiply-adds, millions")
+    points = [(series, macs / unit, figure) for series, macs, figure in points]
     tooltips = {
-        f"t{n}": f"{label(s.name, TOOLTIP)}: {text(figure)}, {x[0]:.4g} {axis}"
-        for n, (s, x, figure) in enumerate(points)
+        f"t{n}": f"{label(s.name, TOOLTIP)}: {text(figure)}, {x:.4g} {axis}" for n, (s, x, figure) in enumerate(points)
     }
     places: dict[float, list[Series]] = {}
     for series, x, _ in points:
-        places.setdefault(x[0], []).append(series)
+        places.setdefault(x, []).append(series)
     with drawing() as (drawn, axes):
-        for n, (series, (x, half), figure) in enumerate(points):
+        for n, (series, x, figure) in enumerate(points):
             same = places[x]
             aside = 7 * (same.index(series) - (len(same) - 1) / 2) / 72
             shift = axes.transData + ScaledTranslation(aside, 0, drawn.dpi_scale_trans)
-            y, y_half = _point(figure)
-            _mark(axes, series, x, y, half, y_half, gid=f"t{n}", transform=shift)
-        # Errorbars that are moved aside do not count for the limits.
-        axes.update_datalim([(x + s * (h or 0), _point(f)[0] + s * (_point(f)[1] or 0))
-                             for _, (x, h), f in points for s in (-1, 1)])  # fmt: skip
+            y, half = _point(figure)
+            _mark(axes, series, x, y, None, half, gid=f"t{n}", transform=shift)
+            # Errorbars that are moved aside do not count for the limits.
+            axes.update_datalim([(x, y + sign * (half or 0)) for sign in (-1, 1)])
         axes.autoscale_view()
-        note = _uncertainty([figure for *_, figure in points])
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
-        _log_if_wide(axes, [x for _, (x, _), _ in points])
-        if min(x - (half or 0) for _, (x, half), _ in points) < 0:
-            axes.set_xlim(left=0)  # nothing is slower than that, whatever an interval of few seeds spans
-            note += " Cut at zero."
+        _log_if_wide(axes, [x for _, x, _ in points])
         axes.set(xlabel=axis, ylabel=group.axis)
-        aside = " Marks of equal value are moved apart." if max(map(len, places.values())) > 1 else ""
-        return Plot(f"{group.key}-{key}", title, note + aside, to_svg(drawn, f"{group.key}-{key}", title, tooltips))
+        note = _uncertainty([figure for *_, figure in points])
+        note += " Marks of equal value are moved apart." * (max(map(len, places.values())) > 1)
+        key, title = f"{group.key}-macs", "Accuracy and cost"
+        return Plot(key, title, note, to_svg(drawn, key, title, tooltips))
 
 
 def _uncertainty(figures: Sequence[Figure], several: str = "Bars: 95 % interval of the mean over seeds.") -> str:
@@ -187,8 +166,8 @@ def _mark(
 def _gains(group: Group) -> Plot | None:
     """Differences to the rigid base, run by run, with their intervals."""
     cells = [series.cell for series in group.series]
-    figures = [(series, gain(series.cell, cells, group.metric)) for series in group.series]
-    points = [(series, figure) for series, figure in figures if isinstance(figure, Figure) and figure.summary]
+    judged = [(s, difference(s.cell.model, s.cell, cells, group.metric)) for s in group.series]
+    points = [(series, figure) for series, value in judged if isinstance(figure := as_figure(value), Figure)]
     if not points:
         return None
     tooltips = {f"t{n}": f"{label(series.name, TOOLTIP)}: {text(figure)}" for n, (series, figure) in enumerate(points)}
@@ -201,7 +180,10 @@ def _gains(group: Group) -> Plot | None:
         axes.set(ylim=(len(points) - 0.5, -0.5), xlabel=f"difference in {group.axis.removesuffix(', %')}, points")
         axes.grid(False, axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(7, steps=(1, 2, 5, 10)))
-        several = "Paired by seed. Bars: 95 % interval, not corrected for the number of models."
+        several = (
+            "Paired by seed. Bars: 95 % interval, not corrected for the number of models, which have the base's runs "
+            "in common."
+        )
         note = _uncertainty([figure for _, figure in points], several)
         title, key = "Difference to the rigid base", f"{group.key}-gain"
         return Plot(key, title, note, to_svg(drawn, key, title, tooltips))

@@ -157,21 +157,9 @@ class Cell:
         """A metric at the end of training, over the finished runs."""
         return self._figure([run.metrics["final"].get(metric) for run in self._finished()])
 
-    def gain(self, metric: str, base: Cell) -> Figure | None:
-        """How much a metric is above the base's: over the seeds that both finished, run by run, since runs of one
-        seed see the same images in the same order. None without such a seed."""
-        ours, theirs = ({run.seed: run.metrics["final"].get(metric) for run in c._finished()} for c in (self, base))
-        common = [seed for seed in ours if seed in theirs]
-        differences = [ours[s] - theirs[s] for s in common if _is_number(ours[s]) and _is_number(theirs[s])]
-        return Figure(summarize(differences), signed=True) if differences else None
-
     def seeds_in_common(self, other: Cell) -> int:
         """How many seeds both finished."""
         return len({run.seed for run in self._finished()} & {run.seed for run in other._finished()})
-
-    def throughput(self, key: str) -> Figure:
-        """Images per second, over the finished runs."""
-        return self._figure([run.throughput.get(key) for run in self._finished()])
 
     def cost(self, key: str) -> float | str | None:
         """A count that is the same for every seed; also a failed run knows it. UNKNOWN where counting failed."""

@@ -10,21 +10,27 @@ from dk_bench.results.cells import NOT_RUN, Cell
 from dk_bench.results.paper import load_paper, row_name
 from dk_bench.results.render import Document, Number, Table, Value
 from dk_bench.results.rows import (
-    CHANCE,
-    DIFFERENCE,
     DIRTY,
+    GRID,
     OTHER_DATA,
-    VERDICT,
-    WITHOUT,
-    gain,
-    gain_of_dk,
     kernel_words,
     scaled,
     spec_of,
-    verdict,
-    with_chances,
     without_empty_setting,
 )
+from dk_bench.tables.columns import (
+    CHANCE,
+    DIFFERENCE,
+    UNJUDGED,
+    VERDICT,
+    WITHOUT,
+    difference,
+    difference_of_dk,
+    paper_columns,
+    paper_differences,
+    with_verdicts,
+)
+from dk_bench.tables.contrasts import Judgement
 
 PRECISION = {"mAP": "val/mAP", "mAP_S": "val/mAP_s", "mAP_M": "val/mAP_m", "mAP_L": "val/mAP_l"}
 OVERLAPS = {"AP50": "val/mAP_50", "AP75": "val/mAP_75"}
@@ -40,7 +46,6 @@ SPLITS = (
     "other, not the same measurement."
 )
 STARTS = "Every backbone starts from its own weights; all else is the same for the two runs of a difference."
-OF_MAP = " It is of mAP alone, and in spite of the two splits."
 SOURCE = "Not run: no record. Paper: Gao et al., ICLR 2020, arXiv 1910.02940."
 
 
@@ -61,8 +66,8 @@ def _paper_document(number: int, cells: list[Cell]) -> Document:
     models = {row_name(model.row): model.name for model in PAPER_MODELS.values() if model.row}
     rows = [(paper, models[row_name(paper)]) for paper in load_paper()[f"table{number}"]]
     subject = {3: "global and local kernels", 4: "with strong baselines"}[number]
-    differences = [DIFFERENCE.format("mAP"), *([WITHOUT] if number == 4 else []), CHANCE]
-    notes = [SPREAD, SPLITS, VERDICT + OF_MAP, *differences, STARTS, DIRTY, SOURCE]
+    differences = [DIFFERENCE.format("mAP"), *([WITHOUT, UNJUDGED] if number == 4 else []), CHANCE, VERDICT]
+    notes = [SPREAD, SPLITS, *differences, STARTS, GRID, DIRTY, SOURCE]
     title = f"Table {number}: object detection, {subject}."
     return Document(f"table{number}", title, notes, [_paper_table(number, rows, cells)])
 
@@ -72,20 +77,19 @@ def _paper_table(number: int, rows: list[tuple[dict[str, Any], str]], cells: lis
     names = {"backbone": "backbone", "with": "with", "pw": "1x1", "conv3x3": "3x3"}
     columns = [names[key] for key in keys]
     for shown in PRECISION:
-        columns += [f"{shown}, paper", shown, *(["verdict"] if shown == "mAP" else [])]
-    columns += ["Δ rigid", *(["Δ DK"] if number == 4 else []), "epochs", "setting"]
-    lines: list[list[Value]] = []
+        columns += [f"{shown}, paper", shown]
+    of_dk = number == 4
+    columns += [*paper_columns(of_dk, True), "epochs", "setting"]
+    lines: list[list[Value | Judgement]] = []
     for row, model in rows:
         for cell in [c for c in cells if c.model == model] or [None]:
-            line: list[Value] = [row[key] for key in keys]
+            line = [*(row[key] for key in keys if key != "conv3x3"), kernel_words(spec_of(model, cell))[1]]
             for shown, metric in PRECISION.items():
-                paper, figure = row[shown.lower()], cell.final(metric) if cell else NOT_RUN
-                line += [Number(paper), figure, *([verdict(figure, paper)] if shown == "mAP" else [])]
-            line.append(gain(cell, cells, "val/mAP"))
-            if number == 4:
-                line.append(gain_of_dk(cell, cells, "val/mAP"))
+                line += [Number(row[shown.lower()]), cell.final(metric) if cell else NOT_RUN]
+            line += paper_differences(model, cell, cells, "val/mAP", "map", of_dk=of_dk, with_paper=True)
             lines.append([*line, Number(cell and cell.epochs(), 0), cell.label if cell else ""])
-    return Table("COCO, Faster R-CNN with FPN, 1x", *without_empty_setting(*with_chances(columns, lines)))
+    columns, lines, family = with_verdicts(columns, lines, ["Δ DK" if of_dk else "Δ rigid"])
+    return Table("COCO, Faster R-CNN with FPN, 1x", *without_empty_setting(columns, lines), family)
 
 
 def _others(cells: list[Cell]) -> Document:
@@ -94,26 +98,24 @@ def _others(cells: list[Cell]) -> Document:
     for data in sorted({cell.data for cell in cells}):
         why = OTHER_SETTING if data.is_coco else OTHER_DATA
         tables.append(_models_table(f"{data}: {why}", [cell for cell in cells if cell.data == data]))
-    counting = (
-        "#P: parameters of the whole detector, our own count; images per second on whatever else ran at the time."
-    )
     title = "Object detection on other data, or in other settings."
-    return Document("detection", title, [SPREAD, DIFFERENCE.format("mAP"), CHANCE, DIRTY, counting], tables)
+    counting = "#P: parameters of the whole detector, our own count."
+    notes = [SPREAD, DIFFERENCE.format("mAP"), WITHOUT, CHANCE, VERDICT, GRID, DIRTY, counting]
+    return Document("detection", title, notes, tables)
 
 
 def _models_table(heading: str, cells: list[Cell]) -> Table:
     metrics = {"mAP": PRECISION["mAP"], **OVERLAPS, **{k: v for k, v in PRECISION.items() if k != "mAP"}}
-    columns = ["detector", "backbone", "1x1", "3x3", "with", "mAP", "Δ rigid", *list(metrics)[1:], "#P (k)"]
-    columns += ["train images/s", "eval images/s", "epochs", "setting"]
-    lines: list[list[Value]] = []
+    columns = ["detector", "backbone", "1x1", "3x3", "with", "mAP", "Δ rigid", "Δ DK", *list(metrics)[1:], "#P (k)"]
+    columns += ["epochs", "setting"]
+    lines: list[list[Value | Judgement]] = []
     for cell in cells:
         count: Callable[[str], Any] = cell.cost
         figures = [cell.final(metric) for metric in metrics.values()]
-        line: list[Value] = [cell.runs[0].model.get("detector") or "", cell.model]
-        line += [*kernel_words(spec_of(cell.model, cell)), figures[0], gain(cell, cells, "val/mAP"), *figures[1:]]
-        line.append(scaled(count("params"), 1e3, 1))
-        for key in ("train_images_per_second", "eval_images_per_second"):
-            summary = cell.throughput(key).summary
-            line.append(Number(summary and summary.mean, 1))
+        line = [cell.runs[0].model.get("detector") or "", cell.model]
+        line += [*kernel_words(spec_of(cell.model, cell)), figures[0]]
+        line += [find(cell.model, cell, cells, "val/mAP") for find in (difference, difference_of_dk)]
+        line += [*figures[1:], scaled(count("params"), 1e3, 1)]
         lines.append([*line, Number(cell.epochs(), 0), cell.label])
-    return Table(heading, *without_empty_setting(*with_chances(columns, lines)))
+    columns, lines, family = with_verdicts(columns, lines, ("Δ rigid", "Δ DK"))
+    return Table(heading, *without_empty_setting(columns, lines), family)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dk_bench.errors import UserError
+from dk_bench.models import BenchModel
 
 PAPER_FILE = Path(__file__).with_name("paper.yaml")  # package data, so that it is there however one installs
 
@@ -52,6 +54,22 @@ def load_paper(path: str | Path = PAPER_FILE) -> dict[str, list[dict[str, Any]]]
 def row_name(row: dict[str, Any]) -> tuple[str, ...]:
     """What tells a row from the others of its table: backbone, 1x1, 3x3, what it is combined with."""
     return row["backbone"], row.get("pw", "rigid"), row["conv3x3"], row.get("with", "")
+
+
+def paper_difference(model: BenchModel, base: BenchModel, key: str) -> float | None:
+    """What the paper's figure ``key`` of a model is above that of another, in points; None where it has not both.
+
+    Both in one of its tables 1 and 2 (``top1``), or 3 and 4.
+    """
+    tables = ("table1", "table2") if key in CLASSIFICATION else ("table3", "table4")
+    rows = {row_name(row): row for table in tables for row in _figures()[table]}
+    found = [model.row and rows.get(row_name(model.row)), base.row and rows.get(row_name(base.row))]
+    return round(found[0][key] - found[1][key], 2) if all(found) else None
+
+
+@cache
+def _figures() -> dict[str, list[dict[str, Any]]]:
+    return load_paper()
 
 
 def _check_row(row: Any, keys: tuple[str, ...], figures: tuple[str, ...], where: str) -> None:

@@ -48,22 +48,22 @@ def differences(documents: Iterable[Document], link: str) -> str:
     for document in documents:
         for table in document.tables:
             here = [_short(table, row) for row in table.rows if any(_has_figure(value) for value in row)]
-            if any(_has_figure(difference) for *_, difference, _ in here):
+            if any(_has_figure(difference) for *_, difference, _, _ in here):
                 data = markdown_text(COUNTS.sub("", table.heading.rpartition(": ")[0] or table.heading))
                 names = [Markup(f"[{data}]({quote(link)}/{document.name}.md)"), *[""] * (len(here) - 1)]
                 rows += [[name, *row] for name, row in zip(names, here, strict=True)]
-    columns = ("data, table", "model", "top-1 or mAP", "Δ rigid", "p (Holm)")
+    columns = ("data, table", "model", "top-1 or mAP", "Δ rigid", "p (Holm)", "verdict")
     return markdown_table(Table("", columns, rows)) if rows else "No differences yet."
 
 
 def _short(table: Table, row: list[Value]) -> list[Value]:
-    """Of a row what names it, its metric, the difference and its p value."""
+    """Of a row what names it, its metric, the difference, its p value and the verdict."""
     values = dict(zip(table.columns, row, strict=True))
     metric = next((values[name] for name in METRICS if name in values), "")
     # The texts at its start but for what is rigid, and what tells the cell from others of its model.
     start = next(index for index, value in enumerate(row) if not isinstance(value, str))
     label = " ".join(word for word in (*row[:start], values.get("setting", "")) if word not in ("rigid", ""))
-    return [label, metric, values.get("Δ rigid", ""), values.get("Δ rigid, p (Holm)", "")]
+    return [label, metric, *(values.get(f"Δ rigid{part}", "") for part in ("", ", p (Holm)", ", verdict"))]
 
 
 def _has_figure(value: Value) -> bool:

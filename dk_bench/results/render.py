@@ -44,11 +44,13 @@ MARKS = re.compile(r"[\\`*<&~$|]|(?<![^\W_])_|\](?=[(\[])")
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; a row has one value a column. A value says itself how it is printed."""
+    """Columns and rows; a row has one value a column. A value says itself how it is printed. ``note``: of this table
+    alone, printed below it in our words, or empty."""
 
     heading: str
     columns: tuple[str, ...]
     rows: list[list[Value]]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def markdown(document: Document) -> str:
     """GitHub's Markdown."""
     parts = [f"# {markdown_text(document.title)}"]
     for table in document.tables:
-        parts += [f"## {markdown_text(table.heading)}", markdown_table(table)]
+        parts += [f"## {markdown_text(table.heading)}", markdown_table(table), *([table.note] if table.note else [])]
     return "\n\n".join([*parts, *document.notes]) + "\n"
 
 
@@ -156,7 +158,7 @@ def show(document: Document, console: Console) -> None:
     for number, table in enumerate(document.tables, start=1):
         rows = [[text(value) for value in row] for row in table.rows]
         names = [index for index, value in enumerate(_kinds(table)) if isinstance(value, str)]
-        notes = document.notes if number == len(document.tables) else ()
+        notes = [table.note] * bool(table.note) + document.notes * (number == len(document.tables))
         print_table(console, f"{document.title} {table.heading}", table.columns, rows, names=names, notes=notes)
 
 

@@ -1,4 +1,4 @@
-"""Mean and spread over seeds, and whether differences are told from chance."""
+"""Mean and spread over seeds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtr, stdtrit  # the distribution alone: scipy.stats takes a second to import
-
-EQUAL = 1e-4  # percentage points; metrics come in float32, so that equal differences are 1e-5 apart
+from scipy.special import stdtrit  # the distribution alone: scipy.stats takes a second to import
 
 
 @dataclass(frozen=True)
@@ -40,25 +38,3 @@ def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
     std = statistics.stdev(values)
     quantile = float(stdtrit(n - 1, (1 + confidence) / 2))
     return Summary(n, mean, std, quantile * std / math.sqrt(n))
-
-
-def p_value(differences: Summary) -> float | None:
-    """Two-sided p of Student's t test that the mean is zero; over differences by seed, in percentage points, that is
-    the paired test.
-
-    None where there is no such test: for n = 1, and where all differences are equal but for rounding.
-    """
-    if differences.std is None or differences.std < EQUAL:
-        return None
-    t = differences.mean / differences.std * math.sqrt(differences.n)
-    return float(2 * stdtr(differences.n - 1, -abs(t)))
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p values corrected by Holm's method for all of them that are there; None stays None and does not count."""
-    order = sorted((index for index, p in enumerate(p_values) if p is not None), key=p_values.__getitem__)
-    corrected: list[float | None] = [None] * len(p_values)
-    least = 0.0
-    for rank, index in enumerate(order):
-        least = corrected[index] = max(least, min(1.0, (len(order) - rank) * p_values[index]))
-    return corrected

@@ -20,21 +20,27 @@ from dk_bench.results.paper import load_paper, row_name
 from dk_bench.results.record import DETECTION, TRAINING, RunRecord
 from dk_bench.results.render import FORMATS, Document, Number, Table, Value
 from dk_bench.results.rows import (
-    CHANCE,
-    DIFFERENCE,
     DIRTY,
+    GRID,
     OTHER_DATA,
-    VERDICT,
-    WITHOUT,
-    gain,
-    gain_of_dk,
     kernel_words,
     scaled,
     spec_of,
-    verdict,
-    with_chances,
     without_empty_setting,
 )
+from dk_bench.tables.columns import (
+    CHANCE,
+    DIFFERENCE,
+    UNJUDGED,
+    VERDICT,
+    WITHOUT,
+    difference,
+    difference_of_dk,
+    paper_columns,
+    paper_differences,
+    with_verdicts,
+)
+from dk_bench.tables.contrasts import Judgement
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 DEMO_BASE = "test_resnetdw"
@@ -110,8 +116,8 @@ def _paper_document(number: int, cells: list[Cell], costs: Costs) -> Document:
         tables.append(_paper_table(number, f"{data}: {why}", rows, here, None))
     subject = {1: "scope, global and local kernels", 2: "with strong baselines"}[number]
     source = "Not run: no record. Paper: Gao et al., ICLR 2020, arXiv 1910.02940."
-    differences = [DIFFERENCE.format("top-1"), *([WITHOUT] if number == 2 else []), CHANCE]
-    notes = [SPREAD, VERDICT, *differences, COUNTING, BASES, ADDED[number], DIRTY, source]
+    differences = [DIFFERENCE.format("top-1"), *([WITHOUT, UNJUDGED] if number == 2 else []), CHANCE, VERDICT]
+    notes = [SPREAD, *differences, GRID, COUNTING, BASES, ADDED[number], DIRTY, source]
     return Document(f"table{number}", f"Table {number}: {subject}.", notes, tables)
 
 
@@ -123,22 +129,23 @@ def _paper_table(
     keys = [key for key in ("backbone", "with", "pw", "conv3x3") if key in rows[0][0]]
     names = {"backbone": "backbone", "with": "with", "pw": "1x1", "conv3x3": "3x3"}
     paper = (lambda column: (f"{column}, paper",)) if with_paper else (lambda column: ())
-    columns = [names[key] for key in keys]
-    columns += [*paper("top-1"), "top-1", *["verdict"] * with_paper, "Δ rigid", *["Δ DK"] * (number == 2)]
+    columns = [*(names[key] for key in keys), *paper("top-1"), "top-1"]
+    columns += paper_columns(number == 2, with_paper)
     columns += [*paper("#P (M)"), "#P (M)", *paper("GMACs"), "GMACs", "sampling GMACs", "epochs", "setting"]
-    lines: list[list[Value]] = []
+    lines: list[list[Value | Judgement]] = []
     for row, model in rows:
         for cell in [c for c in cells if c.model == model] or [None]:
             count = cell.cost if cell else (costs or {}).get(model, {}).get
-            figure = cell.final("val/top1") if cell else NOT_RUN
-            line: list[Value] = [row[key] for key in keys]
-            line += [Number(row["top1"]), figure, verdict(figure, row["top1"])] if with_paper else [figure]
-            line += [gain(cell, cells, "val/top1"), *[gain_of_dk(cell, cells, "val/top1")] * (number == 2)]
+            line = [row[key] for key in keys if key != "conv3x3"]
+            line += [kernel_words(spec_of(model, cell))[1], *[Number(row["top1"])] * with_paper]
+            line += [cell.final("val/top1") if cell else NOT_RUN]
+            line += paper_differences(model, cell, cells, "val/top1", "top1", of_dk=number == 2, with_paper=with_paper)
             line += [Number(row["params"])] * with_paper + [scaled(count("params"), 1e6)]
             line += [Number(row["flops"], 2)] * with_paper + [scaled(count("macs"), 1e9)]
             line += [scaled(count("sampling_macs"), 1e9, 3), Number(cell and cell.epochs(), 0)]
             lines.append([*line, cell.label if cell else ""])
-    return Table(heading, *without_empty_setting(*with_chances(columns, lines)))
+    columns, lines, family = with_verdicts(columns, lines, ["Δ DK" if number == 2 else "Δ rigid"])
+    return Table(heading, *without_empty_setting(columns, lines), family)
 
 
 def _demo_document(cells: list[Cell]) -> Document:
@@ -152,15 +159,7 @@ def _demo_document(cells: list[Cell]) -> Document:
 
 
 def _models_document(name: str, title: str, cells: list[Cell], expected: tuple[str, ...] = ()) -> Document:
-    notes = [
-        SPREAD,
-        DIFFERENCE.format("top-1"),
-        WITHOUT,
-        CHANCE,
-        DIRTY,
-        COUNTING,
-        "Images per second of training and of evaluation, on whatever else the machine did at the time.",
-    ]
+    notes = [SPREAD, DIFFERENCE.format("top-1"), WITHOUT, CHANCE, VERDICT, GRID, DIRTY, COUNTING]
     tables = [
         _models_table(f"{data}: {OTHER_DATA}", [cell for cell in cells if cell.data == data], expected)
         for data in sorted({cell.data for cell in cells})
@@ -170,19 +169,15 @@ def _models_document(name: str, title: str, cells: list[Cell], expected: tuple[s
 
 def _models_table(heading: str, cells: list[Cell], expected: tuple[str, ...]) -> Table:
     columns = ["model", "1x1", "3x3", "with", "top-1", "Δ rigid", "Δ DK", "#P (k)", "MMACs", "sampling MMACs"]
-    columns += ["train images/s", "eval images/s", "epochs", "setting"]
-    lines: list[list[Value]] = []
+    columns += ["epochs", "setting"]
+    lines: list[list[Value | Judgement]] = []
     for model in dict.fromkeys([*expected, *(cell.model for cell in cells)]):
         for cell in [c for c in cells if c.model == model] or [None]:
             count: Callable[[str], Any] = cell.cost if cell else {}.get
-            spec = spec_of(model, cell)
-            rival = cell if spec.dcn or spec.experts else None
-            line: list[Value] = [model, *kernel_words(spec), cell.final("val/top1") if cell else NOT_RUN]
-            line += [gain(cell, cells, "val/top1"), gain_of_dk(rival, cells, "val/top1")]
+            line = [model, *kernel_words(spec_of(model, cell)), cell.final("val/top1") if cell else NOT_RUN]
+            line += [find(model, cell, cells, "val/top1") for find in (difference, difference_of_dk)]
             line += [scaled(count("params"), 1e3, 1)]
             line += [scaled(count("macs"), 1e6), scaled(count("sampling_macs"), 1e6)]
-            for key in ("train_images_per_second", "eval_images_per_second"):
-                summary = cell.throughput(key).summary if cell else None
-                line.append(Number(summary and summary.mean, 0))
             lines.append([*line, Number(cell and cell.epochs(), 0), cell.label if cell else ""])
-    return Table(heading, *without_empty_setting(*with_chances(columns, lines)))
+    columns, lines, family = with_verdicts(columns, lines, ("Δ rigid", "Δ DK"))
+    return Table(heading, *without_empty_setting(columns, lines), family)
