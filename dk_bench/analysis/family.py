@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from scipy.special import stdtr, stdtrit
 
-from dk_bench.results.statistics import holm
+from dk_bench.tables.significance import holm
 
 __all__ = ["Difference", "as_filed", "corrected", "family_note"]
 
@@ -46,7 +46,8 @@ def corrected(differences: Sequence[Difference]) -> list[Difference]:
     p is that of the interval `as_filed`.
     """
     found = [replace(each, p=_p_value(each)) for each in differences]
-    return [replace(each, p_holm=p) for each, p in zip(found, holm([each.p for each in found]), strict=True)]
+    chances = iter(holm([each.p for each in found if each.p is not None]).tolist())
+    return [each if each.p is None else replace(each, p_holm=next(chances)) for each in found]
 
 
 def _p_value(difference: Difference) -> float | None:
