@@ -77,6 +77,25 @@ def test_sizes_have_the_shares_they_should():
         assert abs(counts[size.name] / total - size.share) < 4 * deviation, counts
 
 
+def test_shares_of_sizes_are_a_setting(tmp_path):
+    """Folders that were written before it was one stay theirs: only other shares are marked."""
+    scenes = Scenes(40, 1, size=64, shares=(0, 1, 0))
+    found = [a for index in range(40) for a in scenes.annotations("train", index) if not a["iscrowd"]]
+    assert len(found) > 60 and all(32**2 <= 16 * a["area"] < 96**2 for a in found)
+    written = {}
+    for name, more in (("as ever", {}), ("other", {"shares": [0, 0.5, 0.5]})):
+        folder = write_dataset(tmp_path / name, train_images=1, val_images=1, size=64, **more)
+        written[name] = json.loads((folder / MARKER).read_text())
+        assert write_dataset(folder, train_images=1, val_images=1, size=64, **more) == folder
+    assert "shares" not in written["as ever"] and written["other"]["shares"] == [0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.5, 0.6, 0.1), (-0.5, 1, 0.5), ("a", "b", "c"), 1, (True, 0, 0)])
+def test_shares_that_are_none_are_refused(shares):
+    with pytest.raises(UserError, match=r"procedural data: shares is .*, expected 3 numbers from 0 that sum to 1"):
+        Scenes(8, 4, size=64, shares=shares)
+
+
 def test_empty_images_and_crowds_are_where_they_should_be():
     scenes = Scenes(30, 1, size=64)
     found = [scenes.annotations("train", index) for index in range(30)]

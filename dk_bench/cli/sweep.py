@@ -77,7 +77,8 @@ def ordered(jobs: list[Job], parameter: str, source: Path) -> list[Job]:
     """The jobs by their value of a parameter, as the file lists its values, else in the order given: a sweep that is
     cut off leaves whole blocks. Raises UserError for a parameter that the file has not."""
     if unknown := [job for job in jobs if parameter not in job.cell]:
-        raise UserError(f"--by is {parameter!r}, expected a parameter of {source}: {', '.join(sorted(unknown[0].cell))}")
+        known = ", ".join(sorted(unknown[0].cell))
+        raise UserError(f"--by is {parameter!r}, expected a parameter of {source}: {known}")
     values = list(dict.fromkeys(str(job.cell[parameter]) for job in jobs))
     return sorted(jobs, key=lambda job: values.index(str(job.cell[parameter])))
 

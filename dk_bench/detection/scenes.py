@@ -42,6 +42,7 @@ SIZES = (
     SizeClass("medium", 0.4, 36, 90, 33),
     SizeClass("large", 0.2, 104, 125, 98),
 )
+SHARES = tuple(size.share for size in SIZES)  # where nothing is said
 NATIVE_SIZE = 256  # of the image for which SIZES holds
 MAX_OBJECTS = 6
 EMPTY_EVERY, EMPTY_AT = 10, 9  # image 9, 19, ... of a split has no object
@@ -68,7 +69,8 @@ class Scenes:
     """The settings of a data set and, by split and index, its images and annotations.
 
     ``classes`` is how many of `SHAPES` there are, ``bend`` the largest bend in radians per half extent, ``clutter``
-    the number of strokes and of discs behind the objects. Raises UserError for a setting out of range.
+    the number of strokes and of discs behind the objects, ``shares`` those of small, medium and large among the
+    objects that are asked for. Raises UserError for a setting out of range.
     """
 
     train_images: int
@@ -78,6 +80,7 @@ class Scenes:
     classes: int = len(SHAPES)
     bend: float = 0.8
     clutter: int = 6
+    shares: tuple[float, ...] = SHARES
 
     def __post_init__(self) -> None:
         bounds = {
@@ -90,6 +93,11 @@ class Scenes:
                 kind = "a number" if name == "bend" else "an integer"
                 upper = "" if high == math.inf else f" and up to {high}"
                 raise UserError(f"procedural data: {name} is {value!r}, expected {kind} from {low}{upper}")
+        if not _are_shares(self.shares):
+            raise UserError(
+                f"procedural data: shares is {self.shares!r}, expected {len(SIZES)} numbers from 0 that sum to 1: of "
+                "small, medium and large objects"
+            )
 
     def count(self, split: str) -> int:
         """How many images a split has."""
@@ -101,7 +109,7 @@ class Scenes:
             return []
         rng = self._rng(split, index, 0)
         wanted = [self._crowd(rng)] if index % CROWD_EVERY == CROWD_AT else []
-        choices = rng.choice(len(SIZES), size=rng.integers(1, MAX_OBJECTS + 1), p=[size.share for size in SIZES])
+        choices = rng.choice(len(SIZES), size=rng.integers(1, MAX_OBJECTS + 1), p=self.shares)
         wanted += [self._object(SIZES[choice], rng) for choice in sorted(choices, reverse=True)]
         placed: list[Item] = []
         for item in wanted:
@@ -186,6 +194,13 @@ class Scenes:
             for pose in item.poses:
                 pen.polygon((k * pose.contour()).ravel().tolist(), fill=number)
         return np.asarray(numbers)
+
+
+def _are_shares(value: Any) -> bool:
+    """Whether it is one share for each of `SIZES`."""
+    if not isinstance(value, list | tuple) or any(type(share) not in (int, float) for share in value):
+        return False
+    return len(value) == len(SIZES) and min(value) >= 0 and math.isclose(sum(value), 1)
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
