@@ -52,26 +52,3 @@ def test_readme_says_whether_anything_is_told_from_zero():
     assert len(verdicts) >= 10
     said = "every verdict is open: no difference is told from zero" in readme
     assert (set(verdicts) == {"undecided"}) == said
-
-
-def test_text_on_receptive_fields_is_of_its_numbers():
-    """What results/erf/README.md says of photographs, by the rows of differences to the rigid model."""
-    text = " ".join((RESULTS / "erf" / "README.md").read_text().split())
-    rows = {}
-    for name in ("layer3", "layer4", "layer3_fixed_offsets"):
-        with open(RESULTS / "erf" / f"photos_{name}.csv", encoding="utf-8") as file:
-            rows[name] = {row["model"].split(" - ")[0]: row for row in csv.DictReader(file) if row["over"] == "seeds"}
-
-    def shown(layer, model, digits):
-        row = rows[layer][f"test_resnetdw_{model}"]
-        return f"{float(row['sigma']):.{digits}f} ± {float(row['sigma_half_interval']):.{digits}f}"
-
-    said = [("layer3", "dcn", 1), ("layer3", "dcn_dk", 2), ("layer3", "dk", 1), ("layer4", "dcn", 1),
-            ("layer4", "dcn_dk", 1), ("layer4", "dk", 2), ("layer3", "gdk", 1), ("layer4", "gdk", 1),
-            ("layer3_fixed_offsets", "gdk", 1)]  # fmt: skip
-    assert [case for case in said if shown(*case) not in text] == []
-    numbers = [name.removesuffix("_half_interval") for name in rows["layer3"]["test_resnetdw_dk"] if "_half" in name]
-    both = [row for layer in ("layer3", "layer4") for row in rows[layer].values()]
-    told = [n for row in both for n in numbers if abs(float(row[n])) > float(row[f"{n}_half_interval"])]
-    assert (len(both) * len(numbers), len(told), told.count("sigma")) == (56, 12, 7)
-    assert "Of the 56 differences" in text and "twelve are told from zero, seven of them of sigma" in text

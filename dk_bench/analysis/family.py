@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -41,13 +42,14 @@ def as_filed(value: float) -> float:
 
 
 def corrected(differences: Sequence[Difference]) -> list[Difference]:
-    """The same with p values, corrected by Holm's method over all of them: they are one family.
+    """The same with p values, corrected by Holm's method over all of them, those without a p included: they are one
+    family.
 
     p is that of the interval `as_filed`.
     """
     found = [replace(each, p=_p_value(each)) for each in differences]
-    chances = iter(holm([each.p for each in found if each.p is not None]).tolist())
-    return [each if each.p is None else replace(each, p_holm=next(chances)) for each in found]
+    by_holm = holm([math.nan if each.p is None else each.p for each in found])
+    return [replace(each, p_holm=None if math.isnan(p) else float(p)) for each, p in zip(found, by_holm, strict=True)]
 
 
 def _p_value(difference: Difference) -> float | None:
@@ -69,7 +71,8 @@ def family_note(differences: Sequence[Difference], words: str) -> str:
     if not tested:
         return f"No p values: {words} are of one seed, or the same for all seeds."
     one, after = (sum(p < 0.05 for p in ps) for ps in ([e.p for e in tested], [e.p_holm for e in tested]))
-    return (f"One family of {len(tested)} tests: {words}. p is of the two-sided paired t test over seeds, in brackets "
+    size = len(differences)
+    return (f"One family of {size} tests: {words}. p is of the two-sided paired t test over seeds, in brackets "
             f"corrected by Holm's method over the family: {one} below 0.05 uncorrected, where chance alone would give "
-            f"{0.05 * len(tested):.1f}; {after} corrected. Intervals are not corrected. All differences to one model "
-            "share its runs, and so are not so many pieces of evidence.")  # fmt: skip
+            f"{0.05 * size:.1f}; {after} corrected. Intervals are not corrected. All differences to one model share "
+            "its runs, and so are not so many pieces of evidence.")  # fmt: skip
