@@ -1,0 +1,247 @@
+"""Runs sweeps on a machine with a GPU and no network: many small models side by side, until the time given is over.
+
+    python tools/gpu_ablation.py pack FOLDER SWEEP... [--data DATA]      where dk_bench and W&B's client are installed
+    python tools/gpu_ablation.py run FOLDER --seconds 590 --workers 16 --output OUT      on the machine with the GPU
+
+``pack`` leaves the runs' commands, all sweeps seed by seed so that a seed's block is complete before the next begins,
+and DATA's folders in one archive. ``run`` starts every run in a fork of a process that has imported everything, stops
+starting runs that would not end in time, and interrupts those that are at work when it is over: started again on the
+same folder, they go on from their checkpoints. OUT then holds records.tar.gz, logs.tar.gz and, with --weights NAME..., the
+weights of these models' runs in archives below 16 MiB each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+DATA, JOBS = "data.tar.xz", "jobs.json"
+ENDING_SECONDS = 12.0  # for interrupted runs to write their checkpoints, and for the archives
+ARCHIVE_BYTES = 15 << 20
+POLL_SECONDS = 0.05
+
+
+def pack(folder: Path, sweeps: list[Path], data: Path | None) -> None:
+    """Writes the commands of the sweeps' runs, in order of their seeds, and the data's archive."""
+    from dk_bench.cli.sweep import make_jobs
+    from dk_bench.sweep.grid import read_sweep
+
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = []
+    for path in sweeps:
+        for job in make_jobs(read_sweep(path), None):
+            start = job.argv.index("train")
+            runs.append({"seed": int(job.cell["seed"]), "name": job.name, "argv": job.argv[start:]})
+    runs.sort(key=lambda run: run["seed"])  # stable: within a seed the sweeps come as they are named
+    (folder / JOBS).write_text(json.dumps(runs, indent=1))
+    if data:
+        with tarfile.open(folder / DATA, "w:xz") as archive:  # solid: what all small images begin with is stored once
+            archive.add(data, arcname="data")
+    print(f"{len(runs)} runs; {sum(p.stat().st_size for p in folder.iterdir()) / 2**20:.1f} MiB in {folder}")
+
+
+def run(folder: Path, seconds: float, workers: int, overrides: list[str]) -> dict[str, str]:
+    """Runs the packed commands until ``seconds`` from now; returns how each run stands by its name."""
+    end = time.monotonic() + seconds - ENDING_SECONDS
+    if (folder / DATA).exists() and not Path("data").exists():
+        with tarfile.open(folder / DATA) as archive:
+            archive.extractall(".", filter="data")
+    with_mps = _start_mps()
+    _import_everything()
+    waiting = json.loads((folder / JOBS).read_text())
+    decoding = _decode_all({job["argv"][1] for job in waiting}, overrides)
+    states = {_key(job): "waiting" for job in waiting}
+    running: dict[str, tuple[multiprocessing.Process, dict, float]] = {}
+    took: dict[str, list[float]] = defaultdict(list)
+    print(f"{len(waiting)} runs, {workers} at a time, for {seconds:.0f} s, MPS: {with_mps}", flush=True)
+    while (waiting or running) and time.monotonic() < end:
+        while len(running) < workers and (job := _next(waiting, took, end, decoding)):
+            waiting.remove(job)
+            running[_key(job)] = (_fork(job, overrides), job, time.monotonic())
+        if not running and not any(_fits(job, took, end) for job in waiting):
+            break
+        if list(states.values()).count("finished") == 0 and sum(s.startswith("failed") for s in states.values()) > workers:
+            break  # every one of them fails
+        time.sleep(POLL_SECONDS)
+        for key, (process, job, begun) in [*running.items()]:
+            if process.exitcode is not None:
+                lasted = time.monotonic() - begun
+                states[key] = "finished" if process.exitcode == 0 else f"failed, exit status {process.exitcode}"
+                if process.exitcode == 0:
+                    took[_model(job)].append(lasted)
+                print(f"{time.strftime('%X')} {states[key]} in {lasted:.0f} s: {key}", flush=True)
+                del running[key]
+    _interrupt([process for process, _, _ in running.values()])
+    states |= dict.fromkeys(running, "interrupted")
+    return states
+
+
+def collect(output: Path, runs: Path, weights: list[str]) -> None:
+    """Packs records, logs and the weights of runs of the models named; weights without the optimiser's state."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name, pattern in (("records", "record.json"), ("logs", "*.log")):
+        with tarfile.open(output / f"{name}.tar.gz", "w:gz") as archive:
+            for path in sorted(runs.rglob(pattern)):
+                archive.add(path)
+    chosen = []
+    for path in sorted(runs.rglob("record.json")):
+        record = json.loads(path.read_text())
+        if record["status"] == "finished" and record["model"]["name"] in weights:
+            chosen.append((record["seed"], path.parent / "last.ckpt"))
+    archives: list[list[tuple[str, bytes]]] = [[]]
+    for _, path in sorted(chosen):
+        content = _weights_of(path)
+        if sum(len(c) for _, c in archives[-1]) + len(content) > ARCHIVE_BYTES:
+            archives.append([])
+        archives[-1].append((str(path), content))
+    for number, files in enumerate(archives):
+        with tarfile.open(output / f"weights-{number}.tar", "w") as archive:
+            for name, content in files:
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+
+
+def _weights_of(checkpoint: Path) -> bytes:
+    import torch
+
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    for key in ("optimizer_states", "lr_schedulers"):
+        content[key] = []
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _key(job: dict) -> str:
+    return " ".join(part for part in job["argv"][1:] if not part.startswith("output="))
+
+
+def _model(job: dict) -> str:
+    return " ".join(part for part in job["argv"] if not part.startswith("seed="))
+
+
+def _fits(job: dict, took: dict[str, list[float]], end: float) -> bool:
+    """Whether a run would end in time, by how long the slowest like it took, or any where there is none."""
+    known = took.get(_model(job)) or [statistics.mean(times) for times in took.values()]
+    return not known or time.monotonic() + 1.05 * max(known) < end
+
+
+def _next(
+    waiting: list[dict], took: dict[str, list[float]], end: float, decoding: dict[str, list[multiprocessing.Process]]
+) -> dict | None:
+    """The first run that would end in time and whose images are decoded."""
+    ready = (job for job in waiting if all(p.exitcode is not None for p in decoding[job["argv"][1]]))
+    return next((job for job in ready if _fits(job, took, end)), None)
+
+
+def _decode_all(configs: set[str], overrides: list[str]) -> dict[str, list[multiprocessing.Process]]:
+    """Starts a process for each split of each configuration that fills the files of decoded images."""
+    from dk_bench.config import load_config
+    from dk_bench.data.shifts import held_out_sets
+
+    context, started = multiprocessing.get_context("fork"), {}
+    for path in sorted(configs):
+        config = load_config(path, overrides)
+        splits = ["train", "val", *held_out_sets(config.data)]
+        started[path] = [context.Process(target=_decode, args=(config, split)) for split in splits]
+        for process in started[path]:
+            process.start()
+    return started
+
+
+def _decode(config: object, split: str) -> None:
+    from dk_bench.data.module import ClassificationData
+
+    data = ClassificationData(config.data, config.seed)
+    if split in ("train", "val"):
+        getattr(data, f"{split}_pixels")
+    else:
+        data.test_dataloader(split)
+
+
+def _fork(job: dict, overrides: list[str]) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(job, overrides), daemon=False)
+    process.start()
+    return process
+
+
+def _child(job: dict, overrides: list[str]) -> None:
+    os.setsid()
+    log = Path("runs/logs", _key(job).replace("/", "_").replace(" ", "-") + ".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    sys.argv = ["dk-bench", *job["argv"], *overrides]
+    from dk_bench.cli import main
+
+    sys.exit(main(sys.argv[1:]))
+
+
+def _interrupt(processes: list[multiprocessing.Process]) -> None:
+    for process in processes:
+        process.terminate()
+    patience = time.monotonic() + ENDING_SECONDS / 2
+    for process in processes:
+        process.join(max(0.1, patience - time.monotonic()))
+        if process.exitcode is None:
+            process.kill()
+
+
+def _import_everything() -> None:
+    """What every run would import for itself; nothing of it may touch the GPU, which no fork could use then."""
+    import timm  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    import dk_bench.training.run  # noqa: F401
+
+
+def _start_mps() -> bool:
+    """Whether NVIDIA's multi-process service could be started: kernels of several processes then run side by side."""
+    try:
+        started = subprocess.run(["nvidia-cuda-mps-control", "-d"], capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return started.returncode == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    packer = commands.add_parser("pack")
+    packer.add_argument("folder", type=Path)
+    packer.add_argument("sweeps", type=Path, nargs="+")
+    packer.add_argument("--data", type=Path)
+    runner = commands.add_parser("run")
+    runner.add_argument("folder", type=Path)
+    runner.add_argument("--seconds", type=float, required=True)
+    runner.add_argument("--workers", type=int, default=os.cpu_count())
+    runner.add_argument("--output", type=Path, required=True)
+    runner.add_argument("--weights", nargs="*", default=[], metavar="MODEL")
+    runner.add_argument("--override", action="append", default=[], metavar="KEY=VALUE")
+    args = parser.parse_args()
+    if args.command == "pack":
+        pack(args.folder, args.sweeps, args.data)
+        return 0
+    states = run(args.folder, args.seconds, args.workers, args.override)
+    collect(args.output, Path("runs"), args.weights)
+    counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
+    print(json.dumps(counts))
+    (args.output / "states.json").write_text(json.dumps(states, indent=1))
+    return int(any(state.startswith("failed") for state in states.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

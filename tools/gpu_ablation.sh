@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The experiments of docs/experiments.md on a machine with a GPU, no network and none of our packages: the runs that
+# `tools/gpu_ablation.py pack FOLDER SWEEP...` laid out, side by side, for SECONDS (580) seconds. Leaves records, logs and
+# weights in $OUT (gpu_ablation_out by default); again on the same machine, it goes on where it stopped. The operators are
+# built unless they load already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${OUT:-gpu_ablation_out}
+folder=${1:-.gpu}
+python=${PYTHON:-python3}
+begin=$SECONDS
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1
+if ! "$python" -c "
+import sys
+from dk_bench.functional.loading import why_reference
+sys.exit(why_reference('cuda'))"; then
+  TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-9.0} DK_BENCH_CUDA=1 MAX_JOBS=${MAX_JOBS:-12} "$python" -c "
+import setuptools, runpy, sys
+sys.argv = ['setup.py', 'build_ext', '--inplace']
+runpy.run_path('setup.py')" >build.log 2>&1
+fi
+"$python" tools/gpu_ablation.py run "$folder" --seconds $((${SECONDS_GIVEN:-580} - SECONDS + begin)) --output "$out" \
+  --workers "${WORKERS:-16}" ${WEIGHTS:+--weights $WEIGHTS} --override data.cache=runs/decoded --override trainer.devices=1
