@@ -16,6 +16,7 @@ from training_cases import tiny
 
 from dk_bench.config import load_config
 from dk_bench.data import decoded
+from dk_bench.data.checksum import SAMPLE
 from dk_bench.data.decoded import EVERY_TIME, FILE, MEMORY, Encoded, content_key, keep
 from dk_bench.data.module import ClassificationData
 from dk_bench.data.sources import open_images
@@ -231,7 +232,7 @@ def test_size_is_estimated_by_images_that_lie_spread_over_all():
 
     images = Wide()
     assert decoded._estimate(images) == pytest.approx(3 * 3200 * 3201 / 2, rel=0.05)
-    assert len(images.asked) == decoded.SAMPLE and max(images.asked) > 3000
+    assert len(images.asked) == SAMPLE and max(images.asked) > 3000
 
 
 def test_a_file_is_read_where_nothing_can_be_written(odd, tmp_path, monkeypatch):

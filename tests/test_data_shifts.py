@@ -156,7 +156,7 @@ def test_another_way_of_drawing_is_another_file(monkeypatch):
     images = ShapeImages("test", 20, size=16)
     key = decoded.content_key(images)
     monkeypatch.setattr("dk_bench.data.procedural.SUPERSAMPLING", 2)
-    assert decoded.content_key(images) != key
+    assert decoded.content_key(images, again=True) != key
 
 
 def test_without_a_folder_drawn_images_are_kept_in_memory_or_not_at_all(tmp_path):

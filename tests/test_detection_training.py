@@ -222,7 +222,9 @@ def test_record(whole):
     assert read_record(run_folder(config) / "record.json") == record
     assert (record.task, record.status, record.name, record.seed) == ("detection", "finished", "tiny", 0)
     assert record.model == {"name": "ResNet18", "detector": "FasterRCNN", "spec": None, "input_size": [3, 64, 96]}
-    assert record.data == {"name": "tiny_data", "classes": list(CLASSES), "train_images": 10, "val_images": 6}
+    checksum = DetectionData(config).checksums("train", "val")
+    images = {"train_images": 10, "val_images": 6, "checksum": checksum}
+    assert record.data == {"name": "tiny_data", "classes": list(CLASSES), **images}
     keys = {"val/mAP", "val/mAP_50", "val/mAP_75", "val/mAP_s", "val/mAP_m", "val/mAP_l", "train/loss"}
     assert len(record.metrics["epochs"]) == EPOCHS
     assert all(epoch.keys() == keys | {"epoch", "lr", "seconds"} for epoch in record.metrics["epochs"])
@@ -342,6 +344,21 @@ def test_bytes_after_an_images_end_do_no_harm(tmp_path):
     before = DetectionData(config).val_images[0]["inputs"]
     path.write_bytes(path.read_bytes() + bytes(500))
     assert torch.equal(DetectionData(config).val_images[0]["inputs"], before)
+
+
+def test_checksums_are_of_images_and_of_what_is_said_of_them(tmp_path):
+    config = tiny_detection(tmp_path)
+    before = DetectionData(config).checksums("train", "val")
+    assert before == DetectionData(config).checksums("train", "val") and len(set(before.values())) == 2
+    annotations = tmp_path / "tiny_data" / "val.json"
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["bbox"][0] += 1
+    annotations.write_text(json.dumps(content))
+    boxes = DetectionData(config).checksums("train", "val")
+    assert boxes["train"] == before["train"] and boxes["val"] != before["val"]
+    path = tmp_path / "tiny_data" / "train" / "000.png"
+    path.write_bytes(path.read_bytes() + b"0")
+    assert DetectionData(config).checksums("train")["train"] != before["train"]
 
 
 def test_bad_data_is_named(tmp_path, capsys):

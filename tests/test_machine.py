@@ -69,12 +69,19 @@ def test_a_system_that_tells_nothing(tmp_path, monkeypatch):
     assert watched["load_start"] is None and watched["load_end"] is None
 
 
-def test_libraries_are_asked_under_the_environment_of_this_process(monkeypatch):
-    """One process; oneDNN is there in every torch for the CPUs that this suite runs on."""
+@pytest.fixture
+def ask(tmp_path, monkeypatch):
+    """Answers are kept in a folder of the test's own, and none is known."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     machine._probe.cache_clear()
+    yield tmp_path / "cache" / "dk_bench"
+    machine._probe.cache_clear()
+
+
+def test_libraries_are_asked_under_the_environment_of_this_process(ask, monkeypatch):
+    """One process; oneDNN is there in every torch for the CPUs that this suite runs on."""
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
     found = collect_machine()
-    machine._probe.cache_clear()
     assert found["held_by"]["ONEDNN_MAX_CPU_ISA"] == "SSE41"
     assert found["instruction_sets"]["torch"] == torch.backends.cpu.get_cpu_capability()
     assert found["instruction_sets"]["dk_bench"] == torch.ops.dk_bench.cpu_variant()
@@ -89,12 +96,38 @@ def test_the_reference_has_no_instruction_set_of_its_own(monkeypatch):
     assert collect_machine(probe=False)["instruction_sets"]["dk_bench"] == "reference"
 
 
-def test_no_answer_of_the_libraries(monkeypatch):
+def test_no_answer_of_the_libraries(ask, monkeypatch):
     def fail(*_, **__):
         raise OSError
 
     monkeypatch.setattr(machine.subprocess, "run", fail)
-    assert machine._probe.__wrapped__() == {"oneDNN": None, "MKL": None}
+    assert machine.instruction_sets() == machine.instruction_sets(probe=False) | {"oneDNN": None, "MKL": None}
+    assert not ask.exists()
+
+
+def test_answers_are_kept_for_processor_and_environment(ask, monkeypatch):
+    asked = []
+
+    def answer():
+        asked.append(1)
+        machine._probe.cache_clear()
+        return {"oneDNN": f"answer {len(asked)}", "MKL": None}
+
+    def told():
+        machine._probe.cache_clear()
+        return machine.instruction_sets()["oneDNN"]
+
+    monkeypatch.setattr(machine, "_ask", answer)
+    assert [told(), told()] == ["answer 1"] * 2
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert [told(), told()] == ["answer 2"] * 2
+    for path in ask.iterdir():
+        path.write_text("[]")  # damaged
+    assert [told(), told()] == ["answer 3"] * 2
+    monkeypatch.setattr(machine, "processor", lambda: {"flags": []})
+    assert told() == "answer 4"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    assert [told(), told()] == ["answer 5", "answer 6"]  # nothing can be kept
 
 
 def test_words_of_libraries():

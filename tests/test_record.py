@@ -7,9 +7,12 @@ import os
 import subprocess
 
 import pytest
+import torch
 
 from dk_bench.errors import UserError
+from dk_bench.results import hardware
 from dk_bench.results.environment import collect_device, collect_git, collect_versions, portable
+from dk_bench.results.hardware import collect_hardware
 from dk_bench.results.identity import config_hash
 from dk_bench.results.record import RunRecord, find_records, new_record, read_record, write_record
 
@@ -156,6 +159,29 @@ def test_environment_is_known():
     assert {"python", "torch", "timm"} <= collect_versions().keys()
     device = collect_device("cpu")
     assert device["type"] == "cpu" and device["name"] and device["threads"] >= 1
+
+
+def test_hardware_is_known():
+    found = collect_hardware("cpu", devices=2)
+    assert found["devices"] == 2 and found["processor"]["name"] == found["name"] and "cuda" not in found
+    assert found["instruction_sets"].keys() == {"torch", "dk_bench", "oneDNN", "MKL"}
+    assert found["instruction_sets"]["torch"] == torch.backends.cpu.get_cpu_capability()
+    json.dumps(found)
+
+
+def test_hardware_of_a_gpu(monkeypatch, tmp_path):
+    """As torch tells of one, which need not be there."""
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.82.07  Wed Aug 27\nGCC 12\n")
+    monkeypatch.setattr(hardware, "DRIVER", tmp_path / "version")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(hardware, "collect_device", lambda device: {"type": "cuda", "name": "NVIDIA H100"})
+    found = collect_hardware("cuda:0")["cuda"]
+    assert (found["driver"], found["capability"], found["runtime"]) == ("580.82.07", "9.0", torch.version.cuda)
+    assert found["float32_products"] == "float32" and found["deterministic"] is False
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    monkeypatch.setattr(hardware, "DRIVER", tmp_path / "none")
+    found = hardware.cuda_settings("cuda:0")
+    assert found["float32_products"] == "tf32" and found["driver"] is None
 
 
 def test_git_state(tmp_path):

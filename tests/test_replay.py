@@ -190,6 +190,21 @@ def test_record_elsewhere(here, capsys, in_this_process):
     assert path.read_bytes() == before and len(find_records(["again"])) == 1
 
 
+def test_other_instruction_sets_are_named(here, capsys, in_this_process):
+    record = read_record("record.json")
+    sets = record.device["instruction_sets"]
+    metrics = record.metrics | {"final": record.metrics["final"] | {"val/loss": 0.0}}
+    change(device=record.device | {"instruction_sets": sets | {"oneDNN": "SSE"}}, metrics=metrics)
+    assert main(["replay", "record.json", "--run"]) == 1  # it does not keep the run from being the same
+    shown = capsys.readouterr().out
+    rows = {line.split("  ")[0]: line for line in shown.splitlines()}
+    assert rows["instruction set of oneDNN"].split()[4] == "SSE"
+    assert rows["instruction set of oneDNN"].endswith("  differs")
+    assert not rows["instruction set of torch"].endswith("differs")
+    words = f"another draw of the run: instruction set of oneDNN: SSE then, {sets['oneDNN']} now"
+    assert words in shown and "instruction set of MKL: " not in shown
+
+
 def test_metrics_that_differ_fail(here, capsys, in_this_process):
     metrics = read_record("record.json").metrics
     metrics["epochs"][1]["val/loss"] *= 1 + 1e-15

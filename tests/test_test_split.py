@@ -12,6 +12,7 @@ from dk_bench.cli import main
 from dk_bench.config import load_config, to_dict
 from dk_bench.data.module import ClassificationData
 from dk_bench.errors import UserError
+from dk_bench.results.correct import correct_images
 from dk_bench.results.identity import config_hash
 from dk_bench.results.record import read_record
 from dk_bench.training import evaluate, load_model, run_folder, train
@@ -62,7 +63,11 @@ def test_the_averaged_weights_are_tested_as_eval_tests_them(tested, capsys):
     with torch.no_grad():
         loss = sum(F.cross_entropy(model(images), labels, reduction="sum").item() for images, labels in batches) / 12
     assert loss == pytest.approx(record.metrics["final"]["test/loss"], rel=1e-5)
+    for name in SETS:
+        assert 100 * correct_images(record, name).mean() == pytest.approx(record.metrics["final"][f"{name}/top1"])
+        assert record.correct[name]["order"] == record.data["checksum"][name]
     again = evaluate(path, split="test")
+    assert again.correct == {name: record.correct[name] for name in SETS}
     assert again.metrics["final"] == figures(record)
     assert again.data["test_images"] == 12 and again.data["val_images"] is None
     assert main(["eval", path, "--split", "test"]) == 0

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from dk_bench.results.correct import correct_images
 from dk_bench.results.record import find_records, read_record
 from dk_bench.training import evaluate, load_model
 from dk_bench.training.batch_norm import SharedBatchNorm
@@ -55,8 +56,11 @@ def test_two_processes_leave_one_record_and_one_model(tmp_path):
     right = 13 * metrics["val/top1"] / 100
     assert right == pytest.approx(round(right), abs=1e-3)
     (path,) = tmp_path.glob("*/last.ckpt")
-    done = run_command("eval", str(path))
-    (line,) = done.stdout.splitlines()  # of the first process alone
+    done = run_command("eval", str(path), "trainer.devices=1", f"--record={tmp_path / 'eval.json'}")
+    line, _ = done.stdout.splitlines()  # of the first process alone
+    record, alone = (read_record(file) for file in (path.with_name("record.json"), tmp_path / "eval.json"))
+    assert (record.device["devices"], alone.device["devices"]) == (2, 1)
+    assert record.correct == alone.correct and correct_images(record).sum() == round(right)
     assert f"top-1 {metrics['val/top1']:.2f} %" in line
     of_one = evaluate(path, ["trainer.devices=1"], split="test").metrics["final"]
     assert of_one.keys() == {name for name in metrics if name.startswith("test/")} and len(of_one) == 6

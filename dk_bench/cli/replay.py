@@ -20,6 +20,7 @@ from dk_bench.results.replay import (
     Then,
     compare_making,
     compare_metrics,
+    compare_rounding,
     faults,
     replay_command,
     replayed_below,
@@ -103,6 +104,9 @@ def _compare(record: RunRecord, replayed: RunRecord) -> bool:
     for words in otherwise[:SHOWN]:
         print(f"  {words}")
     print(f"{compared - len(otherwise)} of {compared} metrics are equal to the last bit")
+    if otherwise and (other := [item for item in compare_rounding(record.device, replayed.device) if item.differs]):
+        changed = "; ".join(f"{item.name}: {item.then} then, {item.now} now" for item in other)
+        print(f"numbers are rounded otherwise, which makes another draw of the run: {changed}")
     return bool(compared) and not otherwise
 
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from dk_bench.config import DataConfig
+from dk_bench.data.checksum import content_digest, spread
 from dk_bench.data.images import FileImages
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.sources import Images
@@ -33,7 +34,6 @@ from dk_bench.results.files import open_atomically, remove_leftovers, write_atom
 from dk_bench.results.lock import wait_for
 
 FORMAT = 2  # raised whenever the files, or what `open_image` makes of an image, change
-SAMPLE = 32  # images by which the size of all is estimated
 MEMORY, FILE, EVERY_TIME = "memory", "file", "every time"  # where decoded images are, in records
 
 
@@ -115,15 +115,10 @@ def keep(images: Images, config: DataConfig, auto: str | Path = "memory", *, onc
         return Encoded(images)
 
 
-def _spread(count: int) -> range:
-    """The numbers of some images, from the first on."""
-    return range(0, count, max(1, count // SAMPLE))
-
-
 def _estimate(images: Images) -> float:
     """Bytes of all decoded images, by some that lie spread over them."""
     count = len(images)
-    chosen = _spread(count)
+    chosen = spread(count)
     sizes = [images[index][0].size for index in chosen]
     return count * sum(3 * width * height for width, height in sizes) / len(chosen)
 
@@ -185,21 +180,15 @@ def _in_file(images: FileImages | ShapeImages, folder: Path, limit: float) -> De
         ) from error
 
 
-def content_key(images: FileImages | ShapeImages) -> str:
-    """What tells these images, in this order, decoded by this program, from any others: 32 hexadecimal digits."""
+def content_key(images: FileImages | ShapeImages, *, again: bool = False) -> str:
+    """What tells these images, in this order, decoded by this program, from any others: 32 hexadecimal digits.
+
+    Files are read once, unless ``again``.
+    """
     decoder = f"{FORMAT} {Image.__version__} {features.version('jpg')} {features.version('libjpeg_turbo')}"
     digest = hashlib.blake2b(decoder.encode(), digest_size=16)
-    for content in _drawn(images) if isinstance(images, ShapeImages) else map(images.content, range(len(images))):
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
+    digest.update(content_digest(images, again=again))
     return digest.hexdigest()
-
-
-def _drawn(images: ShapeImages) -> Iterator[bytes]:
-    """What tells procedural images apart: their settings, and pixels, which tell programs that draw otherwise."""
-    yield json.dumps(images.settings, sort_keys=True).encode()
-    for index in _spread(len(images)):
-        yield images[index][0].tobytes()
 
 
 def _write(images: FileImages | ShapeImages, file: _File, limit: float) -> list[tuple[int, int]]:
@@ -216,7 +205,7 @@ def _write(images: FileImages | ShapeImages, file: _File, limit: float) -> list[
             stream.write(pixels)
 
         sizes, _ = _decode(images, limit, write)
-    if isinstance(images, FileImages) and content_key(images) != file.name.name:
+    if isinstance(images, FileImages) and content_key(images, again=True) != file.name.name:
         raise UserError(f"{images.files.place}: its images changed while they were read")
     described = sizes[:1] if len(set(sizes)) == 1 else sizes
     checksum.update(json.dumps(described).encode())

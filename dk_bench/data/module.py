@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import BatchSizeFinder
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dk_bench.config import DataConfig
+from dk_bench.data.checksum import checksum
 from dk_bench.data.decoded import Decoded, Encoded, keep
 from dk_bench.data.order import (
     Augmented,
@@ -80,6 +81,16 @@ class ClassificationData(LightningDataModule):
         pixels = keep(images, self.config, self._cache, once=once)
         self.decoded[split] = pixels.where
         return pixels
+
+    def checksums(self, *splits: str) -> dict[str, str]:
+        """What tells the images of ``train``, ``val`` and, by ``test``, of every test set from others, by their names,
+        see `dk_bench.data.checksum`."""
+        images = {
+            **({"train": self.train_images} if "train" in splits else {}),
+            **({"val": self.val_images} if "val" in splits else {}),
+            **(self.test_images if TEST in splits else {}),
+        }
+        return {name: checksum(found) for name, found in images.items()}
 
     def check_splits(self) -> None:
         """Raises UserError where an image is in two of training, validation and test images, and where the latter are

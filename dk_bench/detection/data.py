@@ -21,6 +21,7 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.callbacks import BatchSizeFinder
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
+from dk_bench.data.checksum import files_checksum
 from dk_bench.data.order import InOrder, ResumingLoader, batches_done, check_processes, mix_seed, processes
 from dk_bench.data.splits import PathFiles, check_files_apart
 from dk_bench.detection.building import build
@@ -95,6 +96,12 @@ class DetectionData(LightningDataModule):
     def steps_per_epoch(self) -> int:
         """Batches in an epoch, on as many devices as there are processes now."""
         return len(self._batches())
+
+    def checksums(self, *splits: str) -> dict[str, str]:
+        """Of splits, ``train`` and ``val``, what tells their images, and the objects in them that are used, from
+        others, see `dk_bench.data.checksum`."""
+        images = {"train": lambda: self.train_images, "val": lambda: self.val_images}
+        return {split: _checksum(images[split](), self.classes) for split in splits}
 
     def check_splits(self) -> None:
         """Raises UserError where training images are validation images as well. Looks once."""
@@ -302,6 +309,13 @@ def _leaves(images: Any) -> Iterator[Any]:
     for wrapped in inner:
         yield from _leaves(wrapped)
 
+
+def _checksum(images: Any, classes: list[str]) -> str:
+    """Of a data set's files and of what its annotations say of each image."""
+    infos = [leaf.get_data_info(index) for leaf in _leaves(images) for index in range(len(leaf))]
+    kept = ("height", "width", "instances")
+    described = [[info.get(key) for key in kept] for info in infos]
+    return files_checksum(_files(images), classes, len(images), described)
 
 
 def _files(images: Any) -> PathFiles:

@@ -22,9 +22,19 @@ from dk_bench.detection.lit import TASK, LitDetector
 from dk_bench.detection.watch import DetectionKeeper, DetectionLines, DetectionThroughput
 from dk_bench.errors import UserError
 from dk_bench.results import identity
-from dk_bench.results.record import EVALUATION, RunRecord, attempts_of, new_record, utc_now
+from dk_bench.results.record import EVALUATION, RunRecord, attempts_of, new_record, note_hardware, utc_now
 from dk_bench.training.checkpoint import kernel_spec, read_checkpoint
-from dk_bench.training.fitting import fit, make_trainer, name_run, not_again, open_run, progress, quiet, validate
+from dk_bench.training.fitting import (
+    check_same_data,
+    fit,
+    make_trainer,
+    name_run,
+    not_again,
+    open_run,
+    progress,
+    quiet,
+    validate,
+)
 from dk_bench.training.tracking import wandb_logger
 from dk_bench.training.weights import weights_in
 from dk_bench.training.world import own_process
@@ -61,6 +71,7 @@ def train(config: DetectionConfig, *, callbacks: Sequence[Callback] = (), comman
         # The record knows attempts that left no checkpoint; the checkpoint does where the record is lost.
         earlier = attempts_of(previous) if previous else held.get("attempts", [])
         record = _start_record(config, module, data, command, train_images=len(data.train_images), earlier=earlier)
+        check_same_data(record, held)
         record.metrics["epochs"] = list(held.get("epochs", []))  # at once: what follows may fail before it is restored
         throughput = DetectionThroughput()
         keeper = DetectionKeeper(record, folder, throughput, run.trainer.checkpoint_every_n_steps)
@@ -90,6 +101,7 @@ def evaluate(path: str | Path, overrides: Iterable[str] = (), *, command: Sequen
         throughput = DetectionThroughput()
         trainer = _make_trainer(config, [throughput], logger=False)
         record = _start_record(config, module, data, command, task=EVALUATION)
+        note_hardware(record, trainer.strategy.root_device, trainer.world_size)
         validate(trainer, module, data)
     record.metrics["final"] = DetectionKeeper.figures(trainer)
     record.throughput = throughput.rates()
@@ -174,6 +186,7 @@ def _start_record(
             "classes": data.classes,
             "train_images": train_images,
             "val_images": len(data.val_images),
+            "checksum": data.checksums(*(["train"] * (train_images is not None)), "val"),
         },
         seed=config.run.seed,
         command=command or sys.argv,

@@ -1,7 +1,8 @@
 """The attempts a run took: one, unless it failed or was interrupted and went on from its checkpoint.
 
-An attempt is plain data: started, ended, status, error, git, device, versions; while it runs also ``process``, by which
-a record can be told whose process is gone without having written so (killed, or the machine went down).
+An attempt is plain data: started, ended, status, error, git, device, versions; ``steps``, those of batches that it
+trained on, which one that was killed may be without; while it runs also ``process``, by which a record can be told
+whose process is gone without having written so (killed, or the machine went down).
 """
 
 from __future__ import annotations

@@ -5,7 +5,10 @@ Nothing here names the machine: no host name, no path.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -15,11 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from dk_bench.results.environment import cpu_name
+from dk_bench.results.files import write_atomically
 
 CPUINFO, CPUS = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
 # What decides how wide a vector is and which products there are; the rest of the flags says nothing of speed here.
 FLAGS = re.compile(r"sse4_2|avx\w*|fma|f16c|amx_\w+|asimd\w*|sve\w*|bf16|i8mm|fphp")
-HOLDING = ("DK_BENCH_CPU", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+HOLDING = (
+    "DK_BENCH_CPU", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+)  # fmt: skip
 # The libraries say what they chose at their first call, to whoever asks by these variables.
 PROBE = """import torch
 x = torch.ones(4, 64, 32, 32)
@@ -37,25 +44,24 @@ LEAST_CPU_SHARE = 0.97
 def collect_machine(*, probe: bool = True) -> dict[str, Any]:
     """The processor, its caches and cores, torch's threads, and the instruction sets that the libraries chose.
 
-    What the system does not tell is None or left out. oneDNN and MKL are asked in a process of their own, once in this
-    one's life (3 s); ``probe=False`` leaves them out.
+    What the system does not tell is None or left out. ``probe=False`` leaves out oneDNN and MKL.
     """
     import torch
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "caches": _caches(),
         "cores": os.cpu_count(),
         "usable_cores": usable,
         "threads": torch.get_num_threads(),
         "governor": _read(CPUS / "cpu0/cpufreq/scaling_governor"),
-        "instruction_sets": _instruction_sets(probe),
+        "instruction_sets": instruction_sets(probe=probe),
         "held_by": {name: os.environ[name] for name in HOLDING if name in os.environ},
     }
 
 
-def _processor() -> dict[str, Any]:
+def processor() -> dict[str, Any]:
     """Name, vendor, family, model, stepping and the flags of `FLAGS`, as Linux tells of the first core."""
     first = (_read(CPUINFO) or "").partition("\n\n")[0]
     fields = dict(re.findall(r"^([^\t:]+?)\s*:[ \t]*(.*)$", first, re.MULTILINE))
@@ -92,7 +98,13 @@ def own_instruction_set() -> str:
     return torch.ops.dk_bench.cpu_variant() if operators_on("cpu") == COMPILED else REFERENCE
 
 
-def _instruction_sets(probe: bool) -> dict[str, str | None]:
+def instruction_sets(*, probe: bool = True) -> dict[str, str | None]:
+    """What torch and our library compute with, and, with ``probe``, oneDNN and MKL under this process's environment;
+    None where one does not say.
+
+    These two are asked in a process of its own (3 s), once for a processor, version of torch and environment: the
+    answer is kept below the user's cache folder, if there is one.
+    """
     import torch
 
     own = {"torch": torch.backends.cpu.get_cpu_capability(), "dk_bench": own_instruction_set()}
@@ -101,6 +113,36 @@ def _instruction_sets(probe: bool) -> dict[str, str | None]:
 
 @functools.cache
 def _probe() -> dict[str, str | None]:
+    kept = _kept()
+    if answer := kept and _answer_in(kept):
+        return answer
+    answer = _ask()
+    if kept and any(answer.values()):
+        with contextlib.suppress(OSError):  # a folder that cannot be written: the next process asks again
+            write_atomically(kept, json.dumps(answer))
+    return answer
+
+
+def _answer_in(kept: Path) -> dict[str, str | None] | None:
+    """The answer that a file holds; None where there is none, or a damaged one."""
+    try:
+        answer = json.loads(kept.read_text())
+    except (OSError, ValueError):
+        return None
+    return answer if isinstance(answer, dict) and answer.keys() == SAID.keys() else None
+
+
+def _kept() -> Path | None:
+    """The file of the answer that processor, torch and environment decide; None where the user has no such folder."""
+    import torch
+
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    known = [processor(), torch.__version__, {name: os.environ.get(name) for name in HOLDING}, PROBE]
+    name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+    return folder / "dk_bench" / f"instruction-sets-{name}.json" if folder.is_absolute() else None
+
+
+def _ask() -> dict[str, str | None]:
     """What oneDNN and MKL say of themselves under this process's environment; None where one says nothing."""
     environment = os.environ | {"ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"}
     try:
@@ -114,7 +156,7 @@ def _probe() -> dict[str, str | None]:
 
 def instruction_sets_here() -> list[str]:
     """Those of ``avx2`` and ``avx512`` that this processor has for all three libraries, the wider one first."""
-    flags = set(_processor()["flags"])
+    flags = set(processor()["flags"])
     needed = {"avx512": {"avx512f", "avx512vl", "avx512dq", "avx512bw"}, "avx2": set()}
     return [name for name, also in needed.items() if {"avx2", "fma"} | also <= flags]
 

@@ -14,15 +14,16 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from dk_bench.errors import UserError
 from dk_bench.results.attempts import FIELDS, STALE, attempt_of, close_attempts, is_gone, this_process
-from dk_bench.results.environment import collect_device, collect_git, collect_versions, portable
+from dk_bench.results.environment import collect_git, collect_versions, portable
 from dk_bench.results.files import write_atomically
+from dk_bench.results.hardware import collect_hardware
 from dk_bench.results.identity import config_hash
 
 SCHEMA_VERSION = 1
 STATUSES = ("running", "finished", "failed")
 # classification, detection: a training run, which tables are made from; evaluation: a checkpoint's figures on images.
 TASKS = TRAINING, DETECTION, EVALUATION = "classification", "detection", "evaluation"
-ADDED_LATER = ("attempts",)  # fields that older records do without
+ADDED_LATER = ("attempts", "correct")  # fields that older records do without
 # Keys that tables rely on inside the free-form parts of a record.
 REQUIRED_INSIDE = {"model": ("name",), "data": ("name",), "metrics": ("epochs", "final")}
 
@@ -53,10 +54,11 @@ class RunRecord:
     # test/loss, test/top1, test/top5 where there are test images; of shifted ones test/SHIFT/...
     # Of detectors val/mAP, _50, _75, _s, _m, _l in place of top-1 and top-5, null where there is no object of the size
     metrics: dict[str, Any] = field(default_factory=lambda: {"epochs": [], "final": {}})
+    correct: dict[str, Any] = field(default_factory=dict)  # of a set's name: each image's, see results.correct
     cost: dict[str, Any] = field(default_factory=dict)  # params, macs, sampling_macs, input_size
     throughput: dict[str, Any] = field(default_factory=dict)  # see training.callbacks.Throughput
     versions: dict[str, Any] = field(default_factory=dict)
-    device: dict[str, Any] = field(default_factory=dict)
+    device: dict[str, Any] = field(default_factory=dict)  # see results.hardware; older records know less
     git: dict[str, Any] = field(default_factory=dict)  # commit, dirty; both null outside a checkout
     command: list[str] = field(default_factory=list)
     started: str = ""
@@ -95,7 +97,7 @@ def new_record(
         seed=seed,
         task=task,
         versions=collect_versions(),
-        device=collect_device(device),
+        device=collect_hardware(device),
         git=collect_git(),
         command=portable(list(command)),
         started=utc_now(),
@@ -103,6 +105,11 @@ def new_record(
     record.attempts = [*close_attempts(earlier), attempt_of(vars(record)) | {"process": this_process()}]
     record.started = record.attempts[0]["started"]
     return record
+
+
+def note_hardware(record: RunRecord, device: Any, devices: int) -> None:
+    """Puts into a record what its present attempt really runs on, once that is known: a torch device, and how many."""
+    record.device = record.attempts[-1]["device"] = collect_hardware(device, devices)
 
 
 def attempts_of(record: RunRecord) -> list[dict[str, Any]]:

@@ -9,14 +9,16 @@ from typing import Any
 
 from dk_bench.errors import UserError
 from dk_bench.overrides import split_override
-from dk_bench.results.environment import collect_device, collect_git, collect_versions, portable
+from dk_bench.results.environment import collect_git, collect_versions, portable
+from dk_bench.results.hardware import collect_hardware
 from dk_bench.results.identity import DEFAULTS, cell_settings, config_hash
 from dk_bench.results.record import RunRecord, attempts_of, find_records, read_record
 
 SHORTENED = ".../"  # how `portable` begins a path that lay elsewhere
 GIT = {"commit": "commit", "dirty": "uncommitted changes"}
 DEVICE = ("type", "name", "threads")
-ADDED_TO_DEVICE = ("operators",)  # which older records do not tell
+ADDED_TO_DEVICE = ("operators",)  # which older records do not tell, nor what each library chose
+CHOSEN = {"instruction_sets": "instruction set of {}", "cuda": "CUDA: {}"}
 TIMES = ("seconds",)  # of an epoch; no two runs take the same
 
 
@@ -82,12 +84,23 @@ def compare_making(record: RunRecord, config: Mapping[str, Any] | None) -> list[
 
     The device does not matter: that a run comes out the same on another may be what a replay is to show.
     """
-    git, versions, device = collect_git(), collect_versions(), collect_device()
+    git, versions, device = collect_git(), collect_versions(), collect_hardware()
     making = [Then(name, _word(record.git.get(key)), _word(git[key])) for key, name in GIT.items()]
     making += [Then(name, version, versions.get(name, "none")) for name, version in record.versions.items()]
     keys = [*DEVICE, *(key for key in ADDED_TO_DEVICE if key in record.device)]
     making += [Then(f"device: {key}", _word(record.device.get(key)), _word(device[key]), False) for key in keys]
+    making += compare_rounding(record.device, device)
     return making + (_settings(record.config, config) if config is not None else [])
+
+
+def compare_rounding(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Then]:
+    """Of two devices as records hold them, what decides how their numbers are rounded: the instruction set that each
+    library chose, and how CUDA is set. Nothing where the first is an older record's, which does not tell."""
+    return [
+        Then(name.format(key), _word(value), _word((now.get(part) or {}).get(key)), False)
+        for part, name in CHOSEN.items()
+        for key, value in (then.get(part) or {}).items()
+    ]
 
 
 def faults(record: RunRecord, making: Iterable[Then]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
+from dk_bench.results.correct import pack_correct
 from dk_bench.results.record import RunRecord, write_record
 
 EPOCH_METRICS = ("train/loss", "val/loss", "val/top1", "val/top5")
@@ -90,14 +91,20 @@ class RunKeeper(Checkpoint):
 
     @classmethod
     def state_in(cls, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """What `state_dict` gave for a checkpoint: epochs and attempts; of an older one epochs alone, or nothing."""
+        """What `state_dict` gave for a checkpoint; of an older one less, or nothing."""
         return checkpoint.get("callbacks", {}).get(cls.__qualname__, {})
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epochs": self.record.metrics["epochs"], "attempts": self.record.attempts}
+        record = self.record
+        checksum = record.data.get("checksum")
+        return {
+            "epochs": record.metrics["epochs"], "attempts": record.attempts, "correct": record.correct,
+            "checksum": checksum,
+        }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.record.metrics["epochs"] = state_dict["epochs"]
+        self.record.correct = state_dict.get("correct", {})  # older checkpoints do not have it
 
     def epoch_metrics(self, trainer: pl.Trainer) -> dict[str, float | None]:
         """What of the epoch that ends goes into the record, besides its number, learning rate and seconds."""
@@ -111,21 +118,31 @@ class RunKeeper(Checkpoint):
         self._epoch_began = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        attempt = self.record.attempts[-1]
+        attempt["steps"] = attempt.get("steps", 0) + 1
         # The last batch's checkpoint is the epoch's, after validation.
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not trainer.is_last_batch:
             trainer.save_checkpoint(self.checkpoint_path)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         now = time.perf_counter()
         metrics = self.epoch_metrics(trainer)
         lr = self.learning_rate(trainer)
         seconds = round(now - self._epoch_began, 3)
         self.record.metrics["epochs"].append({"epoch": trainer.current_epoch, **metrics, "lr": lr, "seconds": seconds})
         self._epoch_began = now
+        note_correct(self.record, pl_module)
         self.record.throughput = self.throughput.rates()
         if trainer.is_global_zero:
             write_record(self.record, self.record_path)
         trainer.save_checkpoint(self.checkpoint_path)
+
+
+def note_correct(record: RunRecord, module: pl.LightningModule) -> None:
+    """Puts into a record which images its module told rightly in its last evaluations, of every set that it knows."""
+    checksums = record.data.get("checksum", {})
+    for name, hits in getattr(module, "hits", {}).items():
+        record.correct[name] = pack_correct(hits, checksums.get(name))
 
 
 class EpochLines(Checkpoint):

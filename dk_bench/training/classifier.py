@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.callbacks import WeightAveraging
@@ -19,6 +20,7 @@ from dk_bench.data.shifts import TEST
 from dk_bench.errors import UserError
 from dk_bench.training.checkpoint import build_model, without_initial_weights
 from dk_bench.training.fitting import Diverged
+from dk_bench.training.hits import Hits
 from dk_bench.training.own_trainer import ConfiguredModule
 from dk_bench.training.recipe import build_optimizer
 from dk_bench.training.weights import to_lightning_names, to_own_names
@@ -29,11 +31,13 @@ class LitClassifier(ConfiguredModule):
 
     Takes images (N, 3, H, W) and labels (N,) int64. Logs ``train/loss``, ``val/loss``, and ``val/top1`` and
     ``val/top5`` in percent (of fewer than five classes, top-5 is top-as-many); ``trainer.test`` logs the same as
-    ``test/...``, and ``trainer.predict`` gives logits (N, classes). The arguments are plain data and stand in
-    checkpoints: ``config`` as `dk_bench.config.to_dict` gives it, the classes' names in order of their labels, the
-    length of an epoch in optimiser steps, which is heeded where no trainer is attached that knows it, and the run's
-    name for loggers. Without ``initial_weights``, which is not in checkpoints, neither ``config.model.checkpoint`` nor
-    timm's weights are read: a checkpoint's will follow.
+    ``test/...``, and ``trainer.predict`` gives logits (N, classes). ``hits`` says of each image of the last evaluation
+    of ``val`` and of ``test``, in order, whether it was told rightly: (images,) bool.
+
+    The arguments are plain data and stand in checkpoints: ``config`` as `dk_bench.config.to_dict` gives it, the
+    classes' names in order of their labels, the length of an epoch in optimiser steps, which is heeded where no trainer
+    is attached that knows it, and the run's name for loggers. Without ``initial_weights``, which is not in checkpoints,
+    neither ``config.model.checkpoint`` nor timm's weights are read: a checkpoint's will follow.
 
     Raises UserError from building the model and for a trainer that would train otherwise than ``config`` says, see
     `dk_bench.training.own_trainer`; Diverged from a step whose loss is not finite, on every process.
@@ -62,6 +66,8 @@ class LitClassifier(ConfiguredModule):
         self.val_loss = MeanMetric()
         self.val_top1 = MulticlassAccuracy(len(classes), average="micro")
         self.val_top5 = MulticlassAccuracy(len(classes), top_k=min(5, len(classes)), average="micro")
+        self.val_hits = Hits()
+        self.hits: dict[str, np.ndarray] = {}
 
     def setup(self, stage: str) -> None:
         """Compiles the model where that is asked for; here, so that callbacks have copied the plain one before.
@@ -130,7 +136,7 @@ class LitClassifier(ConfiguredModule):
 
     def on_validation_epoch_start(self) -> None:
         self.share_buffers()
-        for metric in (self.val_loss, self.val_top1, self.val_top5):
+        for metric in (self.val_loss, self.val_top1, self.val_top5, self.val_hits):
             metric.reset()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -139,6 +145,7 @@ class LitClassifier(ConfiguredModule):
         self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
         self.val_top1.update(logits, labels)
         self.val_top5.update(logits, labels)
+        self.val_hits.update(logits, labels)
 
     def on_validation_epoch_end(self, split: str = "val") -> None:
         loss = self.val_loss.compute()
@@ -147,6 +154,7 @@ class LitClassifier(ConfiguredModule):
         self.log(f"{split}/loss", loss)
         self.log(f"{split}/top1", 100 * self.val_top1.compute(), prog_bar=True)
         self.log(f"{split}/top5", 100 * self.val_top5.compute())
+        self.hits[split] = self.val_hits.compute()
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()

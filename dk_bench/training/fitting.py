@@ -22,9 +22,9 @@ from dk_bench.launchers import announced_world, this_rank
 from dk_bench.results.attempts import INTERRUPTED
 from dk_bench.results.files import remove_leftovers
 from dk_bench.results.lock import hold
-from dk_bench.results.record import RunRecord, read_record, utc_now, write_record
+from dk_bench.results.record import RunRecord, note_hardware, read_record, utc_now, write_record
 from dk_bench.training.batch_norm import SharedBatchNorm
-from dk_bench.training.callbacks import RunKeeper
+from dk_bench.training.callbacks import RunKeeper, note_correct
 from dk_bench.training.checkpoint_io import AtomicCheckpointIO
 from dk_bench.training.tracking import close_logger, in_wandb_sweep, log_config, log_record, tell_sweep
 from dk_bench.training.world import HoldOn, ProcessLost, own_process, own_world
@@ -126,6 +126,7 @@ def fit(
     """
     record, path = keeper.record, keeper.record_path
     own_world().check_size(trainer.world_size)
+    note_hardware(record, trainer.strategy.root_device, trainer.world_size)
     with ExitStack() as at_the_end:
         try:
             if trainer.is_global_zero:
@@ -140,7 +141,9 @@ def fit(
             with _together(trainer, lambda why: _fail(trainer, record, path, why)):
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
                 record.metrics["final"] = {**record.metrics["epochs"][-1], **test()}
+                note_correct(record, module)
             record.status, record.ended, record.throughput = "finished", utc_now(), keeper.throughput.rates()
+            record.attempts[-1].setdefault("steps", 0)
             if trainer.is_global_zero:
                 write_record(record, path)
         except BaseException as error:
@@ -193,6 +196,18 @@ def not_again(config: Config, values: Mapping[str, Any], record: RunRecord, fold
     print(f"{folder}: finished {record.ended}, not trained again", file=sys.stderr)
     if in_wandb_sweep() and this_rank().number == 0:
         tell_sweep(config, values, record, folder)
+
+
+def check_same_data(record: RunRecord, held: Mapping[str, Any]) -> None:
+    """Raises UserError where a run that goes on had other images before. ``held`` is what its checkpoint holds, which
+    an older one does not say of its images; a run without a checkpoint begins anew, with whatever images."""
+    now, then = record.data.get("checksum") or {}, held.get("checksum") or {}
+    if other := [split for split in now if then.get(split, now[split]) != now[split]]:
+        split = other[0]
+        raise UserError(
+            f"the {split} images are others than when this run began (checksum {now[split]}, then {then[split]}): "
+            "expected the same images, or another output, in which the run begins anew"
+        )
 
 
 def progress(lines: Callback) -> list[Callback]:
@@ -253,5 +268,6 @@ def _together(trainer: pl.Trainer, tell: Callable[[BaseException], None]) -> Ite
 
 def _fail(trainer: pl.Trainer, record: RunRecord, path: Path, error: BaseException) -> None:
     record.status, record.error, record.ended = "failed", reason(error), utc_now()
+    record.attempts[-1].setdefault("steps", 0)
     if trainer.is_global_zero:
         write_record(record, path)

@@ -24,9 +24,10 @@ from dk_bench.results.record import (
     RunRecord,
     attempts_of,
     new_record,
+    note_hardware,
     utc_now,
 )
-from dk_bench.training.callbacks import EpochLines, RunKeeper, Throughput
+from dk_bench.training.callbacks import EpochLines, RunKeeper, Throughput, note_correct
 from dk_bench.training.checkpoint import (
     check_same_model,
     kernel_spec,
@@ -37,6 +38,7 @@ from dk_bench.training.checkpoint import (
 from dk_bench.training.classifier import LitClassifier
 from dk_bench.training.fitting import (
     Diverged,
+    check_same_data,
     evaluating,
     fit,
     make_trainer,
@@ -90,6 +92,7 @@ def train(config: Config, *, callbacks: Sequence[Callback] = (), command: Sequen
         # The record knows attempts that left no checkpoint; the checkpoint does where the record is lost.
         earlier = attempts_of(previous) if previous else held.get("attempts", [])
         record = _start_record(config, module, data, command, earlier=earlier)
+        check_same_data(record, held)
         record.metrics["epochs"] = list(held.get("epochs", []))  # at once: what follows may fail before it is restored
         keeper = RunKeeper(record, folder, throughput, config.trainer.checkpoint_every_n_steps)
         logger = wandb_logger(config, run_id, folder)
@@ -116,11 +119,13 @@ def evaluate_tests(
     if not data.test_images:
         return {}
     load_weights(module.model, read_checkpoint(path), path)
-    trainer.loggers, figures = [], {}
+    trainer.loggers, figures, hits = [], {}, {}
     for name in data.test_images:
         trainer.test(module, datamodule=OneTest(data, name), verbose=False)
         found = trainer.callback_metrics.items()
         figures |= {f"{name}{metric.removeprefix(TEST)}": float(value) for metric, value in found}
+        hits[name] = module.hits[TEST]
+    module.hits |= hits
     return figures
 
 
@@ -157,6 +162,7 @@ def evaluate(
         trainer = make_trainer(config, config.optim.epochs, [throughput], logger=False)
         record = _start_record(config, module, data, command, splits=[split], task=EVALUATION)
         try:
+            note_hardware(record, trainer.strategy.root_device, trainer.world_size)
             if split == TEST:
                 with evaluating(trainer):
                     record.metrics["final"] = evaluate_tests(trainer, module, data, path)
@@ -164,6 +170,7 @@ def evaluate(
                 record.metrics["final"] = validate(trainer, module, data)
         except Diverged as error:
             raise UserError(f"{path}: its model gives no finite loss on these images: {reason(error)}") from error
+    note_correct(record, module)
     record.throughput = throughput.rates()
     record.status, record.ended = "finished", utc_now()
     return record
@@ -214,6 +221,7 @@ def _start_record(
             "name": data_name(config.data),
             "classes": classes,
             **_counts(data, splits),
+            "checksum": data.checksums(*splits),
         },
         seed=config.seed,
         command=command or sys.argv,
