@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dk_bench.cli import main
 from dk_bench.data.procedural import SHAPES, Pose, ShapeImages, draw, sheet
@@ -90,13 +91,32 @@ def test_index_out_of_range():
 
 
 def test_sheet_has_a_column_for_every_class():
-    page = sheet(ShapeImages("train", 20, size=16), rows=2)
+    images = ShapeImages("train", 20, size=16)
+    page = sheet([images], rows=2)
     assert page.size == (4 + 10 * 20, 14 + 4 + 2 * 20)
+    assert np.array_equal(np.asarray(page)[38:54, 24:40], pixels(images, 11))
+
+
+def test_sheet_of_several_sets_has_the_same_scene_of_each_below_another():
+    sets = [ShapeImages("test", 20, size=16, bend=bend) for bend in (0.0, 0.8)]
+    page = np.asarray(sheet(sets, rows=2, names=["straight", "bent"]))
+    assert page.shape == (14 + 4 + 4 * 20, 104 + 10 * 20, 3)
+    for line, (images, index) in enumerate([(sets[0], 0), (sets[1], 0), (sets[0], 10), (sets[1], 10)]):
+        top = 18 + 20 * line
+        assert np.array_equal(page[top : top + 16, 104:120], pixels(images, index))
+        assert page[top : top + 16, :100].min() < 255  # its name
 
 
 def test_picture_command(tmp_path, capsys):
     out = tmp_path / "shapes.png"
     assert main(["picture", "--output", str(out), "--rows", "1"]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
+    shapes = ["scale=[0.1, 0.2]", "test_images=20", "shifts.bend=0.9"]
+    tested = [f"data.procedural.{setting}" for setting in shapes]
+    assert main(["picture", *tested, "--split=test", "--rows=1", "--output", str(out)]) == 0
+    with Image.open(out) as page:
+        assert page.height == 14 + 4 + 2 * 68 and page.text["Description"].startswith("Test images")
+    assert main(["picture", "--split=test", "--output", str(out)]) == 2
+    assert "no test images: expected data.procedural.test_images=N" in capsys.readouterr().err
     assert main(["picture", "--output", str(tmp_path / "no" / "x.png")]) == 2
     assert "x.png" in capsys.readouterr().err

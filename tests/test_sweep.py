@@ -20,7 +20,7 @@ from dk_bench.cli.sweep import make_jobs, skip_finished
 from dk_bench.config import load_config, to_dict
 from dk_bench.errors import UserError
 from dk_bench.results.identity import run_folder
-from dk_bench.results.record import new_record, write_record
+from dk_bench.results.record import new_record, read_record, write_record
 from dk_bench.sweep import runner
 from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.runner import Job, run_jobs
@@ -327,6 +327,16 @@ def test_finished_runs_are_skipped(tmp_path, monkeypatch):
     record.status, record.task = "finished", "evaluation"  # of seed 1's checkpoint
     write_record(record, run_folder(failed, to_dict(failed)) / "eval.record.json")
     assert states(parameters) == ["skipped", "waiting", "waiting"]
+    # Test images that its record says nothing of are for training to evaluate, as long as there is a checkpoint.
+    tested = parameters | {"data.procedural.test_images": {"value": 5}}
+    assert states(tested) == ["skipped", "waiting", "waiting"]
+    (run_folder(finished, to_dict(finished)) / "last.ckpt").touch()
+    assert states(parameters) == ["skipped", "waiting", "waiting"]
+    assert states(tested) == ["waiting"] * 3
+    record = read_record(run_folder(finished, to_dict(finished)) / "record.json")
+    record.metrics["final"]["test/top1"] = 50.0
+    write_record(record, run_folder(finished, to_dict(finished)) / "record.json")
+    assert states(tested) == ["skipped", "waiting", "waiting"]
 
 
 def test_run_of_another_name_is_another_run(tmp_path, monkeypatch):

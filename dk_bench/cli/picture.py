@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+CAPTIONS = {
+    "train": "Training images, before augmentation.",
+    "test": "Test images: a row a test set, row by row the same scenes with one factor replaced by one from beyond "
+    "training.",
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     parser.add_argument(
@@ -21,10 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "FILE", "PNG to write (%(default)s)", "shapes.png")
     parser.add_argument("--rows", type=int, metavar="N", default=6,
                         help="images of every class, or rows of five (%(default)s)")
+    parser.add_argument("--split", choices=("train", "test"), default="train",
+                        help="images to draw; test: of every class the same scene in all test sets (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws a column of training images for every class, or the training images of a detector. Raises UserError."""
+    """Draws a column of images for every class, or the training images of a detector. Raises UserError."""
     from PIL.PngImagePlugin import PngInfo
 
     from dk_bench.errors import UserError
@@ -35,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     check_file(args.output)
     page = _detection(args) if str(args.config).endswith(".py") else _classification(args)
     texts = PngInfo()  # where `dk-bench report` finds the caption
-    texts.add_text("Description", "Training images, before augmentation.")
+    texts.add_text("Description", CAPTIONS[args.split])
     try:
         page.save(args.output, format="PNG", pnginfo=texts)
     except OSError as error:
@@ -47,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
 def _classification(args: argparse.Namespace) -> Image.Image:
     from dk_bench.config import load_config
     from dk_bench.data.procedural import sheet
+    from dk_bench.data.shifts import held_out_sets
     from dk_bench.data.sources import open_images
     from dk_bench.errors import UserError
 
@@ -55,10 +65,18 @@ def _classification(args: argparse.Namespace) -> Image.Image:
         raise UserError(f"key 'data.source' is {config.source!r}, expected procedural: there is nothing else to draw")
     if args.config is None:
         config.size = 64
-    return sheet(open_images(config, "train"), args.rows)
+    if args.split == "train":
+        return sheet([open_images(config, "train")], args.rows)
+    if not (names := held_out_sets(config)):
+        raise UserError("there are no test images: expected data.procedural.test_images=N")
+    return sheet([open_images(config, name) for name in names], args.rows, names)
 
 
 def _detection(args: argparse.Namespace) -> Image.Image:
+    from dk_bench.errors import UserError
+
+    if args.split != "train":
+        raise UserError(f"--split is {args.split}, expected train: detectors have no test images of their own")
     from dk_bench.detection.config import load_detection_config
     from dk_bench.detection.sheet import sheet
 

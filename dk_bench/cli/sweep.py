@@ -128,7 +128,7 @@ def skip_finished(jobs: list[Job]) -> list[Path]:
         if job.run is None:
             continue
         outputs[job.run.output] = None
-        if (record := job.run.record()) and record.status == "finished":
+        if job.run.has_finished(job.run.record()):
             job.state, job.reason = "skipped", "finished before"
         job.run.know()
     return [folder for output in outputs for folder, record in training_runs(output) if record.error == STALE]

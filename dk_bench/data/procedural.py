@@ -8,6 +8,7 @@ split, index), whatever order or process draws it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,18 +228,23 @@ class ShapeImages:
         return draw([pose], self.size, self._rng(index, 1), self._clutter), pose.label
 
 
-def sheet(images: ShapeImages, rows: int, margin: int = 4) -> Image.Image:
-    """A column of images for every class, the class's name above it. RGB, one image pixel a pixel.
+def sheet(sets: Sequence[ShapeImages], rows: int, names: Sequence[str] = (), margin: int = 4) -> Image.Image:
+    """A column of images for every class, the class's name above it: ``rows`` times an image of each set, of the same
+    number, with the set's name before it, if there are any. RGB, one image pixel a pixel.
 
     Raises IndexError where there are fewer than ``rows`` images of a class.
     """
-    title, side = 14, images.size + margin
-    page = Image.new("RGB", (margin + side * len(images.classes), title + margin + side * rows), "white")
+    classes, size = sets[0].classes, sets[0].size
+    title, side, indent = 14, size + margin, margin + (100 if names else 0)
+    page = Image.new("RGB", (indent + side * len(classes), title + margin + side * rows * len(sets)), "white")
     pen = ImageDraw.Draw(page)
-    for index in range(rows * len(images.classes)):
-        row, column = divmod(index, len(images.classes))
-        left = margin + column * side
-        if row == 0:
-            pen.text((left + images.size / 2, margin), images.classes[column], fill="black", anchor="mt")
-        page.paste(images[index][0], (left, title + margin + row * side))
+    for column, name in enumerate(classes):
+        pen.text((indent + column * side + size / 2, margin), name, fill="black", anchor="mt")
+    for line in range(rows * len(sets)):
+        row, number = divmod(line, len(sets))
+        top = title + margin + line * side
+        if names:
+            pen.text((indent - margin, top + size / 2), names[number], fill="black", anchor="rm")
+        for column in range(len(classes)):
+            page.paste(sets[number][row * len(classes) + column][0], (indent + column * side, top))
     return page

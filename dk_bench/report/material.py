@@ -105,7 +105,7 @@ def _check(record: RunRecord) -> None:
         raise UserError("metrics.final is no object")
     if not isinstance(epochs, list) or not all(isinstance(epoch, dict) for epoch in epochs):
         raise UserError("metrics.epochs is no list of objects")
-    counts = {key: record.data.get(key) for key in ("train_images", "val_images")}
+    counts = {key: record.data.get(key) for key in ("train_images", "val_images", "test_images")}
     costs = {key: record.cost.get(key) for key in ("params", "macs", "sampling_macs")}
     for numbers in (counts, costs, record.throughput, final, *epochs):
         for name, value in numbers.items():

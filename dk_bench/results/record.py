@@ -117,6 +117,11 @@ def attempts_of(record: RunRecord) -> list[dict[str, Any]]:
     return record.attempts or [attempt_of(vars(record))]
 
 
+def is_tested(record: RunRecord, tests: Iterable[str]) -> bool:
+    """Whether a record has the final figures of test sets, by their names."""
+    return all(f"{name}/top1" in record.metrics["final"] for name in tests)
+
+
 def as_it_stands(record: RunRecord) -> RunRecord:
     """The record, failed in place of running where its process, on this machine, is gone."""
     process = record.attempts[-1].get("process") if record.attempts else None

@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from dk_bench.config import Config, load_config, to_dict
+from dk_bench.data.shifts import held_out_sets
 from dk_bench.errors import UserError
 from dk_bench.results.attempts import was_interrupted
 from dk_bench.results.identity import run_folder
 from dk_bench.results.lock import claim, is_held, release
-from dk_bench.results.record import EVALUATION, RunRecord, as_it_stands, attempts_of, find_records, read_record
+from dk_bench.results.record import (
+    EVALUATION,
+    RunRecord,
+    as_it_stands,
+    attempts_of,
+    find_records,
+    is_tested,
+    read_record,
+)
 
 
 @dataclass
@@ -26,17 +35,25 @@ class Run:
     output: Path
     attempts: int = 0
     taken: IO[str] | None = field(default=None, repr=False, compare=False)  # this runner's claim on it
+    tests: tuple[str, ...] = ()  # what it is tested on at its end
 
     @classmethod
     def of(cls, config: Config, values: Mapping[str, Any]) -> Run:
         """The run of a configuration, as `training_values` gives it."""
-        return cls(run_folder(config, values), Path(config.output))
+        return cls(run_folder(config, values), Path(config.output), tests=tuple(held_out_sets(config.data)))
 
     def record(self) -> RunRecord | None:
         """What the run's folder holds; None where there is no record that can be read."""
         with contextlib.suppress(UserError):  # training will say so
             return read_record(self.folder / "record.json")
         return None
+
+    def has_finished(self, record: RunRecord | None) -> bool:
+        """Whether its record is finished, with the figures of its test images, unless there is no checkpoint to have
+        them from."""
+        if record is None or record.status != "finished":
+            return False
+        return is_tested(record, self.tests) or not (self.folder / "last.ckpt").exists()
 
     def know(self) -> None:
         """Takes note of the attempts so far: what others make of the run counts from here on."""
@@ -63,7 +80,7 @@ class Run:
         if is_held(self.folder):
             return "held", ""
         record = self.record()
-        if record and record.status == "finished":
+        if self.has_finished(record):
             return "finished", ""
         if record and record.status == "failed" and len(attempts_of(record)) > self.attempts:
             return ("free", "") if was_interrupted(record.error) else ("failed", record.error or "")

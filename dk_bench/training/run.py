@@ -23,6 +23,7 @@ from dk_bench.results.record import (
     EVALUATION,
     RunRecord,
     attempts_of,
+    is_tested,
     new_record,
     note_hardware,
     utc_now,
@@ -131,8 +132,7 @@ def evaluate_tests(
 
 def _wants_test(config: Config, record: RunRecord, folder: Path) -> bool:
     """Whether a finished run is without figures of test images that its configuration names, and can have them."""
-    missing = [name for name in held_out_sets(config.data) if f"{name}/top1" not in record.metrics["final"]]
-    return bool(missing) and (folder / "last.ckpt").exists()
+    return not is_tested(record, held_out_sets(config.data)) and (folder / "last.ckpt").exists()
 
 
 def evaluate(
