@@ -30,6 +30,7 @@ tables: .venv/installed
 	$(BIN)/dk-bench tables results --readme README.md
 	$(BIN)/dk-bench erf --tables-from $(wildcard results/erf/*.csv results/erf/*/summary.csv)
 	$(BIN)/dk-bench dynamics --tables-from $(wildcard results/dynamics/probe.csv results/dynamics/*/probe.csv)
+	$(BIN)/dk-bench claims results
 
 .venv/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

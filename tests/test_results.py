@@ -28,6 +28,7 @@ def test_tables_are_those_of_the_records(tmp_path):
         if table.name != "README.md":
             table.unlink()
     assert main(["tables", str(copy), "--readme", str(readme)]) == 0
+    assert main(["claims", str(copy)]) == 0
     for table in sorted(RESULTS.glob("*.*")):
         assert (copy / table.name).read_bytes() == table.read_bytes(), f"{table.name}: run `make tables`"
     assert readme.read_text() == content, "README.md: run `make tables`"

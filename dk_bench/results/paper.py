@@ -56,15 +56,17 @@ def row_name(row: dict[str, Any]) -> tuple[str, ...]:
     return row["backbone"], row.get("pw", "rigid"), row["conv3x3"], row.get("with", "")
 
 
-def paper_difference(model: BenchModel, base: BenchModel, key: str) -> float | None:
-    """What the paper's figure ``key`` of a model is above that of another, in points; None where it has not both.
-
-    Both in one of its tables 1 and 2 (``top1``), or 3 and 4.
-    """
+def paper_figure(model: BenchModel, key: str) -> float | None:
+    """The paper's figure ``key`` of a model: ``top1`` of tables 1 and 2, or ``map`` of 3 and 4; None without one."""
     tables = ("table1", "table2") if key in CLASSIFICATION else ("table3", "table4")
     rows = {row_name(row): row for table in tables for row in _figures()[table]}
-    found = [model.row and rows.get(row_name(model.row)), base.row and rows.get(row_name(base.row))]
-    return round(found[0][key] - found[1][key], 2) if all(found) else None
+    return rows.get(row_name(model.row), {}).get(key) if model.row else None
+
+
+def paper_difference(model: BenchModel, base: BenchModel, key: str) -> float | None:
+    """What the paper's figure ``key`` of a model is above that of another, in points; None where it has not both."""
+    ours, theirs = paper_figure(model, key), paper_figure(base, key)
+    return None if ours is None or theirs is None else round(ours - theirs, 2)
 
 
 @cache

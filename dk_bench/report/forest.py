@@ -1,0 +1,106 @@
+"""The claims as a forest plot: our contrasts with their intervals, the paper's as hollow marks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from importlib import resources
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from dk_bench.report.plots import Plot
+from dk_bench.report.svg import CARD, INK, LINE, MUTED, drawing, label, series_colour, to_svg
+from dk_bench.tables.claims import Family, Finding
+from dk_bench.tables.claims_document import contrast_text, figure_text, short_name
+from dk_bench.tables.contrasts import CONTRADICTED, EQUIVALENT, SUPPORTED, UNDECIDED
+
+LOOKS = {SUPPORTED: (series_colour(2), "o"), CONTRADICTED: (series_colour(1), "s"), EQUIVALENT: (series_colour(0), "D"),
+         UNDECIDED: (MUTED, "o")}  # fmt: skip
+ROW, WIDTH = 0.24, 8.0  # inches
+BEYOND = 4.0  # points beyond the largest mean, where intervals of few seeds are cut
+TITLE = "The paper's claims: differences, paper's and ours"
+
+
+def forest(found: Iterable[Family], key: str = "claims") -> Plot | None:
+    """The plot of every family with a figure in points, as part of a page; None where there is none."""
+    panels = [(family, _shown(family)) for family in found]
+    panels = [(family, findings) for family, findings in panels if findings]
+    if not panels:
+        return None
+    counts = [len(findings) for _, findings in panels]
+    tooltips = {f"t{n}-{m}": _tooltip(each) for n, (_, rows) in enumerate(panels) for m, each in enumerate(rows)}
+    with drawing(WIDTH, ROW * sum(counts) + 0.45 * len(panels) + 0.9) as (drawn, axes):
+        axes.remove()
+        grid = drawn.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=[c + 1 for c in counts])[:, 0]
+        for n, (axes, (family, findings)) in enumerate(zip(grid, panels, strict=True)):
+            _panel(axes, family, findings, f"t{n}")
+        grid[-1].set(xlabel="difference, points", xlim=_limits([f for _, findings in panels for f in findings]))
+        drawn.legend(handles=_legend(), loc="outside lower center", ncols=5, frameon=False, labelcolor=INK, fontsize=9)
+        note = "Bars: 95 % interval of the mean over seeds, not corrected. Hollow: the paper's difference, on its data."
+        return Plot(key, TITLE, note, to_svg(drawn, key, TITLE, tooltips))
+
+
+def forest_file(found: Iterable[Family]) -> str:
+    """The same as an SVG file of its own, in light and dark; a line of text where there is no figure yet."""
+    plot = forest(found)
+    if plot is None:
+        return _EMPTY
+    sheet = resources.files("dk_bench.report").joinpath("page.css").read_text("utf-8")
+    light, dark = re.findall(r":root \{(.*?)\}", sheet, re.DOTALL)[:2]
+    style = (
+        f"svg {{ {' '.join(light.split())} font-family: system-ui, sans-serif; background: var(--page) }} "
+        f"@media (prefers-color-scheme: dark) {{ svg {{ {' '.join(dark.split())} }} }}"
+    )
+    return re.sub(r"(<svg[^>]*>)", rf"\1<style>{style}</style>", str(plot.svg), count=1) + "\n"
+
+
+_EMPTY = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 40"><text x="10" y="25" fill="gray" '
+    'font-family="sans-serif">No claim has a figure yet.</text></svg>\n'
+)
+
+
+def _shown(family: Family) -> list[Finding]:
+    return [f for f in family.findings if f.judgement.mean is not None and f.claim.unit == "points"]
+
+
+def _tooltip(finding: Finding) -> str:
+    paper = "" if finding.paper is None else f", paper {finding.paper:+.1f}"
+    return f"{contrast_text(finding)}: {figure_text(finding)}{paper}: {finding.verdict}"
+
+
+def _panel(axes: Axes, family: Family, findings: list[Finding], gid: str) -> None:
+    axes.axvline(0, color=INK, linewidth=1)
+    for n, finding in enumerate(findings):
+        judged, (colour, marker) = finding.judgement, LOOKS[finding.verdict.word]
+        if finding.paper is not None:
+            axes.plot([finding.paper], [n], "D", color=INK, markersize=7, markerfacecolor="none", markeredgewidth=1.1)
+        half = None if judged.low is None else [(judged.high - judged.low) / 2]
+        axes.errorbar([judged.mean], [n], xerr=half, fmt=marker, color=colour, markersize=6, elinewidth=1.4,
+                      markeredgecolor=CARD, markeredgewidth=0.6, gid=f"{gid}-{n}")  # fmt: skip
+        axes.annotate(str(finding.verdict), (1, n), (6, 0), xycoords=("axes fraction", "data"), va="center",
+                      textcoords="offset points", color=colour, fontsize=9, annotation_clip=False)  # fmt: skip
+    names = [finding.claim.id + f", {finding.grid}" * (len(finding.claim.grids) > 1) for finding in findings]
+    axes.set_yticks(range(len(findings)), [label(name, 44) for name in names], color=INK)
+    axes.set_ylim(len(findings) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_color(LINE)
+    axes.set_title(f"{short_name(family)}", loc="left", color=INK, fontsize=10, fontweight="bold")
+
+
+def _limits(findings: list[Finding]) -> tuple[float, float]:
+    """Wide enough for all means, the paper's too, and for intervals as long as they are not far beyond."""
+    means = [f.judgement.mean for f in findings] + [f.paper for f in findings if f.paper is not None] + [0.0]
+    lows = [f.judgement.low for f in findings if f.judgement.low is not None]
+    highs = [f.judgement.high for f in findings if f.judgement.high is not None]
+    low = max(min([*means, *lows]), min(means) - BEYOND)
+    high = min(max([*means, *highs]), max(means) + BEYOND)
+    return low - 0.3, high + 0.3
+
+
+def _legend() -> list[Line2D]:
+    marks = [Line2D([], [], color=colour, marker=marker, linestyle="", label=word)
+             for word, (colour, marker) in LOOKS.items()]  # fmt: skip
+    paper = Line2D([], [], color=INK, marker="D", linestyle="", markerfacecolor="none", label="the paper's")
+    return [*marks, paper]

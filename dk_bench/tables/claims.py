@@ -1,0 +1,200 @@
+"""The paper's claims on what tests them: a family of contrasts for each experiment, or study, and base."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dk_bench.analysis.figure_claims import DYNAMICS, differences
+from dk_bench.errors import UserError
+from dk_bench.models import MODELS
+from dk_bench.results.cells import OFFSET_MULTIPLIER, Cell, Data, gather
+from dk_bench.results.identity import setting
+from dk_bench.results.record import EVALUATION, RunRecord
+from dk_bench.results.rows import spec_of
+from dk_bench.tables.claims_file import BACKBONES, FIGURES, Arm, Base, Claim, Claims, Experiment, Study, on_grid
+from dk_bench.tables.contrasts import Judgement, Verdict, decide, judge
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of a claim at one of the paper's bases.
+
+    ``paper``: the paper's difference, None where it prints none. ``grid``: where taps of scope 4 start, empty where no
+    arm has kernels of that scope. ``judgement``: of the contrast by seed, in the claim's unit, over complete blocks.
+    """
+
+    claim: Claim
+    backbone: str
+    paper: float | None
+    grid: str
+    judgement: Judgement
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Family:
+    """The findings of one experiment or study and base, on the same data under the same settings: p values are
+    corrected over them.
+
+    ``model``: the base that was trained. ``runs``: those the contrasts are of. ``missing``: by seed, the arms without a
+    finished run; ``apart``: by seed, why runs may not be compared.
+    """
+
+    place: Experiment | Study
+    backbone: str
+    model: str
+    findings: list[Finding]
+    runs: list[RunRecord] = field(default_factory=list)
+    data: Data | None = None
+    size: int | None = None
+    missing: Mapping[int, list[str]] = field(default_factory=dict)
+    apart: Mapping[int, str] = field(default_factory=dict)
+
+
+def families(claims: Claims, records: Iterable[RunRecord], folder: Path) -> list[Family]:
+    """Every family, also those that nothing was run of, in the order of the file; files of studies are below
+    ``folder``.
+
+    Raises UserError where an arm has several cells under the same settings, so that it could not be told which of them
+    a claim is about.
+    """
+    records = [record for record in records if record.task != EVALUATION]
+    found = []
+    for experiment in claims.experiments.values():
+        cells = gather(record for record in records if record.name == experiment.runs)
+        for backbone, base in experiment.bases.items():
+            groups = _groups([cell for cell in cells if _base_of(cell) == base.model], base, claims)
+            groups = [group for group in groups if _is_tested(group, experiment.metric)]
+            found += [_of_cells(claims, experiment, backbone, group) for group in groups or [{}]]
+    for study in claims.studies.values():
+        found += [_of_study(claims, study, backbone, folder) for backbone in study.bases]
+    return found
+
+
+def untested(claims: Claims, found: Iterable[Family]) -> list[Finding]:
+    """Claims that no experiment is to test, at each base that the paper makes them of: not run."""
+    tested = {(finding.claim.id, finding.backbone) for family in found for finding in family.findings}
+    rows = []
+    for claim in claims.claims.values():
+        with_figures = [b for b in claim.bases if claims.paper_difference(claim, b) is not None]
+        if not any((claim.id, backbone) in tested for backbone in BACKBONES):
+            with_figures = with_figures or claim.bases[:1]
+        rows += [(claim, backbone, "", {}) for backbone in with_figures if (claim.id, backbone) not in tested]
+    return [finding for row in rows for finding in _findings(claims, [row])]  # each alone: they are no family
+
+
+def _base_of(cell: Cell) -> str:
+    known = MODELS.get(cell.model)
+    return known.base if known else cell.model
+
+
+def _groups(cells: list[Cell], base: Base, claims: Claims) -> list[dict[str, Cell]]:
+    """The arms' cells, apart by what else differs: data and settings."""
+    groups: dict[str, dict[str, Cell]] = defaultdict(dict)
+    for cell in cells:
+        for name in base.arms:
+            if not _is_of(cell, claims.arms[name], [claims.arms[other] for other in base.arms]):
+                continue
+            group = groups[json.dumps([str(cell.data), cell.settings], sort_keys=True)]
+            if name in group:
+                labels = " and ".join(one.label or "no label" for one in (group[name], cell))
+                raise UserError(f"arm {name} of {base.model}: two cells of runs {cell.runs[0].name}: {labels}")
+            group[name] = cell
+    return list(groups.values())
+
+
+def _is_tested(cells: Mapping[str, Cell], metric: str) -> bool:
+    """Whether there is something to compare: not of runs that chose the settings, which are of rigid models alone."""
+    return len(cells) > 1 and any(_finished(cell, metric) for cell in cells.values())
+
+
+def _is_of(cell: Cell, arm: Arm, arms: list[Arm]) -> bool:
+    """Whether a cell is an arm's. An arm without a multiplier of its own has every cell of its spec, but for those that
+    another arm has by its multiplier."""
+    if not arm.trains(spec_of(cell.model, cell)):
+        return False
+    rate = cell.offset_rates.get(OFFSET_MULTIPLIER)
+    own = {other.multiplier for other in arms if other.multiplier is not None and other.trains(arm.spec)}
+    return rate == arm.multiplier if arm.multiplier is not None else rate not in own
+
+
+def _of_cells(claims: Claims, experiment: Experiment, backbone: str, cells: Mapping[str, Cell]) -> Family:
+    arms = experiment.bases[backbone].arms
+    rows = []
+    for claim in claims.claims.values():
+        for grid in claim.grids:
+            if experiment.name in claim.tested and set(claim.arms(grid)) <= set(arms):
+                rows.append((claim, backbone, grid, _by_seed(claim, grid, experiment.metric, cells)))
+    findings = _findings(claims, rows)
+    first = next(iter(cells.values()), None)
+    family = Family(experiment, backbone, experiment.bases[backbone].model, findings)
+    if first is None:
+        return family
+    seeds = sorted({run.seed for cell in cells.values() for run in cell.runs})
+    lacking = {s: [arm for arm in arms if s not in _finished(cells.get(arm), experiment.metric)] for s in seeds}
+    missing = {seed: names for seed, names in lacking.items() if names}
+    runs = [run for cell in cells.values() for run in cell.runs]
+    size = (first.runs[0].model.get("input_size") or [setting(first.runs[0].config, "data.size")])[-1]
+    return Family(experiment, backbone, family.model, findings, runs, first.data, size, missing, _apart(cells))
+
+
+def _of_study(claims: Claims, study: Study, backbone: str, folder: Path) -> Family:
+    rows = []
+    for claim in claims.claims.values():
+        if study.name in claim.tested:
+            figure = FIGURES[claim.figure]
+            file = study.dynamics if figure.study == DYNAMICS else study.erf
+            there = file is not None and (folder / file).exists()
+            values = differences(figure, folder / file, study.bases[backbone]) if there else {}
+            rows.append((claim, backbone, "", values))
+    return Family(study, backbone, study.bases[backbone], _findings(claims, rows))
+
+
+def _findings(claims: Claims, rows: list[tuple[Claim, str, str, Mapping[int, float]]]) -> list[Finding]:
+    """The rows of one family, judged together."""
+    papers = [claims.paper_difference(claim, backbone) for claim, backbone, *_ in rows]
+    judgements = [
+        judge(values, margin=claims.margin(claim, backbone), expected_sign=0 if claim.as_good else 1, effect=paper)
+        for (claim, backbone, _, values), paper in zip(rows, papers, strict=True)
+    ]
+    return [
+        Finding(claim, backbone, paper, _grid(claims, claim, grid), judgement, verdict)
+        for (claim, backbone, grid, _), paper, judgement, verdict in zip(
+            rows, papers, judgements, decide(judgements), strict=True
+        )
+    ]
+
+
+def _grid(claims: Claims, claim: Claim, grid: str) -> str:
+    """The grid that a row names: that of its arms of scope 4."""
+    specs = [claims.arms[term.arm].spec for term in claim.contrast]
+    return grid if any(spec.depthwise and spec.scope == 4 for spec in specs) else ""
+
+
+def _by_seed(claim: Claim, grid: str, metric: str, cells: Mapping[str, Cell]) -> dict[int, float]:
+    """The contrast by seed, over those that all of its arms have finished, and whose runs may be compared."""
+    terms = [(_finished(cells.get(on_grid(t.arm, grid)), t.metric or metric), t.weight) for t in claim.contrast]
+    seeds = set.intersection(*(set(runs) for runs, _ in terms)) - _apart(cells).keys()
+    return {seed: sum(weight * runs[seed] for runs, weight in terms) for seed in sorted(seeds)}
+
+
+def _finished(cell: Cell | None, metric: str) -> dict[int, float]:
+    """A metric at the end of a cell's finished runs, by seed."""
+    runs = [run for run in cell.runs if run.status == "finished"] if cell else []
+    values = {run.seed: run.metrics["final"].get(metric) for run in runs}
+    return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
+
+
+def _apart(cells: Mapping[str, Cell]) -> dict[int, str]:
+    """Seeds whose runs of several arms are of different hardware, and which."""
+    kinds: dict[int, set[str]] = defaultdict(set)
+    for cell in cells.values():
+        for run in cell.runs:
+            if run.status == "finished":
+                kinds[run.seed].add(str(run.device.get("type")))
+    return {seed: " and ".join(sorted(found)) for seed, found in kinds.items() if len(found) > 1}

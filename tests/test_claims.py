@@ -1,0 +1,335 @@
+"""The claims: their file, the contrasts that records give, verdicts, the table, the picture, the command, the plan."""
+
+import copy
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from claims_cases import CLAIMS, run_of, runs_of
+
+from dk_bench.analysis.figure_claims import CLAIMS as FIGURE_CLAIMS
+from dk_bench.cli import main
+from dk_bench.errors import UserError
+from dk_bench.models import MODELS
+from dk_bench.report.forest import forest, forest_file
+from dk_bench.results.record import write_record
+from dk_bench.tables.claims import families, untested
+from dk_bench.tables.claims_document import contrast_text, figure_text
+from dk_bench.tables.claims_file import CLAIMS_FILE, load_claims
+from dk_bench.tables.plan import keep_plan, kept_plan, plan_commits
+
+RESNET, MOBILENET = "ResNet-50-DW", "MobileNet-V2"
+
+
+def findings_of(records, place="photographs", backbone=RESNET, folder=Path("none")):
+    """The only family of a place and base, and its findings by claim and grid."""
+    found = families(CLAIMS, records, folder)
+    (family,) = [each for each in found if (each.place.name, each.backbone) == (place, backbone)]
+    return family, {(finding.claim.id, finding.grid): finding for finding in family.findings}
+
+
+# The file
+
+
+@pytest.mark.parametrize(("claim", "resnet", "mobilenet"), [
+    ("local-over-rigid", 1.8, 2.2), ("local-at-scope-3", 1.1, None), ("scope-4-over-3", 0.7, None),
+    ("scope-4-over-5", 0.3, None), ("scope-4-over-9", 0.7, None), ("global-over-rigid", 1.3, 1.7),
+    ("local-over-global", 0.5, 0.5), ("pointwise-over-global", 0.3, 0.9), ("pointwise-over-local", 0.4, 0.7),
+    ("local-over-dcn", 0.1, 0.9), ("dk-with-scc", 1.3, 1.2), ("dk-with-dcn", 1.0, 1.2),
+    ("local-as-good-as-scc", 0.5, -0.2), ("depthwise-base", -0.4, None), ("detection-local-over-rigid", 1.2, 1.6),
+    ("detection-pointwise-over-rigid", 1.8, 2.4), ("detection-dcn-over-local", 2.1, 1.5),
+    ("detection-dk-with-dcn", 0.7, 1.2), ("detection-dk-with-scc", 1.7, 1.1), ("clipping", None, None),
+])  # fmt: skip
+def test_differences_are_those_the_paper_states(claim, resnet, mobilenet):
+    claim = CLAIMS.claims[claim]
+    assert CLAIMS.paper_difference(claim, RESNET) == resnet
+    assert CLAIMS.paper_difference(claim, MOBILENET) == mobilenet
+
+
+def test_margins():
+    margins = {name: CLAIMS.margin(CLAIMS.claims[name], RESNET) for name in ("local-over-rigid", "local-over-dcn")}
+    assert margins == {"local-over-rigid": 0.9, "local-over-dcn": 0.3}
+    assert CLAIMS.margin(CLAIMS.claims["clipping"], RESNET) == CLAIMS.claims["clipping"].margin
+
+
+def test_every_claim_of_a_figure_is_there_and_every_base_is_a_model():
+    named = {claim.figure: claim for claim in CLAIMS.claims.values() if claim.figure}
+    assert named.keys() == {claim.id for claim in FIGURE_CLAIMS}
+    assert all(("controls" in named[claim.id].tested) == claim.control for claim in FIGURE_CLAIMS)
+    bases = [base.model for experiment in CLAIMS.experiments.values() for base in experiment.bases.values()]
+    assert all(MODELS[base].base == base for base in bases)
+
+
+def edit(path, value):
+    """Changes a value of the file's content by its path; None takes it away."""
+
+    def change(content):
+        *way, last = path
+        for key in way:
+            content = content[key]
+        if value is None:
+            del content[last]
+        else:
+            content[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (edit(["claims", 0, "colour"], "red"), "claim local-over-rigid: unknown colour, expected some of id, claim"),
+    (edit(["claims", 0, "source"], None), "claim local-over-rigid: missing source"),
+    (edit(["claims", 0, "id"], "clipping"), "claim clipping: there twice"),
+    (edit(["claims", 0, "id"], 7), "claim 7: id is 7, expected text"),
+    (edit(["claims", 0], "text"), "claim 1: expected a mapping, got 'text'"),
+    (edit(["claims", 0, "contrast"], {"s4": 1, "s7": -1}), "claim local-over-rigid: unknown arm 's7', expected one of"),
+    (edit(["claims", 0, "contrast"], {"s4": 1, "rigid": -2}), "contrast: weights sum to -1, expected zero over two"),
+    (edit(["claims", 0, "contrast"], {"s4": 1, "rigid": "-1"}), "weight of rigid is '-1', expected a number other"),
+    (edit(["claims", 0, "contrast"], {"s4": 1, "rigid": -1, "dcn": 0}), "weight of dcn is 0, expected a number other"),
+    (edit(["claims", 0, "contrast"], {}), "weights sum to 0, expected zero over two terms or more"),
+    (edit(["claims", 0, "contrast"], None), "expected a contrast, or a figure of the paper"),
+    (edit(["claims", 0, "figure"], "fig3_scale"), "expected a contrast, or a figure of the paper"),
+    (edit(["claims", 0, "paper"], "top5"), "unknown paper 'top5', expected one of top1, map"),
+    (edit(["claims", 0, "paper"], None), "margin is missing, and the paper has no figures"),
+    (edit(["claims", 0, "margin"], -0.5), "margin is -0.5, expected a number above zero"),
+    (edit(["claims", 0, "margin"], True), "margin is True, expected a number"),
+    (edit(["claims", 0, "grids"], ["diagonal"]), "unknown grid 'diagonal', expected one of centred, spread"),
+    (edit(["claims", 0, "bases"], ["VGG"]), "unknown base 'VGG', expected one of ResNet-50-DW, MobileNet-V2"),
+    (edit(["claims", 0, "tested"], ["dreams"]), "unknown experiment 'dreams', expected one of deformation, p"),
+    (edit(["claims", 0, "tested"], ["figures"]), "unknown experiment 'figures'"),
+    (edit(["experiments", "photographs", "bases", RESNET, "arms"], ["rigid"]),
+     r"claim local-over-rigid: tested: no base of experiment photographs has all of its arms \(s4_spread, rigid\)"),
+    (edit(["experiments", "photographs", "bases", RESNET, "arms"], ["s7"]), f"base {RESNET}: unknown arm 's7'"),
+    (edit(["experiments", "photographs", "metric"], None), "experiment photographs: missing metric"),
+    (edit(["studies", "figures", "bases"], {"VGG": "vgg"}), "study figures: unknown base 'VGG'"),
+    (edit(["arms", "s3", "scoop"], 3), "arm s3: unknown scoop, expected some of"),
+    (edit(["arms", "s3", "scope"], 2), "arm s3: scope: expected at least kernel_size = 3"),
+    (edit(["arms", "s3"], 3), "arm s3: expected what its kernel spec changes, got 3"),
+    (edit(["arms"], None), "missing arms"),
+])  # fmt: skip
+def test_bad_file_is_named(tmp_path, change, message):
+    content = yaml.safe_load(CLAIMS_FILE.read_text())
+    change(content)
+    path = tmp_path / "my_claims.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(UserError, match=rf"my_claims\.yaml: .*{message}"):
+        load_claims(path)
+
+
+# Contrasts and verdicts
+
+
+def test_contrasts_are_of_complete_blocks():
+    rigid, s4 = [80.0, 81.0, 79.0, 80.5], [82.0, 82.9, 81.2, 82.5]
+    records = runs_of({"rigid": rigid, "s4": s4, "dcn": [83.0, None, 82.0]})
+    records += [run_of("s4", None, 4, status="failed"), run_of("rigid", 80.0, 4)]
+    family, found = findings_of(records)
+    local = found["local-over-rigid", "centred"]
+    assert (local.judgement.n, local.paper, local.verdict.word) == (4, 1.8, "supported")
+    assert local.judgement.mean == pytest.approx(2.025)
+    assert figure_text(local) == "+2.0 ± 0.2 (n=4)"  # 2, 1.9, 2.2, 2.0: deviation 0.126, half 3.182 * 0.126 / 2
+    assert found["local-over-dcn", "centred"].judgement.n == 2
+    assert found["scope-4-over-5", "centred"].verdict.word == "not run"
+    absent = ["s3", "s4_spread", "s5", "global", "dcn_dk", "scc", "scc_dk"]
+    places = [arm for arm in family.place.bases[RESNET].arms]
+    assert family.missing[0] == [arm for arm in places if arm in absent]
+    assert family.missing[4] == [arm for arm in places if arm in (*absent, "s4", "dcn")]
+    assert local.verdict.family == len(family.findings) == 13
+
+
+def test_arms_are_told_by_their_spec_whatever_the_model_is_called():
+    rigid, named = run_of("rigid", 80.0), run_of("rigid", 83.0)
+    named.model |= {"name": "small_resnetdw_dk_s3", "spec": CLAIMS.arms["s3"].spec.to_dict()}
+    named.config["model"] = {"name": "small_resnetdw_dk_s3"}
+    _, found = findings_of([rigid, named])
+    assert found["local-at-scope-3", ""].judgement.mean == pytest.approx(3.0)
+    assert found["local-over-rigid", "centred"].judgement.n == 0
+
+
+def test_grids_are_apart():
+    _, found = findings_of(runs_of({"rigid": [80.0], "s4": [81.0], "s4_spread": [83.0]}))
+    means = {grid: found["local-over-rigid", grid].judgement.mean for grid in ("centred", "spread")}
+    assert means == {"centred": 1.0, "spread": 3.0}
+    assert contrast_text(found["local-over-rigid", "spread"]) == "s4_spread - rigid"
+    assert ("local-at-scope-3", "") in found and ("local-over-global", "centred") in found
+
+
+def test_an_arm_with_its_own_multiplier_is_another():
+    figures = {"rigid": [70.0], "s4": [72.0], "s4_slow": [71.0]}
+    _, found = findings_of(runs_of(figures, experiment="deformation"), "deformation")
+    assert found["local-over-rigid", "centred"].judgement.mean == 2.0
+    assert found["slow-offsets", "centred"].judgement.mean == -1.0
+
+
+def test_robustness_is_a_difference_of_differences():
+    turned = {"rigid": (80.0, 60.0), "s4": (82.0, 65.0)}
+    records = [
+        run_of(arm, top1, experiment="deformation", **{"test/rotation/top1": shifted})
+        for arm, (top1, shifted) in turned.items()
+    ]
+    _, found = findings_of(records, "deformation")
+    finding = found["robust-rotation", "centred"]
+    assert finding.judgement.mean == pytest.approx(3.0)
+    assert contrast_text(finding) == "(s4 - rigid) of (test/rotation/top1 - test/top1)"
+    assert found["robust-scale", "centred"].verdict.word == "not run"
+
+
+def test_as_good_is_not_below_by_the_margin():
+    figures = {"s4": [80.1, 80.9, 80.0, 81.0], "scc": [80.0, 81.0, 80.0, 81.0]}
+    _, found = findings_of(runs_of(figures))
+    assert found["local-as-good-as-scc", "centred"].judgement.null == -0.3
+
+
+def test_runs_of_another_device_are_no_pair():
+    records = runs_of({"rigid": [80.0, 81.0], "s4": [81.0, 82.0]})
+    records[3].device = {"type": "cuda"}
+    family, found = findings_of(records)
+    assert found["local-over-rigid", "centred"].judgement.n == 1
+    assert family.apart == {1: "cpu and cuda"}
+
+
+def test_other_settings_are_another_family():
+    records = runs_of({"rigid": [80.0], "s4": [81.0]})
+    longer = copy.deepcopy(records)
+    for record in longer:
+        record.config["optim"]["epochs"] = 99
+        record.run_id += "-long"
+    found = [f for f in families(CLAIMS, records + longer, Path("none")) if f.runs]
+    assert [f.findings[0].judgement.n for f in found] == [1, 1]
+    choosing = run_of("rigid", 70.0)  # a run that chose the settings is compared with nothing
+    choosing.config["optim"]["lr"] = 3.0
+    assert len([f for f in families(CLAIMS, [*records, choosing], Path("none")) if f.runs]) == 1
+
+
+def test_two_cells_of_an_arm_are_refused():
+    records = runs_of({"rigid": [80.0], "s4": [81.0]})
+    other = run_of("s4", 82.0)
+    other.config["optim"]["offset_lr_multiplier"] = 0.5
+    with pytest.raises(UserError, match=r"arm s4 of small_resnetdw: two cells of runs cifar10: .*multiplier=0\.5"):
+        families(CLAIMS, [*records, other], Path("none"))
+
+
+def test_claims_of_figures_are_of_the_studies_files(tmp_path):
+    folder = tmp_path / "erf" / "e1"
+    folder.mkdir(parents=True)
+    lines = [f"small_resnetdw{arm} (seed {seed}),{0.5 + gain + seed / 100}"
+             for arm, gain in (("", 0), ("_dk", 0.1)) for seed in range(3)]  # fmt: skip
+    head = "model,inside,agreement_rotated,agreement_scaled"
+    (folder / "summary.csv").write_text("\n".join([head, *(f"{line},0,0" for line in lines)]) + "\n")
+    _, found = findings_of([], "figures", folder=tmp_path)
+    assert found["fields-adapt", ""].judgement.mean == pytest.approx(0.1)
+    assert found["offsets-tell-scale", ""].verdict.word == "not run"
+
+
+def test_what_no_experiment_has_is_a_row():
+    rows = {(f.claim.id, f.backbone): f for f in untested(CLAIMS, families(CLAIMS, [], Path("none")))}
+    assert {"depthwise-base", "detection-dk-with-scc", "pointwise-over-global"} <= {claim for claim, _ in rows}
+    assert rows["detection-local-over-rigid", MOBILENET].paper == 1.6
+    assert ("local-over-rigid", MOBILENET) not in rows and ("clipping", RESNET) not in rows
+    assert all(finding.verdict.word == "not run" for finding in rows.values())
+
+
+# The command
+
+
+@pytest.fixture
+def results(tmp_path):
+    figures = {"rigid": [80.0, 81.0, 79.0, 80.5], "s4": [82.0, 82.9, 81.2, 82.5], "dcn": [84.0, 84.9, 83.0]}
+    for record in runs_of(figures):
+        write_record(record, tmp_path / "results" / "photos" / record.run_id / "record.json")
+    return tmp_path / "results"
+
+
+def test_command(results, tmp_path, capsys):
+    assert main(["claims", str(results)]) == 0
+    assert "supported" in capsys.readouterr().out
+    text, picture = (results / "claims.md").read_text(), (results / "claims.svg").read_text()
+    row = r"^\| Local deformable kernels classify .* s4 - rigid \| centred .*\+2\.0.*$"
+    (local,) = re.findall(row, text, re.MULTILINE)
+    assert [cell.strip() for cell in local.split("|")][4:7] == ["+1.8", "+2.0 ± 0.2 (n=4)", "0.90"]
+    assert local.endswith("| supported |")
+    assert "cifar10 (10 classes, 45,000 training and 5,000 validation images), 32 pixels" in text
+    assert "Records: [photos](photos)." in text and "Seed 3 lacks s3, s4_spread, s5, global, dcn, dcn_dk" in text
+    assert "s4 - rigid: +2.0 ± 0.2 (n=4), paper +1.8: supported" in picture and "prefers-color-scheme: dark" in picture
+    out = tmp_path / "out" / "mine.md"
+    assert main(["claims", str(results), "--output", str(out)]) == 0
+    assert "[../results/photos](../results/photos)" in out.read_text()
+    assert out.with_suffix(".svg").read_text() == picture
+
+
+def test_command_without_records_and_with_a_bad_folder(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["claims", str(tmp_path / "empty")]) == 0
+    assert "no records yet" in (tmp_path / "empty" / "claims.md").read_text()
+    assert "No claim has a figure yet" in (tmp_path / "empty" / "claims.svg").read_text()
+    assert main(["claims", str(tmp_path / "nowhere")]) == 2
+    assert "no such file or folder" in capsys.readouterr().err
+    assert main(["claims", str(tmp_path / "empty"), "--claims", str(tmp_path / "none.yaml")]) == 2
+    assert "no claims can be read there" in capsys.readouterr().err
+
+
+def test_forest_has_a_mark_a_contrast():
+    assert forest(families(CLAIMS, [], Path("none"))) is None
+    found = families(CLAIMS, runs_of({"rigid": [80.0], "s4": [81.0]}), Path("none"))
+    assert "(n=1)" in forest(found).svg and forest_file(found) == forest_file(found)
+
+
+# The plan
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository whose plan was committed on the 1st and the 3rd of January 2026, at noon."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    commits = []
+    for day in (1, 3):
+        (folder / "plan.md").write_text(f"day {day}\n")
+        date = {f"GIT_{who}_DATE": f"2026-01-0{day}T12:00:00+00:00" for who in ("AUTHOR", "COMMITTER")}
+        name = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        for words in (["init", "-q"], ["add", "."], [*name, "commit", "-q", "-m", "plan"]):
+            subprocess.run(["git", *words], cwd=folder, check=True, env=os.environ | date)
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True)
+        commits.append(head.stdout.strip())
+    return folder, commits
+
+
+def begun(start):
+    records = runs_of({"rigid": [80.0], "s4": [81.0]})
+    for record in records:
+        record.started = start
+    return families(CLAIMS, records, Path("none"))
+
+
+def test_plan_is_the_last_commit_before_the_first_run(checkout, tmp_path):
+    folder, (first, second) = checkout
+    plan = folder / "plan.md"
+    assert plan_commits(begun("2026-01-02T00:00:00+00:00"), plan) == {"photographs": first}
+    assert plan_commits(begun("2026-01-04T00:00:00+00:00"), plan) == {"photographs": second}
+    assert plan_commits(families(CLAIMS, [], Path("none")), plan) == {}
+    with pytest.raises(UserError, match="no commit of it is older than the first run of photographs"):
+        plan_commits(begun("2025-12-31T00:00:00+00:00"), plan)
+    (tmp_path / "elsewhere.md").write_text("")
+    with pytest.raises(UserError, match="in no git checkout with its whole history"):
+        plan_commits(begun("2026-01-04T00:00:00+00:00"), tmp_path / "elsewhere.md")
+
+
+def test_plan_is_kept_for_where_no_git_is(tmp_path):
+    assert kept_plan(tmp_path) == ("docs/experiments.md", {})
+    keep_plan(tmp_path, Path("docs/plan.md"), {"photographs": "abc"})
+    assert kept_plan(tmp_path) == ("docs/plan.md", {"photographs": "abc"})
+    (tmp_path / "plan.json").write_text("[]")
+    with pytest.raises(UserError, match=r"plan\.json: expected the plan and its commits"):
+        kept_plan(tmp_path)
+
+
+def test_command_notes_the_plan(results, checkout):
+    folder, (_, second) = checkout
+    for path in results.rglob("record.json"):
+        path.write_text(path.read_text().replace('"started": "2026-01-01', '"started": "2026-01-05'))
+    assert main(["claims", str(results), "--plan", str(folder / "plan.md")]) == 0
+    text = (results / "claims.md").read_text()
+    assert f"E2, photographs: CIFAR-10: {second[:12]}." in text
+    assert main(["claims", str(results)]) == 0 and (results / "claims.md").read_text() == text
