@@ -12,10 +12,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 namespace dk {
@@ -26,11 +26,23 @@ using OptionalTensor = std::optional<Tensor>;
 using Pair = std::vector<int64_t>;  // (height, width)
 using Mask = std::vector<bool>;     // which gradients are wanted, in the operands' order
 
+// Texts are made without streams: where a compiler links the C++ library into ours, while torch has its own, a stream
+// reads the locale of the one by the layout of the other, and crashes.
+inline std::string as_text(const char* text) { return text; }
+inline std::string as_text(const std::string& text) { return text; }
+template <class Number>
+std::enable_if_t<std::is_arithmetic_v<Number>, std::string> as_text(Number number) {
+  return std::to_string(number);
+}
+
+template <class... Args>
+std::string joined(const Args&... args) {
+  return (std::string() + ... + as_text(args));
+}
+
 template <class... Args>
 [[noreturn]] void fail(const Args&... args) {
-  std::ostringstream message;
-  (message << ... << args);
-  throw std::runtime_error(message.str());
+  throw std::runtime_error(joined(args...));
 }
 
 // What torch.use_deterministic_algorithms asks of a computation that has no order: to be refused, or told of.
@@ -54,11 +66,9 @@ struct Geometry {
 };
 
 inline std::string shape_text(const Tensor& t) {
-  std::ostringstream text;
-  text << '(';
-  for (int64_t d = 0; d < t.dim(); ++d) text << (d ? ", " : "") << t.size(d);
-  text << ')';
-  return text.str();
+  std::string text = "(";
+  for (int64_t d = 0; d < t.dim(); ++d) text += joined(d ? ", " : "", t.size(d));
+  return text + ")";
 }
 
 inline const char* dtype_text(ScalarType type) {

@@ -62,11 +62,11 @@ Gradients deform_kernel_conv_backward(
     });
   } else {
     if (deterministic && (output_mask[0] || output_mask[3])) {  // what is added up by atomics
-      std::ostringstream text;
-      text << "deform_kernel_conv_backward: no deterministic algorithm on CUDA for " << dtype_text(input.scalar_type())
-           << ", scope (" << g.scope_h << ", " << g.scope_w << ") and input (" << g.height << ", " << g.width
-           << "), or for offsets that reach over 2^31 values; unset torch.use_deterministic_algorithms or use the CPU";
-      alert_not_deterministic(warn_only, text.str());
+      alert_not_deterministic(
+          warn_only,
+          joined("deform_kernel_conv_backward: no deterministic algorithm on CUDA for ", dtype_text(input.scalar_type()),
+                 ", scope (", g.scope_h, ", ", g.scope_w, ") and input (", g.height, ", ", g.width, "), or for offsets ",
+                 "that reach over 2^31 values; unset torch.use_deterministic_algorithms or use the CPU"));
     }
     plain_backward(op, grad, gradients, output_mask);
   }

@@ -246,14 +246,10 @@ void with_types(ScalarType type, const F& f) {
   }
 }
 
-// Zeros of the computing type with the strides of `like`, which is dense.
-Tensor zeros_for_sums(const Tensor& like) {
-  if (!is_16_bit(like.scalar_type())) {
-    Tensor zeros = torch::stable::empty_like(like);
-    return torch::stable::zero_(zeros);
-  }
-  Tensor zeros = torch::stable::empty_like(torch::stable::to(like, ScalarType::Float));
-  return torch::stable::zero_(zeros);
+// Zeros of the computing type with the strides of `result`, which is dense: itself, where it is of that type.
+Tensor zeros_for_sums(Tensor& result) {
+  const Tensor zeros = torch::stable::zero_(result);
+  return is_16_bit(zeros.scalar_type()) ? torch::stable::to(zeros, ScalarType::Float) : zeros;
 }
 
 }  // namespace
@@ -306,6 +302,7 @@ void plain_backward(const Operator& op, const Tensor& grad, Gradients& gradients
         o, strided<T>(grad), offsets<T, A>(grad_data, type), offsets<T, A>(grad_kernel, type));
     check_launch("offset_kernel");
   });
+  // Which does nothing where they are one.
   if (sum_input) torch::stable::copy_(grad_input, *sum_input);
   if (sum_weight) torch::stable::copy_(grad_weight, *sum_weight);
 }
