@@ -14,6 +14,7 @@ from dk_bench.cli.options import add_output
 from dk_bench.errors import UserError
 from dk_bench.results.attempts import STALE
 from dk_bench.sweep.cells import find_runs
+from dk_bench.sweep.deadline import Deadline
 from dk_bench.sweep.grid import Sweep, read_sweep
 from dk_bench.sweep.progress import Shown, SweepProgress
 from dk_bench.sweep.runner import Job, available_cores, available_gpus, run_jobs
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "failed again. Several may work on one folder: none takes a cell that another is at. What W&B logged offline "
         "goes up later by `wandb sync OUTPUT/*/wandb/offline-run-*`."
     )
-    parser.add_argument("file", type=Path, help="sweep file in W&B's format, method grid")
+    parser.add_argument("file", type=Path, nargs="+",
+                        help="sweep file in W&B's format, method grid; the cells of several go in one queue")
     parser.add_argument("--workers", type=int, metavar="N",
                         help="cells at a time, with a GPU or a share of the cores each (one)")
     parser.add_argument("--retries", type=int, metavar="N", default=0,
@@ -34,19 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "FOLDER", "for runs and logs, in place of the file's parameter 'output'")
     parser.add_argument("--by", metavar="PARAMETER",
                         help="cells in order of this parameter first: `--by seed` ends a seed before it begins another")
+    parser.add_argument("--time-limit", type=float, metavar="SECONDS",
+                        help="start no cell that would not end by then, as those like it did, and stop what runs")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and what is wrong, run nothing")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the cells. Returns 1 if any failed. Raises UserError for a faulty file, and what stopped the cells."""
-    if args.workers is not None and args.workers < 1:
-        raise UserError(f"--workers is {args.workers}, expected at least 1")
-    if args.retries < 0:
-        raise UserError(f"--retries is {args.retries}, expected at least 0")
-    sweep = read_sweep(args.file)
-    jobs = make_jobs(sweep, None if args.output is None else str(args.output))
-    if args.by is not None:
-        jobs = ordered(jobs, args.by, args.file)
+    """Runs the cells. Returns 1 if any failed; one left for want of time has not. Raises UserError for a faulty file,
+    and what stopped the cells."""
+    deadline = Deadline(args.time_limit)
+    for name, low in ("workers", 1), ("retries", 0), ("time_limit", 0.001):
+        if (given := getattr(args, name)) is not None and not given >= low:
+            raise UserError(f"--{name.replace('_', '-')} is {given}, expected at least {low}")
+    sweeps = [read_sweep(path) for path in args.file]
+    jobs = _queue(args, sweeps)
     if args.dry_run:
         return _show(jobs)
     console = Console(file=Shown(sys.stderr))
@@ -54,12 +57,25 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"failed {folder}: {STALE}", markup=False, highlight=False, style="red", soft_wrap=True)
     workers = min(args.workers or len(available_gpus()) or available_cores(), len(jobs))
     with SweepProgress(jobs, workers, console) as progress:
-        run_jobs(jobs, workers, progress.changed, retries=args.retries)
-    return _report(sweep, jobs, console)
+        run_jobs(jobs, workers, progress.changed, retries=args.retries, deadline=deadline)
+    return _report(", ".join(sweep.name for sweep in sweeps), jobs, console)
 
 
-def make_jobs(sweep: Sweep, output: str | None) -> list[Job]:
-    """One job a cell, in the grid's order. ``output`` takes the place of the parameter of that name."""
+def _queue(args: argparse.Namespace, sweeps: list[Sweep]) -> list[Job]:
+    """The jobs of all sweeps in the order asked for. Raises UserError."""
+    output = None if args.output is None else str(args.output)
+    parts = [make_jobs(sweep, output, named=len(sweeps) > 1) for sweep in sweeps]
+    jobs = [job for part in parts for job in part]
+    if args.by is None:
+        return jobs
+    for path, part in zip(args.file, parts, strict=True):
+        check_parameter(part, args.by, path)
+    return ordered(jobs, args.by)
+
+
+def make_jobs(sweep: Sweep, output: str | None, *, named: bool = False) -> list[Job]:
+    """One job a cell, in the grid's order. ``output`` takes the place of the parameter of that name. ``named``: the
+    jobs' names begin with the sweep's."""
     cells = [dict(sorted({**cell, "output": output}.items())) if output else cell for cell in sweep.cells()]
     varying = [key for key in cells[0] if any(str(cell[key]) != str(cells[0][key]) for cell in cells)]
     jobs = []
@@ -68,17 +84,22 @@ def make_jobs(sweep: Sweep, output: str | None) -> list[Job]:
         values = _file_name("-".join(str(cell[key]) for key in varying)) or "cell"
         log = f"{_file_name(sweep.name) or 'sweep'}-{number:03d}-{values}.log"
         folder = Path(str(cell.get("output", "runs"))) / "logs"
+        name = f"{sweep.name} {name}" if named and name != sweep.name else name
         jobs.append(Job(name, sweep.argv(cell), folder / log, cell=cell))
     _check_apart(jobs)
     return jobs
 
 
-def ordered(jobs: list[Job], parameter: str, source: Path) -> list[Job]:
-    """The jobs by their value of a parameter, as the file lists its values, else in the order given: a sweep that is
-    cut off leaves whole blocks. Raises UserError for a parameter that the file has not."""
+def check_parameter(jobs: list[Job], parameter: str, source: Path) -> None:
+    """Raises UserError for a parameter that the jobs' file has not."""
     if unknown := [job for job in jobs if parameter not in job.cell]:
-        known = ", ".join(sorted(unknown[0].cell))
-        raise UserError(f"--by is {parameter!r}, expected a parameter of {source}: {known}")
+        named = ", ".join(sorted(unknown[0].cell))
+        raise UserError(f"--by is {parameter!r}, expected a parameter of {source}: {named}")
+
+
+def ordered(jobs: list[Job], parameter: str) -> list[Job]:
+    """The jobs by their value of a parameter, as the files list its values, else in the order given: a sweep that is
+    cut off leaves whole blocks."""
     values = list(dict.fromkeys(str(job.cell[parameter]) for job in jobs))
     return sorted(jobs, key=lambda job: values.index(str(job.cell[parameter])))
 
@@ -138,10 +159,12 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w.=-]+", "_", text)[:100]
 
 
-def _report(sweep: Sweep, jobs: list[Job], console: Console) -> int:
+def _report(name: str, jobs: list[Job], console: Console) -> int:
     failed = [job for job in jobs if job.state == "failed"]
-    finished = f"{len(jobs) - len(failed)} of {len(jobs)} cells finished"
-    console.print(f"{sweep.name}: {finished}", markup=False, highlight=False)
+    left = sum(not job.has_ended for job in jobs)
+    finished = f"{len(jobs) - len(failed) - left} of {len(jobs)} cells finished"
+    late = f", {left} left for want of time" if left else ""
+    console.print(f"{name}: {finished}{late}", markup=False, highlight=False)
     for job in failed:
         said = f": {line}" if (line := job.last_line()) else ""
         console.print(f"failed {job.name}: {job.reason}{said}", markup=False, style="red", soft_wrap=True)

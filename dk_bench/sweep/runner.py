@@ -20,6 +20,7 @@ from typing import IO, Any
 from dk_bench.errors import BusyError
 from dk_bench.interrupts import deferred
 from dk_bench.launchers import without_launchers
+from dk_bench.sweep.deadline import Deadline
 from dk_bench.sweep.runs import Run
 
 POLL_SECONDS = 0.1
@@ -82,15 +83,17 @@ def run_jobs(
     on_change: Callable[[Job | None], None] = lambda job: None,
     *,
     retries: int = 0,
+    deadline: Deadline | None = None,
 ) -> None:
     """Runs every waiting job, ``workers`` at a time, and sets state, reason and seconds of each.
 
     ``on_change`` is called with a job whenever its state changed and with None at every poll. A job that fails, also
     one that cannot be started, spoils itself alone; it is run again up to ``retries`` times, after all others. A job
     that another process is at is waited for: what that makes of it counts, and if it is cut off the job is run here.
-    Stopped by an exception (Ctrl-C), the jobs under way are ended with all their processes before it is raised on.
+    Stopped by an exception (Ctrl-C), the jobs under way are ended with all their processes before it is raised on. So
+    are those that ``deadline`` overtakes; they and what would not end before it are left waiting.
     """
-    jobs = list(jobs)
+    jobs, deadline = list(jobs), deadline or Deadline()
     running: dict[int, Job] = {}  # by the worker's number
     environments = _environments(workers)
 
@@ -104,8 +107,11 @@ def run_jobs(
         on_change(job)
 
     try:
-        while not all(job.has_ended for job in jobs):
-            for job in sorted((j for j in jobs if j.state in ("waiting", "elsewhere")), key=lambda j: j.failures):
+        while not (all(job.has_ended for job in jobs) or deadline.is_over()):
+            startable = deadline.choose([j for j in jobs if j.state in ("waiting", "elsewhere")], jobs)
+            if not startable and not running:
+                break
+            for job in sorted(startable, key=lambda j: j.failures):
                 if len(running) == workers:
                     break
                 before = job.state

@@ -1,0 +1,40 @@
+"""A sweep's end on the clock: what may still start, by how long cells like it took."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dk_bench.sweep.runner import Job
+
+
+class Deadline:
+    """Cells start only where they would end ``seconds`` from now on or earlier; None: there is no end.
+
+    How long a cell takes is told by those of its kind that have finished, which differ from it in ``seed`` alone, by
+    the longest of them; where there is none, by the longest of all; before any has finished, all may start.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self.end = math.inf if seconds is None else time.monotonic() + seconds
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.end
+
+    def choose(self, candidates: Sequence[Job], jobs: Sequence[Job]) -> list[Job]:
+        """Those of the candidates that would end in time if they started now."""
+        if self.end == math.inf:
+            return list(candidates)
+        longest: dict[str, float] = {}
+        for job in jobs:
+            if job.state == "finished":
+                longest[_kind(job)] = max(job.seconds, longest.get(_kind(job), 0.0))
+        left, of_all = self.end - time.monotonic(), max(longest.values(), default=0.0)
+        return [job for job in candidates if longest.get(_kind(job), of_all) < left]
+
+
+def _kind(job: Job) -> str:
+    return str([(name, value) for name, value in job.cell.items() if name != "seed"])

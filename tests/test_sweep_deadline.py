@@ -1,0 +1,81 @@
+"""Sweeps with an end on the clock, and of several files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from dk_bench.cli import main
+from dk_bench.sweep.deadline import Deadline
+from dk_bench.sweep.runner import Job, run_jobs
+
+
+def write_sweep(folder: Path, **content) -> str:
+    folder.mkdir(exist_ok=True)
+    path = folder / "try.yaml"
+    path.write_text(yaml.safe_dump({"method": "grid", "program": "train.py"} | content, sort_keys=False))
+    return str(path)
+
+
+def make_jobs(folder: Path, seconds: dict[str, float]) -> list[Job]:
+    """Jobs of two kinds, by their names without the seed."""
+    return [
+        Job(name, ["sleep", str(took)], folder / f"{name}.log", cell={"model": name[:-1], "seed": name[-1]})
+        for name, took in seconds.items()
+    ]
+
+
+def test_several_files_are_one_queue(tmp_path, capsys):
+    """By seed, a seed of all files comes before the next of any."""
+    files = []
+    for name, values in ("a", ["x", "y"]), ("b", ["z"]):
+        parameters = {"model": {"values": values}, "seed": {"values": [0, 1]}}
+        files.append(write_sweep(tmp_path / name, command=["${program}", "${args_no_hyphens}"], parameters=parameters))
+    assert main(["sweep", *files, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"train.py model={model} seed={seed}" for model in "xyz" for seed in (0, 1)]
+    assert main(["sweep", *files, "--dry-run", "--by", "seed"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"train.py model={model} seed={seed}" for seed in (0, 1) for model in "xyz"]
+
+
+def test_no_cell_starts_that_would_not_end_in_time(tmp_path):
+    """By the longest of its kind; of a kind that none has finished of, by the longest of all."""
+    a0, b0, a1, b1, c0 = make_jobs(tmp_path, dict.fromkeys(["a0", "b0", "a1", "b1", "c0"], 0))
+    a0.state, a0.seconds, b0.state, b0.seconds = "finished", 20.0, "finished", 4000.0
+    jobs = [a0, b0, a1, b1, c0]
+    assert Deadline(2000).choose([a1, b1, c0], jobs) == [a1]
+    assert Deadline(10000).choose([a1, b1, c0], jobs) == Deadline().choose([a1, b1, c0], jobs) == [a1, b1, c0]
+    assert Deadline(2000).choose([c0], [c0]) == [c0]
+
+
+def test_what_runs_at_the_deadline_is_stopped_and_waits(tmp_path):
+    jobs = make_jobs(tmp_path, {"quick0": 0, "quick1": 0, "slow0": 600, "slow1": 600, "slow2": 600})
+    deadline = Deadline(600)
+
+    def time_is_up_with_two_slow_ones(_):
+        if [job.state for job in jobs].count("running") == 2 and jobs[1].has_ended:
+            deadline.end = 0.0
+
+    run_jobs(jobs, 2, time_is_up_with_two_slow_ones, deadline=deadline)
+    assert [(job.state, job.reason) for job in jobs] == [("finished", "")] * 2 + [("waiting", "stopped")] * 2 + [
+        ("waiting", "")
+    ]
+    assert all(job.process.poll() is not None for job in jobs if job.process)
+
+
+def test_ends_where_nothing_would_end_in_time(tmp_path):
+    jobs = make_jobs(tmp_path, {"quick0": 0, "quick1": 0})
+    jobs[0].state, jobs[0].seconds = "finished", 4000.0
+    run_jobs(jobs, 2, deadline=Deadline(2000))
+    assert jobs[1].state == "waiting" and jobs[1].process is None
+
+
+def test_cells_left_for_want_of_time_are_no_failures(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_sweep(tmp_path, command=["sleep", "600"], parameters={"seed": {"value": 0}})
+    assert main(["sweep", path, "--workers", "1", "--time-limit", "0.5"]) == 0
+    assert "0 of 1 cells finished, 1 left for want of time" in capsys.readouterr().err
+    assert main(["sweep", path, "--time-limit", "0"]) == 2
+    assert "--time-limit is 0.0, expected at least 0.001" in capsys.readouterr().err
