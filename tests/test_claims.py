@@ -333,3 +333,11 @@ def test_command_notes_the_plan(results, checkout):
     text = (results / "claims.md").read_text()
     assert f"E2, photographs: CIFAR-10: {second[:12]}." in text
     assert main(["claims", str(results)]) == 0 and (results / "claims.md").read_text() == text
+
+
+def test_report_shows_the_claims(results):
+    assert main(["claims", str(results)]) == 0 and main(["report", str(results)]) == 0
+    page = (results / "report.html").read_text()
+    assert "s4 - rigid: +2.0 ± 0.2 (n=4), paper +1.8: supported" in page and 'href="#claims"' in page
+    assert "Local deformable kernels classify better than rigid ones." in page and "docs/experiments.md" not in page
+    assert "claims.svg" not in page

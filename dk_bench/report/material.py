@@ -17,7 +17,10 @@ from dk_bench.results.costs import load_costs
 from dk_bench.results.record import RunRecord, as_it_stands, find_records, read_record
 from dk_bench.results.render import Document
 from dk_bench.results.tables import build_documents
+from dk_bench.tables.claims import Family, families
+from dk_bench.tables.claims_file import load_claims
 
+CLAIMS_PICTURE = "claims.svg"  # of `dk-bench claims`
 LARGEST_PICTURE = 8 * 2**20  # bytes: what a page on a phone still bears
 LARGEST_NUMBER = 1e30  # of a record: beyond this sums overflow, and nothing that is measured comes near it
 # What code that trusts a record's inside raises where another program, or nobody sane, wrote it.
@@ -56,6 +59,7 @@ class Material:
     benches: list[tuple[str, Bench]]
     pictures: list[Picture]
     problems: list[Problem]
+    claims: list[Family]
 
 
 def collect(folder: Path) -> Material:
@@ -85,8 +89,10 @@ def collect(folder: Path) -> Material:
     svgs = sorted(folder.rglob("*.svg"))
     pngs = [path for path in sorted(folder.rglob("*.png")) if not path.with_suffix(".svg").exists()]
     pictures = [Picture(path, *read) for path, read in read_all(sorted([*svgs, *pngs]), _read_picture)]
+    pictures = [picture for picture in pictures if picture.path != CLAIMS_PICTURE]  # the page draws it itself
     runs, documents = _tables(runs, problems)
-    return Material(runs, documents, benches, pictures, sorted(problems, key=lambda problem: problem.path))
+    claims = _claims(runs, folder, problems)
+    return Material(runs, documents, benches, pictures, sorted(problems, key=lambda problem: problem.path), claims)
 
 
 def _read_run(path: Path) -> RunRecord:
@@ -133,6 +139,16 @@ def _tables(runs: list[Run], problems: list[Problem]) -> tuple[list[Run], dict[s
             except FOREIGN as error:
                 problems.append(Problem(run.path, _reason(error)))
         return usable, build_documents([run.record for run in usable], costs)
+
+
+def _claims(runs: list[Run], folder: Path, problems: list[Problem]) -> list[Family]:
+    """The families of claims that anything was run of; none where runs or studies' files are foreign."""
+    try:
+        found = families(load_claims(), [run.record for run in runs], folder)
+    except FOREIGN as error:
+        problems.append(Problem(CLAIMS_PICTURE, f"no claims: {_reason(error)}"))
+        return []
+    return [family for family in found if any(finding.judgement.n for finding in family.findings)]
 
 
 def _read_picture(path: Path) -> tuple[str, str]:

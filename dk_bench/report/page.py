@@ -18,6 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from dk_bench.report.benches import Bench
+from dk_bench.report.forest import forest
 from dk_bench.report.material import Material, Run, collect
 from dk_bench.report.plots import METRICS, Group, Plot, make_groups, plots_of, ratios
 from dk_bench.report.svg import MARKERS, SERIES, UNFIT
@@ -25,6 +26,7 @@ from dk_bench.results.cells import Figure
 from dk_bench.results.files import write_atomically
 from dk_bench.results.record import RunRecord, attempts_of
 from dk_bench.results.render import Document, Table, Value, text
+from dk_bench.tables.claims_document import claims_document
 
 LONGEST = 300  # characters of a name or a cell that are shown
 
@@ -60,8 +62,9 @@ def write_report(folder: Path, out: Path) -> Counts:
         (path, bench, [(ratios(f"b{n}-{m}", each), each.modes) for m, each in enumerate(bench.ratios)])
         for n, (path, bench) in enumerate(material.benches)
     ]
-    write_atomically(out, render(folder.resolve().name, material, groups, benches))
-    plots = sum(len(drawn) for *_, drawn in [*groups, *benches])
+    claims = forest(material.claims)
+    write_atomically(out, render(folder.resolve().name, material, groups, benches, claims))
+    plots = sum(len(drawn) for *_, drawn in [*groups, *benches]) + (claims is not None)
     return Counts(len(material.runs), plots, len(material.pictures), len(material.problems))
 
 
@@ -70,6 +73,7 @@ def render(
     material: Material,
     groups: list[tuple[Group, list[Plot]]],
     benches: list[tuple[str, Bench, list[tuple[Plot, list[str]]]]],
+    claims: Plot | None,
 ) -> str:
     """The page of what was collected and drawn; a bench's plots with what their colours stand for."""
     # Chainable: a part that an older or a foreign record does without is left out of the page.
@@ -85,6 +89,7 @@ def render(
     records = [run.record for run in material.runs]
     page = environment.from_string(template).render(
         name=name, material=material, groups=groups, benches=benches, markers=MARKERS, colours=SERIES,
+        claims=claims, verdicts=claims_document(material.claims) if material.claims else None,
         documents=sorted(material.documents.values(), key=lambda document: not _has_figures(document)),
         states=Counter(record.status for record in records), dates=_dates(records),
         models=len({record.model["name"] for record in records}),

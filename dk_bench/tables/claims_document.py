@@ -40,20 +40,23 @@ NOTES = (
 
 
 def claims_document(
-    families: Iterable[Family], untested: list[Finding], plan: tuple[str, Mapping[str, str]], folders: Mapping[str, str]
+    families: Iterable[Family],
+    untested: Iterable[Finding] = (),
+    plan: tuple[str, Mapping[str, str]] | None = None,
+    folders: Mapping[str, str] | None = None,
 ) -> Document:
     """Tables and notes. ``plan``: its file, and its commit by experiment. ``folders``: by experiment, the folder of its
     records as seen from the document."""
     families = list(families)
     tables = [
-        Table(_heading(family), COLUMNS, [_row(each) for each in family.findings], _note(family, folders))
+        Table(_heading(family), COLUMNS, [_row(each) for each in family.findings], _note(family, folders or {}))
         for family in families
     ]
-    if untested:
+    if untested := list(untested):
         heading = "Not tested: no experiment has these arms"
         columns = ("base", *COLUMNS)
         tables.append(Table(heading, columns, [[each.backbone, *_row(each)] for each in untested]))
-    notes = [*_plan_notes(families, *plan), *NOTES]
+    notes = [*(_plan_notes(families, *plan) if plan else []), *NOTES]
     return Document("claims", "The paper's claims, decided.", notes, tables)
 
 
