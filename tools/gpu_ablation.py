@@ -1,13 +1,13 @@
 """Runs sweeps on a machine with a GPU and no network: many small models side by side, until the time given is over.
 
-    python tools/gpu_ablation.py pack FOLDER SWEEP... [--data DATA]      where dk_bench and W&B's client are installed
+    python tools/gpu_ablation.py pack FOLDER SWEEP... [--data DATA...]      where dk_bench and W&B's client are installed
     python tools/gpu_ablation.py run FOLDER --seconds 590 --workers 16 --output OUT      on the machine with the GPU
 
 ``pack`` leaves the runs' commands, all sweeps seed by seed so that a seed's block is complete before the next begins,
-and DATA's folders in one archive. ``run`` starts every run in a fork of a process that has imported everything, stops
+and the folders DATA in one archive. ``run`` starts every run in a fork of a process that has imported everything, stops
 starting runs that would not end in time, and interrupts those that are at work when it is over: started again on the
-same folder, they go on from their checkpoints. OUT then holds records.tar.gz, logs.tar.gz and, with --weights NAME..., the
-weights of these models' runs in archives below 16 MiB each.
+same folder, they go on from their checkpoints. OUT then holds records.tar.gz, logs.tar.gz and, with --weights NAME...,
+the weights of these models' runs in archives below 16 MiB each.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-DATA, JOBS = "data.tar.xz", "jobs.json"
+DATA, JOBS, COMMIT = "data.tar.xz", "jobs.json", "commit.bundle"
 ENDING_SECONDS = 12.0  # for interrupted runs to write their checkpoints, and for the archives
 ARCHIVE_BYTES = 15 << 20
 POLL_SECONDS = 0.05
 
 
-def pack(folder: Path, sweeps: list[Path], data: Path | None) -> None:
-    """Writes the commands of the sweeps' runs, in order of their seeds, and the data's archive."""
+def pack(folder: Path, sweeps: list[Path], data: list[Path]) -> None:
+    """Writes the commands of the sweeps' runs, in order of their seeds, the data's archive, and the commit of the code:
+    a working tree that was copied there does not know its own."""
     from dk_bench.cli.sweep import make_jobs
     from dk_bench.sweep.grid import read_sweep
 
@@ -44,15 +45,20 @@ def pack(folder: Path, sweeps: list[Path], data: Path | None) -> None:
             runs.append({"seed": int(job.cell["seed"]), "name": job.name, "argv": job.argv[start:]})
     runs.sort(key=lambda run: run["seed"])  # stable: within a seed the sweeps come as they are named
     (folder / JOBS).write_text(json.dumps(runs, indent=1))
+    subprocess.run(["git", "bundle", "create", "-q", str(folder / COMMIT), "HEAD"], check=True)
     if data:
         with tarfile.open(folder / DATA, "w:xz") as archive:  # solid: what all small images begin with is stored once
-            archive.add(data, arcname="data")
+            for path in sorted(p for folder in data for p in Path(folder).rglob("*") if p.is_file()):
+                archive.add(path, arcname=Path("data", path.parent.name, path.name))
     print(f"{len(runs)} runs; {sum(p.stat().st_size for p in folder.iterdir()) / 2**20:.1f} MiB in {folder}")
 
 
 def run(folder: Path, seconds: float, workers: int, overrides: list[str]) -> dict[str, str]:
     """Runs the packed commands until ``seconds`` from now; returns how each run stands by its name."""
     end = time.monotonic() + seconds - ENDING_SECONDS
+    if (folder / COMMIT).exists():  # the files stay as they are: a change shows as one
+        subprocess.run(["git", "fetch", "-q", str(folder / COMMIT), "HEAD"], check=True)
+        subprocess.run(["git", "reset", "-q", "FETCH_HEAD"], check=True)
     if (folder / DATA).exists() and not Path("data").exists():
         with tarfile.open(folder / DATA) as archive:
             archive.extractall(".", filter="data")
@@ -70,7 +76,7 @@ def run(folder: Path, seconds: float, workers: int, overrides: list[str]) -> dic
             running[_key(job)] = (_fork(job, overrides), job, time.monotonic())
         if not running and not any(_fits(job, took, end) for job in waiting):
             break
-        if list(states.values()).count("finished") == 0 and sum(s.startswith("failed") for s in states.values()) > workers:
+        if "finished" not in states.values() and sum(s.startswith("failed") for s in states.values()) > workers:
             break  # every one of them fails
         time.sleep(POLL_SECONDS)
         for key, (process, job, begun) in [*running.items()]:
@@ -223,7 +229,7 @@ def main() -> int:
     packer = commands.add_parser("pack")
     packer.add_argument("folder", type=Path)
     packer.add_argument("sweeps", type=Path, nargs="+")
-    packer.add_argument("--data", type=Path)
+    packer.add_argument("--data", type=Path, nargs="*", default=[])
     runner = commands.add_parser("run")
     runner.add_argument("folder", type=Path)
     runner.add_argument("--seconds", type=float, required=True)
