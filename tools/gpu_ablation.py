@@ -1,6 +1,6 @@
 """Runs sweeps on a machine with a GPU and no network: many small models side by side, until the time given is over.
 
-    python tools/gpu_ablation.py pack FOLDER SWEEP... [--data DATA...]      where dk_bench and W&B's client are installed
+    python tools/gpu_ablation.py pack FOLDER SWEEP... [--data DATA...]     where dk_bench and W&B's client are installed
     python tools/gpu_ablation.py run FOLDER --seconds 590 --workers 16 --output OUT      on the machine with the GPU
 
 ``pack`` leaves the runs' commands, all sweeps seed by seed so that a seed's block is complete before the next begins,
@@ -13,6 +13,7 @@ the weights of these models' runs in archives below 16 MiB each.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import multiprocessing
@@ -26,6 +27,7 @@ from collections import defaultdict
 from pathlib import Path
 
 DATA, JOBS, COMMIT = "data.tar.xz", "jobs.json", "commit.bundle"
+MPS = "nvidia-cuda-mps-control"
 ENDING_SECONDS = 12.0  # for interrupted runs to write their checkpoints, and for the archives
 ARCHIVE_BYTES = 15 << 20
 POLL_SECONDS = 0.05
@@ -64,7 +66,7 @@ def run(folder: Path, seconds: float, workers: int, overrides: list[str]) -> dic
             archive.extractall(".", filter="data")
     with_mps = _start_mps()
     _import_everything()
-    waiting = json.loads((folder / JOBS).read_text())
+    waiting = [job for job in json.loads((folder / JOBS).read_text()) if not _has_finished(job, overrides)]
     decoding = _decode_all({job["argv"][1] for job in waiting}, overrides)
     states = {_key(job): "waiting" for job in waiting}
     running: dict[str, tuple[multiprocessing.Process, dict, float]] = {}
@@ -76,7 +78,8 @@ def run(folder: Path, seconds: float, workers: int, overrides: list[str]) -> dic
             running[_key(job)] = (_fork(job, overrides), job, time.monotonic())
         if not running and not any(_fits(job, took, end) for job in waiting):
             break
-        if "finished" not in states.values() and sum(s.startswith("failed") for s in states.values()) > workers:
+        ended = [state for state in states.values() if state != "waiting"]
+        if len(ended) > workers and "finished" not in ended:
             break  # every one of them fails
         time.sleep(POLL_SECONDS)
         for key, (process, job, begun) in [*running.items()]:
@@ -88,6 +91,8 @@ def run(folder: Path, seconds: float, workers: int, overrides: list[str]) -> dic
                 print(f"{time.strftime('%X')} {states[key]} in {lasted:.0f} s: {key}", flush=True)
                 del running[key]
     _interrupt([process for process, _, _ in running.values()])
+    if with_mps:
+        _stop_mps()
     states |= dict.fromkeys(running, "interrupted")
     return states
 
@@ -127,6 +132,15 @@ def _weights_of(checkpoint: Path) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
+
+
+def _has_finished(job: dict, overrides: list[str]) -> bool:
+    """Whether a run has a finished record from an earlier call. It would end at once, and not tell how long others
+    take."""
+    from dk_bench.sweep.runs import Run, training_values
+
+    record = Run.of(*training_values(["dk-bench", *job["argv"], *overrides])).record()
+    return record is not None and record.status == "finished"
 
 
 def _key(job: dict) -> str:
@@ -215,12 +229,29 @@ def _import_everything() -> None:
 
 
 def _start_mps() -> bool:
-    """Whether NVIDIA's multi-process service could be started: kernels of several processes then run side by side."""
+    """Whether NVIDIA's multi-process service runs, by which kernels of several processes run side by side: where it was
+    started and a process can use the GPU through it. Else it is ended, and the processes take turns."""
     try:
-        started = subprocess.run(["nvidia-cuda-mps-control", "-d"], capture_output=True, timeout=10, check=False)
+        started = subprocess.run([MPS, "-d"], capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return started.returncode == 0
+    if started.returncode:
+        return False
+    code = "import torch; assert torch.ones(8, device='cuda').sum().item() == 8"
+    try:
+        tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        _stop_mps()
+        return False
+    if tried.returncode:
+        print(f"no MPS: {tried.stderr.strip().splitlines()[-1:]}", flush=True)
+        _stop_mps()
+    return tried.returncode == 0
+
+
+def _stop_mps() -> None:
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run([MPS], input=b"quit\n", capture_output=True, timeout=10, check=False)
 
 
 def main() -> int:
