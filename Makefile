@@ -28,6 +28,7 @@ lint: .venv/installed-dev
 
 tables: .venv/installed
 	$(BIN)/dk-bench tables results --readme README.md
+	$(BIN)/dk-bench power --simulate --output results/power.md
 	$(BIN)/dk-bench erf --tables-from $(wildcard results/erf/*.csv results/erf/*/summary.csv)
 	$(BIN)/dk-bench dynamics --tables-from $(wildcard results/dynamics/probe.csv results/dynamics/*/probe.csv)
 	$(BIN)/dk-bench claims results

@@ -20,6 +20,7 @@ COMMANDS = {
     "sweep": "run a W&B sweep file on this machine, without an account",
     "tables": "turn run records into the paper's tables",
     "claims": "say what records tell of each of the paper's claims",
+    "power": "plan how many seeds a difference takes",
     "replay": "show what a run was made with; train it again and compare",
     "bench": "time the operators",
     "erf": "measure and draw effective receptive fields",

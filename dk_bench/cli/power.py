@@ -1,0 +1,98 @@
+"""``dk-bench power RECORDS... --contrast A-B --effect X``: the seeds that a difference takes, planned from records."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from rich.console import Console
+
+from dk_bench.cli.options import add_output, check_at_least, check_file
+from dk_bench.errors import UserError
+from dk_bench.results.cells import Data, gather
+from dk_bench.results.files import write_atomically
+from dk_bench.results.record import DETECTION, TRAINING, RunRecord, as_it_stands, find_records, read_record
+from dk_bench.results.render import Document, markdown, show
+from dk_bench.tables.contrasts import MARGIN, POWER
+from dk_bench.tables.planning import Plan, find_cells, plan_seeds, read_contrast
+from dk_bench.tables.simulation import simulate
+
+METRICS = {TRAINING: "val/top1", DETECTION: "val/mAP"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "records", nargs="*", type=Path, metavar="RECORDS", help="folders with records, or record files"
+    )
+    parser.add_argument("--contrast", metavar="A-B",
+                        help="the cells by their models' names; A[KEY=VALUE] where a model has several")  # fmt: skip
+    parser.add_argument("--metric", metavar="NAME", help="of the end of training (val/top1 of classifiers, val/mAP of "
+                        "detectors)")  # fmt: skip
+    parser.add_argument("--data", metavar="NAME", help="data set, where the cells are on several")
+    parser.add_argument("--effect", type=float, metavar="X", help="difference to tell from zero, in points")
+    parser.add_argument("--margin", type=float, default=MARGIN, metavar="M",
+                        help=f"half the width of what counts as no difference, in points ({MARGIN})")  # fmt: skip
+    parser.add_argument("--power", type=float, default=POWER, metavar="P",
+                        help=f"how often it shall be found, a share of 1 ({POWER})")  # fmt: skip
+    parser.add_argument("--family", type=int, default=1, metavar="N",
+                        help="how many contrasts Holm's method corrects for (1)")  # fmt: skip
+    parser.add_argument("--simulate", action="store_true",
+                        help="no records: the errors of verdicts, simulated, and their power at the paper's effects")
+    add_output(parser, "FILE", "Markdown file to write too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table, and writes it where asked. Raises UserError for records and arguments that do not fit."""
+    if args.output:
+        check_file(args.output)
+    document = simulate() if _is_simulation(args) else _plan(args)
+    show(document, Console())
+    if args.output:
+        try:
+            write_atomically(args.output, markdown(document))
+        except OSError as error:
+            raise UserError(f"--output {args.output}: {error.strerror or error}") from error
+    return 0
+
+
+def _is_simulation(args: argparse.Namespace) -> bool:
+    given = args.records or args.contrast or args.effect is not None
+    if args.simulate and given:
+        raise UserError("--simulate: takes neither records nor --contrast and --effect")
+    return args.simulate
+
+
+def _plan(args: argparse.Namespace) -> Document:
+    _check(args)
+    terms = read_contrast(args.contrast)
+    found = [as_it_stands(read_record(path)) for path in find_records(args.records)]
+    models = {term.model for term in terms}
+    there = [r for r in found if r.model["name"] in models and args.data in (None, Data.of(r).name)]
+    task = _task_of(there or found)
+    cells = find_cells(terms, gather(record for record in found if record.task == task), args.data)
+    metric = args.metric or METRICS[task]
+    return plan_seeds(terms, cells, metric, Plan(args.effect, args.margin, args.power, args.family))
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not args.records:
+        raise UserError("expected folders with records, or --simulate")
+    if empty := [path for path in args.records if not find_records([path])]:
+        raise UserError(f"{empty[0]}: no record in it, expected record.json or *.record.json anywhere below")
+    if args.contrast is None:
+        raise UserError("--contrast: expected A-B, as in test_resnetdw_dk-test_resnetdw")
+    if args.effect is None or not math.isfinite(args.effect) or args.effect == 0:
+        raise UserError(f"--effect: expected a difference in points, not 0, got {args.effect}")
+    if not (args.margin > 0 and math.isfinite(args.margin)):
+        raise UserError(f"--margin: expected a number above 0, got {args.margin}")
+    if not 0 < args.power < 1:
+        raise UserError(f"--power: expected a share above 0 and below 1, got {args.power}")
+    check_at_least(args, family=1)
+
+
+def _task_of(records: list[RunRecord]) -> str:
+    tasks = sorted({record.task for record in records if record.task in METRICS})
+    if len(tasks) > 1:
+        raise UserError(f"--contrast: records of {' and '.join(tasks)}; name a data set by --data, or give fewer")
+    return tasks[0] if tasks else TRAINING
