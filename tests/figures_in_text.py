@@ -18,6 +18,7 @@ from torch import bfloat16, float16, float32
 
 from dk_bench.analysis.dynamics_tables import families, read_tables
 from dk_bench.analysis.erf_tables import SEEDS, read_summary
+from dk_bench.models import KernelSpec
 from dk_bench.results.paper import load_paper
 from dk_bench.results.statistics import summarize
 
@@ -135,6 +136,21 @@ def gpu() -> list[str]:
             f"and {len(dots[1])} of the other tests"]  # fmt: skip
 
 
+def pilot() -> list[str]:
+    """The rows of the runs that recipes were chosen by, in order of their files' names."""
+    rows = []
+    for path in sorted((RESULTS / "pilot").glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        data, optim = record["config"]["data"], record["config"]["optim"]
+        assert record["status"] == "finished" and KernelSpec.from_dict(record["model"]["spec"]).is_rigid
+        share = data["augment"]["scale"]
+        seen = f"crops of {share[0]:g} to {share[1]:g}" if share else f"clutter {data['procedural']['clutter']}"
+        settings = f"{optim['lr']:g} | {optim['weight_decay']:g} | {seen} | {optim['epochs']}"
+        where, top1 = record["device"]["name"], record["metrics"]["final"]["val/top1"]
+        rows.append(f"| {data['name']} | {record['model']['name']} | {settings} | {where} | {top1:.1f} |")
+    return rows
+
+
 def readme() -> list[str]:
     paper = {row["conv3x3"]: row for row in load_paper()["table1"]
              if row["backbone"] == "ResNet-50-DW" and row["pw"] == "rigid"}  # fmt: skip
@@ -158,7 +174,7 @@ def readme() -> list[str]:
 
 SOURCED: dict[str, Callable[[], list[str]]] = {
     "README.md": readme, "results/erf/README.md": erf, "results/dynamics/README.md": dynamics,
-    "results/gpu/README.md": gpu,
+    "results/gpu/README.md": gpu, "results/pilot/README.md": pilot,
 }  # fmt: skip
 NO_RESULT: dict[str, list[str]] = {
     "README.md": [
