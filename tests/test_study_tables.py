@@ -20,6 +20,7 @@ from dk_bench.analysis.learned import sources
 from dk_bench.analysis.origin import Origin, origin_of, read_about
 from dk_bench.analysis.pictures import open_model, open_pictures
 from dk_bench.cli import main
+from dk_bench.cli.options import checkpoints_below
 from dk_bench.config import load_config, to_dict
 from dk_bench.errors import UserError
 from dk_bench.results.record import new_record, write_record
@@ -214,3 +215,37 @@ def test_nothing_to_hold_in_rigid_models(tmp_path, capsys):
     assert main(["erf", "test_resnetdw", "--count", "1", "--held-offsets", "--side", "32",
                  "--output", str(tmp_path)]) == 2  # fmt: skip
     assert "--held-offsets: nothing adapts in test_resnetdw (random weights)" in capsys.readouterr().err
+
+
+def test_own_images_are_those_of_the_models_validation(tmp_path, capsys):
+    first = recorded(tmp_path / "a", "test_resnetdw", 0)
+    (own,) = open_pictures("own", 32, 1, data=open_model(first).data)
+    assert own.name == "triangle-0" and len({p.name.split("-")[0] for p in open_pictures(
+        "own", 32, 6, data=open_model(first).data)}) == 4  # classes of its configuration
+    other = recorded(tmp_path / "b", "test_resnetdw", 1)
+    held = torch.load(other)
+    held["hyper_parameters"]["config"]["data"]["procedural"]["bend"] = 0.1
+    torch.save(held, other)
+    out = ["--count", "1", "--images", "own", "--output", str(tmp_path / "out")]
+    assert main(["erf", first, other, *out]) == 2
+    assert "--images own: test_resnetdw (seed 1) has other images than test_resnetdw" in capsys.readouterr().err
+    assert main(["erf", "test_resnetdw", *out]) == 2
+    assert "--images own: expected checkpoints of models trained on procedural images" in capsys.readouterr().err
+
+
+def test_folders_of_runs_stand_for_their_checkpoints(tmp_path):
+    for name, seed in (("_dk", 1), ("_dk", 0), ("", 0), ("_gdk", 0)):
+        recorded(tmp_path / f"{name}-{seed}", f"test_resnetdw{name}", seed)
+    for run, status in (("_dk-1", "finished"), ("_dk-0", "finished"), ("-0", "finished"), ("_gdk-0", "running")):
+        path = tmp_path / run / "record.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"status": status}))
+    found = checkpoints_below(["other.ckpt", str(tmp_path)], None)
+    assert found == ["other.ckpt", *(str(tmp_path / run / "last.ckpt") for run in ("-0", "_dk-0", "_dk-1"))]
+    assert checkpoints_below([str(tmp_path)], "test_resnetdw_dk, test_resnetdw") == [*found[2:], found[1]]
+    with pytest.raises(UserError, match=r"no finished run of test_resnetdw_gdk with its last.ckpt"):
+        checkpoints_below([str(tmp_path)], "test_resnetdw,test_resnetdw_gdk")
+    with pytest.raises(UserError, match="--only a: goes with a folder of runs"):
+        checkpoints_below(["last.ckpt"], "a")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="none: no finished run with its last.ckpt"):
+        checkpoints_below([str(tmp_path / "none")], None)

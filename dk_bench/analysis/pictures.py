@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,19 @@ from torchvision.transforms import functional as F
 from dk_bench.analysis.learned import check_finite, epochs_words
 from dk_bench.analysis.objects import has_area
 from dk_bench.analysis.origin import Origin, origin_of
-from dk_bench.config import config_from_dict
+from dk_bench.config import DataConfig, config_from_dict
 from dk_bench.data.pixels import open_image
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.scan import images_below
+from dk_bench.data.sources import open_images
 from dk_bench.errors import UserError
 from dk_bench.models.deform import GENERIC
 from dk_bench.models.probe import default_input_size
 from dk_bench.training.checkpoint import load_model, read_checkpoint
 
-__all__ = ["Picture", "Subject", "open_model", "open_pictures", "scaled"]
+__all__ = ["OWN", "Picture", "Subject", "open_model", "open_pictures", "scaled"]
+
+OWN = "own"  # in place of a source: the images that the models were validated on
 
 
 @dataclass(frozen=True)
@@ -71,25 +74,35 @@ def scaled(image: Image.Image, centre: tuple[float, float], how: Image.Resamplin
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=how)
 
 
-def open_pictures(source: str, side: int, count: int, root: str | None = None) -> list[Picture]:
+def open_pictures(
+    source: str, side: int, count: int, root: str | None = None, data: DataConfig | None = None
+) -> list[Picture]:
     """The first ``count`` pictures of a source, resized to side x side.
 
     Args:
-        source: "procedural" (one shape an image, its outline known); "random" (noise, every value as likely); an
-            annotation file in COCO's format (an image's largest object that is no crowd; images without are passed
-            over); an image; or a folder of images, those of folders in it included.
+        source: "procedural" (one shape an image, its outline known); "own" (the same, drawn as ``data`` has it);
+            "random" (noise, every value as likely); an annotation file in COCO's format (an image's largest object that
+            is no crowd; images without are passed over); an image; or a folder of images, those of folders in it
+            included.
         root: the folder of the annotation file's images; None: ``images`` beside its own folder, or its own folder.
+        data: of "own": the settings of the procedural images that models were validated on.
 
     Raises:
         UserError: nothing is there, or a file cannot be read; the message names it.
     """
     if count < 1:
         raise UserError(f"--count is {count}, expected at least 1")
+    if source == OWN:
+        if data is None or data.source != "procedural":
+            raise UserError(f"--images {OWN}: expected checkpoints of models trained on procedural images")
+        shapes = replace(data.procedural, val_images=count)
+        return [*_of_shapes(open_images(replace(data, procedural=shapes, size=side), "val"), count)]
     if source in ("procedural", "random"):
-        return [*(_procedural if source == "procedural" else _random)(side, count)]
+        return [*(_of_shapes(ShapeImages("val", count, size=side), count) if source == "procedural"
+                  else _random(side, count))]  # fmt: skip
     path = Path(source)
     if not path.exists():
-        expected = "procedural, random, an image, a folder, or COCO's JSON"
+        expected = "procedural, own, random, an image, a folder, or COCO's JSON"
         raise UserError(f"--images {source}: does not exist; expected {expected}")
     if path.suffix.lower() == ".json":
         found = [*_coco(path, side, count, root)]
@@ -112,11 +125,10 @@ def _random(side: int, count: int) -> Iterator[Picture]:
         yield Picture(f"random-{index}", Image.fromarray(noise), _centre(side), None)
 
 
-def _procedural(side: int, count: int) -> Iterator[Picture]:
-    images = ShapeImages("val", count, size=side)
+def _of_shapes(images: ShapeImages, count: int) -> Iterator[Picture]:
     for index in range(count):
         known = images.metadata(index)
-        mask = _outlined(side, [images.pose(index).contour()])
+        mask = _outlined(images.size, [images.pose(index).contour()])
         yield Picture(f"{known['class']}-{index}", images[index][0], _middle(known["box"]), mask)
 
 
@@ -175,7 +187,8 @@ class Subject:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     trained: bool
-    origin: Origin | None = None  # of a checkpoint
+    origin: Origin | None = None  # of a checkpoint, and the images of its run
+    data: DataConfig | None = None
 
     def tensor(self, picture: Picture) -> Tensor:
         """(3, side, side), normalised."""
@@ -201,7 +214,7 @@ def open_model(text: str, side: int | None = None, seed: int = 0) -> Subject:
         model = load_model(text)
         check_finite(model, text)
         origin = origin_of(text, name, config, held["hyper_parameters"].get("run_id", ""))
-        return Subject(kind, name, model, side or data.size, mean, std, trained=True, origin=origin)
+        return Subject(kind, name, model, side or data.size, mean, std, True, origin, data)
     if text not in timm.list_models() or text == GENERIC:  # which is made with arguments alone
         raise UserError(f"{text}: neither a checkpoint's file nor a model of timm's")
     torch.manual_seed(seed)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dk_bench.cli.options import add_output, check_at_least, check_folder
+from dk_bench.cli.options import add_only, add_output, check_at_least, check_folder, checkpoints_below
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +30,9 @@ TSNE = "t-SNE of learned dynamics, a point an object: coloured by class above, b
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT",
-                        help="last.ckpt of a run; several of one model, of different seeds, give intervals over seeds")
+                        help="last.ckpt of a run, or a folder of runs; several of one model, of different seeds, give "
+                             "intervals over seeds")
+    add_only(parser)
     parser.add_argument("--data", default=PROCEDURAL, metavar="FILE",
                         help="annotations in COCO's format (the procedural images that the models are validated on)")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="of --data: its images (../images beside it)")
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--images {args.images}: goes with --data, annotations that name them")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine or this torch has no CUDA device")
-    loaded = _load(args.checkpoints)
+    loaded = _load(checkpoints_below(args.checkpoints, args.only))
     objects = _objects(args, loaded)
     console = Console(stderr=True)
     dynamics = _collect(args, loaded, objects, console)

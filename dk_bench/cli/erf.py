@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dk_bench.cli.options import add_output, check_at_least, check_folder
+from dk_bench.cli.options import add_only, add_output, check_at_least, check_folder, checkpoints_below
 
 if TYPE_CHECKING:
     from dk_bench.analysis.pictures import Picture, Subject
@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="last.ckpt of a classification run, or a timm name")
+    parser.add_argument("models", nargs="*", metavar="MODEL",
+                        help="last.ckpt of a classification run, a folder of runs, or a timm name")
+    add_only(parser)
     parser.add_argument(
         "--images", default="procedural", metavar="SOURCE",
-        help="procedural; random (noise); annotations in COCO's format; an image or a folder of them (%(default)s)",
+        help="procedural; own (the procedural images that the models were validated on); random (noise); annotations "
+        "in COCO's format; an image or a folder of them (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--root", metavar="FOLDER", help="where the annotations' images lie (images/ beside them)")
     parser.add_argument("--count", type=int, metavar="N", default=16, help="number of images (%(default)s)")
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     from dk_bench.analysis.erf_study import study, write_study
     from dk_bench.analysis.erf_tables import print_summary, summary, write_summary
-    from dk_bench.analysis.pictures import open_pictures
+    from dk_bench.analysis.pictures import OWN, open_pictures
     from dk_bench.errors import UserError
 
     if bool(args.models) == bool(args.tables_from):
@@ -53,11 +56,12 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=True)
     try:
         with console.status("opening images"):
-            pictures = open_pictures(args.images, side, args.count, args.root)
+            pictures = open_pictures(args.images, side, args.count, args.root, subjects[0].data)
         if args.held_offsets:
             subjects = _with_controls(subjects, pictures)
         rows = study(subjects, pictures, args.layer, position, not args.fixed_offsets)
-        about = {"images": args.images, "pictures": len(pictures), "side": side, "layer": args.layer,
+        images = f"validation images of {subjects[0].data.name}" if args.images == OWN else args.images
+        about = {"images": images, "pictures": len(pictures), "side": side, "layer": args.layer,
                  "position": position, "through_offsets": not args.fixed_offsets}  # fmt: skip
         origins = list(dict.fromkeys(subject.origin for subject in subjects if subject.origin))  # controls share it
         lines = summary(rows)
@@ -74,19 +78,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _subjects(args: argparse.Namespace) -> list[Subject]:
     """The models, of one side and each once. Raises UserError."""
-    from dk_bench.analysis.pictures import open_model
+    from dk_bench.analysis.pictures import OWN, open_model
     from dk_bench.errors import UserError
 
     check_at_least(args, count=1, side=1)
     check_folder(args.output)
     if args.root and not args.images.lower().endswith(".json"):
         raise UserError(f"--root {args.root}: goes with --images and annotations, got {args.images}")
-    subjects = [open_model(text, args.side) for text in args.models]
+    subjects = [open_model(text, args.side) for text in checkpoints_below(args.models, args.only)]
     sides = {subject.side for subject in subjects}
     if len(sides) > 1:
         raise UserError(f"the models were made for images of {', '.join(map(str, sorted(sides)))} pixels; give --side")
     if twice := sorted({subject.name for subject in subjects if [s.name for s in subjects].count(subject.name) > 1}):
         raise UserError(f"{twice[0]}: several models of that name, kernels and seed; expected each once")
+    own = [subject for subject in subjects if args.images == OWN]
+    for other in own[1:]:
+        if other.data is None or own[0].data is None or other.data.procedural != own[0].data.procedural:
+            raise UserError(f"--images {OWN}: {other.name} has other images than {own[0].name}; compare them apart")
     return subjects
 
 

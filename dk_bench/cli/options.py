@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from dk_bench.errors import UserError
@@ -13,6 +14,41 @@ def add_output(parser: argparse.ArgumentParser, metavar: str, what: str, default
     """Declares ``--output``, as every command that writes calls it, and ``--out``, its other name."""
     default = None if default is None else Path(default)
     parser.add_argument("--output", "--out", type=_path, metavar=metavar, default=default, help=what)
+
+
+def add_only(parser: argparse.ArgumentParser) -> None:
+    """Declares ``--only``, of folders of runs among the checkpoints of a command."""
+    parser.add_argument("--only", metavar="NAMES", help="of folders of runs: models of these names, in their order "
+                        "(a,b,c); all")  # fmt: skip
+
+
+def checkpoints_below(paths: Iterable[str], only: str | None) -> list[str]:
+    """The paths, with last.ckpt of the finished classification runs below a folder in its place, by model and seed.
+
+    Raises UserError for a folder without such runs, for a name in ``only`` that none has, and where no path is a folder
+    but ``only`` is given.
+    """
+    from dk_bench.results.record import TRAINING, find_records, read_record
+
+    names = [name.strip() for name in only.split(",")] if only else []
+    paths, found = list(paths), []
+    if names and not any(Path(path).is_dir() for path in paths):
+        raise UserError(f"--only {only}: goes with a folder of runs")
+    for path in paths:
+        if not Path(path).is_dir():
+            found.append(path)
+            continue
+        records = {file: read_record(file) for file in find_records(path)}
+        runs = [(record.model["name"], record.seed, str(file.with_name("last.ckpt"))) for file, record in
+                records.items() if record.task == TRAINING and record.status == "finished"]  # fmt: skip
+        runs = [run for run in runs if Path(run[-1]).is_file()]
+        if missing := [name for name in names if name not in {run[0] for run in runs}]:
+            raise UserError(f"{path}: no finished run of {', '.join(missing)} with its last.ckpt")
+        if not runs:
+            raise UserError(f"{path}: no finished run with its last.ckpt")
+        kept = [run for run in runs if not names or run[0] in names]
+        found += [run[-1] for run in sorted(kept, key=lambda run: (names.index(run[0]) if names else 0, *run))]
+    return found
 
 
 def _path(text: str) -> Path:
