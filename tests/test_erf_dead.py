@@ -139,3 +139,11 @@ def test_names_and_captions_say_that_weights_are_random(tmp_path, capsys):
     figures = study([subject("net (seed 0)")], PICTURES[1:])
     write_study(figures, PICTURES[1:], tmp_path / "trained")
     assert "Not trained" not in Image.open(tmp_path / "trained" / "fields.png").info["Description"]
+
+
+def test_of_several_checkpoints_the_first_is_drawn(tmp_path):
+    names = ("net (seed 0)", "net (seed 1)", "other (seed 1)")
+    write_study(study([subject(name, 0.0) for name in names], PICTURES[:1]), PICTURES[:1], tmp_path)
+    drawn = {path.name.partition("-")[0] for path in (tmp_path / "maps").iterdir()}
+    assert drawn == {"net_seed_0_", "other_seed_1_"}
+    assert {row["model"] for row in rows_of(tmp_path / "fields.csv")} == set(names)

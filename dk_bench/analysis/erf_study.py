@@ -139,7 +139,8 @@ def replknet(subject: Subject, pictures: Sequence[Picture], layer: str | None = 
 
 def write_study(observations: Sequence[Observation], pictures: Sequence[Picture], folder: str | Path) -> list[Path]:
     """Writes fields.csv (every number), profile.csv, maps/*.csv (what figures show); fields, transforms and profile as
-    PNG and PDF. Returns the files but for the maps. Raises UserError where it cannot."""
+    PNG and PDF. Of several checkpoints of a kind the first is drawn. Returns the files but for the maps. Raises
+    UserError where it cannot."""
     from dk_bench.analysis.erf_figures import draw_fields, draw_transforms
     from dk_bench.analysis.erf_profile import PROFILE, draw_profiles, profile_rows, profiles
 
@@ -149,13 +150,17 @@ def write_study(observations: Sequence[Observation], pictures: Sequence[Picture]
         write_csv(folder, "profile", PROFILE, profile_rows(averaged)),
     ]
     shown = {picture.name for picture in pictures[:SHOWN]}
+    first: dict[str, str] = {}
     for seen in observations:
+        first.setdefault(seen.kind_of_model, seen.model)
+    drawn = [seen for seen in observations if first[seen.kind_of_model] == seen.model]
+    for seen in drawn:
         if seen.picture in shown:
             name = re.sub(r"[^\w.-]+", "_", f"{seen.model}-{seen.picture}-{seen.kind}")
             write_csv(folder / "maps", name, range(seen.signed.shape[1]), seen.signed.tolist())
     with styled():
-        side_by_side = draw_fields(observations, pictures[:SHOWN])
-        moved = draw_transforms(observations, pictures[0])
+        side_by_side = draw_fields(drawn, pictures[:SHOWN])
+        moved = draw_transforms(drawn, pictures[0])
         by_distance = draw_profiles(averaged)
     for figure, name, caption in (
         (side_by_side, "fields", "Effective receptive field of the unit at +, by model: magnitude of its gradient to "
