@@ -27,11 +27,11 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 
 tables: .venv/installed
-	$(BIN)/dk-bench tables results --readme README.md
+	$(BIN)/dk-bench tables results --readme results/README.md
 	$(BIN)/dk-bench power --simulate --output results/power.md
 	$(BIN)/dk-bench erf --tables-from $(wildcard results/erf/*.csv results/erf/*/summary.csv)
 	$(BIN)/dk-bench dynamics --tables-from $(wildcard results/dynamics/probe.csv results/dynamics/*/probe.csv)
-	$(BIN)/dk-bench claims results
+	$(BIN)/dk-bench claims results --readme README.md
 
 .venv/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

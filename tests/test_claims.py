@@ -15,6 +15,7 @@ from dk_bench.cli import main
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS
 from dk_bench.report.forest import forest, forest_file
+from dk_bench.results.readme import CLAIMS_BEGIN, CLAIMS_END
 from dk_bench.results.record import write_record
 from dk_bench.tables.claims import families, untested
 from dk_bench.tables.claims_document import contrast_text, figure_text
@@ -257,6 +258,28 @@ def test_command(results, tmp_path, capsys):
     assert main(["claims", str(results), "--output", str(out)]) == 0
     assert "[../results/photos](../results/photos)" in out.read_text()
     assert out.with_suffix(".svg").read_text() == picture
+
+
+def test_command_puts_the_verdicts_into_a_readme(results, tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{CLAIMS_BEGIN}\nold\n{CLAIMS_END}\nafter\n")
+    assert main(["claims", str(results), "--readme", str(readme)]) == 0
+    name = "[E2, photographs: CIFAR-10, ResNet-50-DW](results/claims.md)"
+    assert readme.read_text() == f"""before
+{CLAIMS_BEGIN}
+
+![Differences of the paper and ours, with intervals](results/claims.svg)
+
+| tested on | n | supported | contradicted | equivalent | undecided |
+| :-- | :-- | :-- | :-- | :-- | :-- |
+| {name} | 3-4 | local-over-rigid (centred) | local-over-dcn |  |  |
+
+{CLAIMS_END}
+after
+"""
+    readme.write_text("nothing")
+    assert main(["claims", str(results), "--readme", str(readme)]) == 2
+    assert "README.md: expected the line <!-- claims, by `make tables` -->" in capsys.readouterr().err
 
 
 def test_command_without_records_and_with_a_bad_folder(tmp_path, capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dk_bench.cli import main
 from dk_bench.cli.tables import ALL
-from dk_bench.results.readme import BEGIN, END, SPEED_BEGIN, SPEED_END
+from dk_bench.results.readme import BEGIN, CLAIMS_BEGIN, CLAIMS_END, END, SPEED_BEGIN, SPEED_END
 from dk_bench.results.record import find_records, read_record
 
 ROOT = Path(__file__).parents[1]
@@ -19,21 +19,28 @@ RESULTS = ROOT / "results"
 
 def test_tables_are_those_of_the_records(tmp_path):
     copy = shutil.copytree(RESULTS, tmp_path / "results")
-    readme = tmp_path / "README.md"
-    content = (ROOT / "README.md").read_text()
-    without = content
-    for begin, end in ((BEGIN, END), (SPEED_BEGIN, SPEED_END)):
-        without = without.partition(begin)[0] + begin + "old" + end + without.partition(end)[2]
-    readme.write_text(without)
+    texts = {copy / "README.md": ((BEGIN, END), (SPEED_BEGIN, SPEED_END)),
+             tmp_path / "README.md": ((CLAIMS_BEGIN, CLAIMS_END),)}  # fmt: skip
+    for path, parts in texts.items():
+        without = (ROOT / path.relative_to(tmp_path)).read_text()
+        for begin, end in parts:
+            without = without.partition(begin)[0] + begin + "old" + end + without.partition(end)[2]
+        path.write_text(without)
     for table in [*copy.glob("*.md"), *copy.glob("*.csv"), *copy.glob("*.tex")]:
-        if table.stem in ALL:
+        if table.stem in (*ALL, "claims"):
             table.unlink()
-    assert main(["tables", str(copy), "--readme", str(readme)]) == 0
-    assert main(["claims", str(copy)]) == 0
+    assert main(["tables", str(copy), "--readme", str(copy / "README.md")]) == 0
+    assert main(["claims", str(copy), "--readme", str(tmp_path / "README.md")]) == 0
     for table in sorted(RESULTS.glob("*.*")):
         assert (copy / table.name).read_bytes() == table.read_bytes(), f"{table.name}: run `make tables`"
-    assert readme.read_text() == content, "README.md: run `make tables`"
-    assert "tables results --readme README.md" in (ROOT / "Makefile").read_text()
+    for path in texts:
+        assert path.read_text() == (ROOT / path.relative_to(tmp_path)).read_text(), f"{path}: run `make tables`"
+    assert "tables results --readme results/README.md" in (ROOT / "Makefile").read_text()
+
+
+def test_readme_says_what_holds_in_few_lines():
+    section = (ROOT / "README.md").read_text().partition("\n## Results\n")[2].partition("\n## ")[0]
+    assert 5 < len(section.strip().splitlines()) <= 25 and "](results/claims.md)" in section
 
 
 def test_records_are_of_committed_code():
@@ -45,7 +52,7 @@ def test_records_are_of_committed_code():
 
 
 def test_readme_says_whether_anything_is_told_from_zero():
-    readme = (ROOT / "README.md").read_text()
+    readme = (RESULTS / "README.md").read_text()
     table = readme.partition(BEGIN)[2].partition(END)[0]
     verdicts = re.findall(r"\| <?\d\.\d+ \| ([a-z]+)[^|]* \|$", table, re.MULTILINE)
     for name in ("demo", "detection"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -11,10 +12,11 @@ from dk_bench.cli.options import add_output, check_file
 from dk_bench.errors import UserError
 from dk_bench.report.forest import forest_file
 from dk_bench.results.files import write_atomically
+from dk_bench.results.readme import write_claims
 from dk_bench.results.record import as_it_stands, find_records, read_record
 from dk_bench.results.render import markdown, show
 from dk_bench.tables.claims import families, untested
-from dk_bench.tables.claims_document import claims_document, record_folders
+from dk_bench.tables.claims_document import claims_document, claims_summary, record_folders
 from dk_bench.tables.claims_file import CLAIMS_FILE, load_claims
 from dk_bench.tables.plan import keep_plan, kept_plan, plan_commits
 
@@ -28,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--claims", type=Path, metavar="FILE", default=CLAIMS_FILE, help="claims (the paper's)")
     parser.add_argument("--plan", type=Path, metavar="FILE",
                         help="the plan of the experiments: note down the commit of git that fixed it, in plan.json")
+    parser.add_argument("--readme", type=Path, metavar="FILE",
+                        help="to put the picture and the verdicts into, between their markers")
     add_output(parser, "FILE", "table to write, and a picture beside it (claims.md in the first folder)")
 
 
@@ -51,6 +55,9 @@ def run(args: argparse.Namespace) -> int:
         show(document, Console())
         written.append(write_atomically(out, markdown(document)))
         written.append(write_atomically(out.with_suffix(".svg"), forest_file(found)))
+        if args.readme:
+            link = Path(os.path.relpath(out.with_suffix(""), args.readme.parent)).as_posix()
+            written.append(write_claims(args.readme, claims_summary(found, link)))
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from error
     print(f"{len(records)} records; wrote {', '.join(map(str, written))}")

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from dk_bench.report.plots import Plot
 from dk_bench.report.svg import CARD, INK, LINE, MUTED, drawing, label, series_colour, to_svg
 from dk_bench.tables.claims import Family, Finding
-from dk_bench.tables.claims_document import contrast_text, figure_text, short_name
+from dk_bench.tables.claims_document import contrast_name, contrast_text, figure_text, short_name
 from dk_bench.tables.contrasts import CONTRADICTED, EQUIVALENT, SUPPORTED, UNDECIDED
 
 LOOKS = {SUPPORTED: (series_colour(2), "o"), CONTRADICTED: (series_colour(1), "s"), EQUIVALENT: (series_colour(0), "D"),
@@ -81,8 +81,7 @@ def _panel(axes: Axes, family: Family, findings: list[Finding], gid: str) -> Non
                       markeredgecolor=CARD, markeredgewidth=0.6, gid=f"{gid}-{n}")  # fmt: skip
         axes.annotate(str(finding.verdict), (1, n), (6, 0), xycoords=("axes fraction", "data"), va="center",
                       textcoords="offset points", color=colour, fontsize=9, annotation_clip=False)  # fmt: skip
-    names = [finding.claim.id + f", {finding.grid}" * (len(finding.claim.grids) > 1) for finding in findings]
-    axes.set_yticks(range(len(findings)), [label(name, 44) for name in names], color=INK)
+    axes.set_yticks(range(len(findings)), [label(contrast_name(each), 44) for each in findings], color=INK)
     axes.set_ylim(len(findings) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.spines["left"].set_color(LINE)

@@ -1,4 +1,5 @@
-"""The figures in a README, from the records: differences to rigid bases, and speeds, each between two markers."""
+"""The figures in a README, from the records: differences to rigid bases, speeds, and what is said of the claims, each
+between two markers."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from dk_bench.results.speeds import speeds
 
 BEGIN, END = "<!-- from the records, by `make tables` -->", "<!-- end of what `make tables` writes -->"
 SPEED_BEGIN, SPEED_END = "<!-- speeds, by `make tables` -->", "<!-- end of the speeds -->"
+CLAIMS_BEGIN, CLAIMS_END = "<!-- claims, by `make tables` -->", "<!-- end of the claims -->"
 METRICS = ("top-1", "mAP")
 COUNTS = re.compile(r" \([\d,]+ classes, [\d,]+ training and [\d,]+ validation images\)$")  # as of `cells.Data`
 
@@ -25,14 +27,22 @@ def write_figures(path: str | Path, documents: Iterable[Document], folder: Path,
 
     Raises UserError for a file that cannot be read or has not both markers once.
     """
-    try:
-        content = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    content = _replace(path, content, BEGIN, END, differences(documents, link))
+    content = _replace(path, _read(path), BEGIN, END, differences(documents, link))
     if SPEED_BEGIN in content or SPEED_END in content:
         content = _replace(path, content, SPEED_BEGIN, SPEED_END, speeds(folder / "bench", f"{link}/bench"))
     return write_atomically(path, content)
+
+
+def write_claims(path: str | Path, summary: str) -> Path:
+    """Puts what is said of the claims between the markers in a file, as `write_figures`."""
+    return write_atomically(path, _replace(path, _read(path), CLAIMS_BEGIN, CLAIMS_END, summary))
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _replace(path: str | Path, content: str, begin: str, end: str, new: str) -> str:

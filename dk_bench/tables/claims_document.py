@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from dk_bench.results.render import Chance, Document, Number, Table, Value, markdown_text
+from dk_bench.results.render import Chance, Document, Markup, Number, Table, Value, markdown_table, markdown_text
 from dk_bench.tables.claims import Family, Finding
 from dk_bench.tables.claims_file import Study, on_grid
-from dk_bench.tables.contrasts import ALPHA, POWER
+from dk_bench.tables.contrasts import ALPHA, CONTRADICTED, EQUIVALENT, POWER, SUPPORTED, UNDECIDED
 
 DIGITS = {"points": 1, "R2": 2, "share": 3, "cosine": 3}  # after the point, by a claim's unit; 2 for others
 COLUMNS = ("claim", "contrast", "grid", "paper", "ours", "margin", "p, sign flips", "p", "p (Holm)", "verdict")
@@ -58,6 +58,35 @@ def claims_document(
         tables.append(Table(heading, columns, [[each.backbone, *_row(each)] for each in untested]))
     notes = [*(_plan_notes(families, *plan) if plan else []), *NOTES]
     return Document("claims", "The paper's claims, decided.", notes, tables)
+
+
+def claims_summary(families: Iterable[Family], link: str) -> str:
+    """The picture, and what was run in few columns, as Markdown. ``link``: the table as seen from the text, without its
+    ending."""
+    rows: list[list[Value]] = []
+    for family in families:
+        counts = sorted({finding.judgement.n for finding in family.findings} - {0})
+        if counts:
+            name = Markup(f"[{markdown_text(short_name(family))}]({quote(link)}.md)")
+            rows.append([name, "-".join(map(str, dict.fromkeys((counts[0], counts[-1])))), *_by_verdict(family)])
+    if not rows:
+        return "No claim has been tested yet."
+    columns = ("tested on", "n", SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)
+    picture = f"![Differences of the paper and ours, with intervals]({quote(link)}.svg)"
+    return f"{picture}\n\n{markdown_table(Table('', columns, rows))}"
+
+
+def _by_verdict(family: Family) -> list[str]:
+    """The names of what is supported, contradicted, equivalent and undecided."""
+    return [
+        ", ".join(contrast_name(finding) for finding in family.findings if finding.verdict.word == word)
+        for word in (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)
+    ]
+
+
+def contrast_name(finding: Finding) -> str:
+    """The claim's name, and the grid where it has rows of both: ``local-over-rigid (spread)``."""
+    return finding.claim.id + f" ({finding.grid})" * (len(finding.claim.grids) > 1)
 
 
 def short_name(family: Family) -> str:
