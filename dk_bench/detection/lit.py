@@ -13,7 +13,6 @@ from mmengine.config import Config as MMConfig
 from mmengine.model.utils import revert_sync_batchnorm
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from dk_bench.data.order import mix_seed
 from dk_bench.detection.backbone import check_neck
@@ -26,7 +25,7 @@ from dk_bench.detection.schedule import build_schedules, build_wrapper, clip_gra
 from dk_bench.detection.weights import load_start, without_initial_weights
 from dk_bench.errors import UserError
 from dk_bench.training.fitting import Diverged
-from dk_bench.training.own_trainer import ConfiguredModule
+from dk_bench.training.own_trainer import ConfiguredModule, add_loss, mean_of_losses
 from dk_bench.training.weights import to_lightning_names, to_own_names
 
 TASK = "detection"
@@ -59,9 +58,7 @@ class LitDetector(ConfiguredModule):
         check_num_classes(self.model, classes)
         if self.config.run.trainer.channels_last:
             self.model.to(memory_format=torch.channels_last)
-        # Persistent: a run resumed in mid-epoch goes on with the mean of the steps before.
-        self.train_loss = MeanMetric()
-        self.train_loss.persistent(True)
+        self.train_loss = mean_of_losses()
         self._metric: DetectionMetric | None = None
 
     def _apply(self, fn: Callable, recurse: bool = True) -> LitDetector:
@@ -149,17 +146,19 @@ class LitDetector(ConfiguredModule):
         loss, parts = self.model.parse_losses(losses)
         self.check_loss(loss)
         images = len(batch["inputs"])
-        self.train_loss.update(loss.detach(), images)
+        add_loss(self.train_loss, loss, images)
         self.log("loss", loss.detach(), prog_bar=True, batch_size=images)
         self.log("lr", max(group["lr"] for group in self.optimizers().param_groups))  # mmengine has a group a parameter
         self.log_dict({f"parts/{name}": value.detach() for name, value in parts.items()}, batch_size=images)
         return loss
 
     def on_train_epoch_end(self) -> None:
+        self.check_last_loss()
         self.log("train/loss", self.train_loss.compute())
         self.train_loss.reset()
 
     def on_validation_epoch_start(self) -> None:
+        self.check_last_loss()
         self.share_buffers()
         # A trainer may be told to look at a part of the images: what it does not look at is not missed.
         self._metric = DetectionMetric(self.trainer.datamodule.ground_truth, of_seen=True)
@@ -211,6 +210,7 @@ class LitDetector(ConfiguredModule):
         clip_gradients(self._wrapper)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_last_loss()
         checkpoint["task"] = TASK
         data, trainer = self.trainer.datamodule, self.trainer
         checkpoint["steps_per_epoch"] = data.steps_per_epoch

@@ -21,7 +21,7 @@ from dk_bench.errors import UserError
 from dk_bench.training.checkpoint import build_model, without_initial_weights
 from dk_bench.training.fitting import Diverged
 from dk_bench.training.hits import Hits
-from dk_bench.training.own_trainer import ConfiguredModule
+from dk_bench.training.own_trainer import ConfiguredModule, add_loss, mean_of_losses
 from dk_bench.training.recipe import build_optimizer
 from dk_bench.training.weights import to_lightning_names, to_own_names
 
@@ -60,9 +60,7 @@ class LitClassifier(ConfiguredModule):
         self.model = build_model(model, len(classes))
         self.memory_format = torch.channels_last if self.config.trainer.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
-        # Persistent: a run resumed in mid-epoch goes on with the mean of the steps before.
-        self.train_loss = MeanMetric()
-        self.train_loss.persistent(True)
+        self.train_loss = mean_of_losses()
         self.val_loss = MeanMetric()
         self.val_top1 = MulticlassAccuracy(len(classes), average="micro")
         self.val_top5 = MulticlassAccuracy(len(classes), top_k=min(5, len(classes)), average="micro")
@@ -126,15 +124,17 @@ class LitClassifier(ConfiguredModule):
         images, labels = batch
         loss = F.cross_entropy(self._logits(images), labels)
         self.check_loss(loss)
-        self.train_loss.update(loss.detach(), len(labels))
+        add_loss(self.train_loss, loss, len(labels))
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
+        self.check_last_loss()
         self.log("train/loss", self.train_loss.compute())
         self.train_loss.reset()
 
     def on_validation_epoch_start(self) -> None:
+        self.check_last_loss()
         self.share_buffers()
         for metric in (self.val_loss, self.val_top1, self.val_top5, self.val_hits):
             metric.reset()
@@ -175,6 +175,7 @@ class LitClassifier(ConfiguredModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_last_loss()
         to_own_names(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

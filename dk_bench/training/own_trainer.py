@@ -4,7 +4,7 @@ says, or says at once why it would not."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import pytorch_lightning as pl
@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.plugins import TorchSyncBatchNorm
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from dk_bench.errors import UserError
 from dk_bench.training.fitting import Diverged
@@ -40,6 +41,7 @@ class ConfiguredModule(pl.LightningModule):
     """A module that is trained as its configuration says, over the configuration's epochs."""
 
     _goes_on = False  # whether this fit begins at a checkpoint
+    _last_loss: tuple[Callable[[], float], str] | None = None  # not looked at yet, and its step in words
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
@@ -51,7 +53,7 @@ class ConfiguredModule(pl.LightningModule):
 
         Raises UserError for the first setting of the trainer that would make other figures than the configuration's.
         """
-        self._goes_on = False
+        self._goes_on, self._last_loss = False, None
         for wrong in _wrong_in(self.trainer, epochs, key):
             raise UserError(wrong)
 
@@ -84,11 +86,26 @@ class ConfiguredModule(pl.LightningModule):
 
     def check_loss(self, loss: Tensor) -> None:
         """Raises Diverged on every process where one's training loss is not finite: it alone must not leave the others
-        waiting for its gradients."""
+        waiting for its gradients.
+
+        One process on a GPU learns a step later, as this step's loss comes while the next is on its way: asked at
+        once, the GPU would run dry. `check_last_loss` asks for the last one.
+        """
+        if _is_late(loss) and self.trainer.world_size == 1:
+            self.check_last_loss()
+            self._last_loss = _on_its_way(loss.detach()), self.when()
+            return
         finite = bool(torch.isfinite(loss))
         if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
             what = "not finite on another device" if finite else loss.item()
             raise Diverged(f"training loss is {what} {self.when()}")
+
+    def check_last_loss(self) -> None:
+        """Raises Diverged for a loss that `check_loss` has not looked at yet: before a checkpoint holds its step."""
+        if self._last_loss is not None:
+            (arrived, when), self._last_loss = self._last_loss, None
+            if not math.isfinite(loss := arrived()):
+                raise Diverged(f"training loss is {loss} {when}")
 
     def when(self) -> str:
         """The step, in words."""
@@ -100,6 +117,35 @@ class ConfiguredModule(pl.LightningModule):
         if self.trainer.world_size > 1:
             for buffer in self.buffers():
                 dist.broadcast(buffer, 0)
+
+
+def mean_of_losses() -> MeanMetric:
+    """For losses that `ConfiguredModule.check_loss` has seen: it does not look for NaN, for which a GPU would have to
+    be waited for in every step."""
+    metric = MeanMetric(nan_strategy="disable")
+    metric.persistent(True)  # a run resumed in mid-epoch goes on with the mean of the steps before
+    return metric
+
+
+def add_loss(mean: MeanMetric, loss: Tensor, images: int) -> None:
+    """Adds the loss of a step over so many images. A plain number would be copied to the GPU, which waits for it."""
+    mean.update(loss.detach(), torch.full((), float(images), device=loss.device))
+
+
+def _is_late(loss: Tensor) -> bool:
+    return loss.is_cuda
+
+
+def _on_its_way(loss: Tensor) -> Callable[[], float]:
+    """Starts copying a loss from the GPU; what is returned waits for it."""
+    copy = loss.to("cpu", non_blocking=True)
+    event = torch.cuda.current_stream(loss.device).record_event()
+
+    def arrived() -> float:
+        event.synchronize()
+        return copy.item()
+
+    return arrived
 
 
 def _wrong_in(trainer: pl.Trainer, epochs: int, key: str) -> Iterator[str]:
