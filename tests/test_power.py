@@ -84,7 +84,8 @@ def test_errors_of_a_family_are_at_most_five_percent():
     """Of the committed simulation, which `test_figures_in_text` makes again."""
     assert "power --simulate --output results/power.md" in (ROOT / "Makefile").read_text()
     errors = (ROOT / "results" / "power.md").read_text().partition("## Power")[0]
-    rows = [line.strip("| ").split(" | ") for line in errors.splitlines() if re.match(r"\| (normal|heavy|skewed)", line)]
+    lines = [line for line in errors.splitlines() if re.match(r"\| (normal|heavy|skewed)", line)]
+    rows = [line.strip("| ").split(" | ") for line in lines]
     shares = np.array([row[3:] for row in rows], dtype=float)
     assert shares.shape == (24, 3) and {row[1] for row in rows} == {"6", "8"}
     assert shares.max() < 5.5  # 5 and more than two standard errors
