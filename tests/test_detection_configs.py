@@ -180,18 +180,43 @@ def test_mmdet_trains_on_procedural_images(tmp_path):
     assert 0 <= runner.message_hub.get_scalar("val/coco/bbox_mAP").current() <= 1
 
 
+def overrides(changes, folder):
+    """The changes, and where the run writes, as `dk-bench train` takes them."""
+    changes = changes | {"wandb.mode": "disabled", "trainer.accelerator": "cpu", "output": folder}
+    for loader in ("train_dataloader", "val_dataloader"):
+        scenes = changes.pop(f"{loader}.dataset.scenes")
+        changes |= {f"{loader}.dataset.scenes.{key}": value for key, value in scenes.items()}
+    return [f"{key}={value}" for key, value in changes.items()]
+
+
 def test_lightning_trains_on_procedural_images(tmp_path):
     """The same file under `dk-bench train`."""
-    changes = tiny(tmp_path / "data") | {"wandb.mode": "disabled", "trainer.accelerator": "cpu", "output": tmp_path}
-    scenes = changes.pop("train_dataloader.dataset.scenes")
-    del changes["val_dataloader.dataset.scenes"]
-    for loader in ("train_dataloader", "val_dataloader"):
-        changes |= {f"{loader}.dataset.scenes.{key}": value for key, value in scenes.items()}
-    config = load_detection_config(FOLDER / "tiny_procedural.py", [f"{key}={value}" for key, value in changes.items()])
+    config = load_detection_config(FOLDER / "tiny_procedural.py", overrides(tiny(tmp_path / "data"), tmp_path))
     record = train(config)
     assert record.status == "finished" and record.model["name"] == "test_resnetdw_dk"
     assert record.data["name"] == "procedural_det" and record.model["spec"]["depthwise"] == "local"
     assert record.metrics["final"]["val/mAP"] is not None
+
+
+def test_the_experiment_trains_and_says_what_it_is(tmp_path):
+    """The file of experiment E3, on few images: what its claims look for in a record."""
+    changes = tiny(tmp_path / "data") | {"model.backbone.model_name": "test_resnetdw_dcn_dk"}
+    config = load_detection_config(FOLDER / "e3_procedural.py", overrides(changes, tmp_path))
+    assert {scale["lr_mult"] for scale in config.cfg.optim_wrapper.paramwise_cfg.custom_keys.values()} == {0.1}
+    record = train(config)
+    assert record.status == "finished" and record.name == "detection" and record.data["name"] == "procedural_scenes"
+    assert record.model["spec"]["depthwise"] == "local" and record.model["spec"]["dcn"]
+    assert record.metrics["final"]["val/mAP"] is not None
+
+
+def test_the_experiments_images_are_as_planned():
+    cfg = load_detection_config(FOLDER / "e3_procedural.py").cfg
+    sets = [cfg[f"{split}_dataloader"].dataset for split in ("train", "val")]
+    assert sets[0].scenes == sets[1].scenes and sets[0].data_root == sets[1].data_root
+    assert sets[0].scenes.train_images >= 400 and sets[1].scenes.val_images >= 1000
+    assert cfg.val_evaluator.ann_file == f"{sets[1].data_root}/annotations/val.json"
+    assert cfg.model.roi_head.bbox_head.num_classes == sets[0].scenes.classes
+    assert cfg.train_cfg.val_interval == cfg.train_cfg.max_epochs  # nothing is chosen by looking at them
 
 
 @pytest.fixture
