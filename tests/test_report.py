@@ -50,6 +50,7 @@ def test_page_has_figures_with_their_spread(folders):
     assert "31.5(n=1)" in page.row("")  # the detector, whose first column is empty
     assert page.text.count("Table 1: scope, global and local kernels.") == 2  # in the list of those not run, and itself
     assert page.row("ResNet-50-DW")[3] == "76.3"  # the paper's
+    assert "Family: 7 differences (6 Δ rigid, 1 Δ DK), 2 of them run." in page.text
 
 
 def test_plots_that_there_are(folders):

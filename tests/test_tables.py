@@ -186,6 +186,14 @@ def test_demo_table():
     assert rows["test_resnetdw_gdk"][2] == "global 4x4, centred"
 
 
+def test_images_per_second_of_ordinary_runs_stand_nowhere():
+    """They are load as much as speed."""
+    records = [make_record(m, 70.0) for m in ("resnet50dw", "test_resnetdw", "my_net")]
+    shown = "".join(markdown(document) + csv_text(document) for document in build_documents(records).values())
+    assert records[0].throughput["train_images_per_second"] == 400.4 and "400" not in shown
+    assert "images/s" not in shown and "per second" not in shown
+
+
 def test_each_data_set_has_its_own_demo_table():
     photos = {"name": "photos10", "classes": list("abcdefghij"), "train_images": 5000, "val_images": 1000}
     records = [make_record("test_resnetdw", 50.0), make_record("test_resnetdw", 60.0, data=photos)]
