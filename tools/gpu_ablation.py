@@ -18,6 +18,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-DATA, JOBS, COMMIT = "data.tar.xz", "jobs.json", "commit.bundle"
+DATA, JOBS, CODE = "data.tar.xz", "jobs.json", "code"
 MPS = "nvidia-cuda-mps-control"
 ENDING_SECONDS = 12.0  # for interrupted runs to write their checkpoints, and for the archives
 ARCHIVE_BYTES = 15 << 20
@@ -34,8 +35,7 @@ POLL_SECONDS = 0.05
 
 
 def pack(folder: Path, sweeps: list[Path], data: list[Path]) -> None:
-    """Writes the commands of the sweeps' runs, in order of their seeds, the data's archive, and the commit of the code:
-    a working tree that was copied there does not know its own."""
+    """Writes the commands of the sweeps' runs, in order of their seeds, the data's archive, and a clone of the code."""
     from dk_bench.cli.sweep import make_jobs
     from dk_bench.sweep.grid import read_sweep
 
@@ -47,7 +47,7 @@ def pack(folder: Path, sweeps: list[Path], data: list[Path]) -> None:
             runs.append({"seed": int(job.cell["seed"]), "name": job.name, "argv": job.argv[start:]})
     runs.sort(key=lambda run: run["seed"])  # stable: within a seed the sweeps come as they are named
     (folder / JOBS).write_text(json.dumps(runs, indent=1))
-    subprocess.run(["git", "bundle", "create", "-q", str(folder / COMMIT), "HEAD"], check=True)
+    _clone(folder / CODE)
     if data:
         with tarfile.open(folder / DATA, "w:xz") as archive:  # solid: what all small images begin with is stored once
             for path in sorted(p for folder in data for p in Path(folder).rglob("*") if p.is_file()):
@@ -55,12 +55,21 @@ def pack(folder: Path, sweeps: list[Path], data: list[Path]) -> None:
     print(f"{len(runs)} runs; {sum(p.stat().st_size for p in folder.iterdir()) / 2**20:.1f} MiB in {folder}")
 
 
-def run(folder: Path, seconds: float, workers: int, overrides: list[str]) -> dict[str, str]:
-    """Runs the packed commands until ``seconds`` from now; returns how each run stands by its name."""
+def _clone(folder: Path) -> None:
+    """Clones the last commit, so that records there name it, with the operators as they are built here."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    root = Path(__file__).resolve().parent.parent
+    subprocess.run(["git", "clone", "-q", "--depth", "1", root.as_uri(), str(folder)], check=True)
+    for library in root.glob("dk_bench/_c*.so"):
+        shutil.copy2(library, folder / "dk_bench")
+
+
+def run(folder: Path, seconds: float, workers: int, overrides: list[str], goes_on: bool = False) -> dict[str, str]:
+    """Runs the packed commands until ``seconds`` from now; returns how each run stands by its name.
+
+    Where it ``goes_on`` in another call, runs are started that cannot end in this one."""
     end = time.monotonic() + seconds - ENDING_SECONDS
-    if (folder / COMMIT).exists():  # the files stay as they are: a change shows as one
-        subprocess.run(["git", "fetch", "-q", str(folder / COMMIT), "HEAD"], check=True)
-        subprocess.run(["git", "reset", "-q", "FETCH_HEAD"], check=True)
     if (folder / DATA).exists() and not Path("data").exists():
         with tarfile.open(folder / DATA) as archive:
             archive.extractall(".", filter="data")
@@ -73,10 +82,10 @@ def run(folder: Path, seconds: float, workers: int, overrides: list[str]) -> dic
     took: dict[str, list[float]] = defaultdict(list)
     print(f"{len(waiting)} runs, {workers} at a time, for {seconds:.0f} s, MPS: {with_mps}", flush=True)
     while (waiting or running) and time.monotonic() < end:
-        while len(running) < workers and (job := _next(waiting, took, end, decoding)):
+        while len(running) < workers and (job := _next(waiting, took, end + goes_on * 1e9, decoding)):
             waiting.remove(job)
             running[_key(job)] = (_fork(job, overrides), job, time.monotonic())
-        if not running and not any(_fits(job, took, end) for job in waiting):
+        if not running and not goes_on and not any(_fits(job, took, end) for job in waiting):
             break
         ended = [state for state in states.values() if state != "waiting"]
         if len(ended) > workers and "finished" not in ended:
@@ -267,12 +276,13 @@ def main() -> int:
     runner.add_argument("--workers", type=int, default=os.cpu_count())
     runner.add_argument("--output", type=Path, required=True)
     runner.add_argument("--weights", nargs="*", default=[], metavar="MODEL")
+    runner.add_argument("--goes-on", action="store_true", help="another call follows: start runs that it has to end")
     runner.add_argument("--override", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     if args.command == "pack":
         pack(args.folder, args.sweeps, args.data)
         return 0
-    states = run(args.folder, args.seconds, args.workers, args.override)
+    states = run(args.folder, args.seconds, args.workers, args.override, args.goes_on)
     collect(args.output, Path("runs"), args.weights)
     counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
     print(json.dumps(counts))
