@@ -18,7 +18,7 @@ from dk_bench.report.forest import forest, forest_file
 from dk_bench.results.readme import CLAIMS_BEGIN, CLAIMS_END
 from dk_bench.results.record import write_record
 from dk_bench.tables.claims import families, untested
-from dk_bench.tables.claims_document import contrast_text, figure_text
+from dk_bench.tables.claims_document import contrast_text, figure_text, short_name
 from dk_bench.tables.claims_file import CLAIMS_FILE, load_claims
 from dk_bench.tables.plan import keep_plan, kept_plan, plan_commits
 
@@ -202,6 +202,19 @@ def test_other_settings_are_another_family():
     choosing = run_of("rigid", 70.0)  # a run that chose the settings is compared with nothing
     choosing.config["optim"]["lr"] = 3.0
     assert len([f for f in families(CLAIMS, [*records, choosing], Path("none")) if f.runs]) == 1
+
+
+def test_families_of_one_place_are_corrected_apart(tmp_path):
+    content = yaml.safe_load(CLAIMS_FILE.read_text())
+    for entry in content["claims"]:
+        entry |= {"family": "scopes"} if "scope" in entry["id"] else {}
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    found = families(load_claims(tmp_path / "claims.yaml"), [], Path("none"))
+    here = {f.name: f for f in found if (f.place.name, f.backbone) == ("photographs", RESNET)}
+    assert {name: len(family.findings) for name, family in here.items()} == {"main": 8, "scopes": 5}
+    assert {finding.verdict.family for finding in here["scopes"].findings} == {5}
+    assert short_name(here["scopes"]).endswith("ResNet-50-DW, scopes")
+    assert [f.name for f in found if f.place.name == "detection"] == [""]
 
 
 def test_two_cells_of_an_arm_are_refused():

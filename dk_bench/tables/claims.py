@@ -41,12 +41,14 @@ class Family:
     """The findings of one experiment or study and base, on the same data under the same settings: p values are
     corrected over them.
 
-    ``model``: the base that was trained. ``runs``: those the contrasts are of. ``missing``: by seed, the arms without a
-    finished run; ``apart``: by seed, why runs may not be compared.
+    ``name``: the family's own, where a place and base have several, empty otherwise. ``model``: the base that was
+    trained. ``runs``: those the contrasts are of. ``missing``: by seed, the arms without a finished run; ``apart``: by
+    seed, why runs may not be compared.
     """
 
     place: Experiment | Study
     backbone: str
+    name: str
     model: str
     findings: list[Finding]
     runs: list[RunRecord] = field(default_factory=list)
@@ -70,9 +72,13 @@ def families(claims: Claims, records: Iterable[RunRecord], folder: Path) -> list
         for backbone, base in experiment.bases.items():
             groups = _groups([cell for cell in cells if _base_of(cell) == base.model], base, claims)
             groups = [group for group in groups if _is_tested(group, experiment.metric)]
-            found += [_of_cells(claims, experiment, backbone, group) for group in groups or [{}]]
+            for group in groups or [{}]:
+                rows = _rows_of_cells(claims, experiment, backbone, group)
+                found += [_of_cells(experiment, backbone, group, *family) for family in _families(claims, rows)]
     for study in claims.studies.values():
-        found += [_of_study(claims, study, backbone, folder) for backbone in study.bases]
+        for backbone, model in study.bases.items():
+            rows = _rows_of_study(claims, study, backbone, folder)
+            found += [Family(study, backbone, name, model, of) for name, of in _families(claims, rows)]
     return found
 
 
@@ -123,27 +129,36 @@ def _is_of(cell: Cell, arm: Arm, arms: list[Arm]) -> bool:
     return rate == arm.multiplier if arm.multiplier is not None else rate not in own
 
 
-def _of_cells(claims: Claims, experiment: Experiment, backbone: str, cells: Mapping[str, Cell]) -> Family:
+def _rows_of_cells(
+    claims: Claims, experiment: Experiment, backbone: str, cells: Mapping[str, Cell]
+) -> list[tuple[Claim, str, str, Mapping[int, float]]]:
     arms = experiment.bases[backbone].arms
     rows = []
     for claim in claims.claims.values():
         for grid in claim.grids:
             if experiment.name in claim.tested and set(claim.arms(grid)) <= set(arms):
                 rows.append((claim, backbone, grid, _by_seed(claim, grid, experiment.metric, cells)))
-    findings = _findings(claims, rows)
+    return rows
+
+
+def _of_cells(
+    experiment: Experiment, backbone: str, cells: Mapping[str, Cell], name: str, findings: list[Finding]
+) -> Family:
+    base = experiment.bases[backbone]
     first = next(iter(cells.values()), None)
-    family = Family(experiment, backbone, experiment.bases[backbone].model, findings)
     if first is None:
-        return family
+        return Family(experiment, backbone, name, base.model, findings)
     seeds = sorted({run.seed for cell in cells.values() for run in cell.runs})
-    lacking = {s: [arm for arm in arms if s not in _finished(cells.get(arm), experiment.metric)] for s in seeds}
+    lacking = {s: [arm for arm in base.arms if s not in _finished(cells.get(arm), experiment.metric)] for s in seeds}
     missing = {seed: names for seed, names in lacking.items() if names}
     runs = [run for cell in cells.values() for run in cell.runs]
     size = (first.runs[0].model.get("input_size") or [setting(first.runs[0].config, "data.size")])[-1]
-    return Family(experiment, backbone, family.model, findings, runs, first.data, size, missing, _apart(cells))
+    return Family(experiment, backbone, name, base.model, findings, runs, first.data, size, missing, _apart(cells))
 
 
-def _of_study(claims: Claims, study: Study, backbone: str, folder: Path) -> Family:
+def _rows_of_study(
+    claims: Claims, study: Study, backbone: str, folder: Path
+) -> list[tuple[Claim, str, str, Mapping[int, float]]]:
     rows = []
     for claim in claims.claims.values():
         if study.name in claim.tested:
@@ -152,7 +167,16 @@ def _of_study(claims: Claims, study: Study, backbone: str, folder: Path) -> Fami
             there = file is not None and (folder / file).exists()
             values = differences(figure, folder / file, study.bases[backbone]) if there else {}
             rows.append((claim, backbone, "", values))
-    return Family(study, backbone, study.bases[backbone], _findings(claims, rows))
+    return rows
+
+
+def _families(
+    claims: Claims, rows: list[tuple[Claim, str, str, Mapping[int, float]]]
+) -> list[tuple[str, list[Finding]]]:
+    """The families of what one place tests, with their names, which are empty where there is one alone."""
+    names = list(dict.fromkeys(claim.family for claim, *_ in rows))
+    several = len(names) > 1
+    return [(name * several, _findings(claims, [row for row in rows if row[0].family == name])) for name in names]
 
 
 def _findings(claims: Claims, rows: list[tuple[Claim, str, str, Mapping[int, float]]]) -> list[Finding]:

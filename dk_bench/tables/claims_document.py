@@ -90,8 +90,8 @@ def contrast_name(finding: Finding) -> str:
 
 
 def short_name(family: Family) -> str:
-    """Experiment or study, and base: ``E2, photographs: CIFAR-10, ResNet-50-DW``."""
-    return f"{family.place.title}, {family.backbone}"
+    """Experiment or study, base, and which family of several: ``E2, photographs: CIFAR-10, ResNet-50-DW, main``."""
+    return ", ".join(word for word in (family.place.title, family.backbone, family.name) if word)
 
 
 def figure_text(finding: Finding) -> str:

@@ -87,7 +87,8 @@ class Claim:
 
     ``figure``: for a claim of one of the paper's figures, the name that `dk_bench.analysis.figure_claims` has for its
     contrast; then ``contrast`` is empty, and it is tested by studies. ``paper``: the figure of the paper's tables, None
-    where it prints none. ``bases``: the paper's, of which it is claimed. ``margin``: None for half of the paper's
+    where it prints none. ``family``: p values are corrected over the claims of one family that an experiment tests at a
+    base. ``bases``: the paper's, of which it is claimed. ``margin``: None for half of the paper's
     difference.
     """
 
@@ -102,6 +103,7 @@ class Claim:
     bases: tuple[str, ...] = BACKBONES
     margin: float | None = None
     as_good: bool = False
+    family: str = "main"
     unit: str = "points"
 
     def arms(self, grid: str) -> list[str]:
@@ -217,11 +219,11 @@ def _study(name: str, value: Any, where: str) -> Study:
 def _claim(value: Any, where: str) -> Claim:
     needed = {"id": str, "claim": str, "source": str, "tested": list}
     optional = {"contrast": dict, "figure": str, "paper": str, "grids": list, "bases": list, "margin": int | float,
-                "as_good": bool, "unit": str}  # fmt: skip
+                "as_good": bool, "family": str, "unit": str}  # fmt: skip
     _check_keys(value, needed, optional, where)
     if ("figure" in value) == ("contrast" in value):
         raise UserError(f"{where}: expected a contrast, or a figure of the paper")
-    options = {key: value[key] for key in ("figure", "paper", "margin", "as_good", "unit") if key in value}
+    options = {key: value[key] for key in ("figure", "paper", "margin", "as_good", "family", "unit") if key in value}
     options |= {key: tuple(value[key]) for key in ("grids", "bases") if key in value}
     contrast = _contrast(value["contrast"], where) if "contrast" in value else ()
     return Claim(value["id"], value["claim"], value["source"], contrast, tuple(value["tested"]), **options)
