@@ -6,8 +6,8 @@
 ``pack`` leaves the runs' commands, all sweeps seed by seed so that a seed's block is complete before the next begins,
 and the folders DATA in one archive. ``run`` starts every run in a fork of a process that has imported everything, stops
 starting runs that would not end in time, and interrupts those that are at work when it is over: started again on the
-same folder, they go on from their checkpoints. OUT then holds records.tar.gz, logs.tar.gz and, with --weights NAME...,
-the weights of these models' runs in archives below 16 MiB each.
+same folder, they go on from their checkpoints. OUT then holds records.tar.gz, logs.tar.gz and, with --weights
+NAME/MODEL..., the weights of the runs of these names and models in archives below 16 MiB each.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def run(folder: Path, seconds: float, workers: int, overrides: list[str], goes_o
 
 
 def collect(output: Path, runs: Path, weights: list[str]) -> None:
-    """Packs records, logs and the weights of runs of the models named; weights without the optimiser's state."""
+    """Packs records, logs and the weights of runs that are named; weights without the optimiser's state."""
     output.mkdir(parents=True, exist_ok=True)
     for name, pattern in (("records", "record.json"), ("logs", "*.log")):
         with tarfile.open(output / f"{name}.tar.gz", "w:gz") as archive:
@@ -116,7 +116,7 @@ def collect(output: Path, runs: Path, weights: list[str]) -> None:
     chosen = []
     for path in sorted(runs.rglob("record.json")):
         record = json.loads(path.read_text())
-        if record["status"] == "finished" and record["model"]["name"] in weights:
+        if record["status"] == "finished" and f"{record['name']}/{record['model']['name']}" in weights:
             chosen.append((record["seed"], path.parent / "last.ckpt"))
     archives: list[list[tuple[str, bytes]]] = [[]]
     for _, path in sorted(chosen):
@@ -275,7 +275,7 @@ def main() -> int:
     runner.add_argument("--seconds", type=float, required=True)
     runner.add_argument("--workers", type=int, default=os.cpu_count())
     runner.add_argument("--output", type=Path, required=True)
-    runner.add_argument("--weights", nargs="*", default=[], metavar="MODEL")
+    runner.add_argument("--weights", nargs="*", default=[], metavar="NAME/MODEL", help="runs' names and models")
     runner.add_argument("--goes-on", action="store_true", help="another call follows: start runs that it has to end")
     runner.add_argument("--override", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
