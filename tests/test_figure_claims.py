@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dk_bench.analysis.figure_claims import CLAIMS, DYNAMICS, by_seed, differences
-from dk_bench.analysis.held import HELD
+from dk_bench.analysis.figure_claims import CLAIMS, DYNAMICS, HELD, by_seed, differences
 from dk_bench.errors import UserError
 
 RESULTS = Path(__file__).parents[1] / "results"

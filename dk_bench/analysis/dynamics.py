@@ -24,8 +24,8 @@ from dk_bench.errors import UserError
 from dk_bench.models.probe import evaluating
 from dk_bench.results.statistics import summarize
 
-__all__ = ["ALL", "LEARNED", "RANDOM", "SHUFFLED", "Dynamics", "Line", "collect", "difference", "known_alone",
-           "probe_all", "summary"]
+__all__ = ["ALL", "LEARNED", "RANDOM", "SHUFFLED", "Dynamics", "Line", "batches", "collect", "difference",
+           "known_alone", "probe_all", "summary"]
 
 BATCH = 32
 ALL = "all"  # in place of a layer's name: the dynamics of all layers, side by side
@@ -87,7 +87,7 @@ def collect(
 
     model = loaded.model.to(device)
     with evaluating(model), torch.no_grad(), recorded(found, at_objects) as seen:
-        for first, images in _batches(objects, whole_image(loaded.config.data, size)):
+        for first, images in batches(objects, whole_image(loaded.config.data, size)):
             inside = (objects.image >= first) & (objects.image < first + len(images))
             now["image"] = torch.as_tensor(objects.image[inside] - first, device=device)
             now["centre"] = torch.as_tensor(objects.centre[inside], device=device)
@@ -123,7 +123,7 @@ def _at(values: Tensor, image: Tensor, centre: Tensor) -> Tensor:
     return values[image, :, row, column]
 
 
-def _batches(objects: Objects, transform: Any) -> Iterator[tuple[int, Tensor]]:
+def batches(objects: Objects, transform: Any) -> Iterator[tuple[int, Tensor]]:
     """(index of the first image, (N, 3, H, W)), all images in order."""
     batch: list[Tensor] = []
     for index, open_image in enumerate(objects.images):

@@ -6,11 +6,12 @@ import csv
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dk_bench.analysis.dynamics import ALL, LEARNED, RANDOM, SHUFFLED, Key, Line, difference, summary
 from dk_bench.analysis.family import Difference, as_filed, corrected, family_note
 from dk_bench.analysis.figures import write_csv, write_text
+from dk_bench.analysis.held import HeldAccuracy
 from dk_bench.analysis.learned import EXPERTS
 from dk_bench.analysis.origin import Origin, origin_table, read_about, write_about
 from dk_bench.analysis.probe import CLASS
@@ -18,6 +19,8 @@ from dk_bench.errors import UserError
 from dk_bench.results.render import Document, Table, markdown
 from dk_bench.results.statistics import summarize
 
+Row = TypeVar("Row", Line, HeldAccuracy)
+TOP1 = ("top1", "top1_held")
 DIFFERENCES = (
     "table", "model", "cell", "kind", "target", "seeds", "difference", "half_interval", "p", "p_holm"
 )  # fmt: skip
@@ -32,7 +35,10 @@ NOTES = [
 ]
 
 
-def document(lines: list[Line], alone: list[Line], origins: list[Origin], source: str, chance: float) -> Document:
+def document(
+    lines: list[Line], alone: list[Line], origins: list[Origin], source: str, chance: float,
+    held: list[HeldAccuracy] | None = None,
+) -> Document:
     """All tables. ``chance`` is the share of the most frequent class, in percent; ``source`` says what the objects are.
     """
     targets = tuple(dict.fromkeys(line.target for line in lines))
@@ -53,6 +59,10 @@ def document(lines: list[Line], alone: list[Line], origins: list[Origin], source
     ]  # fmt: skip
     notes = [f"{heading}: {family_note([each.difference for each in members], 'all numbers of this table')}"
              for heading, members in compared.items()]  # fmt: skip
+    if held:
+        table, note = _held_table(held)
+        tables.insert(1 + len(compared), table)
+        notes.append(note)
     return Document("probe", f"What learned dynamics tell: {source}", [*NOTES, *notes], tables)
 
 
@@ -154,25 +164,53 @@ def _difference_table(heading: str, members: list[Compared], targets: tuple[str,
                   for (model, _, kind), row in rows.items()])  # fmt: skip
 
 
+def _held_table(held: list[HeldAccuracy]) -> tuple[Table, str]:
+    """Top-1 as trained and with offsets held at their mean, a row a configuration, and the note on its family."""
+    of_cell: dict[str, list[HeldAccuracy]] = {}
+    for each in held:
+        of_cell.setdefault(each.cell, []).append(each)
+    found = [summarize([each.top1_held - each.top1 for each in own]) for own in of_cell.values()]
+    tests = corrected([Difference(each.mean, each.half_width, each.n) for each in found])
+    rows = [[own[0].model, str(len(own)), *(_mean([getattr(each, name) for each in own]) for name in TOP1),
+             test.text(1)] for own, test in zip(of_cell.values(), tests, strict=True)]  # fmt: skip
+    heading = "Top-1 with offsets held at their mean"
+    words = f"{heading}, of {held[0].images} images, over which the mean is taken, and over all positions: "
+    return (Table(heading, ("model", "seeds", "top-1 (%)", "held (%)", "held minus as trained"), rows),
+            words + family_note(tests, "the differences of this table"))  # fmt: skip
+
+
+def _mean(values: list[float]) -> str:
+    found = summarize(values)
+    return f"{found.mean:.1f}" + ("" if found.half_width is None else f" ± {found.half_width:.1f}")
+
+
 def write_tables(
     lines: list[Line], alone: list[Line], origins: list[Origin], about: dict[str, Any], folder: Path,
-    name: str = "probe",
+    name: str = "probe", held: list[HeldAccuracy] | None = None,
 ) -> list[Path]:
-    """Writes NAME.csv (all scores), NAME_differences.csv (with p values), NAME.md and NAME.json (of what: objects,
-    chance, and of each checkpoint run, seed, configuration and commit). Raises UserError where it cannot."""
+    """Writes NAME.csv (all scores), NAME_differences.csv (with p values), NAME_held.csv where there is ``held``,
+    NAME.md and NAME.json (of what: objects, chance, and of each checkpoint run, seed, configuration and commit).
+
+    Raises UserError where it cannot.
+    """
+    held = held or []
     lines, alone = ([_as_filed(line) for line in part] for part in (lines, alone))
     compared = [each for members in families(lines).values() for each in members]
     rows = [[each.table, each.model, each.cell, each.kind, each.target, each.difference.count, each.difference.mean,
              each.difference.half, *(p if p is None else float(f"{p:.4g}") for p in (each.difference.p,
                                                                                      each.difference.p_holm))]
             for each in compared]  # fmt: skip
-    tables = document(lines, alone, origins, about["objects"], about["chance"])
-    return [
+    tables = document(lines, alone, origins, about["objects"], about["chance"], held)
+    written = [
         write_csv(folder, name, [field.name for field in fields(Line)], map(astuple, lines + alone)),
         write_csv(folder, f"{name}_differences", DIFFERENCES, rows),
         write_text(folder / f"{name}.md", markdown(tables)),
         write_about(folder / f"{name}.json", about, origins),
     ]
+    if held:
+        columns = [field.name for field in fields(HeldAccuracy)]
+        written.append(write_csv(folder, f"{name}_held", columns, map(astuple, held)))
+    return written
 
 
 def _as_filed(line: Line) -> Line:
@@ -185,11 +223,22 @@ def read_tables(path: Path) -> tuple[list[Line], list[Line], list[Origin], dict[
     Raises UserError for a file that cannot be read or is no such CSV.
     """
     about, origins = read_about(path.with_suffix(".json"), ("objects", "chance"))
-    numbers = {"seed": int, "dims": int, "value": float, "low": float, "high": float}
+    lines = _read_rows(path, Line)
+    return [line for line in lines if line.cell], [line for line in lines if not line.cell], origins, about
+
+
+def read_held(path: Path) -> list[HeldAccuracy]:
+    """What stands beside such a CSV on offsets held at their mean; nothing where there is no such file."""
+    beside = path.with_name(f"{path.stem}_held.csv")
+    return _read_rows(beside, HeldAccuracy) if beside.exists() else []
+
+
+def _read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    numbers = {"int": int, "float": float, "str": str}
+    of_field = {field.name: numbers[str(field.type)] for field in fields(kind)}
     try:
         with open(path, encoding="utf-8", newline="") as stream:
-            lines = [Line(**{name: numbers.get(name, str)(value) for name, value in row.items()})
-                     for row in csv.DictReader(stream)]  # fmt: skip
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read: {error!r}; expected probe.csv of `dk-bench dynamics`") from error
-    return [line for line in lines if line.cell], [line for line in lines if not line.cell], origins, about
+            return [kind(**{name: of_field[name](value) for name, value in row.items()})
+                    for row in csv.DictReader(stream)]  # fmt: skip
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read: {error!r}; expected a CSV of `dk-bench dynamics`") from error

@@ -14,8 +14,8 @@ from scipy import stats
 
 from dk_bench.analysis.erf_study import KINDS, Observation
 from dk_bench.analysis.family import Difference, corrected, family_note
+from dk_bench.analysis.figure_claims import HELD
 from dk_bench.analysis.figures import write_csv, write_text
-from dk_bench.analysis.held import HELD
 from dk_bench.analysis.origin import Origin, origin_table, read_about, write_about
 from dk_bench.errors import UserError
 from dk_bench.results.render import Document, Table, markdown

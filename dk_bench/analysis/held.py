@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from dk_bench.analysis.learned import EXPERTS, Source, recorded, sources
+from dk_bench.analysis.dynamics import batches
+from dk_bench.analysis.figure_claims import HELD
+from dk_bench.analysis.learned import EXPERTS, Loaded, Source, recorded, sources
+from dk_bench.analysis.objects import Objects, whole_image
 from dk_bench.analysis.pictures import Picture, Subject
 from dk_bench.models.probe import evaluating
 
-__all__ = ["HELD", "held_at_mean"]
+__all__ = ["HeldAccuracy", "held_accuracy", "held_at_mean"]
 
-HELD = ", offsets held at their mean"  # behind a model's name, before its seed
+
+@dataclass(frozen=True)
+class HeldAccuracy:
+    """Top-1 of one checkpoint on the images of a study, in percent: as it is, and with its offsets held at their mean
+    over those images. ``cell`` names the configuration."""
+
+    model: str
+    cell: str
+    seed: int
+    run_id: str
+    images: int
+    top1: float
+    top1_held: float
 
 
 def held_at_mean(subject: Subject, pictures: Sequence[Picture]) -> Subject | None:
@@ -25,22 +40,52 @@ def held_at_mean(subject: Subject, pictures: Sequence[Picture]) -> Subject | Non
     What it computes of an image is what a rigid network could; so what the model's own field has beyond its field is
     due to adapting, where a rigid model's differs in all that training changed.
     """
-    model = copy.deepcopy(subject.model)
-    found = sources(model)
-    if not found:
+    if not sources(subject.model):
         return None
-    with evaluating(model), torch.no_grad(), recorded(found, lambda source, read, given: _mean(given)) as seen:
-        for picture in pictures:
-            model(subject.tensor(picture)[None])
-    for source in found:
-        _hold(source, torch.stack(seen[source]).mean(0))
+    model, _ = _held(subject.model, (subject.tensor(picture)[None] for picture in pictures))
     kind = subject.kind + HELD
     return replace(subject, kind=kind, name=kind + subject.name.removeprefix(subject.kind), model=model)
 
 
-def _mean(given: Tensor) -> Tensor:
-    """(D,): over images, and over the positions of a map (1, D, h, w)."""
-    return given.mean((0, 2, 3)) if given.dim() == 4 else given.mean(0)
+def held_accuracy(loaded: Loaded, objects: Objects, *, size: int | None = None, device: str = "cpu",
+                  on_images: Callable[[int], object] = lambda count: None) -> HeldAccuracy | None:  # fmt: skip
+    """The accuracies of a checkpoint; None where objects are not one an image, or of other classes than the model's.
+
+    Images are seen whole, as `dk_bench.analysis.dynamics.collect` has it.
+    """
+    if objects.classes != loaded.classes or objects.image.tolist() != list(range(len(objects.images))):
+        return None
+    model, label = loaded.model.to(device), torch.as_tensor(objects.label)
+
+    def images() -> Iterable[Tensor]:
+        for _, batch in batches(objects, whole_image(loaded.config.data, size)):
+            yield batch.to(device)
+            on_images(len(batch))
+
+    held, own = _held(model, images())
+    with evaluating(held), torch.no_grad():
+        after = [held(batch).argmax(1).cpu() for batch in images()]
+    right = [100 * float((torch.cat(found) == label).double().mean()) for found in (own, after)]
+    return HeldAccuracy(loaded.name, loaded.cell, loaded.config.seed, loaded.run_id, len(label), *right)
+
+
+def _held(model: nn.Module, images: Iterable[Tensor]) -> tuple[nn.Module, list[Tensor]]:
+    """A copy with offsets held, and the classes that the model itself gives, a tensor a batch (N, C, H, W)."""
+    found, given = sources(model), []
+    with evaluating(model), torch.no_grad(), recorded(found, lambda source, read, output: _sum(output)) as seen:
+        counted = 0
+        for batch in images:
+            given.append(model(batch).argmax(1).cpu())
+            counted += len(batch)
+    model = copy.deepcopy(model)
+    for source, own in zip(sources(model), found, strict=True):
+        _hold(source, torch.stack(seen[own]).sum(0) / counted)
+    return model, given
+
+
+def _sum(output: Tensor) -> Tensor:
+    """(D,): over images, of the mean over the positions of a map (N, D, h, w)."""
+    return (output.mean((2, 3)) if output.dim() == 4 else output).sum(0)
 
 
 def _hold(source: Source, mean: Tensor) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dk_bench.analysis.dynamics import Dynamics, Line
+    from dk_bench.analysis.held import HeldAccuracy
     from dk_bench.analysis.learned import Loaded
     from dk_bench.analysis.objects import Objects
     from dk_bench.analysis.origin import Origin
@@ -81,9 +82,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{objects.source}: {error}") from error
     chance = 100 * float(np.bincount(objects.label).max()) / len(objects)
     origins = [origin_of(each.path, each.name, each.config, each.run_id) for each in loaded]
-    tables = document(lines, alone, origins, objects.source, chance)
+    held = _held(args, loaded, objects, console)
+    tables = document(lines, alone, origins, objects.source, chance, held)
     with styled(), console.status("drawing"):
-        written = _write(args, dynamics, objects, lines, alone, origins, chance)
+        written = _write(args, dynamics, objects, lines, alone, origins, chance, held)
     first = dataclasses.replace(tables, tables=tables.tables[:3])  # the rest is in the file
     show(first, Console())
     print(f"wrote {', '.join(map(str, written))}")
@@ -91,10 +93,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tables_again(paths: list[Path]) -> int:
-    from dk_bench.analysis.dynamics_tables import read_tables, write_tables
+    from dk_bench.analysis.dynamics_tables import read_held, read_tables, write_tables
 
     for path in paths:
-        print("\n".join(map(str, write_tables(*read_tables(path), path.parent, path.stem))))
+        print("\n".join(map(str, write_tables(*read_tables(path), path.parent, path.stem, read_held(path)))))
     return 0
 
 
@@ -145,6 +147,19 @@ def _collect(args: argparse.Namespace, loaded: list[Loaded], objects: Objects, c
         ]
 
 
+def _held(args: argparse.Namespace, loaded: list[Loaded], objects: Objects, console: Console) -> list[HeldAccuracy]:
+    from dk_bench.analysis.figures import progress
+    from dk_bench.analysis.held import held_accuracy
+
+    with progress(console) as bar:
+        task = bar.add_task("offsets held", total=2 * len(loaded) * len(objects.images))
+        found = [
+            held_accuracy(each, objects, size=args.size, device=args.device, on_images=partial(bar.advance, task))
+            for each in loaded
+        ]
+    return [each for each in found if each]
+
+
 def _probe(dynamics: list[Dynamics], objects: Objects, console: Console) -> list[Line]:
     """All scores; what is compared at one number of components has as many as the smallest dynamics."""
     from dk_bench.analysis.dynamics import probe_all
@@ -163,14 +178,14 @@ def _probe(dynamics: list[Dynamics], objects: Objects, console: Console) -> list
 
 def _write(
     args: argparse.Namespace, dynamics: list[Dynamics], objects: Objects, lines: list[Line], alone: list[Line],
-    origins: list[Origin], chance: float,
+    origins: list[Origin], chance: float, held: list[HeldAccuracy],
 ) -> list[Path]:
     """All files. Of several seeds of a model the first is drawn, and its dynamics written."""
     from dk_bench.analysis.dynamics_figures import probe_figure
     from dk_bench.analysis.dynamics_tables import write_tables
     from dk_bench.analysis.figures import save_figure
 
-    written = write_tables(lines, alone, origins, {"objects": objects.source, "chance": chance}, args.output)
+    written = write_tables(lines, alone, origins, {"objects": objects.source, "chance": chance}, args.output, held=held)
     drawn: dict[str, Dynamics] = {}
     for each in dynamics:
         drawn.setdefault(each.loaded.cell, each)
