@@ -6,12 +6,16 @@ import csv
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 from dk_bench.cli import main
 from dk_bench.cli.tables import ALL
 from dk_bench.results.readme import BEGIN, CLAIMS_BEGIN, CLAIMS_END, END, SPEED_BEGIN, SPEED_END
 from dk_bench.results.record import find_records, read_record
+from dk_bench.tables.claims import families
+from dk_bench.tables.claims_file import load_claims
+from dk_bench.tables.plan import kept_plan, plan_commits
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -41,6 +45,31 @@ def test_tables_are_those_of_the_records(tmp_path):
 def test_readme_says_what_holds_in_few_lines():
     section = (ROOT / "README.md").read_text().partition("\n## Results\n")[2].partition("\n## ")[0]
     assert 5 < len(section.strip().splitlines()) <= 25 and "](results/claims.md)" in section
+
+
+def test_plan_precedes_the_runs_of_its_experiments():
+    records = [read_record(path) for path in find_records([RESULTS])]
+    found = families(load_claims(), records, RESULTS)
+    plan, kept = kept_plan(RESULTS)
+    experiments = {family.place.name for family in found if family.runs}
+    assert kept.keys() == experiments, "run `dk-bench claims results --plan docs/experiments.md`"
+    assert not experiments or (ROOT / plan).exists()
+    if git("rev-parse", "--is-shallow-repository") == "false":  # no archive of the sources
+        assert plan_commits(found, ROOT / plan) == kept
+        names = {experiment.name: experiment.runs for experiment in load_claims().experiments.values()}
+        for name, commit in kept.items():
+            paths = [path for path in find_records([RESULTS]) if read_record(path).name == names[name]]
+            added = git("log", "--diff-filter=A", "--format=%H", "--", *paths).split()
+            assert all(git("merge-base", "--is-ancestor", commit, of) is not None for of in added)
+
+
+def git(*words):
+    """What git prints in this checkout, None where it fails or is not there."""
+    try:
+        done = subprocess.run(["git", *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def test_records_are_of_committed_code():
