@@ -188,7 +188,7 @@ def test_runs_of_another_device_are_no_pair():
     records[3].device = {"type": "cuda"}
     family, found = findings_of(records)
     assert found["local-over-rigid", "centred"].judgement.n == 1
-    assert family.apart == {1: "cpu and cuda"}
+    assert family.apart == {1: "CPU (instruction sets unknown) and GPU (settings unknown)"}
 
 
 def test_other_settings_are_another_family():

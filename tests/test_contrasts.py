@@ -27,11 +27,15 @@ def cells_of(**tops):
     return [cells[model] for model in tops]
 
 
+def by_seed(cells, weights, metric="val/top1"):
+    return {pair.seed: value for pair, value in paired_differences(cells, weights, metric).items()}
+
+
 def test_differences_are_over_the_seeds_that_all_cells_finished():
     cells = cells_of(a=(71.0, 72.0, 74.0, None, 70.0), b=(70.0, 70.0, 70.0, 70.0), c=(60.0, math.nan, 63.0, 60.0))
-    assert paired_differences(cells[:2], (1, -1), "val/top1") == {0: 1.0, 1: 2.0, 2: 4.0}
-    assert paired_differences(cells, (1, -0.5, -0.5), "val/top1") == {0: 6.0, 2: 7.5}
-    assert paired_differences(cells, (1, -0.5, -0.5), "val/none") == {}
+    assert by_seed(cells[:2], (1, -1)) == {0: 1.0, 1: 2.0, 2: 4.0}
+    assert by_seed(cells, (1, -0.5, -0.5)) == {0: 6.0, 2: 7.5}
+    assert by_seed(cells, (1, -0.5, -0.5), "val/none") == {}
 
 
 @pytest.mark.parametrize("weights", [(1, -0.9), (0, 0), (1, -0.5, -0.5), (1,)])

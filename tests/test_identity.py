@@ -18,7 +18,7 @@ def plain(*overrides):
     "override",
     [
         "seed=3", "name=b", "output=/elsewhere", "wandb.mode=disabled", "wandb.project=p", "data.root=/r",
-        "data.workers=0", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.checkpoint_every_n_steps=5",
+        "data.workers=0", "trainer.devices=1", "trainer.accelerator=cpu", "trainer.checkpoint_every_n_steps=5",
         "trainer.compile=true", "data.train=/b/train.tar", "data.val=/b/val.tar",
     ],
 )  # fmt: skip
@@ -37,6 +37,14 @@ def test_the_machine_and_the_names_do_not_count(override):
 )  # fmt: skip
 def test_what_changes_results_counts(override):
     assert config_hash(plain(*PHOTOS, override)) != config_hash(plain(*PHOTOS))
+
+
+def test_devices_count_where_each_normalises_by_itself():
+    one, two = plain(), plain("trainer.devices=2")
+    assert config_hash(two) != config_hash(one) == config_hash(plain("trainer.devices=-1"))
+    assert cell_settings(two) == {"trainer.devices": 2} == cell_settings(plain("trainer.devices=0,3"))
+    shared = {config_hash(plain("trainer.sync_batchnorm=true", f"trainer.devices={count}")) for count in (1, 2)}
+    assert len(shared) == 1
 
 
 def test_data_without_a_name_and_splits_are_told_apart_by_train_and_val():

@@ -5,12 +5,25 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dk_bench.results.identity import DEFAULTS, cell_settings, config_hash, flatten, setting
-from dk_bench.results.record import RunRecord, attempts_of
+from dk_bench.results.pooling import (
+    Pair,
+    apart_by_data,
+    checksums_of,
+    count_dirty,
+    devices_of,
+    each_once,
+    first_of_each,
+    mixture,
+    pair_of,
+    run_again,
+    unpaired,
+)
+from dk_bench.results.record import RunRecord
 from dk_bench.results.statistics import Summary, summarize
 
 UNKNOWN = "unknown"  # a cost that could not be counted
@@ -33,7 +46,7 @@ class Figure:
     ``without`` it (a loss that was NaN, say).
 
     ``dirty``: how many runs, of all, had code with changes that were not committed. ``signed``: a difference, printed
-    with its sign.
+    with its sign. ``marks``: what of the runs behind it is not alike, in words.
     """
 
     summary: Summary | None
@@ -43,6 +56,7 @@ class Figure:
     dirty: int = 0
     run: bool = True
     signed: bool = False
+    marks: tuple[str, ...] = ()
 
     @property
     def state(self) -> str:
@@ -59,7 +73,7 @@ class Figure:
             words = ["no figure"]
         elif self.summary is not None and self.without:
             words.append(f"{self.without} without figure")
-        return ", ".join([*words, *([f"{self.dirty} dirty"] if self.dirty else [])])
+        return ", ".join([*words, *([f"{self.dirty} dirty"] if self.dirty else []), *self.marks])
 
 
 NOT_RUN = Figure(None, run=False)
@@ -98,10 +112,15 @@ class Data:
 
 @dataclass(frozen=True)
 class Cell:
-    """Runs that differ in nothing but the seed, one a seed, and what tells the cell from others of its model."""
+    """Runs that differ in nothing but the seed, and what tells the cell from others of its model.
+
+    ``runs`` are one a seed, or one a seed and draw, see `dk_bench.results.pooling`; ``again`` are those that came after
+    one of the same seed and draw had finished, which change no figure.
+    """
 
     runs: tuple[RunRecord, ...]
     label: str = ""
+    again: tuple[RunRecord, ...] = ()
 
     @property
     def model(self) -> str:
@@ -116,7 +135,7 @@ class Cell:
         """The cell's settings but for the model's name and what a rigid model has not: equal where only the model
         differs, so that nothing else is compared."""
         ours = ("model.name", OFFSET_MULTIPLIER)
-        settings = cell_settings(self.runs[0].config)
+        settings = cell_settings(self.runs[0].config) | {"devices": devices_of(self.runs[0])}
         return {
             key: bool(value) if key == START else value
             for key, value in settings.items()
@@ -157,9 +176,19 @@ class Cell:
         """A metric at the end of training, over the finished runs."""
         return self._figure([run.metrics["final"].get(metric) for run in self._finished()])
 
-    def seeds_in_common(self, other: Cell) -> int:
-        """How many seeds both finished."""
-        return len({run.seed for run in self._finished()} & {run.seed for run in other._finished()})
+    def figures(self, metric: str) -> dict[Pair, float]:
+        """A metric at the end of training of every finished run that has it, by what runs are paired by."""
+        found = {pair_of(run): run.metrics["final"].get(metric) for run in self._finished()}
+        return {pair: value for pair, value in found.items() if _is_number(value)}
+
+    def pairs_with(self, other: Cell) -> int:
+        """How many runs of both have finished that may be paired."""
+        ours, theirs = ({pair_of(run) for run in cell._finished()} for cell in (self, other))
+        return len(ours & theirs)
+
+    def mixture(self, metric: str) -> list[str]:
+        """What of the finished runs is not alike, and what was run again with which figure, in words."""
+        return mixture(self._finished()) + run_again(self.again, metric)
 
     def cost(self, key: str) -> float | str | None:
         """A count that is the same for every seed; also a failed run knows it. UNKNOWN where counting failed."""
@@ -177,32 +206,58 @@ class Cell:
         values = list(values)
         known = [value for value in values if _is_number(value)]
         states = [run.status for run in self.runs]
-        dirty = sum(any(attempt["git"].get("dirty") for attempt in attempts_of(run)) for run in self.runs)
         summary, without = summarize(known) if known else None, len(values) - len(known)
-        return Figure(summary, states.count("failed"), states.count("running"), without, dirty)
+        return Figure(summary, states.count("failed"), states.count("running"), without, count_dirty(self.runs))
 
 
 def gather(records: Iterable[RunRecord]) -> list[Cell]:
-    """Cells, sorted by data, model and label. A run found twice, or a seed run again, counts once: a finished run goes
-    before others, then the one that began last. The cell is that of the record's configuration, not of the hash it
-    holds, which older records made by other rules."""
-    by_cell: dict[tuple, dict[int, RunRecord]] = defaultdict(dict)
-    for record in sorted(records, key=lambda r: (r.status == "finished", r.started, r.ended or "", r.run_id)):
-        by_cell[Data.of(record), record.model["name"], config_hash(record.config)][record.seed] = record
+    """Cells, sorted by data, model and label. A run found twice counts once; of a seed that was run again the first
+    that finished, see `dk_bench.results.pooling`. The cell is that of the record's configuration, not of the hash it
+    holds, which older records made by other rules; runs on other images, or on more devices where that matters, are
+    other cells."""
+    by_cell: dict[tuple, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        by_cell[Data.of(record), record.model["name"], devices_of(record), config_hash(record.config)].append(record)
     by_model: dict[tuple, list[Cell]] = defaultdict(list)
-    for (data, model, _), seeds in sorted(by_cell.items(), key=lambda item: item[0]):
-        by_model[data, model].append(Cell(tuple(seeds[seed] for seed in sorted(seeds))))
+    for (data, model, *_), runs in sorted(by_cell.items(), key=lambda item: item[0]):
+        for part in apart_by_data(each_once(runs)):
+            first, again = first_of_each(part)
+            by_model[data, model].append(Cell(tuple(first), again=tuple(again)))
     return [labelled for cells in by_model.values() for labelled in _label(cells)]
 
 
 def _label(cells: list[Cell]) -> list[Cell]:
-    """Names each of a model's cells by the configuration keys they differ in; a single cell needs no label."""
-    flats = [cell_settings(cell.runs[0].config) for cell in cells]
+    """Names each of a model's cells by what they differ in: configuration keys, the number of devices, and, where that
+    is all the same, the images; a single cell needs no label."""
+    flats = [_flat(cell, "devices") for cell in cells]
+    if any(flat in flats[:place] for place, flat in enumerate(flats)):
+        flats = [_flat(cell, "devices", "images") for cell in cells]
     keys = sorted({key for flat in flats for key in flat})
     shown = [{key: flat.get(key, DEFAULTS.get(key)) for key in keys} for flat in flats]
     differing = [key for key in keys if any(values[key] != shown[0][key] for values in shown)]
     labels = [", ".join(f"{key}={values[key]}" for key in differing) for values in shown]
-    return sorted((Cell(cell.runs, label) for cell, label in zip(cells, labels, strict=True)), key=lambda c: c.label)
+    labelled = (replace(cell, label=label) for cell, label in zip(cells, labels, strict=True))
+    return sorted(labelled, key=lambda cell: cell.label)
+
+
+def _flat(cell: Cell, *more: str) -> dict[str, Any]:
+    """A cell's settings, and what else tells it from others."""
+    known = [sums for run in cell.runs if any(sums := checksums_of(run))]
+    images = "/".join(str(checksum)[:6] for checksum in known[0]) if known else UNKNOWN
+    found = {"devices": devices_of(cell.runs[0]), "images": images}
+    settings = {key: value for key, value in cell_settings(cell.runs[0].config).items() if key != "trainer.devices"}
+    return settings | {key: found[key] for key in more}
+
+
+def pair_marks(cells: Sequence[Cell], metric: str) -> list[str]:
+    """What of the runs that a contrast between cells pairs is not alike, and how many seeds it is without because
+    their runs are of several draws, in words."""
+    figures = [cell.figures(metric) for cell in cells]
+    pairs = set.intersection(*map(set, figures))
+    runs = [run for cell in cells for run in cell._finished() if pair_of(run) in pairs]
+    dirty, left = count_dirty(runs), unpaired(figures)
+    words = [f"{left} of several draws"] * bool(left) + mixture(runs)
+    return words + [f"{dirty} dirty"] * bool(dirty)
 
 
 def _is_number(value: float | None) -> bool:

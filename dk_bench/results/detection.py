@@ -14,9 +14,11 @@ from dk_bench.results.rows import (
     GRID,
     OTHER_DATA,
     kernel_words,
+    pooled,
+    pooling_notes,
     scaled,
     spec_of,
-    without_empty_setting,
+    without_empty,
 )
 from dk_bench.tables.columns import (
     CHANCE,
@@ -67,9 +69,10 @@ def _paper_document(number: int, cells: list[Cell]) -> Document:
     rows = [(paper, models[row_name(paper)]) for paper in load_paper()[f"table{number}"]]
     subject = {3: "global and local kernels", 4: "with strong baselines"}[number]
     differences = [DIFFERENCE.format("mAP"), *([WITHOUT, UNJUDGED] if number == 4 else []), CHANCE, VERDICT]
-    notes = [SPREAD, SPLITS, *differences, STARTS, GRID, DIRTY, SOURCE]
+    table = _paper_table(number, rows, cells)
+    notes = [SPREAD, SPLITS, *differences, STARTS, GRID, DIRTY, *pooling_notes([table]), SOURCE]
     title = f"Table {number}: object detection, {subject}."
-    return Document(f"table{number}", title, notes, [_paper_table(number, rows, cells)])
+    return Document(f"table{number}", title, notes, [table])
 
 
 def _paper_table(number: int, rows: list[tuple[dict[str, Any], str]], cells: list[Cell]) -> Table:
@@ -79,7 +82,7 @@ def _paper_table(number: int, rows: list[tuple[dict[str, Any], str]], cells: lis
     for shown in PRECISION:
         columns += [f"{shown}, paper", shown]
     of_dk = number == 4
-    columns += [*paper_columns(of_dk, True), "epochs", "setting"]
+    columns += [*paper_columns(of_dk, True), "epochs", "pooled", "setting"]
     lines: list[list[Value | Judgement]] = []
     for row, model in rows:
         for cell in [c for c in cells if c.model == model] or [None]:
@@ -87,9 +90,10 @@ def _paper_table(number: int, rows: list[tuple[dict[str, Any], str]], cells: lis
             for shown, metric in PRECISION.items():
                 line += [Number(row[shown.lower()]), cell.final(metric) if cell else NOT_RUN]
             line += paper_differences(model, cell, cells, "val/mAP", "map", of_dk=of_dk, with_paper=True)
-            lines.append([*line, Number(cell and cell.epochs(), 0), cell.label if cell else ""])
+            line += [Number(cell and cell.epochs(), 0), pooled(cell, "val/mAP"), cell.label if cell else ""]
+            lines.append(line)
     columns, lines, family = with_verdicts(columns, lines, ["Δ DK" if of_dk else "Δ rigid"])
-    return Table("COCO, Faster R-CNN with FPN, 1x", *without_empty_setting(columns, lines), family)
+    return Table("COCO, Faster R-CNN with FPN, 1x", *without_empty(columns, lines), family)
 
 
 def _others(cells: list[Cell]) -> Document:
@@ -100,14 +104,14 @@ def _others(cells: list[Cell]) -> Document:
         tables.append(_models_table(f"{data}: {why}", [cell for cell in cells if cell.data == data]))
     title = "Object detection on other data, or in other settings."
     counting = "#P: parameters of the whole detector, our own count."
-    notes = [SPREAD, DIFFERENCE.format("mAP"), WITHOUT, CHANCE, VERDICT, GRID, DIRTY, counting]
+    notes = [SPREAD, DIFFERENCE.format("mAP"), WITHOUT, CHANCE, VERDICT, GRID, DIRTY, *pooling_notes(tables), counting]
     return Document("detection", title, notes, tables)
 
 
 def _models_table(heading: str, cells: list[Cell]) -> Table:
     metrics = {"mAP": PRECISION["mAP"], **OVERLAPS, **{k: v for k, v in PRECISION.items() if k != "mAP"}}
     columns = ["detector", "backbone", "1x1", "3x3", "with", "mAP", "Δ rigid", "Δ DK", *list(metrics)[1:], "#P (k)"]
-    columns += ["epochs", "setting"]
+    columns += ["epochs", "pooled", "setting"]
     lines: list[list[Value | Judgement]] = []
     for cell in cells:
         count: Callable[[str], Any] = cell.cost
@@ -116,6 +120,6 @@ def _models_table(heading: str, cells: list[Cell]) -> Table:
         line += [*kernel_words(spec_of(cell.model, cell)), figures[0]]
         line += [find(cell.model, cell, cells, "val/mAP") for find in (difference, difference_of_dk)]
         line += [*figures[1:], scaled(count("params"), 1e3, 1)]
-        lines.append([*line, Number(cell.epochs(), 0), cell.label])
+        lines.append([*line, Number(cell.epochs(), 0), pooled(cell, "val/mAP"), cell.label])
     columns, lines, family = with_verdicts(columns, lines, ("Δ rigid", "Δ DK"))
-    return Table(heading, *without_empty_setting(columns, lines), family)
+    return Table(heading, *without_empty(columns, lines), family)

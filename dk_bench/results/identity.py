@@ -48,17 +48,34 @@ def cell_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a plain configuration makes its cell: dotted keys whose values can change results and are no default.
 
     A key that the schema got later stands at its default in older configurations, and so changes none of them. Paths
-    of the images do not count where ``data.name`` says which images they are.
+    of the images do not count where ``data.name`` says which images they are, the number of devices only where each
+    normalises by its own statistics, and the configuration says that they are several.
     """
     flat = dict(flatten(portable(detection_cell(config) if is_detection(config) else config, distinct=True)))
     ignored = set(NOT_OF_THE_CELL)
     if not _split_counts(flat):
         ignored |= {"data.train", "data.val"}
-    return {
+    kept = {
         key: _plain(value)
         for key, value in flat.items()
         if key not in ignored and (key not in DEFAULTS or value != DEFAULTS[key])
     }
+    several = not is_detection(config) and is_per_device(config) and devices_asked(config) > 1
+    return kept | ({"trainer.devices": devices_asked(config)} if several else {})
+
+
+def devices_asked(config: Mapping[str, Any]) -> int:
+    """How many devices a plain configuration asks for; 1 where that is left to the machine."""
+    devices = str(setting(config, "trainer.devices"))
+    if devices.isdecimal():
+        return int(devices)
+    return len([number for number in devices.split(",") if number.strip()]) if "," in devices else 1
+
+
+def is_per_device(config: Mapping[str, Any]) -> bool:
+    """Whether another number of devices trains otherwise: each normalises by its own statistics, in detection each has
+    a batch of its own."""
+    return is_detection(config) or not setting(config, "trainer.sync_batchnorm")
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS, BenchModel, KernelSpec
-from dk_bench.results.cells import Cell
-from dk_bench.results.render import Number, Value
+from dk_bench.results.cells import Cell, Figure
+from dk_bench.results.render import Number, Table, Value
 
 OTHER_DATA = "not comparable with the paper"
 DIRTY = "Dirty: so many runs of the row had code with changes that no commit holds."
+OPTIONAL = ("pooled", "setting")
+POOLED = (
+    "Pooled: what of the runs behind a figure is not alike, and behind a difference what is not alike besides. Unknown "
+    "counts as one kind: older records do not say which instruction sets were used. A seed trained on two instruction "
+    "sets, or on CPU and GPU, is two runs of n; a difference pairs runs of one seed on the same hardware, and is "
+    "without seeds that are of several draws. A seed that was run again on the same hardware counts once, by the run "
+    "that finished first; the figures of later ones are named. Runs of several commits may have seen other random "
+    "numbers."
+)
 GRID = (
     "Centred, spread: where the taps of a kernel in a larger scope start, in its middle, one sample apart (as in the "
     "authors' release), or over all of it (as in the paper's text)."
@@ -48,8 +59,20 @@ def scaled(count: float | str | None, unit: float, digits: int = 2) -> Number | 
     return Number(None if count is None else count / unit, digits)
 
 
-def without_empty_setting(columns: list[str], lines: list[list[Value]]) -> tuple[tuple[str, ...], list[list[Value]]]:
-    """The last column tells cells of one model apart; without such cells it would stand empty, so it goes."""
-    if any(line[-1] for line in lines):
-        return tuple(columns), lines
-    return tuple(columns[:-1]), [line[:-1] for line in lines]
+def pooled(cell: Cell | None, metric: str) -> str:
+    """What goes into a table's column ``pooled``: what of the runs behind a row is not alike."""
+    return "; ".join(cell.mixture(metric)) if cell else ""
+
+
+def without_empty(columns: list[str], lines: list[list[Value]]) -> tuple[tuple[str, ...], list[list[Value]]]:
+    """A table without those of its columns `OPTIONAL` that would stand empty: ``setting`` tells cells of one model
+    apart."""
+    kept = [at for at, name in enumerate(columns) if name not in OPTIONAL or any(line[at] for line in lines)]
+    return tuple(columns[at] for at in kept), [[line[at] for at in kept] for line in lines]
+
+
+def pooling_notes(tables: Iterable[Table]) -> list[str]:
+    """What explains the column ``pooled``, and marks of differences, where there are some."""
+    rows = [row for table in tables for row in table.rows]
+    marked = any(isinstance(value, Figure) and value.marks for row in rows for value in row)
+    return [POOLED] * (marked or any("pooled" in table.columns for table in tables))

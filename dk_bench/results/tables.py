@@ -24,9 +24,11 @@ from dk_bench.results.rows import (
     GRID,
     OTHER_DATA,
     kernel_words,
+    pooled,
+    pooling_notes,
     scaled,
     spec_of,
-    without_empty_setting,
+    without_empty,
 )
 from dk_bench.tables.columns import (
     CHANCE,
@@ -117,7 +119,7 @@ def _paper_document(number: int, cells: list[Cell], costs: Costs) -> Document:
     subject = {1: "scope, global and local kernels", 2: "with strong baselines"}[number]
     source = "Not run: no record. Paper: Gao et al., ICLR 2020, arXiv 1910.02940."
     differences = [DIFFERENCE.format("top-1"), *([WITHOUT, UNJUDGED] if number == 2 else []), CHANCE, VERDICT]
-    notes = [SPREAD, *differences, GRID, COUNTING, BASES, ADDED[number], DIRTY, source]
+    notes = [SPREAD, *differences, GRID, COUNTING, BASES, ADDED[number], DIRTY, *pooling_notes(tables), source]
     return Document(f"table{number}", f"Table {number}: {subject}.", notes, tables)
 
 
@@ -131,7 +133,7 @@ def _paper_table(
     paper = (lambda column: (f"{column}, paper",)) if with_paper else (lambda column: ())
     columns = [*(names[key] for key in keys), *paper("top-1"), "top-1"]
     columns += paper_columns(number == 2, with_paper)
-    columns += [*paper("#P (M)"), "#P (M)", *paper("GMACs"), "GMACs", "sampling GMACs", "epochs", "setting"]
+    columns += [*paper("#P (M)"), "#P (M)", *paper("GMACs"), "GMACs", "sampling GMACs", "epochs", "pooled", "setting"]
     lines: list[list[Value | Judgement]] = []
     for row, model in rows:
         for cell in [c for c in cells if c.model == model] or [None]:
@@ -143,9 +145,9 @@ def _paper_table(
             line += [Number(row["params"])] * with_paper + [scaled(count("params"), 1e6)]
             line += [Number(row["flops"], 2)] * with_paper + [scaled(count("macs"), 1e9)]
             line += [scaled(count("sampling_macs"), 1e9, 3), Number(cell and cell.epochs(), 0)]
-            lines.append([*line, cell.label if cell else ""])
+            lines.append([*line, pooled(cell, "val/top1"), cell.label if cell else ""])
     columns, lines, family = with_verdicts(columns, lines, ["Δ DK" if number == 2 else "Δ rigid"])
-    return Table(heading, *without_empty_setting(columns, lines), family)
+    return Table(heading, *without_empty(columns, lines), family)
 
 
 def _demo_document(cells: list[Cell]) -> Document:
@@ -159,17 +161,18 @@ def _demo_document(cells: list[Cell]) -> Document:
 
 
 def _models_document(name: str, title: str, cells: list[Cell], expected: tuple[str, ...] = ()) -> Document:
-    notes = [SPREAD, DIFFERENCE.format("top-1"), WITHOUT, CHANCE, VERDICT, GRID, DIRTY, COUNTING]
     tables = [
         _models_table(f"{data}: {OTHER_DATA}", [cell for cell in cells if cell.data == data], expected)
         for data in sorted({cell.data for cell in cells})
     ]
+    marks = [DIRTY, *pooling_notes(tables)]
+    notes = [SPREAD, DIFFERENCE.format("top-1"), WITHOUT, CHANCE, VERDICT, GRID, *marks, COUNTING]
     return Document(name, title, notes, tables or [_models_table("no records yet", [], expected)])
 
 
 def _models_table(heading: str, cells: list[Cell], expected: tuple[str, ...]) -> Table:
     columns = ["model", "1x1", "3x3", "with", "top-1", "Δ rigid", "Δ DK", "#P (k)", "MMACs", "sampling MMACs"]
-    columns += ["epochs", "setting"]
+    columns += ["epochs", "pooled", "setting"]
     lines: list[list[Value | Judgement]] = []
     for model in dict.fromkeys([*expected, *(cell.model for cell in cells)]):
         for cell in [c for c in cells if c.model == model] or [None]:
@@ -178,6 +181,7 @@ def _models_table(heading: str, cells: list[Cell], expected: tuple[str, ...]) ->
             line += [find(model, cell, cells, "val/top1") for find in (difference, difference_of_dk)]
             line += [scaled(count("params"), 1e3, 1)]
             line += [scaled(count("macs"), 1e6), scaled(count("sampling_macs"), 1e6)]
-            lines.append([*line, Number(cell and cell.epochs(), 0), cell.label if cell else ""])
+            line += [Number(cell and cell.epochs(), 0), pooled(cell, "val/top1"), cell.label if cell else ""]
+            lines.append(line)
     columns, lines, family = with_verdicts(columns, lines, ("Δ rigid", "Δ DK"))
-    return Table(heading, *without_empty_setting(columns, lines), family)
+    return Table(heading, *without_empty(columns, lines), family)

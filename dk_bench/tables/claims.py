@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dk_bench.analysis.figure_claims import DYNAMICS, differences
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS
 from dk_bench.results.cells import OFFSET_MULTIPLIER, Cell, Data, gather
 from dk_bench.results.identity import setting
+from dk_bench.results.pooling import Pair, draw_of
 from dk_bench.results.record import EVALUATION, RunRecord
 from dk_bench.results.rows import spec_of
 from dk_bench.tables.claims_file import BACKBONES, FIGURES, Arm, Base, Claim, Claims, Experiment, Study, on_grid
@@ -179,7 +180,7 @@ def _families(
     return [(name * several, _findings(claims, [row for row in rows if row[0].family == name])) for name in names]
 
 
-def _findings(claims: Claims, rows: list[tuple[Claim, str, str, Mapping[int, float]]]) -> list[Finding]:
+def _findings(claims: Claims, rows: list[tuple[Claim, str, str, Mapping[Any, float]]]) -> list[Finding]:
     """The rows of one family, judged together."""
     papers = [claims.paper_difference(claim, backbone) for claim, backbone, *_ in rows]
     judgements = [
@@ -200,18 +201,20 @@ def _grid(claims: Claims, claim: Claim, grid: str) -> str:
     return grid if any(spec.depthwise and spec.scope == 4 for spec in specs) else ""
 
 
-def _by_seed(claim: Claim, grid: str, metric: str, cells: Mapping[str, Cell]) -> dict[int, float]:
-    """The contrast by seed, over those that all of its arms have finished, and whose runs may be compared."""
-    terms = [(_finished(cells.get(on_grid(t.arm, grid)), t.metric or metric), t.weight) for t in claim.contrast]
-    seeds = set.intersection(*(set(runs) for runs, _ in terms)) - _apart(cells).keys()
-    return {seed: sum(weight * runs[seed] for runs, weight in terms) for seed in sorted(seeds)}
+def _by_seed(claim: Claim, grid: str, metric: str, cells: Mapping[str, Cell]) -> dict[Pair, float]:
+    """The contrast by seed, over those that all of its arms have finished on the same hardware."""
+    terms = [(_figures(cells.get(on_grid(t.arm, grid)), t.metric or metric), t.weight) for t in claim.contrast]
+    pairs = set.intersection(*(set(runs) for runs, _ in terms))
+    return {pair: sum(weight * runs[pair] for runs, weight in terms) for pair in sorted(pairs, key=repr)}
 
 
-def _finished(cell: Cell | None, metric: str) -> dict[int, float]:
-    """A metric at the end of a cell's finished runs, by seed."""
-    runs = [run for run in cell.runs if run.status == "finished"] if cell else []
-    values = {run.seed: run.metrics["final"].get(metric) for run in runs}
-    return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
+def _figures(cell: Cell | None, metric: str) -> dict[Pair, float]:
+    return cell.figures(metric) if cell else {}
+
+
+def _finished(cell: Cell | None, metric: str) -> set[int]:
+    """The seeds of a cell's finished runs that have a metric."""
+    return {pair.seed for pair in _figures(cell, metric)}
 
 
 def _apart(cells: Mapping[str, Cell]) -> dict[int, str]:
@@ -220,5 +223,5 @@ def _apart(cells: Mapping[str, Cell]) -> dict[int, str]:
     for cell in cells.values():
         for run in cell.runs:
             if run.status == "finished":
-                kinds[run.seed].add(str(run.device.get("type")))
+                kinds[run.seed].add(", then ".join(map(str, draw_of(run))))
     return {seed: " and ".join(sorted(found)) for seed, found in kinds.items() if len(found) > 1}

@@ -170,7 +170,8 @@ def _note(family: Family, folders: Mapping[str, str]) -> str:
     if family.runs:
         note += f" Complete blocks: seeds {', '.join(map(str, whole))}." if whole else " No block is complete."
     note += "".join(f" Seed {seed} lacks {', '.join(arms)}." for seed, arms in family.missing.items())
-    return note + "".join(f" Seed {seed} is left out: its runs are {why}." for seed, why in family.apart.items())
+    apart = (f" Seed {seed} pairs runs of one draw alone, of {why}." for seed, why in family.apart.items())
+    return note + "".join(apart)
 
 
 def record_folders(families: Iterable[Family], paths: Mapping[str, Path], start: Path) -> dict[str, str]:

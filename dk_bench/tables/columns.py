@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dk_bench.models import MODELS, PAPER_MODELS
-from dk_bench.results.cells import Cell, Figure
+from dk_bench.results.cells import Cell, Figure, pair_marks
 from dk_bench.results.paper import paper_difference
 from dk_bench.results.render import Chance, Number, Value
 from dk_bench.results.statistics import Summary
@@ -15,7 +16,8 @@ NO_DIFFERENCE = Number(None, signed=True)
 
 DIFFERENCE = (
     "Δ rigid: {} above that of the rigid base trained with the same settings, run by run over the n seeds that both "
-    "finished: mean ± half of its 95 % interval (paired, Student's t), which is not corrected for the family."
+    "finished on the same hardware: mean ± half of its 95 % interval (paired, Student's t), which is not corrected for "
+    "the family."
 )
 WITHOUT = "Δ DK: the same, above the row with rigid 3x3 convolutions and the same SCC or DCN."
 CHANCE = (
@@ -46,10 +48,13 @@ def difference(
     if not (cell and cell.has_spec) and not (known and known.suffix):
         return NO_DIFFERENCE
     base = over or (known.base if known else model)
-    differences = {}
+    differences, marks = {}, ()
     if cell and (found := _base_of(cell, cells, base)):
         differences = paired_differences((cell, found), (1, -1), metric)
-    return judge(differences, expected_sign=-1 if effect and effect < 0 else 1, effect=effect)
+        own = [*cell.mixture(metric), *cell.final(metric).state.split(", ")]  # stands in the row already
+        marks = [mark for mark in pair_marks((cell, found), metric) if mark not in own]
+    judged = judge(differences, expected_sign=-1 if effect and effect < 0 else 1, effect=effect)
+    return replace(judged, marks=tuple(marks))
 
 
 def _base_of(cell: Cell, cells: list[Cell], base: str) -> Cell | None:
@@ -57,7 +62,7 @@ def _base_of(cell: Cell, cells: list[Cell], base: str) -> Cell | None:
     of_base = [c for c in cells if c.model == base and not c.has_spec]
     same = [c for c in of_base if (c.data, c.settings) == (cell.data, cell.settings)]
     # Several where their offsets, which a rigid model has not, were to learn at several rates.
-    same.sort(key=lambda c: (c.offset_rates != cell.offset_rates, -c.seeds_in_common(cell)))
+    same.sort(key=lambda c: (c.offset_rates != cell.offset_rates, -c.pairs_with(cell)))
     return same[0] if same else None
 
 
@@ -97,7 +102,7 @@ def as_figure(judged: Judgement | Number) -> Figure | Number:
     if not isinstance(judged, Judgement) or judged.mean is None:
         return NO_DIFFERENCE
     half = None if judged.high is None else (judged.high - judged.low) / 2
-    return Figure(Summary(judged.n, judged.mean, judged.std, half), signed=True)
+    return Figure(Summary(judged.n, judged.mean, judged.std, half), signed=True, marks=judged.marks)
 
 
 def with_verdicts(

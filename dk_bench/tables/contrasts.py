@@ -3,7 +3,7 @@
 The rule, for a family of contrasts that is declared before it is run:
 
 - A contrast is a weighted sum of cells whose weights sum to zero, taken seed by seed over the seeds that all its cells
-  have finished: ``local DK - rigid``, say. All is in points of the metric.
+  have finished on the same hardware: ``local DK - rigid``, say. All is in points of the metric.
 - *Told from zero*: Student's two-sided t test of the differences, corrected by Holm's method over the family, at 5 %.
   Told, the claim is **supported** where the mean has the claim's sign, and **contradicted** where it has the other. A
   claim that something is as good as something else (sign 0) is that it is not worse by the margin: there the test is of
@@ -27,11 +27,13 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
 from dk_bench.results.cells import Cell
+from dk_bench.results.pooling import Pair
 from dk_bench.tables.power import seeds_for_difference, seeds_for_equivalence
 from dk_bench.tables.significance import equivalence_p, holm, sign_flip_p, student_p
 
@@ -41,9 +43,10 @@ SUPPORTED, CONTRADICTED, EQUIVALENT = "supported", "contradicted", "equivalent"
 UNDECIDED, NOT_RUN = "undecided", "not run"
 
 
-def paired_differences(cells: Sequence[Cell], weights: Sequence[float], metric: str) -> dict[int, float]:
-    """A contrast by seed: the sum of ``weights`` times the cells' ``metric`` at the end of training, over the seeds
-    that every cell has finished with a finite figure; in order of the seeds, perhaps none.
+def paired_differences(cells: Sequence[Cell], weights: Sequence[float], metric: str) -> dict[Pair, float]:
+    """A contrast by what its runs have in common, seed, draw and images (see `dk_bench.results.pooling`): the sum of
+    ``weights`` times the cells' ``metric`` at the end of training, over the runs that every cell has finished with a
+    finite figure; in order of the seeds, perhaps none.
 
     Raises ValueError where weights do not match the cells or do not sum to zero.
     """
@@ -51,14 +54,9 @@ def paired_differences(cells: Sequence[Cell], weights: Sequence[float], metric: 
         raise ValueError(f"weights: expected one for each of at least 2 cells, got {len(weights)} for {len(cells)}")
     if abs(sum(weights)) > 1e-9 * max(map(abs, weights)) or not any(weights):
         raise ValueError(f"weights: expected a sum of zero, and not all zero, got {list(weights)}")
-    figures = [_by_seed(cell, metric) for cell in cells]
-    seeds = sorted(set.intersection(*map(set, figures)))
-    return {seed: sum(w * f[seed] for w, f in zip(weights, figures, strict=True)) for seed in seeds}
-
-
-def _by_seed(cell: Cell, metric: str) -> dict[int, float]:
-    values = {run.seed: run.metrics["final"].get(metric) for run in cell.runs if run.status == "finished"}
-    return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
+    figures = [cell.figures(metric) for cell in cells]
+    pairs = sorted(set.intersection(*map(set, figures)), key=lambda pair: (pair.seed, repr(pair)))
+    return {pair: sum(w * f[pair] for w, f in zip(weights, figures, strict=True)) for pair in pairs}
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,7 @@ class Judgement:
     ``p_equivalence`` is of its being outside of +-margin. None where there is none: no mean without a difference; no
     spread and no p of one; no p of differences that are equal but for rounding (but that by sign flips); no
     ``p_equivalence`` without a margin. ``effect`` is the difference that the paper has, None where it gives none.
+    ``marks``: what of the runs that it pairs is not alike, in words.
     """
 
     n: int
@@ -83,6 +82,7 @@ class Judgement:
     p: float | None = None
     p_sign_flip: float | None = None
     p_equivalence: float | None = None
+    marks: tuple[str, ...] = ()
 
     @property
     def null(self) -> float:
@@ -91,7 +91,7 @@ class Judgement:
 
 
 def judge(
-    differences: Sequence[float] | Mapping[int, float],
+    differences: Sequence[float] | Mapping[Any, float],
     *,
     margin: float | None = MARGIN,
     expected_sign: int = 1,
