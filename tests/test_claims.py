@@ -188,6 +188,7 @@ def test_runs_of_another_device_are_no_pair():
     records[3].device = {"type": "cuda"}
     family, found = findings_of(records)
     assert found["local-over-rigid", "centred"].judgement.n == 1
+    assert family.pooled == ["CPU with GPU"]
     assert family.apart == {1: "CPU (instruction sets unknown) and GPU (settings unknown)"}
 
 

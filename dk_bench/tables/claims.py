@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from dk_bench.errors import UserError
 from dk_bench.models import MODELS
 from dk_bench.results.cells import OFFSET_MULTIPLIER, Cell, Data, gather
 from dk_bench.results.identity import setting
-from dk_bench.results.pooling import Pair, draw_of
+from dk_bench.results.pooling import Pair, count_dirty, draw_of, mixture
 from dk_bench.results.record import EVALUATION, RunRecord
 from dk_bench.results.rows import spec_of
 from dk_bench.tables.claims_file import BACKBONES, FIGURES, Arm, Base, Claim, Claims, Experiment, Study, on_grid
@@ -44,7 +44,7 @@ class Family:
 
     ``name``: the family's own, where a place and base have several, empty otherwise. ``model``: the base that was
     trained. ``runs``: those the contrasts are of. ``missing``: by seed, the arms without a finished run; ``apart``: by
-    seed, why runs may not be compared.
+    seed, of which draws its runs are; ``pooled``: what of the runs is not alike, in words.
     """
 
     place: Experiment | Study
@@ -57,6 +57,7 @@ class Family:
     size: int | None = None
     missing: Mapping[int, list[str]] = field(default_factory=dict)
     apart: Mapping[int, str] = field(default_factory=dict)
+    pooled: Sequence[str] = ()
 
 
 def families(claims: Claims, records: Iterable[RunRecord], folder: Path) -> list[Family]:
@@ -154,7 +155,8 @@ def _of_cells(
     missing = {seed: names for seed, names in lacking.items() if names}
     runs = [run for cell in cells.values() for run in cell.runs]
     size = (first.runs[0].model.get("input_size") or [setting(first.runs[0].config, "data.size")])[-1]
-    return Family(experiment, backbone, name, base.model, findings, runs, first.data, size, missing, _apart(cells))
+    mixed = _apart(cells), _pooled(cells)
+    return Family(experiment, backbone, name, base.model, findings, runs, first.data, size, missing, *mixed)
 
 
 def _rows_of_study(
@@ -215,6 +217,15 @@ def _figures(cell: Cell | None, metric: str) -> dict[Pair, float]:
 def _finished(cell: Cell | None, metric: str) -> set[int]:
     """The seeds of a cell's finished runs that have a metric."""
     return {pair.seed for pair in _figures(cell, metric)}
+
+
+def _pooled(cells: Mapping[str, Cell]) -> list[str]:
+    """What of the finished runs of all arms is not alike, and those that were run again, whose figures do not count."""
+    runs = [run for cell in cells.values() for run in cell.runs if run.status == "finished"]
+    again = [f"{arm}, seed {run.seed}" for arm, cell in cells.items() for run in cell.again]
+    dirty = count_dirty(runs)
+    words = mixture(runs) + [f"{dirty} runs of code that no commit holds"] * bool(dirty)
+    return words + [f"run again without effect: {'; '.join(again)}"] * bool(again)
 
 
 def _apart(cells: Mapping[str, Cell]) -> dict[int, str]:

@@ -171,7 +171,8 @@ def _note(family: Family, folders: Mapping[str, str]) -> str:
         note += f" Complete blocks: seeds {', '.join(map(str, whole))}." if whole else " No block is complete."
     note += "".join(f" Seed {seed} lacks {', '.join(arms)}." for seed, arms in family.missing.items())
     apart = (f" Seed {seed} pairs runs of one draw alone, of {why}." for seed, why in family.apart.items())
-    return note + "".join(apart)
+    pooled = f" Pooled: {', '.join(family.pooled)}." if family.pooled else ""
+    return note + "".join(apart) + pooled
 
 
 def record_folders(families: Iterable[Family], paths: Mapping[str, Path], start: Path) -> dict[str, str]:

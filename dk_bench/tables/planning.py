@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dk_bench.errors import UserError
 from dk_bench.results.cells import Cell, Data
+from dk_bench.results.pooling import Pair
 from dk_bench.results.render import Document, Number, Table, Value
 from dk_bench.tables.contrasts import ALPHA, Judgement, judge, paired_differences
 from dk_bench.tables.power import MOST, seeds_for_difference, seeds_for_equivalence, std_interval
@@ -106,7 +107,7 @@ def plan_seeds(terms: Sequence[Term], cells: Sequence[Cell], metric: str, plan: 
     return Document("power", f"Seeds for {name}.", _notes(plan), [table])
 
 
-def _table(pilot: Judgement, differences: dict[int, float], data: Data, metric: str, plan: Plan) -> Table:
+def _table(pilot: Judgement, differences: dict[Pair, float], data: Data, metric: str, plan: Plan) -> Table:
     low, high = std_interval(pilot.std, pilot.n)
     spreads = {f"by SD {pilot.std:.2f}": pilot.std, f"by {low:.2f}": low, f"by {high:.2f}": high}
     rows: list[list[Value]] = []
@@ -118,7 +119,7 @@ def _table(pilot: Judgement, differences: dict[int, float], data: Data, metric: 
             seeds = (seeds_for(size, std, ALPHA / family, plan.power) for std in spreads.values())
             corrected = f"Holm's worst step of {family}" if family > 1 else "alone"
             rows.append([statement, corrected, *(f"over {MOST}" if n is None else Number(n, 0) for n in seeds)])
-    each = ", ".join(f"{value:+.2f} (seed {seed})" for seed, value in differences.items())
+    each = ", ".join(f"{value:+.2f} (seed {pair.seed})" for pair, value in differences.items())
     spread = f"SD {pilot.std:.2f}, its 95 % interval {low:.2f} to {high:.2f}"
     note = f"Pilot: {pilot.n} seeds, mean {pilot.mean:+.2f}: {each}; {spread}."
     return Table(f"{metric}, {data}", ("to", "test at 5 %", *spreads), rows, note)
