@@ -133,7 +133,7 @@ def _is_of(cell: Cell, arm: Arm, arms: list[Arm]) -> bool:
 
 def _rows_of_cells(
     claims: Claims, experiment: Experiment, backbone: str, cells: Mapping[str, Cell]
-) -> list[tuple[Claim, str, str, Mapping[int, float]]]:
+) -> list[tuple[Claim, str, str, Mapping[Any, float]]]:
     arms = experiment.bases[backbone].arms
     rows = []
     for claim in claims.claims.values():
@@ -161,7 +161,7 @@ def _of_cells(
 
 def _rows_of_study(
     claims: Claims, study: Study, backbone: str, folder: Path
-) -> list[tuple[Claim, str, str, Mapping[int, float]]]:
+) -> list[tuple[Claim, str, str, Mapping[Any, float]]]:
     rows = []
     for claim in claims.claims.values():
         if study.name in claim.tested:
@@ -174,7 +174,7 @@ def _rows_of_study(
 
 
 def _families(
-    claims: Claims, rows: list[tuple[Claim, str, str, Mapping[int, float]]]
+    claims: Claims, rows: list[tuple[Claim, str, str, Mapping[Any, float]]]
 ) -> list[tuple[str, list[Finding]]]:
     """The families of what one place tests, with their names, which are empty where there is one alone."""
     names = list(dict.fromkeys(claim.family for claim, *_ in rows))
