@@ -144,10 +144,13 @@ def pilot() -> list[str]:
         data, optim = record["config"]["data"], record["config"]["optim"]
         assert record["status"] == "finished" and KernelSpec.from_dict(record["model"]["spec"]).is_rigid
         share = data["augment"]["scale"]
-        seen = f"crops of {share[0]:g} to {share[1]:g}" if share else f"clutter {data['procedural']['clutter']}"
+        (low, high), clutter = data["procedural"]["scale"], data["procedural"]["clutter"]
+        seen = f"crops of {share[0]:g} to {share[1]:g}" if share else f"scale {low:g} to {high:g}, clutter {clutter}"
         settings = f"{optim['lr']:g} | {optim['weight_decay']:g} | {seen} | {optim['epochs']}"
         where, top1 = record["device"]["name"], record["metrics"]["final"]["val/top1"]
-        rows.append(f"| {data['name']} | {record['model']['name']} | {settings} | {where} | {top1:.1f} |")
+        layers = record["config"]["model"]["kwargs"].get("layers")
+        name = record["model"]["name"] + (f", layers {layers}" if layers else "")
+        rows.append(f"| {data['name']} | {name} | {settings} | {where} | {top1:.1f} |")
     return rows
 
 
@@ -186,4 +189,6 @@ NO_RESULT: dict[str, list[str]] = {
                               "backward for 16-bit values", "hit its limit of 70 seconds"],
     "results/README.md": ["(394 of 256 pixels", "(5,000 of 96 pixels"],
     "results/erf/README.md": ["units of stride 16 and 32"],
+    "results/pilot/README.md": ["which passes the 80 % that were asked for",
+                                "a little above the 75 to 92 % that were meant"],
 }  # fmt: skip
