@@ -7,7 +7,7 @@ from table_cases import make_record
 from dk_bench.results.record import DETECTION
 from dk_bench.tables.claims_file import load_claims
 
-CIFAR10 = {"name": "cifar10", "classes": 10, "train_images": 45_000, "val_images": 5000}
+CIFAR10 = {"name": "cifar10", "classes": 10, "train_images": 45_000, "val_images": 5000, "test_images": 10_000}
 CLAIMS = load_claims()
 
 

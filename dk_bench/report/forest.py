@@ -52,7 +52,9 @@ def forest_file(found: Iterable[Family]) -> str:
         f"svg {{ {' '.join(light.split())} font-family: system-ui, sans-serif; background: var(--page) }} "
         f"@media (prefers-color-scheme: dark) {{ svg {{ {' '.join(dark.split())} }} }}"
     )
-    return re.sub(r"(<svg[^>]*>)", rf"\1<style>{style}</style>", str(plot.svg), count=1) + "\n"
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', plot.svg).groups()  # points
+    opening = rf'<svg width="{width}pt" height="{height}pt"\1><style>{style}</style>'
+    return re.sub(r"<svg([^>]*)>", opening, str(plot.svg), count=1) + "\n"
 
 
 _EMPTY = (

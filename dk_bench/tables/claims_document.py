@@ -135,7 +135,9 @@ def _heading(family: Family) -> str:
         return f"{words} as {family.model}"
     if family.data is None:
         return f"{words} as {family.model}: no records yet"
-    return f"{words} as {family.model} on {family.data}, {family.size} pixels"
+    images = family.runs[0].data.get("test_images") if family.place.metric.startswith("test/") else None
+    tests = f", {images:,} test images" if isinstance(images, int) else ""
+    return f"{words} as {family.model} on {family.data}{tests}, {family.size} pixels"
 
 
 def _row(finding: Finding) -> list[Value]:
