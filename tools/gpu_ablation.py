@@ -32,6 +32,8 @@ MPS = "nvidia-cuda-mps-control"
 ENDING_SECONDS = 12.0  # for interrupted runs to write their checkpoints, and for the archives
 ARCHIVE_BYTES = 15 << 20
 POLL_SECONDS = 0.05
+AHEAD = 4  # processes that prepare images while as many runs as there are to be at a time are at work
+EPOCHS = 3  # augmented by one process, which takes a second to find its images
 
 
 def pack(folder: Path, sweeps: list[Path], data: list[Path]) -> None:
@@ -76,13 +78,14 @@ def run(folder: Path, seconds: float, workers: int, overrides: list[str], goes_o
     with_mps = _start_mps()
     _import_everything()
     waiting = [job for job in json.loads((folder / JOBS).read_text()) if not _has_finished(job, overrides)]
-    decoding = _decode_all({job["argv"][1] for job in waiting}, overrides)
+    images = Images(waiting, overrides)
     states = {_key(job): "waiting" for job in waiting}
     running: dict[str, tuple[multiprocessing.Process, dict, float]] = {}
     took: dict[str, list[float]] = defaultdict(list)
     print(f"{len(waiting)} runs, {workers} at a time, for {seconds:.0f} s, MPS: {with_mps}", flush=True)
     while (waiting or running) and time.monotonic() < end:
-        while len(running) < workers and (job := _next(waiting, took, end + goes_on * 1e9, decoding)):
+        images.prepare(max(AHEAD, workers + AHEAD - len(running)))
+        while len(running) < workers and (job := _next(waiting, took, end + goes_on * 1e9, images)):
             waiting.remove(job)
             running[_key(job)] = (_fork(job, overrides), job, time.monotonic())
         if not running and not goes_on and not any(_fits(job, took, end) for job in waiting):
@@ -99,7 +102,7 @@ def run(folder: Path, seconds: float, workers: int, overrides: list[str], goes_o
                     took[_model(job)].append(lasted)
                 print(f"{time.strftime('%X')} {states[key]} in {lasted:.0f} s: {key}", flush=True)
                 del running[key]
-    _interrupt([process for process, _, _ in running.values()])
+    _interrupt([*images.at_work, *(process for process, _, _ in running.values())])
     if with_mps:
         _stop_mps()
     states |= dict.fromkeys(running, "interrupted")
@@ -166,27 +169,68 @@ def _fits(job: dict, took: dict[str, list[float]], end: float) -> bool:
     return not known or time.monotonic() + 1.05 * max(known) < end
 
 
-def _next(
-    waiting: list[dict], took: dict[str, list[float]], end: float, decoding: dict[str, list[multiprocessing.Process]]
-) -> dict | None:
-    """The first run that would end in time and whose images are decoded."""
-    ready = (job for job in waiting if all(p.exitcode is not None for p in decoding[job["argv"][1]]))
+def _next(waiting: list[dict], took: dict[str, list[float]], end: float, images: Images) -> dict | None:
+    """The first run that would end in time and whose images are prepared."""
+    ready = (job for job in waiting if images.are_ready(job))
     return next((job for job in ready if _fits(job, took, end)), None)
 
 
-def _decode_all(configs: set[str], overrides: list[str]) -> dict[str, list[multiprocessing.Process]]:
-    """Starts a process for each split of each configuration that fills the files of decoded images."""
-    from dk_bench.config import load_config
-    from dk_bench.data.shifts import held_out_sets
+class Images:
+    """What runs share: decoded images, and their augmented epochs, which are the same for all models of a seed.
 
-    context, started = multiprocessing.get_context("fork"), {}
-    for path in sorted(configs):
-        config = load_config(path, overrides)
-        splits = ["train", "val", *held_out_sets(config.data)]
-        started[path] = [context.Process(target=_decode, args=(config, split)) for split in splits]
-        for process in started[path]:
-            process.start()
-    return started
+    Both are made in processes of their own, in the order in which the jobs come.
+    """
+
+    def __init__(self, jobs: list[dict], overrides: list[str]) -> None:
+        from dk_bench.config import load_config
+        from dk_bench.data.shifts import held_out_sets
+
+        self.at_work: list[multiprocessing.Process] = []
+        self._decoding: dict[str, list[multiprocessing.Process]] = {}
+        self._tasks: list[tuple[tuple[str, int], object, range]] = []
+        self._left: dict[tuple[str, int], list[multiprocessing.Process | None]] = {}
+        for path, seed in dict.fromkeys((job["argv"][1], job["seed"]) for job in jobs):
+            config = load_config(path, [f"seed={seed}", *overrides])
+            if path not in self._decoding:
+                splits = ["train", "val", *held_out_sets(config.data)]
+                self._decoding[path] = [self._start(_decode, config, split) for split in splits]
+            parts = [range(n, min(n + EPOCHS, config.optim.epochs)) for n in range(0, config.optim.epochs, EPOCHS)]
+            self._tasks += [((path, seed), config, part) for part in parts]
+            self._left[path, seed] = [None] * len(parts)
+
+    def _start(self, target: object, *arguments: object) -> multiprocessing.Process:
+        process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+        process.start()
+        self.at_work.append(process)
+        return process
+
+    def prepare(self, most: int) -> None:
+        """Starts what comes next, so that at most so many processes are at it."""
+        self.at_work = [process for process in self.at_work if process.exitcode is None]
+        while self._tasks and len(self.at_work) < most:
+            block, config, epochs = self._tasks[0]
+            if not _have_ended(self._decoding[block[0]]):
+                return
+            del self._tasks[0]
+            self._left[block].remove(None)
+            self._left[block].append(self._start(_lay_down, config, epochs))
+
+    def are_ready(self, job: dict) -> bool:
+        """Whether the images of a job's run are all there; where making them failed, the run does it by itself."""
+        return _have_ended(self._left[job["argv"][1], job["seed"]])
+
+
+def _have_ended(processes: list[multiprocessing.Process | None]) -> bool:
+    return all(process is not None and process.exitcode is not None for process in processes)
+
+
+def _lay_down(config: object, epochs: range) -> None:
+    from dk_bench.data.laid_down import LaidDown
+    from dk_bench.data.module import ClassificationData
+
+    images = ClassificationData(config.data, config.seed).augmented
+    for epoch in epochs if isinstance(images, LaidDown) else ():  # others are not decoded in files
+        images.write(epoch)
 
 
 def _decode(config: object, split: str) -> None:

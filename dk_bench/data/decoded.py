@@ -71,7 +71,7 @@ class Decoded:
     def __init__(
         self, pixels: Tensor, sizes: Sequence[tuple[int, int]], labels: Sequence[int], path: Path | None = None
     ) -> None:
-        self._pixels, self._sizes, self._labels, self._path = pixels, sizes, torch.tensor(labels), path
+        self._pixels, self._sizes, self._labels, self.path = pixels, sizes, torch.tensor(labels), path
         self._ends = np.cumsum([3 * height * width for height, width in sizes]).tolist()
         self.where = FILE if path else MEMORY
 
@@ -80,7 +80,11 @@ class Decoded:
 
     def load(self, indices: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """As `Encoded.load`; the pixels are views, not to be written to."""
-        return [self._image(index) for index in indices], self._labels[list(indices)]
+        return [self._image(index) for index in indices], self.labels(indices)
+
+    def labels(self, indices: Sequence[int]) -> Tensor:
+        """Labels (N,) int64."""
+        return self._labels[list(indices)]
 
     def _image(self, index: int) -> Tensor:
         height, width = self._sizes[index]
@@ -89,8 +93,8 @@ class Decoded:
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         """Processes that are not forked map the file again, in place of getting its content."""
-        rest = (self._sizes, self._labels.tolist(), self._path)
-        return (_mapped, rest) if self._path else (Decoded, (self._pixels, *rest))
+        rest = (self._sizes, self._labels.tolist(), self.path)
+        return (_mapped, rest) if self.path else (Decoded, (self._pixels, *rest))
 
 
 def keep(images: Images, config: DataConfig, auto: str | Path = "memory", *, once: bool = False) -> Decoded | Encoded:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dk_bench.config import DataConfig
 from dk_bench.data.checksum import checksum
 from dk_bench.data.decoded import Decoded, Encoded, keep
+from dk_bench.data.laid_down import LaidDown
 from dk_bench.data.order import (
     Augmented,
     InOrder,
@@ -77,6 +78,14 @@ class ClassificationData(LightningDataModule):
         """The validation images likewise."""
         return self._kept("val", self.val_images)
 
+    @property
+    def augmented(self) -> LaidDown | Augmented:
+        """The training images as they are trained on, by epoch and index; from files where an epoch was laid down."""
+        transform = TrainTransform(self.config)
+        if isinstance(self.train_pixels, Decoded) and self.train_pixels.path:
+            return LaidDown(self.train_pixels, transform, self.seed)
+        return Augmented(self.train_pixels, transform, self.seed)
+
     def _kept(self, split: str, images: Images, *, once: bool = False) -> Decoded | Encoded:
         pixels = keep(images, self.config, self._cache, once=once)
         self.decoded[split] = pixels.where
@@ -126,7 +135,7 @@ class ClassificationData(LightningDataModule):
         rank, world = processes()
         batch = self._batch_size() * world
         count, steps = len(self.train_images), self.steps_per_epoch
-        images = Augmented(self.train_pixels, TrainTransform(self.config), self.seed)
+        images = self.augmented
         if self.trainer and self.trainer.overfit_batches > 0:
             in_order = InOrder(
                 steps * batch, rank, world, done=lambda: batches_done(self.trainer, steps) * self._batch_size()

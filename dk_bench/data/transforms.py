@@ -72,10 +72,28 @@ class TrainTransform(EvalTransform):
         self.augment = config.augment
 
     def __call__(self, images: Sequence[Tensor], numbers: np.ndarray) -> Tensor:
+        out = self._empty(len(images))
+        for part, pixels in self._changed(images, numbers):
+            out.index_copy_(0, torch.tensor(part), pixels.mul_(self.scale).sub_(self.shift))
+        return out
+
+    def levels(self, images: Sequence[Tensor], numbers: np.ndarray) -> Tensor:
+        """The same images before mean and deviation: grey levels, (N, 3, size, size) uint8. See `from_levels`."""
+        out = torch.empty(len(images), 3, self.size, self.size, dtype=torch.uint8)
+        for part, pixels in self._changed(images, numbers):
+            out.index_copy_(0, torch.tensor(part), pixels.to(torch.uint8))
+        return out
+
+    def from_levels(self, levels: Tensor) -> Tensor:
+        """What a call gives of images whose `levels` these are, to the bit."""
+        return levels.float().mul_(self.scale).sub_(self.shift)
+
+    def _changed(self, images: Sequence[Tensor], numbers: np.ndarray) -> Iterator[tuple[list[int], Tensor]]:
+        """Parts of the batch, by their places, and their pixels: whole grey levels in float32, to be written to."""
         boxes = self._boxes(images, numbers)
         flips = draw_flips(numbers, self.augment.flip)
         jitter = draw_jitter(numbers, self.augment.color_jitter) if self.augment.color_jitter > 0 else None
-        out, scratch = self._empty(len(images)), self._empty(self.together)
+        scratch = self._empty(self.together)
         for part in self._alike(len(images), jitter):
             pixels = scratch[: len(part)]
             for place, index in zip(pixels.split(1), part, strict=True):
@@ -84,8 +102,7 @@ class TrainTransform(EvalTransform):
                     place.copy_(place.flip(-1))
             if jitter:
                 change_colors(pixels, jitter.factors[part], ORDERS[jitter.orders[part[0]]])
-            out.index_copy_(0, torch.tensor(part), pixels.mul_(self.scale).sub_(self.shift))
-        return out
+            yield part, pixels
 
     def _boxes(self, images: Sequence[Tensor], numbers: np.ndarray) -> list[list[int]] | None:
         if self.augment.scale is None:
