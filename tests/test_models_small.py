@@ -41,8 +41,8 @@ def test_arms_are_those_of_the_paper_and_the_two_of_scope_four():
 
 
 @pytest.mark.parametrize("name", RIGID)
-def test_cost_is_about_four_million_multiply_adds(name):
-    assert 3.5e6 < count_cost(on_meta(name, num_classes=10), (3, 32, 32)).macs < 6e6
+def test_cost_is_about_five_million_multiply_adds(name):
+    assert 4e6 < count_cost(on_meta(name, num_classes=10), (3, 32, 32)).macs < 6e6
 
 
 @pytest.mark.parametrize("name", RIGID)

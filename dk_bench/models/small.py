@@ -1,4 +1,4 @@
-"""Small ResNet-DW and MobileNet-V2 for small images: about 4 million multiply-adds at 32 x 32.
+"""Small ResNet-DW and MobileNet-V2 for small images: about 5 million multiply-adds at 32 x 32.
 
 They are the paper's bases made small, not models of the paper: bottlenecks as in its table 5 (DepthwiseBottleneck) and
 MobileNet-V2's blocks, with the stem's strides left out, so that the 3x3 convolutions see maps of 32 to 4 pixels where
