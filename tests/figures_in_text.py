@@ -149,8 +149,8 @@ def earlier() -> list[str]:
     assert len(over_rivals) == 2 and max(over_rivals.values()) < 0
     return [
         "one base's low mean as much as eight gains",
-        "deformable convolution and CondConv gain more than local DK at scope 4 (centred), which is below scopes 3 and 5",
-        "is below the rival alone", "The detector's sign is the other way",
+        "deformable convolution and CondConv gain more than local DK at scope 4 (centred), which is below scopes 3 and "
+        "5", "is below the rival alone", "The detector's sign is the other way",
     ]  # fmt: skip
 
 
