@@ -25,14 +25,16 @@ from dk_bench.tables.contrasts import Judgement, Verdict, decide, judge
 class Finding:
     """What is known of a claim at one of the paper's bases.
 
-    ``paper``: the paper's difference, None where it prints none. ``grid``: where taps of scope 4 start, empty where no
-    arm has kernels of that scope. ``judgement``: of the contrast by seed, in the claim's unit, over complete blocks.
+    ``paper``: the paper's difference, None where it prints none. ``grid``: of the claim's, the row's. ``taps``: where
+    those of arms of scope 4 start, empty where no arm has that scope. ``judgement``: of the contrast by seed, in the
+    claim's unit, over complete blocks.
     """
 
     claim: Claim
     backbone: str
     paper: float | None
     grid: str
+    taps: str
     judgement: Judgement
     verdict: Verdict
 
@@ -190,17 +192,18 @@ def _findings(claims: Claims, rows: list[tuple[Claim, str, str, Mapping[Any, flo
         for (claim, backbone, _, values), paper in zip(rows, papers, strict=True)
     ]
     return [
-        Finding(claim, backbone, paper, _grid(claims, claim, grid), judgement, verdict)
+        Finding(claim, backbone, paper, grid, _taps(claims, claim, grid), judgement, verdict)
         for (claim, backbone, grid, _), paper, judgement, verdict in zip(
             rows, papers, judgements, decide(judgements), strict=True
         )
     ]
 
 
-def _grid(claims: Claims, claim: Claim, grid: str) -> str:
-    """The grid that a row names: that of its arms of scope 4."""
-    specs = [claims.arms[term.arm].spec for term in claim.contrast]
-    return grid if any(spec.depthwise and spec.scope == 4 for spec in specs) else ""
+def _taps(claims: Claims, claim: Claim, grid: str) -> str:
+    """The grids that a row names: those of its arms of scope 4."""
+    specs = [claims.arms[on_grid(term.arm, grid)].spec for term in claim.contrast]
+    grids = [spec.grid for spec in specs if spec.depthwise and spec.scope == 4]
+    return ", ".join(dict.fromkeys(grids))
 
 
 def _by_seed(claim: Claim, grid: str, metric: str, cells: Mapping[str, Cell]) -> dict[Pair, float]:

@@ -63,12 +63,14 @@ def claims_document(
 def claims_summary(families: Iterable[Family], link: str) -> str:
     """The picture, and what was run in few columns, as Markdown. ``link``: the table as seen from the text, without its
     ending."""
-    rows: list[list[Value]] = []
+    by_place: dict[tuple[str, str], list[Finding]] = {}
     for family in families:
-        counts = sorted({finding.judgement.n for finding in family.findings} - {0})
-        if counts:
-            name = Markup(f"[{markdown_text(short_name(family))}]({quote(link)}.md)")
-            rows.append([name, "-".join(map(str, dict.fromkeys((counts[0], counts[-1])))), *_by_verdict(family)])
+        by_place.setdefault((family.place.title, family.backbone), []).extend(family.findings)
+    rows: list[list[Value]] = []
+    for place, findings in by_place.items():
+        if counts := sorted({finding.judgement.n for finding in findings} - {0}):
+            name = Markup(f"[{markdown_text(', '.join(place))}]({quote(link)}.md)")
+            rows.append([name, "-".join(map(str, dict.fromkeys((counts[0], counts[-1])))), *_by_verdict(findings)])
     if not rows:
         return "No claim has been tested yet."
     columns = ("tested on", "n", SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)
@@ -76,10 +78,10 @@ def claims_summary(families: Iterable[Family], link: str) -> str:
     return f"{picture}\n\n{markdown_table(Table('', columns, rows))}"
 
 
-def _by_verdict(family: Family) -> list[str]:
-    """The names of what is supported, contradicted, equivalent and undecided."""
+def _by_verdict(findings: Iterable[Finding]) -> list[str]:
+    """The names of what is supported, contradicted, equivalent and undecided, each by the correction of its family."""
     return [
-        ", ".join(contrast_name(finding) for finding in family.findings if finding.verdict.word == word)
+        ", ".join(contrast_name(finding) for finding in findings if finding.verdict.word == word)
         for word in (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)
     ]
 
@@ -146,7 +148,7 @@ def _row(finding: Finding) -> list[Value]:
     chances = [Chance(judged.p_sign_flip), Chance(judged.p), Chance(verdict.p)]
     paper = Number(finding.paper, 1, signed=True)
     ours = figure_text(finding) or "-"
-    return [finding.claim.text, contrast_text(finding), finding.grid, paper, ours, margin, *chances, str(verdict)]
+    return [finding.claim.text, contrast_text(finding), finding.taps, paper, ours, margin, *chances, str(verdict)]
 
 
 def _plan_notes(families: Iterable[Family], plan: str, commits: Mapping[str, str]) -> list[str]:
