@@ -35,7 +35,9 @@ x.view(256, 1024) @ x.view(1024, 256)
 """
 SAID = {
     "oneDNN": re.compile(r"^onednn_verbose.*,cpu,isa:(.+)$", re.MULTILINE),
-    "MKL": re.compile(r"^MKL_VERBOSE .*?64 architecture (.+?)(?: enabled)? processors", re.MULTILINE),
+    "MKL": re.compile(
+        r"^MKL_VERBOSE .*?64 architecture (.+?)(?:(?: enabled)? processors)?, \w+ [\d.]+[GM]Hz", re.MULTILINE
+    ),
 }
 LOAD_MARGIN = 0.25  # of the load average, what a system does beside any program
 LEAST_CPU_SHARE = 0.97
@@ -137,7 +139,8 @@ def _kept() -> Path | None:
     import torch
 
     folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    known = [processor(), torch.__version__, {name: os.environ.get(name) for name in HOLDING}, PROBE]
+    asked = [PROBE, *(words.pattern for words in SAID.values())]
+    known = [processor(), torch.__version__, {name: os.environ.get(name) for name in HOLDING}, asked]
     name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
     return folder / "dk_bench" / f"instruction-sets-{name}.json" if folder.is_absolute() else None
 
