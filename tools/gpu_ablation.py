@@ -182,21 +182,24 @@ class Images:
     """
 
     def __init__(self, jobs: list[dict], overrides: list[str]) -> None:
-        from dk_bench.config import load_config
         from dk_bench.data.shifts import held_out_sets
 
         self.at_work: list[multiprocessing.Process] = []
+        self._blocks: dict[str, tuple[str, int]] = {}  # a job's images, by its name, and its seed
         self._decoding: dict[str, list[multiprocessing.Process]] = {}
         self._tasks: list[tuple[tuple[str, int], object, range]] = []
         self._left: dict[tuple[str, int], list[multiprocessing.Process | None]] = {}
-        for path, seed in dict.fromkeys((job["argv"][1], job["seed"]) for job in jobs):
-            config = load_config(path, [f"seed={seed}", *overrides])
-            if path not in self._decoding:
+        for job in jobs:
+            config = _config(job, overrides)
+            images = repr(config.data)
+            block = self._blocks[_key(job)] = images, config.seed
+            if images not in self._decoding:
                 splits = ["train", "val", *held_out_sets(config.data)]
-                self._decoding[path] = [self._start(_decode, config, split) for split in splits]
-            parts = [range(n, min(n + EPOCHS, config.optim.epochs)) for n in range(0, config.optim.epochs, EPOCHS)]
-            self._tasks += [((path, seed), config, part) for part in parts]
-            self._left[path, seed] = [None] * len(parts)
+                self._decoding[images] = [self._start(_decode, config, split) for split in splits]
+            if block not in self._left:
+                parts = [range(n, min(n + EPOCHS, config.optim.epochs)) for n in range(0, config.optim.epochs, EPOCHS)]
+                self._tasks += [(block, config, part) for part in parts]
+                self._left[block] = [None] * len(parts)
 
     def _start(self, target: object, *arguments: object) -> multiprocessing.Process:
         process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
@@ -217,7 +220,13 @@ class Images:
 
     def are_ready(self, job: dict) -> bool:
         """Whether the images of a job's run are all there; where making them failed, the run does it by itself."""
-        return _have_ended(self._left[job["argv"][1], job["seed"]])
+        return _have_ended(self._left[self._blocks[_key(job)]])
+
+
+def _config(job: dict, overrides: list[str]) -> object:
+    from dk_bench.config import load_config
+
+    return load_config(job["argv"][1], [*job["argv"][2:], *overrides])
 
 
 def _have_ended(processes: list[multiprocessing.Process | None]) -> bool:
@@ -251,7 +260,7 @@ def _fork(job: dict, overrides: list[str]) -> multiprocessing.Process:
 
 def _child(job: dict, overrides: list[str]) -> None:
     os.setsid()
-    log = Path("runs/logs", _key(job).replace("/", "_").replace(" ", "-") + ".log")
+    log = Path("runs/logs", _key(job).replace("/", "_").replace(" ", "-")[-200:] + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
