@@ -137,11 +137,14 @@ def _rows_of_cells(
     claims: Claims, experiment: Experiment, backbone: str, cells: Mapping[str, Cell]
 ) -> list[tuple[Claim, str, str, Mapping[Any, float]]]:
     arms = experiment.bases[backbone].arms
+    # A block without one of the arms that were begun is not whole: it would be in some contrasts and not in others.
+    whole = set.intersection(*({*_figures(cell, experiment.metric)} for cell in cells.values())) if cells else set()
     rows = []
     for claim in claims.claims.values():
         for grid in claim.grids:
             if experiment.name in claim.tested and set(claim.arms(grid)) <= set(arms):
-                rows.append((claim, backbone, grid, _by_seed(claim, grid, experiment.metric, cells)))
+                values = _by_seed(claim, grid, experiment.metric, cells)
+                rows.append((claim, backbone, grid, {pair: values[pair] for pair in values if pair in whole}))
     return rows
 
 

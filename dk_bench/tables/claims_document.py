@@ -25,7 +25,8 @@ NOTES = (
     "on 1x1 convolutions too, beside local and global DK; scc and scc_dk are CondConv and CondConv with local DK, dcn "
     "and dcn_dk deformable convolution and that with local DK; full is ResNet-50.",
     "Ours: mean over n seeds ± half of its 95 % interval (Student's t, not corrected), in points unless a unit is "
-    "named. n counts complete blocks: seeds that every arm of the contrast has finished, on the same kind of hardware.",
+    "named. n counts complete blocks: seeds that every arm that was begun has finished, on the same kind of "
+    "hardware.",
     "p: Student's paired t test, two-sided, that the mean is zero; beside it the exact test by sign flips, which needs "
     "no normal distribution and decides nothing: of n seeds it is 2^(1-n) at least. p (Holm): Student's, corrected by "
     "Holm's method for all rows of the table, those that are not run too: they are its family, declared in "
