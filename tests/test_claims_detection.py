@@ -33,9 +33,10 @@ def test_the_experiments_runs_are_the_arms_that_its_claims_compare(monkeypatch):
     jobs = make_jobs(read_sweep(Path("sweeps/e3_detection.yaml")), None)
     records = [record_of(job.argv) for job in jobs if job.cell["seed"] == 3]
     found = families(CLAIMS, records, Path("none"))
-    (family,) = [each for each in found if each.place.name == "detection"]
-    assert len(family.runs) == 4 and not family.missing
-    means = {finding.claim.id: round(finding.judgement.mean, 6) for finding in family.findings}
+    here = [family for family in found if family.place.name == "detection"]
+    assert {len(family.runs) for family in here} == {4} and not any(family.missing for family in here)
+    findings = [finding for family in here for finding in family.findings]
+    means = {finding.claim.id: round(finding.judgement.mean, 6) for finding in findings}
     assert means == {
         "detection-local-over-rigid": 1.0, "detection-dcn-over-local": 2.0, "detection-dk-with-dcn": -0.5,
     }  # fmt: skip
