@@ -335,18 +335,21 @@ def checkout(tmp_path):
     return folder, commits
 
 
-def begun(start):
+def begun(start, commit=None):
     records = runs_of({"rigid": [80.0], "s4": [81.0]})
     for record in records:
-        record.started = start
+        record.started, record.git = start, {"commit": commit, "dirty": False}
     return families(CLAIMS, records, Path("none"))
 
 
-def test_plan_is_the_last_commit_before_the_first_run(checkout, tmp_path):
+def test_plan_is_the_one_before_the_first_run(checkout, tmp_path):
     folder, (first, second) = checkout
     plan = folder / "plan.md"
     assert plan_commits(begun("2026-01-02T00:00:00+00:00"), plan) == {"photographs": first}
     assert plan_commits(begun("2026-01-04T00:00:00+00:00"), plan) == {"photographs": second}
+    # What the run's own code had counts, also where the plan was changed elsewhere meanwhile.
+    assert plan_commits(begun("2026-01-04T00:00:00+00:00", first), plan) == {"photographs": first}
+    assert plan_commits(begun("2026-01-04T00:00:00+00:00", "0" * 40), plan) == {"photographs": second}
     assert plan_commits(families(CLAIMS, [], Path("none")), plan) == {}
     with pytest.raises(UserError, match="no commit of it is older than the first run of photographs"):
         plan_commits(begun("2025-12-31T00:00:00+00:00"), plan)

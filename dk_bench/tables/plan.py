@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dk_bench.errors import UserError
 from dk_bench.results.files import write_atomically
+from dk_bench.results.record import RunRecord
 from dk_bench.tables.claims import Family
 
 PLAN = Path("docs/experiments.md")
@@ -16,29 +17,34 @@ KEPT = "plan.json"  # beside the tables, so that they come out the same from an 
 
 
 def plan_commits(families: list[Family], plan: Path) -> dict[str, str]:
-    """By experiment, the last commit that changed the plan before the first of its runs began.
+    """By experiment, the commit that last changed the plan as the code of its first run had it; where git does not
+    know that code, the last one before the run began.
 
     An experiment without a run is left out. Raises UserError where git does not know the file, so in a clone without
     its history, and where it was committed after the first run began.
     """
     commits = {}
-    for name, start in _starts(families).items():
+    for name, run in _first_runs(families).items():
         if _git(plan, "rev-parse", "--is-shallow-repository") != "false":
             raise UserError(f"--plan {plan}: in no git checkout with its whole history, which would tell its commit")
-        commit = _git(plan, "log", "-1", "--format=%H", f"--before={start}", "--", plan.name)
+        last = ("log", "-1", "--format=%H", f"--before={run.started}")
+        code = run.git.get("commit")
+        commit = code and _git(plan, *last, code, "--", plan.name) or _git(plan, *last, "--", plan.name)
         if not commit:
-            raise UserError(f"--plan {plan}: no commit of it is older than the first run of {name}, begun {start}")
+            raise UserError(
+                f"--plan {plan}: no commit of it is older than the first run of {name}, begun {run.started}"
+            )
         commits[name] = commit
     return commits
 
 
-def _starts(families: list[Family]) -> dict[str, str]:
-    """When the first run of each experiment began, ISO 8601 in UTC."""
-    starts: dict[str, str] = {}
+def _first_runs(families: list[Family]) -> dict[str, RunRecord]:
+    """Of each experiment the run that began first."""
+    first: dict[str, RunRecord] = {}
     for family in families:
         for run in family.runs:
-            starts[family.place.name] = min(run.started, starts.get(family.place.name, run.started))
-    return starts
+            first[family.place.name] = min(run, first.get(family.place.name, run), key=lambda r: r.started)
+    return first
 
 
 def keep_plan(folder: Path, plan: Path, commits: Mapping[str, str]) -> Path:
