@@ -108,6 +108,13 @@ def test_missing_and_broken_libraries_are_told(monkeypatch, tmp_path):
         loading._load_cpu()
 
 
+@pytest.mark.skipif(loading.CHOSEN == loading.REFERENCE, reason="without the library")
+def test_library_of_older_sources_is_told(monkeypatch):
+    monkeypatch.setattr(loading, "SCHEMAS", (*loading.SCHEMAS, "newer(Tensor input) -> Tensor"))
+    with pytest.raises(ImportError, match="are older than this package, without newer; build them with `pip install"):
+        loading._load_cpu()
+
+
 @pytest.mark.parametrize(("no_cuda", "words"), [
     ("the CUDA operators were not built", "as the CUDA operators were not built; `DK_BENCH_CUDA=1 pip install -e .`"),
     ("this torch (2.11.0+rocm) is built without CUDA", r"as this torch \(2.11.0\+rocm\) is built without CUDA"),

@@ -65,7 +65,7 @@ def _load(name: str) -> bool:
 def _load_cpu() -> None:
     """Raises ImportError that says what to do: most who have no library have forgotten to build it."""
     try:
-        fault = "" if _load("_cpu") else f"are missing ({_PACKAGE.name}/_cpu*.so)"
+        fault = _lacking() if _load("_cpu") else f"are missing ({_PACKAGE.name}/_cpu*.so)"
     except OSError as error:
         fault = f"cannot be loaded: {error}"
     if fault:
@@ -73,6 +73,13 @@ def _load_cpu() -> None:
             f"dk_bench: the compiled operators {fault}; build them with `pip install -e .`, or do without, slowly, by "
             f"{CHOICE}={REFERENCE}"
         )
+
+
+def _lacking() -> str:
+    """What is wrong with a library that was built from older sources; nothing of one that has every operator."""
+    names = [schema.partition("(")[0] for schema in SCHEMAS]
+    lacking = [name for name in names if not hasattr(torch.ops.dk_bench, name)]
+    return f"are older than this package, without {', '.join(lacking)}" if lacking else ""
 
 
 def _load_cuda() -> str | None:
