@@ -214,6 +214,14 @@ def test_names_in_plots():
     assert all(value.startswith("p-") for element in root.iter() if (value := element.get("id")))
 
 
+def test_axes_stand_where_no_solvers_last_digits_show():
+    with drawing(8, 3) as (figure, axes):
+        axes.set(xlabel="difference", yticks=[0, 1], yticklabels=["a long name", "b"])
+        to_svg(figure, "p", "P")
+        bounds = axes.get_position().bounds
+    assert bounds == pytest.approx([round(edge, 6) for edge in bounds], abs=1e-12) and bounds[0] > 0.05
+
+
 def test_user_error_for_no_folder(tmp_path):
     write_json(tmp_path / "file", {})
     with pytest.raises(UserError, match="file: no such folder"):

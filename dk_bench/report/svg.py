@@ -71,6 +71,7 @@ def to_svg(figure: Figure, prefix: str, name: str, tooltips: Mapping[str, str] |
 
     ``tooltips``: text for artists by their gid.
     """
+    _lay_out(figure)
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", transparent=True)
     root = ElementTree.fromstring(stream.getvalue())
@@ -85,6 +86,15 @@ def to_svg(figure: Figure, prefix: str, name: str, tooltips: Mapping[str, str] |
         del root.attrib[size]
     root.attrib |= {"role": "img", "aria-label": UNFIT.sub("\ufffd", name)}
     return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _lay_out(figure: Figure) -> None:
+    """Puts axes where the layout has them, to a millionth of the figure: its solver's sums depend on addresses in
+    memory in their last digits, and the same figure is to give the same bytes in every process."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position([round(edge, 6) for edge in axes.get_position().bounds])
 
 
 def _adapt(element: ElementTree.Element, prefix: str, used: set[str], tooltips: Mapping[str, str]) -> None:
