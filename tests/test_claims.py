@@ -1,6 +1,7 @@
 """The claims: their file, the contrasts that records give, verdicts, the table, the picture, the command, the plan."""
 
 import copy
+import math
 import os
 import re
 import subprocess
@@ -18,7 +19,7 @@ from dk_bench.report.forest import forest, forest_file
 from dk_bench.results.readme import CLAIMS_BEGIN, CLAIMS_END
 from dk_bench.results.record import write_record
 from dk_bench.tables.claims import families, untested
-from dk_bench.tables.claims_document import contrast_text, figure_text, short_name
+from dk_bench.tables.claims_document import claims_document, contrast_text, figure_text, short_name
 from dk_bench.tables.claims_file import CLAIMS_FILE, load_claims
 from dk_bench.tables.plan import keep_plan, kept_plan, plan_commits
 
@@ -30,6 +31,10 @@ def findings_of(records, place="photographs", backbone=RESNET, folder=Path("none
     found = families(CLAIMS, records, folder)
     here = [family for family in found if (family.place.name, family.backbone) == (place, backbone)]
     return here[0], {(finding.claim.id, finding.grid): finding for family in here for finding in family.findings}
+
+
+def note_of(family):
+    return claims_document([family]).tables[0].note
 
 
 # The file
@@ -104,6 +109,7 @@ def edit(path, value):
      r"claim local-over-rigid-spread: tested: no base of experiment photographs has all of its arms \(s4_spread"),
     (edit(["experiments", "photographs", "bases", RESNET, "arms"], ["s7"]), f"base {RESNET}: unknown arm 's7'"),
     (edit(["experiments", "photographs", "metric"], None), "experiment photographs: missing metric"),
+    (edit(["experiments", "photographs", "seeds"], "8"), "experiment photographs: seeds is '8', expected a number"),
     (edit(["studies", "figures", "bases"], {"VGG": "vgg"}), "study figures: unknown base 'VGG'"),
     (edit(["arms", "s3", "scoop"], 3), "arm s3: unknown scoop, expected some of"),
     (edit(["arms", "s3", "scope"], 2), "arm s3: scope: expected at least kernel_size = 3"),
@@ -194,8 +200,47 @@ def test_runs_of_another_device_are_no_pair():
     records[3].device = {"type": "cuda"}
     family, found = findings_of(records)
     assert found["local-over-rigid", "centred"].judgement.n == 1
-    assert family.pooled == ["CPU with GPU"]
+    assert family.pooled == ["CPU with GPU"] and family.whole == [0] and "s4" not in family.missing[1]
     assert family.apart == {1: "CPU (instruction sets unknown) and GPU (settings unknown)"}
+    assert "of 8 planned: seeds 0." in note_of(family)
+    assert "Seed 1 is of CPU (instruction sets unknown) and GPU (settings unknown): no block." in note_of(family)
+    again = run_of("s4", 82.0, 1)  # on the CPU too
+    again.run_id += "-cpu"
+    family, _ = findings_of([*records, again])
+    assert family.whole == [0, 1] and "GPU (settings unknown): one of them counts." in note_of(family)
+
+
+def test_runs_on_other_images_of_one_name_are_no_pair():
+    records = runs_of({"rigid": [80.0, 81.0], "s4": [81.0, 82.0]})
+    for record in records:
+        record.data = record.data | {"checksum": {"train": record.model["spec"]["depthwise"] or "none", "val": "v"}}
+    family, found = findings_of(records)
+    assert found["local-over-rigid", "centred"].verdict.word == "not run" and family.whole == []
+    assert "Seed 0 is of several states of the data: no block." in note_of(family)
+    records[3].data = records[0].data
+    with pytest.raises(UserError, match="arm s4 of small_resnetdw: two cells of runs cifar10: images="):
+        findings_of(records)
+
+
+def test_a_seed_without_a_figure_is_no_block_and_code_that_no_commit_holds_is_named():
+    records = runs_of({"rigid": [80.0, 81.0, 80.5], "s4": [81.0, math.nan, 81.6]})
+    records[0].git = {"commit": "abc", "dirty": True}
+    family, found = findings_of(records)
+    assert (found["local-over-rigid", "centred"].judgement.n, family.whole) == (2, [0, 2])
+    assert "s4" in family.missing[1] and "1 of 6 runs of code that no commit holds" in family.pooled
+    assert "Pooled: 2 commits, 1 of 6 runs of code that no commit holds." in note_of(family)
+
+
+def test_differences_of_one_size_decide_nothing():
+    _, found = findings_of(runs_of({"rigid": [80.0, 81.0, 79.0, 80.5], "s4": [82.0, 83.0, 81.0, 82.5]}))
+    finding = found["local-over-rigid", "centred"]
+    assert finding.judgement.p is None and str(finding.verdict) == "undecided"
+
+
+def test_seeds_are_those_of_the_plan():
+    text = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    (planned,) = re.findall(r"^\| seeds \| 0 to (\d+) \| 0 to (\d+) \| 0 to (\d+) \|$", text, re.MULTILINE)
+    assert [int(last) + 1 for last in planned] == [place.seeds for place in CLAIMS.experiments.values()]
 
 
 def test_other_settings_are_another_family():
@@ -288,7 +333,7 @@ def test_command_puts_the_verdicts_into_a_readme(results, tmp_path, capsys):
 
 | tested on | n | supported | contradicted | equivalent | undecided |
 | :-- | :-- | :-- | :-- | :-- | :-- |
-| {name} | 4 | local-over-rigid | local-over-dcn |  |  |
+| {name} | 4 of 8 | local-over-rigid | local-over-dcn |  |  |
 
 {CLAIMS_END}
 after

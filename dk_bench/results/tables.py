@@ -49,7 +49,8 @@ DEMO_BASE = "test_resnetdw"
 DEMO_MODELS = tuple(DEMO_BASE + suffix for suffix in ("", "_gdk", "_dk_s3", "_dk", "_dk_s5", "_dcn", "_dcn_dk"))
 
 SPREAD = (
-    "Top-1 in percent: mean ± half of the 95 % interval of the mean (Student's t) over n seeds; one seed has no spread."
+    "Top-1 in percent, of the validation images: mean ± half of the 95 % interval of the mean (Student's t) over n "
+    "seeds; one seed has no spread."
 )
 COUNTING = (
     "#P and MACs are our own count, for one image of the size the run used (224 x 224 where nothing ran); MACs are "

@@ -14,7 +14,7 @@ from dk_bench.errors import UserError
 from dk_bench.models import MODELS
 from dk_bench.results.cells import OFFSET_MULTIPLIER, Cell, Data, gather
 from dk_bench.results.identity import setting
-from dk_bench.results.pooling import Pair, count_dirty, draw_of, mixture
+from dk_bench.results.pooling import Pair, count_dirty, mixture, pair_of
 from dk_bench.results.record import EVALUATION, RunRecord
 from dk_bench.results.rows import spec_of
 from dk_bench.tables.claims_file import BACKBONES, FIGURES, Arm, Base, Claim, Claims, Experiment, Study, on_grid
@@ -45,8 +45,9 @@ class Family:
     corrected over them.
 
     ``name``: the family's own, where a place and base have several, empty otherwise. ``model``: the base that was
-    trained. ``runs``: those the contrasts are of. ``missing``: by seed, the arms without a finished run; ``apart``: by
-    seed, of which draws its runs are; ``pooled``: what of the runs is not alike, in words.
+    trained. ``runs``: those the contrasts are of. ``whole``: the seeds that count, of which every arm that was begun
+    has a run that the others may be paired with; ``missing``: by seed, the arms without a finished run; ``apart``: by
+    seed, how its runs differ so that they are no pairs; ``pooled``: what of the runs is not alike, in words.
     """
 
     place: Experiment | Study
@@ -57,6 +58,7 @@ class Family:
     runs: list[RunRecord] = field(default_factory=list)
     data: Data | None = None
     size: int | None = None
+    whole: Sequence[int] = ()
     missing: Mapping[int, list[str]] = field(default_factory=dict)
     apart: Mapping[int, str] = field(default_factory=dict)
     pooled: Sequence[str] = ()
@@ -137,8 +139,7 @@ def _rows_of_cells(
     claims: Claims, experiment: Experiment, backbone: str, cells: Mapping[str, Cell]
 ) -> list[tuple[Claim, str, str, Mapping[Any, float]]]:
     arms = experiment.bases[backbone].arms
-    # A block without one of the arms that were begun is not whole: it would be in some contrasts and not in others.
-    whole = set.intersection(*({*_figures(cell, experiment.metric)} for cell in cells.values())) if cells else set()
+    whole = _whole(cells, experiment.metric)
     rows = []
     for claim in claims.claims.values():
         for grid in claim.grids:
@@ -160,8 +161,9 @@ def _of_cells(
     missing = {seed: names for seed, names in lacking.items() if names}
     runs = [run for cell in cells.values() for run in cell.runs]
     size = (first.runs[0].model.get("input_size") or [setting(first.runs[0].config, "data.size")])[-1]
-    mixed = _apart(cells), _pooled(cells)
-    return Family(experiment, backbone, name, base.model, findings, runs, first.data, size, missing, *mixed)
+    whole = sorted({pair.seed for pair in _whole(cells, experiment.metric)})
+    state = whole, missing, _apart(cells), _pooled(cells)
+    return Family(experiment, backbone, name, base.model, findings, runs, first.data, size, *state)
 
 
 def _rows_of_study(
@@ -216,6 +218,11 @@ def _by_seed(claim: Claim, grid: str, metric: str, cells: Mapping[str, Cell]) ->
     return {pair: sum(weight * runs[pair] for runs, weight in terms) for pair in sorted(pairs, key=repr)}
 
 
+def _whole(cells: Mapping[str, Cell], metric: str) -> set[Pair]:
+    """The blocks that count. One without an arm that was begun would be in some contrasts and not in others."""
+    return set.intersection(*({*_figures(cell, metric)} for cell in cells.values())) if cells else set()
+
+
 def _figures(cell: Cell | None, metric: str) -> dict[Pair, float]:
     return cell.figures(metric) if cell else {}
 
@@ -226,19 +233,22 @@ def _finished(cell: Cell | None, metric: str) -> set[int]:
 
 
 def _pooled(cells: Mapping[str, Cell]) -> list[str]:
-    """What of the finished runs of all arms is not alike, and those that were run again, whose figures do not count."""
+    """What of the finished runs of all arms is not alike, and those that were run again, which change no figure."""
     runs = [run for cell in cells.values() for run in cell.runs if run.status == "finished"]
     again = [f"{arm}, seed {run.seed}" for arm, cell in cells.items() for run in cell.again]
     dirty = count_dirty(runs)
-    words = mixture(runs) + [f"{dirty} runs of code that no commit holds"] * bool(dirty)
+    words = mixture(runs) + [f"{dirty} of {len(runs)} runs of code that no commit holds"] * bool(dirty)
     return words + [f"run again without effect: {'; '.join(again)}"] * bool(again)
 
 
 def _apart(cells: Mapping[str, Cell]) -> dict[int, str]:
-    """Seeds whose runs of several arms are of different hardware, and which."""
-    kinds: dict[int, set[str]] = defaultdict(set)
-    for cell in cells.values():
-        for run in cell.runs:
-            if run.status == "finished":
-                kinds[run.seed].add(", then ".join(map(str, draw_of(run))))
-    return {seed: " and ".join(sorted(found)) for seed, found in kinds.items() if len(found) > 1}
+    """Seeds whose finished runs may not all be paired, and how these differ: the hardware, or else the images."""
+    kinds: dict[int, set[Pair]] = defaultdict(set)
+    for run in (run for cell in cells.values() for run in cell.runs if run.status == "finished"):
+        kinds[run.seed].add(pair_of(run))
+    return {seed: _unlike(pairs) for seed, pairs in sorted(kinds.items()) if len(pairs) > 1}
+
+
+def _unlike(pairs: Iterable[Pair]) -> str:
+    draws = {", then ".join(map(str, pair.draw)) for pair in pairs}
+    return " and ".join(sorted(draws)) if len(draws) > 1 else "several states of the data"

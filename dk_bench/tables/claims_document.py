@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from dk_bench.results.render import Chance, Document, Markup, Number, Table, Value, markdown_table, markdown_text
 from dk_bench.tables.claims import Family, Finding
-from dk_bench.tables.claims_file import Study, on_grid
+from dk_bench.tables.claims_file import Experiment, Study, on_grid
 from dk_bench.tables.contrasts import ALPHA, CONTRADICTED, EQUIVALENT, POWER, SUPPORTED, UNDECIDED
 
 DIGITS = {"points": 1, "R2": 2, "share": 3, "cosine": 3}  # after the point, by a claim's unit; 2 for others
@@ -26,7 +26,8 @@ NOTES = (
     "and dcn_dk deformable convolution and that with local DK; full is ResNet-50.",
     "Ours: mean over n seeds ± half of its 95 % interval (Student's t, not corrected), in points unless a unit is "
     "named. n counts complete blocks: seeds that every arm that was begun has finished, on the same kind of "
-    "hardware.",
+    "hardware. With fewer seeds than planned a verdict is an interim one: looking again and again as seeds come in "
+    "makes more errors than the test allows for, so that the last word is that of all planned seeds.",
     "p: Student's paired t test, two-sided, that the mean is zero; beside it the exact test by sign flips, which needs "
     "no normal distribution and decides nothing: of n seeds it is 2^(1-n) at least. p (Holm): Student's, corrected by "
     "Holm's method for all rows of the table, those that are not run too: they are its family, declared in "
@@ -62,8 +63,10 @@ def claims_document(
 
 
 def claims_summary(families: Iterable[Family], link: str) -> str:
-    """The picture, and what was run in few columns, as Markdown. ``link``: the table as seen from the text, without its
-    ending."""
+    """The picture, and what was run in few columns, with the seeds that count of those planned, as Markdown. ``link``:
+    the table as seen from the text, without its ending."""
+    families = list(families)
+    planned = {f.place.title: f" of {f.place.seeds}" for f in families if isinstance(f.place, Experiment)}
     by_place: dict[tuple[str, str], list[Finding]] = {}
     for family in families:
         by_place.setdefault((family.place.title, family.backbone), []).extend(family.findings)
@@ -71,7 +74,8 @@ def claims_summary(families: Iterable[Family], link: str) -> str:
     for place, findings in by_place.items():
         if counts := sorted({finding.judgement.n for finding in findings} - {0}):
             name = Markup(f"[{markdown_text(', '.join(place))}]({quote(link)}.md)")
-            rows.append([name, "-".join(map(str, dict.fromkeys((counts[0], counts[-1])))), *_by_verdict(findings)])
+            n = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+            rows.append([name, n + planned.get(place[0], ""), *_by_verdict(findings)])
     if not rows:
         return "No claim has been tested yet."
     columns = ("tested on", "n", SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)
@@ -165,19 +169,19 @@ def _plan_notes(families: Iterable[Family], plan: str, commits: Mapping[str, str
 def _note(family: Family, folders: Mapping[str, str]) -> str:
     """What stands below a table: its family, where its figures come from, and which blocks are not whole."""
     members = ", ".join(dict.fromkeys(finding.claim.id for finding in family.findings))
-    note = f"Family of {len(family.findings)} contrasts: {members}."
+    note = f"Family of {len(family.findings)} contrast{'s' * (len(family.findings) != 1)}: {members}."
     if isinstance(family.place, Study):
         files = [file for file in (family.place.dynamics, family.place.erf) if file]
         return f"{note} From {' and '.join(files)}."
     if folder := folders.get(family.place.name):
         note += f" Records: [{markdown_text(folder)}]({quote(folder)})."
-    whole = sorted({run.seed for run in family.runs} - family.missing.keys())
     if family.runs:
-        note += f" Complete blocks: seeds {', '.join(map(str, whole))}." if whole else " No block is complete."
+        seeds = ", ".join(map(str, family.whole)) or "none"
+        note += f" Blocks that count, of {family.place.seeds} planned: seeds {seeds}."
     note += "".join(f" Seed {seed} lacks {', '.join(arms)}." for seed, arms in family.missing.items())
-    apart = (f" Seed {seed} pairs runs of one draw alone, of {why}." for seed, why in family.apart.items())
-    pooled = f" Pooled: {', '.join(family.pooled)}." if family.pooled else ""
-    return note + "".join(apart) + pooled
+    for seed, why in family.apart.items():
+        note += f" Seed {seed} is of {why}: {'one of them counts' if seed in family.whole else 'no block'}."
+    return note + (f" Pooled: {', '.join(family.pooled)}." if family.pooled else "")
 
 
 def record_folders(families: Iterable[Family], paths: Mapping[str, Path], start: Path) -> dict[str, str]:

@@ -50,12 +50,14 @@ class Base:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs that test claims: those whose configuration is called ``runs``. ``bases`` by the paper's names."""
+    """Runs that test claims: those whose configuration is called ``runs``. ``seeds``: how many were planned. ``bases``
+    by the paper's names."""
 
     name: str
     title: str
     runs: str
     metric: str
+    seeds: int
     bases: Mapping[str, Base]
 
 
@@ -200,14 +202,14 @@ def _arm(name: str, value: Any, where: str) -> Arm:
 
 
 def _experiment(name: str, value: Any, arms: Mapping[str, Arm], where: str) -> Experiment:
-    _check_keys(value, {"title": str, "runs": str, "metric": str, "bases": dict}, {}, where)
+    _check_keys(value, {"title": str, "runs": str, "metric": str, "seeds": int, "bases": dict}, {}, where)
     bases = {}
     for backbone, base in value["bases"].items():
         _check_known("base", [backbone], BACKBONES, where)
         _check_keys(base, {"model": str, "arms": list}, {}, f"{where}: base {backbone}")
         _check_known("arm", base["arms"], arms, f"{where}: base {backbone}")
         bases[backbone] = Base(base["model"], tuple(base["arms"]))
-    return Experiment(name, value["title"], value["runs"], value["metric"], bases)
+    return Experiment(name, value["title"], value["runs"], value["metric"], value["seeds"], bases)
 
 
 def _study(name: str, value: Any, where: str) -> Study:

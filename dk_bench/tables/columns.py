@@ -31,7 +31,9 @@ VERDICT = (
     "contradicted where it is the other; equivalent where it is not told from zero and two one-sided t tests, "
     f"corrected over the family too, find it within ±{MARGIN} points, which is said beside one that is told; otherwise "
     "undecided, with the seeds that would decide with a power of 80 % by the spread of ours: tell the paper's "
-    "difference, if one stands there, and find one of zero within the margin."
+    "difference, if one stands there, and find one of zero within the margin. Runs of an experiment that tests the "
+    "paper's claims are judged by `dk-bench claims`, over the families declared for them, by whole seeds and where "
+    "there are test images by those: its verdicts are the ones that count."
 )
 UNJUDGED = "Only Δ DK gets a verdict here: what DK adds to a rival is the table's claim."
 
