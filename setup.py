@@ -88,7 +88,8 @@ def build_arguments() -> dict:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")  # the PTX serves later ones
         extensions.append(torch_build.CUDAExtension(
             "dk_bench._cuda", [f"ops/cuda/{name}.cu" for name in (
-                "deform_kernel_conv", "deform_roi_pool", "fast_bfloat16", "fast_half", "fast_float", "plain")],
+                "deform_kernel_conv", "deform_roi_pool", "depthwise_conv_per_image", "fast_bfloat16", "fast_half",
+                "fast_float", "plain")],
             depends=headers, extra_compile_args={"cxx": COMMON, "nvcc": NVCC_FLAGS}, py_limited_api=True))
         print("dk_bench: building the CPU and the CUDA operators", file=sys.stderr)
     elif os.environ.get("DK_BENCH_CUDA") == "1":

@@ -195,7 +195,8 @@ inline Gradients empty_gradients(const Tensor& input, const OptionalTensor& data
 }
 
 // Whether the gradients need no computing: none is wanted, or nothing flows back, and then they are zero.
-inline bool are_trivial(const Tensor& grad, Gradients& gradients, const Mask& wanted) {
+template <class Tensors>
+bool are_trivial(const Tensor& grad, Tensors& gradients, const Mask& wanted) {
   if (std::find(wanted.begin(), wanted.end(), true) == wanted.end()) return true;
   if (grad.numel() != 0) return false;
   std::apply([](auto&... gradient) { (torch::stable::zero_(gradient), ...); }, gradients);

@@ -132,3 +132,17 @@ def test_instructions_of_a_tap(kernel, products, most):
     """What a warp issues for a tap in the passes of local DK, 16 bits, scope 4: there instructions are the limit."""
     loop = tightest_product_loop(body_of(kernel))
     assert len(loop) * products / count_products(loop) <= most
+
+
+def test_kernels_for_every_image():
+    """No spills, registers for three blocks of 8 warps, and vectors of channels read and written 16 bytes at a time."""
+    usage = cuobjdump("--dump-resource-usage")
+    found = re.findall(r"Function \S+per_image_\S+:\s*REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+    assert len(found) == 2 * 3 * 4 * 2  # architectures, kernels, dtypes, single channels and vectors
+    assert {value for _, *stack in found for value in stack} == {"0"}
+    assert max(int(registers) for registers, *_ in found) <= 80
+    vectors = {n: body for n, body in disassemble("sm_90").items() if re.search(r"per_image_\w+Li[248]E", n)}
+    assert len(vectors) == 3 * 4
+    for name, body in vectors.items():
+        assert count_widths("LDG", body)["128"] >= 3, name
+        assert "weight_gradient" in name or count_widths("STG", body) == {"128": 1}, name

@@ -1,4 +1,4 @@
-"""The CUDA operator's tensor-core kernels under a watch for races (tests/emulated/watch.cpp), without a GPU.
+"""The CUDA operators' kernels with shared memory under a watch for races (tests/emulated/watch.cpp), without a GPU.
 
 It knows what orders two threads' accesses to a word: barriers of the block, and of the warp. So a race shows whatever
 the order in which the emulator happens to run the threads.
@@ -10,6 +10,7 @@ import pytest
 import torch
 from emulation import load_emulated
 from operator_cases import Case, make_tensors, random_case
+from per_image_cases import GEOMETRY, operands
 
 SQUARE = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "clip": True}
 
@@ -61,3 +62,14 @@ def test_every_kernel(offsets, scope, kernel_size, dtype):
     layouts = ("channels_last",) * 5
     for deterministic in (False, True) if offsets != "kernel" else (False,):
         run(Case(3, 2, 288, (3, 6), scope, offsets, geometry, dtype, dtype, layouts, False), deterministic)
+
+
+@pytest.mark.parametrize("channels", [8, 130])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 7)])
+def test_kernels_for_every_image(kernel, layout, channels):
+    """Vectors or single channels; the larger kernel has more taps than a block holds the weights of."""
+    geometry = {**GEOMETRY, "padding": (2, 3), "dilation": (1, 1)}
+    given = operands(torch.float32, layout, channels, kernel)
+    output = torch.ops.dk_bench_watched_per_image.forward(*given, *geometry.values())
+    torch.ops.dk_bench_watched_per_image.backward(torch.ones_like(output), *given, *geometry.values())

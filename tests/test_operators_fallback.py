@@ -77,8 +77,7 @@ def test_every_device_has_a_kernel(name, key):
     for operator in (f"dk_bench::{name}", f"dk_bench::{name}_backward"):
         assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(operator, key)
         compiled = torch._C._dispatch_has_kernel_for_dispatch_key(operator, key)
-        has_cuda = loading.HAS_CUDA and name != "depthwise_conv_per_image"  # where there is cuDNN
-        assert compiled == (key == "CPU" or key == "CUDA" and has_cuda)
+        assert compiled == (key == "CPU" or key == "CUDA" and loading.HAS_CUDA)
 
 
 @pytest.mark.skipif(loading.CHOSEN == loading.REFERENCE, reason="without the library")
@@ -129,7 +128,7 @@ def test_warning_says_why_and_what_to_do(monkeypatch, no_cuda, words):
 
 
 def test_no_warning_where_the_others_are_compiled(monkeypatch, recwarn):
-    """depthwise_conv_per_image has no kernel for CUDA, whose library has the others."""
+    """As in a graph that was captured on the CPU, with an operator that is for it alone."""
     monkeypatch.setattr(loading, "_NO_CUDA", None)
     monkeypatch.setattr(loading, "CHOSEN", loading.COMPILED)
     monkeypatch.setattr(fallback, "CHOSEN", loading.COMPILED)

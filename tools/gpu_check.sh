@@ -45,7 +45,8 @@ for kind in float64 float32 bfloat16 float16 other; do
   [ "$kind" = other ] && chosen='not test_random_cases['
   # shellcheck disable=SC2086  # two words, or none
   part "tests-$kind" "$TESTS" tests.log "$python" -m pytest -q -m cuda -k "$chosen" -p no:cacheprovider --durations=10 \
-    $apart --junitxml="$out/tests-$kind.xml" tests/test_cuda.py tests/test_deform_roi_pool_cuda.py &
+    $apart --junitxml="$out/tests-$kind.xml" tests/test_cuda.py tests/test_deform_roi_pool_cuda.py \
+    tests/test_depthwise_per_image_cuda.py &
 done
 wait
 

@@ -11,6 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import operator_cases
+import per_image_cases
 import roi_cases
 
 from dk_bench import functional
@@ -35,10 +36,20 @@ def run_deform_roi_pool(seed: int) -> None:
     roi_cases.forward_backward(functional.deform_roi_pool, operands, grad, case.settings)
 
 
+def run_depthwise_conv_per_image(seed: int) -> None:
+    torch.use_deterministic_algorithms(seed % 2 == 0)
+    layout = ("channels_last", "contiguous")[seed % 3 % 2]
+    dtype, channels = operator_cases.DTYPES[seed % 4], (16, 40, 5)[seed // 4 % 3]
+    given = [t.to(DEVICE).requires_grad_() for t in per_image_cases.operands(dtype, layout, channels, (3, 5))]
+    output = torch.ops.dk_bench.depthwise_conv_per_image(*given, *per_image_cases.GEOMETRY.values())
+    torch.autograd.grad(output, given, torch.ones_like(output))
+
+
 if __name__ == "__main__":
     torch.utils.deterministic.fill_uninitialized_memory = False  # or initcheck would not see what is never written
     for seed in range(32):
         run_deform_kernel_conv(seed)
         run_deform_roi_pool(seed)
+        run_depthwise_conv_per_image(seed)
     if DEVICE == "cuda":
         torch.cuda.synchronize()

@@ -1,8 +1,8 @@
 """How the operator ``dk_bench::depthwise_conv_per_image`` behaves under fake tensors, derivatives, vmap and autocast.
 
 A depthwise convolution whose kernels, (N, C, Kh, Kw), are another for every image: what global deformable kernels and
-conditional convolutions end in (see `dk_bench.nn.per_image`, which calls it). It is compiled for the CPU, where a
-convolution with as many groups as images and channels has to rearrange channels_last images; on a GPU that is cuDNN's.
+conditional convolutions end in (see `dk_bench.nn.per_image`, which calls it). A convolution of PyTorch's with as many
+groups as images and channels has to rearrange channels_last images.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ __all__ = ["DeformKernel2d", "DeformKernelConv2d", "GlobalDeformKernel2d", "Loca
 class GlobalDeformKernel2d(ScopedKernel2d):
     """Global deformable kernel: every image samples its own kernel from the scope (section 3.3).
 
-    Any number of groups; 1x1 kernels run as a batched matrix product, depthwise ones on the CPU by an operator of ours,
-    others as one grouped convolution.
+    Any number of groups; 1x1 kernels run as a batched matrix product, depthwise ones by an operator of ours where it is
+    compiled, others as one grouped convolution.
 
     Args:
         scope: (Sh, Sw), the size of the stored kernel; at least kernel_size.

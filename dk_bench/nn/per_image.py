@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from dk_bench.functional.loading import COMPILED, operators_on
 from dk_bench.functional.taps import tap_views
 from dk_bench.nn.inputs import autocast_dtype
 
@@ -52,13 +53,17 @@ def conv2d_per_image(
     depthwise = kernel.shape[2] == 1 and out_channels == groups
     if kernel.shape[3:] == (1, 1) and groups == 1 and padding == (0, 0):
         output = _matmul_per_image(input[:, :, :: stride[0], :: stride[1]], kernel.flatten(2), channels_last)
-    elif depthwise and input.device.type == "cpu" and not is_kept():
+    elif depthwise and _has_operator(input.device.type) and not is_kept():
         output = torch.ops.dk_bench.depthwise_conv_per_image(input, kernel.squeeze(2), stride, padding, dilation)
     else:
         output = (_sum_over_taps if is_kept() else _grouped)(input, kernel, stride, padding, dilation, groups)
         if channels_last:
             output = output.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     return output if bias is None else output + bias.to(output.dtype).unflatten(-1, (out_channels, 1, 1))
+
+
+def _has_operator(device: str) -> bool:
+    return device == "cpu" or device == "cuda" and operators_on(device) == COMPILED
 
 
 def _matmul_per_image(input: Tensor, kernel: Tensor, channels_last: bool) -> Tensor:

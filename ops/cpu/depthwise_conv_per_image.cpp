@@ -6,23 +6,11 @@
 
 #include <algorithm>
 
+#include "../per_image.h"
 #include "image_ring.h"
 
 namespace dk {
 namespace {
-
-using PerImageGradients = std::tuple<Tensor, Tensor>;  // of input and weight
-
-Geometry check_per_image(const Tensor& input, const Tensor& weight, const Pair& stride, const Pair& padding,
-                         const Pair& dilation) {
-  check_input(input);
-  if (weight.dim() != 4 || weight.size(0) != input.size(0) || weight.size(1) != input.size(1) || weight.size(2) < 1 ||
-      weight.size(3) < 1)
-    fail("weight: expected (N, C, Kh, Kw) with N = ", input.size(0), " images and C = ", input.size(1),
-         " channels as in input and Kh, Kw >= 1, got shape ", shape_text(weight));
-  check_like("weight", weight, input, false);
-  return check_geometry(input, weight, {weight.size(2), weight.size(3)}, stride, padding, dilation, true);
-}
 
 // Memory that lies as a row kernel takes it: a tensor's own, or where that lies otherwise a staged copy.
 template <class A>
@@ -170,17 +158,9 @@ PerImageGradients depthwise_conv_per_image_backward(
     const Pair& dilation, bool /*deterministic: always*/, bool /*warn_only*/, const Mask& output_mask) {
   const Geometry g = check_per_image(input, weight, stride, padding, dilation);
   check_gradient(grad, input, g);
-  check_mask(output_mask, 2);
-  const Pair none{0};
-  PerImageGradients gradients{
-      output_mask[0] ? empty_in_format_of(input, sizes_of(input)) : torch::stable::new_empty(input, none),
-      torch::stable::new_empty(weight, output_mask[1] ? sizes_of(weight) : none)};
-  if (!output_mask[0] && !output_mask[1]) return gradients;
-  auto& [of_input, of_weight] = gradients;
-  if (grad.numel() == 0) {
-    torch::stable::zero_(of_input), torch::stable::zero_(of_weight);
-    return gradients;
-  }
+  PerImageGradients gradients = empty_per_image_gradients(input, weight, output_mask);
+  if (are_trivial(grad, gradients, output_mask)) return gradients;
+  const auto& [of_input, of_weight] = gradients;
   const bool wide = input.scalar_type() == ScalarType::Double;
   (wide ? backward<double> : backward<float>)(g, View(grad), View(input), View(weight),
                                              output_mask[0] ? View(of_input) : View(),
