@@ -304,7 +304,7 @@ def results(tmp_path):
     return tmp_path / "results"
 
 
-def test_command(results, tmp_path, capsys):
+def test_command(results, tmp_path, monkeypatch, capsys):
     assert main(["claims", str(results)]) == 0
     assert "supported" in capsys.readouterr().out
     text, picture = (results / "claims.md").read_text(), (results / "claims.svg").read_text()
@@ -315,6 +315,9 @@ def test_command(results, tmp_path, capsys):
     assert "cifar10 (10 classes, 45,000 training and 5,000 validation images), 10,000 test images, 32 pixels" in text
     assert "Records: [photos](photos)." in text and "Seed 3 lacks s3, s4_spread, s5, global, dcn_dk" in text
     assert "s4 - rigid: +2.0 ± 0.2 (n=4), paper +1.8: supported" in picture and "prefers-color-scheme: dark" in picture
+    monkeypatch.chdir(results)  # twice, and from elsewhere: the same bytes
+    assert main(["claims", "."]) == 0
+    assert ((results / "claims.md").read_text(), (results / "claims.svg").read_text()) == (text, picture)
     out = tmp_path / "out" / "mine.md"
     assert main(["claims", str(results), "--output", str(out)]) == 0
     assert "[../results/photos](../results/photos)" in out.read_text()
@@ -358,6 +361,23 @@ def test_forest_has_a_mark_a_contrast():
     assert forest(families(CLAIMS, [], Path("none"))) is None
     found = families(CLAIMS, runs_of({"rigid": [80.0], "s4": [81.0]}), Path("none"))
     assert "(n=1)" in forest(found).svg and forest_file(found) == forest_file(found)
+
+
+def test_forest_stands_where_the_figures_are():
+    """Marks, bars and the paper's hollow marks, on the scale that the ticks give."""
+    found = families(CLAIMS, runs_of({"rigid": [80.0, 81.0, 79.0], "s4": [81.0, 82.4, 79.6]}), Path("none"))
+    svg = str(forest(found).svg)
+    ticks = re.findall(r'<text [^>]*x="([\d.]+)"[^>]*>(\u2212?[\d.]+)</text>', svg)
+    (x0, at0), *_, (x1, at1) = [(float(x), float(value.replace("\u2212", "-"))) for x, value in ticks]
+    points = lambda x: at0 + (float(x) - x0) * (at1 - at0) / (x1 - x0)  # noqa: E731
+    parts = re.findall(r"<title>s4 - rigid: \+1\.0 ± 1\.0 \(n=3\), paper \+1\.8: undecided.*?</g>", svg, re.DOTALL)
+    (bar,) = [found for part in parts for found in re.findall(r'd="M ([\d.]+) [\d.]+ +L ([\d.]+) ', part)]
+    (mark,) = [found for part in parts for found in re.findall(r'<use [^>]*x="([\d.]+)"', part)]
+    papers = svg.partition("<title>")[0]
+    assert points(mark) == pytest.approx(1.0, abs=1e-3)
+    # Differences of 1, 1.4 and 0.6: deviation 0.4, half of the interval 4.3027 * 0.4 / sqrt(3).
+    assert list(map(points, bar)) == pytest.approx([1 - 0.9937, 1 + 0.9937], abs=1e-3)
+    assert points(re.findall(r'<use [^>]*x="([\d.]+)"[^>]*fill-opacity: 0', papers)[-1]) == pytest.approx(1.8, abs=1e-3)
 
 
 # The plan
