@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from training_cases import EPOCHS, STEPS, TINY, tiny
 
 from dk_bench import interrupts
@@ -182,7 +183,9 @@ def test_wandb_that_waits_for_a_network_is_ended_by_another_signal(tmp_path, mon
         ended.append("waited on")
 
     monkeypatch.setattr(training, "wandb_logger", lambda *_: types.SimpleNamespace(experiment=1))
-    monkeypatch.setattr(training, "make_trainer", lambda *_: types.SimpleNamespace(is_global_zero=True, world_size=1))
+    strategy = types.SimpleNamespace(root_device=torch.device("cpu"))
+    trainer = types.SimpleNamespace(is_global_zero=True, world_size=1, strategy=strategy)
+    monkeypatch.setattr(training, "make_trainer", lambda *_: trainer)
     monkeypatch.setattr(fitting, "log_config", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     monkeypatch.setattr(fitting, "close_logger", close)
     assert main(command(tmp_path)) == 130
