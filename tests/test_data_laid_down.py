@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 
 import pytest
@@ -11,6 +12,7 @@ from test_data_files import config_for, make_folder
 from training_cases import tiny
 
 from dk_bench.config import AugmentConfig
+from dk_bench.data import laid_down
 from dk_bench.data.laid_down import LaidDown
 from dk_bench.data.module import ClassificationData
 from dk_bench.data.order import Augmented
@@ -64,6 +66,32 @@ def test_no_other_epoch_seed_or_augmentation_is_read(config):
     for other, seed, keys in others:
         read, computed = batches(other, seed, keys)
         assert torch.equal(read[0], computed[0])
+
+
+@pytest.mark.parametrize("what", ["torch.__version__", "torch.backends.cpu.get_cpu_capability"])
+def test_what_another_program_laid_down_is_not_read(config, what, monkeypatch):
+    """Neither of another torch nor by another instruction set: resizes may be rounded otherwise there."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(what, "0.1" if "version" in what else lambda: "OTHER")
+        spoil(config, seed=0, epoch=1)
+    read, computed = batches(config)
+    assert torch.equal(read[0], computed[0])
+
+
+def test_a_full_disk_leaves_nothing(config, monkeypatch):
+    images = ClassificationData(config, 0).augmented
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(laid_down, "TOGETHER", 2)
+    with monkeypatch.context() as disk, pytest.raises(OSError, match="no space"):
+        disk.setattr(os, "fsync", full)
+        images.write(1)
+    assert not [*images.path(1).parent.glob(f"*{images.path(1).name}*")]
+    images.write(1)
+    read, computed = batches(config)
+    assert images.path(1).exists() and torch.equal(read[0], computed[0])
 
 
 def test_a_file_of_another_size_is_not_read(config):

@@ -34,7 +34,9 @@ class LaidDown(Augmented):
 
     def __init__(self, images: Decoded, transform: TrainTransform, seed: int) -> None:
         super().__init__(images, transform, seed)
-        settings = f"{FORMAT} {transform.size} {transform.shorter} {asdict(transform.augment)} {seed}"
+        # torch and its instruction set: they decide how a resize rounds.
+        program = f"{FORMAT} {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
+        settings = f"{program} {transform.size} {transform.shorter} {asdict(transform.augment)} {seed}"
         digest = hashlib.blake2b(settings.encode(), digest_size=8).hexdigest()
         self._name = images.path.with_suffix(f".{digest}")
         self._opened: tuple[int, Tensor | None] = (-1, None)  # the epoch that was read last, and its levels
