@@ -138,18 +138,16 @@ def fit(
                 log_config(logger, values)
                 log_record(logger, record)
             checkpoint = str(keeper.checkpoint_path) if resume else None
-            with _together(trainer, lambda why: _fail(trainer, record, path, why)):
+            with _together(trainer, lambda why: _end(trainer, record, path, why)):
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
                 record.metrics["final"] = {**record.metrics["epochs"][-1], **test()}
                 note_correct(record, module)
-            record.status, record.ended, record.throughput = "finished", utc_now(), keeper.throughput.rates()
-            record.attempts[-1].setdefault("steps", 0)
-            if trainer.is_global_zero:
-                write_record(record, path)
+            record.throughput = keeper.throughput.rates()
+            _end(trainer, record, path)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 interrupts.wind_down()
-            _fail(trainer, record, path, error)
+            _end(trainer, record, path, error)
             if isinstance(error, Diverged | ProcessLost):
                 return record
             if isinstance(error, UserError):
@@ -266,8 +264,10 @@ def _together(trainer: pl.Trainer, tell: Callable[[BaseException], None]) -> Ite
         raise
 
 
-def _fail(trainer: pl.Trainer, record: RunRecord, path: Path, error: BaseException) -> None:
-    record.status, record.error, record.ended = "failed", reason(error), utc_now()
+def _end(trainer: pl.Trainer, record: RunRecord, path: Path, error: BaseException | None = None) -> None:
+    """Writes that the run has finished, or failed with an error."""
+    record.status, record.error = ("finished", None) if error is None else ("failed", reason(error))
+    record.ended = utc_now()
     record.attempts[-1].setdefault("steps", 0)
     if trainer.is_global_zero:
         write_record(record, path)
