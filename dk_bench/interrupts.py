@@ -71,6 +71,16 @@ def deferred() -> Iterator[None]:
         _raise_received()
 
 
+def begin_anew() -> None:
+    """In a process that was just forked: signals do what they do by default, whatever blocks its parent is in."""
+    global _received, _waiting, _ending
+    for number, handler in (_ours | _children).items():
+        signal.signal(number, handler)
+    _ours.clear()
+    _children.clear()
+    _received, _waiting, _ending = None, 0, False
+
+
 def hold_on() -> None:
     """Puts our handlers in place again where a library has put its own before them, and raises what was lost: no
     exception gets out of a destructor, in which a signal may have met the interpreter, and another may take its place

@@ -58,7 +58,7 @@ def run(folder: Path) -> str:
 
 def test_seeds_are_whole_blocks(packed):
     jobs = json.loads((packed[0] / "pack" / "jobs.json").read_text())
-    assert [(job["seed"], job["argv"][-2]) for job in jobs] == [
+    assert [(job["cell"]["seed"], job["argv"][-2]) for job in jobs] == [
         (seed, f"model.name={model}") for seed in SEEDS for model in MODELS
     ]
 

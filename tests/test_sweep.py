@@ -16,12 +16,13 @@ import pytest
 import yaml
 
 from dk_bench.cli import main
-from dk_bench.cli.sweep import make_jobs, skip_finished
+from dk_bench.cli.sweep import make_jobs
 from dk_bench.config import load_config, to_dict
 from dk_bench.errors import UserError
 from dk_bench.results.identity import run_folder
 from dk_bench.results.record import new_record, read_record, write_record
 from dk_bench.sweep import runner
+from dk_bench.sweep.cells import skip_finished
 from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.runner import Job, run_jobs
 from dk_bench.sweep.runs import Run, training_values
@@ -163,17 +164,6 @@ def test_dry_run_prints_commands_and_runs_nothing(tmp_path, capsys, monkeypatch)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"python {script} a=1 output=out", f"python {script} 'a=b c' output=out"]
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
-
-
-def test_by_a_parameter_cells_come_in_whole_blocks(tmp_path, capsys):
-    """A sweep that is cut off leaves complete seeds; within one the order is the grid's."""
-    parameters = {"model": {"values": ["x", "y"]}, "seed": {"values": [2, 10, 1]}}
-    path = write_sweep(tmp_path, command=["${program}", "${args_no_hyphens}"], parameters=parameters)
-    assert main(["sweep", str(path), "--dry-run", "--by", "seed"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == [f"train.py model={model} seed={seed}" for seed in (2, 10, 1) for model in "xy"]
-    assert main(["sweep", str(path), "--dry-run", "--by", "speed"]) == 2
-    assert "--by is 'speed', expected a parameter of" in (said := capsys.readouterr().err) and "model, seed" in said
 
 
 def test_cells_of_one_command_are_refused(tmp_path, capsys):

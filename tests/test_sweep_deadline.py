@@ -1,4 +1,4 @@
-"""Sweeps with an end on the clock, and of several files."""
+"""Sweeps with an end on the clock, in whole blocks, and of several files."""
 
 from __future__ import annotations
 
@@ -19,11 +19,22 @@ def write_sweep(folder: Path, **content) -> str:
 
 
 def make_jobs(folder: Path, seconds: dict[str, float]) -> list[Job]:
-    """Jobs of two kinds, by their names without the seed."""
+    """Jobs whose kinds are their names without the seed."""
     return [
-        Job(name, ["sleep", str(took)], folder / f"{name}.log", cell={"model": name[:-1], "seed": name[-1]})
+        Job(name, ["sh", "-c", f"sleep {took}", f"model={name[:-1]}", f"seed={name[-1]}"], folder / f"{name}.log")
         for name, took in seconds.items()
     ]
+
+
+def test_by_a_parameter_cells_come_in_whole_blocks(tmp_path, capsys):
+    """A sweep that is cut off leaves complete seeds; within one the order is the grid's."""
+    parameters = {"model": {"values": ["x", "y"]}, "seed": {"values": [2, 10, 1]}}
+    path = write_sweep(tmp_path, command=["${program}", "${args_no_hyphens}"], parameters=parameters)
+    assert main(["sweep", str(path), "--dry-run", "--by", "seed"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"train.py model={model} seed={seed}" for seed in (2, 10, 1) for model in "xy"]
+    assert main(["sweep", str(path), "--dry-run", "--by", "speed"]) == 2
+    assert "--by is 'speed', expected a parameter of" in (said := capsys.readouterr().err) and "model, seed" in said
 
 
 def test_several_files_are_one_queue(tmp_path, capsys):
@@ -48,6 +59,16 @@ def test_no_cell_starts_that_would_not_end_in_time(tmp_path):
     assert Deadline(2000).choose([a1, b1, c0], jobs) == [a1]
     assert Deadline(10000).choose([a1, b1, c0], jobs) == Deadline().choose([a1, b1, c0], jobs) == [a1, b1, c0]
     assert Deadline(2000).choose([c0], [c0]) == [c0]
+
+
+def test_cells_of_other_files_are_of_another_kind(tmp_path):
+    """Though their parameters have the same values: the files' configurations differ."""
+    cell = {"model": "rigid", "seed": 0}
+    done, other = (Job(n, ["dk-bench", "train", f"{n}.yaml", "seed=0"], tmp_path / n, cell=cell) for n in "ab")
+    long = Job("long", ["dk-bench", "train", "long.yaml", "seed=0"], tmp_path / "long", cell={"seed": 0})
+    done.state, done.seconds, long.state, long.seconds = "finished", 20.0, "finished", 4000.0
+    again = Job("again", ["dk-bench", "train", "a.yaml", "--seed=1"], tmp_path / "again", cell=cell | {"seed": 1})
+    assert Deadline(2000).choose([other, again], [done, long, other, again]) == [again]
 
 
 def test_what_runs_at_the_deadline_is_stopped_and_waits(tmp_path):

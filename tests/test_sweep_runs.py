@@ -13,12 +13,13 @@ import pytest
 from training_cases import tiny
 
 from dk_bench.cli import main
-from dk_bench.cli.sweep import make_jobs, skip_finished
+from dk_bench.cli.sweep import make_jobs
 from dk_bench.errors import BusyError
 from dk_bench.results import lock
 from dk_bench.results.lock import LOCK, hold, is_held
 from dk_bench.results.record import attempts_of, new_record, read_record, write_record
 from dk_bench.sweep import runner
+from dk_bench.sweep.cells import skip_finished
 from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.runner import Job, run_jobs
 from dk_bench.sweep.runs import Run, training_values

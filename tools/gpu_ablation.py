@@ -4,12 +4,13 @@
     python tools/gpu_ablation.py run FOLDER --seconds 590 --workers 16 --output OUT      on the machine with the GPU
 
 ``pack`` leaves the runs' commands, all sweeps seed by seed so that a seed's block is complete before the next begins,
-and the folders DATA in one archive. ``run`` starts every run in a fork of a process that has imported everything, stops
-starting runs that would not end in time, and interrupts those that are at work when it is over: started again on the
-same folder, they go on from their checkpoints. OUT then holds records.tar.gz, logs.tar.gz and, with --weights
-NAME/MODEL..., the weights of the runs of these names and models in archives below 16 MiB each.
+and the folders DATA in one archive. ``run`` is `dk-bench sweep --by seed --time-limit` of them, with what that has not:
+a run is a fork of a process that has imported everything, and waits for images that are prepared beside it, once for
+all runs of a seed. Runs that are interrupted go on when it is called again. OUT then holds records.tar.gz, logs.tar.gz
+and, with --weights NAME/MODEL..., the weights of the runs of these names and models in archives below 16 MiB each.
 """
 
+# ruff: noqa: E402  (the clock starts before the imports, which take seconds)
 from __future__ import annotations
 
 import argparse
@@ -19,35 +20,49 @@ import json
 import multiprocessing
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tarfile
 import time
-from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
+
+BEGAN = time.monotonic()
+
+import torch
+
+import dk_bench.training.run  # noqa: F401  # here, for all forks; nothing of it touches the GPU
+from dk_bench.cli import main as dk_bench_main
+from dk_bench.config import Config, load_config
+from dk_bench.data.laid_down import LaidDown
+from dk_bench.data.module import ClassificationData
+from dk_bench.data.shifts import held_out_sets
+from dk_bench.interrupts import Interrupted, begin_anew, interrupts
+from dk_bench.sweep.cells import skip_finished
+from dk_bench.sweep.deadline import Deadline
+from dk_bench.sweep.forked import Forked
+from dk_bench.sweep.runner import Job, run_jobs
 
 DATA, JOBS, CODE = "data.tar.xz", "jobs.json", "code"
 MPS = "nvidia-cuda-mps-control"
 ENDING_SECONDS = 12.0  # for interrupted runs to write their checkpoints, and for the archives
 ARCHIVE_BYTES = 15 << 20
-POLL_SECONDS = 0.05
 AHEAD = 4  # processes that prepare images while as many runs as there are to be at a time are at work
 EPOCHS = 3  # augmented by one process, which takes a second to find its images
 
 
 def pack(folder: Path, sweeps: list[Path], data: list[Path]) -> None:
     """Writes the commands of the sweeps' runs, in order of their seeds, the data's archive, and a clone of the code."""
-    from dk_bench.cli.sweep import make_jobs
+    from dk_bench.cli.sweep import make_jobs, ordered  # with W&B's client
     from dk_bench.sweep.grid import read_sweep
 
     folder.mkdir(parents=True, exist_ok=True)
-    runs = []
-    for path in sweeps:
-        for job in make_jobs(read_sweep(path), None):
-            start = job.argv.index("train")
-            runs.append({"seed": int(job.cell["seed"]), "name": job.name, "argv": job.argv[start:]})
-    runs.sort(key=lambda run: run["seed"])  # stable: within a seed the sweeps come as they are named
+    jobs = [job for path in sweeps for job in make_jobs(read_sweep(path), None, named=True)]
+    runs = [
+        {"name": job.name, "log": str(job.log), "cell": job.cell, "argv": job.argv[job.argv.index("train") :]}
+        for job in ordered(jobs, "seed")
+    ]
     (folder / JOBS).write_text(json.dumps(runs, indent=1))
     _clone(folder / CODE)
     if data:
@@ -68,45 +83,71 @@ def _clone(folder: Path) -> None:
 
 
 def run(folder: Path, seconds: float, workers: int, overrides: list[str], goes_on: bool = False) -> dict[str, str]:
-    """Runs the packed commands until ``seconds`` from now; returns how each run stands by its name.
+    """Runs the packed commands until ``seconds`` from the start of this process; returns how each run stands by its
+    name, without those that had finished before.
 
     Where it ``goes_on`` in another call, runs are started that cannot end in this one."""
-    end = time.monotonic() + seconds - ENDING_SECONDS
+    left = BEGAN + seconds - ENDING_SECONDS - time.monotonic()
+    deadline = (ForAnotherCall if goes_on else Deadline)(left, patience=ENDING_SECONDS / 2)
     if (folder / DATA).exists() and not Path("data").exists():
         with tarfile.open(folder / DATA) as archive:
             archive.extractall(".", filter="data")
     with_mps = _start_mps()
-    _import_everything()
-    waiting = [job for job in json.loads((folder / JOBS).read_text()) if not _has_finished(job, overrides)]
-    images = Images(waiting, overrides)
-    states = {_key(job): "waiting" for job in waiting}
-    running: dict[str, tuple[multiprocessing.Process, dict, float]] = {}
-    took: dict[str, list[float]] = defaultdict(list)
-    print(f"{len(waiting)} runs, {workers} at a time, for {seconds:.0f} s, MPS: {with_mps}", flush=True)
-    while (waiting or running) and time.monotonic() < end:
-        images.prepare(max(AHEAD, workers + AHEAD - len(running)))
-        while len(running) < workers and (job := _next(waiting, took, end + goes_on * 1e9, images)):
-            waiting.remove(job)
-            running[_key(job)] = (_fork(job, overrides), job, time.monotonic())
-        if not running and not goes_on and not any(_fits(job, took, end) for job in waiting):
-            break
-        ended = [state for state in states.values() if state != "waiting"]
-        if len(ended) > workers and "finished" not in ended:
-            break  # every one of them fails
-        time.sleep(POLL_SECONDS)
-        for key, (process, job, begun) in [*running.items()]:
-            if process.exitcode is not None:
-                lasted = time.monotonic() - begun
-                states[key] = "finished" if process.exitcode == 0 else f"failed, exit status {process.exitcode}"
-                if process.exitcode == 0:
-                    took[_model(job)].append(lasted)
-                print(f"{time.strftime('%X')} {states[key]} in {lasted:.0f} s: {key}", flush=True)
-                del running[key]
-    _interrupt([*images.at_work, *(process for process, _, _ in running.values())])
-    if with_mps:
-        _stop_mps()
-    states |= dict.fromkeys(running, "interrupted")
-    return states
+    torch.set_num_threads(1)
+    jobs = read_jobs(folder, overrides)
+    images = Images(jobs)
+    print(f"{len(jobs)} runs, {workers} at a time, for {seconds:.0f} s, MPS: {with_mps}", flush=True)
+
+    def changed(job: Job | None) -> None:
+        states = [job.state for job in jobs]
+        if job is None:
+            images.prepare(max(AHEAD, workers + AHEAD - states.count("running")))
+        elif job.has_ended:
+            print(f"{time.strftime('%X')} {_said(job)} in {job.seconds:.0f} s: {job.name}", flush=True)
+            if states.count("failed") > workers and "finished" not in states:
+                deadline.end = 0.0  # every one of them fails
+
+    try:
+        run_jobs(jobs, workers, changed, deadline=deadline, is_ready=images.are_ready, starter=fork)
+    finally:
+        images.stop()
+        if with_mps:
+            _stop_mps()
+    return {job.name: _said(job) for job in jobs}
+
+
+class ForAnotherCall(Deadline):
+    """An end before which all may start: what it overtakes goes on in another call."""
+
+    def choose(self, candidates: Sequence[Job], jobs: Sequence[Job]) -> list[Job]:
+        return list(candidates)
+
+
+def read_jobs(folder: Path, overrides: list[str]) -> list[Job]:
+    """The packed runs that have not finished."""
+    packed = json.loads((folder / JOBS).read_text())
+    jobs = [
+        Job(one["name"], ["dk-bench", *one["argv"], *overrides], Path(one["log"]), cell=one["cell"]) for one in packed
+    ]
+    skip_finished(jobs)
+    return [job for job in jobs if not job.has_ended]
+
+
+def fork(argv: list[str], log: IO[bytes], environment: dict[str, str]) -> Forked:
+    """Starts a run in place of `dk_bench.sweep.runner.launch`."""
+
+    def command() -> int:
+        sys.argv = argv
+        return dk_bench_main(argv[1:])
+
+    return Forked(command, log, environment)
+
+
+def _said(job: Job) -> str:
+    """How a run stands, in words."""
+    if job.state == "waiting" and job.reason:
+        return "interrupted"
+    return f"{job.state}, {job.reason}" if job.reason else job.state
 
 
 def collect(output: Path, runs: Path, weights: list[str]) -> None:
@@ -136,8 +177,6 @@ def collect(output: Path, runs: Path, weights: list[str]) -> None:
 
 
 def _weights_of(checkpoint: Path) -> bytes:
-    import torch
-
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     for key in ("optimizer_states", "lr_schedulers"):
         content[key] = []
@@ -146,53 +185,22 @@ def _weights_of(checkpoint: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _has_finished(job: dict, overrides: list[str]) -> bool:
-    """Whether a run has a finished record from an earlier call. It would end at once, and not tell how long others
-    take."""
-    from dk_bench.sweep.runs import Run, training_values
-
-    record = Run.of(*training_values(["dk-bench", *job["argv"], *overrides])).record()
-    return record is not None and record.status == "finished"
-
-
-def _key(job: dict) -> str:
-    return " ".join(part for part in job["argv"][1:] if not part.startswith("output="))
-
-
-def _model(job: dict) -> str:
-    return " ".join(part for part in job["argv"] if not part.startswith("seed="))
-
-
-def _fits(job: dict, took: dict[str, list[float]], end: float) -> bool:
-    """Whether a run would end in time, by how long the slowest like it took, or any where there is none."""
-    known = took.get(_model(job)) or [statistics.mean(times) for times in took.values()]
-    return not known or time.monotonic() + 1.05 * max(known) < end
-
-
-def _next(waiting: list[dict], took: dict[str, list[float]], end: float, images: Images) -> dict | None:
-    """The first run that would end in time and whose images are prepared."""
-    ready = (job for job in waiting if images.are_ready(job))
-    return next((job for job in ready if _fits(job, took, end)), None)
-
-
 class Images:
     """What runs share: decoded images, and their augmented epochs, which are the same for all models of a seed.
 
     Both are made in processes of their own, in the order in which the jobs come.
     """
 
-    def __init__(self, jobs: list[dict], overrides: list[str]) -> None:
-        from dk_bench.data.shifts import held_out_sets
-
-        self.at_work: list[multiprocessing.Process] = []
+    def __init__(self, jobs: list[Job]) -> None:
+        self._at_work: list[multiprocessing.Process] = []
         self._blocks: dict[str, tuple[str, int]] = {}  # a job's images, by its name, and its seed
         self._decoding: dict[str, list[multiprocessing.Process]] = {}
-        self._tasks: list[tuple[tuple[str, int], object, range]] = []
+        self._tasks: list[tuple[tuple[str, int], Config, range]] = []
         self._left: dict[tuple[str, int], list[multiprocessing.Process | None]] = {}
         for job in jobs:
-            config = _config(job, overrides)
+            config = _config(job)
             images = repr(config.data)
-            block = self._blocks[_key(job)] = images, config.seed
+            block = self._blocks[job.name] = images, config.seed
             if images not in self._decoding:
                 splits = ["train", "val", *held_out_sets(config.data)]
                 self._decoding[images] = [self._start(_decode, config, split) for split in splits]
@@ -201,16 +209,16 @@ class Images:
                 self._tasks += [(block, config, part) for part in parts]
                 self._left[block] = [None] * len(parts)
 
-    def _start(self, target: object, *arguments: object) -> multiprocessing.Process:
-        process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    def _start(self, target: Callable, *arguments: object) -> multiprocessing.Process:
+        process = multiprocessing.get_context("fork").Process(target=_until_stopped, args=(target, *arguments))
         process.start()
-        self.at_work.append(process)
+        self._at_work.append(process)
         return process
 
     def prepare(self, most: int) -> None:
         """Starts what comes next, so that at most so many processes are at it."""
-        self.at_work = [process for process in self.at_work if process.exitcode is None]
-        while self._tasks and len(self.at_work) < most:
+        self._at_work = [process for process in self._at_work if process.exitcode is None]
+        while self._tasks and len(self._at_work) < most:
             block, config, epochs = self._tasks[0]
             if not _have_ended(self._decoding[block[0]]):
                 return
@@ -218,76 +226,46 @@ class Images:
             self._left[block].remove(None)
             self._left[block].append(self._start(_lay_down, config, epochs))
 
-    def are_ready(self, job: dict) -> bool:
+    def are_ready(self, job: Job) -> bool:
         """Whether the images of a job's run are all there; where making them failed, the run does it by itself."""
-        return _have_ended(self._left[self._blocks[_key(job)]])
+        return _have_ended(self._left[self._blocks[job.name]])
+
+    def stop(self) -> None:
+        """Ends what is being prepared; what is whole by then stays."""
+        for process in self._at_work:
+            process.terminate()
+        for process in self._at_work:
+            process.join(1.0)
+            process.kill()
 
 
-def _config(job: dict, overrides: list[str]) -> object:
-    from dk_bench.config import load_config
-
-    return load_config(job["argv"][1], [*job["argv"][2:], *overrides])
+def _config(job: Job) -> Config:
+    return load_config(job.argv[2], job.argv[3:])
 
 
 def _have_ended(processes: list[multiprocessing.Process | None]) -> bool:
     return all(process is not None and process.exitcode is not None for process in processes)
 
 
-def _lay_down(config: object, epochs: range) -> None:
-    from dk_bench.data.laid_down import LaidDown
-    from dk_bench.data.module import ClassificationData
+def _until_stopped(target: Callable, *arguments: object) -> None:
+    """Leaves no half of a file where it is stopped."""
+    begin_anew()
+    with contextlib.suppress(Interrupted), interrupts():
+        target(*arguments)
 
+
+def _lay_down(config: Config, epochs: range) -> None:
     images = ClassificationData(config.data, config.seed).augmented
     for epoch in epochs if isinstance(images, LaidDown) else ():  # others are not decoded in files
         images.write(epoch)
 
 
-def _decode(config: object, split: str) -> None:
-    from dk_bench.data.module import ClassificationData
-
+def _decode(config: Config, split: str) -> None:
     data = ClassificationData(config.data, config.seed)
     if split in ("train", "val"):
         getattr(data, f"{split}_pixels")
     else:
         data.test_dataloader(split)
-
-
-def _fork(job: dict, overrides: list[str]) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(job, overrides), daemon=False)
-    process.start()
-    return process
-
-
-def _child(job: dict, overrides: list[str]) -> None:
-    os.setsid()
-    log = Path("runs/logs", _key(job).replace("/", "_").replace(" ", "-")[-200:] + ".log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(stream, 1)
-    os.dup2(stream, 2)
-    sys.argv = ["dk-bench", *job["argv"], *overrides]
-    from dk_bench.cli import main
-
-    sys.exit(main(sys.argv[1:]))
-
-
-def _interrupt(processes: list[multiprocessing.Process]) -> None:
-    for process in processes:
-        process.terminate()
-    patience = time.monotonic() + ENDING_SECONDS / 2
-    for process in processes:
-        process.join(max(0.1, patience - time.monotonic()))
-        if process.exitcode is None:
-            process.kill()
-
-
-def _import_everything() -> None:
-    """What every run would import for itself; nothing of it may touch the GPU, which no fork could use then."""
-    import timm  # noqa: F401
-    import torch
-
-    torch.set_num_threads(1)
-    import dk_bench.training.run  # noqa: F401
 
 
 def _start_mps() -> bool:

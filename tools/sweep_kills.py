@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -28,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -41,6 +40,7 @@ from dk_bench.results.attempts import is_gone, this_process
 from dk_bench.results.record import RunRecord, find_records, read_record
 from dk_bench.results.tables import build_documents, write_documents
 from dk_bench.sweep import runner
+from dk_bench.sweep.forked import Forked
 from dk_bench.training import read_checkpoint
 from dk_bench.training import run as training
 
@@ -64,35 +64,6 @@ WITNESS = "DK_BENCH_WITNESS"  # environment variable: the folder in which cells 
 VICTIMS = ("runner", "cell", "runner and cells")
 FULL = (1 << 9, 1 << 12, 1 << 16)  # bytes a file may have on a full disk: too few for a log, a record, a checkpoint
 MOST_STARTS = 20  # of a sweep that nobody kills any more
-
-
-class Forked:
-    """A function in a process forked from this one, with what the runner needs of a Popen."""
-
-    def __init__(self, function: Callable[[], int], log: IO[bytes], environment: Mapping[str, str]) -> None:
-        def child() -> None:
-            os.setsid()
-            for number in (1, 2):
-                os.dup2(log.fileno(), number)
-            os.environ.update(environment)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            sys.exit(function())
-
-        self.process = multiprocessing.get_context("fork").Process(target=child)
-        self.process.start()
-        self.pid = self.process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        return self.process.exitcode
-
-    poll = returncode.fget
-
-    def wait(self, timeout: float | None = None) -> int:
-        self.process.join(timeout)
-        if self.returncode is None:
-            raise subprocess.TimeoutExpired("forked process", timeout)
-        return self.returncode
 
 
 def run_cell(arguments: list[str]) -> int:

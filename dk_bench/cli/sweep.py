@@ -13,12 +13,11 @@ from rich.console import Console
 from dk_bench.cli.options import add_output
 from dk_bench.errors import UserError
 from dk_bench.results.attempts import STALE
-from dk_bench.sweep.cells import find_runs
+from dk_bench.sweep.cells import find_runs, skip_finished
 from dk_bench.sweep.deadline import Deadline
 from dk_bench.sweep.grid import Sweep, read_sweep
 from dk_bench.sweep.progress import Shown, SweepProgress
 from dk_bench.sweep.runner import Job, available_cores, available_gpus, run_jobs
-from dk_bench.sweep.runs import training_runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,26 +132,6 @@ def _show(jobs: list[Job]) -> int:
     for job, error in unread:
         print(f"cell {job.name!r} will fail: {error}", file=sys.stderr)
     return 1 if unread else 0
-
-
-def skip_finished(jobs: list[Job]) -> list[Path]:
-    """Finds the runs that jobs of ``dk-bench train`` stand for, and marks those that have a finished record in their
-    folder, which has the run's name, cell and seed in its own.
-
-    Training would see that itself and return at once, but only after half a minute of imports for every few cells.
-    Returns the folders of runs whose record says running while their process, on this machine, is gone; their jobs
-    wait to be run, from the last checkpoint. Raises UserError as `find_runs` does.
-    """
-    find_runs(jobs)
-    outputs: dict[Path, None] = {}
-    for job in jobs:
-        if job.run is None:
-            continue
-        outputs[job.run.output] = None
-        if job.run.has_finished(job.run.record()):
-            job.state, job.reason = "skipped", "finished before"
-        job.run.know()
-    return [folder for output in outputs for folder, record in training_runs(output) if record.error == STALE]
 
 
 def _file_name(text: str) -> str:

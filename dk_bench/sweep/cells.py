@@ -10,8 +10,9 @@ import yaml
 
 from dk_bench.errors import UserError
 from dk_bench.overrides import split_override, standing
+from dk_bench.results.attempts import STALE
 from dk_bench.sweep.runner import Job
-from dk_bench.sweep.runs import Run, training_values
+from dk_bench.sweep.runs import Run, training_runs, training_values
 
 NOTHING = object()
 
@@ -42,6 +43,26 @@ def find_runs(jobs: list[Job]) -> list[tuple[Job, UserError]]:
                 "result; expected parameters that do"
             )
     return unread
+
+
+def skip_finished(jobs: list[Job]) -> list[Path]:
+    """Finds the runs that jobs of ``dk-bench train`` stand for, and marks those that have a finished record in their
+    folder, which has the run's name, cell and seed in its own.
+
+    Training would see that itself and return at once, but only after half a minute of imports for every few cells.
+    Returns the folders of runs whose record says running while their process, on this machine, is gone; their jobs
+    wait to be run, from the last checkpoint. Raises UserError as `find_runs` does.
+    """
+    find_runs(jobs)
+    outputs: dict[Path, None] = {}
+    for job in jobs:
+        if job.run is None:
+            continue
+        outputs[job.run.output] = None
+        if job.run.has_finished(job.run.record()):
+            job.state, job.reason = "skipped", "finished before"
+        job.run.know()
+    return [folder for output in outputs for folder, record in training_runs(output) if record.error == STALE]
 
 
 def _check_values(job: Job, values: Mapping[str, Any]) -> None:

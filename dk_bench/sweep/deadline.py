@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,16 +11,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dk_bench.sweep.runner import Job
 
+# Between asking a process to stop and killing it: training finishes its step, ends its data loaders and writes its
+# record, which takes long on cores that are shared. A process that is killed leaves a record that says running.
+PATIENCE_SECONDS = 60.0
+SEED = re.compile(r"-*seed=")  # how the argument begins that a cell's seed is given by
+
 
 class Deadline:
-    """Cells start only where they would end ``seconds`` from now on or earlier; None: there is no end.
+    """Cells start only where they would end ``seconds`` from now on or earlier; None: there is no end. What still runs
+    then is given ``patience`` seconds to stop.
 
-    How long a cell takes is told by those of its kind that have finished, which differ from it in ``seed`` alone, by
-    the longest of them; where there is none, by the longest of all; before any has finished, all may start.
+    How long a cell takes is told by those of its kind that have finished, whose commands differ from its own in the
+    seed alone, by the longest of them; where there is none, by the longest of all; before any has finished, all may
+    start.
     """
 
-    def __init__(self, seconds: float | None = None) -> None:
+    def __init__(self, seconds: float | None = None, *, patience: float = PATIENCE_SECONDS) -> None:
         self.end = math.inf if seconds is None else time.monotonic() + seconds
+        self.patience = patience
 
     def is_over(self) -> bool:
         return time.monotonic() >= self.end
@@ -37,4 +46,4 @@ class Deadline:
 
 
 def _kind(job: Job) -> str:
-    return str([(name, value) for name, value in job.cell.items() if name != "seed"])
+    return " ".join(part for part in job.argv if not SEED.match(part))

@@ -20,14 +20,11 @@ from typing import IO, Any
 from dk_bench.errors import BusyError
 from dk_bench.interrupts import deferred
 from dk_bench.launchers import without_launchers
-from dk_bench.sweep.deadline import Deadline
+from dk_bench.sweep.deadline import PATIENCE_SECONDS, Deadline
 from dk_bench.sweep.runs import Run
 
 POLL_SECONDS = 0.1
 LOOK_SECONDS = 1.0  # between looking whether a run that another process is at has ended
-# Between asking a process to stop and killing it: training finishes its step, ends its data loaders and writes its
-# record, which takes long on cores that are shared. A process that is killed leaves a record that says running.
-PATIENCE_SECONDS = 60.0
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -84,6 +81,8 @@ def run_jobs(
     *,
     retries: int = 0,
     deadline: Deadline | None = None,
+    is_ready: Callable[[Job], bool] = lambda job: True,
+    starter: Callable[[list[str], IO[bytes], dict[str, str]], Any] | None = None,
 ) -> None:
     """Runs every waiting job, ``workers`` at a time, and sets state, reason and seconds of each.
 
@@ -91,9 +90,10 @@ def run_jobs(
     one that cannot be started, spoils itself alone; it is run again up to ``retries`` times, after all others. A job
     that another process is at is waited for: what that makes of it counts, and if it is cut off the job is run here.
     Stopped by an exception (Ctrl-C), the jobs under way are ended with all their processes before it is raised on. So
-    are those that ``deadline`` overtakes; they and what would not end before it are left waiting.
+    are those that ``deadline`` overtakes; they and what would not end before it are left waiting. A job that is not
+    ready yet, by ``is_ready``, lets others go first. ``starter`` takes the place of `launch`.
     """
-    jobs, deadline = list(jobs), deadline or Deadline()
+    jobs, deadline, starter = list(jobs), deadline or Deadline(), starter or launch
     running: dict[int, Job] = {}  # by the worker's number
     environments = _environments(workers)
 
@@ -111,17 +111,10 @@ def run_jobs(
             startable = deadline.choose([j for j in jobs if j.state in ("waiting", "elsewhere")], jobs)
             if not startable and not running:
                 break
-            for job in sorted(startable, key=lambda j: j.failures):
+            for job in sorted(filter(is_ready, startable), key=lambda j: j.failures):
                 if len(running) == workers:
                     break
-                before = job.state
-                _look(job)
-                if job.state == "waiting":
-                    worker = next(n for n in range(workers) if n not in running)
-                    with deferred():  # a process that nobody knows of could not be stopped
-                        if _start(job, environments[worker]):
-                            running[worker] = job
-                if job.state != before:
+                if _take_up(job, running, environments, starter):
                     settle(job)
             time.sleep(POLL_SECONDS)
             for worker, job in [*running.items()]:
@@ -131,7 +124,7 @@ def run_jobs(
                     settle(job)
             on_change(None)
     finally:
-        _stop([*running.values()])
+        _stop([*running.values()], deadline.patience)
 
 
 def launch(argv: list[str], log: IO[bytes], environment: dict[str, str]) -> subprocess.Popen:
@@ -158,6 +151,19 @@ def _environments(workers: int) -> list[dict[str, str]]:
     return [common | ({"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else {}) for n in range(workers)]
 
 
+def _take_up(job: Job, running: dict[int, Job], environments: list[dict[str, str]], starter: Callable) -> bool:
+    """Starts a job on a worker that is free, unless others are at its run or have ended it. Whether its state changed.
+    """
+    before = job.state
+    _look(job)
+    if job.state == "waiting":
+        worker = next(n for n in range(len(environments)) if n not in running)
+        with deferred():  # a process that nobody knows of could not be stopped
+            if _start(job, environments[worker], starter):
+                running[worker] = job
+    return job.state != before
+
+
 def _look(job: Job) -> None:
     """What others have made of a job's run: it is theirs, has ended, or is for us to start (``waiting``), and then no
     other runner's until it has ended."""
@@ -176,7 +182,7 @@ def _look(job: Job) -> None:
     job.reason = {"finished": "finished elsewhere", "failed": f"elsewhere: {why}"}.get(fate, job.reason)
 
 
-def _start(job: Job, environment: dict[str, str]) -> bool:
+def _start(job: Job, environment: dict[str, str], starter: Callable) -> bool:
     """Whether the job runs now; otherwise it failed."""
     job.started = time.monotonic()
     try:
@@ -184,7 +190,7 @@ def _start(job: Job, environment: dict[str, str]) -> bool:
         with open(job.log, "ab") as log:
             log.write(f"$ {shlex.join(job.argv)}\n".encode())
             log.flush()
-            job.process = launch(job.argv, log, environment)
+            job.process = starter(job.argv, log, environment)
     except (OSError, ValueError) as error:  # ValueError: an argument with a zero byte
         if job.run:
             job.run.release()
@@ -214,14 +220,14 @@ def _end(job: Job) -> None:
         job.state, job.reason = "failed", ended if code else f"{ended}, but {says}"
 
 
-def _stop(running: list[Job]) -> None:
+def _stop(running: list[Job], patience: float = PATIENCE_SECONDS) -> None:
     """Asks, waits, then kills; whole process groups. Another Ctrl-C while it waits kills at once."""
     left = [job for job in running if job.process.poll() is None]
     if left:
         with contextlib.suppress(OSError):  # the disk that it goes to may be full
-            print(f"stopping {len(left)} cells, up to {PATIENCE_SECONDS:.0f} s; Ctrl-C kills them", file=sys.stderr)
+            print(f"stopping {len(left)} cells, up to {patience:.0f} s; Ctrl-C kills them", file=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + patience
         left = [job for job in running if job.process.poll() is None]
         for job in left:
             with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
