@@ -97,6 +97,19 @@ def test_cell_and_training_are_those_of_a_run_without(tested, tmp_path):
     assert train(tiny(tmp_path, *TESTED), callbacks=[Watch(cut=True)]).ended == added.ended
 
 
+def test_finished_run_says_where_its_tests_are_not_those_asked_for(tested, capsys):
+    """They are no part of its cell: the record's figures could be taken for those of other images."""
+    config, record, _ = tested
+    same, none = tiny(config.output, *TESTED), tiny(config.output, *SHORT)
+    assert train(same) == train(none) == record and "tested on" not in capsys.readouterr().err
+    other = tiny(config.output, *TESTED, "data.procedural.shifts.bend=0.9", "data.procedural.test_images=13")
+    assert train(other) == record
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"{run_folder(config)}: was tested on data.procedural.test_images=12 (now 13), data.procedural.shifts.bend=0.8 "
+        "(now 0.9); dk-bench eval --split test has others"
+    )
+
+
 def test_run_cut_off_in_its_test_goes_on_there(tested, tmp_path):
     config = tiny(tmp_path, *TESTED)
     with pytest.raises(RuntimeError, match="power cut"):

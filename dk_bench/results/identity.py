@@ -17,13 +17,17 @@ from dk_bench.config import Config
 from dk_bench.results.detection_cell import detection_cell, is_detection
 from dk_bench.results.environment import portable
 
+# What the trained model is tested on, which training does not see.
+TESTS = (
+    "data.test", "data.procedural.test_images", "data.procedural.shifts.scale_up", "data.procedural.shifts.scale_down",
+    "data.procedural.shifts.rotation", "data.procedural.shifts.bend",
+)  # fmt: skip
 # What tells runs of one cell apart, how a run is called and where it writes, where images lie, how fast it goes, and
-# what the trained model is tested on, which training does not see.
+# `TESTS`.
 NOT_OF_THE_CELL = frozenset({
     "seed", "output", "name", "wandb.mode", "wandb.project", "data.root", "data.workers", "data.cache",
     "data.cache_gb", "trainer.accelerator", "trainer.devices", "trainer.checkpoint_every_n_steps", "trainer.compile",
-    "data.test", "data.procedural.test_images", "data.procedural.shifts.scale_up", "data.procedural.shifts.scale_down",
-    "data.procedural.shifts.rotation", "data.procedural.shifts.bend",
+    *TESTS,
 })  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from dk_bench.data.shifts import TEST, held_out_sets
 from dk_bench.data.sources import Images, data_name
 from dk_bench.errors import UserError
 from dk_bench.results import identity
+from dk_bench.results.environment import portable
 from dk_bench.results.record import (
     EVALUATION,
     RunRecord,
@@ -78,6 +79,7 @@ def train(config: Config, *, callbacks: Sequence[Callback] = (), command: Sequen
     with open_run(folder) as previous, quiet():
         if previous and previous.status == "finished" and not _wants_test(config, previous, folder):
             not_again(config, to_dict(config), previous, folder)
+            _tell_other_tests(config, previous, folder)
             return previous
 
         pl.seed_everything(config.seed, verbose=False)  # the initial weights; every step seeds itself
@@ -133,6 +135,15 @@ def evaluate_tests(
 def _wants_test(config: Config, record: RunRecord, folder: Path) -> bool:
     """Whether a finished run is without figures of test images that its configuration names, and can have them."""
     return not is_tested(record, held_out_sets(config.data)) and (folder / "last.ckpt").exists()
+
+
+def _tell_other_tests(config: Config, record: RunRecord, folder: Path) -> None:
+    """Says of a finished run where its figures of test images are not of those that the configuration names now."""
+    now = portable(to_dict(config), distinct=True)
+    both = ((key, identity.setting(record.config, key), identity.setting(now, key)) for key in identity.TESTS)
+    other = [f"{key}={then} (now {named})" for key, then, named in both if then != named]
+    if other and held_out_sets(config.data) and is_tested(record, [TEST]):
+        print(f"{folder}: was tested on {', '.join(other)}; dk-bench eval --split test has others", file=sys.stderr)
 
 
 def evaluate(
