@@ -204,10 +204,14 @@ def _arm(name: str, value: Any, where: str) -> Arm:
 def _experiment(name: str, value: Any, arms: Mapping[str, Arm], where: str) -> Experiment:
     _check_keys(value, {"title": str, "runs": str, "metric": str, "seeds": int, "bases": dict}, {}, where)
     bases = {}
+    if value["seeds"] < 2:
+        raise UserError(f"{where}: seeds is {value['seeds']}, expected 2 at least, as one has no spread")
     for backbone, base in value["bases"].items():
         _check_known("base", [backbone], BACKBONES, where)
         _check_keys(base, {"model": str, "arms": list}, {}, f"{where}: base {backbone}")
         _check_known("arm", base["arms"], arms, f"{where}: base {backbone}")
+        if twice := [arm for arm in base["arms"] if base["arms"].count(arm) > 1]:
+            raise UserError(f"{where}: base {backbone}: arm {twice[0]} is there twice")
         bases[backbone] = Base(base["model"], tuple(base["arms"]))
     return Experiment(name, value["title"], value["runs"], value["metric"], value["seeds"], bases)
 
@@ -238,6 +242,8 @@ def _contrast(value: dict[str, Any], where: str) -> tuple[Term, ...]:
             is_number = isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight)
             if not is_number or weight == 0:
                 raise UserError(f"{where}: contrast: weight of {arm} is {weight!r}, expected a number other than zero")
+            if not isinstance(metric, str | None):
+                raise UserError(f"{where}: contrast: metric {metric!r} of {arm}, expected text")
             terms.append(Term(arm, metric, weight))
     total = sum(term.weight for term in terms)
     if len(terms) < 2 or abs(total) > TOLERANCE:
@@ -257,7 +263,7 @@ def _check_claim(claim: Claim, claims: Claims, where: str) -> None:
     papers = [claims.paper_difference(claim, backbone) for backbone in BACKBONES]
     if claim.paper and papers == [None, None]:
         raise UserError(f"{where}: paper: its tables have no figures of {claim.paper} for these arms")
-    if claim.margin is not None and not claim.margin > 0:
+    if claim.margin is not None and not 0 < claim.margin < math.inf:
         raise UserError(f"{where}: margin is {claim.margin!r}, expected a number above zero")
     if claim.margin is None and not claim.paper:
         raise UserError(f"{where}: margin is missing, and the paper has no figures to take half of its difference")
@@ -266,6 +272,9 @@ def _check_claim(claim: Claim, claims: Claims, where: str) -> None:
 
 
 def _check_arms(claim: Claim, claims: Claims, where: str) -> None:
+    if not claim.grids or len({tuple(claim.arms(grid)) for grid in claim.grids}) < len(claim.grids):
+        grids = ", ".join(claim.grids) or "none"
+        raise UserError(f"{where}: grids: expected one, or several that have other arms each, got {grids}")
     for name in claim.tested:
         bases = claims.experiments[name].bases
         for grid in claim.grids:
