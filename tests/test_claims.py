@@ -19,7 +19,7 @@ from dk_bench.report.forest import forest, forest_file
 from dk_bench.results.readme import CLAIMS_BEGIN, CLAIMS_END
 from dk_bench.results.record import write_record
 from dk_bench.tables.claims import families, untested
-from dk_bench.tables.claims_document import claims_document, contrast_text, figure_text, short_name
+from dk_bench.tables.claims_document import claims_document, claims_summary, contrast_text, figure_text, short_name
 from dk_bench.tables.claims_file import CLAIMS_FILE, load_claims
 from dk_bench.tables.plan import keep_plan, kept_plan, plan_commits
 
@@ -347,6 +347,9 @@ def test_command_puts_the_verdicts_into_a_readme(results, tmp_path, capsys):
 {CLAIMS_END}
 after
 """
+    small = runs_of({"rigid": [80.0, 81.0, 79.0, 80.5], "s4": [80.3, 81.32, 79.31, 80.81]})
+    summary = claims_summary(families(CLAIMS, small, Path("none")), "claims")
+    assert "| 4 of 8 | local-over-rigid (within the margin) |  |  |  |" in summary
     readme.write_text("nothing")
     assert main(["claims", str(results), "--readme", str(readme)]) == 2
     assert "README.md: expected the line <!-- claims, by `make tables` -->" in capsys.readouterr().err

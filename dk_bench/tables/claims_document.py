@@ -84,11 +84,13 @@ def claims_summary(families: Iterable[Family], link: str) -> str:
 
 
 def _by_verdict(findings: Iterable[Finding]) -> list[str]:
-    """The names of what is supported, contradicted, equivalent and undecided, each by the correction of its family."""
-    return [
-        ", ".join(contrast_name(finding) for finding in findings if finding.verdict.word == word)
-        for word in (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)
-    ]
+    """The names of what is supported, contradicted, equivalent and undecided, each by the correction of its family, and
+    of what is told from zero and within the margin that it is."""
+    words: dict[str, list[str]] = {word: [] for word in (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)}
+    for finding in findings:
+        small = finding.verdict.within_margin and finding.verdict.word in (SUPPORTED, CONTRADICTED)
+        words.get(finding.verdict.word, []).append(contrast_name(finding) + " (within the margin)" * small)
+    return [", ".join(names) for names in words.values()]
 
 
 def contrast_name(finding: Finding) -> str:
