@@ -87,6 +87,19 @@ def test_vectors_of_channels(emulated, channels, dtype):
     check_larger((emulated.forward, emulated.backward), dtype, channels)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_where_there_are_vectors(emulated, dtype):
+    """Channels side by side, that vectors of 16 bytes divide, and so the steps between pixels; from 16 bytes on."""
+    wide = 16 // dtype.itemsize
+    x = torch.zeros(2, 3 * wide, 5, 6, dtype=dtype)
+    last = x.to(memory_format=torch.channels_last)
+    assert emulated.has_vectors(last) and emulated.has_vectors(last[:, wide:, 1:, 2:])
+    assert not emulated.has_vectors(x) and not emulated.has_vectors(last[:, 1:])
+    assert not emulated.has_vectors(last[:, 1 : wide + 1])  # of an address that is no multiple
+    odd = torch.zeros(2, 2 * wide + 1, 5, 6, dtype=dtype).to(memory_format=torch.channels_last)
+    assert not emulated.has_vectors(odd[:, :wide])  # of such steps
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_every_choice_of_gradients(emulated, layout):
     """What is left out is empty, and the rest keeps its bits."""

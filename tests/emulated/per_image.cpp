@@ -33,11 +33,13 @@ DK_PER_IMAGE_DEFINE(DK_PER_IMAGE_LIBRARY, m) {
   m.def(
       "backward(Tensor grad, Tensor input, Tensor weight, int[] stride, int[] padding, int[] dilation, "
       "bool[2] output_mask=[True, True]) -> (Tensor, Tensor)");
+  m.def("has_vectors(Tensor tensor) -> bool");
 }
 
 DK_PER_IMAGE_IMPLEMENT(DK_PER_IMAGE_LIBRARY, m) {
   m.impl("forward", TORCH_BOX(&per_image_forward_emulated));
   m.impl("backward", TORCH_BOX(&per_image_backward_emulated));
+  m.impl("has_vectors", TORCH_BOX(&has_vectors));
 }
 
 }  // namespace dk
