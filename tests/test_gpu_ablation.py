@@ -84,6 +84,18 @@ def test_records_weights_and_states_come_back(packed):
     assert set(json.loads((folder / "out" / "states.json").read_text()).values()) == {"finished"}
 
 
+def test_what_has_a_record_is_not_packed_again(packed):
+    folder = packed[0]
+    with tarfile.open(folder / "out" / "records.tar.gz") as archive:
+        archive.extractall(folder / "results", filter="data")
+    gone = next(path for path in find_records([folder / "results"]) if read_record(path).model["name"] == MODELS[1])
+    seed = read_record(gone).seed
+    gone.unlink()
+    said = call(folder, "pack", "again", folder / "sweep.yaml", "--done", folder / "results")
+    (job,) = json.loads((folder / "again" / "jobs.json").read_text())
+    assert "1 runs" in said and (job["cell"]["seed"], job["argv"][-2]) == (seed, f"model.name={MODELS[1]}")
+
+
 def test_epochs_are_laid_down_once_for_all_models_of_a_seed(packed):
     files = list((packed[0] / "cache").glob("*.*-*"))
     assert len(files) == EPOCHS * len(SEEDS) and len({path.name.partition(".")[0] for path in files}) == 1

@@ -1,10 +1,11 @@
 """Runs sweeps on a machine with a GPU and no network: many small models side by side, until the time given is over.
 
-    python tools/gpu_ablation.py pack FOLDER SWEEP... [--data DATA...]     where dk_bench and W&B's client are installed
+    python tools/gpu_ablation.py pack FOLDER SWEEP... [--data DATA...] [--done RESULTS...]
     python tools/gpu_ablation.py run FOLDER --seconds 590 --workers 16 --output OUT      on the machine with the GPU
 
-``pack`` leaves the runs' commands, all sweeps seed by seed so that a seed's block is complete before the next begins,
-and the folders DATA in one archive. ``run`` is `dk-bench sweep --by seed --time-limit` of them, with what that has not:
+``pack``, where dk_bench and W&B's client are installed, leaves the runs' commands, all sweeps seed by seed so that a
+seed's block is complete before the next begins, but for runs that RESULTS have finished records of, and the folders
+DATA in one archive. ``run`` is `dk-bench sweep --by seed --time-limit` of them, with what that has not:
 a run is a fork of a process that has imported everything, and waits for images that are prepared beside it, once for
 all runs of a seed. Runs that are interrupted go on when it is called again. OUT then holds records.tar.gz, logs.tar.gz
 and, with --weights NAME/MODEL..., the weights of the runs of these names and models in archives below 16 MiB each.
@@ -39,7 +40,8 @@ from dk_bench.data.laid_down import LaidDown
 from dk_bench.data.module import ClassificationData
 from dk_bench.data.shifts import held_out_sets
 from dk_bench.interrupts import Interrupted, begin_anew, interrupts
-from dk_bench.sweep.cells import skip_finished
+from dk_bench.results.record import find_records, read_record
+from dk_bench.sweep.cells import find_runs, skip_finished
 from dk_bench.sweep.deadline import Deadline
 from dk_bench.sweep.forked import Forked
 from dk_bench.sweep.runner import Job, run_jobs
@@ -52,16 +54,21 @@ AHEAD = 4  # processes that prepare images while as many runs as there are to be
 EPOCHS = 3  # augmented by one process, which takes a second to find its images
 
 
-def pack(folder: Path, sweeps: list[Path], data: list[Path]) -> None:
-    """Writes the commands of the sweeps' runs, in order of their seeds, the data's archive, and a clone of the code."""
+def pack(folder: Path, sweeps: list[Path], data: list[Path], done: list[Path]) -> None:
+    """Writes the commands of the sweeps' runs, in order of their seeds, the data's archive, and a clone of the code.
+
+    Runs that have a finished record in the folders ``done`` are left out."""
     from dk_bench.cli.sweep import make_jobs, ordered  # with W&B's client
     from dk_bench.sweep.grid import read_sweep
 
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [job for path in sweeps for job in make_jobs(read_sweep(path), None, named=True)]
+    jobs = ordered([job for path in sweeps for job in make_jobs(read_sweep(path), None, named=True)], "seed")
+    finished = {path.parent.name for path in find_records(done) if read_record(path).status == "finished"}
+    find_runs(jobs)
+    jobs = [job for job in jobs if job.run.folder.name not in finished]
     runs = [
         {"name": job.name, "log": str(job.log), "cell": job.cell, "argv": job.argv[job.argv.index("train") :]}
-        for job in ordered(jobs, "seed")
+        for job in jobs
     ]
     (folder / JOBS).write_text(json.dumps(runs, indent=1))
     _clone(folder / CODE)
@@ -301,6 +308,7 @@ def main() -> int:
     packer.add_argument("folder", type=Path)
     packer.add_argument("sweeps", type=Path, nargs="+")
     packer.add_argument("--data", type=Path, nargs="*", default=[])
+    packer.add_argument("--done", type=Path, nargs="*", default=[])
     runner = commands.add_parser("run")
     runner.add_argument("folder", type=Path)
     runner.add_argument("--seconds", type=float, required=True)
@@ -311,7 +319,7 @@ def main() -> int:
     runner.add_argument("--override", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     if args.command == "pack":
-        pack(args.folder, args.sweeps, args.data)
+        pack(args.folder, args.sweeps, args.data, args.done)
         return 0
     states = run(args.folder, args.seconds, args.workers, args.override, args.goes_on)
     collect(args.output, Path("runs"), args.weights)
