@@ -98,3 +98,23 @@ def test_run_of_an_older_checkpoint_goes_on(tmp_path):
         del checkpoint["callbacks"]["RunKeeper"][part]
     torch.save(checkpoint, folder / "last.ckpt")
     assert set(train(config).data["checksum"]) == {"train", "val"}
+
+
+def test_checksums_of_detection_are_of_images_and_of_what_is_said_of_them(tmp_path):
+    pytest.importorskip("mmdet", reason="mmdet is not installed")
+    from detection_cases import tiny_detection
+
+    from dk_bench.detection.data import DetectionData
+
+    config = tiny_detection(tmp_path)
+    before = DetectionData(config).checksums("train", "val")
+    assert before == DetectionData(config).checksums("train", "val") and len(set(before.values())) == 2
+    annotations = tmp_path / "tiny_data" / "val.json"
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["bbox"][0] += 1
+    annotations.write_text(json.dumps(content))
+    boxes = DetectionData(config).checksums("train", "val")
+    assert boxes["train"] == before["train"] and boxes["val"] != before["val"]
+    path = tmp_path / "tiny_data" / "train" / "000.png"
+    path.write_bytes(path.read_bytes() + b"0")
+    assert DetectionData(config).checksums("train")["train"] != before["train"]

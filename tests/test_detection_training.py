@@ -346,21 +346,6 @@ def test_bytes_after_an_images_end_do_no_harm(tmp_path):
     assert torch.equal(DetectionData(config).val_images[0]["inputs"], before)
 
 
-def test_checksums_are_of_images_and_of_what_is_said_of_them(tmp_path):
-    config = tiny_detection(tmp_path)
-    before = DetectionData(config).checksums("train", "val")
-    assert before == DetectionData(config).checksums("train", "val") and len(set(before.values())) == 2
-    annotations = tmp_path / "tiny_data" / "val.json"
-    content = json.loads(annotations.read_text())
-    content["annotations"][0]["bbox"][0] += 1
-    annotations.write_text(json.dumps(content))
-    boxes = DetectionData(config).checksums("train", "val")
-    assert boxes["train"] == before["train"] and boxes["val"] != before["val"]
-    path = tmp_path / "tiny_data" / "train" / "000.png"
-    path.write_bytes(path.read_bytes() + b"0")
-    assert DetectionData(config).checksums("train")["train"] != before["train"]
-
-
 def test_bad_data_is_named(tmp_path, capsys):
     path = tiny_file(tmp_path)
     data = tmp_path / "tiny_data"
