@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -31,8 +32,13 @@ using Mask = std::vector<bool>;     // which gradients are wanted, in the operan
 inline std::string as_text(const char* text) { return text; }
 inline std::string as_text(const std::string& text) { return text; }
 template <class Number>
-std::enable_if_t<std::is_arithmetic_v<Number>, std::string> as_text(Number number) {
+std::enable_if_t<std::is_integral_v<Number>, std::string> as_text(Number number) {
   return std::to_string(number);
+}
+inline std::string as_text(double number) {  // six digits, without the zeros of std::to_string
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", number);
+  return text;
 }
 
 template <class... Args>
