@@ -62,7 +62,8 @@ def planned(bare, tmp_path):
     """The commands that the script would start, words and limits, from a `timeout` that starts nothing."""
     log, timeout = tmp_path / "planned", tmp_path / "bin" / "timeout"
     timeout.parent.mkdir()
-    timeout.write_text(f'#!/bin/bash\n{{ printf "%s\\x1f" "$@"; printf "\\x1e"; }} >>{log}\n')
+    # Some start side by side: one writes at a time.
+    timeout.write_text(f'#!/bin/bash\n{{ flock 9; printf "%s\\x1f" "$@" >&9; printf "\\x1e" >&9; }} 9>>{log}\n')
     timeout.chmod(0o755)
     done = run_check({**bare, "PATH": os.pathsep.join([str(timeout.parent), os.environ["PATH"]])})
     assert done.returncode == 0, done.stderr
