@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 from dk_bench.errors import UserError
 from dk_bench.models.spec import KernelSpec
-from dk_bench.overrides import Key, joined, put, split_override
-from dk_bench.reading import Misread, UnknownKey, kinds_of, plain, read, read_text
-from dk_bench.yaml_words import read_words
+from dk_bench.reading.overrides import Key, joined, put, split_override
+from dk_bench.reading.values import Misread, UnknownKey, kinds_of, plain, read, read_text
+from dk_bench.reading.yaml_words import read_words
 
 DEVICES = re.compile(r"auto|-1|[1-9][0-9]*|[0-9]+(, ?[0-9]+)+|[0-9]+,")
 PROJECT = re.compile(r"[^/\\#?%:]{0,128}", re.DOTALL)

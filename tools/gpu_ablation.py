@@ -34,16 +34,16 @@ BEGAN = time.monotonic()
 import torch
 
 import dk_bench.training.run  # noqa: F401  # here, for all forks; nothing of it touches the GPU
+from dk_bench.classification.data import ClassificationData
 from dk_bench.cli import main as dk_bench_main
 from dk_bench.config import Config, load_config
 from dk_bench.data.laid_down import LaidDown
-from dk_bench.data.module import ClassificationData
 from dk_bench.data.shifts import held_out_sets
-from dk_bench.interrupts import Interrupted, begin_anew, interrupts
-from dk_bench.results.record import find_records, read_record
-from dk_bench.sweep.cells import find_runs, skip_finished
+from dk_bench.processes.interrupts import Interrupted, begin_anew, interrupts
+from dk_bench.runs.record import find_records, read_record
 from dk_bench.sweep.deadline import Deadline
 from dk_bench.sweep.forked import Forked
+from dk_bench.sweep.listing import find_runs, skip_finished
 from dk_bench.sweep.runner import Job, run_jobs
 
 DATA, JOBS, CODE = "data.tar.xz", "jobs.json", "code"

@@ -45,16 +45,16 @@ for kind in float64 float32 bfloat16 float16 other; do
   [ "$kind" = other ] && chosen='not test_random_cases['
   # shellcheck disable=SC2086  # two words, or none
   part "tests-$kind" "$TESTS" tests.log "$python" -m pytest -q -m cuda -k "$chosen" -p no:cacheprovider --durations=10 \
-    $apart --junitxml="$out/tests-$kind.xml" tests/test_cuda.py tests/test_deform_roi_pool_cuda.py \
-    tests/test_depthwise_per_image_cuda.py &
+    $apart --junitxml="$out/tests-$kind.xml" tests/ops/test_cuda.py tests/ops/test_deform_roi_pool_cuda.py \
+    tests/ops/test_depthwise_per_image_cuda.py &
 done
 wait
 
 # The setting that the targets are for comes first, and stands if time runs out before the others.
 part bench "$BENCH" bench.log "$python" -c "
 import json, torch
-from dk_bench.analysis.bench import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
-from dk_bench.analysis.bench_words import sentences
+from dk_bench.analysis.bench.study import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
+from dk_bench.analysis.bench.conclusions import sentences
 shapes = [Shape(*s, BATCH['cuda']) for s in RESNET50DW]
 for settings, rounds in (SETTINGS['cuda'][:1], 11), (SETTINGS['cuda'], 5):
     record = bench_operators(shapes, settings, torch.device('cuda'), rounds, lambda what: print(what, flush=True))
@@ -63,7 +63,7 @@ for settings, rounds in (SETTINGS['cuda'][:1], 11), (SETTINGS['cuda'], 5):
     print('\n'.join(sentences(record, 'conclusions')))"
 part train "$TRAIN" bench.log "$python" -c "
 import json, torch
-from dk_bench.analysis.bench_train import ModelSet, bench_models
+from dk_bench.analysis.bench.steps import ModelSet, bench_models
 models = ModelSet(('resnet50dw', 'resnet50dw_dk'), 128, 224)
 record = bench_models([models], torch.device('cuda'), bfloat16=True, rounds=8)
 with open('$out/train.json', 'w') as file:

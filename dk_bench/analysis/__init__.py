@@ -1,5 +1,1 @@
-"""What a model costs."""
-
-from dk_bench.analysis.cost import Cost, count_cost
-
-__all__ = ["Cost", "count_cost"]
+"""Studies of what models do: receptive fields, learned dynamics, taps, and times."""

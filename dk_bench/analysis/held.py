@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from dk_bench.analysis.dynamics import batches
-from dk_bench.analysis.figure_claims import HELD
+from dk_bench.analysis.dynamics.study import batches
 from dk_bench.analysis.learned import EXPERTS, Loaded, Source, recorded, sources
 from dk_bench.analysis.objects import Objects, whole_image
 from dk_bench.analysis.pictures import Picture, Subject
+from dk_bench.claims.studies import HELD
 from dk_bench.models.probe import evaluating
 
 __all__ = ["HeldAccuracy", "held_accuracy", "held_at_mean"]
@@ -51,7 +51,7 @@ def held_accuracy(loaded: Loaded, objects: Objects, *, size: int | None = None, 
                   on_images: Callable[[int], object] = lambda count: None) -> HeldAccuracy | None:  # fmt: skip
     """The accuracies of a checkpoint; None where objects are not one an image, or of other classes than the model's.
 
-    Images are seen whole, as `dk_bench.analysis.dynamics.collect` has it.
+    Images are seen whole, as `dk_bench.analysis.dynamics.study.collect` has it.
     """
     if objects.classes != loaded.classes or objects.image.tolist() != list(range(len(objects.images))):
         return None

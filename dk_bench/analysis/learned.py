@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dk_bench.config import Config, config_from_dict, to_dict
 from dk_bench.errors import UserError
 from dk_bench.nn import RigidStart2d
-from dk_bench.results.identity import config_hash
+from dk_bench.runs.identity import config_hash
 from dk_bench.training import load_model, read_checkpoint
 from dk_bench.training.callbacks import RunKeeper
 from dk_bench.training.checkpoint import kernel_spec

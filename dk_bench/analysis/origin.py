@@ -10,11 +10,11 @@ from typing import Any
 
 from dk_bench.config import Config, to_dict
 from dk_bench.errors import UserError
-from dk_bench.results.environment import portable
-from dk_bench.results.files import write_atomically
-from dk_bench.results.identity import config_hash
-from dk_bench.results.record import read_record
-from dk_bench.results.render import Table
+from dk_bench.files import write_atomically
+from dk_bench.runs.environment import portable
+from dk_bench.runs.identity import config_hash
+from dk_bench.runs.record import read_record
+from dk_bench.tables.render import Table
 
 __all__ = ["Origin", "origin_of", "origin_table", "read_about", "write_about"]
 

@@ -10,8 +10,8 @@ import os
 import sys
 
 from dk_bench.errors import UserError
-from dk_bench.interrupts import Interrupted, interrupts
-from dk_bench.launchers import ordinary_environment, this_rank
+from dk_bench.processes.interrupts import Interrupted, interrupts
+from dk_bench.processes.launchers import ordinary_environment, this_rank
 
 COMMANDS = {
     "train": "train a classifier or a detector from a config; resumes by itself",

@@ -15,17 +15,23 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dk_bench.analysis.bench import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
-from dk_bench.analysis.bench_data import FILES, FOLDER, PROCEDURAL, SOURCES, Plan, bench_data
-from dk_bench.analysis.bench_held import HELD, NATIVE, check_instruction_set, default_instruction_sets, measure_held
-from dk_bench.analysis.bench_terminal import print_operators, print_rates, print_speeds
-from dk_bench.analysis.bench_train import CPU_SETS, ModelSet, bench_models
-from dk_bench.analysis.bench_train import ROUNDS as TRAIN_ROUNDS
+from dk_bench.analysis.bench.instruction_sets import (
+    HELD,
+    NATIVE,
+    check_instruction_set,
+    default_instruction_sets,
+    measure_held,
+)
+from dk_bench.analysis.bench.loader import FILES, FOLDER, PROCEDURAL, SOURCES, Plan, bench_data
+from dk_bench.analysis.bench.printing import print_operators, print_rates, print_speeds
+from dk_bench.analysis.bench.steps import CPU_SETS, ModelSet, bench_models
+from dk_bench.analysis.bench.steps import ROUNDS as TRAIN_ROUNDS
+from dk_bench.analysis.bench.study import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
 from dk_bench.cli.options import add_output, check_at_least, check_file
 from dk_bench.errors import UserError
+from dk_bench.files import write_atomically
 from dk_bench.functional.loading import why_reference
 from dk_bench.models import MODELS
-from dk_bench.results.files import write_atomically
 
 ROUNDS = 25
 PLAN = Plan()

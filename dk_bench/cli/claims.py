@@ -8,17 +8,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dk_bench.claims.document import claims_document, claims_summary, record_folders
+from dk_bench.claims.file import CLAIMS_FILE, load_claims
+from dk_bench.claims.findings import families, untested
+from dk_bench.claims.plan import keep_plan, kept_plan, plan_commits
 from dk_bench.cli.options import add_output, check_file
 from dk_bench.errors import UserError
+from dk_bench.files import write_atomically
 from dk_bench.report.forest import forest_file
-from dk_bench.results.files import write_atomically
-from dk_bench.results.readme import write_claims
-from dk_bench.results.record import as_it_stands, find_records, read_record
-from dk_bench.results.render import markdown, show
-from dk_bench.tables.claims import families, untested
-from dk_bench.tables.claims_document import claims_document, claims_summary, record_folders
-from dk_bench.tables.claims_file import CLAIMS_FILE, load_claims
-from dk_bench.tables.plan import keep_plan, kept_plan, plan_commits
+from dk_bench.report.readme import write_claims
+from dk_bench.runs.record import as_it_stands, find_records, read_record
+from dk_bench.tables.render import markdown, show
 
 RESULTS = Path("results")
 

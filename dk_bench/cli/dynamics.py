@@ -16,7 +16,7 @@ from dk_bench.cli.options import add_only, add_output, check_at_least, check_fol
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dk_bench.analysis.dynamics import Dynamics, Line
+    from dk_bench.analysis.dynamics.study import Dynamics, Line
     from dk_bench.analysis.held import HeldAccuracy
     from dk_bench.analysis.learned import Loaded
     from dk_bench.analysis.objects import Objects
@@ -53,12 +53,12 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from dk_bench.analysis.dynamics import known_alone
-    from dk_bench.analysis.dynamics_tables import document
-    from dk_bench.analysis.figures import styled
+    from dk_bench.analysis.drawing import styled
+    from dk_bench.analysis.dynamics.study import known_alone
+    from dk_bench.analysis.dynamics.tables import document
     from dk_bench.analysis.origin import origin_of
     from dk_bench.errors import UserError
-    from dk_bench.results.render import show
+    from dk_bench.tables.render import show
 
     if bool(args.checkpoints) == bool(args.tables_from):
         raise UserError("expected checkpoints, or --tables-from CSV; one of them")
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tables_again(paths: list[Path]) -> int:
-    from dk_bench.analysis.dynamics_tables import read_held, read_tables, write_tables
+    from dk_bench.analysis.dynamics.tables import read_held, read_tables, write_tables
 
     for path in paths:
         print("\n".join(map(str, write_tables(*read_tables(path), path.parent, path.stem, read_held(path)))))
@@ -136,8 +136,8 @@ def _objects(args: argparse.Namespace, loaded: list[Loaded]) -> Objects:
 
 
 def _collect(args: argparse.Namespace, loaded: list[Loaded], objects: Objects, console: Console) -> list[Dynamics]:
-    from dk_bench.analysis.dynamics import collect
-    from dk_bench.analysis.figures import progress
+    from dk_bench.analysis.drawing import progress
+    from dk_bench.analysis.dynamics.study import collect
 
     with progress(console) as bar:
         task = bar.add_task("images", total=len(loaded) * len(objects.images))
@@ -148,7 +148,7 @@ def _collect(args: argparse.Namespace, loaded: list[Loaded], objects: Objects, c
 
 
 def _held(args: argparse.Namespace, loaded: list[Loaded], objects: Objects, console: Console) -> list[HeldAccuracy]:
-    from dk_bench.analysis.figures import progress
+    from dk_bench.analysis.drawing import progress
     from dk_bench.analysis.held import held_accuracy
 
     with progress(console) as bar:
@@ -162,8 +162,8 @@ def _held(args: argparse.Namespace, loaded: list[Loaded], objects: Objects, cons
 
 def _probe(dynamics: list[Dynamics], objects: Objects, console: Console) -> list[Line]:
     """All scores; what is compared at one number of components has as many as the smallest dynamics."""
-    from dk_bench.analysis.dynamics import probe_all
-    from dk_bench.analysis.figures import progress
+    from dk_bench.analysis.drawing import progress
+    from dk_bench.analysis.dynamics.study import probe_all
 
     dims = min(each.joined(kind).shape[1] for each in dynamics for kind in each.learned)
     lines: list[Line] = []
@@ -181,9 +181,9 @@ def _write(
     origins: list[Origin], chance: float, held: list[HeldAccuracy],
 ) -> list[Path]:
     """All files. Of several seeds of a model the first is drawn, and its dynamics written."""
-    from dk_bench.analysis.dynamics_figures import probe_figure
-    from dk_bench.analysis.dynamics_tables import write_tables
-    from dk_bench.analysis.figures import save_figure
+    from dk_bench.analysis.drawing import save_figure
+    from dk_bench.analysis.dynamics.figures import probe_figure
+    from dk_bench.analysis.dynamics.tables import write_tables
 
     written = write_tables(lines, alone, origins, {"objects": objects.source, "chance": chance}, args.output, held=held)
     drawn: dict[str, Dynamics] = {}
@@ -203,7 +203,7 @@ def _write(
 
 def _write_dynamics(folder: Path, dynamics: Dynamics, objects: Objects) -> Path:
     """One line an object: what is known of it, and its dynamics."""
-    from dk_bench.analysis.figures import write_csv
+    from dk_bench.analysis.drawing import write_csv
 
     loaded = dynamics.loaded
     parts = {f"{layer} {kind}": values for kind, layers in dynamics.learned.items() for layer, values in layers.items()}
@@ -222,8 +222,8 @@ def _write_dynamics(folder: Path, dynamics: Dynamics, objects: Objects) -> Path:
 def _draw_tsne(
     args: argparse.Namespace, drawn: dict[str, Dynamics], objects: Objects, lines: list[Line], names: dict[str, str]
 ) -> list[Path]:
-    from dk_bench.analysis.dynamics_figures import captions, deciles, embed, tsne_figure
-    from dk_bench.analysis.figures import save_figure, write_csv
+    from dk_bench.analysis.drawing import save_figure, write_csv
+    from dk_bench.analysis.dynamics.figures import captions, deciles, embed, tsne_figure
 
     chosen = np.sort(np.random.default_rng(0).permutation(len(objects))[: args.tsne])
     decile = deciles(objects.scale)

@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
     """Measures every model on the same images; writes figures (PNG, PDF) and their numbers (CSV). Raises UserError."""
     from rich.console import Console
 
-    from dk_bench.analysis.erf_study import study, write_study
-    from dk_bench.analysis.erf_tables import print_summary, summary, write_summary
+    from dk_bench.analysis.erf.study import study, write_study
+    from dk_bench.analysis.erf.tables import print_summary, summary, write_summary
     from dk_bench.analysis.pictures import OWN, open_pictures
     from dk_bench.errors import UserError
 
@@ -110,7 +110,7 @@ def _with_controls(subjects: list[Subject], pictures: list[Picture]) -> list[Sub
 
 
 def _tables_again(paths: list[Path]) -> int:
-    from dk_bench.analysis.erf_tables import read_summary, write_summary
+    from dk_bench.analysis.erf.tables import read_summary, write_summary
 
     for path in paths:
         print("\n".join(map(str, write_summary(*read_summary(path), path.parent, path.stem))))
@@ -118,7 +118,7 @@ def _tables_again(paths: list[Path]) -> int:
 
 
 def _print_replknet(args: argparse.Namespace, subjects: list[Subject], pictures: list[Picture], console) -> None:
-    from dk_bench.analysis.erf_study import replknet
+    from dk_bench.analysis.erf.study import replknet
 
     for subject in subjects:
         with console.status(f"RepLKNet's numbers of {subject.name}"):

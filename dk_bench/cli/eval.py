@@ -10,9 +10,9 @@ from dk_bench.cli.options import check_file
 from dk_bench.errors import UserError
 
 if TYPE_CHECKING:
-    from dk_bench.results.record import RunRecord
+    from dk_bench.runs.record import RunRecord
 
-from dk_bench.launchers import this_rank
+from dk_bench.processes.launchers import this_rank
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the figures and the number of images. Raises UserError."""
-    from dk_bench.results.record import write_record
+    from dk_bench.runs.record import write_record
     from dk_bench.training import read_checkpoint
 
     if args.record:
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def accuracies(record: RunRecord, split: str = "val") -> str:
     """Top-1 and top-5 of a classifier's record, in percent; of five classes or fewer every top-5 is right."""
-    from dk_bench.results.cells import Data
+    from dk_bench.tables.cells import Data
 
     final = record.metrics["final"]
     top5 = f"  top-5 {final[f'{split}/top5']:.2f} %" if Data.of(record).classes > 5 else ""

@@ -15,7 +15,7 @@ from dk_bench.cli.options import add_output, check_at_least, check_folder
 if TYPE_CHECKING:
     from PIL import Image
 
-    from dk_bench.analysis.kernels import Layer, Offsets
+    from dk_bench.analysis.taps.study import Layer, Offsets
 
 ROWS = 4  # layers in the figure where none are named
 TAPS = ("Where taps read the image and the scope at the position +, at the start of training and as learnt; the stored "
@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
     """Looks, draws and writes. Raises UserError for a bad checkpoint, image, position or layer."""
     from rich.console import Console
 
-    from dk_bench.analysis.figures import progress, styled
-    from dk_bench.analysis.kernels import offsets_at, offsets_over
+    from dk_bench.analysis.drawing import progress, styled
     from dk_bench.analysis.learned import load
     from dk_bench.analysis.objects import whole_image
+    from dk_bench.analysis.taps.study import offsets_at, offsets_over
     from dk_bench.data.pixels import open_image
 
     check_at_least(args, size=1)
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _layers(args: argparse.Namespace, model: Any, name: str) -> list[str]:
     """Names of the layers to draw: those asked for, or some spread over the depth. Raises UserError."""
-    from dk_bench.analysis.kernels import moving
+    from dk_bench.analysis.taps.study import moving
     from dk_bench.errors import UserError
 
     names = list(dict.fromkeys(source.layer for source in moving(model)))
@@ -103,9 +103,9 @@ def _share(position: tuple[float, float] | None, picture: Image.Image) -> tuple[
 def _write(
     folder: Path, layers: list[Layer], found: list[Offsets], picture: Image.Image, position: tuple[float, float]
 ) -> list[Path]:
-    from dk_bench.analysis.figures import save_figure, write_csv
-    from dk_bench.analysis.kernel_figures import offsets_figure, taps_figure
-    from dk_bench.analysis.kernels import statistics
+    from dk_bench.analysis.drawing import save_figure, write_csv
+    from dk_bench.analysis.taps.figures import offsets_figure, taps_figure
+    from dk_bench.analysis.taps.study import statistics
 
     shown = picture.copy()
     shown.thumbnail((640, 640))  # larger ones only make files larger
@@ -138,7 +138,7 @@ def _tap_rows(layers: list[Layer]) -> Iterator[list[Any]]:
 
 def _kernel_rows(layers: list[Layer]) -> Iterator[list[Any]]:
     """The mean magnitude and the channels that are drawn, over the scope and as sampled."""
-    from dk_bench.analysis.kernel_figures import channels_shown
+    from dk_bench.analysis.taps.figures import channels_shown
 
     for layer in layers:
         for what, kernels in (("stored", layer.stored), ("sampled", layer.sampled)):

@@ -12,11 +12,11 @@ import timm
 import torch
 from rich.console import Console
 
-from dk_bench.analysis.cost import Cost, count_cost
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS, BenchModel
-from dk_bench.results.paper import load_paper, row_name
-from dk_bench.results.terminal import print_table
+from dk_bench.models.cost import Cost, count_cost
+from dk_bench.tables.paper import load_paper, row_name
+from dk_bench.tables.terminal import print_table
 
 COLUMNS = ("name", "#P (M)", "paper #P (M)", "GMACs", "paper GFLOPs", "sampling GMACs")
 

@@ -28,7 +28,7 @@ def checkpoints_below(paths: Iterable[str], only: str | None) -> list[str]:
     Raises UserError for a folder without such runs, for a name in ``only`` that none has, and where no path is a folder
     but ``only`` is given.
     """
-    from dk_bench.results.record import TRAINING, find_records, read_record
+    from dk_bench.runs.record import TRAINING, find_records, read_record
 
     names = [name.strip() for name in only.split(",")] if only else []
     paths, found = list(paths), []

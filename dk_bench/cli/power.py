@@ -8,15 +8,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dk_bench.claims.planning import Plan, find_cells, plan_seeds, read_contrast
+from dk_bench.claims.simulation import simulate
 from dk_bench.cli.options import add_output, check_at_least, check_file
 from dk_bench.errors import UserError
-from dk_bench.results.cells import Data, gather
-from dk_bench.results.files import write_atomically
-from dk_bench.results.record import DETECTION, TRAINING, RunRecord, as_it_stands, find_records, read_record
-from dk_bench.results.render import Document, markdown, show
+from dk_bench.files import write_atomically
+from dk_bench.runs.record import DETECTION, TRAINING, RunRecord, as_it_stands, find_records, read_record
+from dk_bench.tables.cells import Data, gather
 from dk_bench.tables.contrasts import MARGIN, POWER
-from dk_bench.tables.planning import Plan, find_cells, plan_seeds, read_contrast
-from dk_bench.tables.simulation import simulate
+from dk_bench.tables.render import Document, markdown, show
 
 METRICS = {TRAINING: "val/top1", DETECTION: "val/mAP"}
 

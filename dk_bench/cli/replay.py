@@ -13,10 +13,10 @@ import yaml
 
 from dk_bench.cli.options import add_output
 from dk_bench.errors import UserError
-from dk_bench.interrupts import Interrupted, deferred
-from dk_bench.launchers import without_launchers
-from dk_bench.results.record import RunRecord, read_record
-from dk_bench.results.replay import (
+from dk_bench.processes.interrupts import Interrupted, deferred
+from dk_bench.processes.launchers import without_launchers
+from dk_bench.runs.record import RunRecord, read_record
+from dk_bench.sweep.replay import (
     Then,
     compare_making,
     compare_metrics,

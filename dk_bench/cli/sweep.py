@@ -12,10 +12,10 @@ from rich.console import Console
 
 from dk_bench.cli.options import add_output
 from dk_bench.errors import UserError
-from dk_bench.results.attempts import STALE
-from dk_bench.sweep.cells import find_runs, skip_finished
+from dk_bench.runs.attempts import STALE
 from dk_bench.sweep.deadline import Deadline
 from dk_bench.sweep.grid import Sweep, read_sweep
+from dk_bench.sweep.listing import find_runs, skip_finished
 from dk_bench.sweep.progress import Shown, SweepProgress
 from dk_bench.sweep.runner import Job, available_cores, available_gpus, run_jobs
 

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from dk_bench.cli.eval import accuracies, shifted
-from dk_bench.launchers import this_rank
+from dk_bench.processes.launchers import this_rank
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

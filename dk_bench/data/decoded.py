@@ -30,8 +30,8 @@ from dk_bench.data.images import FileImages
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.sources import Images
 from dk_bench.errors import UserError
-from dk_bench.results.files import open_atomically, remove_leftovers, write_atomically
-from dk_bench.results.lock import wait_for
+from dk_bench.files import open_atomically, remove_leftovers, write_atomically
+from dk_bench.runs.lock import wait_for
 
 FORMAT = 2  # raised whenever the files, or what `open_image` makes of an image, change
 MEMORY, FILE, EVERY_TIME = "memory", "file", "every time"  # where decoded images are, in records

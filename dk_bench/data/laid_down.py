@@ -20,7 +20,7 @@ from dk_bench.data.decoded import Decoded
 from dk_bench.data.draws import uniform
 from dk_bench.data.order import Augmented
 from dk_bench.data.transforms import TrainTransform
-from dk_bench.results.files import open_atomically
+from dk_bench.files import open_atomically
 
 FORMAT = 1  # raised whenever what augmentation makes of an image changes
 TOGETHER = 4096  # images of an epoch that are computed at once

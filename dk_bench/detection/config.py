@@ -24,8 +24,8 @@ from mmengine.utils import import_modules_from_strings
 from dk_bench.config import Config, config_from_dict, read_value
 from dk_bench.detection.sequences import check_sequences
 from dk_bench.errors import UserError
-from dk_bench.overrides import Key, joined, put, split_override, standing
-from dk_bench.reading import Misread, annotation_of, read_text
+from dk_bench.reading.overrides import Key, joined, put, split_override, standing
+from dk_bench.reading.values import Misread, annotation_of, read_text
 
 OURS = ("name", "seed", "output", "trainer", "wandb")
 NEEDED = ("model", "train_dataloader", "val_dataloader", "train_cfg", "optim_wrapper")
@@ -68,7 +68,7 @@ def our_keys(run: Config) -> dict[str, Any]:
 
 
 def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> DetectionConfig:
-    """Reads a file of configs/det, or any of mmdet's, and applies ``key=value`` overrides, read as `dk_bench.reading`
+    """Reads a file of configs/det, or any of mmdet's, and applies ``key=value`` overrides, read as `reading.values`
     says: mmdet's --cfg-options splits a text at its commas and drops its blanks.
 
     ``data_root=PATH`` moves all data sets and annotation files that lie in the file's own ``data_root``.

@@ -22,10 +22,10 @@ from pytorch_lightning.callbacks import BatchSizeFinder
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
 from dk_bench.data.checksum import files_checksum
+from dk_bench.data.coco import check_annotations
 from dk_bench.data.order import InOrder, ResumingLoader, batches_done, check_processes, mix_seed, processes
 from dk_bench.data.splits import PathFiles, check_files_apart
 from dk_bench.detection.building import build
-from dk_bench.detection.coco import check_annotations
 from dk_bench.detection.config import DetectionConfig, use_scope
 from dk_bench.detection.loading import REMOTE, check_pipeline
 from dk_bench.detection.metrics import GroundTruth
@@ -47,7 +47,7 @@ class DetectionData(LightningDataModule):
 
     ``batch_size`` is that of one device, as under mmdet's runner. Training goes on from where the trainer is.
     Validation goes over all images once, spread over the devices. Nothing is opened before the first use; then
-    UserError is raised for bad data, see `dk_bench.detection.coco.check_annotations` and `check_splits`; a batch raises
+    UserError is raised for bad data, see `dk_bench.data.coco.check_annotations` and `check_splits`; a batch raises
     it for an image that is damaged.
     """
 

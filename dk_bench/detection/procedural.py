@@ -25,8 +25,8 @@ from mmdet.datasets import CocoDataset
 from dk_bench.data.procedural import SHAPES, SPLITS
 from dk_bench.detection.scenes import NATIVE_SIZE, SHARES, Scenes
 from dk_bench.errors import UserError
+from dk_bench.files import write_atomically
 from dk_bench.registry import DATASETS
-from dk_bench.results.files import write_atomically
 
 MARKER = "dataset.json"  # what the folder was drawn by; a folder that has it is whole
 VERSION = 1  # of the drawing: one more whenever the same settings give other images

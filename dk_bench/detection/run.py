@@ -13,16 +13,17 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
-from dk_bench.analysis.cost import count_cost
 from dk_bench.config import ModelConfig
 from dk_bench.detection.building import quiet_mmengine
 from dk_bench.detection.config import DetectionConfig, config_from_values
 from dk_bench.detection.data import DetectionData
-from dk_bench.detection.lit import TASK, LitDetector
+from dk_bench.detection.module import TASK, LitDetector
 from dk_bench.detection.watch import DetectionKeeper, DetectionLines, DetectionThroughput
 from dk_bench.errors import UserError
-from dk_bench.results import identity
-from dk_bench.results.record import EVALUATION, RunRecord, attempts_of, new_record, note_hardware, utc_now
+from dk_bench.models.cost import count_cost
+from dk_bench.processes.world import own_process
+from dk_bench.runs import identity
+from dk_bench.runs.record import EVALUATION, RunRecord, attempts_of, new_record, note_hardware, utc_now
 from dk_bench.training.checkpoint import kernel_spec, read_checkpoint
 from dk_bench.training.fitting import (
     check_same_data,
@@ -37,11 +38,10 @@ from dk_bench.training.fitting import (
 )
 from dk_bench.training.tracking import wandb_logger
 from dk_bench.training.weights import weights_in
-from dk_bench.training.world import own_process
 
 
 def run_folder(config: DetectionConfig) -> Path:
-    """Where the run keeps its record and checkpoint, see `dk_bench.results.identity.run_folder`."""
+    """Where the run keeps its record and checkpoint, see `dk_bench.runs.identity.run_folder`."""
     return identity.run_folder(config.run, config.to_dict())
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dk_bench._arguments import IntPair, as_pair
 from dk_bench.functional import flops, onnx, registration  # noqa: F401  (loads the library and registers what torch asks of it)
 from dk_bench.functional.deform_roi_pool import deform_roi_pool
 from dk_bench.reference import sample_kernel as _sample_kernel
+from dk_bench.reference.checks import IntPair, as_pair
 
 torch.fx.wrap("_sample_kernel")  # its checks look at shapes: symbolic tracing keeps it as a call
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dk_bench import reference_roi
-from dk_bench._arguments import IntPair, as_pair
-from dk_bench._roi_arguments import check_boxes, check_roi_pool
 from dk_bench.functional.batching import in_front, join_images, split
 from dk_bench.functional.derivatives import Reference, Rules, register_derivatives
 from dk_bench.functional.fallback import check_not_nan, register_fallback
 from dk_bench.functional.loading import library
 from dk_bench.functional.onnx import is_exporting, refuse_roi_pool
 from dk_bench.functional.registration import determinism, empty_in_format_of, register_autocast
+from dk_bench.reference import deform_roi_pool as reference_roi
+from dk_bench.reference.checks import IntPair, as_pair
+from dk_bench.reference.roi_checks import check_boxes, check_roi_pool
 
 __all__ = ["deform_roi_pool"]
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 
 from dk_bench import reference
-from dk_bench._arguments import check_per_image
 from dk_bench.functional.batching import join_images, split
 from dk_bench.functional.derivatives import Reference, Rules, register_derivatives
 from dk_bench.functional.fallback import register_fallback
 from dk_bench.functional.loading import library
 from dk_bench.functional.registration import determinism, empty_in_format_of, register_autocast
+from dk_bench.reference.checks import check_per_image
 
 _op = torch.ops.dk_bench.depthwise_conv_per_image
 _backward_op = torch.ops.dk_bench.depthwise_conv_per_image_backward

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
-from dk_bench._arguments import output_size
 from dk_bench.functional.loading import COMPILED, operators_on
 from dk_bench.functional.registration import empty_in_format_of
+from dk_bench.reference.checks import output_size
 
 __all__ = ["narrow_conv2d"]
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from dk_bench._arguments import check_local
 from dk_bench.functional import registration  # noqa: F401  (loads the operators)
 from dk_bench.functional.taps import tap_views
 from dk_bench.reference import sample_kernel
+from dk_bench.reference.checks import check_local
 
 __all__ = ["DECOMPOSITIONS", "deform_kernel_conv", "is_exporting"]
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from dk_bench import reference
-from dk_bench._arguments import check_local
 from dk_bench.functional.batching import join_channels, join_images, one_by_one, split
 from dk_bench.functional.derivatives import Reference, Rules, of_chosen, push_forward, register_derivatives
 from dk_bench.functional.fallback import check_not_nan, register_fallback
 from dk_bench.functional.loading import library
+from dk_bench.reference.checks import check_local
 
 _op = torch.ops.dk_bench.deform_kernel_conv
 _backward_op = torch.ops.dk_bench.deform_kernel_conv_backward

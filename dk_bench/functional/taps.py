@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from dk_bench._arguments import output_size
+from dk_bench.reference.checks import output_size
 
 
 def tap_views(

@@ -9,9 +9,9 @@ from torch import nn
 
 from dk_bench.models.blocks import block_convolutions, is_depthwise
 from dk_bench.models.dilate import dilated_last_stage
-from dk_bench.models.paper import MODELS
 from dk_bench.models.probe import output_strides
 from dk_bench.models.spec import KernelSpec
+from dk_bench.models.variants import MODELS
 from dk_bench.nn import (
     CondConv2d,
     DeformConv2d,

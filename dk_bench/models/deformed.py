@@ -1,4 +1,4 @@
-"""The deformed models as timm entry points: every row of :mod:`dk_bench.models.paper` that is not a rigid base, and
+"""The deformed models as timm entry points: every row of :mod:`dk_bench.models.variants` that is not a rigid base, and
 ``dk_deformed``, by which any other model that `deform` made is made again."""
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch import nn
 from dk_bench.models import resnetdw, small
 from dk_bench.models.deform import GENERIC, deform
 from dk_bench.models.features import copy_features
-from dk_bench.models.paper import MODELS, BenchModel
 from dk_bench.models.pretrained import load_deformed, names_weights, refuse_pretrained
 from dk_bench.models.spec import KernelSpec
+from dk_bench.models.variants import MODELS, BenchModel
 
 __all__: list[str] = []  # register_model adds the entry points
 

@@ -11,8 +11,8 @@ from timm.models import PretrainedCfg, load_pretrained
 from torch import Tensor, nn
 
 from dk_bench.models.deform import deform
-from dk_bench.models.paper import MODELS
 from dk_bench.models.spec import KernelSpec
+from dk_bench.models.variants import MODELS
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import Tensor, nn
 
-from dk_bench._arguments import IntPair, as_pair
 from dk_bench.nn.inputs import as_batch, as_given
 from dk_bench.nn.scope import grid_offset, to_scope
+from dk_bench.reference.checks import IntPair, as_pair
 
 # Steps of a forward pass that look at shapes and dtypes: symbolic tracing keeps them as calls.
 for _step in ("as_batch", "as_given", "add_bias"):

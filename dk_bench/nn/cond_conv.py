@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dk_bench._arguments import IntPair
 from dk_bench.nn.base import RigidStart2d, add_bias
 from dk_bench.nn.per_image import conv2d_per_image, global_average, is_kept
+from dk_bench.reference.checks import IntPair
 
 for _step in ("_convolve", "global_average"):
     torch.fx.wrap(_step)

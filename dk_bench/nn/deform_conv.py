@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dk_bench._arguments import IntPair
 from dk_bench.functional import deform_kernel_conv
 from dk_bench.functional.dense import deform_conv2d
 from dk_bench.nn.base import RigidStart2d, add_bias
 from dk_bench.nn.offsets import LocalMask, LocalOffset
+from dk_bench.reference.checks import IntPair
 
 for _step in ("_dense", "add_bias", "deform_kernel_conv"):
     torch.fx.wrap(_step)

@@ -7,11 +7,11 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from dk_bench._arguments import IntPair
 from dk_bench.functional import deform_roi_pool
 from dk_bench.nn.base import checked_pair
 from dk_bench.nn.inputs import check_features
 from dk_bench.nn.offsets import RoIOffset
+from dk_bench.reference.checks import IntPair
 
 for _step in ("check_features", "deform_roi_pool"):
     torch.fx.wrap(_step)

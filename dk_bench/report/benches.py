@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dk_bench.analysis.bench_calls import BASE, COPY
+from dk_bench.analysis.bench.calls import BASE, COPY
 from dk_bench.errors import UserError
-from dk_bench.results.render import Number, Table, Value
+from dk_bench.tables.render import Number, Table, Value
 
 
 @dataclass(frozen=True)

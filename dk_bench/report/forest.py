@@ -9,10 +9,10 @@ from importlib import resources
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from dk_bench.claims.document import contrast_name, contrast_text, figure_text, short_name
+from dk_bench.claims.findings import Family, Finding
 from dk_bench.report.plots import Plot
 from dk_bench.report.svg import CARD, INK, LINE, MUTED, drawing, label, series_colour, to_svg
-from dk_bench.tables.claims import Family, Finding
-from dk_bench.tables.claims_document import contrast_name, contrast_text, figure_text, short_name
 from dk_bench.tables.contrasts import CONTRADICTED, EQUIVALENT, SUPPORTED, UNDECIDED
 
 LOOKS = {SUPPORTED: (series_colour(2), "o"), CONTRADICTED: (series_colour(1), "s"), EQUIVALENT: (series_colour(0), "D"),

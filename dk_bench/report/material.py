@@ -11,14 +11,14 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
+from dk_bench.claims.file import load_claims
+from dk_bench.claims.findings import Family, families
 from dk_bench.errors import UserError
 from dk_bench.report.benches import Bench, read_bench
-from dk_bench.results.costs import load_costs
-from dk_bench.results.record import RunRecord, as_it_stands, find_records, read_record
-from dk_bench.results.render import Document
-from dk_bench.results.tables import build_documents
-from dk_bench.tables.claims import Family, families
-from dk_bench.tables.claims_file import load_claims
+from dk_bench.runs.record import RunRecord, as_it_stands, find_records, read_record
+from dk_bench.tables.classification import build_documents
+from dk_bench.tables.costs import load_costs
+from dk_bench.tables.render import Document
 
 CLAIMS_PICTURE = "claims.svg"  # of `dk-bench claims`
 LARGEST_PICTURE = 8 * 2**20  # bytes: what a page on a phone still bears

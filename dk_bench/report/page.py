@@ -17,16 +17,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from dk_bench.claims.document import claims_document
+from dk_bench.files import write_atomically
 from dk_bench.report.benches import Bench
 from dk_bench.report.forest import forest
 from dk_bench.report.material import Material, Run, collect
 from dk_bench.report.plots import METRICS, Group, Plot, make_groups, plots_of, ratios
 from dk_bench.report.svg import MARKERS, SERIES, UNFIT
-from dk_bench.results.cells import Figure
-from dk_bench.results.files import write_atomically
-from dk_bench.results.record import RunRecord, attempts_of
-from dk_bench.results.render import Document, Table, Value, text
-from dk_bench.tables.claims_document import claims_document
+from dk_bench.runs.record import RunRecord, attempts_of
+from dk_bench.tables.cells import Figure
+from dk_bench.tables.render import Document, Table, Value, text
 
 LONGEST = 300  # characters of a name or a cell that are shown
 

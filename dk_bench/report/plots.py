@@ -14,11 +14,11 @@ from matplotlib.transforms import ScaledTranslation
 from dk_bench.models import MODELS
 from dk_bench.report.benches import Ratios
 from dk_bench.report.svg import CARD, INK, MARKERS, drawing, label, series_colour, to_svg
-from dk_bench.results.cells import Cell, Data, Figure, gather
-from dk_bench.results.record import DETECTION, TRAINING, RunRecord
-from dk_bench.results.render import text
-from dk_bench.results.rows import kernel_words, spec_of
+from dk_bench.runs.record import DETECTION, TRAINING, RunRecord
+from dk_bench.tables.cells import Cell, Data, Figure, gather
 from dk_bench.tables.columns import as_figure, difference
+from dk_bench.tables.render import text
+from dk_bench.tables.rows import kernel_words, spec_of
 
 WIDE_RANGE = 15  # a span of values from which on an axis is logarithmic
 TOOLTIP = 120  # characters of a name in one

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import IO
 
-from dk_bench.interrupts import begin_anew
+from dk_bench.processes.interrupts import begin_anew
 
 
 class Forked:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dk_bench.errors import UserError
-from dk_bench.yaml_words import read_as_written
+from dk_bench.reading.yaml_words import read_as_written
 
 # Top-level keys of W&B's schema; those that only a server can honour are refused below.
 KEYS = (

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from dk_bench.errors import BusyError
-from dk_bench.interrupts import deferred
-from dk_bench.launchers import without_launchers
+from dk_bench.processes.interrupts import deferred
+from dk_bench.processes.launchers import without_launchers
 from dk_bench.sweep.deadline import PATIENCE_SECONDS, Deadline
 from dk_bench.sweep.runs import Run
 

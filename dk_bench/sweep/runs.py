@@ -13,10 +13,10 @@ from typing import IO, Any
 from dk_bench.config import Config, load_config, to_dict
 from dk_bench.data.shifts import held_out_sets
 from dk_bench.errors import UserError
-from dk_bench.results.attempts import was_interrupted
-from dk_bench.results.identity import run_folder
-from dk_bench.results.lock import claim, is_held, release
-from dk_bench.results.record import (
+from dk_bench.runs.attempts import was_interrupted
+from dk_bench.runs.identity import run_folder
+from dk_bench.runs.lock import claim, is_held, release
+from dk_bench.runs.record import (
     EVALUATION,
     RunRecord,
     as_it_stands,

@@ -1,1 +1,1 @@
-"""What records say of the paper's claims: contrasts between cells, verdicts, and the seeds they take."""
+"""Tables of run records: runs grouped into cells, the paper's figures beside ours."""

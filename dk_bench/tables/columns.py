@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dk_bench.models import MODELS, PAPER_MODELS
-from dk_bench.results.cells import Cell, Figure, pair_marks
-from dk_bench.results.paper import paper_difference
-from dk_bench.results.render import Chance, Number, Value
-from dk_bench.results.statistics import Summary
+from dk_bench.tables.cells import Cell, Figure, pair_marks
 from dk_bench.tables.contrasts import MARGIN, NOT_RUN, Judgement, Verdict, decide, judge, paired_differences
+from dk_bench.tables.paper import paper_difference
+from dk_bench.tables.render import Chance, Number, Value
+from dk_bench.tables.statistics import Summary
 
 NO_DIFFERENCE = Number(None, signed=True)
 

@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from dk_bench.results.cells import Cell
-from dk_bench.results.pooling import Pair
+from dk_bench.tables.cells import Cell
+from dk_bench.tables.pooling import Pair
 from dk_bench.tables.power import seeds_for_difference, seeds_for_equivalence
 from dk_bench.tables.significance import equivalence_p, holm, sign_flip_p, student_p
 
@@ -44,7 +44,7 @@ UNDECIDED, NOT_RUN = "undecided", "not run"
 
 
 def paired_differences(cells: Sequence[Cell], weights: Sequence[float], metric: str) -> dict[Pair, float]:
-    """A contrast by what its runs have in common, seed, draw and images (see `dk_bench.results.pooling`): the sum of
+    """A contrast by what its runs have in common, seed, draw and images (see `dk_bench.tables.pooling`): the sum of
     ``weights`` times the cells' ``metric`` at the end of training, over the runs that every cell has finished with a
     finite figure; in order of the seeds, perhaps none.
 

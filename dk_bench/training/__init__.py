@@ -1,7 +1,7 @@
 """Training and evaluating classifiers."""
 
+from dk_bench.classification.module import LitClassifier
 from dk_bench.training.checkpoint import build_model, load_model, read_checkpoint
-from dk_bench.training.classifier import LitClassifier
 from dk_bench.training.fitting import Diverged
 from dk_bench.training.run import evaluate, run_folder, train
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
-from dk_bench.results.correct import pack_correct
-from dk_bench.results.record import RunRecord, write_record
+from dk_bench.runs.correct import pack_correct
+from dk_bench.runs.record import RunRecord, write_record
 
 EPOCH_METRICS = ("train/loss", "val/loss", "val/top1", "val/top5")
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from dk_bench.results.files import open_atomically
+from dk_bench.files import open_atomically
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

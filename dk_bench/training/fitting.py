@@ -15,19 +15,19 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from dk_bench import interrupts
 from dk_bench.config import Config
 from dk_bench.errors import BusyError, UserError
-from dk_bench.launchers import announced_world, this_rank
-from dk_bench.results.attempts import INTERRUPTED
-from dk_bench.results.files import remove_leftovers
-from dk_bench.results.lock import hold
-from dk_bench.results.record import RunRecord, note_hardware, read_record, utc_now, write_record
+from dk_bench.files import remove_leftovers
+from dk_bench.processes import interrupts
+from dk_bench.processes.launchers import announced_world, this_rank
+from dk_bench.processes.world import HoldOn, ProcessLost, own_process, own_world
+from dk_bench.runs.attempts import INTERRUPTED
+from dk_bench.runs.lock import hold
+from dk_bench.runs.record import RunRecord, note_hardware, read_record, utc_now, write_record
 from dk_bench.training.batch_norm import SharedBatchNorm
 from dk_bench.training.callbacks import RunKeeper, note_correct
 from dk_bench.training.checkpoint_io import AtomicCheckpointIO
 from dk_bench.training.tracking import close_logger, in_wandb_sweep, log_config, log_record, tell_sweep
-from dk_bench.training.world import HoldOn, ProcessLost, own_process, own_world
 
 SIGNALS_APART_SECONDS = 0.5
 

@@ -12,15 +12,17 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor
 from torch import nn
 
-from dk_bench.analysis.cost import count_cost
+from dk_bench.classification.data import ClassificationData, OneTest
+from dk_bench.classification.module import LitClassifier
 from dk_bench.config import Config, config_from_dict, to_dict
-from dk_bench.data.module import ClassificationData, OneTest
 from dk_bench.data.shifts import TEST, held_out_sets
 from dk_bench.data.sources import Images, data_name
 from dk_bench.errors import UserError
-from dk_bench.results import identity
-from dk_bench.results.environment import portable
-from dk_bench.results.record import (
+from dk_bench.models.cost import count_cost
+from dk_bench.processes.world import own_process
+from dk_bench.runs import identity
+from dk_bench.runs.environment import portable
+from dk_bench.runs.record import (
     EVALUATION,
     RunRecord,
     attempts_of,
@@ -37,7 +39,6 @@ from dk_bench.training.checkpoint import (
     read_checkpoint,
     without_initial_weights,
 )
-from dk_bench.training.classifier import LitClassifier
 from dk_bench.training.fitting import (
     Diverged,
     check_same_data,
@@ -53,13 +54,12 @@ from dk_bench.training.fitting import (
     validate,
 )
 from dk_bench.training.tracking import wandb_logger
-from dk_bench.training.world import own_process
 
 DECODED = "decoded"  # folder of decoded images, beside those of the runs
 
 
 def run_folder(config: Config) -> Path:
-    """Where the run keeps its record and checkpoint, see `dk_bench.results.identity.run_folder`."""
+    """Where the run keeps its record and checkpoint, see `dk_bench.runs.identity.run_folder`."""
     return identity.run_folder(config, to_dict(config))
 
 

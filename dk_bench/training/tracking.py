@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dk_bench.config import Config
-from dk_bench.launchers import this_rank
-from dk_bench.results.identity import flatten
-from dk_bench.results.record import RunRecord, write_record
-from dk_bench.results.wandb_records import RECORD_FILE
+from dk_bench.processes.launchers import this_rank
+from dk_bench.runs.identity import flatten
+from dk_bench.runs.record import RunRecord, write_record
+from dk_bench.runs.wandb_records import RECORD_FILE
 
 _logged = False  # whether this process has had a run of W&B's
 

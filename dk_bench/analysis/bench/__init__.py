@@ -1,0 +1,1 @@
+"""Times of operators, of training steps and of data loaders."""

@@ -1,0 +1,247 @@
+"""Images per second of training and of evaluation: models beside their rigid base, on random images.
+
+All models of a base are built and warmed up, and then take turns, step by step, in rounds of changing order, so that a
+machine that slows down slows all alike. What counts is the lower quartile over the rounds, since disturbances only ever
+add time; ratios are ratios of lower quartiles. A training step is what Lightning runs: gradients set to None, forward,
+cross-entropy, backward, a step of SGD with momentum and weight decay. Its learning rate is zero, which takes as long as
+any other and leaves offsets where they are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dk_bench.analysis.bench.clock import Clock, Spread, in_rounds, spread
+from dk_bench.analysis.bench.conclusions import uneven
+from dk_bench.config import OptimConfig
+from dk_bench.models import MODELS
+from dk_bench.nn.offsets import offset_parameter_names
+from dk_bench.runs.environment import collect_device, collect_git, collect_versions
+from dk_bench.runs.machine import Watch, collect_machine, disturbances, own_instruction_set
+
+SCHEMA_VERSION = 2
+ROUNDS = 15
+WARM_UP = 2  # steps of each kind before the first round
+SERIES_SECONDS = 0.25  # of steps of one model; one step where the base's take longer
+OFFSET_STD = 0.5  # pixels: offsets at zero would read memory more evenly than trained ones
+VARIANTS = ("", "_dk", "_gdk", "_dcn", "_dcn_dk", "_scc", "_scc_dk")
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """Models, by name, and the batches they are timed on: so many images of ``size`` x ``size`` pixels."""
+
+    models: tuple[str, ...]
+    batch: int
+    size: int
+
+
+#: What is timed on the CPU unless models are asked for: the operators and their rivals, in a tiny and a mobile model.
+CPU_SETS = (
+    ModelSet(tuple(f"test_resnetdw{variant}" for variant in VARIANTS), 64, 64),
+    ModelSet(tuple(f"mobilenetv2_100{variant}" for variant in VARIANTS), 16, 160),
+)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds a step and images per second, of lower quartiles; ratios to the rigid base; memory in bytes, on CUDA."""
+
+    model: str
+    base: str
+    batch: int
+    size: int
+    rounds: int
+    train_seconds: float
+    train_median: float
+    eval_seconds: float
+    eval_median: float
+    train_images_per_second: float
+    eval_images_per_second: float
+    train_ratio: float
+    eval_ratio: float
+    peak_memory: int | None
+
+
+@dataclass
+class Subject:
+    """A model and its two kinds of steps, each after what it needs, a switch of the model's mode."""
+
+    name: str
+    model: nn.Module
+    train: Callable[[], Any]
+    evaluate: Callable[[], Any]
+    peak_memory: int | None = None
+
+
+def spread_offsets(model: nn.Module, seed: int = 0) -> None:
+    """Sets the biases of the offset generators at random, so that taps leave their places as in a trained model."""
+    generator = torch.Generator().manual_seed(seed)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name in sorted(offset_parameter_names(model)):
+            if name.endswith("bias"):
+                parameter = parameters[name]
+                parameter.copy_(OFFSET_STD * torch.randn(parameter.shape, generator=generator))
+
+
+def open_branches(model: nn.Module) -> None:
+    """Sets scales of normalisation layers that start at zero to one: behind them every gradient would be zero."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+                module.weight.fill_(1)
+
+
+def make_subject(name: str, device: torch.device, batch: int, size: int, bfloat16: bool) -> Subject:
+    """A model with random weights, its optimiser, and a batch; warmed up. Peak memory is of the model and its steps."""
+    before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
+    torch.manual_seed(0)
+    model = timm.create_model(name)
+    spread_offsets(model)
+    open_branches(model)
+    model = model.to(device, memory_format=torch.channels_last)
+    images = torch.randn(batch, 3, size, size).to(device, memory_format=torch.channels_last)
+    labels = torch.arange(batch, device=device) % model.num_classes
+    config = OptimConfig()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0, config.momentum, weight_decay=config.weight_decay)
+
+    def autocast() -> AbstractContextManager:
+        return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
+
+    def train() -> None:
+        optimizer.zero_grad()
+        with autocast():
+            loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    def evaluate() -> None:
+        with torch.inference_mode(), autocast():
+            model(images)
+
+    subject = Subject(name, model, train, evaluate)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for mode, step in ((True, train), (False, evaluate)):
+        model.train(mode)
+        for _ in range(WARM_UP):
+            step()
+    if device.type == "cuda":
+        subject.peak_memory = torch.cuda.max_memory_allocated() - before
+    return subject
+
+
+def time_subjects(
+    subjects: Sequence[Subject], device: torch.device, rounds: int, clock: Clock = time.perf_counter
+) -> list[tuple[Spread, Spread]]:
+    """Seconds of a training step and of an evaluation of each; the first one is the base, whose steps decide how many
+    of all models' make a series."""
+    def measure(subject: Subject, training: bool, steps: int) -> Callable[[], float]:
+        step = subject.train if training else subject.evaluate
+
+        def seconds() -> float:
+            subject.model.train(training)
+            if steps > 1:
+                step()  # a step that is a series by itself is longer than what caches remember
+            _synchronise(device)
+            begin = clock()
+            for _ in range(steps):
+                step()
+            _synchronise(device)
+            return (clock() - begin) / steps
+
+        return seconds
+
+    measures = []
+    for training in (True, False):
+        steps = max(1, round(SERIES_SECONDS / max(measure(subjects[0], training, 1)(), 1e-9)))
+        measures += [measure(subject, training, steps) for subject in subjects]
+    spreads = list(map(spread, in_rounds(measures, [rounds] * len(measures))))
+    return list(zip(spreads[: len(subjects)], spreads[len(subjects) :], strict=True))
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _bench_base(
+    base: str, names: Sequence[str], of: ModelSet, device: torch.device, bfloat16: bool, rounds: int,
+    on_model: Callable[[str], Any],
+) -> list[Speed]:
+    """The base and the models that have it."""
+    subjects = []
+    for name in dict.fromkeys((base, *names)):
+        on_model(name)
+        subjects.append(make_subject(name, device, of.batch, of.size, bfloat16))
+    on_model(f"{base} and {len(subjects) - 1} more in turn")
+    times = time_subjects(subjects, device, rounds)
+    base_train, base_evaluation = times[0]
+    return [
+        Speed(
+            subject.name, base, of.batch, of.size, rounds, train.low, train.median, evaluation.low, evaluation.median,
+            of.batch / train.low, of.batch / evaluation.low, base_train.low / train.low,
+            base_evaluation.low / evaluation.low, subject.peak_memory)
+        for subject, (train, evaluation) in zip(subjects, times, strict=True)
+    ]
+
+
+def bench_models(
+    sets: Iterable[ModelSet], device: torch.device, *, bfloat16: bool, rounds: int = ROUNDS,
+    on_model: Callable[[str], Any] = lambda name: None,
+) -> dict[str, Any]:
+    """Times every model beside its rigid base and returns the record, with one part, as `bench_operators` does.
+
+    Raises KeyError for a name that is not ours.
+    """
+    started = datetime.now(timezone.utc)
+    machine, watch = collect_machine(), Watch()
+    speeds: list[Speed] = []
+    for of in sets:
+        for base in dict.fromkeys(MODELS[name].base for name in of.models):
+            names = [name for name in of.models if MODELS[name].base == base]
+            speeds += _bench_base(base, names, of, device, bfloat16, rounds, on_model)
+    watched = watch.finish()
+    others = disturbances(watched, torch.get_num_threads()) if device.type == "cpu" else []
+    quartiles = [pair for s in speeds for pair in ((s.train_seconds, s.train_median), (s.eval_seconds, s.eval_median))]
+    part = {
+        "instruction_set": own_instruction_set(),
+        "machine": machine,
+        "watched": watched,
+        "speeds": [asdict(s) for s in speeds],
+        "conclusions": conclusions(speeds),
+        "warnings": [*others, *uneven(quartiles)],
+    }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "model speeds",
+        "started": started.isoformat(timespec="seconds"),
+        "ended": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": collect_device(device),
+        "versions": collect_versions(),
+        "git": collect_git(),
+        "settings": {
+            "precision": "bfloat16 autocast" if bfloat16 else "float32", "rounds": rounds,
+            "memory_format": "channels_last", "offset_std": OFFSET_STD,
+            "training_step": "forward, cross-entropy, backward, SGD with momentum and weight decay",
+        },
+        "parts": [part],
+    }
+
+
+def conclusions(speeds: Iterable[Speed]) -> list[str]:
+    """Images per second and ratios in words."""
+    return [
+        f"{s.model} at {s.size}: {s.train_images_per_second:.0f} images/s in training ({s.train_ratio:.2f}x {s.base}), "
+        f"{s.eval_images_per_second:.0f} in evaluation ({s.eval_ratio:.2f}x)" for s in speeds]

@@ -1,0 +1,1 @@
+"""Effective receptive fields (the paper's section 3.1, figures 4 and 6)."""

@@ -1,0 +1,116 @@
+"""Effective receptive fields as maps, and the numbers that describe one.
+
+A field is made of what `erf.gradient.unit_gradient` gives: the gradient of one output unit to the image, over whose
+channels its sum is taken (signed) or that of its magnitudes (absolute).
+All numbers are of the raw gradient, never of its logarithm or its positive part. Distances are in pixels, from a centre
+that is given, usually the unit's own place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Measures", "area", "energy_radius", "measure", "replknet_sides", "share_inside", "sigma"]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Numbers of one field.
+
+    Attributes:
+        sigma: standard deviation a axis, of the gradient's magnitude about the centre; a Gaussian field's own sigma.
+        radius: of the disc about the centre that holds half of the energy (the squared gradient).
+        area: the least number of pixels that hold half of the energy.
+    """
+
+    sigma: float
+    radius: float
+    area: int
+
+
+def measure(field: np.ndarray, centre: tuple[float, float], share: float = 0.5) -> Measures:
+    """All numbers of a field (H, W) about a centre (y, x) in pixels; of ``share`` of its energy.
+
+    Raises:
+        ValueError: the field is not a map, is zero everywhere or not finite, or share is not above 0 and below 1.
+    """
+    return Measures(sigma(field, centre), energy_radius(field, centre, share), area(field, share))
+
+
+def sigma(field: np.ndarray, centre: tuple[float, float]) -> float:
+    """Root mean square distance to the centre under the weight of the gradient's magnitude, over the root of two."""
+    weight = np.abs(_checked(field))
+    return math.sqrt(float((weight * _squared_distance(field.shape, centre)).sum() / weight.sum()) / 2)
+
+
+def energy_radius(field: np.ndarray, centre: tuple[float, float], share: float = 0.5) -> float:
+    """Radius of the smallest disc about the centre with that share of the energy."""
+    energy = np.square(_checked(field)).ravel()
+    distance = _squared_distance(field.shape, centre).ravel()
+    order = np.argsort(distance, kind="stable")
+    return math.sqrt(float(distance[order][_first_with(energy[order], share)]))
+
+
+def area(field: np.ndarray, share: float = 0.5) -> int:
+    """The least number of pixels, wherever they lie, with that share of the energy."""
+    energy = np.sort(np.square(_checked(field)).ravel())[::-1]
+    return _first_with(energy, share) + 1
+
+
+def share_inside(field: np.ndarray, mask: np.ndarray) -> float:
+    """Share of the energy inside a mask (H, W) of bool; beside it belongs the mask's share of the pixels.
+
+    Raises:
+        ValueError: mask has another shape, or as :func:`measure`.
+    """
+    energy = np.square(_checked(field))
+    if mask.shape != field.shape:
+        raise ValueError(f"mask: expected the field's shape {field.shape}, got {mask.shape}")
+    return float(energy[mask.astype(bool)].sum() / energy.sum())
+
+
+def replknet_sides(field: np.ndarray, shares: tuple[float, ...] = (0.2, 0.3, 0.5, 0.99)) -> dict[float, float]:
+    """What RepLKNet's tool prints (Ding et al., CVPR 2022, table 10), for comparison with figures made by it: of the
+    logarithm of a field of positive gradients, summed over images, for each share the area ratio of the smallest
+    centred square that holds it; 1.0 where none does.
+
+    Args:
+        field: (S, S), the sum over images and channels of the gradient's positive part, of the middle unit.
+    """
+    field = np.log10(_checked(field) + 1)
+    side = field.shape[0]
+    middle = side // 2
+    found: dict[float, float] = {}
+    for share in shares:
+        for reach in range(1, middle):
+            inner = field[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
+            if inner.sum() / field.sum() > share:
+                found[share] = ((2 * reach + 1) / side) ** 2
+                break
+        else:
+            found[share] = 1.0
+    return found
+
+
+def _checked(field: np.ndarray) -> np.ndarray:
+    if field.ndim != 2:
+        raise ValueError(f"field: expected (H, W), got the shape {field.shape}")
+    if not np.isfinite(field).all() or not field.any():
+        raise ValueError("field: expected finite values that are not all zero")
+    return field.astype(np.float64)
+
+
+def _squared_distance(shape: tuple[int, ...], centre: tuple[float, float]) -> np.ndarray:
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    return (y - centre[0]) ** 2 + (x - centre[1]) ** 2
+
+
+def _first_with(values: np.ndarray, share: float) -> int:
+    """Index of the value at which the running sum reaches the share of the total."""
+    if not 0 < share < 1:
+        raise ValueError(f"share: expected above 0 and below 1, got {share!r}")
+    total = np.cumsum(values)
+    return int(np.searchsorted(total, share * total[-1]))

@@ -1,0 +1,103 @@
+"""Figures of effective receptive fields: models side by side, and a picture rotated and scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from dk_bench.analysis.erf.study import KINDS, Observation
+from dk_bench.analysis.pictures import Picture
+
+__all__ = ["draw_fields", "draw_transforms"]
+
+CELL = 1.9  # inches
+HEAT, UNIT = "inferno", "#00e5ff"
+TITLES = {"original": "as it is", "rotated": "rotated by 90°", "scaled": "scaled by 1.5"}
+
+
+def draw_fields(observations: Sequence[Observation], pictures: Sequence[Picture]) -> Figure:
+    """A row a picture, a column a model: the field over the picture (figure 4 of the paper)."""
+    models = list(dict.fromkeys(seen.model for seen in observations))
+    figure, cells = _grid(len(pictures), 1 + len(models))
+    for row, picture in enumerate(pictures):
+        _show(cells[row][0], picture)
+        for column, model in enumerate(models, start=1):
+            seen = _find(observations, model, picture.name, "original")
+            _show(cells[row][column], picture, seen)
+            if row == 0:
+                cells[row][column].set_title(_wrapped(model), fontsize=8)
+    _key(figure, cells[:, 1:], any(picture.mask is not None for picture in pictures))
+    return figure
+
+
+def draw_transforms(observations: Sequence[Observation], picture: Picture) -> Figure:
+    """A row a model, a column a transformation of one picture (figure 6 of the paper)."""
+    models = list(dict.fromkeys(seen.model for seen in observations))
+    figure, cells = _grid(1 + len(models), len(KINDS))
+    for column, kind in enumerate(KINDS):
+        moved = picture if kind == "original" else picture.transformed(kind)
+        cells[0][column].set_title(TITLES[kind], fontsize=9)
+        _show(cells[0][column], moved)
+        for row, model in enumerate(models, start=1):
+            _show(cells[row][column], moved, _find(observations, model, picture.name, kind))
+            if column == 0:
+                cells[row][0].set_ylabel(_wrapped(model), fontsize=8)
+    _key(figure, cells, picture.mask is not None)
+    return figure
+
+
+def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(CELL * columns, CELL * rows + 0.9), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _find(observations: Sequence[Observation], model: str, picture: str, kind: str) -> Observation:
+    return next(o for o in observations if (o.model, o.picture, o.kind) == (model, picture, kind))
+
+
+def _show(axes: Axes, picture: Picture, seen: Observation | None = None) -> None:
+    """The picture with its object's outline; a field over it as heat, brightest at its own 99.5th percentile."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    image = np.asarray(picture.image, float) / 255
+    if seen is None:
+        axes.imshow(image)
+    elif seen.dead:
+        axes.imshow(0.25 + 0.5 * image.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+        axes.set_xlabel("dead unit: no gradient", fontsize=7, labelpad=2)
+    else:
+        grey = image.mean(axis=2)
+        heat = np.clip(seen.absolute / max(np.percentile(seen.absolute, 99.5), 1e-30), 0, 1)
+        axes.imshow(0.25 + 0.5 * grey, cmap="gray", vmin=0, vmax=1)
+        axes.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=0.15 + 0.85 * np.sqrt(heat))
+        y, x = seen.centre
+        axes.plot(x, y, "+", color=UNIT, markersize=6, markeredgewidth=1)
+        inside = "" if seen.inside is None else f", {100 * seen.inside:.0f} % inside"
+        axes.set_xlabel(f"radius {seen.measures.radius:.1f} px{inside}", fontsize=7, labelpad=2)
+    if picture.mask is not None and picture.mask.any():
+        axes.contour(picture.mask, levels=[0.5], colors=UNIT, linewidths=0.7)
+
+
+def _key(figure: Figure, cells: np.ndarray, outlined: bool) -> None:
+    """What colours and marks are, under the panels."""
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), HEAT), ax=cells.ravel().tolist(), orientation="horizontal", fraction=0.02,
+        aspect=40, pad=0.02,
+    )  # fmt: skip
+    bar.set_ticks([0, 1], labels=["0", "99.5th percentile"], fontsize=7)
+    bar.set_label("|gradient|, each panel's own scale", fontsize=7, labelpad=-4)
+    bar.outline.set_visible(False)
+    handles = [Line2D([], [], linestyle="", marker="+", color=UNIT, markeredgewidth=1.5, label="unit")]
+    handles += [Line2D([], [], color=UNIT, linewidth=1, label="object")] * outlined
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+
+
+def _wrapped(model: str) -> str:
+    return model.replace(" (", "\n(")

@@ -1,0 +1,155 @@
+"""Figures 1 and 5 of the paper: taps on an image and in the scope, stored and sampled kernels, offsets by layer."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+
+from dk_bench.analysis.drawing import COLORS, GREY
+from dk_bench.analysis.learned import KERNEL
+from dk_bench.analysis.taps.study import Layer, Offsets
+
+__all__ = ["channels_shown", "offsets_figure", "taps_figure"]
+
+CHANNELS = 3  # with the largest norm, shown beside the mean
+SHOWN = 20_000  # offsets that a violin is drawn from
+BEFORE, AFTER, CLIPPED = COLORS[0], "#E8601C", "#DC050C"
+HALO = {"markeredgecolor": "white", "markeredgewidth": 0.6}
+
+
+def channels_shown(layer: Layer) -> list[int]:
+    """The channels with the largest norm of the stored kernel."""
+    norms = np.square(layer.stored).sum((1, 2))
+    return np.sort(np.argsort(-norms, kind="stable")[:CHANNELS]).tolist()
+
+
+def taps_figure(layers: list[Layer], picture: np.ndarray, position: tuple[float, float]) -> Figure:
+    """A row a layer: taps on the image (H, W, 3), taps in the scope over the mean magnitude (dark: large), what
+    is sampled; then some channels, stored and sampled. ``position`` is (y, x) as shares of the image."""
+    with_scope = any(layer.kernel for layer in layers)
+    titles = ["mean |weight|,\ntaps in the scope", "sampled"] if with_scope else ["mean |weight|"]
+    columns = 1 + len(titles) + len(titles) * CHANNELS
+    figure = Figure(figsize=(1.45 * columns + 1.2, 1.75 * len(layers) + 0.8))
+    axes = figure.subplots(len(layers), columns, squeeze=False, width_ratios=[1.5, *[1.0] * (columns - 1)])
+    for row, layer in enumerate(layers):
+        _on_image(axes[row, 0], layer, picture, position)
+        axes[row, 0].set_ylabel(layer.name)
+        _kernels(axes[row, 1:], layer, len(titles))
+    for axis, title in zip(axes[0], ["taps on the image", *titles], strict=False):
+        axis.set_title(title, fontsize=9)
+    handles = [
+        Line2D([], [], linestyle="", marker="o", color=BEFORE, label="before", **HALO),
+        Line2D([], [], linestyle="", marker="o", color=AFTER, label="after", **HALO),
+        Patch(color="#7F3B08", label="negative weight"),
+        Patch(color="#2D004B", label="positive weight"),
+    ]
+    if with_scope:
+        clipped = Line2D([], [], linestyle="", marker="X", color=CLIPPED, label="after, clipped to the edge", **HALO)
+        handles.insert(2, clipped)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def _on_image(axis: Axes, layer: Layer, picture: np.ndarray, position: tuple[float, float]) -> None:
+    size = np.array(picture.shape[:2])
+    first, stride = np.array(layer.lattice).T
+
+    def pixels(taps: np.ndarray) -> np.ndarray:  # (x, y) in the picture, whose pixels have their centres at integers
+        return ((first + taps * stride + 0.5) * size / layer.image_size - 0.5)[:, ::-1].T
+
+    axis.imshow(picture)
+    axis.plot(*pixels(layer.resting), "o", color=BEFORE, markersize=4, **HALO)
+    for taps in layer.data or []:
+        _arrows(axis, pixels(taps.before), pixels(taps.after))
+        axis.plot(*pixels(taps.after), "o", color=AFTER, markersize=4, **HALO)
+    y, x = np.array(position) * size - 0.5
+    axis.plot(x, y, "+", color="white", markersize=9, markeredgewidth=2.4)
+    axis.plot(x, y, "+", color="black", markersize=8, markeredgewidth=1)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    axis.autoscale()  # taps may lie beyond the image
+
+
+def _kernels(axes: np.ndarray, layer: Layer, parts: int) -> None:
+    """The mean and some channels, in ``parts`` panels each: stored, and as sampled where taps move in a scope."""
+    mean, sampled = np.abs(layer.stored).mean(0), np.abs(layer.sampled).mean(0)
+    top = max(mean.max(), sampled.max())
+    _map(axes[0], mean, "Greys", 0, top)
+    if layer.kernel is None:
+        axes[0].set_xlabel("rigid kernel", fontsize=8)
+    else:
+        _in_scope(axes[0], layer)
+        _map(axes[1], sampled, "Greys", 0, top)
+    for number, channel in enumerate(channels_shown(layer)):
+        pair = (layer.stored[channel], layer.sampled[channel])
+        limit = max(np.abs(each).max() for each in pair)
+        for part, what in enumerate(("stored", "sampled") if layer.kernel else ("rigid",)):
+            axis = axes[parts * (1 + number) + part]
+            _map(axis, pair[part], "PuOr", -limit, limit)
+            axis.set_title(f"channel {channel}:\n{what}", fontsize=8)
+    for axis in axes:
+        if not axis.images:
+            axis.set_axis_off()
+
+
+def _in_scope(axis: Axes, layer: Layer) -> None:
+    taps, size = layer.kernel, np.array(layer.stored.shape[1:])
+    landed = np.clip(taps.after, 0, size - 1)
+    _arrows(axis, taps.before[:, ::-1].T, landed[:, ::-1].T)
+    axis.plot(*taps.before[:, ::-1].T, "o", color=BEFORE, markersize=4, **HALO)
+    for outside, color, marker in ((False, AFTER, "o"), (True, CLIPPED, "X")):
+        axis.plot(*landed[taps.outside == outside][:, ::-1].T, marker, color=color, markersize=5, **HALO)
+
+
+def _arrows(axis: Axes, start: np.ndarray, end: np.ndarray) -> None:
+    axis.quiver(*start, *(end - start), angles="xy", scale_units="xy", scale=1, color=AFTER, width=0.008, headwidth=4)
+
+
+def _map(axis: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> None:
+    axis.imshow(values, cmap=cmap, vmin=low, vmax=high or 1.0)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    height, width = values.shape
+    axis.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=GREY, clip_on=False))
+
+
+def offsets_figure(found: list[Offsets]) -> Figure:
+    """For each kind of offsets a violin a layer, dy above and dx below the line, and the share of taps outside."""
+    kinds = list(dict.fromkeys(each.source.kind for each in found))
+    rows = [sum(each.source.kind == kind for each in found) for kind in kinds]
+    figure = Figure(figsize=(8.5, 0.5 * sum(rows) + 1.1 * len(kinds) + 0.5))
+    panels = figure.subplots(len(kinds), 2, squeeze=False, height_ratios=rows, width_ratios=[2.2, 1])
+    for (left, right), kind in zip(panels, kinds, strict=True):
+        of_kind = [each for each in found if each.source.kind == kind]
+        places = np.arange(len(of_kind))
+        for axis, side, color in ((0, "high", COLORS[0]), (1, "low", COLORS[1])):
+            drawn = left.violinplot(
+                [_some(each.values[:, axis]) for each in of_kind], -places, orientation="horizontal", widths=0.85,
+                side=side, showextrema=False, showmedians=True)
+            for body in drawn["bodies"]:
+                body.set(facecolor=color, alpha=0.8)
+            drawn["cmedians"].set(color="white")
+        left.set_yticks(-places, [each.source.layer for each in of_kind])
+        left.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+        left.set(title=kind, xlabel=f"offset ({'samples of the scope' if kind == KERNEL else 'pixels of its input'})")
+        right.barh(-places, [100 * each.outside for each in of_kind], color=GREY, height=0.6)
+        for place, each in zip(places, of_kind, strict=True):
+            right.annotate(f"{100 * each.outside:.1f} %", (100 * each.outside, -place), xytext=(3, 0),
+                           textcoords="offset points", va="center", fontsize=9)
+        if kind != KERNEL:
+            right.plot([100 * each.outside_before for each in of_kind], -places, "|", color="black", markersize=12)
+        right.set(yticks=[], xlabel="% of taps", ylim=left.get_ylim())
+        right.set_title("clipped at the scope's edge" if kind == KERNEL else "outside the input (|: rigid taps)")
+        right.margins(x=0.25)
+    handles = [Patch(color=COLORS[0], label="dy"), Patch(color=COLORS[1], label="dx")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _some(values: np.ndarray) -> np.ndarray:
+    """All of the values, or as many of them, evenly apart, as a violin needs."""
+    flat = values.ravel()
+    return flat[:: max(1, len(flat) // SHOWN)]

@@ -1,0 +1,209 @@
+"""Where taps go (the paper's figures 1 and 5): in the scope of a deformable kernel, on the data of a deformable
+convolution, at one position of an image and over all positions of several.
+
+Coordinates are (y, x). In a scope they are in samples, the first of which is 0; a tap beyond the first or the last is
+clipped to it (unless the layer does not clip). On data they are in pixels of the layer's input, where a tap beyond the
+edge reads zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dk_bench.analysis.lattice import Lattice, Step, lattice_of, steps_down
+from dk_bench.analysis.learned import DATA, KERNEL, Source, recorded, sources
+from dk_bench.functional import sample_kernel
+from dk_bench.models.probe import evaluating
+from dk_bench.nn.scope import grid_offset
+from dk_bench.reference.checks import output_size
+
+__all__ = ["Layer", "Offsets", "Taps", "moving", "offsets_at", "offsets_over", "statistics"]
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+@dataclass(frozen=True)
+class Taps:
+    """K taps at one position: (K, 2) each, (y, x).
+
+    Attributes:
+        before: where they are at the start of training: in the scope, or on the layer's input.
+        after: where their offsets take them, before any clipping.
+        outside: (K,), whether that is outside the scope, or the input.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    outside: np.ndarray
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution at one position of an image.
+
+    Attributes:
+        name: in the model.
+        cell: (row, column) of the position on the layer's output.
+        input_size: (H, W) of what it reads.
+        image_size, lattice: (H, W) of the image the network saw, and where in it what the layer reads lies.
+        kernel: its taps in the scope; None where its kernel is rigid.
+        data: its taps on its input, for each group of channels with offsets of its own; None where they do not move.
+        resting: (K, 2), where rigid taps read the input.
+        stored: (channels, Sh, Sw), the weight over the scope; a dense kernel's pairs of channels in a row.
+        sampled: (channels, Kh, Kw), what the taps read of it; the weight itself where the kernel is rigid.
+    """
+
+    name: str
+    cell: tuple[int, int]
+    input_size: tuple[int, int]
+    image_size: tuple[int, int]
+    lattice: Lattice
+    kernel: Taps | None
+    data: list[Taps] | None
+    resting: np.ndarray
+    stored: np.ndarray
+    sampled: np.ndarray
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """All offsets of a layer, over positions and images.
+
+    Attributes:
+        source: where they are from.
+        values: (K * groups, 2, P), pixels: (dy, dx) of every tap at P positions (of a global kernel: images).
+        outside: share of the taps that land outside the scope, or the layer's input.
+        outside_before: the same share of rigid taps: zero in a scope, the padding's on data.
+    """
+
+    source: Source
+    values: np.ndarray
+    outside: float
+    outside_before: float
+
+
+def moving(model: nn.Module) -> list[Source]:
+    """The generators that move taps: of kernel offsets and of data offsets."""
+    return [source for source in sources(model) if source.kind in (KERNEL, DATA)]
+
+
+def offsets_at(model: nn.Module, image: Tensor, position: tuple[float, float]) -> list[Layer]:
+    """Every layer whose taps move, for an image (C, H, W), at its unit nearest to a position, (y, x) as shares of
+    height and width."""
+    found = moving(model)
+    with evaluating(model), torch.no_grad(), recorded(found, lambda source, read, given: (read, given)) as seen:
+        with steps_down(model) as steps:
+            model(image[None])
+        size = tuple(image.shape[1:])
+        parts: dict[str, dict[str, tuple[Source, Tensor, Tensor]]] = {}
+        for source in found:
+            parts.setdefault(source.layer, {})[source.kind] = (source, *seen[source][0])
+        return [_layer(name, of_kind, position, size, steps) for name, of_kind in parts.items()]
+
+
+def _layer(
+    name: str, of_kind: dict[str, tuple[Source, Tensor, Tensor]], position: tuple[float, float],
+    image_size: tuple[int, int], steps: list[Step],
+) -> Layer:
+    conv, read = next((source.conv, read) for source, read, _ in of_kind.values())
+    size = tuple(read.shape[2:])
+    cells = output_size(size, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    lattice = lattice_of(image_size, size, steps)
+    row, column = (
+        _nearest(share * image_size[axis] - 0.5, cells[axis], lattice[axis], conv, axis)
+        for axis, share in enumerate(position)
+    )
+    given = {
+        kind: (values[0] if values.dim() == 2 else values[0, :, row, column]).double()
+        for kind, (_, _, values) in of_kind.items()
+    }
+    resting = np.array([row, column]) * conv.stride - conv.padding + _grid(conv.kernel_size) * conv.dilation
+    kernel, stored, sampled = None, conv.weight, conv.weight
+    if KERNEL in given:
+        offset = given[KERNEL].view(-1, 2).numpy()
+        rest, before = _in_scope(conv)
+        kernel = Taps(before, rest + offset, _beyond(rest + offset, conv.scope))
+        sampled = sample_kernel(conv.weight, given[KERNEL].to(conv.weight)[None], kernel_size=conv.kernel_size,
+                                clip=conv.clip)[0]
+    data = None
+    if DATA in given:
+        offset = given[DATA].view(-1, len(resting), 2).numpy()
+        data = [Taps(resting, resting + each, _beyond(resting + each, size)) for each in offset]
+    place = (name, (row, column), size, image_size, lattice)
+    return Layer(*place, kernel, data, resting, *(_channels(each) for each in (stored, sampled)))
+
+
+def _nearest(at: float, cells: int, lattice: tuple[float, float], conv: nn.Module, axis: int) -> int:
+    """The unit of a convolution whose middle tap at rest is nearest to a place in the image, along an axis."""
+    first, stride = lattice
+    middle = (conv.kernel_size[axis] - 1) * conv.dilation[axis] / 2 - conv.padding[axis]
+    return min(max(math.floor(((at - first) / stride - middle) / conv.stride[axis] + 0.5), 0), cells - 1)
+
+
+def _channels(weight: Tensor) -> np.ndarray:
+    return weight.detach().flatten(0, 1).double().cpu().numpy()
+
+
+def _grid(kernel_size: tuple[int, int]) -> np.ndarray:
+    """(K, 2): row and column of every tap."""
+    return np.stack(np.meshgrid(*map(np.arange, kernel_size), indexing="ij"), axis=-1).reshape(-1, 2).astype(float)
+
+
+def _in_scope(conv: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """(K, 2) where offsets of zero leave the taps, and where they start in training."""
+    rest = _grid(conv.kernel_size) + (np.array(conv.scope) - conv.kernel_size) / 2
+    return rest, rest + grid_offset(conv.kernel_size, conv.scope, conv.grid).view(-1, 2).numpy()
+
+
+def _beyond(taps: np.ndarray, size: tuple[int, int], axis: int = -1) -> np.ndarray:
+    """Whether taps, whose (y, x) are along an axis, are outside samples 0 to size - 1."""
+    last = np.expand_dims(np.array(size) - 1, tuple(range(1, -axis)))
+    return ((taps < 0) | (taps > last)).any(axis)
+
+
+def offsets_over(
+    model: nn.Module, images: Iterable[Tensor], on_image: Callable[[], Any] = lambda: None
+) -> list[Offsets]:
+    """All offsets of every generator that moves taps, over the positions of images (C, H, W) of any sizes."""
+    found = moving(model)
+    with evaluating(model), torch.no_grad(), recorded(found, _taps_of_image) as seen:
+        for image in images:
+            model(image[None])
+            on_image()
+    result = []
+    for source in found:
+        values, outside, before, taps = zip(*seen[source], strict=True)
+        shares = (sum(each) / sum(taps) for each in (outside, before))
+        result.append(Offsets(source, np.concatenate(values, axis=-1), *shares))
+    return result
+
+
+def _taps_of_image(source: Source, read: Tensor, given: Tensor) -> tuple[np.ndarray, int, int, int]:
+    """Offsets (K * groups, 2, P); how many taps land outside, how many rigid ones do, how many there are."""
+    conv = source.conv
+    offset = given[0].float().cpu().unflatten(0, (-1, 2)).flatten(2) if given.dim() > 2 else given[0].view(-1, 2, 1)
+    values = offset.float().cpu().numpy()
+    if source.kind == KERNEL:
+        rest, size = _in_scope(conv)[0][:, :, None], conv.scope
+    else:
+        size = tuple(read.shape[2:])
+        cells = np.stack(np.meshgrid(*map(np.arange, given.shape[2:]), indexing="ij")).reshape(2, -1)
+        first = cells * np.array(conv.stride)[:, None] - np.array(conv.padding)[:, None]
+        rest = (_grid(conv.kernel_size) * conv.dilation)[:, :, None] + first
+        rest = np.tile(rest, (len(values) // len(rest), 1, 1))
+    outside, before = (int(_beyond(taps, size, axis=-2).sum()) for taps in (rest + values, rest + 0 * values))
+    return values, outside, before, values[:, 0].size
+
+
+def statistics(values: np.ndarray) -> Iterator[tuple[str, list[float]]]:
+    """(axis, [mean, standard deviation, quantiles]) of offsets (K, 2, P): of dy, dx, and their length."""
+    for axis, each in (("dy", values[:, 0]), ("dx", values[:, 1]), ("length", np.linalg.norm(values, axis=1))):
+        each = each.astype(float)
+        yield axis, [float(each.mean()), float(each.std()), *map(float, np.quantile(each, QUANTILES))]

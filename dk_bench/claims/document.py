@@ -1,0 +1,200 @@
+"""The claims as a document: a table for each family, one for what is not tested, and what the words mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from dk_bench.claims.file import Experiment, Study, on_grid
+from dk_bench.claims.findings import Family, Finding
+from dk_bench.tables.contrasts import ALPHA, CONTRADICTED, EQUIVALENT, POWER, SUPPORTED, UNDECIDED
+from dk_bench.tables.render import Chance, Document, Markup, Number, Table, Value, markdown_table, markdown_text
+
+DIGITS = {"points": 1, "R2": 2, "share": 3, "cosine": 3}  # after the point, by a claim's unit; 2 for others
+COLUMNS = ("claim", "contrast", "grid", "paper", "ours", "margin", "p, sign flips", "p", "p (Holm)", "verdict")
+
+NOTES = (
+    "A row is a claim of the paper, in our words, and its contrast: figures of some arms minus those of others, of one "
+    "seed. Paper: the same contrast of the paper's own figures, of its models on ImageNet or COCO, so of "
+    "other data and sizes than ours; none where it prints none. Grid: where the taps of scope 4 start, centred as in "
+    "the released code, or spread over the scope.",
+    "Arms: s3, s4, s5, s9 are local DK at scope 3, 4, 5, 9, s4_spread with its taps spread, s4_unclipped without "
+    "clipping, s4_slow with a multiplier of 0.01 on the learning rate of its offsets; dk_pw and gdk_pw have global DK "
+    "on 1x1 convolutions too, beside local and global DK; scc and scc_dk are CondConv and CondConv with local DK, dcn "
+    "and dcn_dk deformable convolution and that with local DK; full is ResNet-50.",
+    "Ours: mean over n seeds ± half of its 95 % interval (Student's t, not corrected), in points unless a unit is "
+    "named. n counts complete blocks: seeds that every arm that was begun has finished, on the same kind of "
+    "hardware. With fewer seeds than planned a verdict is an interim one: looking again and again as seeds come in "
+    "makes more errors than the test allows for, so that the last word is that of all planned seeds.",
+    "p: Student's paired t test, two-sided, that the mean is zero; beside it the exact test by sign flips, which needs "
+    "no normal distribution and decides nothing: of n seeds it is 2^(1-n) at least. p (Holm): Student's, corrected by "
+    "Holm's method for all rows of the table, those that are not run too: they are its family, declared in "
+    "dk_bench/tables/claims.yaml.",
+    f"Verdict: supported or contradicted where the corrected p is {ALPHA} at most, by the sign; equivalent where two "
+    "one-sided t tests, corrected likewise, find the mean within the margin; undecided otherwise, with the seeds with "
+    f"which the paper's difference would be told and none be found within the margin, each at a power of {POWER:.0%}, "
+    "if seeds differ as ours do. A claim to be as good as another is tested against minus the margin: supported where "
+    "not worse by that much. Not run: no complete block. The margin is half of the paper's difference, at least 0.3 "
+    "points, where the claim declares no other.",
+)
+
+
+def claims_document(
+    families: Iterable[Family],
+    untested: Iterable[Finding] = (),
+    plan: tuple[str, Mapping[str, str]] | None = None,
+    folders: Mapping[str, str] | None = None,
+) -> Document:
+    """Tables and notes. ``plan``: its file, and its commit by experiment. ``folders``: by experiment, the folder of its
+    records as seen from the document."""
+    families = list(families)
+    tables = [
+        Table(_heading(family), COLUMNS, [_row(each) for each in family.findings], _note(family, folders or {}))
+        for family in families
+    ]
+    if untested := list(untested):
+        heading = "Not tested: no experiment has these arms"
+        columns = ("base", *COLUMNS)
+        tables.append(Table(heading, columns, [[each.backbone, *_row(each)] for each in untested]))
+    notes = [*(_plan_notes(families, *plan) if plan else []), *NOTES]
+    return Document("claims", "The paper's claims, decided.", notes, tables)
+
+
+def claims_summary(families: Iterable[Family], link: str) -> str:
+    """The picture, and what was run in few columns, with the seeds that count of those planned, as Markdown. ``link``:
+    the table as seen from the text, without its ending."""
+    families = list(families)
+    planned = {f.place.title: f" of {f.place.seeds}" for f in families if isinstance(f.place, Experiment)}
+    by_place: dict[tuple[str, str], list[Finding]] = {}
+    for family in families:
+        by_place.setdefault((family.place.title, family.backbone), []).extend(family.findings)
+    rows: list[list[Value]] = []
+    for place, findings in by_place.items():
+        if counts := sorted({finding.judgement.n for finding in findings} - {0}):
+            name = Markup(f"[{markdown_text(', '.join(place))}]({quote(link)}.md)")
+            n = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+            rows.append([name, n + planned.get(place[0], ""), *_by_verdict(findings)])
+    if not rows:
+        return "No claim has been tested yet."
+    columns = ("tested on", "n", SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)
+    picture = f"![Differences of the paper and ours, with intervals]({quote(link)}.svg)"
+    return f"{picture}\n\n{markdown_table(Table('', columns, rows))}"
+
+
+def _by_verdict(findings: Iterable[Finding]) -> list[str]:
+    """The names of what is supported, contradicted, equivalent and undecided, each by the correction of its family, and
+    of what is told from zero and within the margin that it is."""
+    words: dict[str, list[str]] = {word: [] for word in (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)}
+    for finding in findings:
+        small = finding.verdict.within_margin and finding.verdict.word in (SUPPORTED, CONTRADICTED)
+        words.get(finding.verdict.word, []).append(contrast_name(finding) + " (within the margin)" * small)
+    return [", ".join(names) for names in words.values()]
+
+
+def contrast_name(finding: Finding) -> str:
+    """The claim's name, and the grid where it has rows of both: ``local-over-rigid (spread)``."""
+    return finding.claim.id + f" ({finding.grid})" * (len(finding.claim.grids) > 1)
+
+
+def short_name(family: Family) -> str:
+    """Experiment or study, base, and which family of several: ``E2, photographs: CIFAR-10, ResNet-50-DW, main``."""
+    return ", ".join(word for word in (family.place.title, family.backbone, family.name) if word)
+
+
+def figure_text(finding: Finding) -> str:
+    """Our figure as tables print it: ``+1.3 ± 0.5 (n=6)``."""
+    judged, digits = finding.judgement, DIGITS.get(finding.claim.unit, 2)
+    if judged.mean is None:
+        return ""
+    half = "" if judged.low is None else f" ± {(judged.high - judged.low) / 2:.{digits}f}"
+    unit = "" if finding.claim.unit == "points" else f" {finding.claim.unit}"
+    return f"{judged.mean:+z.{digits}f}{half}{unit} (n={judged.n})"
+
+
+def contrast_text(finding: Finding) -> str:
+    """The contrast in the names of its arms, ``s4 - rigid``, and of metrics where it has some of its own."""
+    claim = finding.claim
+    if not claim.contrast:
+        return claim.figure
+    by_arm: dict[str, dict[str | None, float]] = {}
+    for term in claim.contrast:
+        by_arm.setdefault(on_grid(term.arm, finding.grid), {})[term.metric] = term.weight
+    first, *others = by_arm.values()
+    if None in first:
+        return _sum({arm: weights[None] for arm, weights in by_arm.items()})
+    if all(weights == {metric: -weight for metric, weight in first.items()} for weights in others):
+        return f"({_sum(dict(zip(by_arm, (1, *[-1] * len(others)), strict=True)))}) of ({_sum(first)})"
+    return _sum({f"{arm} {metric}": weight for arm, weights in by_arm.items() for metric, weight in weights.items()})
+
+
+def _sum(weights: Mapping[str, float]) -> str:
+    """``a + 0.5 b - c``, what is added first."""
+    words = ""
+    for name, weight in sorted(weights.items(), key=lambda item: item[1] < 0):
+        factor = "" if abs(weight) == 1 else f"{abs(weight):g} "
+        words += (" - " if weight < 0 else " + " if words else "") + factor + name
+    return words
+
+
+def _heading(family: Family) -> str:
+    words = short_name(family)
+    if isinstance(family.place, Study):
+        return f"{words} as {family.model}"
+    if family.data is None:
+        return f"{words} as {family.model}: no records yet"
+    images = family.runs[0].data.get("test_images") if family.place.metric.startswith("test/") else None
+    tests = f", {images:,} test images" if isinstance(images, int) else ""
+    return f"{words} as {family.model} on {family.data}{tests}, {family.size} pixels"
+
+
+def _row(finding: Finding) -> list[Value]:
+    judged, verdict, digits = finding.judgement, finding.verdict, DIGITS.get(finding.claim.unit, 2)
+    margin = Number(judged.margin, max(digits, 2))
+    chances = [Chance(judged.p_sign_flip), Chance(judged.p), Chance(verdict.p)]
+    paper = Number(finding.paper, 1, signed=True)
+    ours = figure_text(finding) or "-"
+    return [finding.claim.text, contrast_text(finding), finding.taps, paper, ours, margin, *chances, str(verdict)]
+
+
+def _plan_notes(families: Iterable[Family], plan: str, commits: Mapping[str, str]) -> list[str]:
+    """The commit that fixed what was to be run, for each experiment that has runs."""
+    titles = {family.place.name: family.place.title for family in families if family.runs}
+    if not titles:
+        return []
+    known = {name: commits.get(name, "")[:12] or "none is written down" for name in titles}
+    words = [f"{markdown_text(title)}: {known[name]}" for name, title in titles.items()]
+    return [f"Plan: {plan}, fixed before the first run by commit. {'; '.join(words)}."]
+
+
+def _note(family: Family, folders: Mapping[str, str]) -> str:
+    """What stands below a table: its family, where its figures come from, and which blocks are not whole."""
+    members = ", ".join(dict.fromkeys(finding.claim.id for finding in family.findings))
+    note = f"Family of {len(family.findings)} contrast{'s' * (len(family.findings) != 1)}: {members}."
+    if isinstance(family.place, Study):
+        files = [file for file in (family.place.dynamics, family.place.erf) if file]
+        return f"{note} From {' and '.join(files)}."
+    if folder := folders.get(family.place.name):
+        note += f" Records: [{markdown_text(folder)}]({quote(folder)})."
+    if family.runs:
+        seeds = ", ".join(map(str, family.whole)) or "none"
+        note += f" Blocks that count, of {family.place.seeds} planned: seeds {seeds}."
+    note += "".join(f" Seed {seed} lacks {', '.join(arms)}." for seed, arms in family.missing.items())
+    for seed, why in family.apart.items():
+        note += f" Seed {seed} is of {why}: {'one of them counts' if seed in family.whole else 'no block'}."
+    return note + (f" Pooled: {', '.join(family.pooled)}." if family.pooled else "")
+
+
+def record_folders(families: Iterable[Family], paths: Mapping[str, Path], start: Path) -> dict[str, str]:
+    """By experiment, the folder that holds all of its records, as seen from ``start``. ``paths``: a record's folder by
+    its run_id."""
+    folders = {}
+    by_experiment: dict[str, set[str]] = {}
+    for family in families:
+        found = {str(paths[run.run_id].parent) for run in family.runs if run.run_id in paths}
+        by_experiment.setdefault(family.place.name, set()).update(found)
+    for name, found in by_experiment.items():
+        if found:
+            folders[name] = Path(os.path.relpath(os.path.commonpath(found), start)).as_posix()
+    return folders

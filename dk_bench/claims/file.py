@@ -1,0 +1,306 @@
+"""The paper's claims and the experiments that test them, read from ``claims.yaml`` beside this file and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dk_bench.claims.studies import CLAIMS as FIGURE_CLAIMS
+from dk_bench.errors import UserError
+from dk_bench.models import BenchModel, KernelSpec
+from dk_bench.nn.scope import GRIDS
+from dk_bench.reading.yaml_words import read_as_written
+from dk_bench.tables.paper import paper_figure
+
+CLAIMS_FILE = Path(__file__).with_name("claims.yaml")  # package data
+BACKBONES = ("ResNet-50-DW", "MobileNet-V2")  # the paper's bases, in the order of its tables
+FIGURES_OF_PAPER = ("top1", "map")
+LEAST_MARGIN = 0.3  # points; the paper prints one digit, so that its own differences are known to 0.1
+TOLERANCE = 1e-9
+FIGURES = {claim.id: claim for claim in FIGURE_CLAIMS}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a run trains. ``scc``: with CondConv, of any number of experts. ``multiplier``: of the offsets' learning
+    rate, None for the experiment's. ``backbone``: another of the paper's bases, None for the row's own."""
+
+    name: str
+    spec: KernelSpec
+    scc: bool = False
+    multiplier: float | None = None
+    backbone: str | None = None
+
+    def trains(self, spec: KernelSpec) -> bool:
+        """Whether a model of this spec is this arm's, whatever the number of experts and where DCN begins."""
+        return _comparable(spec) == (self.scc, *_comparable(self.spec)[1:])
+
+
+@dataclass(frozen=True)
+class Base:
+    """A rigid model of an experiment, standing for one of the paper's, and the names of the arms trained on it."""
+
+    model: str
+    arms: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Runs that test claims: those whose configuration is called ``runs``. ``seeds``: how many were planned. ``bases``
+    by the paper's names."""
+
+    name: str
+    title: str
+    runs: str
+    metric: str
+    seeds: int
+    bases: Mapping[str, Base]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Measurements of checkpoints that test claims of the paper's figures: files as seen from the folder of results.
+    ``bases``: the model that stands for each of the paper's."""
+
+    name: str
+    title: str
+    dynamics: str | None
+    erf: str | None
+    bases: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A summand of a contrast: the metric of an arm (None: the experiment's), times a weight."""
+
+    arm: str
+    metric: str | None
+    weight: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, in our words: that a contrast is above zero; or, ``as_good``, that it is not below it by more than the
+    margin.
+
+    ``figure``: for a claim of one of the paper's figures, the name that `dk_bench.claims.studies` has for its
+    contrast; then ``contrast`` is empty, and it is tested by studies. ``paper``: the figure of the paper's tables, None
+    where it prints none. ``family``: p values are corrected over the claims of one family that an experiment tests at a
+    base. ``bases``: the paper's, of which it is claimed. ``margin``: None for half of the paper's
+    difference.
+    """
+
+    id: str
+    text: str
+    source: str
+    contrast: tuple[Term, ...]
+    tested: tuple[str, ...]
+    figure: str | None = None
+    paper: str | None = None
+    grids: tuple[str, ...] = ("centred",)
+    bases: tuple[str, ...] = BACKBONES
+    margin: float | None = None
+    as_good: bool = False
+    family: str = "main"
+    unit: str = "points"
+
+    def arms(self, grid: str) -> list[str]:
+        """The arms compared, where taps of scope 4 start as ``grid`` says."""
+        return list(dict.fromkeys(on_grid(term.arm, grid) for term in self.contrast))
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The file's content, by name."""
+
+    experiments: Mapping[str, Experiment]
+    studies: Mapping[str, Study]
+    arms: Mapping[str, Arm]
+    claims: Mapping[str, Claim]
+
+    def paper_difference(self, claim: Claim, backbone: str) -> float | None:
+        """The contrast of the paper's own figures, in its units (percentage points); None where one is not printed."""
+        figures = [self._figure(claim.paper, self.arms[term.arm], backbone) for term in claim.contrast]
+        if claim.paper is None or backbone not in claim.bases or None in figures:
+            return None
+        return round(sum(t.weight * f for t, f in zip(claim.contrast, figures, strict=True)), 6)
+
+    def margin(self, claim: Claim, backbone: str) -> float:
+        """The smallest difference that counts: the claim's own, or half of the paper's, and then at least 0.3."""
+        if claim.margin is not None:
+            return claim.margin
+        difference = self.paper_difference(claim, backbone)
+        return max(LEAST_MARGIN, round(abs(difference or 0) / 2, 6))
+
+    def _figure(self, key: str | None, arm: Arm, backbone: str) -> float | None:
+        if key is None or not arm.spec.clip or arm.multiplier is not None:
+            return None
+        return paper_figure(BenchModel("", "", arm.spec, arm.backbone or backbone), key)
+
+
+def on_grid(arm: str, grid: str) -> str:
+    """The arm's name with its taps where ``grid`` says: the local arm of scope 4 exists on both grids."""
+    return "s4_spread" if (arm, grid) == ("s4", "spread") else arm
+
+
+def load_claims(path: str | Path = CLAIMS_FILE) -> Claims:
+    """Reads and checks the file.
+
+    Raises UserError that names the file, the entry and what is wrong with it: a key that is missing, unknown or of the
+    wrong kind, an arm, experiment or base that is not declared, weights that do not sum to zero, a claim without a
+    margin, an experiment that has not all arms of a claim it is to test.
+    """
+    content = read_as_written(path, "claims")
+    sections = {"experiments": dict, "studies": dict, "arms": dict, "claims": list}
+    _check_keys(content, sections, {}, str(path))
+    arms = {name: _arm(name, value, f"{path}: arm {name}") for name, value in content["arms"].items()}
+    experiments = {
+        name: _experiment(name, value, arms, f"{path}: experiment {name}")
+        for name, value in content["experiments"].items()
+    }
+    studies = {name: _study(name, value, f"{path}: study {name}") for name, value in content["studies"].items()}
+    claims: dict[str, Claim] = {}
+    for number, value in enumerate(content["claims"], start=1):
+        identity = value.get("id") if isinstance(value, dict) else None
+        where = f"{path}: claim {identity or number}"
+        claim = _claim(value, where)
+        if claim.id in claims:
+            raise UserError(f"{where}: there twice")
+        claims[claim.id] = claim
+    found = Claims(experiments, studies, arms, claims)
+    for claim in claims.values():
+        _check_claim(claim, found, f"{path}: claim {claim.id}")
+    return found
+
+
+def _comparable(spec: KernelSpec) -> tuple[Any, ...]:
+    """Of a spec what tells arms apart: whether there is SCC, and fields that have an effect beside the others."""
+    local = (spec.scope, spec.clip, spec.scope > spec.kernel_size and spec.grid) if spec.depthwise else ()
+    pointwise = spec.pointwise and spec.pointwise_scope
+    rest = (spec.kernel_size, spec.dcn, spec.dense_dcn, spec.dilate_last)
+    return bool(spec.experts), spec.depthwise, local, pointwise, rest
+
+
+def _arm(name: str, value: Any, where: str) -> Arm:
+    fields = {field.name for field in dataclasses.fields(KernelSpec)} - {"experts"}
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected what its kernel spec changes, got {value!r}")
+    own = {key: value[key] for key in value.keys() - fields}
+    kinds = {"scc": bool, "offset_lr_multiplier": int | float, "backbone": str}
+    _check_keys(own, {}, kinds, where, also=fields)
+    scc = own.get("scc", False)
+    try:
+        changes = {key: value[key] for key in value.keys() & fields}
+        spec = KernelSpec.from_dict(changes | {"experts": 2 if scc else 0})
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+    return Arm(name, spec, scc, own.get("offset_lr_multiplier"), own.get("backbone"))
+
+
+def _experiment(name: str, value: Any, arms: Mapping[str, Arm], where: str) -> Experiment:
+    _check_keys(value, {"title": str, "runs": str, "metric": str, "seeds": int, "bases": dict}, {}, where)
+    bases = {}
+    if value["seeds"] < 2:
+        raise UserError(f"{where}: seeds is {value['seeds']}, expected 2 at least, as one has no spread")
+    for backbone, base in value["bases"].items():
+        _check_known("base", [backbone], BACKBONES, where)
+        _check_keys(base, {"model": str, "arms": list}, {}, f"{where}: base {backbone}")
+        _check_known("arm", base["arms"], arms, f"{where}: base {backbone}")
+        if twice := [arm for arm in base["arms"] if base["arms"].count(arm) > 1]:
+            raise UserError(f"{where}: base {backbone}: arm {twice[0]} is there twice")
+        bases[backbone] = Base(base["model"], tuple(base["arms"]))
+    return Experiment(name, value["title"], value["runs"], value["metric"], value["seeds"], bases)
+
+
+def _study(name: str, value: Any, where: str) -> Study:
+    _check_keys(value, {"title": str, "bases": dict}, {"dynamics": str, "erf": str}, where)
+    _check_known("base", value["bases"], BACKBONES, where)
+    return Study(name, value["title"], value.get("dynamics"), value.get("erf"), value["bases"])
+
+
+def _claim(value: Any, where: str) -> Claim:
+    needed = {"id": str, "claim": str, "source": str, "tested": list}
+    optional = {"contrast": dict, "figure": str, "paper": str, "grids": list, "bases": list, "margin": int | float,
+                "as_good": bool, "family": str, "unit": str}  # fmt: skip
+    _check_keys(value, needed, optional, where)
+    if ("figure" in value) == ("contrast" in value):
+        raise UserError(f"{where}: expected a contrast, or a figure of the paper")
+    options = {key: value[key] for key in ("figure", "paper", "margin", "as_good", "family", "unit") if key in value}
+    options |= {key: tuple(value[key]) for key in ("grids", "bases") if key in value}
+    contrast = _contrast(value["contrast"], where) if "contrast" in value else ()
+    return Claim(value["id"], value["claim"], value["source"], contrast, tuple(value["tested"]), **options)
+
+
+def _contrast(value: dict[str, Any], where: str) -> tuple[Term, ...]:
+    terms = []
+    for arm, weights in value.items():
+        for metric, weight in (weights if isinstance(weights, dict) else {None: weights}).items():
+            is_number = isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight)
+            if not is_number or weight == 0:
+                raise UserError(f"{where}: contrast: weight of {arm} is {weight!r}, expected a number other than zero")
+            if not isinstance(metric, str | None):
+                raise UserError(f"{where}: contrast: metric {metric!r} of {arm}, expected text")
+            terms.append(Term(arm, metric, weight))
+    total = sum(term.weight for term in terms)
+    if len(terms) < 2 or abs(total) > TOLERANCE:
+        raise UserError(f"{where}: contrast: weights sum to {total:g}, expected zero over two terms or more")
+    return tuple(terms)
+
+
+def _check_claim(claim: Claim, claims: Claims, where: str) -> None:
+    """Checks what a claim says against the rest of the file."""
+    _check_known("arm", [term.arm for term in claim.contrast], claims.arms, where)
+    _check_known("figure", [claim.figure] if claim.figure else [], FIGURES, where)
+    _check_known("grid", claim.grids, GRIDS, where)
+    _check_known("base", claim.bases, BACKBONES, where)
+    _check_known("paper", [claim.paper] if claim.paper else [], FIGURES_OF_PAPER, where)
+    places, kind = (claims.studies, "study") if claim.figure else (claims.experiments, "experiment")
+    _check_known(kind, claim.tested, places, where)
+    papers = [claims.paper_difference(claim, backbone) for backbone in BACKBONES]
+    if claim.paper and papers == [None, None]:
+        raise UserError(f"{where}: paper: its tables have no figures of {claim.paper} for these arms")
+    if claim.margin is not None and not 0 < claim.margin < math.inf:
+        raise UserError(f"{where}: margin is {claim.margin!r}, expected a number above zero")
+    if claim.margin is None and not claim.paper:
+        raise UserError(f"{where}: margin is missing, and the paper has no figures to take half of its difference")
+    if not claim.figure:
+        _check_arms(claim, claims, where)
+
+
+def _check_arms(claim: Claim, claims: Claims, where: str) -> None:
+    if not claim.grids or len({tuple(claim.arms(grid)) for grid in claim.grids}) < len(claim.grids):
+        grids = ", ".join(claim.grids) or "none"
+        raise UserError(f"{where}: grids: expected one, or several that have other arms each, got {grids}")
+    for name in claim.tested:
+        bases = claims.experiments[name].bases
+        for grid in claim.grids:
+            if not any(set(claim.arms(grid)) <= set(base.arms) for base in bases.values()):
+                arms = ", ".join(claim.arms(grid))
+                raise UserError(f"{where}: tested: no base of experiment {name} has all of its arms ({arms})")
+
+
+def _check_known(kind: str, names: Iterable[Any], known: Iterable[str], where: str) -> None:
+    known = list(known)
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"{where}: unknown {kind} {unknown[0]!r}, expected one of {', '.join(known)}")
+
+
+def _check_keys(
+    value: Any, needed: Mapping[str, Any], optional: Mapping[str, Any], where: str, also: set[str] = frozenset()
+) -> None:
+    """Raises UserError for a mapping that lacks a key, has an unknown one or one of another kind."""
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a mapping, got {value!r}")
+    kinds = {**needed, **optional}
+    for problem, names in (("missing", needed.keys() - value.keys()), ("unknown", value.keys() - kinds.keys())):
+        if names:
+            expected = f", expected some of {', '.join([*kinds, *sorted(also)])}" if problem == "unknown" else ""
+            raise UserError(f"{where}: {problem} {', '.join(map(str, sorted(names, key=str)))}{expected}")
+    for key, kind in kinds.items():
+        if key in value and (not isinstance(value[key], kind) or (kind is not bool and isinstance(value[key], bool))):
+            words = {dict: "a mapping", list: "a list", str: "text", bool: "true or false"}.get(kind, "a number")
+            raise UserError(f"{where}: {key} is {value[key]!r}, expected {words}")

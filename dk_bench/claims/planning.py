@@ -1,0 +1,135 @@
+"""Seeds for a contrast, planned from a pilot: the cells it names in records, and how many seeds its spread asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dk_bench.errors import UserError
+from dk_bench.tables.cells import Cell, Data
+from dk_bench.tables.contrasts import ALPHA, Judgement, judge, paired_differences
+from dk_bench.tables.pooling import Pair
+from dk_bench.tables.power import MOST, seeds_for_difference, seeds_for_equivalence, std_interval
+from dk_bench.tables.render import Document, Number, Table, Value
+
+TERM = re.compile(r"\s*([+-]?)\s*([\w./:]+)\s*(?:\[([^\]]*)\])?\s*")
+
+
+@dataclass(frozen=True)
+class Term:
+    """A cell of a contrast: by its model's name, and, where records hold several cells of it, what its label says."""
+
+    weight: float
+    model: str
+    label: str = ""
+
+    def __str__(self) -> str:
+        return self.model + f"[{self.label}]" * bool(self.label)
+
+
+def read_contrast(text: str) -> list[Term]:
+    """The cells of ``A - B``, or ``A + B - C - D``; ``A[optim.lr=0.1]`` names a cell of A by its label. Each side
+    weighs 1: two cells on it half each.
+
+    Raises UserError for any other text, and where a cell stands on both sides.
+    """
+    terms, at = [], 0
+    while at < len(text):
+        found = TERM.match(text, at)
+        if found is None or not (found[1] or at == 0):
+            raise UserError(f"--contrast {text!r}: expected A-B, names of models with + or - between them")
+        terms.append((-1 if found[1] == "-" else 1, found[2], (found[3] or "").strip()))
+        at = found.end()
+    sides = {sign: [names for side, *names in terms if side == sign] for sign in (1, -1)}
+    if not sides[1] or not sides[-1]:
+        raise UserError(f"--contrast {text!r}: expected A-B, a model on each side of the difference")
+    if both := next((names for names in sides[1] if names in sides[-1]), None):
+        raise UserError(f"--contrast {text!r}: {both[0]} is on both sides")
+    return [Term(sign / len(sides[sign]), model, label) for sign, model, label in terms]
+
+
+def find_cells(terms: Sequence[Term], cells: Sequence[Cell], data: str | None = None) -> list[Cell]:
+    """The one cell that each term names, all on one data set, that called ``data`` where several have them.
+
+    Raises UserError where a model has no cell or several, and where the data set stays open.
+    """
+    for term in terms:
+        if not any(cell.model == term.model for cell in cells):
+            known = ", ".join(sorted({cell.model for cell in cells})) or "none"
+            raise UserError(f"--contrast: no record of {term.model}, expected some of {known}")
+    sets = sorted({cell.data for cell in cells if data in (None, cell.data.name)})
+    whole = [d for d in sets if all(any(c.model == t.model and c.data == d for c in cells) for t in terms)]
+    if len(whole) != 1:
+        names = "; ".join(map(str, whole or sets)) or "; ".join(map(str, sorted({cell.data for cell in cells})))
+        told = "are on several data sets" if whole else "are not on one data set" + f" called {data}" * bool(data)
+        raise UserError(f"--contrast: its cells {told}: {names}; name one by --data, or give the records of one alone")
+    return [_find(term, [cell for cell in cells if cell.data == whole[0]]) for term in terms]
+
+
+def _find(term: Term, cells: list[Cell]) -> Cell:
+    of_model = [cell for cell in cells if cell.model == term.model]
+    found = [cell for cell in of_model if term.label in cell.label]
+    exact = [cell for cell in found if cell.label == term.label]
+    if len(found) == 1 or len(exact) == 1:
+        return (exact or found)[0]
+    labels = "; ".join(f"{term.model}[{cell.label}]" for cell in of_model)
+    raise UserError(f"--contrast: {len(found)} cells are {term}, expected one of {labels}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is planned for: an ``effect`` to tell, a ``margin`` to be within, both in points; ``power``, a share of 1;
+    the size of the ``family`` that Holm's method corrects for."""
+
+    effect: float
+    margin: float
+    power: float = 0.8
+    family: int = 1
+
+
+def plan_seeds(terms: Sequence[Term], cells: Sequence[Cell], metric: str, plan: Plan) -> Document:
+    """The seeds that a contrast takes by the spread of its paired differences, and by the ends of that one's interval.
+
+    Raises UserError where cells have fewer than two seeds in common, or differences of one size.
+    """
+    differences = paired_differences(cells, [term.weight for term in terms], metric)
+    name = " ".join(f"{'-' if term.weight < 0 else '+'} {term}" for term in terms).removeprefix("+ ")
+    if len(differences) < 2:
+        raise UserError(
+            f"--contrast {name}: {len(differences)} seeds in common with a finite {metric}, expected at least 2, as "
+            "one has no spread"
+        )
+    pilot = judge(differences, effect=plan.effect, margin=plan.margin)
+    if pilot.p is None:
+        raise UserError(f"--contrast {name}: all differences are {pilot.mean:+.2f}: there is no spread to plan by")
+    table = _table(pilot, differences, cells[0].data, metric, plan)
+    return Document("power", f"Seeds for {name}.", _notes(plan), [table])
+
+
+def _table(pilot: Judgement, differences: dict[Pair, float], data: Data, metric: str, plan: Plan) -> Table:
+    low, high = std_interval(pilot.std, pilot.n)
+    spreads = {f"by SD {pilot.std:.2f}": pilot.std, f"by {low:.2f}": low, f"by {high:.2f}": high}
+    rows: list[list[Value]] = []
+    for statement, seeds_for, size in (
+        (f"tell a difference of {abs(plan.effect):g}", seeds_for_difference, abs(plan.effect)),
+        (f"find one of 0 within ±{plan.margin:g}", seeds_for_equivalence, plan.margin),
+    ):
+        for family in dict.fromkeys((1, plan.family)):
+            seeds = (seeds_for(size, std, ALPHA / family, plan.power) for std in spreads.values())
+            corrected = f"Holm's worst step of {family}" if family > 1 else "alone"
+            rows.append([statement, corrected, *(f"over {MOST}" if n is None else Number(n, 0) for n in seeds)])
+    each = ", ".join(f"{value:+.2f} (seed {pair.seed})" for pair, value in differences.items())
+    spread = f"SD {pilot.std:.2f}, its 95 % interval {low:.2f} to {high:.2f}"
+    note = f"Pilot: {pilot.n} seeds, mean {pilot.mean:+.2f}: {each}; {spread}."
+    return Table(f"{metric}, {data}", ("to", "test at 5 %", *spreads), rows, note)
+
+
+def _notes(plan: Plan) -> list[str]:
+    return [
+        f"Seeds for a power of {100 * plan.power:g} %, by the standard deviation of the paired differences (SD), and "
+        "by the ends of its 95 % interval (chi-square): a pilot of few seeds says little. Differences are told by "
+        "Student's paired t test, two-sided; within a margin they are found by two one-sided ones. All in points.",
+        "Holm's worst step tests at 5 % over the size of the family; other statements of the family that hold make it "
+        "less strict.",
+    ]

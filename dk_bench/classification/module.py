@@ -1,0 +1,186 @@
+"""The Lightning module: a timm model, cross-entropy, top-1 and top-5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from dk_bench.classification.data import ClassificationData
+from dk_bench.classification.hits import Hits
+from dk_bench.classification.recipe import build_optimizer
+from dk_bench.config import config_from_dict
+from dk_bench.data.order import mix_seed
+from dk_bench.data.shifts import TEST
+from dk_bench.errors import UserError
+from dk_bench.training.checkpoint import build_model, without_initial_weights
+from dk_bench.training.fitting import Diverged
+from dk_bench.training.own_trainer import ConfiguredModule, add_loss, mean_of_losses
+from dk_bench.training.weights import to_lightning_names, to_own_names
+
+
+class LitClassifier(ConfiguredModule):
+    """Trains a timm model by the paper's recipe.
+
+    Takes images (N, 3, H, W) and labels (N,) int64. Logs ``train/loss``, ``val/loss``, and ``val/top1`` and
+    ``val/top5`` in percent (of fewer than five classes, top-5 is top-as-many); ``trainer.test`` logs the same as
+    ``test/...``, and ``trainer.predict`` gives logits (N, classes). ``hits`` says of each image of the last evaluation
+    of ``val`` and of ``test``, in order, whether it was told rightly: (images,) bool.
+
+    The arguments are plain data and stand in checkpoints: ``config`` as `dk_bench.config.to_dict` gives it, the
+    classes' names in order of their labels, the length of an epoch in optimiser steps, which is heeded where no trainer
+    is attached that knows it, and the run's name for loggers. Without ``initial_weights``, which is not in checkpoints,
+    neither ``config.model.checkpoint`` nor timm's weights are read: a checkpoint's will follow.
+
+    Raises UserError from building the model and for a trainer that would train otherwise than ``config`` says, see
+    `dk_bench.training.own_trainer`; Diverged from a step whose loss is not finite, on every process.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        classes: list[str],
+        steps_per_epoch: int = 1,
+        run_id: str = "",
+        *,
+        initial_weights: bool = True,
+    ) -> None:
+        super().__init__()
+        # logger=False: loggers are told the configuration by its own keys, see training.tracking.
+        self.save_hyperparameters(ignore=["initial_weights"], logger=False)
+        self.config = config_from_dict(config)
+        model = self.config.model if initial_weights else without_initial_weights(self.config.model)
+        self.model = build_model(model, len(classes))
+        self.memory_format = torch.channels_last if self.config.trainer.channels_last else torch.contiguous_format
+        self.model.to(memory_format=self.memory_format)
+        self.train_loss = mean_of_losses()
+        self.val_loss = MeanMetric()
+        self.val_top1 = MulticlassAccuracy(len(classes), average="micro")
+        self.val_top5 = MulticlassAccuracy(len(classes), top_k=min(5, len(classes)), average="micro")
+        self.val_hits = Hits()
+        self.hits: dict[str, np.ndarray] = {}
+
+    def setup(self, stage: str) -> None:
+        """Compiles the model where that is asked for; here, so that callbacks have copied the plain one before.
+
+        Raises UserError for a trainer or data that do not go with the configuration.
+        """
+        if stage == "fit":
+            self.check_trainer(self.config.optim.epochs, "optim.epochs")
+            self._check_averaging()
+        data = self.trainer.datamodule
+        if isinstance(data, ClassificationData):
+            images = data.test_images.get(TEST) if stage == "test" else None
+            self._check_classes((images or data.val_images).classes)
+        if self.config.trainer.compile:
+            self.model.compile()
+
+    def _check_classes(self, classes: list[str]) -> None:
+        if classes != list(self.hparams.classes):
+            raise UserError(
+                f"the module was made for the classes {_some(self.hparams.classes)}, but the images are of "
+                f"{_some(classes)}: expected LitClassifier(..., classes=data.val_images.classes)"
+            )
+
+    def _check_averaging(self) -> None:
+        """Raises UserError where the configuration has what the trainer would have to do, and does not."""
+        decay, callbacks = self.config.ema.decay, self.trainer.callbacks
+        if decay is not None and not any(isinstance(callback, WeightAveraging) for callback in callbacks):
+            raise UserError(f"key 'ema.decay' is {decay}: expected Trainer(callbacks=[EMAWeightAveraging({decay})])")
+        synchronised = getattr(self.trainer.strategy, "_layer_sync", None) is not None
+        if self.config.trainer.sync_batchnorm and self.trainer.world_size > 1 and not synchronised:
+            raise UserError(
+                "key 'trainer.sync_batchnorm' is True: expected "
+                "Trainer(plugins=[dk_bench.training.batch_norm.SharedBatchNorm()])"
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        return self.model(images.contiguous(memory_format=self.memory_format))
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Logits in a step. Raises Diverged where an operator refuses NaN offsets, before there is a loss."""
+        try:
+            return self(images)
+        except RuntimeError as error:
+            if "NaN" not in str(error):
+                raise
+            raise Diverged(f"{str(error).splitlines()[0]} {self.when()}") from error
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Makes drop path and the like a function of (seed, batch, rank): resuming needs no state of generators."""
+        if batch_idx == 0:  # Lightning calls no on_train_epoch_start where it goes on from an epoch's last batch
+            self.train_loss.reset()
+        torch.manual_seed(mix_seed(self.config.seed, self.batches_before(batch_idx), self.global_rank))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        loss = F.cross_entropy(self._logits(images), labels)
+        self.check_loss(loss)
+        add_loss(self.train_loss, loss, len(labels))
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.check_last_loss()
+        self.log("train/loss", self.train_loss.compute())
+        self.train_loss.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        self.check_last_loss()
+        self.share_buffers()
+        for metric in (self.val_loss, self.val_top1, self.val_top5, self.val_hits):
+            metric.reset()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        logits = self._logits(images).float()
+        self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
+        self.val_top1.update(logits, labels)
+        self.val_top5.update(logits, labels)
+        self.val_hits.update(logits, labels)
+
+    def on_validation_epoch_end(self, split: str = "val") -> None:
+        loss = self.val_loss.compute()
+        if not torch.isfinite(loss):
+            raise Diverged(f"{'validation' if split == 'val' else split} loss is {loss.item()} {self.when()}")
+        self.log(f"{split}/loss", loss)
+        self.log(f"{split}/top1", 100 * self.val_top1.compute(), prog_bar=True)
+        self.log(f"{split}/top5", 100 * self.val_top5.compute())
+        self.hits[split] = self.val_hits.compute()
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end("test")
+
+    def predict_step(self, batch: Tensor | tuple[Tensor, Any], batch_idx: int) -> Tensor:
+        """Logits (N, classes) of images, or of a batch that begins with them."""
+        return self(batch if isinstance(batch, Tensor) else batch[0])
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        steps = self.hparams.steps_per_epoch if self._trainer is None else self.optimizer_steps()
+        optimizer, scheduler = build_optimizer(self.model, self.config.optim, self.config.model.name, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_last_loss()
+        to_own_names(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        to_lightning_names(checkpoint)
+        super().on_load_checkpoint(checkpoint)
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} ({len(names)})"

@@ -1,0 +1,275 @@
+"""The Lightning module of detection: any detector of mmdet, its losses, and COCO's average precision."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config as MMConfig
+from mmengine.model.utils import revert_sync_batchnorm
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from dk_bench.data.order import mix_seed
+from dk_bench.detection.backbone import check_neck
+from dk_bench.detection.building import build
+from dk_bench.detection.config import PRECISIONS, config_from_values, use_scope
+from dk_bench.detection.data import DetectionData, seed_all
+from dk_bench.detection.metrics import DetectionMetric
+from dk_bench.detection.mmengine_files import add_for_mmengine
+from dk_bench.detection.recipe import build_schedules, build_wrapper, clip_gradients
+from dk_bench.detection.weights import load_start, without_initial_weights
+from dk_bench.errors import UserError
+from dk_bench.training.fitting import Diverged
+from dk_bench.training.own_trainer import ConfiguredModule, add_loss, mean_of_losses
+from dk_bench.training.weights import to_lightning_names, to_own_names
+
+TASK = "detection"
+CLASSLESS = ("rpn_head", "semantic_head")  # tell objects from background, or stuff
+
+
+class LitDetector(ConfiguredModule):
+    """Trains what ``model`` of an mmengine configuration describes, as mmdet's runner does, on `DetectionData`.
+
+    Logs ``train/loss`` (mean over an epoch's images), ``val/mAP``, ``val/mAP_50``, ``val/mAP_75``, ``val/mAP_s``,
+    ``val/mAP_m`` and ``val/mAP_l`` in percent (NaN where there is nothing to find), and for loggers the parts of the
+    loss; ``trainer.test`` logs the same as ``test/...``, ``trainer.predict`` gives mmdet's predictions. The arguments
+    are plain data and stand in checkpoints: ``config`` as `DetectionConfig.to_dict` gives it, the classes' names in
+    order of their labels, and the run's name for loggers. Without ``initial_weights``, which is not in checkpoints, no
+    weights to start from are read: a checkpoint's will follow.
+
+    Raises UserError from building the model and for a trainer that would train otherwise than the configuration says,
+    see `dk_bench.training.own_trainer`; Diverged from a step whose loss is not finite, on every process.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], classes: list[str], run_id: str = "", *, initial_weights: bool = True
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["initial_weights"], logger=False)
+        self.config = config_from_values(config)
+        cfg = self.config.cfg
+        use_scope(cfg)  # before anything is looked up by its name
+        self.model = build_detector(cfg, initial_weights=initial_weights)
+        check_num_classes(self.model, classes)
+        if self.config.run.trainer.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.train_loss = mean_of_losses()
+        self._metric: DetectionMetric | None = None
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> LitDetector:
+        """Moves the preprocessor's idea of where it is as well: only its own ``to`` changes that, and nn.Module moves
+        children without it."""
+        super()._apply(fn, recurse)
+        self.model.data_preprocessor.to(next(self.model.parameters()).device)
+        return self
+
+    def forward(self, batch: dict[str, Any]) -> list[Any]:
+        """mmdet's predictions, DetDataSamples in coordinates of the original images, of a collated batch."""
+        return self.model(**self.model.data_preprocessor(batch, False), mode="predict")
+
+    def setup(self, stage: str) -> None:
+        """Replaces synchronised batch normalisation, which needs several processes, on one, as mmengine does.
+
+        Raises UserError for a trainer or data that do not go with the configuration, and for mixed precision where mmcv
+        has no operators for it.
+        """
+        if stage == "fit":
+            self.check_trainer(self.config.max_epochs, "train_cfg.max_epochs")
+            self._check_settings()
+        if stage != "predict":
+            self._check_data()
+        precision, on_cpu = self.trainer.precision, self.trainer.strategy.root_device.type == "cpu"
+        if on_cpu and precision != "32-true" and getattr(self.model, "with_rpn", False):
+            raise UserError(
+                f"key 'trainer.precision' is {precision!r}, expected '32-true' on a CPU: mmcv's suppression of "
+                "overlapping proposals takes nothing else there"
+            )
+        if precision not in PRECISIONS:
+            raise UserError(f"Trainer(precision={precision!r}), expected one of {', '.join(PRECISIONS)}")
+        if self.trainer.world_size == 1:
+            self.model = revert_sync_batchnorm(self.model)
+
+    def _check_settings(self) -> None:
+        """Raises UserError for settings of the trainer whose place is the configuration."""
+        trainer, interval = self.trainer, self.config.cfg.train_cfg.get("val_interval", 1)
+        if (clip := trainer.gradient_clip_val) is not None:
+            raise UserError(f"Trainer(gradient_clip_val={clip}), expected none: key 'optim_wrapper.clip_grad' clips")
+        # What this module sets itself, in a fit before, does not count.
+        if trainer.global_step == 0 and (every := trainer.check_val_every_n_epoch) not in (1, interval):
+            raise UserError(
+                f"Trainer(check_val_every_n_epoch={every}), but key 'train_cfg.val_interval' is {interval}, which says "
+                "when to validate: expected the same number, or none"
+            )
+
+    def _check_data(self) -> None:
+        """Raises UserError for other data than `DetectionData` with the module's classes."""
+        data = self.trainer.datamodule
+        if not isinstance(data, DetectionData):
+            given = "no data module" if data is None else f"a {type(data).__name__}"
+            raise UserError(
+                f"LitDetector was given {given}, expected a DetectionData, whose annotations it is scored by: "
+                "datamodule=DetectionData(config)"
+            )
+        if data.classes != list(self.hparams.classes):
+            raise UserError(
+                f"the module was made for the classes {', '.join(self.hparams.classes)}, but the data has "
+                f"{', '.join(data.classes)}: expected LitDetector(..., classes=data.classes)"
+            )
+
+    def on_train_start(self) -> None:
+        """Sets the modes that the detector wants in training: some keep normalisation in evaluation mode then."""
+        self.model.train()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Makes the choice of proposals and the like a function of (seed, step, rank): resuming needs no state of
+        generators. Sets whether validation follows the epoch, which a step that is resumed into tells too."""
+        if batch_idx == 0:  # Lightning calls no on_train_epoch_start where it goes on from an epoch's last batch
+            self.train_loss.reset()
+        seed_step(self.config.run.seed, self.batches_before(batch_idx), self.global_rank)
+        epochs = self.current_epoch + 1
+        # Lightning validates after epochs that this divides.
+        self.trainer.check_val_every_n_epoch = epochs if self._validates_after(epochs) else epochs + 1
+
+    def _validates_after(self, epochs: int) -> bool:
+        """Whether mmengine validates when that many epochs are done."""
+        train = self.config.cfg.train_cfg
+        due = epochs % train.get("val_interval", 1) == 0 or epochs == train.max_epochs
+        return due and epochs >= train.get("val_begin", 1)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        losses = self._or_diverged(lambda: self.model(**self.model.data_preprocessor(batch, True), mode="loss"))
+        loss, parts = self.model.parse_losses(losses)
+        self.check_loss(loss)
+        images = len(batch["inputs"])
+        add_loss(self.train_loss, loss, images)
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=images)
+        self.log("lr", max(group["lr"] for group in self.optimizers().param_groups))  # mmengine has a group a parameter
+        self.log_dict({f"parts/{name}": value.detach() for name, value in parts.items()}, batch_size=images)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.check_last_loss()
+        self.log("train/loss", self.train_loss.compute())
+        self.train_loss.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        self.check_last_loss()
+        self.share_buffers()
+        # A trainer may be told to look at a part of the images: what it does not look at is not missed.
+        self._metric = DetectionMetric(self.trainer.datamodule.ground_truth, of_seen=True)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        # As under mmengine: what trains in mixed precision is validated in full precision, unless val_cfg.fp16 is set.
+        full = not (self.config.cfg.get("val_cfg") or {}).get("fp16", False)
+        with torch.autocast(self.device.type, enabled=False) if full else nullcontext():
+            self._metric.update(self._or_diverged(lambda: self(batch)))
+
+    def on_validation_epoch_end(self, split: str = "val") -> None:
+        for name, value in self._metric.compute().items():
+            self.log(f"{split}/{name}", value, prog_bar=name == "mAP")
+        self._metric = None
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end("test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Any]:
+        """mmdet's predictions for a collated batch."""
+        return self(batch)
+
+    def _or_diverged(self, call: Callable[[], Any]) -> Any:
+        """The call's result. Raises Diverged where an operator refuses NaN offsets, before there is a loss."""
+        try:
+            return call()
+        except RuntimeError as error:
+            if "NaN" not in str(error):
+                raise
+            raise Diverged(f"{str(error).splitlines()[0]} {self.when()}") from error
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        cfg = self.config.cfg
+        self._wrapper = build_wrapper(self.model, cfg, self.trainer.world_size)
+        optimizer = self._wrapper.optimizer
+        schedules = build_schedules(optimizer, cfg, self.optimizer_steps())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedules, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        scheduler.step()
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        clip_gradients(self._wrapper)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_last_loss()
+        checkpoint["task"] = TASK
+        data, trainer = self.trainer.datamodule, self.trainer
+        checkpoint["steps_per_epoch"] = data.steps_per_epoch
+        to_own_names(checkpoint)
+        as_mmengine_counts = trainer.accumulate_grad_batches == 1 and trainer.limit_train_batches == 1.0
+        steps = data.steps_per_epoch if as_mmengine_counts else None
+        config = {**self.hparams.config, "model": without_initial_weights(self.hparams.config["model"])}
+        add_for_mmengine(checkpoint, config, data.train_images.metainfo, steps)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises UserError where training goes on and an epoch has other batches than the checkpoint's."""
+        to_lightning_names(checkpoint)
+        super().on_load_checkpoint(checkpoint)
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        held, now = checkpoint.get("steps_per_epoch"), self.trainer.datamodule.steps_per_epoch
+        if held != now:
+            raise UserError(
+                f"the checkpoint to go on from has {held} steps an epoch, this run {now}: expected the same number of "
+                "devices and the same training images"
+            )
+
+
+def build_detector(cfg: MMConfig, *, initial_weights: bool = True) -> nn.Module:
+    """mmdet's detector with its weights initialised as ``model`` says, and read from ``load_from`` where given.
+
+    Raises UserError for a model that cannot be built, and for weights that cannot be had.
+    """
+    settings = cfg.model if initial_weights else without_initial_weights(cfg.model)
+    more = {"data_preprocessor": cfg.data_preprocessor} if cfg.get("data_preprocessor") else {}
+    backbones = logging.getLogger("dk_bench.detection.backbone")
+    level = backbones.level
+    if not initial_weights:
+        backbones.setLevel(logging.ERROR)  # it would warn of random weights
+    try:
+        model = build(MODELS, settings, "model", **more)
+    finally:
+        backbones.setLevel(level)
+    check_neck(model)
+    if initial_weights:
+        model.init_weights()
+        if cfg.get("load_from"):
+            load_start(model, cfg.load_from)
+    return model
+
+
+def check_num_classes(model: nn.Module, classes: Sequence[str]) -> None:
+    """Raises UserError for a head that tells another number of classes apart than the data has."""
+    for name, module in model.named_modules():
+        number = getattr(module, "num_classes", None)
+        if isinstance(number, int) and name.rpartition(".")[2] not in CLASSLESS and number != len(classes):
+            key = f"model.{name}.num_classes"
+            raise UserError(f"key '{key}' is {number}, expected {len(classes)}: {', '.join(classes)}")
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seeds what a detector may draw from in one training step."""
+    mixed = mix_seed(seed, step, rank)
+    seed_all(mixed)
+    torch.manual_seed(mixed)  # the GPU's too
+
+

@@ -1,0 +1,123 @@
+"""What launchers of many processes (srun, torchrun, mpirun, ...) say by variables, and which process is one of ours.
+
+A variable of a launcher changes nothing here: a shell inside a job has them too, and so has whatever it starts. The
+processes of a run are those that its first one has started itself, see `dk_bench.processes.world`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from dk_bench.errors import UserError
+
+RANK = "DK_BENCH_RANK"  # what the first process tells a further one of: see `Rank`
+# Rank, size and meeting place of a world of processes. What else a job says (its id, its cores) is left alone.
+VARIABLES = (
+    RANK,
+    # torchrun and what follows it: Lightning, Kubeflow, DeepSpeed
+    "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE",
+    "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "TORCHELASTIC_*",
+    # SLURM
+    "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE",
+    "SLURM_TASKS_PER_NODE", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE", "SLURM_GTIDS", "SLURM_TASK_PID",
+    # MPI: Open MPI, MPICH, Intel's, MVAPICH, Cray's; LSF's jsrun; Flux; Horovod
+    "OMPI_COMM_WORLD_*", "OMPI_UNIVERSE_SIZE", "PMI_*", "PMIX_*", "MPI_LOCALRANKID", "MPI_LOCALNRANKS",
+    "MV2_COMM_WORLD_*", "PALS_RANKID", "PALS_LOCAL_RANKID", "PALS_NODEID", "JSM_NAMESPACE_*", "LSB_DJOB_RANKFILE",
+    "FLUX_TASK_RANK", "FLUX_TASK_LOCAL_ID", "HOROVOD_*RANK", "HOROVOD_*SIZE",
+    # Lightning's: defaults of its Trainer, and seeds
+    "PL_TRAINER_*", "PL_GLOBAL_SEED", "PL_SEED_WORKERS",
+)  # fmt: skip
+SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
+LOOK_SECONDS = 0.5  # between looks whether the process that started this one is there
+
+_hidden: dict[str, str] = {}  # what `ordinary_environment` has taken away, while its block lasts
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among those of its run: its number, how many there are, the port at which they meet on this
+    machine, and the process that started it (0: nobody of ours; it is the first)."""
+
+    number: int = 0
+    size: int = 1
+    port: int = 0
+    parent: int = 0
+
+    def environment(self) -> dict[str, str]:
+        """The variable by which a process that is started learns that it is this one."""
+        return {RANK: f"{self.number} {self.size} {self.port} {self.parent}"}
+
+
+@functools.cache  # it never changes, while the variable is taken away
+def this_rank() -> Rank:
+    """Which process of its run this one is: the first, unless another of ours started it to be a further one.
+
+    Raises UserError where the variable was set by somebody else, or came from a further process to what that started.
+    """
+    value = os.environ.get(RANK)
+    if value is None:
+        return Rank()
+    try:
+        rank = Rank(*map(int, value.split()))
+    except (TypeError, ValueError):
+        rank = None
+    if rank is None or not 0 < rank.number < rank.size or rank.parent != os.getppid():
+        raise UserError(f"environment variable {RANK} is {value!r}, expected none: dk-bench sets it itself")
+    threading.Thread(target=_follow, args=(rank.parent,), daemon=True, name="follow-the-first-process").start()
+    return rank
+
+
+def is_launchers(name: str) -> bool:
+    """Whether an environment variable is one by which launchers tell a process its place among many."""
+    return any(fnmatchcase(name, pattern) for pattern in VARIABLES)
+
+
+def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for a process that is nobody's rank."""
+    return {name: value for name, value in environment.items() if not is_launchers(name)}
+
+
+@contextmanager
+def ordinary_environment() -> Iterator[None]:
+    """Takes launchers' variables away while the block lasts, those that it sets itself afterwards: libraries read them
+    wherever they like (Lightning, to load another run's checkpoint inside a SLURM job; torch, to meet elsewhere)."""
+    this_rank()
+    taken = {name: value for name, value in os.environ.items() if is_launchers(name)}
+    _hidden.update(taken)
+    _remove_launchers()
+    try:
+        yield
+    finally:
+        _remove_launchers()
+        os.environ.update(taken)
+        for name in taken:
+            _hidden.pop(name, None)  # a block inside this one may have taken it again
+
+
+def announced_world() -> str | None:
+    """The variable by which a launcher announces more than one process, as ``NAME=value``; None where there is none."""
+    for name in SIZES:
+        value = _hidden.get(name, os.environ.get(name, ""))
+        if value.isdecimal() and int(value) > 1:
+            return f"{name}={value}"
+    return None
+
+
+def _remove_launchers() -> None:
+    for name in [*filter(is_launchers, os.environ)]:
+        del os.environ[name]
+
+
+def _follow(parent: int) -> None:
+    """Ends this process when the one that started it is gone: it has nothing to write, and would wait for ever."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)

@@ -1,0 +1,1 @@
+"""How texts become values: of overrides, of sweeps' arguments, and of YAML files."""

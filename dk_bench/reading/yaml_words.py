@@ -1,0 +1,117 @@
+"""YAML files without what YAML makes of texts: a scalar without quotes stays the word that was written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dk_bench.errors import UserError
+from dk_bench.reading.values import DECIMAL, Word
+
+TAG = "tag:yaml.org,2002:"
+TRUTH = ("true", "True", "TRUE", "false", "False", "FALSE")
+
+
+def read_words(path: str | Path, what: str = "configuration") -> Any:
+    """A YAML file as dicts, lists and texts; a scalar without quotes is a `Word`, or None where it is YAML's null, also
+    by leaving it out. An empty file is None.
+
+    Raises UserError for a file that is missing (``what`` says of what) or not YAML, a key that stands twice, and a tag
+    other than ``!!str``.
+    """
+    node = _compose(path, what)
+    return None if node is None else _Words(path).value(node)
+
+
+def read_as_written(path: str | Path, what: str) -> Any:
+    """A YAML file's values as PyYAML, and so W&B, reads them, where that is what is written.
+
+    Raises UserError as `read_words` does, and for a scalar without quotes that YAML takes for another: ``007`` is 7,
+    ``no`` false, ``12:30`` 750, ``2020-01-01`` a date.
+    """
+    node = _compose(path, what)
+    if node is None:
+        return None
+    _Words(path, as_written=True).value(node)
+    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+
+
+def _compose(path: str | Path, what: str) -> yaml.Node | None:
+    try:
+        return yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
+    except OSError as error:
+        raise UserError(f"{path}: no {what} can be read there: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+
+
+class _Words:
+    def __init__(self, path: str | Path, as_written: bool = False) -> None:
+        self.path, self.as_written, self.within = path, as_written, []
+        self.loader = yaml.SafeLoader("")
+
+    def value(self, node: yaml.Node) -> Any:
+        if node in self.within:
+            raise self._error(node, "holds itself")
+        self.within.append(node)
+        value = self._value(node)
+        self.within.pop()
+        return value
+
+    def _value(self, node: yaml.Node) -> Any:
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node)
+        if node.tag not in (f"{TAG}seq", f"{TAG}map"):
+            raise self._error(node, f"tag {node.tag.replace(TAG, '!!')} is not read")
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item) for item in node.value]
+        self._check_keys(node)
+        try:
+            self.loader.flatten_mapping(node)  # `<<: *anchor`
+        except yaml.YAMLError as error:
+            raise UserError(f"{self.path}: not YAML: {' '.join(str(error).split())}") from error
+        return {key.value: self.value(item) for key, item in node.value}
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self._error(key, "expected a text as a key")
+            if key.value in seen:
+                raise self._error(key, f"key '{key.value}' stands there twice")
+            seen.add(key.value)
+
+    def _scalar(self, node: yaml.ScalarNode) -> str | None:
+        is_plain = not node.style
+        implied = self.loader.resolve(yaml.ScalarNode, node.value, (is_plain, not is_plain))
+        if node.tag not in (implied, f"{TAG}str"):
+            raise self._error(node, f"tag {node.tag.replace(TAG, '!!')} is not read")
+        if not is_plain or node.tag != implied:  # quotes, a block, or !!str
+            return node.value
+        if node.tag == f"{TAG}null":
+            return None
+        if self.as_written and not _is_as_written(node):
+            raise self._error(node, f"{node.value} is {_made(node)} to YAML, expected '{node.value}' or what is meant")
+        return Word(node.value)
+
+    def _error(self, node: yaml.Node, what: str) -> UserError:
+        return UserError(f"{self.path}: line {node.start_mark.line + 1}: {what}")
+
+
+def _is_as_written(node: yaml.ScalarNode) -> bool:
+    if node.tag == f"{TAG}float" and node.value.lstrip("+-").lower() in (".inf", ".nan"):
+        return True  # what they are is plain; whether they may stand there, others say
+    return node.tag == f"{TAG}str" or node.value in TRUTH or bool(DECIMAL.fullmatch(node.value))
+
+
+def _made(node: yaml.ScalarNode) -> str:
+    """In words, what YAML makes of a scalar without quotes."""
+    if node.tag == f"{TAG}timestamp":
+        return "a date"
+    try:
+        return json.dumps(yaml.safe_load(node.value))
+    except (ValueError, yaml.YAMLError):  # 0b_, =
+        return f"no text but of tag {node.tag.replace(TAG, '!!')}"

@@ -1,1 +1,0 @@
-"""Run records, the paper's figures, statistics and tables."""

@@ -1,0 +1,112 @@
+"""Which cell a configuration belongs to: the settings that change results, by their dotted keys.
+
+Identity is computed from a configuration whenever it is needed. The ``config_hash`` a record holds only says what it
+was when the run began: records written under older rules are grouped by what their configuration gives today.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dk_bench.config import Config
+from dk_bench.runs.detection_settings import detection_cell, is_detection
+from dk_bench.runs.environment import portable
+
+# What the trained model is tested on, which training does not see.
+TESTS = (
+    "data.test", "data.procedural.test_images", "data.procedural.shifts.scale_up", "data.procedural.shifts.scale_down",
+    "data.procedural.shifts.rotation", "data.procedural.shifts.bend",
+)  # fmt: skip
+# What tells runs of one cell apart, how a run is called and where it writes, where images lie, how fast it goes, and
+# `TESTS`.
+NOT_OF_THE_CELL = frozenset({
+    "seed", "output", "name", "wandb.mode", "wandb.project", "data.root", "data.workers", "data.cache",
+    "data.cache_gb", "trainer.accelerator", "trainer.devices", "trainer.checkpoint_every_n_steps", "trainer.compile",
+    *TESTS,
+})  # fmt: skip
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested sections; an empty section gives nothing."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+DEFAULTS: dict[str, Any] = dict(flatten(dataclasses.asdict(Config())))
+
+
+def setting(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key of a plain configuration, or the schema's default where it has none."""
+    return dict(flatten(config)).get(key, DEFAULTS.get(key))
+
+
+def cell_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a plain configuration makes its cell: dotted keys whose values can change results and are no default.
+
+    A key that the schema got later stands at its default in older configurations, and so changes none of them. Paths
+    of the images do not count where ``data.name`` says which images they are, the number of devices only where each
+    normalises by its own statistics, and the configuration says that they are several.
+    """
+    flat = dict(flatten(portable(detection_cell(config) if is_detection(config) else config, distinct=True)))
+    ignored = set(NOT_OF_THE_CELL)
+    if not _split_counts(flat):
+        ignored |= {"data.train", "data.val"}
+    kept = {
+        key: _plain(value)
+        for key, value in flat.items()
+        if key not in ignored and (key not in DEFAULTS or value != DEFAULTS[key])
+    }
+    several = not is_detection(config) and is_per_device(config) and devices_asked(config) > 1
+    return kept | ({"trainer.devices": devices_asked(config)} if several else {})
+
+
+def devices_asked(config: Mapping[str, Any]) -> int:
+    """How many devices a plain configuration asks for; 1 where that is left to the machine."""
+    devices = str(setting(config, "trainer.devices"))
+    if devices.isdecimal():
+        return int(devices)
+    return len([number for number in devices.split(",") if number.strip()]) if "," in devices else 1
+
+
+def is_per_device(config: Mapping[str, Any]) -> bool:
+    """Whether another number of devices trains otherwise: each normalises by its own statistics, in detection each has
+    a batch of its own."""
+    return is_detection(config) or not setting(config, "trainer.sync_batchnorm")
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Names the cell of a plain configuration: 12 hex digits of SHA-256 over `cell_settings`.
+
+    The same for every seed and on every machine, whatever the order of keys, and for the configuration a record holds
+    as for the one the run was given. Raises TypeError for values JSON cannot hold, ValueError for NaN and infinity.
+    """
+    text = json.dumps(cell_settings(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_folder(run: Config, values: Mapping[str, Any]) -> Path:
+    """Where a run keeps record, checkpoint and lock: the same for the same name, cell and seed, so that it finds its
+    own. ``values`` is the whole configuration, plain data; ``run`` gives output, name and seed."""
+    return Path(run.output) / f"{run.name}-{config_hash(values)}-s{run.seed}"
+
+
+def _split_counts(flat: Mapping[str, Any]) -> bool:
+    """Whether data.train and data.val say which images: as names of splits, or as paths of data without a name."""
+    if flat.get("data.source", DEFAULTS["data.source"]) != "timm":
+        return False
+    return bool(flat.get("data.reader")) or flat.get("data.name", DEFAULTS["data.name"]) == DEFAULTS["data.name"]
+
+
+def _plain(value: Any) -> Any:
+    """A number in one form: W&B's server sends 4.0 as 4."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,264 @@
+"""Runs gathered into cells (one point of a grid, all its seeds) and the figures a cell gives."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dk_bench.runs.identity import DEFAULTS, cell_settings, config_hash, flatten, setting
+from dk_bench.runs.record import RunRecord
+from dk_bench.tables.pooling import (
+    Pair,
+    apart_by_data,
+    checksums_of,
+    count_dirty,
+    devices_of,
+    each_once,
+    first_of_each,
+    mixture,
+    pair_of,
+    run_again,
+    unpaired,
+)
+from dk_bench.tables.statistics import Summary, summarize
+
+UNKNOWN = "unknown"  # a cost that could not be counted
+SPEC = ("model.spec.", "model.backbone.spec.")  # keys of a configuration that deforms the model it names
+# Of a detector's configuration: its backbone, how fast its offsets learn, and the weights it starts from, which are
+# each backbone's own; whether there are any counts.
+BACKBONES_OWN = ("model.backbone.model_name", "model.backbone.spec")
+OFFSET_RATE = re.compile(r"optim_wrapper\.paramwise_cfg\.custom_keys\.(kernel_offset|data_offset|data_mask)\.")
+START = "model.backbone.checkpoint"
+OFFSET_MULTIPLIER = "optim.offset_lr_multiplier"
+PAPERS_SIZE, PAPERS_CROP = 224, 0.875  # the paper evaluates the centre 224 x 224 of an image resized to 256
+# Of Faster R-CNN 1x as mmdet has it: height and width that images are scaled to fit, passes over the training images.
+PAPERS_DETECTOR = {"model.type": "FasterRCNN", "model.neck.type": "FPN", "train_cfg.max_epochs": 12}
+PAPERS_SCALE = [800, 1333]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One quantity over a cell's seeds: the summary of its finished runs, and how many did not finish or, finished, are
+    ``without`` it (a loss that was NaN, say).
+
+    ``dirty``: how many runs, of all, had code with changes that were not committed. ``signed``: a difference, printed
+    with its sign. ``marks``: what of the runs behind it is not alike, in words.
+    """
+
+    summary: Summary | None
+    failed: int = 0
+    running: int = 0
+    without: int = 0
+    dirty: int = 0
+    run: bool = True
+    signed: bool = False
+    marks: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """What to say beside the figure, or in place of one: ``1 failed``, ``running``, ``not run``; often empty."""
+        if not self.run:
+            return "not run"
+        alone = self.summary is None and self.failed + self.running == 1
+        words = [
+            word if alone else f"{count} {word}"
+            for count, word in ((self.failed, "failed"), (self.running, "running"))
+            if count
+        ]
+        if self.summary is None and not words:
+            words = ["no figure"]
+        elif self.summary is not None and self.without:
+            words.append(f"{self.without} without figure")
+        return ", ".join([*words, *([f"{self.dirty} dirty"] if self.dirty else []), *self.marks])
+
+
+NOT_RUN = Figure(None, run=False)
+
+
+@dataclass(frozen=True, order=True)
+class Data:
+    """What makes two runs' data the same data set."""
+
+    name: str
+    classes: int = 0
+    train_images: int = 0
+    val_images: int = 0
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Data:
+        images = (record.data.get(part) or 0 for part in ("train_images", "val_images"))
+        classes = record.data.get("classes") or 0  # their names or their number
+        return cls(record.data["name"], classes if isinstance(classes, int) else len(classes), *images)
+
+    @property
+    def is_imagenet(self) -> bool:
+        """Whether it is the data of the paper's figures: ImageNet 2012's 1000 classes and 50,000 val images."""
+        return "imagenet" in self.name.lower() and (self.classes, self.val_images) == (1000, 50_000)
+
+    @property
+    def is_coco(self) -> bool:
+        """Whether it is COCO 2017: 80 classes, train2017 (with or without its 1,021 empty images) and val2017."""
+        is_whole = (self.classes, self.val_images) == (80, 5000) and self.train_images in (117_266, 118_287)
+        return "coco" in self.name.lower() and is_whole
+
+    def __str__(self) -> str:
+        counts = f"{self.classes} classes, {self.train_images:,} training and {self.val_images:,} validation images"
+        return f"{self.name} ({counts})" if self.classes else self.name
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that differ in nothing but the seed, and what tells the cell from others of its model.
+
+    ``runs`` are one a seed, or one a seed and draw, see `dk_bench.tables.pooling`; ``again`` are those that came after
+    one of the same seed and draw had finished, which change no figure.
+    """
+
+    runs: tuple[RunRecord, ...]
+    label: str = ""
+    again: tuple[RunRecord, ...] = ()
+
+    @property
+    def model(self) -> str:
+        return self.runs[0].model["name"]
+
+    @property
+    def data(self) -> Data:
+        return Data.of(self.runs[0])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The cell's settings but for the model's name and what a rigid model has not: equal where only the model
+        differs, so that nothing else is compared."""
+        ours = ("model.name", OFFSET_MULTIPLIER)
+        settings = cell_settings(self.runs[0].config) | {"devices": devices_of(self.runs[0])}
+        return {
+            key: bool(value) if key == START else value
+            for key, value in settings.items()
+            if key not in (*ours, *BACKBONES_OWN) and not key.startswith(SPEC) and not OFFSET_RATE.match(key)
+        }
+
+    @property
+    def offset_rates(self) -> dict[str, Any]:
+        """How fast offsets learn, where that is set."""
+        settings = cell_settings(self.runs[0].config).items()
+        return {key: value for key, value in settings if key == OFFSET_MULTIPLIER or OFFSET_RATE.match(key)}
+
+    @property
+    def has_spec(self) -> bool:
+        """Whether the configuration deformed the model that it names."""
+        return any(key.startswith(SPEC) for key in cell_settings(self.runs[0].config))
+
+    @property
+    def is_papers_protocol(self) -> bool:
+        """Whether its figures may stand beside the paper's: the same images, evaluated the same way."""
+        run = self.runs[0]
+        size = setting(run.config, "data.size")
+        sizes = {size, *(run.model.get("input_size") or [size])[-2:]}
+        crop = setting(run.config, "data.crop_pct")
+        return self.data.is_imagenet and sizes == {PAPERS_SIZE} and crop == PAPERS_CROP
+
+    @property
+    def is_papers_detector(self) -> bool:
+        """Whether it is Faster R-CNN with FPN on COCO in the setting 1x, so that its figures may stand beside the
+        paper's."""
+        run = self.runs[0]
+        flat = dict(flatten(run.config))
+        sizes = run.model.get("input_size") or [None]
+        same = all(str(flat.get(key)).rpartition(".")[2] == str(value) for key, value in PAPERS_DETECTOR.items())
+        return self.data.is_coco and same and sizes[-2:] == PAPERS_SCALE
+
+    def final(self, metric: str) -> Figure:
+        """A metric at the end of training, over the finished runs."""
+        return self._figure([run.metrics["final"].get(metric) for run in self._finished()])
+
+    def figures(self, metric: str) -> dict[Pair, float]:
+        """A metric at the end of training of every finished run that has it, by what runs are paired by."""
+        found = {pair_of(run): run.metrics["final"].get(metric) for run in self._finished()}
+        return {pair: value for pair, value in found.items() if _is_number(value)}
+
+    def pairs_with(self, other: Cell) -> int:
+        """How many runs of both have finished that may be paired."""
+        ours, theirs = ({pair_of(run) for run in cell._finished()} for cell in (self, other))
+        return len(ours & theirs)
+
+    def mixture(self, metric: str) -> list[str]:
+        """What of the finished runs is not alike, and what was run again with which figure, in words."""
+        return mixture(self._finished()) + run_again(self.again, metric)
+
+    def cost(self, key: str) -> float | str | None:
+        """A count that is the same for every seed; also a failed run knows it. UNKNOWN where counting failed."""
+        known = (run.cost[key] for run in self.runs if run.cost.get(key) is not None)
+        return next(known, UNKNOWN if any(run.cost.get("error") for run in self.runs) else None)
+
+    def epochs(self) -> int | None:
+        """Epochs the finished runs trained for."""
+        return max((len(run.metrics["epochs"]) for run in self._finished()), default=None)
+
+    def _finished(self) -> list[RunRecord]:
+        return [run for run in self.runs if run.status == "finished"]
+
+    def _figure(self, values: Iterable[float | None]) -> Figure:
+        values = list(values)
+        known = [value for value in values if _is_number(value)]
+        states = [run.status for run in self.runs]
+        summary, without = summarize(known) if known else None, len(values) - len(known)
+        return Figure(summary, states.count("failed"), states.count("running"), without, count_dirty(self.runs))
+
+
+def gather(records: Iterable[RunRecord]) -> list[Cell]:
+    """Cells, sorted by data, model and label. A run found twice counts once; of a seed that was run again the first
+    that finished, see `dk_bench.tables.pooling`. The cell is that of the record's configuration, not of the hash it
+    holds, which older records made by other rules; runs on other images, or on more devices where that matters, are
+    other cells."""
+    by_cell: dict[tuple, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        by_cell[Data.of(record), record.model["name"], devices_of(record), config_hash(record.config)].append(record)
+    by_model: dict[tuple, list[Cell]] = defaultdict(list)
+    for (data, model, *_), runs in sorted(by_cell.items(), key=lambda item: item[0]):
+        for part in apart_by_data(each_once(runs)):
+            first, again = first_of_each(part)
+            by_model[data, model].append(Cell(tuple(first), again=tuple(again)))
+    return [labelled for cells in by_model.values() for labelled in _label(cells)]
+
+
+def _label(cells: list[Cell]) -> list[Cell]:
+    """Names each of a model's cells by what they differ in: configuration keys, the number of devices, and, where that
+    is all the same, the images; a single cell needs no label."""
+    flats = [_flat(cell, "devices") for cell in cells]
+    if any(flat in flats[:place] for place, flat in enumerate(flats)):
+        flats = [_flat(cell, "devices", "images") for cell in cells]
+    keys = sorted({key for flat in flats for key in flat})
+    shown = [{key: flat.get(key, DEFAULTS.get(key)) for key in keys} for flat in flats]
+    differing = [key for key in keys if any(values[key] != shown[0][key] for values in shown)]
+    labels = [", ".join(f"{key}={values[key]}" for key in differing) for values in shown]
+    labelled = (replace(cell, label=label) for cell, label in zip(cells, labels, strict=True))
+    return sorted(labelled, key=lambda cell: cell.label)
+
+
+def _flat(cell: Cell, *more: str) -> dict[str, Any]:
+    """A cell's settings, and what else tells it from others."""
+    known = [sums for run in cell.runs if any(sums := checksums_of(run))]
+    images = "/".join(str(checksum)[:6] for checksum in known[0]) if known else UNKNOWN
+    found = {"devices": devices_of(cell.runs[0]), "images": images}
+    settings = {key: value for key, value in cell_settings(cell.runs[0].config).items() if key != "trainer.devices"}
+    return settings | {key: found[key] for key in more}
+
+
+def pair_marks(cells: Sequence[Cell], metric: str) -> list[str]:
+    """What of the runs that a contrast between cells pairs is not alike, and how many seeds it is without because
+    their runs are of several draws, in words."""
+    figures = [cell.figures(metric) for cell in cells]
+    pairs = set.intersection(*map(set, figures))
+    runs = [run for cell in cells for run in cell._finished() if pair_of(run) in pairs]
+    dirty, left = count_dirty(runs), unpaired(figures)
+    words = [f"{left} of several draws"] * bool(left) + mixture(runs)
+    return words + [f"{dirty} dirty"] * bool(dirty)
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

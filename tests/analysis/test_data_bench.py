@@ -1,0 +1,93 @@
+"""``dk-bench bench data`` on few images: the record's content, not its rates."""
+
+import json
+import tarfile
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from dk_bench.analysis.bench.loader import Plan, bench_data, write_images
+from dk_bench.analysis.bench.printing import print_rates
+from dk_bench.cli import main
+from dk_bench.data.procedural import ShapeImages
+from dk_bench.report.benches import read_bench
+from dk_bench.runs import machine
+
+FEW = ["--images", "30", "--sizes", "16", "24", "--batch", "8", "--repeats", "2"]
+
+
+@pytest.fixture(autouse=True)
+def unprobed(monkeypatch):
+    """Libraries are not asked for their instruction sets, which takes seconds."""
+    monkeypatch.setattr(machine, "_probe", dict)
+
+
+def test_record(tmp_path, capsys):
+    path = tmp_path / "rates.json"
+    assert main(["bench", "data", *FEW, "--output", str(path)]) == 0
+    record = json.loads(path.read_text())
+    assert record["kind"] == "image rates" and record["device"]["type"] == "cpu"
+    settings = {"sizes": [16, 24], "images": 30, "side": 32, "batch": 8, "workers": 0, "place": None}
+    assert settings.items() <= record["settings"].items() and record["settings"]["augment"]["color_jitter"] == 0.4
+    (part,) = record["parts"]
+    kept = {"tar": "file", "folder": "file", "procedural": "memory"}
+    assert [(r["source"], r["decoded"], r["size"], r["mode"]) for r in part["rates"]] == [
+        (source, where, size, mode) for source in kept for size in (16, 24)
+        for where in (kept[source], "every time") for mode in ("train", "eval")
+    ]  # fmt: skip
+    for rate in part["rates"]:
+        assert rate["images"] == 30 and rate["rounds"] == 2 and rate["images_per_second"] >= rate["median"] > 0
+    assert [(o["source"], o["images"], o["pixels"]) for o in part["openings"]] == [
+        ("tar", 30, [32, 32]), ("folder", 30, [32, 32]), ("procedural", 30, [24, 24])]
+    assert all(o["first_seconds"] > 0 for o in part["openings"])
+    assert [o["again_seconds"] is None for o in part["openings"]] == [False, False, True]
+    assert part["machine"]["processor"]["name"] and {"commit", "dirty"} == set(record["git"])
+    printed = capsys.readouterr().out
+    assert "procedural" in printed and "tar, 30 of 32 x 32: " in printed
+    table = read_bench(path).table
+    assert len(table.rows) == 24 and table.rows[0][:4] == ["tar", "file", "16", "train"]
+
+
+def test_own_images(tmp_path, capsys):
+    write_images(tmp_path / "mine.tar", 20, 12)
+    assert main(["bench", "data", "--place", str(tmp_path / "mine.tar"), *FEW[2:], "--threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "tar, 20 of 12 x 12: " in printed and "procedural" not in printed
+    write_images(tmp_path / "mine", 20, 12)
+    record = bench_data(Plan(["folder"], [8], batch=64, rounds=1, place=str(tmp_path / "mine")))
+    assert {rate["images"] for rate in record["parts"][0]["rates"]} == {20}  # fewer than a batch
+    assert record["settings"]["place"] == "mine"
+    record["parts"][0]["warnings"] = ["a sentence"]
+    print_rates(record, Console())
+    assert "not quiet:\n  a sentence\n" in capsys.readouterr().out
+
+
+def test_written_images_are_the_procedural_ones(tmp_path):
+    write_images(tmp_path / "a.tar", 12, 20)
+    write_images(tmp_path / "a", 12, 20)
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert len(tar.getnames()) == 12
+        for member in tar:
+            assert tar.extractfile(member).read() == (tmp_path / "a" / member.name).read_bytes()
+    image, label = ShapeImages("train", 12, size=20)[11]
+    written = Image.open(tmp_path / "a" / ShapeImages("train", 12).classes[label] / "11.jpg")
+    assert written.size == image.size == (20, 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sizes", "32", "0"], "--sizes: expected at least 1, got 0"),
+        (["--images", "0"], "--images: expected at least 1, got 0"),
+        (["--shapes", "8,6"], "--shapes: does not go with data"),
+        (["--device", "cuda"], "--device cuda: images are loaded by the CPU"),
+        (["--place", "here.tar", "--sources", "folder"], "--sources folder: --place here.tar is a tar"),
+        (["--place", "nowhere.tar"], "nowhere.tar does not exist"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message, capsys):
+    assert main(["bench", "data", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert main(["bench", "ops", "--sizes", "3"]) == 2
+    assert "--sizes: does not go with ops" in capsys.readouterr().err

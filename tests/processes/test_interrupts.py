@@ -1,0 +1,264 @@
+"""Signals that ask to stop: the record, the exit status and one sentence say so, and the next start goes on."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import types
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from training_cases import EPOCHS, STEPS, TINY, tiny
+
+from dk_bench.cli import main
+from dk_bench.processes import interrupts
+from dk_bench.processes.interrupts import STOPS, Interrupted
+from dk_bench.runs.lock import is_held
+from dk_bench.runs.record import find_records, read_record
+from dk_bench.training import LitClassifier, run_folder, train
+from dk_bench.training import run as training
+
+GOES_ON = "the same command goes on from the run's last checkpoint"
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
+
+
+class Signal(pl.Callback):
+    """Sends this process a signal before a step, or in the validation of an epoch."""
+
+    def __init__(self, number, *, step=None, validation=None):
+        self.number, self.step, self.validation = number, step, validation
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+    def on_validation_batch_start(self, trainer, *_):
+        if trainer.current_epoch == self.validation:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """The tests begin as a program in a terminal does, also where they run in the background, under nohup, where some
+    signals are ignored; none may leave a handler behind."""
+    found = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: signal.SIG_DFL for number in STOPS} | {signal.SIGINT: signal.default_int_handler}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    yield
+    after = {number: signal.getsignal(number) for number in STOPS}
+    for number, handler in found.items():
+        signal.signal(number, handler)
+    assert after == before
+
+
+def send_in(monkeypatch, owner, method, number, call=1):
+    """Has a method send a signal to this process, when it is called for the so many-th time."""
+    original, calls = getattr(owner, method), []
+
+    def sending(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+            time.sleep(10)  # a handler runs before the next statement
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, method, sending)
+
+
+def command(folder: Path) -> list[str]:
+    (folder / "c.yaml").write_text("{}")
+    return ["train", str(folder / "c.yaml"), *TINY, f"output={folder}", "optim.epochs=2"]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_run_that_is_asked_to_stop_says_so_and_goes_on(tmp_path, number):
+    config, why = tiny(tmp_path), f"interrupted by {number.name}"
+    with pytest.raises(Interrupted, match=f"^{why}$"):
+        train(config, callbacks=[Signal(number, step=STEPS + 1)])
+    record = read_record(run_folder(config) / "record.json")
+    assert (record.status, record.error, len(record.metrics["epochs"])) == ("failed", why, 1)
+    assert record.ended and not is_held(run_folder(config))
+    if number == signal.SIGTERM:
+        record = train(config)
+        assert (record.status, len(record.metrics["epochs"])) == ("finished", EPOCHS)
+        assert [attempt["error"] for attempt in record.attempts] == [why, None]
+
+
+def test_signal_in_validation(tmp_path):
+    config = tiny(tmp_path)
+    with pytest.raises(Interrupted):
+        train(config, callbacks=[Signal(signal.SIGTERM, validation=1)])
+    record = read_record(run_folder(config) / "record.json")
+    assert (record.status, record.error, len(record.metrics["epochs"])) == ("failed", "interrupted by SIGTERM", 1)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.2])
+def test_signal_to_the_whole_group_is_no_failure_of_data_loaders(tmp_path, after):
+    """As a scheduler sends it, or a sweep: the workers may get it first."""
+
+    class SignalAll(pl.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == STEPS + 1:
+                for child in multiprocessing.active_children():
+                    os.kill(child.pid, signal.SIGTERM)
+                threading.Timer(after, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                time.sleep(1)
+
+    config = tiny(tmp_path, "data.workers=2")
+    with pytest.raises(Interrupted):
+        train(config, callbacks=[SignalAll()])
+    assert read_record(run_folder(config) / "record.json").error == "interrupted by SIGTERM"
+
+
+def test_signal_that_meets_a_destructor_is_not_lost(tmp_path):
+    class Garbage:
+        def __del__(self):
+            with contextlib.suppress(Interrupted):  # Python itself does that, with a warning
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    class Drop(pl.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == STEPS + 1:
+                Garbage()
+
+    config = tiny(tmp_path)
+    with pytest.raises(Interrupted):
+        train(config, callbacks=[Drop()])
+    assert read_record(run_folder(config) / "record.json").error == "interrupted by SIGTERM"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_train_ends_with_the_signals_status_and_a_sentence(tmp_path, monkeypatch, capsys, number):
+    send_in(monkeypatch, LitClassifier, "training_step", number, call=STEPS + 2)
+    assert main(command(tmp_path)) == 128 + number
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == f"dk-bench train: interrupted by {number.name}; {GOES_ON}"
+    (path,) = find_records([tmp_path])
+    record = read_record(path)
+    assert (record.status, record.error) == ("failed", f"interrupted by {number.name}")
+    assert {p.name for p in path.parent.iterdir()} == {"record.json", "last.ckpt", "run.lock"}
+    assert {p.name for p in tmp_path.iterdir()} == {"c.yaml", path.parent.name}
+
+
+def test_signal_before_training_begins(tmp_path, monkeypatch, capsys):
+    send_in(monkeypatch, training, "ClassificationData", signal.SIGTERM)
+    assert main(command(tmp_path)) == 143
+    assert capsys.readouterr().err == f"dk-bench train: interrupted by SIGTERM; {GOES_ON}\n"
+    assert not find_records([tmp_path])  # there is nothing to tell of yet
+    assert main(command(tmp_path)) == 0
+
+
+def test_further_signals_do_not_keep_the_record_from_being_written(tmp_path, monkeypatch, capsys):
+    from dk_bench.training import fitting
+
+    write = fitting.write_record
+
+    def interrupted(record, path):
+        if record.status == "failed":
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+        return write(record, path)
+
+    monkeypatch.setattr(fitting, "write_record", interrupted)
+    send_in(monkeypatch, LitClassifier, "training_step", signal.SIGHUP, call=2)
+    assert main(command(tmp_path)) == 128 + signal.SIGHUP
+    (path,) = find_records([tmp_path])
+    assert read_record(path).error == "interrupted by SIGHUP"
+
+
+def test_wandb_that_waits_for_a_network_is_ended_by_another_signal(tmp_path, monkeypatch, capsys):
+    from dk_bench.training import fitting
+
+    ended = []
+
+    def close(logger, record):
+        ended.append(record.error)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+        ended.append("waited on")
+
+    monkeypatch.setattr(training, "wandb_logger", lambda *_: types.SimpleNamespace(experiment=1))
+    strategy = types.SimpleNamespace(root_device=torch.device("cpu"))
+    trainer = types.SimpleNamespace(is_global_zero=True, world_size=1, strategy=strategy)
+    monkeypatch.setattr(training, "make_trainer", lambda *_: trainer)
+    monkeypatch.setattr(fitting, "log_config", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(fitting, "close_logger", close)
+    assert main(command(tmp_path)) == 130
+    assert ended == ["interrupted by SIGTERM"]
+    assert capsys.readouterr().err.splitlines()[-1] == f"dk-bench train: interrupted by SIGINT; {GOES_ON}"
+    (path,) = find_records([tmp_path])
+    assert read_record(path).error == "interrupted by SIGTERM"
+
+
+def test_eval_that_is_asked_to_stop(tmp_path, monkeypatch, capsys):
+    config = tiny(tmp_path, "optim.epochs=1", "optim.warmup_epochs=0")
+    train(config)
+    send_in(monkeypatch, LitClassifier, "validation_step", signal.SIGTERM)
+    capsys.readouterr()
+    path = tmp_path / "eval.json"
+    assert main(["eval", str(run_folder(config) / "last.ckpt"), "--record", str(path)]) == 143
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "dk-bench eval: interrupted by SIGTERM\n") and not path.exists()
+
+
+def test_detector_that_is_asked_to_stop(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("mmdet")
+    from detection_cases import tiny_file
+
+    from dk_bench.detection.module import LitDetector
+
+    argv = ["train", str(tiny_file(tmp_path)), f"output={tmp_path / 'runs'}", "train_cfg.max_epochs=2"]
+    with monkeypatch.context() as patch:
+        send_in(patch, LitDetector, "training_step", signal.SIGTERM, call=7)
+        assert main(argv) == 143
+    assert capsys.readouterr().err.splitlines()[-1] == f"dk-bench train: interrupted by SIGTERM; {GOES_ON}"
+    (path,) = find_records([tmp_path])
+    record = read_record(path)
+    assert (record.status, record.error, len(record.metrics["epochs"])) == ("failed", "interrupted by SIGTERM", 1)
+    with monkeypatch.context() as patch:
+        send_in(patch, LitDetector, "validation_step", signal.SIGTERM)
+        assert main(["eval", str(path.parent / "last.ckpt")]) == 143
+    assert main(argv) == 0 and read_record(path).status == "finished"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_sweep_that_is_asked_to_stop_ends_its_cells(tmp_path, monkeypatch, capsys, number):
+    monkeypatch.chdir(tmp_path)
+    cell = f"echo $$ > pid; kill -{int(number)} $PPID; sleep 60 & wait"
+    Path("s.yaml").write_text(f"method: grid\nparameters: {{a: {{value: 1}}}}\ncommand: [sh, -c, '{cell}']\n")
+    assert main(["sweep", "s.yaml", "--output", "out"]) == 128 + number
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == f"dk-bench sweep: interrupted by {number.name}; the same command goes on from here"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(Path("pid").read_text()), 0)
+
+
+def test_signal_waits_where_nothing_may_be_half_done():
+    done = []
+    with interrupts.interrupts(), pytest.raises(Interrupted, match="interrupted by SIGTERM"):
+        with interrupts.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append(1)
+        done.append(2)
+    assert done == [1]
+
+
+def test_signals_that_are_ignored_or_another_s_are_left_alone(monkeypatch):
+    seen = []
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    user = signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+    try:
+        with interrupts.interrupts():
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            interrupts.hold_on()
+            os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
+        signal.signal(signal.SIGUSR1, user)
+    assert seen == [1, 1]
