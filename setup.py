@@ -40,11 +40,23 @@ def import_torch():
 COMMON = ["-O3", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
 # Our own builds stop at warnings; a user's compiler may know ones that ours does not.
 STRICT = os.environ.get("DK_BENCH_STRICT") == "1"
-CPU_FLAGS = [*COMMON, "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wall",
-             *(["-Werror"] if STRICT else [])]
+CPU_FLAGS = [
+    *COMMON,
+    "-std=c++17",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-Wall",
+    *(["-Werror"] if STRICT else []),
+]
 NVCC_FLAGS = [
-    *COMMON, "-std=c++17", "-DUSE_CUDA", "--ptxas-options=-warn-spills", *(["-Werror=all-warnings"] if STRICT else []),
-    "-U__CUDA_NO_HALF_CONVERSIONS__", "-U__CUDA_NO_BFLOAT16_CONVERSIONS__",  # torch's build takes them away
+    *COMMON,
+    "-std=c++17",
+    "-DUSE_CUDA",
+    "--ptxas-options=-warn-spills",
+    *(["-Werror=all-warnings"] if STRICT else []),
+    "-U__CUDA_NO_HALF_CONVERSIONS__",
+    "-U__CUDA_NO_BFLOAT16_CONVERSIONS__",  # torch's build takes them away
 ]
 
 
@@ -77,20 +89,46 @@ def build_arguments() -> dict:
     from torch.utils import cpp_extension as torch_build
 
     headers = glob.glob("ops/*.h") + glob.glob("ops/*/*.h")
-    cpu = [f"ops/cpu/{name}.cpp" for name in (
-        "deform_kernel_conv", "deform_roi_pool", "depthwise_conv_per_image", "narrow_conv", "row_kernels_baseline",
-        "row_kernels_avx2", "row_kernels_avx512")]
-    extensions = [torch_build.CppExtension(
-        "dk_bench._cpu", cpu, depends=headers,
-        extra_compile_args={"cxx": CPU_FLAGS}, py_limited_api=True)]
+    cpu = [
+        f"ops/cpu/{name}.cpp"
+        for name in (
+            "deform_kernel_conv",
+            "deform_roi_pool",
+            "depthwise_conv_per_image",
+            "narrow_conv",
+            "row_kernels_baseline",
+            "row_kernels_avx2",
+            "row_kernels_avx512",
+        )
+    ]
+    extensions = [
+        torch_build.CppExtension(
+            "dk_bench._cpu", cpu, depends=headers, extra_compile_args={"cxx": CPU_FLAGS}, py_limited_api=True
+        )
+    ]
     reason = why_no_cuda(torch, torch_build.CUDA_HOME)
     if reason is None:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")  # the PTX serves later ones
-        extensions.append(torch_build.CUDAExtension(
-            "dk_bench._cuda", [f"ops/cuda/{name}.cu" for name in (
-                "deform_kernel_conv", "deform_roi_pool", "depthwise_conv_per_image", "fast_bfloat16", "fast_half",
-                "fast_float", "plain")],
-            depends=headers, extra_compile_args={"cxx": COMMON, "nvcc": NVCC_FLAGS}, py_limited_api=True))
+        extensions.append(
+            torch_build.CUDAExtension(
+                "dk_bench._cuda",
+                [
+                    f"ops/cuda/{name}.cu"
+                    for name in (
+                        "deform_kernel_conv",
+                        "deform_roi_pool",
+                        "depthwise_conv_per_image",
+                        "fast_bfloat16",
+                        "fast_half",
+                        "fast_float",
+                        "plain",
+                    )
+                ],
+                depends=headers,
+                extra_compile_args={"cxx": COMMON, "nvcc": NVCC_FLAGS},
+                py_limited_api=True,
+            )
+        )
         print("dk_bench: building the CPU and the CUDA operators", file=sys.stderr)
     elif os.environ.get("DK_BENCH_CUDA") == "1":
         raise SystemExit(f"dk_bench: DK_BENCH_CUDA=1, but the CUDA operators cannot be built: {reason}")

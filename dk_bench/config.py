@@ -268,10 +268,12 @@ def _without_empty(value: Any, schema: Any) -> Any:
 
 def _built(schema: type, values: Mapping[str, Any]) -> Any:
     hints = typing.get_type_hints(schema)
-    return schema(**{
-        name: _built(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
-        for name, value in values.items()
-    })  # fmt: skip
+    return schema(
+        **{
+            name: _built(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+            for name, value in values.items()
+        }
+    )
 
 
 def _keys(schema: type, prefix: str = "") -> dict[str, Any]:
@@ -315,16 +317,24 @@ def _check_ranges(config: Config) -> None:
         ("seed", config.seed, 0 <= config.seed < 2**32, "an integer from 0 to 2^32 - 1"),
         *((key, value, value != "", f"{what}, or null") for key, value, what in _places(config)),
         ("model.drop_path_rate", config.model.drop_path_rate, 0 <= config.model.drop_path_rate < 1, "0 to below 1"),
-        ("model.pretrained", config.model.pretrained, not (config.model.pretrained and config.model.checkpoint),
-         "false where model.checkpoint is set: the weights come from one of them"),
+        (
+            "model.pretrained",
+            config.model.pretrained,
+            not (config.model.pretrained and config.model.checkpoint),
+            "false where model.checkpoint is set: the weights come from one of them",
+        ),
         ("data.size", data.size, data.size >= 1, "at least 1 pixel"),
         ("data.crop_pct", data.crop_pct, 0 < data.crop_pct <= 1, "above 0 and up to 1"),
         ("data.mean", data.mean, len(data.mean) == 3, "three numbers"),
         ("data.std", data.std, len(data.std) == 3 and min(data.std) > 0, "three positive numbers"),
         ("data.batch_size", data.batch_size, data.batch_size >= 1, "at least 1"),
         ("data.workers", data.workers, data.workers >= 0, "0 (load in the training process) or more"),
-        ("data.cache", data.cache, _is_cache(data.cache),
-         "auto, memory, off, or a folder (./none for one that is named by such a word)"),
+        (
+            "data.cache",
+            data.cache,
+            _is_cache(data.cache),
+            "auto, memory, off, or a folder (./none for one that is named by such a word)",
+        ),
         ("data.cache_gb", data.cache_gb, data.cache_gb >= 0, "gigabytes, 0 or more"),
         ("data.augment.scale", data.augment.scale, _is_range(data.augment.scale, 1), "two rising numbers in (0, 1]"),
         ("data.augment.ratio", data.augment.ratio, _is_range(data.augment.ratio), "two rising positive numbers"),
@@ -335,18 +345,33 @@ def _check_ranges(config: Config) -> None:
         ("data.procedural.test_images", shapes.test_images, shapes.test_images >= 0, "0 (none) or more"),
         ("optim.lr", optim.lr, optim.lr > 0, "a positive number"),
         ("optim.epochs", optim.epochs, optim.epochs >= 1, "at least 1"),
-        ("optim.warmup_epochs", optim.warmup_epochs,
-         0 <= optim.warmup_epochs < optim.epochs, "0 to below optim.epochs"),
-        ("optim.offset_lr_multiplier", multiplier,
-         multiplier == "auto" if isinstance(multiplier, str) else multiplier >= 0, "auto or a number from 0"),
+        (
+            "optim.warmup_epochs",
+            optim.warmup_epochs,
+            0 <= optim.warmup_epochs < optim.epochs,
+            "0 to below optim.epochs",
+        ),
+        (
+            "optim.offset_lr_multiplier",
+            multiplier,
+            multiplier == "auto" if isinstance(multiplier, str) else multiplier >= 0,
+            "auto or a number from 0",
+        ),
         ("ema.decay", config.ema.decay, config.ema.decay is None or 0 <= config.ema.decay < 1, "null or 0 to below 1"),
-        ("wandb.project", wandb.project, wandb.mode == "disabled" or PROJECT.fullmatch(wandb.project),
-         "up to 128 characters, none of / \\ # ? % :, as W&B has it"),
-        ("trainer.devices", devices,
-         bool(DEVICES.fullmatch(devices)) if isinstance(devices, str) else devices >= 1 or devices == -1,
-         "auto, a number of devices, -1 (all), or the numbers of some, as 0,2"),
+        (
+            "wandb.project",
+            wandb.project,
+            wandb.mode == "disabled" or PROJECT.fullmatch(wandb.project),
+            "up to 128 characters, none of / \\ # ? % :, as W&B has it",
+        ),
+        (
+            "trainer.devices",
+            devices,
+            bool(DEVICES.fullmatch(devices)) if isinstance(devices, str) else devices >= 1 or devices == -1,
+            "auto, a number of devices, -1 (all), or the numbers of some, as 0,2",
+        ),
         ("trainer.checkpoint_every_n_steps", every, every is None or every >= 1, "null or at least 1"),
-    ]  # fmt: skip
+    ]
     for key, value, holds, expected in rules:
         if not holds:
             raise UserError(f"key '{key}' is {value!r}, expected {expected}")
@@ -357,9 +382,12 @@ def _places(config: Config) -> list[tuple[str, str | None, str]]:
     would pass for null."""
     data, images = config.data, "a folder, a tar or the name of a split"
     return [
-        ("model.checkpoint", config.model.checkpoint, "a file"), ("data.root", data.root, "a folder"),
-        ("data.train", data.train, images), ("data.val", data.val, images), ("data.test", data.test, images),
-    ]  # fmt: skip
+        ("model.checkpoint", config.model.checkpoint, "a file"),
+        ("data.root", data.root, "a folder"),
+        ("data.train", data.train, images),
+        ("data.val", data.val, images),
+        ("data.test", data.test, images),
+    ]
 
 
 def _check_spec(model: ModelConfig) -> None:

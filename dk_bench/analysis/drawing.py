@@ -25,8 +25,13 @@ COLORS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44
 GREY = "#999999"
 MARKERS = "osD^vPX<>*"
 STYLE = {
-    "font.size": 10, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
-    "figure.constrained_layout.use": True, "pdf.fonttype": 42, "savefig.dpi": 200,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 200,
 }
 
 

@@ -72,7 +72,9 @@ def family_note(differences: Sequence[Difference], words: str) -> str:
         return f"No p values: {words} are of one seed, or the same for all seeds."
     one, after = (sum(p < 0.05 for p in ps) for ps in ([e.p for e in tested], [e.p_holm for e in tested]))
     size = len(differences)
-    return (f"One family of {size} tests: {words}. p is of the two-sided paired t test over seeds, in brackets "
-            f"corrected by Holm's method over the family: {one} below 0.05 uncorrected, where chance alone would give "
-            f"{0.05 * size:.1f}; {after} corrected. Intervals are not corrected. All differences to one model share "
-            "its runs, and so are not so many pieces of evidence.")  # fmt: skip
+    return (
+        f"One family of {size} tests: {words}. p is of the two-sided paired t test over seeds, in brackets "
+        f"corrected by Holm's method over the family: {one} below 0.05 uncorrected, where chance alone would give "
+        f"{0.05 * size:.1f}; {after} corrected. Intervals are not corrected. All differences to one model share "
+        "its runs, and so are not so many pieces of evidence."
+    )

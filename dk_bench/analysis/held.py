@@ -47,8 +47,14 @@ def held_at_mean(subject: Subject, pictures: Sequence[Picture]) -> Subject | Non
     return replace(subject, kind=kind, name=kind + subject.name.removeprefix(subject.kind), model=model)
 
 
-def held_accuracy(loaded: Loaded, objects: Objects, *, size: int | None = None, device: str = "cpu",
-                  on_images: Callable[[int], object] = lambda count: None) -> HeldAccuracy | None:  # fmt: skip
+def held_accuracy(
+    loaded: Loaded,
+    objects: Objects,
+    *,
+    size: int | None = None,
+    device: str = "cpu",
+    on_images: Callable[[int], object] = lambda count: None,
+) -> HeldAccuracy | None:
     """The accuracies of a checkpoint; None where objects are not one an image, or of other classes than the model's.
 
     Images are seen whole, as `dk_bench.analysis.dynamics.study.collect` has it.

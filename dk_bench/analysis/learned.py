@@ -20,9 +20,18 @@ from dk_bench.training.callbacks import RunKeeper
 from dk_bench.training.checkpoint import kernel_spec
 
 __all__ = [
-    "DATA", "EXPERTS", "FACTORS", "KERNEL", "Loaded", "Source", "check_finite", "epochs_words", "load", "recorded",
+    "DATA",
+    "EXPERTS",
+    "FACTORS",
+    "KERNEL",
+    "Loaded",
+    "Source",
+    "check_finite",
+    "epochs_words",
+    "load",
+    "recorded",
     "sources",
-]  # fmt: skip
+]
 
 KERNEL, DATA, FACTORS, EXPERTS = "kernel offsets", "data offsets", "tap factors", "expert scores"
 _KINDS = {"kernel_offset": KERNEL, "data_offset": DATA, "data_mask": FACTORS, "routing": EXPERTS}
@@ -62,8 +71,7 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        """The timm name, the kernel spec where the configuration has one, and how far training came if not far enough.
-        """
+        """The timm name, the kernel spec if the configuration has one, and how far training came if not far enough."""
         spec = self.config.model.spec
         return self.config.model.name + (f" {spec}" if spec else "") + self.epochs
 
@@ -96,8 +104,10 @@ def load(path: str | Path) -> Loaded:
     loaded = Loaded(Path(path), load_model(path), *known)
     check_finite(loaded.model, path)
     if not sources(loaded.model):
-        raise UserError(f"{path}: {loaded.name} is rigid: nothing is deformable in it, expected deformable kernels, "
-                        "deformable convolutions or experts")
+        raise UserError(
+            f"{path}: {loaded.name} is rigid: nothing is deformable in it, expected deformable kernels, "
+            "deformable convolutions or experts"
+        )
     return loaded
 
 

@@ -50,14 +50,24 @@ def origin_of(path: str | Path, model: str, config: Config, run_id: str) -> Orig
     record = read_record(beside) if beside.exists() else None
     if record is None or record.run_id != run_id:
         return Origin(model, config.seed, run_id or None, config_hash(to_dict(config)))
-    return Origin(model, config.seed, run_id, config_hash(to_dict(config)), record.git.get("commit"),
-                  record.git.get("dirty"), record.metrics["final"].get("val/top1"))  # fmt: skip
+    return Origin(
+        model,
+        config.seed,
+        run_id,
+        config_hash(to_dict(config)),
+        record.git.get("commit"),
+        record.git.get("dirty"),
+        record.metrics["final"].get("val/top1"),
+    )
 
 
 def origin_table(origins: Sequence[Origin]) -> Table:
     """The checkpoints of a study, a row each."""
-    return Table("Checkpoints", ("model", "run", "configuration", "seed", "top-1 (%)", "trained at commit"),
-                 [_row(origin) for origin in origins])  # fmt: skip
+    return Table(
+        "Checkpoints",
+        ("model", "run", "configuration", "seed", "top-1 (%)", "trained at commit"),
+        [_row(origin) for origin in origins],
+    )
 
 
 def _row(origin: Origin) -> list[str]:

@@ -98,8 +98,13 @@ def open_pictures(
         shapes = replace(data.procedural, val_images=count)
         return [*_of_shapes(open_images(replace(data, procedural=shapes, size=side), "val"), count)]
     if source in ("procedural", "random"):
-        return [*(_of_shapes(ShapeImages("val", count, size=side), count) if source == "procedural"
-                  else _random(side, count))]  # fmt: skip
+        return [
+            *(
+                _of_shapes(ShapeImages("val", count, size=side), count)
+                if source == "procedural"
+                else _random(side, count)
+            )
+        ]
     path = Path(source)
     if not path.exists():
         expected = "procedural, own, random, an image, a folder, or COCO's JSON"

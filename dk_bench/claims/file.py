@@ -224,8 +224,17 @@ def _study(name: str, value: Any, where: str) -> Study:
 
 def _claim(value: Any, where: str) -> Claim:
     needed = {"id": str, "claim": str, "source": str, "tested": list}
-    optional = {"contrast": dict, "figure": str, "paper": str, "grids": list, "bases": list, "margin": int | float,
-                "as_good": bool, "family": str, "unit": str}  # fmt: skip
+    optional = {
+        "contrast": dict,
+        "figure": str,
+        "paper": str,
+        "grids": list,
+        "bases": list,
+        "margin": int | float,
+        "as_good": bool,
+        "family": str,
+        "unit": str,
+    }
     _check_keys(value, needed, optional, where)
     if ("figure" in value) == ("contrast" in value):
         raise UserError(f"{where}: expected a contrast, or a figure of the paper")

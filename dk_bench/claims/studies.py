@@ -58,23 +58,64 @@ FIELDS = {
     "agreement_scaled": ("scale", "local DK's field grows with the object", "figure 6"),
 }
 CLAIMS = (
-    FigureClaim("fig3_scale", "local DK's offsets tell an object's scale better than CondConv's scores do", "figure 3",
-                DYNAMICS, _probe("_dk", OFFSETS, "log scale"), _probe("_scc", SCORES, "log scale"), "value"),
-    FigureClaim("fig3_class", "CondConv's scores tell an object's class better than local DK's offsets do", "figure 3",
-                DYNAMICS, _probe("_scc", SCORES, "class"), _probe("_dk", OFFSETS, "class"), "value"),
-    FigureClaim("fig3_scale_learnt", "what local DK's offsets tell of scale is learnt: a random generator tells less",
-                "figure 3", DYNAMICS, _probe("_dk", OFFSETS, "log scale"),
-                _probe("_dk", OFFSETS, "log scale", RANDOM), "value", control=True),
-    FigureClaim("fig3_class_learnt", "what CondConv's scores tell of class is learnt: random scores tell less",
-                "figure 3", DYNAMICS, _probe("_scc", SCORES, "class"), _probe("_scc", SCORES, "class", RANDOM),
-                "value", control=True),
-    *(FigureClaim(f"fields_{name}", f"{words} than the rigid model's", source, ERF, {"model": "_dk"}, {"model": ""},
-                  number)
-      for number, (name, words, source) in FIELDS.items()),
-    *(FigureClaim(f"fields_{name}_held", f"{words} than with its offsets held at their mean", source, ERF,
-                  {"model": "_dk"}, {"model": f"_dk{HELD}"}, number, control=True)
-      for number, (name, words, source) in FIELDS.items()),
-)  # fmt: skip
+    FigureClaim(
+        "fig3_scale",
+        "local DK's offsets tell an object's scale better than CondConv's scores do",
+        "figure 3",
+        DYNAMICS,
+        _probe("_dk", OFFSETS, "log scale"),
+        _probe("_scc", SCORES, "log scale"),
+        "value",
+    ),
+    FigureClaim(
+        "fig3_class",
+        "CondConv's scores tell an object's class better than local DK's offsets do",
+        "figure 3",
+        DYNAMICS,
+        _probe("_scc", SCORES, "class"),
+        _probe("_dk", OFFSETS, "class"),
+        "value",
+    ),
+    FigureClaim(
+        "fig3_scale_learnt",
+        "what local DK's offsets tell of scale is learnt: a random generator tells less",
+        "figure 3",
+        DYNAMICS,
+        _probe("_dk", OFFSETS, "log scale"),
+        _probe("_dk", OFFSETS, "log scale", RANDOM),
+        "value",
+        control=True,
+    ),
+    FigureClaim(
+        "fig3_class_learnt",
+        "what CondConv's scores tell of class is learnt: random scores tell less",
+        "figure 3",
+        DYNAMICS,
+        _probe("_scc", SCORES, "class"),
+        _probe("_scc", SCORES, "class", RANDOM),
+        "value",
+        control=True,
+    ),
+    *(
+        FigureClaim(
+            f"fields_{name}", f"{words} than the rigid model's", source, ERF, {"model": "_dk"}, {"model": ""}, number
+        )
+        for number, (name, words, source) in FIELDS.items()
+    ),
+    *(
+        FigureClaim(
+            f"fields_{name}_held",
+            f"{words} than with its offsets held at their mean",
+            source,
+            ERF,
+            {"model": "_dk"},
+            {"model": f"_dk{HELD}"},
+            number,
+            control=True,
+        )
+        for number, (name, words, source) in FIELDS.items()
+    ),
+)
 
 
 def differences(claim: FigureClaim, path: str | Path, base: str) -> dict[int, float]:
@@ -90,8 +131,9 @@ def differences(claim: FigureClaim, path: str | Path, base: str) -> dict[int, fl
     Raises:
         UserError: the file cannot be read, or lacks a column that the claim names.
     """
-    of, over = (by_seed(path, row | {"model": base + row["model"]}, claim.number)
-                for row in (dict(claim.of), dict(claim.over)))  # fmt: skip
+    of, over = (
+        by_seed(path, row | {"model": base + row["model"]}, claim.number) for row in (dict(claim.of), dict(claim.over))
+    )
     return {seed: of[seed] - over[seed] for seed in sorted(of.keys() & over.keys())}
 
 
@@ -116,8 +158,9 @@ def _rows(path: str | Path, needed: set[str]) -> Iterator[dict[str, str]]:
         with open(path, encoding="utf-8", newline="") as stream:
             reader = csv.DictReader(stream)
             if missing := sorted(needed - set(reader.fieldnames or ())):
-                raise UserError(f"{path}: no column {', '.join(missing)}; expected a CSV of `dk-bench dynamics` or "
-                                "`dk-bench erf`")
+                raise UserError(
+                    f"{path}: no column {', '.join(missing)}; expected a CSV of `dk-bench dynamics` or `dk-bench erf`"
+                )
             rows = list(reader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error

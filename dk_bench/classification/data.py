@@ -192,8 +192,7 @@ class ClassificationData(LightningDataModule):
 
 
 class OneTest(LightningDataModule):
-    """One of the test sets of a `ClassificationData`, for `Trainer.test`: opened, evaluated and let go before the next.
-    """
+    """One of the test sets of a `ClassificationData`, for `Trainer.test`: opened, evaluated, let go before the next."""
 
     def __init__(self, data: ClassificationData, name: str) -> None:
         super().__init__()

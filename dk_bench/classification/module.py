@@ -182,5 +182,6 @@ class LitClassifier(ConfiguredModule):
         to_lightning_names(checkpoint)
         super().on_load_checkpoint(checkpoint)
 
+
 def _some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} ({len(names)})"

@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str], chosen: str | None) -> int:
     parser = argparse.ArgumentParser(
-        prog="dk-bench", description="Deformable Kernels: benchmark and ablations.", allow_abbrev=False)
+        prog="dk-bench", description="Deformable Kernels: benchmark and ablations.", allow_abbrev=False
+    )
     parser.add_argument("--version", action=_Version, nargs=0, help="versions, and the operators that were built")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
@@ -91,4 +92,3 @@ def _run(argv: list[str], chosen: str | None) -> int:
     except BrokenPipeError:  # the reader, `head` say, has enough; what the exit would flush has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-

@@ -43,37 +43,64 @@ OWN = {  # options that not all kinds of bench have
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=list(OWN),
-                        help="what to time: the operators, training the models, or the data loader")
+    parser.add_argument(
+        "what", choices=list(OWN), help="what to time: the operators, training the models, or the data loader"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (cpu)")
     parser.add_argument("--threads", type=int, metavar="N", default=1, help="CPU threads (1)")
-    parser.add_argument("--repeats", type=int, metavar="N",
-                        help=f"rounds; lower quartiles are taken (ops {ROUNDS}, train {TRAIN_ROUNDS}, "
-                             f"data {PLAN.rounds})")
     parser.add_argument(
-        "--isa", nargs="+", choices=[*HELD, NATIVE],
+        "--repeats",
+        type=int,
+        metavar="N",
+        help=f"rounds; lower quartiles are taken (ops {ROUNDS}, train {TRAIN_ROUNDS}, data {PLAN.rounds})",
+    )
+    parser.add_argument(
+        "--isa",
+        nargs="+",
+        choices=[*HELD, NATIVE],
         help="instruction sets that our library, torch and oneDNN are held to, one after the other (ops: avx512 and "
-             "avx2, where the processor has both and the environment holds none; else what they choose, native)")
+        "avx2, where the processor has both and the environment holds none; else what they choose, native)",
+    )
     add_output(parser, "FILE", "write the record there, as JSON")
     parser.add_argument(
-        "--shapes", nargs="+", type=_shape, metavar="C,H[,N]",
-        help="ops: channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)")
+        "--shapes",
+        nargs="+",
+        type=_shape,
+        metavar="C,H[,N]",
+        help="ops: channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)",
+    )
     parser.add_argument(
-        "--models", metavar="GLOB",
+        "--models",
+        metavar="GLOB",
         help="train: names of the models (CPU: operators and rivals in test_resnetdw, batches of 64 at 64 pixels, and "
-             "in mobilenetv2_100, 16 at 160; CUDA: all of the paper's)")
-    parser.add_argument("--batch", type=int, metavar="N",
-                        help=f"images a step (train with --models: CPU 2, CUDA 64; data: {PLAN.batch})")
-    parser.add_argument("--size", type=int, metavar="PIXELS",
-                        help="train: height and width of the images (with --models: 224)")
+        "in mobilenetv2_100, 16 at 160; CUDA: all of the paper's)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help=f"images a step (train with --models: CPU 2, CUDA 64; data: {PLAN.batch})",
+    )
+    parser.add_argument(
+        "--size", type=int, metavar="PIXELS", help="train: height and width of the images (with --models: 224)"
+    )
     parser.add_argument("--bfloat16", action="store_true", help="train: under bfloat16 autocast")
     sizes = " ".join(map(str, PLAN.sizes))
-    parser.add_argument("--sizes", nargs="+", type=int, metavar="PIXELS",
-                        help=f"data: height and width of the images that the loader gives ({sizes})")
-    parser.add_argument("--sources", nargs="+", choices=SOURCES,
-                        help=f"data: where images come from ({' '.join(SOURCES)})")
-    parser.add_argument("--place", metavar="PATH",
-                        help=f"data: a folder or tar of images (of procedural ones of {PLAN.side} pixels, as JPEG)")
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=int,
+        metavar="PIXELS",
+        help=f"data: height and width of the images that the loader gives ({sizes})",
+    )
+    parser.add_argument(
+        "--sources", nargs="+", choices=SOURCES, help=f"data: where images come from ({' '.join(SOURCES)})"
+    )
+    parser.add_argument(
+        "--place",
+        metavar="PATH",
+        help=f"data: a folder or tar of images (of procedural ones of {PLAN.side} pixels, as JPEG)",
+    )
     parser.add_argument("--images", type=int, metavar="N", help=f"data: procedural images ({PLAN.images})")
 
 

@@ -28,10 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "records", nargs="*", type=Path, metavar="FOLDER", help="folders with records, or record files (results)"
     )
     parser.add_argument("--claims", type=Path, metavar="FILE", default=CLAIMS_FILE, help="claims (the paper's)")
-    parser.add_argument("--plan", type=Path, metavar="FILE",
-                        help="the plan of the experiments: note down the commit of git that fixed it, in plan.json")
-    parser.add_argument("--readme", type=Path, metavar="FILE",
-                        help="to put the picture and the verdicts into, between their markers")
+    parser.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="the plan of the experiments: note down the commit of git that fixed it, in plan.json",
+    )
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="to put the picture and the verdicts into, between their markers"
+    )
     add_output(parser, "FILE", "table to write, and a picture beside it (claims.md in the first folder)")
 
 

@@ -30,21 +30,36 @@ TSNE = "t-SNE of learned dynamics, a point an object: coloured by class above, b
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT",
-                        help="last.ckpt of a run, or a folder of runs; several of one model, of different seeds, give "
-                             "intervals over seeds")
+    parser.add_argument(
+        "checkpoints",
+        nargs="*",
+        metavar="CHECKPOINT",
+        help="last.ckpt of a run, or a folder of runs; several of one model, of different seeds, give "
+        "intervals over seeds",
+    )
     add_only(parser)
-    parser.add_argument("--data", default=PROCEDURAL, metavar="FILE",
-                        help="annotations in COCO's format (the procedural images that the models are validated on)")
+    parser.add_argument(
+        "--data",
+        default=PROCEDURAL,
+        metavar="FILE",
+        help="annotations in COCO's format (the procedural images that the models are validated on)",
+    )
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="of --data: its images (../images beside it)")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="shorter side of the images (as in evaluation)")
-    parser.add_argument("--objects", type=int, metavar="N", default=2000,
-                        help="how many objects, at most (%(default)s)")
+    parser.add_argument(
+        "--objects", type=int, metavar="N", default=2000, help="how many objects, at most (%(default)s)"
+    )
     parser.add_argument("--tsne", type=int, default=1000, metavar="N", help="of them for t-SNE; 0: none (1000)")
     parser.add_argument("--perplexity", type=float, metavar="NUMBER", default=30, help="of t-SNE (%(default)g)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the models run (cpu)")
-    parser.add_argument("--tables-from", nargs="+", type=Path, default=(), metavar="CSV",
-                        help="measure nothing: write the tables of such probe.csv again, beside them")
+    parser.add_argument(
+        "--tables-from",
+        nargs="+",
+        type=Path,
+        default=(),
+        metavar="CSV",
+        help="measure nothing: write the tables of such probe.csv again, beside them",
+    )
     add_output(parser, "FOLDER", "for figures (PNG, PDF) and numbers (CSV, Markdown) (%(default)s)", "dynamics")
 
 
@@ -130,8 +145,10 @@ def _objects(args: argparse.Namespace, loaded: list[Loaded]) -> Objects:
     if len(objects) < MIN_OBJECTS:
         raise UserError(f"{objects.source}: too few to tell anything, expected at least {MIN_OBJECTS} objects")
     if args.tsne and args.perplexity >= (shown := min(args.tsne, len(objects))):
-        raise UserError(f"--perplexity {args.perplexity:g}: t-SNE wants it below its number of objects, {shown}; "
-                        "give a lower one, or --tsne 0")
+        raise UserError(
+            f"--perplexity {args.perplexity:g}: t-SNE wants it below its number of objects, {shown}; "
+            "give a lower one, or --tsne 0"
+        )
     return objects
 
 
@@ -177,8 +194,14 @@ def _probe(dynamics: list[Dynamics], objects: Objects, console: Console) -> list
 
 
 def _write(
-    args: argparse.Namespace, dynamics: list[Dynamics], objects: Objects, lines: list[Line], alone: list[Line],
-    origins: list[Origin], chance: float, held: list[HeldAccuracy],
+    args: argparse.Namespace,
+    dynamics: list[Dynamics],
+    objects: Objects,
+    lines: list[Line],
+    alone: list[Line],
+    origins: list[Origin],
+    chance: float,
+    held: list[HeldAccuracy],
 ) -> list[Path]:
     """All files. Of several seeds of a model the first is drawn, and its dynamics written."""
     from dk_bench.analysis.drawing import save_figure
@@ -211,9 +234,15 @@ def _write_dynamics(folder: Path, dynamics: Dynamics, objects: Objects) -> Path:
     columns = ["object", "image", "class", "scale", "centre y", "centre x", *objects.pose, *numbers]
     values = np.concatenate(list(parts.values()), axis=1)
     rows = (
-        [index, int(objects.image[index]), objects.classes[objects.label[index]], float(objects.scale[index]),
-         *map(float, objects.centre[index]), *(float(each[index]) for each in objects.pose.values()),
-         *map(float, values[index])]
+        [
+            index,
+            int(objects.image[index]),
+            objects.classes[objects.label[index]],
+            float(objects.scale[index]),
+            *map(float, objects.centre[index]),
+            *(float(each[index]) for each in objects.pose.values()),
+            *map(float, values[index]),
+        ]
         for index in range(len(objects))
     )
     return write_csv(folder, f"dynamics-{loaded.config.model.name}-{loaded.cell}-s{loaded.config.seed}", columns, rows)
@@ -229,12 +258,23 @@ def _draw_tsne(
     decile = deciles(objects.scale)
     maps = {
         (cell, kind): embed(dynamics.joined(kind)[chosen], args.perplexity)
-        for cell, dynamics in drawn.items() for kind in dynamics.learned
+        for cell, dynamics in drawn.items()
+        for kind in dynamics.learned
     }
     rows = (
-        [drawn[cell].loaded.name, cell, drawn[cell].loaded.config.seed, kind, int(index),
-         objects.classes[objects.label[index]], float(objects.scale[index]), int(decile[index]) + 1, *map(float, point)]
-        for (cell, kind), points in maps.items() for index, point in zip(chosen, points, strict=True)
+        [
+            drawn[cell].loaded.name,
+            cell,
+            drawn[cell].loaded.config.seed,
+            kind,
+            int(index),
+            objects.classes[objects.label[index]],
+            float(objects.scale[index]),
+            int(decile[index]) + 1,
+            *map(float, point),
+        ]
+        for (cell, kind), points in maps.items()
+        for index, point in zip(chosen, points, strict=True)
     )
     columns = ["model", "cell", "seed", "kind", "object", "class", "scale", "scale decile", "x", "y"]
     figure = tsne_figure(maps, names, objects.label[chosen], decile[chosen], objects.classes, captions(lines))

@@ -14,26 +14,39 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument("models", nargs="*", metavar="MODEL",
-                        help="last.ckpt of a classification run, a folder of runs, or a timm name")
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help="last.ckpt of a classification run, a folder of runs, or a timm name"
+    )
     add_only(parser)
     parser.add_argument(
-        "--images", default="procedural", metavar="SOURCE",
+        "--images",
+        default="procedural",
+        metavar="SOURCE",
         help="procedural; own (the procedural images that the models were validated on); random (noise); annotations "
         "in COCO's format; an image or a folder of them (%(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--root", metavar="FOLDER", help="where the annotations' images lie (images/ beside them)")
     parser.add_argument("--count", type=int, metavar="N", default=16, help="number of images (%(default)s)")
-    parser.add_argument("--side", type=int, metavar="PIXELS",
-                        help="pixels the images are resized to (what the model was trained at)")
+    parser.add_argument(
+        "--side", type=int, metavar="PIXELS", help="pixels the images are resized to (what the model was trained at)"
+    )
     parser.add_argument("--layer", metavar="NAME", help="module whose unit it is (the last feature map)")
     parser.add_argument("--position", metavar="Y,X", help="unit by a place in the image, pixels (the object's centre)")
     parser.add_argument("--fixed-offsets", action="store_true", help="no gradient through the offset generators")
-    parser.add_argument("--held-offsets", action="store_true",
-                        help="beside each model that adapts itself with offsets held at their mean over the images")
+    parser.add_argument(
+        "--held-offsets",
+        action="store_true",
+        help="beside each model that adapts itself with offsets held at their mean over the images",
+    )
     parser.add_argument("--replknet", action="store_true", help="also print what RepLKNet's tool would, to compare")
-    parser.add_argument("--tables-from", nargs="+", type=Path, default=(), metavar="CSV",
-                        help="measure nothing: write the tables of such summary.csv again, beside them")
+    parser.add_argument(
+        "--tables-from",
+        nargs="+",
+        type=Path,
+        default=(),
+        metavar="CSV",
+        help="measure nothing: write the tables of such summary.csv again, beside them",
+    )
     add_output(parser, "FOLDER", "for figures (PNG, PDF) and numbers (CSV) (%(default)s)", "runs/erf")
 
 
@@ -61,8 +74,14 @@ def run(args: argparse.Namespace) -> int:
             subjects = _with_controls(subjects, pictures)
         rows = study(subjects, pictures, args.layer, position, not args.fixed_offsets)
         images = f"validation images of {subjects[0].data.name}" if args.images == OWN else args.images
-        about = {"images": images, "pictures": len(pictures), "side": side, "layer": args.layer,
-                 "position": position, "through_offsets": not args.fixed_offsets}  # fmt: skip
+        about = {
+            "images": images,
+            "pictures": len(pictures),
+            "side": side,
+            "layer": args.layer,
+            "position": position,
+            "through_offsets": not args.fixed_offsets,
+        }
         origins = list(dict.fromkeys(subject.origin for subject in subjects if subject.origin))  # controls share it
         lines = summary(rows)
         with console.status("drawing"):

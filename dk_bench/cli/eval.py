@@ -21,8 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for example data.val=PATH; val_dataloader.batch_size=4"
     )
-    parser.add_argument("--split", choices=("val", "test"), default="val",
-                        help="images to evaluate: those of data.val, or all test sets (%(default)s)")
+    parser.add_argument(
+        "--split",
+        choices=("val", "test"),
+        default="val",
+        help="images to evaluate: those of data.val, or all test sets (%(default)s)",
+    )
     parser.add_argument("--record", type=Path, metavar="FILE", help="write a run record there as well")
 
 

@@ -18,18 +18,29 @@ if TYPE_CHECKING:
     from dk_bench.analysis.taps.study import Layer, Offsets
 
 ROWS = 4  # layers in the figure where none are named
-TAPS = ("Where taps read the image and the scope at the position +, at the start of training and as learnt; the stored "
-        "kernel and what the taps sample of it.")
+TAPS = (
+    "Where taps read the image and the scope at the position +, at the start of training and as learnt; the stored "
+    "kernel and what the taps sample of it."
+)
 OFFSETS = "Learned offsets over all positions by layer, and the share of taps outside the scope or the input."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     parser.add_argument("checkpoint", help="last.ckpt of a run")
-    parser.add_argument("--image", nargs="+", required=True, metavar="FILE",
-                        help="the image to look at; offsets' distributions are over all that are given")
-    parser.add_argument("--position", type=_position, metavar="Y,X",
-                        help="in pixels of the first image, from its upper left corner (its middle)")
+    parser.add_argument(
+        "--image",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="the image to look at; offsets' distributions are over all that are given",
+    )
+    parser.add_argument(
+        "--position",
+        type=_position,
+        metavar="Y,X",
+        help="in pixels of the first image, from its upper left corner (its middle)",
+    )
     parser.add_argument("--layer", action="append", metavar="NAME", help="a layer to draw, again for more (four)")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="shorter side of the images (as in evaluation)")
     add_output(parser, "FOLDER", "for figures (PNG, PDF) and numbers (CSV) (%(default)s)", "kernels")
@@ -64,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     with progress(console) as bar:
         task = bar.add_task("images", total=len(args.image))
         found = offsets_over(
-            loaded.model, (transform(open_image(path)) for path in args.image), lambda: bar.advance(task))
+            loaded.model, (transform(open_image(path)) for path in args.image), lambda: bar.advance(task)
+        )
     with styled(), console.status("drawing"):
         written = _write(args.output, layers, found, picture, position)
     for each in found:
@@ -112,16 +124,32 @@ def _write(
     return [
         *save_figure(taps_figure(layers, np.asarray(shown), position), folder, "taps", TAPS),
         *save_figure(offsets_figure(found), folder, "offsets", OFFSETS),
-        write_csv(folder, "taps", ("layer", "kind", "group", "tap", "before y", "before x", "after y", "after x",
-                                   "outside"), _tap_rows(layers)),
+        write_csv(
+            folder,
+            "taps",
+            ("layer", "kind", "group", "tap", "before y", "before x", "after y", "after x", "outside"),
+            _tap_rows(layers),
+        ),
         write_csv(folder, "kernels", ("layer", "channel", "what", "row", "column", "weight"), _kernel_rows(layers)),
-        write_csv(folder, "offsets", ("layer", "kind", "axis", "count", "mean", "std", "min", "5 %", "25 %", "median",
-                                      "75 %", "95 %", "max"),
-                  ([each.source.layer, each.source.kind, axis, each.values[:, 0].size, *values]
-                   for each in found for axis, values in statistics(each.values))),
-        write_csv(folder, "outside", ("layer", "kind", "taps", "share", "share of rigid taps"),
-                  ([each.source.layer, each.source.kind, each.values[:, 0].size, each.outside, each.outside_before]
-                   for each in found)),
+        write_csv(
+            folder,
+            "offsets",
+            ("layer", "kind", "axis", "count", "mean", "std", "min", "5 %", "25 %", "median", "75 %", "95 %", "max"),
+            (
+                [each.source.layer, each.source.kind, axis, each.values[:, 0].size, *values]
+                for each in found
+                for axis, values in statistics(each.values)
+            ),
+        ),
+        write_csv(
+            folder,
+            "outside",
+            ("layer", "kind", "taps", "share", "share of rigid taps"),
+            (
+                [each.source.layer, each.source.kind, each.values[:, 0].size, each.outside, each.outside_before]
+                for each in found
+            ),
+        ),
     ]
 
 

@@ -54,8 +54,10 @@ class _Line:
     def cells(self, decimals: str) -> tuple[str, ...]:
         """The columns as text; ``decimals`` is the format of counted figures, "" for all digits."""
         paper = ["" if figure is None else str(figure) for figure in (self.paper_params, self.paper_flops)]
-        counted = [format(figure, decimals) for figure in (
-            self.cost.params / 1e6, self.cost.macs / 1e9, self.cost.sampling_macs / 1e9)]
+        counted = [
+            format(figure, decimals)
+            for figure in (self.cost.params / 1e6, self.cost.macs / 1e9, self.cost.sampling_macs / 1e9)
+        ]
         return self.name, counted[0], paper[0], counted[1], paper[1], counted[2]
 
 

@@ -18,8 +18,9 @@ def add_output(parser: argparse.ArgumentParser, metavar: str, what: str, default
 
 def add_only(parser: argparse.ArgumentParser) -> None:
     """Declares ``--only``, of folders of runs among the checkpoints of a command."""
-    parser.add_argument("--only", metavar="NAMES", help="of folders of runs: models of these names, in their order "
-                        "(a,b,c); all")  # fmt: skip
+    parser.add_argument(
+        "--only", metavar="NAMES", help="of folders of runs: models of these names, in their order (a,b,c); all"
+    )
 
 
 def checkpoints_below(paths: Iterable[str], only: str | None) -> list[str]:
@@ -39,8 +40,11 @@ def checkpoints_below(paths: Iterable[str], only: str | None) -> list[str]:
             found.append(path)
             continue
         records = {file: read_record(file) for file in find_records(path)}
-        runs = [(record.model["name"], record.seed, str(file.with_name("last.ckpt"))) for file, record in
-                records.items() if record.task == TRAINING and record.status == "finished"]  # fmt: skip
+        runs = [
+            (record.model["name"], record.seed, str(file.with_name("last.ckpt")))
+            for file, record in records.items()
+            if record.task == TRAINING and record.status == "finished"
+        ]
         runs = [run for run in runs if Path(run[-1]).is_file()]
         if missing := [name for name in names if name not in {run[0] for run in runs}]:
             raise UserError(f"{path}: no finished run of {', '.join(missing)} with its last.ckpt")

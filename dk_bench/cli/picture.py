@@ -26,10 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.procedural.bend=0")
     add_output(parser, "FILE", "PNG to write (%(default)s)", "shapes.png")
-    parser.add_argument("--rows", type=int, metavar="N", default=6,
-                        help="images of every class, or rows of five (%(default)s)")
-    parser.add_argument("--split", choices=("train", "test"), default="train",
-                        help="images to draw; test: of every class the same scene in all test sets (%(default)s)")
+    parser.add_argument(
+        "--rows", type=int, metavar="N", default=6, help="images of every class, or rows of five (%(default)s)"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("train", "test"),
+        default="train",
+        help="images to draw; test: of every class the same scene in all test sets (%(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

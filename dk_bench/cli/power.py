@@ -25,20 +25,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "records", nargs="*", type=Path, metavar="RECORDS", help="folders with records, or record files"
     )
-    parser.add_argument("--contrast", metavar="A-B",
-                        help="the cells by their models' names; A[KEY=VALUE] where a model has several")  # fmt: skip
-    parser.add_argument("--metric", metavar="NAME", help="of the end of training (val/top1 of classifiers, val/mAP of "
-                        "detectors)")  # fmt: skip
+    parser.add_argument(
+        "--contrast", metavar="A-B", help="the cells by their models' names; A[KEY=VALUE] where a model has several"
+    )
+    parser.add_argument(
+        "--metric", metavar="NAME", help="of the end of training (val/top1 of classifiers, val/mAP of detectors)"
+    )
     parser.add_argument("--data", metavar="NAME", help="data set, where the cells are on several")
     parser.add_argument("--effect", type=float, metavar="X", help="difference to tell from zero, in points")
-    parser.add_argument("--margin", type=float, default=MARGIN, metavar="M",
-                        help=f"half the width of what counts as no difference, in points ({MARGIN})")  # fmt: skip
-    parser.add_argument("--power", type=float, default=POWER, metavar="P",
-                        help=f"how often it shall be found, a share of 1 ({POWER})")  # fmt: skip
-    parser.add_argument("--family", type=int, default=1, metavar="N",
-                        help="how many contrasts Holm's method corrects for (1)")  # fmt: skip
-    parser.add_argument("--simulate", action="store_true",
-                        help="no records: the errors of verdicts, simulated, and their power at the paper's effects")
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=MARGIN,
+        metavar="M",
+        help=f"half the width of what counts as no difference, in points ({MARGIN})",
+    )
+    parser.add_argument(
+        "--power", type=float, default=POWER, metavar="P", help=f"how often it shall be found, a share of 1 ({POWER})"
+    )
+    parser.add_argument(
+        "--family", type=int, default=1, metavar="N", help="how many contrasts Holm's method corrects for (1)"
+    )
+    parser.add_argument(
+        "--simulate",
+        action="store_true",
+        help="no records: the errors of verdicts, simulated, and their power at the paper's effects",
+    )
     add_output(parser, "FILE", "Markdown file to write too")
 
 

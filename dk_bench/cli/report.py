@@ -13,8 +13,13 @@ from dk_bench.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path("results"), metavar="FOLDER",
-        help="folder with run records; its pictures and bench/*.json are shown too (results)")  # fmt: skip
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("results"),
+        metavar="FOLDER",
+        help="folder with run records; its pictures and bench/*.json are shown too (results)",
+    )
     add_output(parser, "FILE", "page to write (FOLDER/report.html)")
 
 

@@ -26,17 +26,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "failed again. Several may work on one folder: none takes a cell that another is at. What W&B logged offline "
         "goes up later by `wandb sync OUTPUT/*/wandb/offline-run-*`."
     )
-    parser.add_argument("file", type=Path, nargs="+",
-                        help="sweep file in W&B's format, method grid; the cells of several go in one queue")
-    parser.add_argument("--workers", type=int, metavar="N",
-                        help="cells at a time, with a GPU or a share of the cores each (one)")
-    parser.add_argument("--retries", type=int, metavar="N", default=0,
-                        help="how often to run a cell that failed again (0)")
+    parser.add_argument(
+        "file",
+        type=Path,
+        nargs="+",
+        help="sweep file in W&B's format, method grid; the cells of several go in one queue",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="cells at a time, with a GPU or a share of the cores each (one)"
+    )
+    parser.add_argument(
+        "--retries", type=int, metavar="N", default=0, help="how often to run a cell that failed again (0)"
+    )
     add_output(parser, "FOLDER", "for runs and logs, in place of the file's parameter 'output'")
-    parser.add_argument("--by", metavar="PARAMETER",
-                        help="cells in order of this parameter first: `--by seed` ends a seed before it begins another")
-    parser.add_argument("--time-limit", type=float, metavar="SECONDS",
-                        help="start no cell that would not end by then, as those like it did, and stop what runs")
+    parser.add_argument(
+        "--by",
+        metavar="PARAMETER",
+        help="cells in order of this parameter first: `--by seed` ends a seed before it begins another",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="start no cell that would not end by then, as those like it did, and stop what runs",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and what is wrong, run nothing")
 
 

@@ -33,8 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--table", choices=TABLES, default="all", help="which table (all)")
     add_output(parser, "FOLDER", "for Markdown, CSV and LaTeX files (the first folder of records)")
-    parser.add_argument("--readme", type=Path, metavar="FILE",
-                        help="to put the differences into, and the speeds of bench/*.json, between their markers")
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help="to put the differences into, and the speeds of bench/*.json, between their markers",
+    )
     parser.add_argument("--recount", action="store_true", help="count the paper's models again first (minutes)")
 
 

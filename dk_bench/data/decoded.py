@@ -214,9 +214,12 @@ def _write(images: FileImages | ShapeImages, file: _File, limit: float) -> list[
     described = sizes[:1] if len(set(sizes)) == 1 else sizes
     checksum.update(json.dumps(described).encode())
     description = {
-        "format": FORMAT, "images": len(sizes), "bytes": _bytes(sizes), "checksum": checksum.hexdigest(),
+        "format": FORMAT,
+        "images": len(sizes),
+        "bytes": _bytes(sizes),
+        "checksum": checksum.hexdigest(),
         "sizes": described,
-    }  # fmt: skip
+    }
     write_atomically(file.description, json.dumps(description) + "\n")
     return sizes
 

@@ -65,9 +65,7 @@ class Jitter:
     orders: np.ndarray
 
 
-def draw_crops(
-    numbers: np.ndarray, heights: np.ndarray, widths: np.ndarray, config: AugmentConfig
-) -> np.ndarray:
+def draw_crops(numbers: np.ndarray, heights: np.ndarray, widths: np.ndarray, config: AugmentConfig) -> np.ndarray:
     """Boxes (N, 4) int64 of (top, left, height, width) in pixels, by the rule of torchvision's RandomResizedCrop.
 
     Of ten tries the first that fits: its area uniform in ``scale``, its ratio of width to height log-uniform in

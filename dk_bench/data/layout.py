@@ -17,14 +17,42 @@ from dk_bench.errors import UserError
 
 # By operating systems, file managers, synchronisation, version control and notebooks; compared in lower case.
 SERVICE_FILES = (
-    "._*", ".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", ".directory", ".git*", ".nfs*",
-    ".localized", ".nomedia", "*:zone.identifier",
-)  # fmt: skip
+    "._*",
+    ".ds_store",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+    ".directory",
+    ".git*",
+    ".nfs*",
+    ".localized",
+    ".nomedia",
+    "*:zone.identifier",
+)
 SERVICE_FOLDERS = (
-    ".ipynb_checkpoints", "__macosx", "@eadir", "#recycle", "#snapshot", ".git", ".svn", ".hg", ".dvc", "__pycache__",
-    ".cache", "lost+found", "$recycle.bin", "system volume information", ".trash*", ".spotlight-v100", ".fseventsd",
-    ".temporaryitems", ".appledouble", ".snapshot", ".snapshots",
-)  # fmt: skip
+    ".ipynb_checkpoints",
+    "__macosx",
+    "@eadir",
+    "#recycle",
+    "#snapshot",
+    ".git",
+    ".svn",
+    ".hg",
+    ".dvc",
+    "__pycache__",
+    ".cache",
+    "lost+found",
+    "$recycle.bin",
+    "system volume information",
+    ".trash*",
+    ".spotlight-v100",
+    ".fseventsd",
+    ".temporaryitems",
+    ".appledouble",
+    ".snapshot",
+    ".snapshots",
+)
 SERVICE_FILE, SERVICE_FOLDER = (
     re.compile("|".join(map(fnmatch.translate, names))) for names in (SERVICE_FILES, SERVICE_FOLDERS)
 )

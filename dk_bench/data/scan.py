@@ -254,9 +254,13 @@ def _members(stream, start: int, prefix: str) -> Iterator[tuple[str, tarfile.Tar
 
 
 def _add_member(
-    listing: Listing, places: dict[str, tuple[int, int]], service: set[str], name: str, member: tarfile.TarInfo,
+    listing: Listing,
+    places: dict[str, tuple[int, int]],
+    service: set[str],
+    name: str,
+    member: tarfile.TarInfo,
     start: int,
-) -> None:  # fmt: skip
+) -> None:
     parts = name.split("/")
     for depth, part in enumerate(parts, start=1):
         if is_service(part, folder=depth < len(parts) or member.isdir()):
@@ -278,9 +282,7 @@ def _add_member(
         places[name] = (start + member.offset_data, member.size)
 
 
-def _below_the_top(
-    listing: Listing, places: dict[str, tuple[int, int]]
-) -> tuple[Listing, dict[str, tuple[int, int]]]:
+def _below_the_top(listing: Listing, places: dict[str, tuple[int, int]]) -> tuple[Listing, dict[str, tuple[int, int]]]:
     """The same without the folders that everything lies in, above those of the classes."""
     names, cut = [*listing.files, *listing.faults, *listing.folders], 0
     while (

@@ -33,9 +33,12 @@ def ranges(shapes: ProceduralConfig, shift: str = "") -> dict[str, Any]:
     for ``shift``, one of `SHIFTS` or empty."""
     (small, large), to = shapes.scale, getattr(shapes.shifts, shift) if shift else None
     beyond = {
-        "scale_up": {"scale": (large, to)}, "scale_down": {"scale": (to, small)},
-        "rotation": {"rotation": (shapes.rotation, to)}, "bend": {"bend": (shapes.bend, to)}, "": {},
-    }  # fmt: skip
+        "scale_up": {"scale": (large, to)},
+        "scale_down": {"scale": (to, small)},
+        "rotation": {"rotation": (shapes.rotation, to)},
+        "bend": {"bend": (shapes.bend, to)},
+        "": {},
+    }
     return {"scale": (small, large), "bend": shapes.bend, "rotation": shapes.rotation, **beyond[shift]}
 
 
@@ -45,11 +48,15 @@ def check_beyond(shapes: ProceduralConfig, shift: str) -> None:
     holds, expected = {
         "scale_up": (large < to <= MAX_SCALE, f"above {large}, the upper end of scale, and up to {MAX_SCALE}"),
         "scale_down": (0 < to < small, f"above 0 and below {small}, the lower end of scale"),
-        "rotation": (shapes.rotation < to <= math.pi,
-                     f"above {shapes.rotation}, the largest rotation in training, and up to pi"),
-        "bend": (shapes.bend < to <= BEND_LIMIT,
-                 f"above {shapes.bend}, the largest bend in training, and up to {BEND_LIMIT}"),
-    }[shift]  # fmt: skip
+        "rotation": (
+            shapes.rotation < to <= math.pi,
+            f"above {shapes.rotation}, the largest rotation in training, and up to pi",
+        ),
+        "bend": (
+            shapes.bend < to <= BEND_LIMIT,
+            f"above {shapes.bend}, the largest bend in training, and up to {BEND_LIMIT}",
+        ),
+    }[shift]
     key = f"key 'data.procedural.shifts.{shift}' is {to}"
     if not holds:
         raise UserError(f"{key}, expected null or a number {expected}")

@@ -99,8 +99,10 @@ class TimmBackbone(BaseModule):
             log.warning(
                 "TimmBackbone: %s starts from random weights, of which frozen_stages=%d and norm_eval=%s keep some as "
                 "they are; set checkpoint or pretrained, unless weights of the whole detector follow",
-                model_name, frozen_stages, norm_eval,
-            )  # fmt: skip
+                model_name,
+                frozen_stages,
+                norm_eval,
+            )
         # Names, not modules: a conversion of normalisation layers puts new modules in the place of old ones.
         frozen = _frozen_names(self.net, frozen_stages)
         self._frozen = frozenset(_without_open_ones(self.net, frozen))

@@ -31,15 +31,29 @@ OURS = ("name", "seed", "output", "trainer", "wandb")
 NEEDED = ("model", "train_dataloader", "val_dataloader", "train_cfg", "optim_wrapper")
 # Top-level keys that mean something to mmdet's runner or to us; a file may hold others, for its own use.
 KNOWN = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | {
-    *OURS, "data_name", "other_classes", "sync_bn", "find_unused_parameters", "custom_imports",
-}  # fmt: skip
+    *OURS,
+    "data_name",
+    "other_classes",
+    "sync_bn",
+    "find_unused_parameters",
+    "custom_imports",
+}
 # Keys that take more than what stands there shows, or of which nothing may stand there.
 TAKES = {
-    "data_name": str | None, "other_classes": bool, "load_from": str | None, "work_dir": str | None, "resume": bool,
-    "default_scope": str | None, "experiment_name": str | None, "sync_bn": Literal["torch", "mmcv"] | None,
-    "randomness": dict[str, Any], "custom_imports": dict[str, Any] | None, "custom_hooks": list[dict[str, Any]] | None,
-    "model.backbone.model_name": str, "model.backbone.checkpoint": str | None,
-}  # fmt: skip
+    "data_name": str | None,
+    "other_classes": bool,
+    "load_from": str | None,
+    "work_dir": str | None,
+    "resume": bool,
+    "default_scope": str | None,
+    "experiment_name": str | None,
+    "sync_bn": Literal["torch", "mmcv"] | None,
+    "randomness": dict[str, Any],
+    "custom_imports": dict[str, Any] | None,
+    "custom_hooks": list[dict[str, Any]] | None,
+    "model.backbone.model_name": str,
+    "model.backbone.checkpoint": str | None,
+}
 TRAIN_CFG = ("type", "by_epoch", "max_epochs", "val_interval", "val_begin")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 # Hooks that watch and change nothing: without them a run under Lightning is the same.

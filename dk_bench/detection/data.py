@@ -36,8 +36,15 @@ from dk_bench.errors import UserError
 RESUMABLE = ("DefaultSampler", "ClassAwareSampler")
 # Settings of mmengine's loaders that are heeded here, and those handed to torch's as they are.
 LOADER_KEYS = (
-    "_scope_", "batch_size", "collate_fn", "dataset", "drop_last", "num_workers", "persistent_workers", "sampler"
-)  # fmt: skip
+    "_scope_",
+    "batch_size",
+    "collate_fn",
+    "dataset",
+    "drop_last",
+    "num_workers",
+    "persistent_workers",
+    "sampler",
+)
 TRAIN_LOADER_KEYS = ("batch_sampler",)
 LOADER_OPTIONS = ("pin_memory", "prefetch_factor", "timeout")
 

@@ -34,8 +34,12 @@ class LoadImage(FromFile):
     @property
     def fault(self) -> str | None:
         """The option that asks for something else, or None."""
-        expected = {"color_type": ("color",), "imdecode_backend": ("cv2", "pillow"), "ignore_empty": (False,),
-                    "file_client_args": (None,)}  # fmt: skip
+        expected = {
+            "color_type": ("color",),
+            "imdecode_backend": ("cv2", "pillow"),
+            "ignore_empty": (False,),
+            "file_client_args": (None,),
+        }
         given = {name: getattr(self, name) for name, known in expected.items() if getattr(self, name) not in known}
         return next((f"{name} is {value!r}, expected {expected[name][0]!r}" for name, value in given.items()), None)
 

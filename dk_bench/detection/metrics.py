@@ -29,9 +29,13 @@ from dk_bench.errors import UserError
 
 # Names in records -> torchmetrics' names.
 NAMES = {
-    "mAP": "map", "mAP_50": "map_50", "mAP_75": "map_75", "mAP_s": "map_small", "mAP_m": "map_medium",
+    "mAP": "map",
+    "mAP_50": "map_50",
+    "mAP_75": "map_75",
+    "mAP_s": "map_small",
+    "mAP_m": "map_medium",
     "mAP_l": "map_large",
-}  # fmt: skip
+}
 MAX_DETECTIONS = [1, 10, 100]  # COCO's; average precision is of the best 100 of an image
 BACKENDS = ("faster_coco_eval", "pycocotools")
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()  # as COCO's own evaluation has them, to the last bit
@@ -70,7 +74,6 @@ class GroundTruth:
             raise UserError(f"{path}: annotation file cannot be read: {error.strerror or error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a COCO annotation file: {type(error).__name__}: {error}") from error
-
 
     def only(self, ids: Container[int]) -> GroundTruth:
         """What is said of those images alone: a validation that leaves images out does not count their objects."""

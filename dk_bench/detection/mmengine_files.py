@@ -21,13 +21,20 @@ def allow_what_mmengine_writes() -> None:
     """Lets ``torch.load`` read mmengine's histories and the numbers of numpy in them, with ``weights_only=True``."""
     dtypes = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
     named = {
-        "multiarray._reconstruct": np._core.multiarray._reconstruct, "multiarray.scalar": np._core.multiarray.scalar,
-    }  # fmt: skip
-    torch.serialization.add_safe_globals([
-        HistoryBuffer, np.ndarray, np.dtype, *dtypes, (_method_of_a_history, "builtins.getattr"),
-        # numpy 1 and 2 have two names for the same functions; a file may come from either.
-        *((function, f"numpy.{core}.{name}") for name, function in named.items() for core in ("core", "_core")),
-    ])  # fmt: skip
+        "multiarray._reconstruct": np._core.multiarray._reconstruct,
+        "multiarray.scalar": np._core.multiarray.scalar,
+    }
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            np.ndarray,
+            np.dtype,
+            *dtypes,
+            (_method_of_a_history, "builtins.getattr"),
+            # numpy 1 and 2 have two names for the same functions; a file may come from either.
+            *((function, f"numpy.{core}.{name}") for name, function in named.items() for core in ("core", "_core")),
+        ]
+    )
 
 
 def _method_of_a_history(owner: Any, name: str) -> Callable:

@@ -271,5 +271,3 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     mixed = mix_seed(seed, step, rank)
     seed_all(mixed)
     torch.manual_seed(mixed)  # the GPU's too
-
-

@@ -89,10 +89,15 @@ class DeformRoIExtractor(SingleRoIExtractor):
         size = settings.pop("output_size")
         size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
         return nn.ModuleList(
-            _Level(size, 1 / stride, gamma, sampling_ratio=settings.get("sampling_ratio", 0),
-                   aligned=settings.get("aligned", True))
+            _Level(
+                size,
+                1 / stride,
+                gamma,
+                sampling_ratio=settings.get("sampling_ratio", 0),
+                aligned=settings.get("aligned", True),
+            )
             for stride in featmap_strides
-        )  # fmt: skip
+        )
 
     def forward(self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         """The boxes' features; ``rois`` are (image, x1, y1, x2, y2) in pixels of the image."""
@@ -105,7 +110,11 @@ class DeformRoIExtractor(SingleRoIExtractor):
         return self._pool(feats, rois, levels, offset, mask)
 
     def _pool(
-        self, feats: tuple[Tensor, ...], rois: Tensor, levels: Tensor, offset: Tensor | None = None,
+        self,
+        feats: tuple[Tensor, ...],
+        rois: Tensor,
+        levels: Tensor,
+        offset: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
         # A level without boxes takes part too, so that every parameter is in the graph of every step.

@@ -84,9 +84,14 @@ class Scenes:
 
     def __post_init__(self) -> None:
         bounds = {
-            "train_images": (1, math.inf), "val_images": (1, math.inf), "size": (MIN_SIZE, math.inf),
-            "seed": (0, math.inf), "classes": (1, len(SHAPES)), "bend": (0, BEND_LIMIT), "clutter": (0, math.inf),
-        }  # fmt: skip
+            "train_images": (1, math.inf),
+            "val_images": (1, math.inf),
+            "size": (MIN_SIZE, math.inf),
+            "seed": (0, math.inf),
+            "classes": (1, len(SHAPES)),
+            "bend": (0, BEND_LIMIT),
+            "clutter": (0, math.inf),
+        }
         for name, (low, high) in bounds.items():
             value, number = getattr(self, name), (int, float) if name == "bend" else int
             if isinstance(value, bool) or not isinstance(value, number) or not low <= value <= high:
@@ -215,10 +220,7 @@ def _box_and_area(mask: np.ndarray) -> dict[str, Any]:
     """bbox (left, top, width, height) and area of a mask with at least a pixel on, in pixels."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     left, top = int(columns[0]), int(rows[0])
-    return {
-        "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
-        "area": int(mask.sum()),
-    }
+    return {"bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top], "area": int(mask.sum())}
 
 
 def _polygon_area(points: np.ndarray) -> float:

@@ -30,6 +30,7 @@ EXPECTED = {
     **{(key,): SECTIONS for key in ("pipeline", "datasets", "custom_hooks")},
 }
 
+
 def check_sequences(cfg: Mapping[str, Any], source: str) -> None:
     """Raises UserError that names the first key of a configuration which holds one value in place of several."""
     for key, section in _sections(cfg):

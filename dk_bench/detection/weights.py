@@ -38,8 +38,10 @@ def load_start(model: nn.Module, path: str) -> None:
         raise UserError(f"key 'load_from' is {path!r}: {error}") from error
     if left := [name for name in own if name not in fitting]:
         some = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
-        print(f"{path}: has no weights that fit {len(left)} of the model's {len(own)}, which start anew: {some}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"{path}: has no weights that fit {len(left)} of the model's {len(own)}, which start anew: {some}",
+            file=sys.stderr,
+        )
     if unused := len(held) - len(fitting):
         print(f"{path}: {unused} of its {len(held)} weights are not used", file=sys.stderr)
 

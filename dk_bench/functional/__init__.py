@@ -52,8 +52,15 @@ def local_deform_kernel(
         TypeError: kernel_size, stride, padding or dilation is not an int or a pair of ints.
     """
     return deform_kernel_conv(
-        input, None, kernel_offset, weight,
-        kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, clip=clip,
+        input,
+        None,
+        kernel_offset,
+        weight,
+        kernel_size=kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        clip=clip,
     )
 
 
@@ -88,9 +95,15 @@ def deform_kernel_conv(
     """
     compute = onnx.deform_kernel_conv if onnx.is_exporting() else torch.ops.dk_bench.deform_kernel_conv
     return compute(
-        input, data_offset, kernel_offset, weight,
-        as_pair("kernel_size", kernel_size), as_pair("stride", stride),
-        as_pair("padding", padding), as_pair("dilation", dilation), clip,
+        input,
+        data_offset,
+        kernel_offset,
+        weight,
+        as_pair("kernel_size", kernel_size),
+        as_pair("stride", stride),
+        as_pair("padding", padding),
+        as_pair("dilation", dilation),
+        clip,
     )
 
 

@@ -39,6 +39,7 @@ def split(tensor: Tensor, dim: int, count: int) -> Tensor:
 
 def one_by_one(op: Callable[..., Any], count: int, in_dims: Sequence[int | None], arguments: Sequence[Any]) -> Any:
     """The results of ``count`` calls, stacked in front."""
+
     def call(take: Callable[[Tensor, int], Tensor]) -> Any:
         return op(*(take(a, d) if isinstance(d, int) else a for a, d in zip(arguments, in_dims, strict=True)))
 

@@ -68,8 +68,16 @@ def deform_roi_pool(
         TypeError: output_size is not an int or a pair of ints.
     """
     return _op(
-        input, rois, offset, mask, as_pair("output_size", output_size), float(spatial_scale), sampling_ratio,
-        float(gamma), aligned, position_sensitive,
+        input,
+        rois,
+        offset,
+        mask,
+        as_pair("output_size", output_size),
+        float(spatial_scale),
+        sampling_ratio,
+        float(gamma),
+        aligned,
+        position_sensitive,
     )
 
 
@@ -130,8 +138,13 @@ def _reference(operands, settings):
         )
     output_size, spatial_scale, sampling_ratio, gamma, aligned, position_sensitive = settings
     return reference_roi.deform_roi_pool(
-        *operands, output_size=tuple(output_size), spatial_scale=spatial_scale, sampling_ratio=sampling_ratio,
-        gamma=gamma, aligned=aligned, position_sensitive=position_sensitive,
+        *operands,
+        output_size=tuple(output_size),
+        spatial_scale=spatial_scale,
+        sampling_ratio=sampling_ratio,
+        gamma=gamma,
+        aligned=aligned,
+        position_sensitive=position_sensitive,
     )
 
 

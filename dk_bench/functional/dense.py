@@ -51,7 +51,13 @@ def _has_kernel(device: str) -> bool:
 
 
 def _in_plain_pytorch(
-    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
     mask: Tensor | None,
 ) -> Tensor:
     images, channels = input.shape[:2]
@@ -59,8 +65,13 @@ def _in_plain_pytorch(
     taps = kernel_size[0] * kernel_size[1]
     parts = offset.shape[1] // (2 * taps)  # of the channels, with offsets of their own: as many images more
     read = sample_input(
-        input.reshape(images * parts, channels // parts, *input.shape[2:]), offset.reshape(-1, 2 * taps, *size),
-        kernel_size, stride, padding, dilation, size,
+        input.reshape(images * parts, channels // parts, *input.shape[2:]),
+        offset.reshape(-1, 2 * taps, *size),
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        size,
     )
     if mask is not None:
         read = read * mask.reshape(images * parts, 1, taps, *size)

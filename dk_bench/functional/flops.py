@@ -19,11 +19,7 @@ import torchvision  # noqa: F401  (defines its operators)
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from dk_bench.functional import (  # noqa: F401  (loads the operators)
-    deform_roi_pool,
-    depthwise_conv_per_image,
-    registration,
-)
+from dk_bench.functional import deform_roi_pool, depthwise_conv_per_image, registration  # noqa: F401  (loads the operators)
 from dk_bench.functional.loading import CHOSEN, COMPILED
 
 _CORNERS = 4
@@ -39,8 +35,13 @@ _roi_backward_op = torch.ops.dk_bench.deform_roi_pool_backward
 
 @register_flop_formula(_forward_op, get_raw=True)
 def deform_kernel_conv_flops(
-    input: Tensor, data_offset: Tensor | None, kernel_offset: Tensor | None, weight: Tensor,
-    kernel_size: list[int], *rest: Any, out_val: Tensor,
+    input: Tensor,
+    data_offset: Tensor | None,
+    kernel_offset: Tensor | None,
+    weight: Tensor,
+    kernel_size: list[int],
+    *rest: Any,
+    out_val: Tensor,
 ) -> int:
     """FLOPs of the depthwise convolution, without sampling."""
     return 2 * prod(kernel_size) * out_val.numel()
@@ -48,8 +49,14 @@ def deform_kernel_conv_flops(
 
 @register_flop_formula(_backward_op, get_raw=True)
 def deform_kernel_conv_backward_flops(
-    grad: Tensor, input: Tensor, data_offset: Tensor | None, kernel_offset: Tensor | None, weight: Tensor,
-    kernel_size: list[int], *rest: Any, out_val: tuple[Tensor, ...],
+    grad: Tensor,
+    input: Tensor,
+    data_offset: Tensor | None,
+    kernel_offset: Tensor | None,
+    weight: Tensor,
+    kernel_size: list[int],
+    *rest: Any,
+    out_val: tuple[Tensor, ...],
 ) -> int:
     """FLOPs of the gradients of input and weight, each as much as the forward pass, without sampling; if wanted."""
     of_input, *_, of_weight = out_val  # what is not wanted is empty
@@ -64,7 +71,7 @@ def depthwise_conv_per_image_flops(input: Tensor, weight: Tensor, *rest: Any, ou
 
 @register_flop_formula(_per_image_backward_op, get_raw=True)
 def depthwise_conv_per_image_backward_flops(
-    grad: Tensor, input: Tensor, weight: Tensor, *rest: Any, out_val: tuple[Tensor, ...],
+    grad: Tensor, input: Tensor, weight: Tensor, *rest: Any, out_val: tuple[Tensor, ...]
 ) -> int:
     """FLOPs of the gradients of input and weight, each as much as the forward pass; if wanted."""
     return 2 * prod(weight.shape[2:]) * grad.numel() * sum(t.dim() == 4 for t in out_val)
@@ -92,8 +99,13 @@ if CHOSEN == COMPILED:  # or nobody asks
 
 
 def _local_sampling(
-    input: Tensor, data_offset: Tensor | None, kernel_offset: Tensor | None, weight: Tensor,
-    kernel_size: list[int], *rest: Any, out_val: Tensor,
+    input: Tensor,
+    data_offset: Tensor | None,
+    kernel_offset: Tensor | None,
+    weight: Tensor,
+    kernel_size: list[int],
+    *rest: Any,
+    out_val: Tensor,
 ) -> int:
     sampled = (data_offset is not None) + (kernel_offset is not None)
     return sampled * _CORNERS * prod(kernel_size) * out_val.numel()
@@ -105,13 +117,22 @@ def _dense_sampling(input: Tensor, weight: Tensor, *rest: Any, out_val: Tensor) 
 
 
 def _roi_sampling(
-    input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, output_size: list[int],
-    spatial_scale: float, sampling_ratio: int, *rest: Any, out_val: Tensor,
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    output_size: list[int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    *rest: Any,
+    out_val: Tensor,
 ) -> int:
     return _CORNERS * max(sampling_ratio, 1) ** 2 * out_val.numel()
 
 
 SAMPLING_MACS: dict[Any, Callable[..., int]] = {
-    _forward_op: _local_sampling, _dense_op: _dense_sampling, _roi_op: _roi_sampling
+    _forward_op: _local_sampling,
+    _dense_op: _dense_sampling,
+    _roi_op: _roi_sampling,
 }
 """Operator to formula: multiply-adds of the forward pass's bilinear interpolation."""

@@ -28,9 +28,7 @@ _op = torch.ops.dk_bench.narrow_conv
 _weight_gradient_op = torch.ops.dk_bench.narrow_conv_weight_gradient
 
 
-def narrow_conv2d(
-    input: Tensor, weight: Tensor, bias: Tensor, stride: Pair, padding: Pair, dilation: Pair
-) -> Tensor:
+def narrow_conv2d(input: Tensor, weight: Tensor, bias: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
     """``torch.nn.functional.conv2d``, up to the order of summation.
 
     Args:
@@ -86,7 +84,8 @@ class _NarrowConv(torch.autograd.Function):
 
         def by_torch(*mask: bool) -> tuple[Tensor | None, ...]:
             return torch.ops.aten.convolution_backward(
-                grad, input, weight, [len(weight)], *ctx.geometry, False, (0, 0), 1, mask)
+                grad, input, weight, [len(weight)], *ctx.geometry, False, (0, 0), 1, mask
+            )
 
         batched = torch._C._functorch.is_legacy_batchedtensor(grad)  # torch.autograd.grad(is_grads_batched=True)
         if torch.is_grad_enabled() or batched or _is_transformed():  # torch differentiates and maps its own
@@ -96,8 +95,10 @@ class _NarrowConv(torch.autograd.Function):
             by_torch(True, False, False)[0] if wanted[0] else None,
             _weight_gradient_op(grad, input, weight, *ctx.geometry) if wanted[1] else None,
             grad.sum((0, 2, 3)) if wanted[2] else None,
-            None, None, None,
-        )  # fmt: skip
+            None,
+            None,
+            None,
+        )
 
 
 @torch.library.register_fake("dk_bench::narrow_conv")

@@ -63,8 +63,14 @@ def deform_kernel_conv(
 
 
 def _rigid_kernel(
-    input: Tensor, data_offset: Tensor | None, weight: Tensor, kernel_size: Pair, stride: Pair, padding: Pair,
-    dilation: Pair, clip: bool,
+    input: Tensor,
+    data_offset: Tensor | None,
+    weight: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    clip: bool,
 ) -> Tensor:
     """The same kernel everywhere: the one that the taps read where they rest."""
     if tuple(weight.shape[2:]) != kernel_size:

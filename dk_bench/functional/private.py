@@ -9,18 +9,32 @@ import torch._functorch.pyfunctorch  # noqa: F401  (so that its names can be loo
 
 _NEEDED = {
     "_C": (
-        "DispatchKey", "DispatchKeySet", "_AutoDispatchBelowAutograd", "_ExcludeDispatchKeyGuard",
-        "_ForceDispatchKeyGuard", "_after_autograd_keyset", "_any_requires_grad", "_are_functorch_transforms_active",
-        "_dispatch_has_kernel_for_dispatch_key", "_dispatch_key_for_device", "_dispatch_tls_local_exclude_set",
+        "DispatchKey",
+        "DispatchKeySet",
+        "_AutoDispatchBelowAutograd",
+        "_ExcludeDispatchKeyGuard",
+        "_ForceDispatchKeyGuard",
+        "_after_autograd_keyset",
+        "_any_requires_grad",
+        "_are_functorch_transforms_active",
+        "_dispatch_has_kernel_for_dispatch_key",
+        "_dispatch_key_for_device",
+        "_dispatch_tls_local_exclude_set",
         "_dispatch_tls_local_include_set",
     ),
     "_C._functorch": (
-        "TransformType", "_unwrap_functional_tensor", "_wrap_functional_tensor", "get_interpreter_stack",
-        "get_unwrapped", "is_batchedtensor", "is_functorch_wrapped_tensor", "is_legacy_batchedtensor",
+        "TransformType",
+        "_unwrap_functional_tensor",
+        "_wrap_functional_tensor",
+        "get_interpreter_stack",
+        "get_unwrapped",
+        "is_batchedtensor",
+        "is_functorch_wrapped_tensor",
+        "is_legacy_batchedtensor",
     ),
     "_functorch.pyfunctorch": ("retrieve_current_functorch_interpreter",),
     "autograd.forward_ad": ("_current_level", "_set_fwd_grad_enabled"),
-}  # fmt: skip
+}
 
 
 def check_torch() -> None:

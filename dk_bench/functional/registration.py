@@ -38,8 +38,19 @@ def _fake(input, data_offset, kernel_offset, weight, kernel_size, stride, paddin
 
 @torch.library.register_fake("dk_bench::deform_kernel_conv_backward")
 def _fake_backward(
-    grad, input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip, deterministic,
-    warn_only=False, output_mask=(True,) * 4,
+    grad,
+    input,
+    data_offset,
+    kernel_offset,
+    weight,
+    kernel_size,
+    stride,
+    padding,
+    dilation,
+    clip,
+    deterministic,
+    warn_only=False,
+    output_mask=(True,) * 4,
 ):
     of_input, *of_offsets = [
         input.new_empty(0) if t is None or not wanted else empty_in_format_of(t, t.shape)
@@ -62,16 +73,18 @@ def _backward(grads, operands, geometry, wanted):
 def _reference(operands, geometry):
     kernel_size, stride, padding, dilation, clip = geometry
     return reference.deform_kernel_conv(
-        *operands, kernel_size=tuple(kernel_size), stride=tuple(stride), padding=tuple(padding),
-        dilation=tuple(dilation), clip=clip,
+        *operands,
+        kernel_size=tuple(kernel_size),
+        stride=tuple(stride),
+        padding=tuple(padding),
+        dilation=tuple(dilation),
+        clip=clip,
     )
 
 
 def _jvp(tangents, operands, geometry):
     """Input and weight enter linearly: their tangents go through the operator. Offsets' go by the reference, slow."""
-    terms = [
-        _op(*operands[:i], tangents[i], *operands[i + 1 :], *geometry) for i in (0, 3) if tangents[i] is not None
-    ]
+    terms = [_op(*operands[:i], tangents[i], *operands[i + 1 :], *geometry) for i in (0, 3) if tangents[i] is not None]
     moving = [i for i in (1, 2) if tangents[i] is not None]
     if moving:
         function = of_chosen(lambda *given: _reference(given, geometry), operands, moving)

@@ -10,8 +10,19 @@ from torch import nn
 # excitation or attention inside the block, patch embeddings before it; and a convolutional head's hidden layers.
 _OFF_PATH = frozenset(
     (
-        "downsample", "shortcut", "skip", "short_conv", "down", "se", "se_module", "attn", "attn_layer", "sa", "ca",
-        "gca", "pre_logits",
+        "downsample",
+        "shortcut",
+        "skip",
+        "short_conv",
+        "down",
+        "se",
+        "se_module",
+        "attn",
+        "attn_layer",
+        "sa",
+        "ca",
+        "gca",
+        "pre_logits",
     )
 )
 _STEM_NAMES = ("stem", "patch_embed")  # how the part before the first block begins, wherever a backbone is nested

@@ -12,18 +12,16 @@ from dk_bench.models.dilate import dilated_last_stage
 from dk_bench.models.probe import output_strides
 from dk_bench.models.spec import KernelSpec
 from dk_bench.models.variants import MODELS
-from dk_bench.nn import (
-    CondConv2d,
-    DeformConv2d,
-    DeformKernel2d,
-    DeformKernelConv2d,
-    GlobalDeformKernel2d,
-    RigidStart2d,
-)
+from dk_bench.nn import CondConv2d, DeformConv2d, DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d, RigidStart2d
 
 _HOOKS = (
-    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
 )
 
 GENERIC = "dk_deformed"  # timm's name for what `deform` makes where no model of ours is the same base and spec
@@ -122,9 +120,7 @@ def _replacement(conv: nn.Conv2d, spec: KernelSpec, output_stride: int) -> Repla
         if dcn:
             return DeformConv2d.from_rigid
     elif of_size and spec.dense_dcn and output_stride >= spec.dense_dcn_min_stride:
-        return partial(
-            DeformConv2d.from_rigid, deform_groups=spec.dense_dcn_groups, modulated=spec.dense_dcn == "v2"
-        )
+        return partial(DeformConv2d.from_rigid, deform_groups=spec.dense_dcn_groups, modulated=spec.dense_dcn == "v2")
     if spec.pointwise and conv.kernel_size == (1, 1):
         return partial(GlobalDeformKernel2d.from_rigid, scope=spec.pointwise_scope, clip=spec.clip)
     if spec.experts:
@@ -135,8 +131,11 @@ def _replacement(conv: nn.Conv2d, spec: KernelSpec, output_stride: int) -> Repla
 def _check_complete(model: nn.Module, spec: KernelSpec, new: list[tuple[nn.Conv2d, RigidStart2d]]) -> None:
     """Raises ValueError where a part of the spec has changed no convolution."""
     wanted = {
-        "depthwise": bool(spec.depthwise), "dcn": spec.dcn, "dense_dcn": bool(spec.dense_dcn),
-        "pointwise": bool(spec.pointwise), "experts": bool(spec.experts),
+        "depthwise": bool(spec.depthwise),
+        "dcn": spec.dcn,
+        "dense_dcn": bool(spec.dense_dcn),
+        "pointwise": bool(spec.pointwise),
+        "experts": bool(spec.experts),
     }
     found = {
         "depthwise": any(

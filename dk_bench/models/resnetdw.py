@@ -28,16 +28,21 @@ class DepthwiseBottleneck(Bottleneck):
 def cfg(**changes: Any) -> dict[str, Any]:
     """timm's description of a model's input and names, with the paper's evaluation: resize to 256, crop 224."""
     return {
-        "url": "", "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": (7, 7), "crop_pct": 0.875,
-        "interpolation": "bilinear", "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "conv1", "classifier": "fc", **changes,
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "conv1",
+        "classifier": "fc",
+        **changes,
     }
 
 
-BASE_CFGS = {
-    "resnet50dw": cfg(),
-    "test_resnetdw": cfg(input_size=(3, 96, 96), pool_size=(3, 3), first_conv="conv1.0"),
-}
+BASE_CFGS = {"resnet50dw": cfg(), "test_resnetdw": cfg(input_size=(3, 96, 96), pool_size=(3, 3), first_conv="conv1.0")}
 default_cfgs = generate_default_cfgs(BASE_CFGS)
 
 

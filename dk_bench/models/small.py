@@ -65,9 +65,12 @@ def small_mobilenetv2(pretrained: bool = False, **kwargs: Any) -> SmallEfficient
     """A small MobileNet-V2: a separable convolution and five inverted residuals on maps of 32, 16 and 8 pixels."""
     blocks = [["ds_r1_k3_s1_c8"], ["ir_r2_k3_s2_e6_c16"], ["ir_r2_k3_s2_e6_c24"], ["ir_r1_k3_s1_e6_c32"]]
     arguments = {
-        "block_args": decode_arch_def(blocks), "stem_size": 16, "num_features": 128, "act_layer": nn.ReLU6,
+        "block_args": decode_arch_def(blocks),
+        "stem_size": 16,
+        "num_features": 128,
+        "act_layer": nn.ReLU6,
         "feature_cfg": {"flatten_sequential": True, "out_indices": (0, 1, 2)},
-    }  # fmt: skip
+    }
     return _create(SmallEfficientNet, "small_mobilenetv2", pretrained, arguments | kwargs)
 
 

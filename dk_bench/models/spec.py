@@ -59,13 +59,21 @@ class KernelSpec:
 
     def __post_init__(self) -> None:
         for name, choices in (
-            ("depthwise", DEPTHWISE), ("pointwise", POINTWISE), ("dense_dcn", DENSE_DCN), ("grid", GRIDS)
+            ("depthwise", DEPTHWISE),
+            ("pointwise", POINTWISE),
+            ("dense_dcn", DENSE_DCN),
+            ("grid", GRIDS),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
         for name, low in (
-            ("kernel_size", 2), ("scope", 1), ("pointwise_scope", 1), ("experts", 0), ("dcn_min_stride", 1),
-            ("dense_dcn_min_stride", 1), ("dense_dcn_groups", 1),
+            ("kernel_size", 2),
+            ("scope", 1),
+            ("pointwise_scope", 1),
+            ("experts", 0),
+            ("dcn_min_stride", 1),
+            ("dense_dcn_min_stride", 1),
+            ("dense_dcn_groups", 1),
         ):
             value = getattr(self, name)
             if type(value) is not int or value < low:

@@ -11,6 +11,11 @@ from timm.models import register_notrace_module
 from dk_bench import nn
 
 for _layer in (
-    nn.CondConv2d, nn.DeformConv2d, nn.DeformKernel2d, nn.DeformKernelConv2d, nn.DeformRoIPool, nn.GlobalDeformKernel2d,
+    nn.CondConv2d,
+    nn.DeformConv2d,
+    nn.DeformKernel2d,
+    nn.DeformKernelConv2d,
+    nn.DeformRoIPool,
+    nn.GlobalDeformKernel2d,
 ):
     register_notrace_module(_layer)

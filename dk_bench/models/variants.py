@@ -92,7 +92,6 @@ TEST_MODELS: dict[str, BenchModel] = {
 """Tiny models for tests and the demo, with every suffix."""
 
 
-
 def _small(base: str, experts: int) -> Iterator[BenchModel]:
     """A small base's models: every suffix, the other grid at scope 4, and taps that may leave the scope."""
     arms = {

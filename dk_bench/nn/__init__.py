@@ -5,14 +5,7 @@ from dk_bench.nn.cond_conv import CondConv2d
 from dk_bench.nn.deform_conv import DeformConv2d
 from dk_bench.nn.deform_kernel import DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d, LocalDeformKernel2d
 from dk_bench.nn.deform_roi_pool import DeformRoIPool, RoIOffsetHead
-from dk_bench.nn.offsets import (
-    GlobalOffset,
-    LocalMask,
-    LocalOffset,
-    OffsetGenerator,
-    RoIOffset,
-    offset_parameter_names,
-)
+from dk_bench.nn.offsets import GlobalOffset, LocalMask, LocalOffset, OffsetGenerator, RoIOffset, offset_parameter_names
 from dk_bench.nn.scope import to_scope
 
 __all__ = [

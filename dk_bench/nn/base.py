@@ -123,9 +123,17 @@ class RigidStart2d(nn.Module):
                 f"padding_mode={conv.padding_mode!r}"
             )
         module = cls(
-            in_channels=conv.in_channels, out_channels=conv.out_channels, kernel_size=conv.kernel_size,
-            stride=conv.stride, padding=conv.padding, dilation=conv.dilation, groups=conv.groups,
-            bias=conv.bias is not None, device=conv.weight.device, dtype=conv.weight.dtype, **options,
+            in_channels=conv.in_channels,
+            out_channels=conv.out_channels,
+            kernel_size=conv.kernel_size,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+            **options,
         )
         module.load_rigid(conv.weight.detach(), None if conv.bias is None else conv.bias.detach())
         module.weight.requires_grad_(conv.weight.requires_grad)
@@ -163,9 +171,7 @@ class ScopedKernel2d(RigidStart2d):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype)
         self.scope = checked_pair("scope", scope, 1)
         if type(clip) is not bool:
             raise TypeError(f"clip: expected a bool, got {clip!r}")
@@ -192,8 +198,10 @@ class ScopedKernel2d(RigidStart2d):
         self.kernel_offset.bias.copy_(grid_offset(self.kernel_size, self.scope, self.grid))
 
     def extra_repr(self) -> str:
-        return f"scope={self.scope}, {super().extra_repr()}" + ("" if self.clip else ", clip=False") + (
-            "" if self.grid == "centred" else f", grid={self.grid!r}"
+        return (
+            f"scope={self.scope}, {super().extra_repr()}"
+            + ("" if self.clip else ", clip=False")
+            + ("" if self.grid == "centred" else f", grid={self.grid!r}")
         )
 
 

@@ -51,9 +51,7 @@ class CondConv2d(RigidStart2d):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype)
         if type(experts) is not int or experts < 2:
             raise ValueError(f"experts: expected an int of at least 2, got {experts!r}")
         self.experts = experts
@@ -90,8 +88,15 @@ _FEW = 16
 
 
 def _convolve(
-    input: Tensor, route: Tensor, experts: Tensor, kernel_shape: tuple[int, ...], bias: Tensor | None,
-    stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], groups: int,
+    input: Tensor,
+    route: Tensor,
+    experts: Tensor,
+    kernel_shape: tuple[int, ...],
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
 ) -> Tensor:
     """input (N, Cin, H, W) with the kernels that route (N, experts) mixes from the experts (experts, kernel's size)."""
     if kernel_shape[2:] == (1, 1) and groups == 1 and padding == (0, 0) and not is_kept():

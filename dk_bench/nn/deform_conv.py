@@ -50,13 +50,9 @@ class DeformConv2d(RigidStart2d):
         deform_groups: int = 1,
         modulated: bool = False,
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype)
         if type(deform_groups) is not int or deform_groups < 1 or in_channels % deform_groups:
-            raise ValueError(
-                f"deform_groups: expected a divisor of in_channels = {in_channels}, got {deform_groups!r}"
-            )
+            raise ValueError(f"deform_groups: expected a divisor of in_channels = {in_channels}, got {deform_groups!r}")
         self.deform_groups, self.modulated = deform_groups, modulated
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -77,8 +73,14 @@ class DeformConv2d(RigidStart2d):
         offset = self.data_offset(input)
         if self.is_depthwise and self.deform_groups == 1 and not self.modulated:
             output = deform_kernel_conv(
-                input, offset, None, self.weight,
-                kernel_size=self.kernel_size, stride=self.stride, padding=self.padding, dilation=self.dilation,
+                input,
+                offset,
+                None,
+                self.weight,
+                kernel_size=self.kernel_size,
+                stride=self.stride,
+                padding=self.padding,
+                dilation=self.dilation,
             )
             return add_bias(output, self.bias)
         return self._dense(input, offset, self.data_mask(input) if self.modulated else None)
@@ -93,8 +95,14 @@ class DeformConv2d(RigidStart2d):
 
 
 def _dense(
-    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int],
-    padding: tuple[int, int], dilation: tuple[int, int], mask: Tensor | None,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    mask: Tensor | None,
 ) -> Tensor:
     """torchvision's operator, in float32 for 16-bit inputs."""
     given = input.dtype

@@ -69,13 +69,14 @@ class _Depthwise(ScopedKernel2d):
         self.kernel_offset = self._local_offset(device, dtype)
 
     def _local_offset(self, device: torch.device | None, dtype: torch.dtype | None) -> LocalOffset:
-        return LocalOffset(
-            self.in_channels, self.kernel_size, self.stride, self.padding, self.dilation, device, dtype
-        )
+        return LocalOffset(self.in_channels, self.kernel_size, self.stride, self.padding, self.dilation, device, dtype)
 
     def _geometry(self) -> dict[str, tuple[int, int]]:
         return {
-            "kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding, "dilation": self.dilation
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
         }
 
 
@@ -99,9 +100,7 @@ class DeformKernel2d(_Depthwise):
     """
 
     def convolve(self, input: Tensor) -> Tensor:
-        output = local_deform_kernel(
-            input, self.kernel_offset(input), self.weight, clip=self.clip, **self._geometry()
-        )
+        output = local_deform_kernel(input, self.kernel_offset(input), self.weight, clip=self.clip, **self._geometry())
         return add_bias(output, self.bias)
 
 

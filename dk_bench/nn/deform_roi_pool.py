@@ -57,8 +57,10 @@ class RoIOffsetHead(nn.Module):
         bins = prod(self.output_size)
         like = {"device": device, "dtype": dtype}
         self.hidden = nn.Sequential(
-            nn.Linear(in_channels * bins, hidden, **like), nn.ReLU(inplace=True),
-            nn.Linear(hidden, hidden, **like), nn.ReLU(inplace=True),
+            nn.Linear(in_channels * bins, hidden, **like),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, hidden, **like),
+            nn.ReLU(inplace=True),
         )
         self.data_offset = RoIOffset(hidden, (3 if modulated else 2) * bins, **like)
 
@@ -109,8 +111,15 @@ class DeformRoIPool(nn.Module):
     def pool(self, input: Tensor, rois: Tensor, offset: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """The module's pooling with given offsets and factors; RoIAlign without."""
         return deform_roi_pool(
-            input, rois, offset, mask, output_size=self.output_size, spatial_scale=self.spatial_scale,
-            sampling_ratio=self.sampling_ratio, gamma=self.gamma, aligned=self.aligned,
+            input,
+            rois,
+            offset,
+            mask,
+            output_size=self.output_size,
+            spatial_scale=self.spatial_scale,
+            sampling_ratio=self.sampling_ratio,
+            gamma=self.gamma,
+            aligned=self.aligned,
         )
 
     def extra_repr(self) -> str:

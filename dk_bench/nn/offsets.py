@@ -114,11 +114,7 @@ class RoIOffset(OffsetGenerator):
     """
 
     def __init__(
-        self,
-        in_features: int,
-        outputs: int,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        self, in_features: int, outputs: int, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__((outputs, in_features), device, dtype)
 

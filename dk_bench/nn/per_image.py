@@ -121,7 +121,11 @@ def _images_of_product(rows: Tensor, kernel: Tensor, like: Tensor) -> Tensor:
 
 
 def _grouped(
-    input: Tensor, kernel: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int],
+    input: Tensor,
+    kernel: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
     groups: int,
 ) -> Tensor:
     """One convolution whose groups are the images. Groups lie apart in memory, so that channels_last costs a copy."""
@@ -134,7 +138,11 @@ def _grouped(
 
 
 def _sum_over_taps(
-    input: Tensor, kernel: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int],
+    input: Tensor,
+    kernel: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
     groups: int,
 ) -> Tensor:
     """The same for a graph that is kept: a convolution's number of groups is a constant there, the batch's size not.

@@ -236,7 +236,7 @@ class _Brackets:
     def whole(self) -> Any:
         value = self._value(",]})")
         if self.at < len(self.text):
-            raise _Unbalanced(f"after its end comes {self.text[self.at:]!r}")
+            raise _Unbalanced(f"after its end comes {self.text[self.at :]!r}")
         return value
 
     def _value(self, ends: str) -> Any:
@@ -274,7 +274,7 @@ class _Brackets:
             if self._peek() == ",":
                 self.at += 1
             elif self._peek() != closing:
-                raise _Unbalanced(f"expected {closing!r} or a comma before {self.text[self.at:]!r}")
+                raise _Unbalanced(f"expected {closing!r} or a comma before {self.text[self.at :]!r}")
         self.at += 1
         return items
 
@@ -292,7 +292,7 @@ class _Brackets:
         if self.at == len(self.text):
             raise _Unbalanced("a bracket is not closed")
         if not word:
-            raise _Unbalanced(f"expected a value before {self.text[self.at:]!r}")
+            raise _Unbalanced(f"expected a value before {self.text[self.at :]!r}")
         if any(bracket in word for bracket in CLOSING):
             raise _Unbalanced(f"expected quotes around {word!r}, or a comma in it")
         return Word(word)

@@ -36,7 +36,10 @@ def output_size(
         ValueError: an argument is out of range, or the kernel does not fit into the padded input.
     """
     for name, pair, low in (
-        ("kernel_size", kernel_size, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)
+        ("kernel_size", kernel_size, 1),
+        ("stride", stride, 1),
+        ("padding", padding, 0),
+        ("dilation", dilation, 1),
     ):
         if pair[0] < low or pair[1] < low:
             raise ValueError(f"{name}: expected values of at least {low}, got {pair}")
@@ -84,11 +87,7 @@ def check_local(
 
 
 def check_per_image(
-    input: Tensor,
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    input: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[int, int]:
     """Checks the arguments of ``depthwise_conv_per_image`` and returns (Hout, Wout).
 

@@ -136,8 +136,15 @@ def deform_kernel_conv(
 
     out[n, c, p] = sum over k of x_k[n, c, p] W'[n, c, k, p]. See :func:`dk_bench.functional.deform_kernel_conv`.
     """
-    geometry = [as_pair(name, value) for name, value in (
-        ("kernel_size", kernel_size), ("stride", stride), ("padding", padding), ("dilation", dilation))]
+    geometry = [
+        as_pair(name, value)
+        for name, value in (
+            ("kernel_size", kernel_size),
+            ("stride", stride),
+            ("padding", padding),
+            ("dilation", dilation),
+        )
+    ]
     output_size = check_local(input, data_offset, kernel_offset, weight, *geometry)
     compute = _compute_dtype(input)
     (kh, kw), scope = geometry[0], tuple(weight.shape[2:])
@@ -167,18 +174,20 @@ def local_deform_kernel(
     See :func:`dk_bench.functional.local_deform_kernel`.
     """
     return deform_kernel_conv(
-        input, None, kernel_offset, weight,
-        kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, clip=clip,
+        input,
+        None,
+        kernel_offset,
+        weight,
+        kernel_size=kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        clip=clip,
     )
 
 
 def depthwise_conv_per_image(
-    input: Tensor,
-    weight: Tensor,
-    *,
-    stride: IntPair = 1,
-    padding: IntPair = 0,
-    dilation: IntPair = 1,
+    input: Tensor, weight: Tensor, *, stride: IntPair = 1, padding: IntPair = 0, dilation: IntPair = 1
 ) -> Tensor:
     """Depthwise convolution where image n has the kernel weight[n]: input (N, C, H, W), weight (N, C, Kh, Kw).
 

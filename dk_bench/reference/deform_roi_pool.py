@@ -83,9 +83,7 @@ def deform_roi_pool(
     See :func:`dk_bench.functional.deform_roi_pool`.
     """
     size = as_pair("output_size", output_size)
-    channels = check_roi_pool(
-        input, rois, offset, mask, size, spatial_scale, sampling_ratio, gamma, position_sensitive
-    )
+    channels = check_roi_pool(input, rois, offset, mask, size, spatial_scale, sampling_ratio, gamma, position_sensitive)
     compute = _compute_dtype(input)
     dtype, (input, rois) = input.dtype, (input.to(compute), rois.detach().to(compute))
     if offset is None:

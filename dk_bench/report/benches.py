@@ -93,8 +93,11 @@ def _speeds(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
         by_batch: dict[str, dict[str, dict[str, list[float]]]] = {}
         for s in part["speeds"]:
             batch = f"batches of {s.get('batch', settings.get('batch'))} at {s.get('size', settings.get('size'))}"
-            numbers = [Number(_positive(s, f"{mode}_{name}"), digits)
-                       for mode in ("train", "eval") for name, digits in (("images_per_second", 1), ("ratio", 2))]
+            numbers = [
+                Number(_positive(s, f"{mode}_{name}"), digits)
+                for mode in ("train", "eval")
+                for name, digits in (("images_per_second", 1), ("ratio", 2))
+            ]
             memory = _scaled(s["peak_memory"] or None, 1e-6, 0)
             rows.append([str(s["model"]), batch, instructions, *numbers, memory])
             by_model = by_batch.setdefault(batch, {})

@@ -15,8 +15,12 @@ from dk_bench.report.plots import Plot
 from dk_bench.report.svg import CARD, INK, LINE, MUTED, drawing, label, series_colour, to_svg
 from dk_bench.tables.contrasts import CONTRADICTED, EQUIVALENT, SUPPORTED, UNDECIDED
 
-LOOKS = {SUPPORTED: (series_colour(2), "o"), CONTRADICTED: (series_colour(1), "s"), EQUIVALENT: (series_colour(0), "D"),
-         UNDECIDED: (MUTED, "o")}  # fmt: skip
+LOOKS = {
+    SUPPORTED: (series_colour(2), "o"),
+    CONTRADICTED: (series_colour(1), "s"),
+    EQUIVALENT: (series_colour(0), "D"),
+    UNDECIDED: (MUTED, "o"),
+}
 ROW, WIDTH = 0.24, 8.0  # inches
 BEYOND = 4.0  # points beyond the largest mean, where intervals of few seeds are cut
 TITLE = "The paper's claims: differences, paper's and ours"
@@ -79,10 +83,29 @@ def _panel(axes: Axes, family: Family, findings: list[Finding], gid: str) -> Non
         if finding.paper is not None:
             axes.plot([finding.paper], [n], "D", color=INK, markersize=7, markerfacecolor="none", markeredgewidth=1.1)
         half = None if judged.low is None else [(judged.high - judged.low) / 2]
-        axes.errorbar([judged.mean], [n], xerr=half, fmt=marker, color=colour, markersize=6, elinewidth=1.4,
-                      markeredgecolor=CARD, markeredgewidth=0.6, gid=f"{gid}-{n}")  # fmt: skip
-        axes.annotate(str(finding.verdict), (1, n), (6, 0), xycoords=("axes fraction", "data"), va="center",
-                      textcoords="offset points", color=colour, fontsize=9, annotation_clip=False)  # fmt: skip
+        axes.errorbar(
+            [judged.mean],
+            [n],
+            xerr=half,
+            fmt=marker,
+            color=colour,
+            markersize=6,
+            elinewidth=1.4,
+            markeredgecolor=CARD,
+            markeredgewidth=0.6,
+            gid=f"{gid}-{n}",
+        )
+        axes.annotate(
+            str(finding.verdict),
+            (1, n),
+            (6, 0),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+            annotation_clip=False,
+        )
     axes.set_yticks(range(len(findings)), [label(contrast_name(each), 44) for each in findings], color=INK)
     axes.set_ylim(len(findings) - 0.4, -0.6)
     axes.grid(False, axis="y")
@@ -101,7 +124,9 @@ def _limits(findings: list[Finding]) -> tuple[float, float]:
 
 
 def _legend() -> list[Line2D]:
-    marks = [Line2D([], [], color=colour, marker=marker, linestyle="", label=word)
-             for word, (colour, marker) in LOOKS.items()]  # fmt: skip
+    marks = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=word)
+        for word, (colour, marker) in LOOKS.items()
+    ]
     paper = Line2D([], [], color=INK, marker="D", linestyle="", markerfacecolor="none", label="the paper's")
     return [*marks, paper]

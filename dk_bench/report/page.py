@@ -88,14 +88,22 @@ def render(
     )
     records = [run.record for run in material.runs]
     page = environment.from_string(template).render(
-        name=name, material=material, groups=groups, benches=benches, markers=MARKERS, colours=SERIES,
-        claims=claims, verdicts=claims_document(material.claims) if material.claims else None,
+        name=name,
+        material=material,
+        groups=groups,
+        benches=benches,
+        markers=MARKERS,
+        colours=SERIES,
+        claims=claims,
+        verdicts=claims_document(material.claims) if material.claims else None,
         documents=sorted(material.documents.values(), key=lambda document: not _has_figures(document)),
-        states=Counter(record.status for record in records), dates=_dates(records),
+        states=Counter(record.status for record in records),
+        dates=_dates(records),
         models=len({record.model["name"] for record in records}),
-        script=Markup(script), style=Markup(style),
+        script=Markup(script),
+        style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )  # fmt: skip
+    )
     return UNFIT.sub("\ufffd", page)
 
 

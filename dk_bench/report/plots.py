@@ -158,9 +158,19 @@ def _mark(
     colour = series_colour(series.colour)
     known = x_half is not None or y_half is not None
     axes.errorbar(
-        [x], [y], xerr=x_half and [x_half], yerr=y_half and [y_half], fmt=series.marker, color=colour, markersize=8,
-        markerfacecolor=colour if known else CARD, markeredgecolor=CARD if known else colour,
-        markeredgewidth=0.8 if known else 1.6, elinewidth=1.3, **settings)  # fmt: skip
+        [x],
+        [y],
+        xerr=x_half and [x_half],
+        yerr=y_half and [y_half],
+        fmt=series.marker,
+        color=colour,
+        markersize=8,
+        markerfacecolor=colour if known else CARD,
+        markeredgecolor=CARD if known else colour,
+        markeredgewidth=0.8 if known else 1.6,
+        elinewidth=1.3,
+        **settings,
+    )
 
 
 def _gains(group: Group) -> Plot | None:
@@ -201,8 +211,14 @@ def _curves(group: Group, metric: str, title: str, axis: str) -> Plot | None:
                     done = run.status == "finished"
                     finished += [values] * done
                     drawn_runs += 1
-                    axes.plot(*zip(*values.items(), strict=True), color=colour, linewidth=0.9, alpha=0.4,
-                              linestyle="-" if done else ":", marker="" if len(values) > 1 else ".")  # fmt: skip
+                    axes.plot(
+                        *zip(*values.items(), strict=True),
+                        color=colour,
+                        linewidth=0.9,
+                        alpha=0.4,
+                        linestyle="-" if done else ":",
+                        marker="" if len(values) > 1 else ".",
+                    )
             if finished:
                 common = sorted(set.intersection(*map(set, finished)))
                 means = [statistics.fmean(values[epoch] for values in finished) for epoch in common]
@@ -239,8 +255,16 @@ def ratios(key: str, of: Ratios) -> Plot:
                     f"{label(row, TOOLTIP)}, {label(mode, TOOLTIP)}: {mean:.2f}, {min(values):.2f} to {max(values):.2f}"
                 )
                 axes.plot(sorted(values), [y] * len(values), "o-", color=colour, markersize=3, linewidth=1.3)
-                axes.plot([mean], [y], MARKERS[m % len(MARKERS)], color=colour, markersize=8, gid=gid,
-                          markeredgecolor=CARD, markeredgewidth=0.8)  # fmt: skip
+                axes.plot(
+                    [mean],
+                    [y],
+                    MARKERS[m % len(MARKERS)],
+                    color=colour,
+                    markersize=8,
+                    gid=gid,
+                    markeredgecolor=CARD,
+                    markeredgewidth=0.8,
+                )
         axes.set_yticks(range(len(rows)), [label(row, 28) for row in rows], color=INK)
         axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=of.axis)
         axes.grid(False, axis="y")

@@ -34,12 +34,23 @@ _STYLE = {
     "svg.hashsalt": "dk_bench",  # the same figure gives the same bytes
     "text.parse_math": False,  # a dollar in a name is a dollar
     "font.size": 10,
-    "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "axes.labelpad": 7, "axes.grid": True, "axes.axisbelow": True,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.formatter.useoffset": False,
-    "grid.color": LINE, "grid.linewidth": 0.8,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0, "ytick.major.size": 0,
-    "xtick.minor.size": 0, "ytick.minor.size": 0,
-}  # fmt: skip
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.labelpad": 7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.useoffset": False,
+    "grid.color": LINE,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+}
 
 ElementTree.register_namespace("", _SVG)
 ElementTree.register_namespace("xlink", _XLINK)

@@ -7,9 +7,19 @@ from typing import Any
 
 # All else says where files are written, what is printed, or is an intermediate of the configuration's own.
 OF_THE_CELL = (
-    "model", "data_preprocessor", "train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "optim_wrapper",
-    "param_scheduler", "load_from", "sync_bn", "trainer", "data_name",
-)  # fmt: skip
+    "model",
+    "data_preprocessor",
+    "train_dataloader",
+    "val_dataloader",
+    "train_cfg",
+    "val_cfg",
+    "optim_wrapper",
+    "param_scheduler",
+    "load_from",
+    "sync_bn",
+    "trainer",
+    "data_name",
+)
 LOADERS = ("train_dataloader", "val_dataloader")
 OF_THE_MACHINE = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory", "timeout")  # of loaders
 

@@ -13,9 +13,18 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "dk_bench", "torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics", "numpy", "wandb",
-    "mmengine", "mmcv", "mmdet",
-)  # fmt: skip
+    "dk_bench",
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorch-lightning",
+    "torchmetrics",
+    "numpy",
+    "wandb",
+    "mmengine",
+    "mmcv",
+    "mmdet",
+)
 # An absolute path inside text: a slash at the start or after a separator; "//" after a scheme is a URL's and stays.
 ABSOLUTE_PATH = re.compile(r"""(?:(?<![^\s=:'"(\[,])|(?<=file://))/(?!/)[^\s'",:)\]]+""")
 

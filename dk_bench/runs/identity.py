@@ -19,16 +19,33 @@ from dk_bench.runs.environment import portable
 
 # What the trained model is tested on, which training does not see.
 TESTS = (
-    "data.test", "data.procedural.test_images", "data.procedural.shifts.scale_up", "data.procedural.shifts.scale_down",
-    "data.procedural.shifts.rotation", "data.procedural.shifts.bend",
-)  # fmt: skip
+    "data.test",
+    "data.procedural.test_images",
+    "data.procedural.shifts.scale_up",
+    "data.procedural.shifts.scale_down",
+    "data.procedural.shifts.rotation",
+    "data.procedural.shifts.bend",
+)
 # What tells runs of one cell apart, how a run is called and where it writes, where images lie, how fast it goes, and
 # `TESTS`.
-NOT_OF_THE_CELL = frozenset({
-    "seed", "output", "name", "wandb.mode", "wandb.project", "data.root", "data.workers", "data.cache",
-    "data.cache_gb", "trainer.accelerator", "trainer.devices", "trainer.checkpoint_every_n_steps", "trainer.compile",
-    *TESTS,
-})  # fmt: skip
+NOT_OF_THE_CELL = frozenset(
+    {
+        "seed",
+        "output",
+        "name",
+        "wandb.mode",
+        "wandb.project",
+        "data.root",
+        "data.workers",
+        "data.cache",
+        "data.cache_gb",
+        "trainer.accelerator",
+        "trainer.devices",
+        "trainer.checkpoint_every_n_steps",
+        "trainer.compile",
+        *TESTS,
+    }
+)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

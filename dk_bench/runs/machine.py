@@ -24,9 +24,13 @@ CPUINFO, CPUS = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
 # What decides how wide a vector is and which products there are; the rest of the flags says nothing of speed here.
 FLAGS = re.compile(r"sse4_2|avx\w*|fma|f16c|amx_\w+|asimd\w*|sve\w*|bf16|i8mm|fphp")
 HOLDING = (
-    "DK_BENCH_CPU", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS",
+    "DK_BENCH_CPU",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
     "MKL_CBWR",
-)  # fmt: skip
+)
 # The libraries say what they chose at their first call, to whoever asks by these variables.
 PROBE = """import torch
 x = torch.ones(4, 64, 32, 32)
@@ -150,7 +154,8 @@ def _ask() -> dict[str, str | None]:
     environment = os.environ | {"ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=120, check=False)
+            [sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return dict.fromkeys(SAID)
     found = {name: words.search(done.stdout) for name, words in SAID.items()}

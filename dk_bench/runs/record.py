@@ -229,13 +229,16 @@ def _fault_inside(content: dict[str, Any]) -> str | None:
     """What is wrong with the parts that tables read."""
     data, metrics, model = content["data"], content["metrics"], content["model"]
     expected = {
-        "data.name": (data.get("name"), str), "data.classes": (data.get("classes"), list | int | None),
+        "data.name": (data.get("name"), str),
+        "data.classes": (data.get("classes"), list | int | None),
         "data.train_images": (data.get("train_images"), int | None),
         "data.val_images": (data.get("val_images"), int | None),
         "data.test_images": (data.get("test_images"), int | None),
-        "metrics.epochs": (metrics.get("epochs"), list), "metrics.final": (metrics.get("final"), dict),
-        "model.name": (model.get("name"), str), "model.spec": (model.get("spec"), dict | None),
-    }  # fmt: skip
+        "metrics.epochs": (metrics.get("epochs"), list),
+        "metrics.final": (metrics.get("final"), dict),
+        "model.name": (model.get("name"), str),
+        "model.spec": (model.get("spec"), dict | None),
+    }
     if content["task"] not in TASKS:
         return f"task is {content['task']!r}, expected one of {', '.join(TASKS)}"
     for part, figures in (("metrics.final", metrics.get("final")), ("throughput", content["throughput"])):

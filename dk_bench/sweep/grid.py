@@ -22,9 +22,25 @@ from dk_bench.reading.yaml_words import read_as_written
 
 # Top-level keys of W&B's schema; those that only a server can honour are refused below.
 KEYS = (
-    "apiVersion", "command", "controller", "description", "early_terminate", "entity", "image_uri", "job", "kind",
-    "method", "metric", "metrics", "name", "parameters", "program", "project", "run_cap", "scheduler",
-)  # fmt: skip
+    "apiVersion",
+    "command",
+    "controller",
+    "description",
+    "early_terminate",
+    "entity",
+    "image_uri",
+    "job",
+    "kind",
+    "method",
+    "metric",
+    "metrics",
+    "name",
+    "parameters",
+    "program",
+    "project",
+    "run_cap",
+    "scheduler",
+)
 SERVER_KEYS = ("early_terminate", "image_uri", "job", "scheduler")
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 # What a parameter of a grid may look like: the keys it must have -> those it may have.
@@ -38,9 +54,17 @@ DISTRIBUTIONS = {"value": "constant", "values": "categorical"}
 # The client knows environment variables in capitals alone; of any other it would leave nothing.
 MACRO = re.compile(r"\$\{(?!envvar:[A-Z0-9_]*\})(.*)\}")
 MACROS = (
-    "env", "interpreter", "program", "args", "args_no_equals", "args_no_hyphens", "args_no_boolean_flags", "args_json",
-    "args_append_hydra", "args_override_hydra",
-)  # fmt: skip
+    "env",
+    "interpreter",
+    "program",
+    "args",
+    "args_no_equals",
+    "args_no_hyphens",
+    "args_no_boolean_flags",
+    "args_json",
+    "args_append_hydra",
+    "args_override_hydra",
+)
 
 Names = tuple[str, ...]  # of nested parameters, outermost first
 

@@ -152,8 +152,7 @@ def _environments(workers: int) -> list[dict[str, str]]:
 
 
 def _take_up(job: Job, running: dict[int, Job], environments: list[dict[str, str]], starter: Callable) -> bool:
-    """Starts a job on a worker that is free, unless others are at its run or have ended it. Whether its state changed.
-    """
+    """Starts a job on a worker that is free, unless others are at its run or have ended it. Says whether it changed."""
     before = job.state
     _look(job)
     if job.state == "waiting":

@@ -16,15 +16,7 @@ from dk_bench.errors import UserError
 from dk_bench.runs.attempts import was_interrupted
 from dk_bench.runs.identity import run_folder
 from dk_bench.runs.lock import claim, is_held, release
-from dk_bench.runs.record import (
-    EVALUATION,
-    RunRecord,
-    as_it_stands,
-    attempts_of,
-    find_records,
-    is_tested,
-    read_record,
-)
+from dk_bench.runs.record import EVALUATION, RunRecord, as_it_stands, attempts_of, find_records, is_tested, read_record
 
 
 @dataclass

@@ -19,17 +19,60 @@ GREEK = (
     "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
 )
 MATHS = {
-    "<": "<", ">": ">", "|": "|", "±": r"\pm", "×": r"\times", "÷": r"\div", "µ": r"\mu", "·": r"\cdot", "−": "-",
-    "≤": r"\leq", "≥": r"\geq", "≠": r"\neq", "≈": r"\approx", "∞": r"\infty", "√": r"\surd", "←": r"\leftarrow",
-    "→": r"\rightarrow", "↑": r"\uparrow", "↓": r"\downarrow", "↔": r"\leftrightarrow", "¬": r"\neg", "°": r"^\circ",
-    "¹": "^1", "²": "^2", "³": "^3",
-}  # fmt: skip
+    "<": "<",
+    ">": ">",
+    "|": "|",
+    "±": r"\pm",
+    "×": r"\times",
+    "÷": r"\div",
+    "µ": r"\mu",
+    "·": r"\cdot",
+    "−": "-",
+    "≤": r"\leq",
+    "≥": r"\geq",
+    "≠": r"\neq",
+    "≈": r"\approx",
+    "∞": r"\infty",
+    "√": r"\surd",
+    "←": r"\leftarrow",
+    "→": r"\rightarrow",
+    "↑": r"\uparrow",
+    "↓": r"\downarrow",
+    "↔": r"\leftrightarrow",
+    "¬": r"\neg",
+    "°": r"^\circ",
+    "¹": "^1",
+    "²": "^2",
+    "³": "^3",
+}
 COMMANDS = {
-    "\\": "textbackslash", "~": "textasciitilde", "^": "textasciicircum", "'": "textquotesingle",
-    "`": "textasciigrave", "–": "textendash", "—": "textemdash", "‘": "textquoteleft", "’": "textquoteright",
-    "“": "textquotedblleft", "”": "textquotedblright", "…": "ldots", "ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe",
-    "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "ı": "i", "§": "S", "¶": "P", "©": "copyright", "£": "pounds",
-}  # fmt: skip
+    "\\": "textbackslash",
+    "~": "textasciitilde",
+    "^": "textasciicircum",
+    "'": "textquotesingle",
+    "`": "textasciigrave",
+    "–": "textendash",
+    "—": "textemdash",
+    "‘": "textquoteleft",
+    "’": "textquoteright",
+    "“": "textquotedblleft",
+    "”": "textquotedblright",
+    "…": "ldots",
+    "ß": "ss",
+    "æ": "ae",
+    "Æ": "AE",
+    "œ": "oe",
+    "Œ": "OE",
+    "ø": "o",
+    "Ø": "O",
+    "ł": "l",
+    "Ł": "L",
+    "ı": "i",
+    "§": "S",
+    "¶": "P",
+    "©": "copyright",
+    "£": "pounds",
+}
 SHOWN = {
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
     **{sign: f"${formula}$" for sign, formula in MATHS.items()},
@@ -41,9 +84,21 @@ for _name in GREEK.split():
     _case = "CAPITAL" if _name[0].isupper() else "SMALL"
     SHOWN[unicodedata.lookup(f"GREEK {_case} LETTER {_name.upper().replace('LAMBDA', 'LAMDA')}")] = rf"$\{_name}$"
 ACCENTS = {
-    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".",
-    "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0323": "d", "\u0327": "c", "\u0331": "b",
-}  # fmt: skip
+    "\u0300": "`",
+    "\u0301": "'",
+    "\u0302": "^",
+    "\u0303": "~",
+    "\u0304": "=",
+    "\u0306": "u",
+    "\u0307": ".",
+    "\u0308": '"',
+    "\u030a": "r",
+    "\u030b": "H",
+    "\u030c": "v",
+    "\u0323": "d",
+    "\u0327": "c",
+    "\u0331": "b",
+}
 FONTS = {"gbsn": "gb2312", "bsmi": "big5", "min": "shift_jis", "mj": "euc_kr"}  # of the package CJK, and what they have
 LACKING = "\u2015\u203e\u223c\uff64"  # of these characters the fonts have none
 NEEDED = {"CJK": (r"\begin{CJK}",), "textcomp": (r"\textquotesingle", r"\textasciigrave")}

@@ -181,5 +181,3 @@ def _csv_fields(column: str, value: Value) -> dict[str, str]:
         f"{column} n": str(summary.n if summary else 0),
         f"{column} state": value.state,
     }
-
-

@@ -98,9 +98,11 @@ class RunKeeper(Checkpoint):
         record = self.record
         checksum = record.data.get("checksum")
         return {
-            "epochs": record.metrics["epochs"], "attempts": record.attempts, "correct": record.correct,
+            "epochs": record.metrics["epochs"],
+            "attempts": record.attempts,
+            "correct": record.correct,
             "checksum": checksum,
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.record.metrics["epochs"] = state_dict["epochs"]

@@ -102,9 +102,7 @@ def _from_checkpoint(base: str, spec: KernelSpec | None, config: ModelConfig, nu
     return model
 
 
-def _checked(
-    checkpoint: dict[str, Any], base: str, spec: KernelSpec | None, config: ModelConfig
-) -> tuple[int, bool]:
+def _checked(checkpoint: dict[str, Any], base: str, spec: KernelSpec | None, config: ModelConfig) -> tuple[int, bool]:
     """How many classes a checkpoint of ours tells apart, and whether it is the rigid base's. Raises UserError where it
     is of another model."""
     path = config.checkpoint
@@ -124,12 +122,7 @@ def _checked(
 
 
 def _other_weights(
-    content: Any,
-    weights: dict[str, Any],
-    base: str,
-    spec: KernelSpec | None,
-    config: ModelConfig,
-    error: RuntimeError,
+    content: Any, weights: dict[str, Any], base: str, spec: KernelSpec | None, config: ModelConfig, error: RuntimeError
 ) -> str:
     """What to say of weights that fit neither the model nor its rigid base."""
     expected, lines = _expected(base, spec, config), " ".join(str(error).split())[:300]

@@ -22,15 +22,7 @@ from dk_bench.models.cost import count_cost
 from dk_bench.processes.world import own_process
 from dk_bench.runs import identity
 from dk_bench.runs.environment import portable
-from dk_bench.runs.record import (
-    EVALUATION,
-    RunRecord,
-    attempts_of,
-    is_tested,
-    new_record,
-    note_hardware,
-    utc_now,
-)
+from dk_bench.runs.record import EVALUATION, RunRecord, attempts_of, is_tested, new_record, note_hardware, utc_now
 from dk_bench.training.callbacks import EpochLines, RunKeeper, Throughput, note_correct
 from dk_bench.training.checkpoint import (
     check_same_model,

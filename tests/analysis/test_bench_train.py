@@ -10,14 +10,7 @@ import torch
 from torch import nn
 
 from dk_bench.analysis.bench import steps as bench_train
-from dk_bench.analysis.bench.steps import (
-    CPU_SETS,
-    OFFSET_STD,
-    Subject,
-    bench_models,
-    make_subject,
-    time_subjects,
-)
+from dk_bench.analysis.bench.steps import CPU_SETS, OFFSET_STD, Subject, bench_models, make_subject, time_subjects
 from dk_bench.cli import main
 from dk_bench.models import MODELS
 from dk_bench.nn.offsets import offset_parameter_names
@@ -46,7 +39,8 @@ def test_record(tmp_path, capsys, monkeypatch):
             assert s[f"{mode}_ratio"] == pytest.approx(speeds[0][f"{mode}_seconds"] / s[f"{mode}_seconds"])
             assert s[f"{mode}_median"] >= s[f"{mode}_seconds"] > 0
     assert [r.title for r in read_bench(path).ratios] == [
-        f"Models, batches of 2 at 32, bfloat16 autocast, {part['instruction_set']}"]
+        f"Models, batches of 2 at 32, bfloat16 autocast, {part['instruction_set']}"
+    ]
     assert part["conclusions"][1].startswith("test_resnetdw_dk_s3 at 32: ")
 
 
@@ -103,7 +97,7 @@ def test_models_take_turns_in_changing_order(monkeypatch):
     [(base_train, base_evaluation), (train, evaluation)] = times
     assert (base_train.low, train.low, base_evaluation.low, evaluation.low) == (1.0, 2.0, 0.5, 0.5)
     assert base_train.high >= 1.0
-    rounds = [tuple(called[start:start + 4]) for start in range(2, len(called), 4)]  # two found how long a step takes
+    rounds = [tuple(called[start : start + 4]) for start in range(2, len(called), 4)]  # two found how long a step takes
     every = {(name, training) for name in ("base", "dk") for training in (True, False)}
     assert len(rounds) == 9 and all(set(order) == every for order in rounds) and len(set(rounds)) > 4
 

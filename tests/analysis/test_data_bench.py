@@ -33,13 +33,19 @@ def test_record(tmp_path, capsys):
     (part,) = record["parts"]
     kept = {"tar": "file", "folder": "file", "procedural": "memory"}
     assert [(r["source"], r["decoded"], r["size"], r["mode"]) for r in part["rates"]] == [
-        (source, where, size, mode) for source in kept for size in (16, 24)
-        for where in (kept[source], "every time") for mode in ("train", "eval")
-    ]  # fmt: skip
+        (source, where, size, mode)
+        for source in kept
+        for size in (16, 24)
+        for where in (kept[source], "every time")
+        for mode in ("train", "eval")
+    ]
     for rate in part["rates"]:
         assert rate["images"] == 30 and rate["rounds"] == 2 and rate["images_per_second"] >= rate["median"] > 0
     assert [(o["source"], o["images"], o["pixels"]) for o in part["openings"]] == [
-        ("tar", 30, [32, 32]), ("folder", 30, [32, 32]), ("procedural", 30, [24, 24])]
+        ("tar", 30, [32, 32]),
+        ("folder", 30, [32, 32]),
+        ("procedural", 30, [24, 24]),
+    ]
     assert all(o["first_seconds"] > 0 for o in part["openings"])
     assert [o["again_seconds"] is None for o in part["openings"]] == [False, False, True]
     assert part["machine"]["processor"]["name"] and {"commit", "dirty"} == set(record["git"])

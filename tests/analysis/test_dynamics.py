@@ -34,8 +34,15 @@ def test_local_offsets_are_those_of_the_cell_that_holds_the_objects_middle():
     images = [Image.fromarray(np.stack([red] * 3, axis=2)) for red in reds]
     centre = np.array([[0.0, 0.999], [0.5, 0.3], [1.0, 0.0]])  # cells (0, 3), (2, 1), and (3, 0) at the lower edge
     objects = Objects(
-        [lambda image=image: image for image in images], np.array([0, 1, 1]), np.zeros(3, int), ["a"], centre,
-        np.ones(3), {}, "three objects")
+        [lambda image=image: image for image in images],
+        np.array([0, 1, 1]),
+        np.zeros(3, int),
+        ["a"],
+        centre,
+        np.ones(3),
+        {},
+        "three objects",
+    )
     found = collect(Loaded(Path(), nn.Sequential(conv), config, "", ["a"]), objects).learned[KERNEL]["0"]
     expected = np.array([reds[0, 0, 6], reds[1, 4, 2], reds[1, 6, 0]]) / 255
     np.testing.assert_allclose(found, np.tile(expected[:, None], 18), rtol=1e-6)
@@ -149,12 +156,15 @@ def test_coco_objects(tmp_path):
     assert coco_objects(path, None, 100).pose["rotation"][:2].tolist() == [0.0, 0.1]
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda c: c.update(annotations=[]), "no boxes"),
-    (lambda c: [a.pop("bbox") for a in c["annotations"]], "no boxes"),
-    (lambda c: c.pop("categories"), "no list 'categories'"),
-    (lambda c: c["annotations"][0].update(image_id=77), "not in COCO's format: KeyError 77"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c.update(annotations=[]), "no boxes"),
+        (lambda c: [a.pop("bbox") for a in c["annotations"]], "no boxes"),
+        (lambda c: c.pop("categories"), "no list 'categories'"),
+        (lambda c: c["annotations"][0].update(image_id=77), "not in COCO's format: KeyError 77"),
+    ],
+)
 def test_annotations_that_will_not_do(tmp_path, change, message):
     path, content = coco_folder(tmp_path)
     change(content)
@@ -173,8 +183,13 @@ def checkpoints(tmp_path_factory):
     return {
         (name, seed): str(checkpoint(folder / f"{name}-{seed}.ckpt", f"test_resnetdw{name}", seed=seed, plant=plant))
         for name, seed, plant in (
-            ("_dk", 0, True), ("_dk", 1, True), ("_dcn_dk", 0, False), ("_scc", 0, False), ("_scc", 1, False),
-            ("", 0, False))
+            ("_dk", 0, True),
+            ("_dk", 1, True),
+            ("_dcn_dk", 0, False),
+            ("_scc", 0, False),
+            ("_scc", 1, False),
+            ("", 0, False),
+        )
     }
 
 
@@ -193,7 +208,8 @@ def test_procedural_from_end_to_end(checkpoints, tmp_path, capsys):
     scores = read_csv(tmp_path / "probe.csv")
     planted = [row for row in scores if row["model"] == "test_resnetdw_dk" and row["features"] == "learned"]
     assert {(row["seed"], row["target"]) for row in planted} == {
-        (seed, target) for seed in "01" for target in ("class", "log scale", "sin rotation", "cos rotation", "bend")}
+        (seed, target) for seed in "01" for target in ("class", "log scale", "sin rotation", "cos rotation", "bend")
+    }
     assert all(float(row["value"]) <= (25 if row["target"] == "class" else 0) for row in planted)
     assert {"random generator", "shuffled targets", "48 components"} < {row["features"] for row in scores}
     assert {row["kind"] for row in scores if row["model"] == "none"} == {"class alone", "log scale alone"}
@@ -218,15 +234,18 @@ def test_coco_from_end_to_end(checkpoints, tmp_path):
     assert {row["target"] for row in scores} == {"class", "log scale"}
 
 
-@pytest.mark.parametrize("which, arguments, message", [
-    ([("", 0)], [], "test_resnetdw is rigid: nothing is deformable in it"),
-    ([("_dk", 0), ("_dk", 0)], [], "the same model, settings and seed"),
-    ([("_dk", 0)], ["--objects", "25"], "--perplexity 30: t-SNE wants it below its number of objects, 25"),
-    ([("_dk", 0)], ["--objects", "3"], "--objects: expected at least 20, got 3"),
-    ([("_dk", 0)], ["--data", "nowhere.json"], "annotation file nowhere.json cannot be read"),
-    ([("_dk", 0)], ["--device", "cuda"], "--device cuda"),
-    ([], ["nowhere.ckpt"], "nowhere.ckpt: no checkpoint can be read there"),
-])
+@pytest.mark.parametrize(
+    "which, arguments, message",
+    [
+        ([("", 0)], [], "test_resnetdw is rigid: nothing is deformable in it"),
+        ([("_dk", 0), ("_dk", 0)], [], "the same model, settings and seed"),
+        ([("_dk", 0)], ["--objects", "25"], "--perplexity 30: t-SNE wants it below its number of objects, 25"),
+        ([("_dk", 0)], ["--objects", "3"], "--objects: expected at least 20, got 3"),
+        ([("_dk", 0)], ["--data", "nowhere.json"], "annotation file nowhere.json cannot be read"),
+        ([("_dk", 0)], ["--device", "cuda"], "--device cuda"),
+        ([], ["nowhere.ckpt"], "nowhere.ckpt: no checkpoint can be read there"),
+    ],
+)
 def test_bad_input_is_named(checkpoints, tmp_path, capsys, which, arguments, message):
     if arguments[-1:] == ["cuda"] and torch.cuda.is_available():
         pytest.skip("there is a GPU")

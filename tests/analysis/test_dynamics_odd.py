@@ -32,8 +32,16 @@ def test_dynamics_that_are_not_finite_are_named():
         conv.kernel_offset.weight.fill_(3e38)
     config = Config()
     config.data.size, config.data.crop_pct = 8, 1.0
-    objects = Objects([lambda: Image.new("RGB", (8, 8), "white")], np.array([0]), np.zeros(1, int), ["a"],
-                      np.array([[0.5, 0.5]]), np.ones(1), {}, "one object")  # fmt: skip
+    objects = Objects(
+        [lambda: Image.new("RGB", (8, 8), "white")],
+        np.array([0]),
+        np.zeros(1, int),
+        ["a"],
+        np.array([[0.5, 0.5]]),
+        np.ones(1),
+        {},
+        "one object",
+    )
     with pytest.raises(UserError, match=r"^last\.ckpt: kernel offsets of 0 are not finite on one object"):
         collect(Loaded(Path("last.ckpt"), nn.Sequential(conv), config, "", ["a"]), objects)
 

@@ -113,9 +113,7 @@ def test_position_in_pixels_takes_the_nearest_unit():
         unit_gradient(network, image, layer="1", position=(8, 0))
 
 
-@pytest.mark.parametrize(
-    ("name", "side", "patch"), [("test_vit", 160, 16), ("swin_tiny_patch4_window7_224", 224, 4)]
-)
+@pytest.mark.parametrize(("name", "side", "patch"), [("test_vit", 160, 16), ("swin_tiny_patch4_window7_224", 224, 4)])
 def test_tokens_and_channels_last_are_maps(name, side, patch):
     """A patch's embedding is of its own pixels only; the last map, which is normalised, has a field all the same."""
     torch.manual_seed(0)
@@ -299,7 +297,9 @@ def test_command_writes_figures_and_their_numbers(tmp_path, capsys):
     with open(tmp_path / "fields.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 2 * 2 * 3 and {row["model"] for row in rows} == {
-        "test_resnetdw (random weights)", "test_resnetdw_dk (random weights)"}
+        "test_resnetdw (random weights)",
+        "test_resnetdw_dk (random weights)",
+    }
     row = rows[0]
     name = f"test_resnetdw_random_weights_-{row['picture']}-{row['kind']}.csv"
     signed = np.loadtxt(tmp_path / "maps" / name, delimiter=",", skiprows=1)

@@ -69,10 +69,12 @@ def test_checkpoint_without_a_living_unit_stops_no_other(tmp_path, capsys):
     found = study([subject(name, level) for name, level in zip(names, (2.0, 0.0, 0.0, 0.0), strict=True)], PICTURES)
     lines = summary(found)
     assert [(line.model, line.over, line.count, line.dead, line.units) for line in lines] == [
-        ("net (seed 0)", "pictures", 0, 9, 9), ("net (seed 1)", "pictures", 3, 0, 9),
-        ("other (seed 0)", "pictures", 3, 0, 9), ("other (seed 1)", "pictures", 3, 0, 9),
+        ("net (seed 0)", "pictures", 0, 9, 9),
+        ("net (seed 1)", "pictures", 3, 0, 9),
+        ("other (seed 0)", "pictures", 3, 0, 9),
+        ("other (seed 1)", "pictures", 3, 0, 9),
         ("other", "checkpoints", 2, 0, 18),
-    ]  # fmt: skip
+    ]
     assert lines[0].numbers == {} and [each.count for each in profiles(found)] == [3, 2]
     print_summary(lines)
     printed = capsys.readouterr().out

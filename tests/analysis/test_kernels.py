@@ -68,7 +68,10 @@ def test_taps_on_the_data():
     for dy, dx, share in ((-0.5, 2.0, data.outside), (0.0, 0.0, data.outside_before)):
         inside = sum(
             0 <= 2 * row - 1 + i + dy <= 5 and 0 <= 2 * column - 1 + j + dx <= 6
-            for row in range(3) for column in range(4) for i, j in GRID)
+            for row in range(3)
+            for column in range(4)
+            for i, j in GRID
+        )
         assert share == pytest.approx(1 - inside / (12 * 9))
 
 
@@ -110,8 +113,10 @@ def photos(tmp_path_factory):
     return [str(folder / f"{name}.png") for name in "ab"]
 
 
-@pytest.mark.parametrize("name, kinds", [
-    ("dcn_dk", {"kernel offsets", "data offsets"}), ("dcn", {"data offsets"}), ("dk_pw", {"kernel offsets"})])
+@pytest.mark.parametrize(
+    "name, kinds",
+    [("dcn_dk", {"kernel offsets", "data offsets"}), ("dcn", {"data offsets"}), ("dk_pw", {"kernel offsets"})],
+)
 def test_from_end_to_end(tmp_path, photos, capsys, name, kinds):
     path = checkpoint(tmp_path / "last.ckpt", f"test_resnetdw_{name}")
     out = tmp_path / "out"
@@ -138,13 +143,16 @@ def test_from_end_to_end(tmp_path, photos, capsys, name, kinds):
     assert {row["what"] for row in kernels} == {"stored", "sampled"}
 
 
-@pytest.mark.parametrize("name, arguments, message", [
-    ("", [], "test_resnetdw is rigid: nothing is deformable in it"),
-    ("_scc", [], "test_resnetdw_scc has experts but no taps that move"),
-    ("_dk", ["--position", "40,3"], "--position 40,3: outside the image, which is 40 pixels high and 60 wide"),
-    ("_dk", ["--layer", "conv1"], "--layer conv1: no taps move there, expected one of layer1.0.conv2, layer2"),
-    ("_dk", ["--size", "0"], "--size: expected at least 1, got 0"),
-])
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("", [], "test_resnetdw is rigid: nothing is deformable in it"),
+        ("_scc", [], "test_resnetdw_scc has experts but no taps that move"),
+        ("_dk", ["--position", "40,3"], "--position 40,3: outside the image, which is 40 pixels high and 60 wide"),
+        ("_dk", ["--layer", "conv1"], "--layer conv1: no taps move there, expected one of layer1.0.conv2, layer2"),
+        ("_dk", ["--size", "0"], "--size: expected at least 1, got 0"),
+    ],
+)
 def test_bad_input_is_named(tmp_path, photos, capsys, name, arguments, message):
     path = checkpoint(tmp_path / "last.ckpt", f"test_resnetdw{name}")
     assert main(["kernels", str(path), "--image", photos[0], *arguments, "--output", str(tmp_path / "out")]) == 2
@@ -153,9 +161,11 @@ def test_bad_input_is_named(tmp_path, photos, capsys, name, arguments, message):
 
 def test_missing_files_are_named(tmp_path, photos, capsys):
     path = str(checkpoint(tmp_path / "last.ckpt", "test_resnetdw_dk"))
-    for command, named in ((["nowhere.ckpt", "--image", photos[0]], "nowhere.ckpt"),
-                           ([path, "--image", "nowhere.png"], "image nowhere.png cannot be read"),
-                           ([path, "--image", photos[0], path], f"image {path} cannot be read")):
+    for command, named in (
+        (["nowhere.ckpt", "--image", photos[0]], "nowhere.ckpt"),
+        ([path, "--image", "nowhere.png"], "image nowhere.png cannot be read"),
+        ([path, "--image", photos[0], path], f"image {path} cannot be read"),
+    ):
         assert main(["kernels", *command, "--output", str(tmp_path / "out")]) == 2
         assert named in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -78,7 +78,9 @@ def test_record(tmp_path, capsys, hurried):
     assert record["device"]["type"] == "cpu" and record["device"]["threads"] == 1
     assert torch.__version__.startswith(record["versions"]["torch"]) and {"commit", "dirty"} == set(record["git"])
     assert record["settings"]["shapes"] == [
-        {"channels": 8, "size": 6, "batch": 2}, {"channels": 5, "size": 4, "batch": 1}]
+        {"channels": 8, "size": 6, "batch": 2},
+        {"channels": 5, "size": 4, "batch": 1},
+    ]
     [part] = record["parts"]
     assert part["instruction_set"] == torch.ops.dk_bench.cpu_variant() in json.dumps(part["machine"])
     assert part["machine"]["threads"] == 1 and set(part["watched"]) == {"load_start", "load_end", "cpu_share"}
@@ -108,16 +110,23 @@ def _check_timings(timings):
         expected[setting] = [*ways, *ours, (COPY, "", FORWARD)]
     expected |= {"bfloat16 contiguous": ways, "float16 contiguous": ways}  # what the others are divided by
     assert set(rows) == {
-        (shape, setting, *row) for shape in ("8 x 6 x 6", "5 x 4 x 4") for setting, r in expected.items() for row in r}
+        (shape, setting, *row) for shape in ("8 x 6 x 6", "5 x 4 x 4") for setting, r in expected.items() for row in r
+    }
     for (shape, setting, operator, variant, mode), t in rows.items():
         assert 0 < t["seconds"] == t["quartiles"][0] <= t["median"] <= t["quartiles"][1]
         assert t["rounds"] <= 5 and (operator not in SLOW or t["rounds"] == LEAST_ROUNDS)
         assert (t["cold"] is not None) == (t["rounds"] > LEAST_ROUNDS)
-        base = [rows[shape, f"{setting.split()[0]} {name}", BASE, way, mode]["seconds"]
-                for name in MEMORY_FORMATS for way in WAYS["cpu"]]
+        base = [
+            rows[shape, f"{setting.split()[0]} {name}", BASE, way, mode]["seconds"]
+            for name in MEMORY_FORMATS
+            for way in WAYS["cpu"]
+        ]
         assert t["ratio"] == pytest.approx(t["seconds"] / min(base))
-        copied = [t["gigabytes_per_second"] for (s, stored, o, *_), t in rows.items()
-                  if (s, o) == (shape, COPY) and stored.split()[0] == setting.split()[0]]
+        copied = [
+            t["gigabytes_per_second"]
+            for (s, stored, o, *_), t in rows.items()
+            if (s, o) == (shape, COPY) and stored.split()[0] == setting.split()[0]
+        ]
         assert t["copy_share"] == pytest.approx(t["gigabytes_per_second"] / max(copied))
         float32 = rows.get((shape, "float32 channels_last", operator, variant, mode))
         if operator in OURS and "float32" not in setting:
@@ -159,8 +168,10 @@ def test_a_warm_series_is_of_one_call_alone_after_one_that_is_not_timed():
     assert clock.called == ["a"] * 9
 
 
-@pytest.mark.parametrize(("seconds", "calls", "rounds"), [
-    (1e-5, 50, 25), (0.004, 2, 25), (0.013, 2, 25), (0.05, 1, 10), (4.0, 1, LEAST_ROUNDS)])
+@pytest.mark.parametrize(
+    ("seconds", "calls", "rounds"),
+    [(1e-5, 50, 25), (0.004, 2, 25), (0.013, 2, 25), (0.05, 1, 10), (4.0, 1, LEAST_ROUNDS)],
+)
 def test_long_calls_have_short_series_and_few_rounds(seconds, calls, rounds):
     clock = FakeClock()
     [series] = make_series([clock.call("a", seconds)], CPU, 25, clock)
@@ -169,9 +180,15 @@ def test_long_calls_have_short_series_and_few_rounds(seconds, calls, rounds):
 
 def test_ways_that_are_beaten_have_one_round():
     clock = FakeClock()
-    calls = [clock.call(name, seconds, BASE, dtype) for name, seconds, dtype in (
-        ("fastest", 0.001, "float32"), ("near", 0.0019, "float32"), ("lost", 0.0021, "float32"),
-        ("of another dtype", 0.08, "float16"))]
+    calls = [
+        clock.call(name, seconds, BASE, dtype)
+        for name, seconds, dtype in (
+            ("fastest", 0.001, "float32"),
+            ("near", 0.0019, "float32"),
+            ("lost", 0.0021, "float32"),
+            ("of another dtype", 0.08, "float16"),
+        )
+    ]
     series = make_series([*calls, clock.call("slow", 0.001, TORCHVISION)], CPU, 25, clock)
     assert [s.rounds for s in series] == [25, 25, 1, 6, LEAST_ROUNDS]
 
@@ -182,7 +199,7 @@ def test_a_round_has_an_order_of_its_own():
         measures = [lambda n=n: asked.append(n) or float(n) for n in range(4)]
         results = in_rounds(measures, [6, 6, 6, 2])
         assert results == [[0.0] * 6, [1.0] * 6, [2.0] * 6, [3.0] * 2]
-        return [asked[:4], asked[4:8], *(asked[n:n + 3] for n in range(8, 20, 3))]
+        return [asked[:4], asked[4:8], *(asked[n : n + 3] for n in range(8, 20, 3))]
 
     rounds = orders()
     assert [sorted(order) for order in rounds] == [[0, 1, 2, 3]] * 2 + [[0, 1, 2]] * 4
@@ -268,12 +285,18 @@ def test_a_process_that_fails_is_said(monkeypatch):
         measure_held(["avx2"], ["bench", "ops"])
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--repeats", "0"], "--repeats: expected at least 1, got 0"),
-    (["--threads", "-1"], "--threads: expected at least 1, got -1"),
-    pytest.param(["--device", "cuda"], "--device cuda: this machine or this torch has no CUDA device",
-                 marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--repeats", "0"], "--repeats: expected at least 1, got 0"),
+        (["--threads", "-1"], "--threads: expected at least 1, got -1"),
+        pytest.param(
+            ["--device", "cuda"],
+            "--device cuda: this machine or this torch has no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
 def test_bad_arguments_are_named(arguments, message, capsys):
     assert main(["bench", "ops", *arguments]) == 2
     assert message in capsys.readouterr().err
@@ -292,12 +315,15 @@ def test_bad_shape_is_named(shape, capsys):
     assert f"expected C,H or C,H,N, such as 128,56, got '{shape}'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [
-    ["ops", "--shapes", "8,6", "5,4,1", "--threads", "2", "--repeats", "3"],
-    ["train", "--models", "test_*", "--batch", "2", "--size", "32", "--bfloat16"],
-    ["data", "--sizes", "32", "64", "--sources", "tar", "procedural", "--images", "9"],
-    ["train"],
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ops", "--shapes", "8,6", "5,4,1", "--threads", "2", "--repeats", "3"],
+        ["train", "--models", "test_*", "--batch", "2", "--size", "32", "--bfloat16"],
+        ["data", "--sizes", "32", "64", "--sources", "tar", "procedural", "--images", "9"],
+        ["train"],
+    ],
+)
 def test_a_process_gets_the_arguments_that_were_given(arguments):
     parser = argparse.ArgumentParser()
     add_arguments(parser)

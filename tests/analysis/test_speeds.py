@@ -15,10 +15,7 @@ from dk_bench.report.readme import BEGIN, END, SPEED_BEGIN, SPEED_END
 from dk_bench.runs.record import write_record
 
 STORED, HALF = "float32 channels_last", "bfloat16 channels_last"
-COMMON = {
-    "device": {"name": "A <processor>", "threads": 1},
-    "git": {"commit": "0123456789abcdef", "dirty": False},
-}
+COMMON = {"device": {"name": "A <processor>", "threads": 1}, "git": {"commit": "0123456789abcdef", "dirty": False}}
 
 
 def operator_part(name, factor, warnings=()) -> dict:
@@ -26,9 +23,14 @@ def operator_part(name, factor, warnings=()) -> dict:
     means = {operator: (2 + number) * factor for number, operator in enumerate(OURS)}
     timings = [
         {"setting": STORED, "operator": operator, "mode": mode, "shape": shape, "ratio": scale * mean}
-        for operator, mean in means.items() for mode in (FORWARD, TRAIN) for shape, scale in (("a", 1.5), ("b", 0.6))]
+        for operator, mean in means.items()
+        for mode in (FORWARD, TRAIN)
+        for shape, scale in (("a", 1.5), ("b", 0.6))
+    ]
     return {
-        "instruction_set": name, "timings": timings, "warnings": list(warnings),
+        "instruction_set": name,
+        "timings": timings,
+        "warnings": list(warnings),
         "geometric_means": {STORED: {FORWARD: means | {TORCHVISION: 120.0}, TRAIN: means}},
         "over_float32": {HALF: {mode: dict.fromkeys(OURS, 1.25) for mode in (FORWARD, TRAIN)}},
     }
@@ -41,8 +43,12 @@ def operators(*parts) -> dict:
 
 def models() -> dict:
     def speed(model, ratio):
-        figures = {"train_images_per_second": 1100 * ratio, "train_ratio": ratio,
-                   "eval_images_per_second": 4000 * ratio, "eval_ratio": ratio}
+        figures = {
+            "train_images_per_second": 1100 * ratio,
+            "train_ratio": ratio,
+            "eval_images_per_second": 4000 * ratio,
+            "eval_ratio": ratio,
+        }
         return figures | {"model": model, "base": "tiny", "batch": 64, "size": 32}
 
     part = {"instruction_set": "avx512", "warnings": [], "speeds": [speed("tiny", 1.0), speed("tiny_dk", 0.85)]}
@@ -53,8 +59,12 @@ def data() -> dict:
     def rate(decoded, mode, size, images_per_second):
         return {"source": "tar", "decoded": decoded, "size": size, "mode": mode, "images_per_second": images_per_second}
 
-    rates = [rate("memory", "train", 64, 9000.4), rate("memory", "eval", 32, 30000.0),
-             rate("memory", "train", 32, 20000.0), rate("every time", "train", 32, 1500.0)]  # fmt: skip
+    rates = [
+        rate("memory", "train", 64, 9000.4),
+        rate("memory", "eval", 32, 30000.0),
+        rate("memory", "train", 32, 20000.0),
+        rate("every time", "train", 32, 1500.0),
+    ]
     part = {"instruction_set": "AVX512", "warnings": [], "rates": rates}
     return COMMON | {"kind": "image rates", "parts": [part]}
 
@@ -69,16 +79,19 @@ def test_operators_of_both_instruction_sets(tmp_path):
     lines = speeds(tmp_path, "results/a b").splitlines()
     assert lines[0] == (
         "Operators: geometric mean over 128 x 56 x 56, 256 x 28 x 28 (the largest ratio among them). Torchvision's "
-        "deformable convolution takes 40 (AVX-512) and 44 (AVX2) times as long as depthwise DCN, forward.")
-    assert lines[2] == ("| time of | operator | AVX-512, forward | AVX-512, forward+backward | AVX2, forward | "
-                        "AVX2, forward+backward |")
+        "deformable convolution takes 40 (AVX-512) and 44 (AVX2) times as long as depthwise DCN, forward."
+    )
+    assert lines[2] == (
+        "| time of | operator | AVX-512, forward | AVX-512, forward+backward | AVX2, forward | AVX2, forward+backward |"
+    )
     fastest = "float32 channels_last, over PyTorch's fastest depthwise convolution"
     assert lines[4] == f"| {fastest} | local DK | 2.00 (3.00) | 2.00 (3.00) | 1.80 (2.70) | 1.80 (2.70) |"
     assert lines[6] == "|  | DK+DCN | 4.00 (6.00) | 4.00 (6.00) | 3.60 (5.40) | 3.60 (5.40) |"
     assert lines[7] == "| bfloat16 channels_last, over float32 | local DK | 1.25 | 1.25 | 1.25 | 1.25 |"
     assert lines[11] == (
         r"From [ops-cpu.json](results/a%20b/ops-cpu.json) (A \<processor>, 1 thread, commit 0123456), "
-        "again by `dk-bench bench ops --output FILE`.")
+        "again by `dk-bench bench ops --output FILE`."
+    )
     assert lines[13] == "No record of model speeds yet: `dk-bench bench train --output FILE` makes one."
 
 
@@ -98,7 +111,8 @@ def test_data(tmp_path):
         "| images of | decoded | 32 pixels, train | 32 pixels, eval | 64 pixels, train |",
         "| :-- | :-- | --: | --: | --: |",
         "| tar | memory | 20000 | 30000 | 9000 |",
-        "| tar | every time | 1500 | - | - |"]  # fmt: skip
+        "| tar | every time | 1500 | - | - |",
+    ]
 
 
 def test_data_of_both_instruction_sets(tmp_path):
@@ -116,12 +130,20 @@ def test_what_disturbed_stands_beside_the_figures(tmp_path):
     assert "The machine was not quiet: avx2, the load average at the start was 3.00." in speeds(tmp_path, "results")
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    ("{", "JSONDecodeError"), ("[]", "TypeError"), ('{"kind": "model speeds"}', "it is of model speeds"),
-    ('{"kind": "operator times"}', "KeyError: 'parts'"),
-    ('{"kind": "operator times", "parts": [{"geometric_means": {}, "over_float32": {}, "instruction_set": 3}], '
-     '"settings": {"shapes": []}}', "AttributeError"),
-])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "JSONDecodeError"),
+        ("[]", "TypeError"),
+        ('{"kind": "model speeds"}', "it is of model speeds"),
+        ('{"kind": "operator times"}', "KeyError: 'parts'"),
+        (
+            '{"kind": "operator times", "parts": [{"geometric_means": {}, "over_float32": {}, "instruction_set": 3}], '
+            '"settings": {"shapes": []}}',
+            "AttributeError",
+        ),
+    ],
+)
 def test_a_file_that_is_no_record_is_named(content, said, tmp_path):
     (tmp_path / "ops-cpu.json").write_text(content)
     with pytest.raises(UserError, match=f"ops-cpu.json: no record of `dk-bench bench ops`: .*{said}"):

@@ -77,8 +77,12 @@ def test_what_survives_the_correction():
     told = {}
     for path in FIELDS:
         lines, *_ = read_summary(path)
-        told[path.stem] = {(line.model.split(" - ")[0], name) for line in lines for name, test in line.tests.items()
-                           if test.p_holm is not None and test.p_holm < 0.05}  # fmt: skip
+        told[path.stem] = {
+            (line.model.split(" - ")[0], name)
+            for line in lines
+            for name, test in line.tests.items()
+            if test.p_holm is not None and test.p_holm < 0.05
+        }
     model = "test_resnetdw_"
     assert told["photos_layer3"] == {(f"{model}dcn", "inside"), (f"{model}dcn_dk", "sigma")}
     assert told["photos_layer4"] == {(f"{model}gdk", "sigma"), (f"{model}dcn_dk", "sigma")}
@@ -134,10 +138,14 @@ def recorded(folder: Path, name: str, seed: int) -> str:
         if key.endswith("bn3.weight"):
             value.fill_(1.0)  # zero in a new network, where blocks then add nothing
     torch.save(held, path)
-    config = to_dict(load_config(None, [
-        f"model.name={name}", f"seed={seed}", "data.size=32", "data.crop_pct=1", "data.procedural.classes=4"]))
-    record = new_record(name=name, config=config, model={"name": name}, data={"name": "procedural"}, seed=seed,
-                        run_id=f"{name}-s{seed}")  # fmt: skip
+    config = to_dict(
+        load_config(
+            None, [f"model.name={name}", f"seed={seed}", "data.size=32", "data.crop_pct=1", "data.procedural.classes=4"]
+        )
+    )
+    record = new_record(
+        name=name, config=config, model={"name": name}, data={"name": "procedural"}, seed=seed, run_id=f"{name}-s{seed}"
+    )
     record.git = {"commit": "0123456789abcdef", "dirty": bool(seed)}
     record.metrics["final"]["val/top1"] = 61.5
     write_record(record, folder / "record.json")
@@ -146,22 +154,26 @@ def recorded(folder: Path, name: str, seed: int) -> str:
 
 def test_studies_name_run_seed_configuration_and_commit(tmp_path):
     """Of fields with the control of held offsets, and of probes; what a table shows is what the JSON file holds."""
-    paths = [recorded(tmp_path / f"{name}{seed}", f"test_resnetdw{name}", seed) for name in ("", "_dk")
-             for seed in (0, 1)]  # fmt: skip
+    paths = [
+        recorded(tmp_path / f"{name}{seed}", f"test_resnetdw{name}", seed) for name in ("", "_dk") for seed in (0, 1)
+    ]
     out = tmp_path / "erf"
     command = ["erf", *paths, "--count", "2", "--layer", "layer2", "--held-offsets", "--output", str(out)]
     assert main(command) == 0
     about, origins = read_about(out / "summary.json", ("layer", "pictures"))
     assert (about["layer"], about["pictures"], about["images"]) == ("layer2", 2, "procedural")
     assert [(each.run, each.seed, each.dirty) for each in origins] == [
-        (f"test_resnetdw{name}-s{seed}", seed, bool(seed)) for name in ("", "_dk") for seed in (0, 1)]
+        (f"test_resnetdw{name}-s{seed}", seed, bool(seed)) for name in ("", "_dk") for seed in (0, 1)
+    ]
     text = (out / "summary.md").read_text()
     row = f"| test_resnetdw_dk (seed 1) | test_resnetdw_dk-s1 | {origins[3].configuration} | 1 | 61.5 | 0123456789ab "
     assert row + "with changes |" in text
     rows = [(line["model"], line["over"]) for line in read_csv(out / "summary.csv")]
     held = "test_resnetdw_dk, offsets held at their mean"
     assert [model for model, over in rows if over == "seeds"] == [
-        "test_resnetdw_dk - test_resnetdw", f"test_resnetdw_dk - {held}"]
+        "test_resnetdw_dk - test_resnetdw",
+        f"test_resnetdw_dk - {held}",
+    ]
     assert (f"{held} (seed 1)", "pictures") in rows and "One family of 14 tests" in text
     before = (out / "summary.csv").read_bytes()
     assert main(["erf", "--tables-from", str(out / "summary.csv")]) == 0
@@ -177,9 +189,12 @@ def test_probes_name_their_runs(tmp_path):
     assert [each.run for each in origins] == ["test_resnetdw_dk-s0", "test_resnetdw_dk-s1"]
     with open(out / "probe_differences.csv", encoding="utf-8", newline="") as stream:
         assert {(row["table"], row["seeds"]) for row in csv.DictReader(stream)} == {
-            ("Learned minus random generator", "2")}
-    assert "top1_held" in (out / "probe_held.csv").read_text() and "## Top-1 with offsets held" in (
-        out / "probe.md").read_text()
+            ("Learned minus random generator", "2")
+        }
+    assert (
+        "top1_held" in (out / "probe_held.csv").read_text()
+        and "## Top-1 with offsets held" in (out / "probe.md").read_text()
+    )
     assert main(["dynamics", "--tables-from", str(out / "probe.csv")]) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == files
 
@@ -190,7 +205,8 @@ def test_record_of_another_run_is_not_taken(tmp_path):
     assert origin_of(path, "dk", config, "another").commit is None
     assert origin_of(path, "dk", config, "test_resnetdw_dk-s0").top1 == 61.5
     assert origin_of(tmp_path / "last.ckpt", "dk", config, "") == Origin(
-        "dk", 0, None, origin_of(path, "dk", config, "x").configuration)
+        "dk", 0, None, origin_of(path, "dk", config, "x").configuration
+    )
 
 
 @pytest.mark.parametrize("name", ["test_resnetdw_gdk", "test_resnetdw_dcn_dk", "test_resnetdw_scc"])
@@ -235,8 +251,10 @@ def test_accuracy_with_offsets_held(tmp_path):
     images = torch.stack([subject.tensor(picture) for picture in pictures])
     label = torch.as_tensor(objects.label)
     with torch.no_grad():
-        expected = [100 * float((model.eval()(images).argmax(1) == label).double().mean())
-                    for model in (subject.model, held_at_mean(subject, pictures).model)]  # fmt: skip
+        expected = [
+            100 * float((model.eval()(images).argmax(1) == label).double().mean())
+            for model in (subject.model, held_at_mean(subject, pictures).model)
+        ]
     assert [found.top1, found.top1_held] == pytest.approx(expected, abs=2.6) and found.images == 40
     assert held_accuracy(loaded, dataclasses.replace(objects, classes=["a", "b", "c", "d"])) is None
 
@@ -249,21 +267,29 @@ def test_every_committed_study_names_runs_that_have_records():
         _, origins = read_about(path, ())
         without[path.relative_to(RESULTS).as_posix()] = sum(origin.run not in known for origin in origins)
     lacking = {name: count for name, count in without.items() if count}
-    assert lacking == {"erf/photos_layer3.json": 15, "erf/photos_layer3_fixed_offsets.json": 15,
-                       "erf/photos_layer4.json": 15, "erf/procedural.json": 12, "dynamics/probe.json": 6}  # fmt: skip
+    assert lacking == {
+        "erf/photos_layer3.json": 15,
+        "erf/photos_layer3_fixed_offsets.json": 15,
+        "erf/photos_layer4.json": 15,
+        "erf/procedural.json": 12,
+        "dynamics/probe.json": 6,
+    }
 
 
 def test_nothing_to_hold_in_rigid_models(tmp_path, capsys):
-    assert main(["erf", "test_resnetdw", "--count", "1", "--held-offsets", "--side", "32",
-                 "--output", str(tmp_path)]) == 2  # fmt: skip
+    assert (
+        main(["erf", "test_resnetdw", "--count", "1", "--held-offsets", "--side", "32", "--output", str(tmp_path)]) == 2
+    )
     assert "--held-offsets: nothing adapts in test_resnetdw (random weights)" in capsys.readouterr().err
 
 
 def test_own_images_are_those_of_the_models_validation(tmp_path, capsys):
     first = recorded(tmp_path / "a", "test_resnetdw", 0)
     (own,) = open_pictures("own", 32, 1, data=open_model(first).data)
-    assert own.name == "triangle-0" and len({p.name.split("-")[0] for p in open_pictures(
-        "own", 32, 6, data=open_model(first).data)}) == 4  # classes of its configuration
+    assert (
+        own.name == "triangle-0"
+        and len({p.name.split("-")[0] for p in open_pictures("own", 32, 6, data=open_model(first).data)}) == 4
+    )  # classes of its configuration
     other = recorded(tmp_path / "b", "test_resnetdw", 1)
     held = torch.load(other)
     held["hyper_parameters"]["config"]["data"]["procedural"]["bend"] = 0.1

@@ -69,8 +69,12 @@ def as_layers(network: nn.Sequential, image: torch.Tensor, channel: int) -> tupl
     convolutions = [layer for layer in network if not isinstance(layer, nn.ReLU)]
     return [
         Layer(
-            weight=layer.weight[channel, 0].detach().numpy(), kernel_size=(3, 3), stride=layer.stride[0], padding=1,
-            kernel_offset=found["kernel_offset"], data_offset=found["data_offset"],
+            weight=layer.weight[channel, 0].detach().numpy(),
+            kernel_size=(3, 3),
+            stride=layer.stride[0],
+            padding=1,
+            kernel_offset=found["kernel_offset"],
+            data_offset=found["data_offset"],
             active=None if found["active"] is None else found["active"][channel],
         )
         for layer, found in zip(convolutions, seen, strict=True)

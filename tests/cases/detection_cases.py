@@ -18,9 +18,10 @@ def write_coco(folder, split="val", images=12, size=64, seed=0, suffix="png"):
     place = folder / split
     place.mkdir(parents=True)
     content = {
-        "images": [], "annotations": [],
+        "images": [],
+        "annotations": [],
         "categories": [{"id": 3 * index + 2, "name": name} for index, name in enumerate(CLASSES)],
-    }  # fmt: skip
+    }
     for number in range(images):
         identifier = (7 * number) % images + 1
         height, width = size, size + 8 * (number % 3)
@@ -32,11 +33,16 @@ def write_coco(folder, split="val", images=12, size=64, seed=0, suffix="png"):
             w, h = random.uniform(0.12, 0.8, 2) * size
             x, y = random.uniform(0, width - w), random.uniform(0, height - h)
             pixels[int(y) : int(y + h), int(x) : int(x + w), label] += 150
-            content["annotations"].append({
-                "id": len(content["annotations"]) + 1, "image_id": identifier, "category_id": 3 * label + 2,
-                "bbox": [x, y, w, h], "area": w * h * random.uniform(0.3, 0.9),
-                "iscrowd": int(random.random() < 0.15),
-            })  # fmt: skip
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": identifier,
+                    "category_id": 3 * label + 2,
+                    "bbox": [x, y, w, h],
+                    "area": w * h * random.uniform(0.3, 0.9),
+                    "iscrowd": int(random.random() < 0.15),
+                }
+            )
         Image.fromarray(pixels).save(place / name)
     path = folder / f"{split}.json"
     path.write_text(json.dumps(content))

@@ -7,46 +7,65 @@ model = dict(
     type="FasterRCNN",
     data_preprocessor=dict(type="DetDataPreprocessor", mean=[50.0] * 3, std=[50.0] * 3, pad_size_divisor=32),
     backbone=dict(
-        type="ResNet", depth=18, base_channels=8, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1),
-        out_indices=(0, 1, 2), frozen_stages=1, norm_eval=True,
+        type="ResNet",
+        depth=18,
+        base_channels=8,
+        num_stages=3,
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        out_indices=(0, 1, 2),
+        frozen_stages=1,
+        norm_eval=True,
         style="pytorch",
     ),
     neck=dict(type="FPN", in_channels=[8, 16, 32], out_channels=16, num_outs=4),
     rpn_head=dict(
-        type="RPNHead", in_channels=16, feat_channels=16,
+        type="RPNHead",
+        in_channels=16,
+        feat_channels=16,
         anchor_generator=dict(type="AnchorGenerator", scales=[4], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32]),
         bbox_coder=dict(type="DeltaXYWHBBoxCoder"),
-        loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=True), loss_bbox=dict(type="L1Loss"),
+        loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=True),
+        loss_bbox=dict(type="L1Loss"),
     ),
     roi_head=dict(
         type="StandardRoIHead",
         bbox_roi_extractor=dict(
-            type="SingleRoIExtractor", roi_layer=dict(type="RoIAlign", output_size=7, sampling_ratio=0),
-            out_channels=16, featmap_strides=[4, 8, 16],
+            type="SingleRoIExtractor",
+            roi_layer=dict(type="RoIAlign", output_size=7, sampling_ratio=0),
+            out_channels=16,
+            featmap_strides=[4, 8, 16],
         ),
         bbox_head=dict(
-            type="Shared2FCBBoxHead", in_channels=16, fc_out_channels=32, roi_feat_size=7, num_classes=3,
+            type="Shared2FCBBoxHead",
+            in_channels=16,
+            fc_out_channels=32,
+            roi_feat_size=7,
+            num_classes=3,
             bbox_coder=dict(type="DeltaXYWHBBoxCoder", target_stds=[0.1, 0.1, 0.2, 0.2]),
-            loss_cls=dict(type="CrossEntropyLoss"), loss_bbox=dict(type="L1Loss"),
+            loss_cls=dict(type="CrossEntropyLoss"),
+            loss_bbox=dict(type="L1Loss"),
         ),
     ),
     train_cfg=dict(
         rpn=dict(
             assigner=dict(type="MaxIoUAssigner", pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.3),
             sampler=dict(type="RandomSampler", num=32, pos_fraction=0.5, add_gt_as_proposals=False),
-            allowed_border=-1, pos_weight=-1,
+            allowed_border=-1,
+            pos_weight=-1,
         ),
         rpn_proposal=dict(nms_pre=100, max_per_img=50, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=0),
         rcnn=dict(
             assigner=dict(type="MaxIoUAssigner", pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5),
-            sampler=dict(type="RandomSampler", num=32, pos_fraction=0.25), pos_weight=-1,
+            sampler=dict(type="RandomSampler", num=32, pos_fraction=0.25),
+            pos_weight=-1,
         ),
     ),
     test_cfg=dict(
         rpn=dict(nms_pre=100, max_per_img=50, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=0),
         rcnn=dict(score_thr=0.01, nms=dict(type="nms", iou_threshold=0.5), max_per_img=20),
     ),
-)  # fmt: skip
+)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),
@@ -65,19 +84,29 @@ train_dataloader = dict(
     sampler=dict(type="DefaultSampler", shuffle=True),
     batch_sampler=dict(type="AspectRatioBatchSampler"),
     dataset=dict(
-        type="CocoDataset", data_root=DATA, ann_file="train.json", data_prefix=dict(img="train/"),
-        metainfo=dict(classes=classes), filter_cfg=dict(filter_empty_gt=True, min_size=32), pipeline=train_pipeline,
+        type="CocoDataset",
+        data_root=DATA,
+        ann_file="train.json",
+        data_prefix=dict(img="train/"),
+        metainfo=dict(classes=classes),
+        filter_cfg=dict(filter_empty_gt=True, min_size=32),
+        pipeline=train_pipeline,
     ),
-)  # fmt: skip
+)
 val_dataloader = dict(
     batch_size=2,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="CocoDataset", data_root=DATA, ann_file="val.json", data_prefix=dict(img="val/"),
-        metainfo=dict(classes=classes), test_mode=True, pipeline=test_pipeline,
+        type="CocoDataset",
+        data_root=DATA,
+        ann_file="val.json",
+        data_prefix=dict(img="val/"),
+        metainfo=dict(classes=classes),
+        test_mode=True,
+        pipeline=test_pipeline,
     ),
-)  # fmt: skip
+)
 val_evaluator = dict(type="CocoMetric", ann_file=DATA + "/val.json", metric="bbox")
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=4, val_interval=1)
 val_cfg = dict(type="ValLoop")

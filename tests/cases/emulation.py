@@ -22,10 +22,18 @@ def load_emulated(name: str, tmp_path_factory, *, watch: bool = False) -> None:
         folder = folder.parent
     library, torch_folder = folder / f"emulated_{name}.so", Path(torch.__file__).parent
     compiler = [
-        os.environ.get("CXX", "c++"), "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas",
-        "-Wno-attributes", "-fPIC", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-DDK_SHARE_WARPS=32",
+        os.environ.get("CXX", "c++"),
+        "-std=c++17",
+        "-O2",
+        "-Wall",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+        "-Wno-attributes",
+        "-fPIC",
+        "-DTORCH_TARGET_VERSION=0x020b000000000000",
+        "-DDK_SHARE_WARPS=32",
         f"-I{torch_folder}/include",
-    ]  # fmt: skip
+    ]
     link = ["-shared", "-o", str(library), f"-L{torch_folder}/lib", "-ltorch_cpu", "-ltorch", "-lc10"]
     source = str(SOURCES / f"{name}.cpp")
     with FileLock(f"{library}.lock"):

@@ -30,15 +30,25 @@ CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
 LINK = re.compile(r"\]\([^)]*\)")
 
 # Digits that are no result wherever they stand: names, kernels' sizes, places in the paper, settings with their unit.
-COMMON = [re.compile(pattern) for pattern in (
-    r"\b\d+(?:x| x )\d+(?:(?:x| x )\d+)*\b", r"\b(?:figures?|tables?|scopes?|seeds|stride|section|footnote) "
-    r"\d+(?:(?:,| and| or| to|, and|, or) \d+)*", r"\b[\d,]+ (?:epochs|pixels|images|classes|configs|GB|MB)\b(?!/)",
-    r"\b(?:ResNet|MobileNet|ResNet-50|CIFAR|top|AVX)-?[V]?\d+\b", r"\bphotos(?:10|_layer\d\w*)\b", r"\bAVX2\b",
-    r"\b(?:bfloat16|float16|float32|float64|TF32|sm_\d+|H200|H100|A100|R2|fp16)\b", r"\b95 % interval",
-    r"\b(?:Python|GCC|torch|CUDA|mmcv|mmdet|driver|ICLR|COCO|ImageNet) \d[\d.]*\d\b|\bmmdet 3\b|\bGCC \d+\b",
-    r"\bcommit [0-9a-f]{7,40}\b", r"\b\d+ (?:January|February|March|April|May|June|July|August|September|October|"
-    r"November|December) \d{4}\b", r"\b(?:below|above|at) 0\.05\b",
-)]  # fmt: skip
+COMMON = [
+    re.compile(pattern)
+    for pattern in (
+        r"\b\d+(?:x| x )\d+(?:(?:x| x )\d+)*\b",
+        r"\b(?:figures?|tables?|scopes?|seeds|stride|section|footnote) "
+        r"\d+(?:(?:,| and| or| to|, and|, or) \d+)*",
+        r"\b[\d,]+ (?:epochs|pixels|images|classes|configs|GB|MB)\b(?!/)",
+        r"\b(?:ResNet|MobileNet|ResNet-50|CIFAR|top|AVX)-?[V]?\d+\b",
+        r"\bphotos(?:10|_layer\d\w*)\b",
+        r"\bAVX2\b",
+        r"\b(?:bfloat16|float16|float32|float64|TF32|sm_\d+|H200|H100|A100|R2|fp16)\b",
+        r"\b95 % interval",
+        r"\b(?:Python|GCC|torch|CUDA|mmcv|mmdet|driver|ICLR|COCO|ImageNet) \d[\d.]*\d\b|\bmmdet 3\b|\bGCC \d+\b",
+        r"\bcommit [0-9a-f]{7,40}\b",
+        r"\b\d+ (?:January|February|March|April|May|June|July|August|September|October|"
+        r"November|December) \d{4}\b",
+        r"\b(?:below|above|at) 0\.05\b",
+    )
+]
 
 
 def prose(path: Path) -> str:
@@ -82,15 +92,22 @@ def erf() -> list[str]:
         f"Of {at16} differences at stride 16, two: the field of DCN with local DK is wider than the rigid model's "
         f"(sigma {both} pixels), and DCN has a little less of its energy on the object (inside {less})",
         f"Of {at32} at stride 32, two: DCN with local DK ({deep[0]}) and global DK ({deep[1]})",
-        f"({means[0]} and {means[1]}), and is not told", f"None of {procedural} differences",
-    ]  # fmt: skip
+        f"({means[0]} and {means[1]}), and is not told",
+        f"None of {procedural} differences",
+    ]
 
 
 def probe_score(model: str, features: str, target: str = "class") -> str:
     """``76.6 ± 2.9``, over the seeds of a committed model."""
     lines, *_ = read_tables(RESULTS / "dynamics" / "probe.csv")
-    found = summarize([line.value for line in lines if (line.model, line.kind, line.layer, line.features, line.target)
-                       == (f"test_resnetdw_{model}", "kernel offsets", "all", features, target)])  # fmt: skip
+    found = summarize(
+        [
+            line.value
+            for line in lines
+            if (line.model, line.kind, line.layer, line.features, line.target)
+            == (f"test_resnetdw_{model}", "kernel offsets", "all", features, target)
+        ]
+    )
     return f"{found.mean:.1f} ± {found.half_width:.1f}"
 
 
@@ -103,13 +120,16 @@ def dynamics() -> list[str]:
         counts.append((len(found), sum(each.p < 0.05 for each in found)))
     (offsets, told), (random, told_too) = counts
     learned, shuffled, unlearned = (
-        probe_score("dk", features) for features in ("learned", "shuffled targets", "random generator"))
+        probe_score("dk", features) for features in ("learned", "shuffled targets", "random generator")
+    )
     return [
         f"Of {offsets} differences between offsets and CondConv's scores {told} are below 0.05 and none after",
         f"of {random} between learned generators and random ones {told_too} and none",
         f"tell the class of {learned} % of the objects, where chance is {about['chance']:.1f} % and shuffled targets "
-        f"stay at {shuffled} %", f"tells {unlearned} %, so most", *without_record(),
-    ]  # fmt: skip
+        f"stay at {shuffled} %",
+        f"tells {unlearned} %, so most",
+        *without_record(),
+    ]
 
 
 def without_record() -> list[str]:
@@ -133,16 +153,23 @@ def gpu() -> list[str]:
     parts = json.loads((RESULTS / "gpu" / "summary.json").read_text(encoding="utf-8"))
     dots = re.search(r"== tests-other: [^\n]*\n(\.+)", (RESULTS / "gpu" / "tests.log").read_text(encoding="utf-8"))
     driver = parts["gpu"].split(", ")[1]
-    return [*gpu_speeds(), f"(driver {driver}, ", f"ended in a crash ({parts['tests-other']['status']})",
-            f"and {len(dots[1])} of the other tests"]  # fmt: skip
+    return [
+        *gpu_speeds(),
+        f"(driver {driver}, ",
+        f"ended in a crash ({parts['tests-other']['status']})",
+        f"and {len(dots[1])} of the other tests",
+    ]
 
 
 def earlier() -> list[str]:
     """What results/README.md says in words of the signs of the earlier runs' differences."""
     with open(RESULTS / "demo.csv", encoding="utf-8") as demo, open(RESULTS / "detection.csv", encoding="utf-8") as det:
         rows = [row for row in csv.DictReader(demo) if row["table"].startswith("photos10")]
-        detectors = [float(row["Δ rigid"]) for row in csv.DictReader(det)
-                     if row["Δ rigid"] and row["table"].startswith("photos_det")]  # fmt: skip
+        detectors = [
+            float(row["Δ rigid"])
+            for row in csv.DictReader(det)
+            if row["Δ rigid"] and row["table"].startswith("photos_det")
+        ]
     gains = {row["model"].removeprefix("test_resnetdw_"): float(row["Δ rigid"]) for row in rows if row["Δ rigid"]}
     assert len(gains) == 8 and min(gains.values()) > 0 and max(detectors) < 0
     assert min(gains[name] for name in ("dcn", "scc", "dk_s3", "dk_s5")) > gains["dk"]
@@ -151,8 +178,10 @@ def earlier() -> list[str]:
     return [
         "one base's low mean as much as eight gains",
         "deformable convolution and CondConv gain more than local DK at scope 4 (centred), which is below scopes 3 and "
-        "5", "is below the rival alone", "The detector's sign is the other way",
-    ]  # fmt: skip
+        "5",
+        "is below the rival alone",
+        "The detector's sign is the other way",
+    ]
 
 
 def pilot() -> list[str]:
@@ -182,16 +211,24 @@ def pilot_detector(record: dict) -> str:
     strides = config["model"]["rpn_head"]["anchor_generator"]["strides"]
     settings = f"{config['train_dataloader']['batch_size']} | {config['optim_wrapper']['optimizer']['lr']:g}"
     epochs, images = config["train_cfg"]["max_epochs"], record["data"]["val_images"]
-    return (f"| {record['data']['name']} | {strides[0]} to {strides[-1]} | {settings} | {epochs} | {images:,} | "
-            f"{final['val/mAP']:.1f} | {final['val/mAP_50']:.1f} |")  # fmt: skip
+    return (
+        f"| {record['data']['name']} | {strides[0]} to {strides[-1]} | {settings} | {epochs} | {images:,} | "
+        f"{final['val/mAP']:.1f} | {final['val/mAP_50']:.1f} |"
+    )
 
 
 def readme() -> list[str]:
-    paper = {row["conv3x3"]: row for row in load_paper()["table1"]
-             if row["backbone"] == "ResNet-50-DW" and row["pw"] == "rigid"}  # fmt: skip
+    paper = {
+        row["conv3x3"]: row
+        for row in load_paper()["table1"]
+        if row["backbone"] == "ResNet-50-DW" and row["pw"] == "rigid"
+    }
     costs = json.loads((ROOT / "dk_bench" / "results" / "costs.json").read_text(encoding="utf-8"))
-    ratio = {line.partition(": ")[2].partition(":")[0]: re.search(r"([\d.]+)x depthwise", line)[1]
-             for line in gpu_speeds() if "depthwise convolution" in line}  # fmt: skip
+    ratio = {
+        line.partition(": ")[2].partition(":")[0]: re.search(r"([\d.]+)x depthwise", line)[1]
+        for line in gpu_speeds()
+        if "depthwise convolution" in line
+    }
     speed = {line.split()[0]: re.search(r"(\d+) images/s", line)[1] for line in gpu_speeds() if "images/s" in line}
     assert FACTOR[float16] == FACTOR[bfloat16]
     return [
@@ -208,19 +245,34 @@ def readme() -> list[str]:
 
 
 SOURCED: dict[str, Callable[[], list[str]]] = {
-    "README.md": readme, "results/erf/README.md": erf, "results/dynamics/README.md": dynamics,
-    "results/README.md": earlier, "results/gpu/README.md": gpu, "results/pilot/README.md": pilot,
-}  # fmt: skip
+    "README.md": readme,
+    "results/erf/README.md": erf,
+    "results/dynamics/README.md": dynamics,
+    "results/README.md": earlier,
+    "results/gpu/README.md": gpu,
+    "results/pilot/README.md": pilot,
+}
 NO_RESULT: dict[str, list[str]] = {
     "README.md": [
-        "(2.11 or later)", "scope 4, 3, 5, 9", "where the output stride is 8 or more (small models: 2)",
-        "for images of 32 to 64 pixels", "FPN, 1x, for all 18 rows of tables 3 and 4", "the same losses for 20 steps",
+        "(2.11 or later)",
+        "scope 4, 3, 5, 9",
+        "where the output stride is 8 or more (small models: 2)",
+        "for images of 32 to 64 pixels",
+        "FPN, 1x, for all 18 rows of tables 3 and 4",
+        "the same losses for 20 steps",
         "weights to 1e-7 when read back",
     ],
-    "results/gpu/README.md": ["exit status and seconds of each part; 0 is passed", "at 224 pixels, batch 128",
-                              "backward for 16-bit values", "hit its limit of 70 seconds"],
+    "results/gpu/README.md": [
+        "exit status and seconds of each part; 0 is passed",
+        "at 224 pixels, batch 128",
+        "backward for 16-bit values",
+        "hit its limit of 70 seconds",
+    ],
     "results/README.md": ["(394 of 256 pixels", "(5,000 of 96 pixels", "Rows of cifar10,"],
     "results/erf/README.md": ["units of stride 16 and 32"],
-    "results/pilot/README.md": ["which passes the 80 % that were asked for",
-                                "a little above the 75 to 92 % that were meant", "| mAP | AP50 |"],
-}  # fmt: skip
+    "results/pilot/README.md": [
+        "which passes the 80 % that were asked for",
+        "a little above the 75 to 92 % that were meant",
+        "| mAP | AP50 |",
+    ],
+}

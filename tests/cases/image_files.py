@@ -48,6 +48,12 @@ def add(tar, name, content=b"", **fields):
 
 def data_config(root, *overrides):
     """The configuration of the splits below ``root``."""
-    settings = ["data.source=timm", f"data.train={root}/train", f"data.val={root}/val", "data.size=16",
-                "data.batch_size=2", "data.workers=0"]  # fmt: skip
+    settings = [
+        "data.source=timm",
+        f"data.train={root}/train",
+        f"data.val={root}/val",
+        "data.size=16",
+        "data.batch_size=2",
+        "data.workers=0",
+    ]
     return load_config(None, [*settings, *overrides]).data

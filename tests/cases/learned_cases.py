@@ -23,8 +23,10 @@ def planted(model: nn.Module, seed: int) -> None:
 
 def checkpoint(path, name: str, *, seed: int = 0, plant: bool = True, size: int = 32):
     """Writes what training would leave of a model of that name, and returns the path."""
-    config = load_config(None, [
-        f"model.name={name}", f"seed={seed}", f"data.size={size}", "data.crop_pct=1", "data.procedural.classes=4"])
+    config = load_config(
+        None,
+        [f"model.name={name}", f"seed={seed}", f"data.size={size}", "data.crop_pct=1", "data.procedural.classes=4"],
+    )
     torch.manual_seed(seed)
     model = build_model(config.model, len(CLASSES))
     if plant:

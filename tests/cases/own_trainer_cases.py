@@ -6,9 +6,14 @@ import pytorch_lightning as pl
 import torch
 
 QUIET = dict(
-    accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-    enable_model_summary=False, num_sanity_val_steps=0,
-)  # fmt: skip
+    accelerator="cpu",
+    devices=1,
+    logger=False,
+    enable_checkpointing=False,
+    enable_progress_bar=False,
+    enable_model_summary=False,
+    num_sanity_val_steps=0,
+)
 
 
 def trainer(epochs=2, **settings):

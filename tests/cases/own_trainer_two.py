@@ -47,7 +47,13 @@ try:
 except Diverged as error:
     spoilt = str(error)
 seen = {
-    "train": watch.batches, "val": watch.validated, "figures": watch.figures, "steps": own.global_step,
-    "overfit": overfit.batches, "tested": tested, "predicted": len(torch.cat(predicted)), "spoilt": spoilt,
-}  # fmt: skip
+    "train": watch.batches,
+    "val": watch.validated,
+    "figures": watch.figures,
+    "steps": own.global_step,
+    "overfit": overfit.batches,
+    "tested": tested,
+    "predicted": len(torch.cat(predicted)),
+    "spoilt": spoilt,
+}
 (folder / f"{own.global_rank}.json").write_text(json.dumps(seen))

@@ -24,8 +24,11 @@ def check_random_case(seed: int, function=torch.ops.dk_bench.depthwise_conv_per_
     """Raises AssertionError where output or gradients are not the reference's."""
     r, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     kernel = (r.choice(KERNELS), r.choice(KERNELS))
-    geometry = {"stride": (r.choice((1, 2)), r.choice((1, 3))), "padding": (r.choice((0, 1, 3)), r.choice((0, 2))),
-                "dilation": (r.choice((1, 2)), r.choice((1, 1, 3)))}
+    geometry = {
+        "stride": (r.choice((1, 2)), r.choice((1, 3))),
+        "padding": (r.choice((0, 1, 3)), r.choice((0, 2))),
+        "dilation": (r.choice((1, 2)), r.choice((1, 1, 3))),
+    }
     least = [geometry["dilation"][a] * (kernel[a] - 1) + 1 - 2 * geometry["padding"][a] for a in (0, 1)]
     size = tuple(max(1, v) + r.randrange(8) for v in least)
     images, channels, dtype = r.choice((0, 1, 2, 3)), CHANNELS[seed % len(CHANNELS)], DTYPES[seed % 4]

@@ -84,9 +84,19 @@ def make_record(model, top1, seed=0, *, metric="val/top1", macs=2_000_000, **cha
 
 def timing(operator, ratio, shape="8 x 4 x 4", mode="forward") -> dict:
     return {
-        "shape": shape, "setting": "float32", "operator": operator, "variant": "", "mode": mode, "repeats": 3,
-        "median": 0.002 * ratio, "quartiles": [0.001, 0.003], "ratio": ratio, "gigabytes_per_second": 1.0,
-        "copy_share": 0.5, "peak_memory": None}  # fmt: skip
+        "shape": shape,
+        "setting": "float32",
+        "operator": operator,
+        "variant": "",
+        "mode": mode,
+        "repeats": 3,
+        "median": 0.002 * ratio,
+        "quartiles": [0.001, 0.003],
+        "ratio": ratio,
+        "gigabytes_per_second": 1.0,
+        "copy_share": 0.5,
+        "peak_memory": None,
+    }
 
 
 def bench(timings) -> dict:
@@ -121,8 +131,14 @@ def make_folder(folder: Path) -> Path:
     for number, record in enumerate([*runs, failed, detector]):
         write_record(record, folder / f"run{number}" / "record.json")
     times = [timing("local DK", 2.0), timing("local DK", 8.0, "16 x 2 x 2"), timing("torchvision deform_conv2d", 90.0)]
-    speed = {"model": "resnet50dw_dk", "train_images_per_second": 9.0, "train_ratio": 0.5,
-             "eval_images_per_second": 40.0, "eval_ratio": 0.8, "peak_memory": None}  # fmt: skip
+    speed = {
+        "model": "resnet50dw_dk",
+        "train_images_per_second": 9.0,
+        "train_ratio": 0.5,
+        "eval_images_per_second": 40.0,
+        "eval_ratio": 0.8,
+        "peak_memory": None,
+    }
     write_json(folder / "bench" / "cpu.json", bench(times))
     settings = {"batch": 2, "size": 224, "precision": "float32"}
     speeds = bench([]) | {"kind": "model speeds", "settings": settings, "speeds": [speed]}
@@ -172,5 +188,6 @@ def make_hostile_folder(folder: Path) -> Path:
     (folder / "page.svg").write_text("<html/>")
     script = '<script>alert(5)</script><image href="http://example.org/x.png" width="4" height="4"/>'
     (folder / "active.svg").write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4" onload="alert(6)">{script}</svg>')  # fmt: skip
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4" onload="alert(6)">{script}</svg>'
+    )
     return folder

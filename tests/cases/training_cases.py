@@ -6,11 +6,21 @@ from dk_bench.config import load_config
 
 EPOCHS, STEPS = 4, 3  # of the runs here
 TINY = (
-    "name=tiny", "model.name=test_resnetdw_dk", "model.drop_path_rate=0.2", "wandb.mode=disabled",
-    "data.size=32", "data.crop_pct=1", "data.workers=0", "data.batch_size=8", "data.procedural.train_images=26",
-    "data.procedural.val_images=12", "data.procedural.classes=6", f"optim.epochs={EPOCHS}", "optim.warmup_epochs=1",
+    "name=tiny",
+    "model.name=test_resnetdw_dk",
+    "model.drop_path_rate=0.2",
+    "wandb.mode=disabled",
+    "data.size=32",
+    "data.crop_pct=1",
+    "data.workers=0",
+    "data.batch_size=8",
+    "data.procedural.train_images=26",
+    "data.procedural.val_images=12",
+    "data.procedural.classes=6",
+    f"optim.epochs={EPOCHS}",
+    "optim.warmup_epochs=1",
     "optim.lr=0.05",
-)  # fmt: skip
+)
 
 
 def tiny(output, *overrides):

@@ -40,8 +40,10 @@ def check_gradients(call: Callable, given: tuple) -> None:
 
 def map_at(tensors, pattern, dims, count: int = 3):
     """The tensors that the pattern chooses, stacked at their dimension, and in_dims."""
-    chosen = [t if not mapped else torch.stack([t + 0.3 * k for k in range(count)], d)
-              for t, mapped, d in zip(tensors, pattern, dims, strict=True)]
+    chosen = [
+        t if not mapped else torch.stack([t + 0.3 * k for k in range(count)], d)
+        for t, mapped, d in zip(tensors, pattern, dims, strict=True)
+    ]
     return chosen, tuple(d if mapped else None for mapped, d in zip(pattern, dims, strict=True))
 
 
@@ -52,8 +54,10 @@ def check_every_mapping(call, tensors, count: int = 3) -> None:
             continue
         dims = [(number + i) % (t.dim() + 1) for i, t in enumerate(tensors)]
         given, in_dims = map_at(tensors, pattern, dims, count)
-        results = [call(*(t if d is None else t.select(d, k) for t, d in zip(given, in_dims, strict=True)))
-                   for k in range(count)]
+        results = [
+            call(*(t if d is None else t.select(d, k) for t, d in zip(given, in_dims, strict=True)))
+            for k in range(count)
+        ]
         mapped = vmap(call, in_dims)(*given)
         nothing = [t if d is None else t.narrow(d, 0, 0) for t, d in zip(given, in_dims, strict=True)]
         none = vmap(call, in_dims)(*nothing)

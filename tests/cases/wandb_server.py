@@ -25,9 +25,15 @@ with warnings.catch_warnings(action="ignore"):  # pydantic's, of how the package
 ENTITY = "tester"
 WHEN = "2026-01-01T00:00:00"  # the time of everything
 USER = {
-    "id": "user", "name": "Tester", "username": ENTITY, "entity": ENTITY, "email": "tester@localhost", "admin": False,
-    "flags": "{}", "teams": {"edges": []},
-}  # fmt: skip
+    "id": "user",
+    "name": "Tester",
+    "username": ENTITY,
+    "entity": ENTITY,
+    "email": "tester@localhost",
+    "admin": False,
+    "flags": "{}",
+    "teams": {"edges": []},
+}
 
 
 @dataclass
@@ -50,13 +56,29 @@ class Run:
     def node(self) -> dict[str, Any]:
         """The run as GraphQL gives it."""
         return {
-            "id": self.name, "name": self.name, "displayName": self.name, "projectId": "1", "sweepName": self.sweep,
-            "state": self.state, "config": json.dumps(self.config), "summaryMetrics": json.dumps(self.summary),
-            "systemMetrics": "{}", "tags": [], "group": "", "jobType": "", "commit": "", "readOnly": False,
-            "createdAt": WHEN, "heartbeatAt": WHEN, "description": "", "notes": "", "user": USER,
-            "historyLineCount": len(self.history), "historyKeys": {},
+            "id": self.name,
+            "name": self.name,
+            "displayName": self.name,
+            "projectId": "1",
+            "sweepName": self.sweep,
+            "state": self.state,
+            "config": json.dumps(self.config),
+            "summaryMetrics": json.dumps(self.summary),
+            "systemMetrics": "{}",
+            "tags": [],
+            "group": "",
+            "jobType": "",
+            "commit": "",
+            "readOnly": False,
+            "createdAt": WHEN,
+            "heartbeatAt": WHEN,
+            "description": "",
+            "notes": "",
+            "user": USER,
+            "historyLineCount": len(self.history),
+            "historyKeys": {},
             "project": {"id": "project", "name": self.project, "entity": {"id": ENTITY, "name": ENTITY}},
-        }  # fmt: skip
+        }
 
 
 @dataclass
@@ -77,11 +99,25 @@ class Sweep:
 
     def node(self) -> dict[str, Any]:
         return {
-            "__typename": "Sweep", "id": self.name, "name": self.name, "displayName": None, "method": "grid",
-            "state": "RUNNING", "description": None, "bestLoss": None, "config": self.text, "createdAt": WHEN,
-            "updatedAt": WHEN, "heartbeatAt": WHEN, "runCount": len(self.runs), "runCountExpected": None,
-            "runs": {"edges": []}, "controller": None, "scheduler": None, "earlyStopJobRunning": False,
-        }  # fmt: skip
+            "__typename": "Sweep",
+            "id": self.name,
+            "name": self.name,
+            "displayName": None,
+            "method": "grid",
+            "state": "RUNNING",
+            "description": None,
+            "bestLoss": None,
+            "config": self.text,
+            "createdAt": WHEN,
+            "updatedAt": WHEN,
+            "heartbeatAt": WHEN,
+            "runCount": len(self.runs),
+            "runCountExpected": None,
+            "runs": {"edges": []},
+            "controller": None,
+            "scheduler": None,
+            "earlyStopJobRunning": False,
+        }
 
 
 def grid_cells(sweep: dict[str, Any], before: Iterable[dict[str, Any]] = (), most: int = 1) -> list[dict[str, Any]]:
@@ -181,20 +217,38 @@ class WandbServer:
         found = [run for run in self.runs.values() if all(item == {"sweep": run.sweep} for item in wanted)]
         edges = [{"node": run.node(), "cursor": run.name} for run in found]
         page = {"endCursor": None, "hasNextPage": False}
-        return {"project": {"internalId": "1", "runCount": len(found), "readOnly": False,
-                            "runs": {"edges": edges, "pageInfo": page}}}  # fmt: skip
+        return {
+            "project": {
+                "internalId": "1",
+                "runCount": len(found),
+                "readOnly": False,
+                "runs": {"edges": edges, "pageInfo": page},
+            }
+        }
 
     def RunFiles(self, name: str, fileNames: list[str], **_: Any) -> dict[str, Any]:
         files = {key: content for key, content in self.runs[name].files.items() if key in fileNames}
         nodes = [
-            {"id": key, "name": key, "url": f"{self.url}/stored/{name}/{key}", "directUrl": "", "md5": "",
-             "sizeBytes": str(len(content)), "mimetype": "application/json", "updatedAt": WHEN}
+            {
+                "id": key,
+                "name": key,
+                "url": f"{self.url}/stored/{name}/{key}",
+                "directUrl": "",
+                "md5": "",
+                "sizeBytes": str(len(content)),
+                "mimetype": "application/json",
+                "updatedAt": WHEN,
+            }
             for key, content in files.items()
-        ]  # fmt: skip
+        ]
         page = {"endCursor": None, "hasNextPage": False}
         edges = [{"node": node, "cursor": node["name"]} for node in nodes]
-        return {"project": {"internalId": "1", "run": {"fileCount": len(nodes),
-                                                       "files": {"edges": edges, "pageInfo": page}}}}  # fmt: skip
+        return {
+            "project": {
+                "internalId": "1",
+                "run": {"fileCount": len(nodes), "files": {"edges": edges, "pageInfo": page}},
+            }
+        }
 
     def file_stream(self, run: str, sent: dict[str, Any]) -> None:
         """What a run sends while it goes: lines of its history, its summary, and at last its exit code."""

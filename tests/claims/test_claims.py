@@ -33,15 +33,31 @@ def note_of(family):
 # The file
 
 
-@pytest.mark.parametrize(("claim", "resnet", "mobilenet"), [
-    ("local-over-rigid", 1.8, 2.2), ("local-at-scope-3", 1.1, None), ("scope-4-over-3", 0.7, None),
-    ("scope-4-over-5", 0.3, None), ("scope-4-over-9", 0.7, None), ("global-over-rigid", 1.3, 1.7),
-    ("local-over-global", 0.5, 0.5), ("pointwise-over-global", 0.3, 0.9), ("pointwise-over-local", 0.4, 0.7),
-    ("local-over-dcn", 0.1, 0.9), ("dk-with-scc", 1.3, 1.2), ("dk-with-dcn", 1.0, 1.2),
-    ("local-as-good-as-scc", 0.5, -0.2), ("depthwise-base", -0.4, None), ("detection-local-over-rigid", 1.2, 1.6),
-    ("detection-pointwise-over-rigid", 1.8, 2.4), ("detection-dcn-over-local", 2.1, 1.5),
-    ("detection-dk-with-dcn", 0.7, 1.2), ("detection-dk-with-scc", 1.7, 1.1), ("clipping", None, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("claim", "resnet", "mobilenet"),
+    [
+        ("local-over-rigid", 1.8, 2.2),
+        ("local-at-scope-3", 1.1, None),
+        ("scope-4-over-3", 0.7, None),
+        ("scope-4-over-5", 0.3, None),
+        ("scope-4-over-9", 0.7, None),
+        ("global-over-rigid", 1.3, 1.7),
+        ("local-over-global", 0.5, 0.5),
+        ("pointwise-over-global", 0.3, 0.9),
+        ("pointwise-over-local", 0.4, 0.7),
+        ("local-over-dcn", 0.1, 0.9),
+        ("dk-with-scc", 1.3, 1.2),
+        ("dk-with-dcn", 1.0, 1.2),
+        ("local-as-good-as-scc", 0.5, -0.2),
+        ("depthwise-base", -0.4, None),
+        ("detection-local-over-rigid", 1.2, 1.6),
+        ("detection-pointwise-over-rigid", 1.8, 2.4),
+        ("detection-dcn-over-local", 2.1, 1.5),
+        ("detection-dk-with-dcn", 0.7, 1.2),
+        ("detection-dk-with-scc", 1.7, 1.1),
+        ("clipping", None, None),
+    ],
+)
 def test_differences_are_those_the_paper_states(claim, resnet, mobilenet):
     claim = CLAIMS.claims[claim]
     assert CLAIMS.paper_difference(claim, RESNET) == resnet
@@ -77,44 +93,58 @@ def edit(path, value):
     return change
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (edit(["claims", 0, "colour"], "red"), "claim local-over-rigid: unknown colour, expected some of id, claim"),
-    (edit(["claims", 0, "source"], None), "claim local-over-rigid: missing source"),
-    (edit(["claims", 0, "id"], "clipping"), "claim clipping: there twice"),
-    (edit(["claims", 0, "id"], 7), "claim 7: id is 7, expected text"),
-    (edit(["claims", 0], "text"), "claim 1: expected a mapping, got 'text'"),
-    (edit(["claims", 0, "contrast"], {"s4": 1, "s7": -1}), "claim local-over-rigid: unknown arm 's7', expected one of"),
-    (edit(["claims", 0, "contrast"], {"s4": 1, "rigid": -2}), "contrast: weights sum to -1, expected zero over two"),
-    (edit(["claims", 0, "contrast"], {"s4": 1, "rigid": "-1"}), "weight of rigid is '-1', expected a number other"),
-    (edit(["claims", 0, "contrast"], {"s4": 1, "rigid": -1, "dcn": 0}), "weight of dcn is 0, expected a number other"),
-    (edit(["claims", 0, "contrast"], {}), "weights sum to 0, expected zero over two terms or more"),
-    (edit(["claims", 0, "contrast"], None), "expected a contrast, or a figure of the paper"),
-    (edit(["claims", 0, "figure"], "fig3_scale"), "expected a contrast, or a figure of the paper"),
-    (edit(["claims", 0, "paper"], "top5"), "unknown paper 'top5', expected one of top1, map"),
-    (edit(["claims", 0, "paper"], None), "margin is missing, and the paper has no figures"),
-    (edit(["claims", 0, "margin"], -0.5), "margin is -0.5, expected a number above zero"),
-    (edit(["claims", 0, "margin"], True), "margin is True, expected a number"),
-    (edit(["claims", 0, "grids"], ["diagonal"]), "unknown grid 'diagonal', expected one of centred, spread"),
-    (edit(["claims", 0, "margin"], math.inf), "margin is inf, expected a number above zero"),
-    (edit(["claims", 0, "contrast"], {"s4": {3: 1}, "rigid": -1}), "contrast: metric 3 of s4, expected text"),
-    (edit(["claims", 0, "grids"], []), "grids: expected one, or several that have other arms each, got none"),
-    (edit(["claims", 3, "grids"], ["centred", "spread"]), "local-at-scope-3: grids: .*, got centred, spread"),
-    (edit(["experiments", "photographs", "seeds"], 1), "experiment photographs: seeds is 1, expected 2 at least"),
-    (edit(["experiments", "photographs", "bases", MOBILENET, "arms"], ["s4", "s4"]), "arm s4 is there twice"),
-    (edit(["claims", 0, "bases"], ["VGG"]), "unknown base 'VGG', expected one of ResNet-50-DW, MobileNet-V2"),
-    (edit(["claims", 0, "tested"], ["dreams"]), "unknown experiment 'dreams', expected one of deformation, p"),
-    (edit(["claims", 0, "tested"], ["figures"]), "unknown experiment 'figures'"),
-    (edit(["experiments", "photographs", "bases", RESNET, "arms"], ["rigid"]),
-     r"claim local-over-rigid-spread: tested: no base of experiment photographs has all of its arms \(s4_spread"),
-    (edit(["experiments", "photographs", "bases", RESNET, "arms"], ["s7"]), f"base {RESNET}: unknown arm 's7'"),
-    (edit(["experiments", "photographs", "metric"], None), "experiment photographs: missing metric"),
-    (edit(["experiments", "photographs", "seeds"], "8"), "experiment photographs: seeds is '8', expected a number"),
-    (edit(["studies", "figures", "bases"], {"VGG": "vgg"}), "study figures: unknown base 'VGG'"),
-    (edit(["arms", "s3", "scoop"], 3), "arm s3: unknown scoop, expected some of"),
-    (edit(["arms", "s3", "scope"], 2), "arm s3: scope: expected at least kernel_size = 3"),
-    (edit(["arms", "s3"], 3), "arm s3: expected what its kernel spec changes, got 3"),
-    (edit(["arms"], None), "missing arms"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit(["claims", 0, "colour"], "red"), "claim local-over-rigid: unknown colour, expected some of id, claim"),
+        (edit(["claims", 0, "source"], None), "claim local-over-rigid: missing source"),
+        (edit(["claims", 0, "id"], "clipping"), "claim clipping: there twice"),
+        (edit(["claims", 0, "id"], 7), "claim 7: id is 7, expected text"),
+        (edit(["claims", 0], "text"), "claim 1: expected a mapping, got 'text'"),
+        (
+            edit(["claims", 0, "contrast"], {"s4": 1, "s7": -1}),
+            "claim local-over-rigid: unknown arm 's7', expected one of",
+        ),
+        (
+            edit(["claims", 0, "contrast"], {"s4": 1, "rigid": -2}),
+            "contrast: weights sum to -1, expected zero over two",
+        ),
+        (edit(["claims", 0, "contrast"], {"s4": 1, "rigid": "-1"}), "weight of rigid is '-1', expected a number other"),
+        (
+            edit(["claims", 0, "contrast"], {"s4": 1, "rigid": -1, "dcn": 0}),
+            "weight of dcn is 0, expected a number other",
+        ),
+        (edit(["claims", 0, "contrast"], {}), "weights sum to 0, expected zero over two terms or more"),
+        (edit(["claims", 0, "contrast"], None), "expected a contrast, or a figure of the paper"),
+        (edit(["claims", 0, "figure"], "fig3_scale"), "expected a contrast, or a figure of the paper"),
+        (edit(["claims", 0, "paper"], "top5"), "unknown paper 'top5', expected one of top1, map"),
+        (edit(["claims", 0, "paper"], None), "margin is missing, and the paper has no figures"),
+        (edit(["claims", 0, "margin"], -0.5), "margin is -0.5, expected a number above zero"),
+        (edit(["claims", 0, "margin"], True), "margin is True, expected a number"),
+        (edit(["claims", 0, "grids"], ["diagonal"]), "unknown grid 'diagonal', expected one of centred, spread"),
+        (edit(["claims", 0, "margin"], math.inf), "margin is inf, expected a number above zero"),
+        (edit(["claims", 0, "contrast"], {"s4": {3: 1}, "rigid": -1}), "contrast: metric 3 of s4, expected text"),
+        (edit(["claims", 0, "grids"], []), "grids: expected one, or several that have other arms each, got none"),
+        (edit(["claims", 3, "grids"], ["centred", "spread"]), "local-at-scope-3: grids: .*, got centred, spread"),
+        (edit(["experiments", "photographs", "seeds"], 1), "experiment photographs: seeds is 1, expected 2 at least"),
+        (edit(["experiments", "photographs", "bases", MOBILENET, "arms"], ["s4", "s4"]), "arm s4 is there twice"),
+        (edit(["claims", 0, "bases"], ["VGG"]), "unknown base 'VGG', expected one of ResNet-50-DW, MobileNet-V2"),
+        (edit(["claims", 0, "tested"], ["dreams"]), "unknown experiment 'dreams', expected one of deformation, p"),
+        (edit(["claims", 0, "tested"], ["figures"]), "unknown experiment 'figures'"),
+        (
+            edit(["experiments", "photographs", "bases", RESNET, "arms"], ["rigid"]),
+            r"claim local-over-rigid-spread: tested: no base of experiment photographs has all of its arms \(s4_spread",
+        ),
+        (edit(["experiments", "photographs", "bases", RESNET, "arms"], ["s7"]), f"base {RESNET}: unknown arm 's7'"),
+        (edit(["experiments", "photographs", "metric"], None), "experiment photographs: missing metric"),
+        (edit(["experiments", "photographs", "seeds"], "8"), "experiment photographs: seeds is '8', expected a number"),
+        (edit(["studies", "figures", "bases"], {"VGG": "vgg"}), "study figures: unknown base 'VGG'"),
+        (edit(["arms", "s3", "scoop"], 3), "arm s3: unknown scoop, expected some of"),
+        (edit(["arms", "s3", "scope"], 2), "arm s3: scope: expected at least kernel_size = 3"),
+        (edit(["arms", "s3"], 3), "arm s3: expected what its kernel spec changes, got 3"),
+        (edit(["arms"], None), "missing arms"),
+    ],
+)
 def test_bad_file_is_named(tmp_path, change, message):
     content = yaml.safe_load(CLAIMS_FILE.read_text())
     change(content)
@@ -275,8 +305,11 @@ def test_two_cells_of_an_arm_are_refused():
 def test_claims_of_figures_are_of_the_studies_files(tmp_path):
     folder = tmp_path / "erf" / "e1"
     folder.mkdir(parents=True)
-    lines = [f"small_resnetdw{arm} (seed {seed}),{0.5 + gain + seed / 100}"
-             for arm, gain in (("", 0), ("_dk", 0.1)) for seed in range(3)]  # fmt: skip
+    lines = [
+        f"small_resnetdw{arm} (seed {seed}),{0.5 + gain + seed / 100}"
+        for arm, gain in (("", 0), ("_dk", 0.1))
+        for seed in range(3)
+    ]
     head = "model,inside,agreement_rotated,agreement_scaled"
     (folder / "summary.csv").write_text("\n".join([head, *(f"{line},0,0" for line in lines)]) + "\n")
     _, found = findings_of([], "figures", folder=tmp_path)

@@ -20,9 +20,14 @@ def record_of(argv):
     """What the run of a cell would leave, had it ended at `MAP`."""
     config = load_detection_config(argv[2], argv[3:])
     record = new_record(
-        name=config.run.name, config=_as_json(config.to_dict()), model=_describe(config), data=SCENES,
-        seed=config.run.seed, command=argv, task=DETECTION,
-    )  # fmt: skip
+        name=config.run.name,
+        config=_as_json(config.to_dict()),
+        model=_describe(config),
+        data=SCENES,
+        seed=config.run.seed,
+        command=argv,
+        task=DETECTION,
+    )
     record.metrics["final"] = {"val/mAP": MAP[record.model["name"]]}
     record.status = "finished"
     return record
@@ -37,9 +42,7 @@ def test_the_experiments_runs_are_the_arms_that_its_claims_compare(monkeypatch):
     assert {len(family.runs) for family in here} == {4} and not any(family.missing for family in here)
     findings = [finding for family in here for finding in family.findings]
     means = {finding.claim.id: round(finding.judgement.mean, 6) for finding in findings}
-    assert means == {
-        "detection-local-over-rigid": 1.0, "detection-dcn-over-local": 2.0, "detection-dk-with-dcn": -0.5,
-    }  # fmt: skip
+    assert means == {"detection-local-over-rigid": 1.0, "detection-dcn-over-local": 2.0, "detection-dk-with-dcn": -0.5}
 
 
 def test_the_runs_that_chose_the_recipe_are_no_evidence(monkeypatch):

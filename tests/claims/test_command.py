@@ -53,7 +53,9 @@ def test_command_puts_the_verdicts_into_a_readme(results, tmp_path, capsys):
     readme.write_text(f"before\n{CLAIMS_BEGIN}\nold\n{CLAIMS_END}\nafter\n")
     assert main(["claims", str(results), "--readme", str(readme)]) == 0
     name = "[E2, photographs: CIFAR-10, ResNet-50-DW](results/claims.md)"
-    assert readme.read_text() == f"""before
+    assert (
+        readme.read_text()
+        == f"""before
 {CLAIMS_BEGIN}
 
 ![Differences of the paper and ours, with intervals](results/claims.svg)
@@ -65,6 +67,7 @@ def test_command_puts_the_verdicts_into_a_readme(results, tmp_path, capsys):
 {CLAIMS_END}
 after
 """
+    )
     small = runs_of({"rigid": [80.0, 81.0, 79.0, 80.5], "s4": [80.3, 81.32, 79.31, 80.81]})
     summary = claims_summary(families(CLAIMS, small, Path("none")), "claims")
     assert "| 4 of 8 | local-over-rigid (within the margin) |  |  |  |" in summary

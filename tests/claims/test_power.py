@@ -129,8 +129,11 @@ def test_power_of_one_contrast_is_what_verdicts_find():
 def test_contrasts_are_read():
     assert read_contrast("a_dk-a") == [Term(1, "a_dk"), Term(-1, "a")]
     assert read_contrast(" a + b[x=1, y=2] - c-d ") == [
-        Term(0.5, "a"), Term(0.5, "b", "x=1, y=2"), Term(-0.5, "c"), Term(-0.5, "d")
-    ]  # fmt: skip
+        Term(0.5, "a"),
+        Term(0.5, "b", "x=1, y=2"),
+        Term(-0.5, "c"),
+        Term(-0.5, "d"),
+    ]
     assert read_contrast("a[lr=0.1]-a[lr=0.2]")[1] == Term(-1, "a", "lr=0.2")
 
 

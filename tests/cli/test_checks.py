@@ -24,23 +24,38 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["bench", "ops", "--models", "resnet*"], "--models: does not go with ops"),
-    (["bench", "ops", "--batch", "2"], "--batch: does not go with ops"),
-    (["bench", "ops", "--size", "64"], "--size: does not go with ops"),
-    (["bench", "ops", "--bfloat16"], "--bfloat16: does not go with ops"),
-    (["bench", "train", "--shapes", "8,6"], "--shapes: does not go with train"),
-    (["erf", "test_resnetdw", "--root", "folder"], "--root folder: goes with --images and annotations, got procedural"),
-    (["erf", "test_resnetdw", "--root", "folder", "--images", "folder"], "--root folder: goes with --images and anno"),
-    (["dynamics", "last.ckpt", "--images", "folder"], "--images folder: goes with --data, annotations that name them"),
-    (["dynamics", "last.ckpt", "--perplexity", "nan"], "--perplexity nan: expected a positive number"),
-    (["dynamics", "last.ckpt", "--perplexity", "0"], "--perplexity 0: expected a positive number"),
-    (["dynamics", "last.ckpt", "--perplexity", "-3"], "--perplexity -3: expected a positive number"),
-    (["replay", "record.json", "--force"], "--force: goes with --run"),
-    (["eval", "last.ckpt", "--record", "folder"], "--record folder: is a folder, expected a file"),
-    (["eval", "last.ckpt", "--record", "a.png/x.json"], "--record a.png/x.json: a.png is a file, expected a folder"),
-    (["tables", "folder"], "folder: no record in it, expected record.json or *.record.json anywhere below"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "ops", "--models", "resnet*"], "--models: does not go with ops"),
+        (["bench", "ops", "--batch", "2"], "--batch: does not go with ops"),
+        (["bench", "ops", "--size", "64"], "--size: does not go with ops"),
+        (["bench", "ops", "--bfloat16"], "--bfloat16: does not go with ops"),
+        (["bench", "train", "--shapes", "8,6"], "--shapes: does not go with train"),
+        (
+            ["erf", "test_resnetdw", "--root", "folder"],
+            "--root folder: goes with --images and annotations, got procedural",
+        ),
+        (
+            ["erf", "test_resnetdw", "--root", "folder", "--images", "folder"],
+            "--root folder: goes with --images and anno",
+        ),
+        (
+            ["dynamics", "last.ckpt", "--images", "folder"],
+            "--images folder: goes with --data, annotations that name them",
+        ),
+        (["dynamics", "last.ckpt", "--perplexity", "nan"], "--perplexity nan: expected a positive number"),
+        (["dynamics", "last.ckpt", "--perplexity", "0"], "--perplexity 0: expected a positive number"),
+        (["dynamics", "last.ckpt", "--perplexity", "-3"], "--perplexity -3: expected a positive number"),
+        (["replay", "record.json", "--force"], "--force: goes with --run"),
+        (["eval", "last.ckpt", "--record", "folder"], "--record folder: is a folder, expected a file"),
+        (
+            ["eval", "last.ckpt", "--record", "a.png/x.json"],
+            "--record a.png/x.json: a.png is a file, expected a folder",
+        ),
+        (["tables", "folder"], "folder: no record in it, expected record.json or *.record.json anywhere below"),
+    ],
+)
 def test_arguments_that_would_be_passed_over_are_named(arguments, message, here, capsys):
     assert main(arguments) == 2
     assert capsys.readouterr().err.startswith(f"dk-bench {arguments[0]}: {message}")

@@ -44,6 +44,10 @@ def test_unknown_command_is_named(capsys):
 def test_reader_that_has_enough():
     command = f"{shlex.quote(sys.executable)} -m dk_bench sweep sweeps/imagenet_scope.yaml --dry-run"
     done = subprocess.run(
-        ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"], cwd=ROOT, capture_output=True, text=True,
-        check=False)
+        ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stderr == "" and done.returncode in (0, 1)

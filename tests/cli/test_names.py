@@ -49,17 +49,25 @@ def test_both_names_write_to_the_same_place(tmp_path, capsys):
         assert "output=elsewhere" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [
-    ["sweep", "sweeps/demo.yaml", "--dry"], ["tables", "--outp", "x"], ["models", "--input", "32"], ["--vers"],
-    ["bench", "ops", "--dev", "cpu"], ["eval", "last.ckpt", "--rec", "x.json"],
-    ["tables", "none.json", "--output", ""],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sweep", "sweeps/demo.yaml", "--dry"],
+        ["tables", "--outp", "x"],
+        ["models", "--input", "32"],
+        ["--vers"],
+        ["bench", "ops", "--dev", "cpu"],
+        ["eval", "last.ckpt", "--rec", "x.json"],
+        ["tables", "none.json", "--output", ""],
+    ],
+)
 def test_beginnings_of_names_and_empty_paths_are_no_arguments(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert re.search("unrecognized arguments|required: COMMAND|expected a path, got an empty text",
-                     capsys.readouterr().err)
+    assert re.search(
+        "unrecognized arguments|required: COMMAND|expected a path, got an empty text", capsys.readouterr().err
+    )
 
 
 def test_documents_and_messages_use_the_one_name():

@@ -57,8 +57,10 @@ def test_number_of_large_data_counts(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("change", ["seed=1", "bend=0.7", "rotation=1", "clutter=5", "scale=[0.2,0.3]", "classes=9"])
 def test_settings_of_procedural_images_count(change):
-    ours = [data_config("x", *overrides, "data.source=procedural", "data.train=null", "data.val=null")
-            for overrides in ([], ["data.procedural.train_images=12"], [f"data.procedural.{change}"])]  # fmt: skip
+    ours = [
+        data_config("x", *overrides, "data.source=procedural", "data.train=null", "data.val=null")
+        for overrides in ([], ["data.procedural.train_images=12"], [f"data.procedural.{change}"])
+    ]
     base, fewer, other = map(of, ours)
     assert base == fewer != other
     assert of(ours[0], "train") != of(ours[1], "train")
@@ -66,8 +68,14 @@ def test_settings_of_procedural_images_count(change):
 
 def test_run_does_not_go_on_with_other_images(tmp_path):
     root = splits(tmp_path / "data", images=9)
-    config = tiny(tmp_path / "runs", "data.source=timm", f"data.train={root}/train", f"data.val={root}/val",
-                  "data.name=mine", "data.cache=off")  # fmt: skip
+    config = tiny(
+        tmp_path / "runs",
+        "data.source=timm",
+        f"data.train={root}/train",
+        f"data.val={root}/val",
+        "data.name=mine",
+        "data.cache=off",
+    )
     steps = ClassificationData(config.data, 0).steps_per_epoch
     with pytest.raises(RuntimeError, match="power cut"):
         train(config, callbacks=[PowerCut(steps)])

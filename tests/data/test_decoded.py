@@ -298,15 +298,23 @@ def test_runs_share_a_file_beside_them_and_records_say_so(tmp_path):
             (tmp_path / split / name).mkdir(parents=True)
             for index in range(4):
                 (tmp_path / split / name / f"{index}.jpg").write_bytes(jpeg(seed + 10 * number + index))
-    files = ("data.source=timm", f"data.train={tmp_path}/train", f"data.val={tmp_path}/val", "optim.epochs=1",
-             "optim.warmup_epochs=0", "model.name=test_resnetdw", "data.size=16")  # fmt: skip
+    files = (
+        "data.source=timm",
+        f"data.train={tmp_path}/train",
+        f"data.val={tmp_path}/val",
+        "optim.epochs=1",
+        "optim.warmup_epochs=0",
+        "model.name=test_resnetdw",
+        "data.size=16",
+    )
     runs = tmp_path / "runs"
     records = [
         train(tiny(runs, *files, f"seed={seed}", f"data.cache={cache}"))
         for seed, cache in enumerate(("auto", "auto", "off"))
     ]
     assert [record.data["decoded"] for record in records] == [{"train": FILE, "val": FILE}] * 2 + [
-        {"train": EVERY_TIME, "val": EVERY_TIME}]
+        {"train": EVERY_TIME, "val": EVERY_TIME}
+    ]
     assert len(list((runs / "decoded").glob("*.pixels"))) == 2
     again = train(tiny(runs, *files, "seed=2", "data.cache=memory", "output=" + str(tmp_path / "again")))
     final, expected = (record.metrics["final"] | {"seconds": 0} for record in (again, records[2]))

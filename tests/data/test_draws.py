@@ -149,19 +149,34 @@ def test_evaluation_is_torchvisions(height, width, size, crop_pct):
     old = T.Compose([T.Resize(math.floor(size / crop_pct)), T.CenterCrop(size)])
     found, expected = levels(EvalTransform(config)(tensors(images))), np.stack([np.asarray(old(i)) for i in images])
     assert abs(found - expected).max() <= 2 and (found != expected).mean() < 0.05
-    plain = TrainTransform(load_config(None, [
-        f"data.size={size}", f"data.crop_pct={crop_pct}", *UNIT, "data.augment.scale=null", "data.augment.flip=0",
-        "data.augment.color_jitter=0"]).data)  # fmt: skip
+    plain = TrainTransform(
+        load_config(
+            None,
+            [
+                f"data.size={size}",
+                f"data.crop_pct={crop_pct}",
+                *UNIT,
+                "data.augment.scale=null",
+                "data.augment.flip=0",
+                "data.augment.color_jitter=0",
+            ],
+        ).data
+    )
     assert np.array_equal(levels(plain(tensors(images), uniform(0, [0] * 8, range(8)))), found)
 
 
 def test_mean_and_spread_of_many_draws_are_torchvisions():
     config = load_config(None, ["data.size=32"]).data
     (image,) = smooth(1, 40, 40)
-    old = T.Compose([
-        T.RandomResizedCrop(32, tuple(config.augment.scale), tuple(config.augment.ratio)), T.RandomHorizontalFlip(0.5),
-        T.ColorJitter(0.4, 0.4, 0.4), T.ToTensor(), T.Normalize(config.mean, config.std),
-    ])  # fmt: skip
+    old = T.Compose(
+        [
+            T.RandomResizedCrop(32, tuple(config.augment.scale), tuple(config.augment.ratio)),
+            T.RandomHorizontalFlip(0.5),
+            T.ColorJitter(0.4, 0.4, 0.4),
+            T.ToTensor(),
+            T.Normalize(config.mean, config.std),
+        ]
+    )
     torch.manual_seed(0)
     expected = torch.stack([old(image) for _ in range(1500)])
     found = TrainTransform(config)(tensors([image]) * 3000, uniform(0, range(3000), [0] * 3000))

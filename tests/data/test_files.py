@@ -40,9 +40,16 @@ def make_tar(folder):
 def config_for(train, val, *overrides):
     return load_config(
         None,
-        ["data.source=timm", f"data.train={train}", f"data.val={val}", "data.size=16", "data.batch_size=2",
-         "data.workers=0", *overrides],
-    ).data  # fmt: skip
+        [
+            "data.source=timm",
+            f"data.train={train}",
+            f"data.val={val}",
+            "data.size=16",
+            "data.batch_size=2",
+            "data.workers=0",
+            *overrides,
+        ],
+    ).data
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])

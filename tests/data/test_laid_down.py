@@ -61,8 +61,14 @@ def test_no_other_epoch_seed_or_augmentation_is_read(config):
     assert not torch.equal(read[0], computed[0])
     larger = dataclasses.replace(config, size=20)
     flipped = dataclasses.replace(config, augment=AugmentConfig(scale=None, flip=1.0))
-    others = [(config, 1, KEYS), (larger, 0, KEYS), (flipped, 0, KEYS), (config, 0, [(2, 1), (2, 0)]),
-              (config, 0, [(1, 1), (2, 0)]), (config, 0, [1, 0])]  # fmt: skip
+    others = [
+        (config, 1, KEYS),
+        (larger, 0, KEYS),
+        (flipped, 0, KEYS),
+        (config, 0, [(2, 1), (2, 0)]),
+        (config, 0, [(1, 1), (2, 0)]),
+        (config, 0, [1, 0]),
+    ]
     for other, seed, keys in others:
         read, computed = batches(other, seed, keys)
         assert torch.equal(read[0], computed[0])

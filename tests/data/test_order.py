@@ -67,9 +67,15 @@ def test_batches_that_do_not_divide_are_refused():
 def batches(workers, *overrides):
     config = load_config(
         None,
-        [f"data.workers={workers}", "data.size=24", "data.batch_size=4", "data.procedural.train_images=14",
-         "data.procedural.val_images=6", *overrides],
-    ).data  # fmt: skip
+        [
+            f"data.workers={workers}",
+            "data.size=24",
+            "data.batch_size=4",
+            "data.procedural.train_images=14",
+            "data.procedural.val_images=6",
+            *overrides,
+        ],
+    ).data
     loader = ClassificationData(config, seed=3).train_dataloader()
     out = []
     for epoch in range(2):

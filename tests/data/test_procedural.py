@@ -77,9 +77,15 @@ def test_pose_moves_scales_and_rotates(label):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"classes": 1}, "classes is 1"), ({"classes": 99}, "classes is 99"), ({"scale": (0.3, 0.5)}, "scale"),
-     ({"scale": (0.3, 0.2)}, "scale"), ({"bend": 1.0}, "bend is 1.0"), ({"split": "dev"}, "'dev'")],
-)  # fmt: skip
+    [
+        ({"classes": 1}, "classes is 1"),
+        ({"classes": 99}, "classes is 99"),
+        ({"scale": (0.3, 0.5)}, "scale"),
+        ({"scale": (0.3, 0.2)}, "scale"),
+        ({"bend": 1.0}, "bend is 1.0"),
+        ({"split": "dev"}, "'dev'"),
+    ],
+)
 def test_settings_out_of_range_are_named(change, named):
     with pytest.raises(ValueError, match=named):
         ShapeImages(**{"split": "train", "count": 4, **change})

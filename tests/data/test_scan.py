@@ -58,8 +58,13 @@ def test_order_and_labels(tmp_path, as_given):
     images = scan(str(as_given(folder)), "data.train")
     assert images.classes == ["Class1", "class2", "class10", "\u00b2"]
     assert [name.partition("/")[2] for name in images.names[:6]] == [
-        "01.png", "1.png", "A.png", "a.png", "b9.png", "b10.png"
-    ]  # fmt: skip
+        "01.png",
+        "1.png",
+        "A.png",
+        "a.png",
+        "b9.png",
+        "b10.png",
+    ]
     assert images.labels == [index for index in range(4) for _ in range(6)]
     assert sorted(["a\u00b2b", "a2", "\u00b2"], key=natural_key) == ["a2", "a\u00b2b", "\u00b2"]  # no number for int()
 
@@ -79,8 +84,10 @@ def test_order_is_that_of_timms_readers(tmp_path):
 
 def test_images_of_a_tar_are_those_of_the_folder(tmp_path):
     splits(tmp_path)
-    folder, packed = (open_images(data_config(tmp_path, f"data.train={place}"), "train")
-                      for place in (tmp_path / "train", pack(tmp_path / "train", "top")))  # fmt: skip
+    folder, packed = (
+        open_images(data_config(tmp_path, f"data.train={place}"), "train")
+        for place in (tmp_path / "train", pack(tmp_path / "train", "top"))
+    )
     packed = pickle.loads(pickle.dumps(packed))  # as it gets to a worker that is spawned
     for index in range(6):
         (image, label), (other, same) = folder[index], packed[index]
@@ -107,8 +114,7 @@ def scan_without_tars(folder):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [".DS_Store", "Thumbs.db", "DESKTOP.INI", "._0.jpg", ".gitignore", "0.png:Zone.Identifier", ".nfs0000012"],
+    "name", [".DS_Store", "Thumbs.db", "DESKTOP.INI", "._0.jpg", ".gitignore", "0.png:Zone.Identifier", ".nfs0000012"]
 )
 def test_service_files_are_left_out_and_counted(tmp_path, name, as_given):
     folder = splits(tmp_path) / "train"
@@ -137,11 +143,22 @@ def test_record_counts_what_was_left_out(tmp_path):
     for name in ("train/.DS_Store", "val/ant/Thumbs.db", "val/bee/._1.png"):
         (tmp_path / "data" / name).write_bytes(b"x")
     data = [f"data.{split}={tmp_path}/data/{split}" for split in ("train", "val")]
-    config = load_config(None, [
-        "data.source=timm", *data, "data.size=32", "data.batch_size=2", "data.workers=0", f"output={tmp_path}",
-        "model.name=test_resnetdw", "optim.epochs=1", "optim.warmup_epochs=0", "trainer.accelerator=cpu",
-        "wandb.mode=disabled",
-    ])  # fmt: skip
+    config = load_config(
+        None,
+        [
+            "data.source=timm",
+            *data,
+            "data.size=32",
+            "data.batch_size=2",
+            "data.workers=0",
+            f"output={tmp_path}",
+            "model.name=test_resnetdw",
+            "optim.epochs=1",
+            "optim.warmup_epochs=0",
+            "trainer.accelerator=cpu",
+            "wandb.mode=disabled",
+        ],
+    )
     record = train(config)
     assert record.data["left_out"] == 3 and record.data["name"] == "data"
     assert evaluate(run_folder(config) / "last.ckpt").data["left_out"] == 2

@@ -15,9 +15,10 @@ from dk_bench.errors import UserError
 
 RANGES = ("data.procedural.scale=[0.16, 0.24]", "data.procedural.bend=0.5", "data.procedural.rotation=0.8")
 SHIFTED = (
-    "data.procedural.test_images=40", "data.size=48",
+    "data.procedural.test_images=40",
+    "data.size=48",
     "data.procedural.shifts={scale_up: 0.336, scale_down: 0.096, rotation: 3.141592653589793, bend: 0.8}",
-)  # fmt: skip
+)
 
 
 def data(*overrides):
@@ -40,9 +41,13 @@ def test_names():
 
 @pytest.mark.parametrize(
     ("shift", "factor", "low", "high"),
-    [("scale_up", "scale", 0.24, 0.336), ("scale_down", "scale", 0.096, 0.16),
-     ("rotation", "rotation", 0.8, math.pi), ("bend", "bend", 0.5, 0.8)],
-)  # fmt: skip
+    [
+        ("scale_up", "scale", 0.24, 0.336),
+        ("scale_down", "scale", 0.096, 0.16),
+        ("rotation", "rotation", 0.8, math.pi),
+        ("bend", "bend", 0.5, 0.8),
+    ],
+)
 def test_one_factor_is_replaced_by_one_from_beyond_training(shift, factor, low, high):
     plain, shifted = open_images(data(), "test"), open_images(data(), f"test/{shift}")
     found = []
@@ -104,16 +109,21 @@ def test_no_shape_becomes_another_when_turned_or_mirrored():
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("scale_up=0.2", "scale_up' is 0.2, expected null or a number above 0.24, the upper end of scale, and up to 0.35"),
-     ("scale_up=0.4", "scale_up' is 0.4, expected null or a number above 0.24"),
-     ("scale_up=0.349", r"scale_up' is 0.349: shapes .*bent by up to 0.5, reach out of the image; .* up to 0.347"),
-     ("scale_down=0.2", "scale_down' is 0.2, expected null or a number above 0 and below 0.16"),
-     ("scale_down=0", "scale_down' is 0.0, expected null or a number above 0 and below 0.16"),
-     ("rotation=0.7", "rotation' is 0.7, expected null or a number above 0.8, the largest rotation in training"),
-     ("rotation=4", "rotation' is 4.0, expected null or a number above 0.8, .* and up to pi"),
-     ("bend=0.5", "bend' is 0.5, expected null or a number above 0.5, the largest bend in training, and up to 0.9"),
-     ("bend=1", "bend' is 1.0, expected null or a number above 0.5")],
-)  # fmt: skip
+    [
+        (
+            "scale_up=0.2",
+            "scale_up' is 0.2, expected null or a number above 0.24, the upper end of scale, and up to 0.35",
+        ),
+        ("scale_up=0.4", "scale_up' is 0.4, expected null or a number above 0.24"),
+        ("scale_up=0.349", r"scale_up' is 0.349: shapes .*bent by up to 0.5, reach out of the image; .* up to 0.347"),
+        ("scale_down=0.2", "scale_down' is 0.2, expected null or a number above 0 and below 0.16"),
+        ("scale_down=0", "scale_down' is 0.0, expected null or a number above 0 and below 0.16"),
+        ("rotation=0.7", "rotation' is 0.7, expected null or a number above 0.8, the largest rotation in training"),
+        ("rotation=4", "rotation' is 4.0, expected null or a number above 0.8, .* and up to pi"),
+        ("bend=0.5", "bend' is 0.5, expected null or a number above 0.5, the largest bend in training, and up to 0.9"),
+        ("bend=1", "bend' is 1.0, expected null or a number above 0.5"),
+    ],
+)
 def test_shifts_that_lead_nowhere_are_named(override, message):
     config = data(f"data.procedural.shifts.{override}")
     with pytest.raises(UserError, match=message):
@@ -145,8 +155,14 @@ def test_drawn_images_are_kept_in_a_folder_that_is_named(tmp_path, monkeypatch):
 
 
 def test_images_of_other_settings_are_other_files(tmp_path):
-    changes = ["size=32", "procedural.seed=1", "procedural.clutter=5", "procedural.classes=9", "procedural.bend=0.4",
-               "procedural.test_images=50"]  # fmt: skip
+    changes = [
+        "size=32",
+        "procedural.seed=1",
+        "procedural.clutter=5",
+        "procedural.classes=9",
+        "procedural.bend=0.4",
+        "procedural.test_images=50",
+    ]
     keys = {decoded.content_key(open_images(data(f"data.{change}"), "test")) for change in [*changes, "size=48"]}
     keys |= {decoded.content_key(open_images(data(), split)) for split in ("train", "val", "test/rotation")}
     assert len(keys) == len(changes) + 4

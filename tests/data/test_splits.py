@@ -20,8 +20,15 @@ from dk_bench.errors import UserError
 
 
 def named(reader, train="train", val="test", *overrides):
-    settings = ["data.source=timm", f"data.reader={reader}", f"data.train={train}", f"data.val={val}", "data.size=16",
-                "data.batch_size=2", "data.workers=0"]  # fmt: skip
+    settings = [
+        "data.source=timm",
+        f"data.reader={reader}",
+        f"data.train={train}",
+        f"data.val={val}",
+        "data.size=16",
+        "data.batch_size=2",
+        "data.workers=0",
+    ]
     return load_config(None, [*settings, *overrides]).data
 
 
@@ -86,10 +93,21 @@ def test_training_refuses_and_evaluation_does_not_look(tmp_path):
     splits(tmp_path)
     picture(tmp_path / "val" / "ant" / "9.png", seed=0)  # is train/ant/0.png
     data = [f"data.{split}={tmp_path}/{split}" for split in ("train", "val")]
-    config = load_config(None, [
-        "data.source=timm", *data, "data.size=32", "data.batch_size=2", "data.workers=0", f"output={tmp_path}/runs",
-        "model.name=test_resnetdw", "optim.epochs=1", "optim.warmup_epochs=0", "wandb.mode=disabled",
-    ])  # fmt: skip
+    config = load_config(
+        None,
+        [
+            "data.source=timm",
+            *data,
+            "data.size=32",
+            "data.batch_size=2",
+            "data.workers=0",
+            f"output={tmp_path}/runs",
+            "model.name=test_resnetdw",
+            "optim.epochs=1",
+            "optim.warmup_epochs=0",
+            "wandb.mode=disabled",
+        ],
+    )
     with pytest.raises(UserError, match=r"ant/9\.png \(val\) is ant/0\.png \(train\)"):
         train(config)
     assert not (run_folder(config) / "record.json").exists()

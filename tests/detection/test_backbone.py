@@ -26,10 +26,17 @@ from dk_bench.training import load_model, run_folder, train
 ROOT = Path(__file__).parents[2]
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 ONE_STEP = (
-    "wandb.mode=disabled", "data.size=32", "data.crop_pct=1", "data.workers=0", "data.batch_size=4",
-    "data.procedural.train_images=4", "data.procedural.val_images=2", "data.procedural.classes=3", "optim.epochs=1",
+    "wandb.mode=disabled",
+    "data.size=32",
+    "data.crop_pct=1",
+    "data.workers=0",
+    "data.batch_size=4",
+    "data.procedural.train_images=4",
+    "data.procedural.val_images=2",
+    "data.procedural.classes=3",
+    "optim.epochs=1",
     "optim.warmup_epochs=0",
-)  # fmt: skip
+)
 
 
 def build(model_name="test_resnetdw", **arguments):
@@ -119,12 +126,17 @@ def test_requirements_are_those_of_the_project():
 @pytest.mark.parametrize(
     "name, more",
     [
-        ("test_resnetdw_dcn_dk", {}), ("mobilenetv2_100", {}), ("test_resnet", {}), ("test_efficientnet", {}),
-        ("test_convnext", {}), ("regnetx_002", {}), ("test_vit", {"img_size": 64}),
+        ("test_resnetdw_dcn_dk", {}),
+        ("mobilenetv2_100", {}),
+        ("test_resnet", {}),
+        ("test_efficientnet", {}),
+        ("test_convnext", {}),
+        ("regnetx_002", {}),
+        ("test_vit", {"img_size": 64}),
         ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2, "embed_dim": 24, "depths": (1, 1, 1, 1)}),
         ("test_resnet", {"output_stride": 16}),
     ],
-)  # fmt: skip
+)
 def test_maps_have_the_channels_and_strides_it_says(name, more):
     net = build(name, **more).eval()
     maps = net(torch.randn(2, 3, 64, 64))
@@ -168,8 +180,11 @@ def test_full_deformable_convolution_of_a_rigid_resnet():
     assert len(convs) == 4 and all(conv.deform_groups == 4 for conv in convs)
     assert (net.out_channels, net.strides) == ([64, 128, 256, 512], [4, 8, 16, 16])
     assert [tuple(one.shape[1:]) for one in net(torch.randn(1, 3, 64, 64))] == [
-        (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 4, 4)
-    ]  # fmt: skip
+        (64, 16, 16),
+        (128, 8, 8),
+        (256, 4, 4),
+        (512, 4, 4),
+    ]
     assert build("resnet18", spec=spec).out_channels == [64, 128, 512]  # the last map of each stride
 
 
@@ -192,10 +207,19 @@ def frozen(net):
         ("mobilenetv2_100", 3, ("conv_stem", "bn1", *(f"blocks.{i}" for i in range(5)))),
         ("test_convnext", 0, ("stem_0", "stem_1")),
         ("test_convnext", 2, ("stem_0", "stem_1", "stages_0", "stages_1")),
-        ("densenet121", 2, ("features_conv0", "features_norm0", "features_denseblock1", "features_transition1",
-                            "features_denseblock2")),
+        (
+            "densenet121",
+            2,
+            (
+                "features_conv0",
+                "features_norm0",
+                "features_denseblock1",
+                "features_transition1",
+                "features_denseblock2",
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_frozen_stages(name, stages, modules):
     net = build(name, frozen_stages=stages, norm_eval=False).train()
     expected = {k for k, _ in net.net.named_parameters() if any(k.startswith(module + ".") for module in modules)}
@@ -256,10 +280,12 @@ def test_a_checkpoint_of_the_rigid_base(name, rigid):
 @pytest.mark.parametrize(
     "name, spec",
     [
-        ("test_resnetdw_dcn_dk", None), ("mobilenetv2_100_gdk", None), ("test_vit", None),
+        ("test_resnetdw_dcn_dk", None),
+        ("mobilenetv2_100_gdk", None),
+        ("test_vit", None),
         ("test_convnext", {"depthwise": "local", "kernel_size": 7, "scope": 8}),
     ],
-)  # fmt: skip
+)
 def test_a_checkpoint_of_the_same_model(name, spec, tmp_path):
     """Every weight but the classifier's, also where timm has other names in networks that give maps."""
     kwargs = {"img_size": 32} if name == "test_vit" else {}

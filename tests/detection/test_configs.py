@@ -59,9 +59,9 @@ def runner_of(cfg, work_dir, **changes):
 
 def batch(boxes, labels):
     """One image of SIDE x SIDE pixels as mmdet's pipelines pack it."""
-    sample = DetDataSample(metainfo={
-        "img_id": 1, "img_shape": (SIDE, SIDE), "ori_shape": (SIDE, SIDE), "scale_factor": (1.0, 1.0),
-    })  # fmt: skip
+    sample = DetDataSample(
+        metainfo={"img_id": 1, "img_shape": (SIDE, SIDE), "ori_shape": (SIDE, SIDE), "scale_factor": (1.0, 1.0)}
+    )
     sample.gt_instances = InstanceData(bboxes=torch.tensor(boxes), labels=torch.tensor(labels))
     image = torch.randint(0, 256, (3, SIDE, SIDE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return {"inputs": [image], "data_samples": [sample]}
@@ -90,10 +90,17 @@ def test_a_row_trains_a_step_and_predicts(name, tmp_path):
     torch.manual_seed(0)
     config = load_detection_config(config_file(name))
     assert config.run.name == config_file(name).stem and config.cfg.data_name == "coco"
-    runner = runner_of(config.cfg, tmp_path / name, **{
-        "model.train_cfg.rpn_proposal.nms_pre": 50, "model.train_cfg.rpn_proposal.max_per_img": 20,
-        "model.train_cfg.rcnn.sampler.num": 16, "model.test_cfg.rpn.nms_pre": 50, "model.test_cfg.rpn.max_per_img": 10,
-    })  # fmt: skip
+    runner = runner_of(
+        config.cfg,
+        tmp_path / name,
+        **{
+            "model.train_cfg.rpn_proposal.nms_pre": 50,
+            "model.train_cfg.rpn_proposal.max_per_img": 20,
+            "model.train_cfg.rcnn.sampler.num": 16,
+            "model.test_cfg.rpn.nms_pre": 50,
+            "model.test_cfg.rpn.max_per_img": 10,
+        },
+    )
     detector = runner.model.train()
     check_neck(detector)
     assert detector.backbone.model_name == name

@@ -56,9 +56,7 @@ def test_pinned_scene():
     boxes = [[21, 103, 131, 140], [141, 14, 100, 177], [55, 10, 132, 135], [7, 193, 17, 20]]
     assert [a["bbox"] for a in found] == boxes
     assert [a["area"] for a in found] == pytest.approx([10917, 10969, 6217, 201], abs=4)  # room for edges
-    assert found[1]["pose"] == {
-        "center": [187.4176, 102.1895], "scale": 89.5662, "rotation": -2.9923, "bend": 0.7454
-    }  # fmt: skip
+    assert found[1]["pose"] == {"center": [187.4176, 102.1895], "scale": 89.5662, "rotation": -2.9923, "bend": 0.7454}
 
 
 def test_sizes_have_the_shares_they_should():
@@ -156,10 +154,15 @@ def test_run_lengths_are_those_of_pycocotools():
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"train_images": 0}, "train_images is 0"), ({"size": 63}, "size is 63, expected an integer from 64"),
-     ({"classes": 11}, "classes is 11, expected an integer from 1 and up to 10"), ({"bend": 2}, "bend is 2"),
-     ({"seed": "a"}, "seed is 'a'"), ({"val_images": True}, "val_images is True")],
-)  # fmt: skip
+    [
+        ({"train_images": 0}, "train_images is 0"),
+        ({"size": 63}, "size is 63, expected an integer from 64"),
+        ({"classes": 11}, "classes is 11, expected an integer from 1 and up to 10"),
+        ({"bend": 2}, "bend is 2"),
+        ({"seed": "a"}, "seed is 'a'"),
+        ({"val_images": True}, "val_images is True"),
+    ],
+)
 def test_settings_out_of_range_are_named(change, named, tmp_path):
     with pytest.raises(UserError, match=named):
         write_dataset(tmp_path / "data", **{**SMALL, **change})
@@ -265,9 +268,12 @@ def test_mmdet_builds_it_by_its_name_and_writes_what_is_absent(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [({"data_root": ""}, "data_root is ''"), ({"split": "test"}, "split is 'test', expected one of train, val"),
-     ({"scenes": {"sise": 64}}, "unknown setting 'sise'")],
-)  # fmt: skip
+    [
+        ({"data_root": ""}, "data_root is ''"),
+        ({"split": "test"}, "split is 'test', expected one of train, val"),
+        ({"scenes": {"sise": 64}}, "unknown setting 'sise'"),
+    ],
+)
 def test_data_set_names_bad_settings(settings, named, tmp_path):
     with pytest.raises(UserError, match=named):
         ProceduralCoco(**{"data_root": str(tmp_path / "d"), **settings})

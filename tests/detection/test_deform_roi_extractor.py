@@ -80,7 +80,8 @@ def test_every_parameter_takes_part_whatever_the_boxes(which):
     """As distributed training needs it: also where a level, or every level, has no boxes."""
     ours, feats = extractor(modulated=True), levels()
     rois = {
-        "none": torch.empty(0, 5), "small": boxes()[::2],
+        "none": torch.empty(0, 5),
+        "small": boxes()[::2],
         "swapped": torch.tensor([[0.0, 50, 10, 20, 90], [1, 10, 10, 60, 70]]),
     }[which]
     out = ours(feats, rois)
@@ -111,14 +112,23 @@ def test_one_line_of_a_config():
     assert isinstance(ours, DeformRoIExtractor)
     assert [layer.settings["spatial_scale"] for layer in ours.roi_layers] == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
     assert ours.offset_head.data_offset.weight.shape == (2 * 7 * 7, 32)
-    sample = DetDataSample(metainfo={
-        "img_shape": (64, 64), "ori_shape": (64, 64), "scale_factor": (1.0, 1.0), "pad_shape": (64, 64),
-        "batch_input_shape": (64, 64)})
+    sample = DetDataSample(
+        metainfo={
+            "img_shape": (64, 64),
+            "ori_shape": (64, 64),
+            "scale_factor": (1.0, 1.0),
+            "pad_shape": (64, 64),
+            "batch_input_shape": (64, 64),
+        }
+    )
     sample.gt_instances = InstanceData(bboxes=torch.tensor([[8.0, 8, 40, 44]]), labels=torch.tensor([1]))
     images = torch.randn(1, 3, 64, 64)
     losses = model.loss(images, [sample])
-    total = sum(value.sum() if isinstance(value, torch.Tensor) else sum(v.sum() for v in value)
-                for key, value in losses.items() if "loss" in key)
+    total = sum(
+        value.sum() if isinstance(value, torch.Tensor) else sum(v.sum() for v in value)
+        for key, value in losses.items()
+        if "loss" in key
+    )
     total.backward()
     assert total.isfinite() and ours.offset_head.data_offset.bias.grad.abs().max() > 0
     with torch.no_grad():
@@ -126,11 +136,14 @@ def test_one_line_of_a_config():
     assert found.pred_instances.bboxes.isfinite().all()
 
 
-@pytest.mark.parametrize("layer, message", [
-    ({"type": "RoIPool", "output_size": 7}, "roi_layer: expected type='RoIAlign'.*RoIPool"),
-    ({"type": "RoIAlign"}, "roi_layer: expected type='RoIAlign', output_size"),
-    ({**ROI_ALIGN, "pool_mode": "max"}, "roi_layer: expected .*at most sampling_ratio, aligned, got .*pool_mode"),
-])
+@pytest.mark.parametrize(
+    "layer, message",
+    [
+        ({"type": "RoIPool", "output_size": 7}, "roi_layer: expected type='RoIAlign'.*RoIPool"),
+        ({"type": "RoIAlign"}, "roi_layer: expected type='RoIAlign', output_size"),
+        ({**ROI_ALIGN, "pool_mode": "max"}, "roi_layer: expected .*at most sampling_ratio, aligned, got .*pool_mode"),
+    ],
+)
 def test_bad_layer_is_named(layer, message):
     with pytest.raises(UserError, match=message):
         extractor(roi_layer=layer)

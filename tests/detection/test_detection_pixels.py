@@ -114,7 +114,7 @@ def test_bytes_from_elsewhere_are_opened_the_same(tmp_path):
         ("dict(type='mmengine.LoadImageFromFile')", "other pixels than in all else"),
         ("dict(type='LoadMultiChannelImageFromFiles')", "other pixels than in all else"),
     ],
-)  # fmt: skip
+)
 def test_other_ways_to_read_are_refused(tmp_path, step, text):
     path = tiny_file(tmp_path)
     path.write_text(path.read_text().replace('dict(type="LoadImageFromFile")', step))
@@ -214,8 +214,10 @@ def test_a_swapped_size_without_orientation_is_named(tmp_path):
 
 def test_one_file_listed_twice_is_named(tmp_path):
     path = tiny_file(tmp_path)
-    edit(tmp_path / "tiny_data" / "train.json",
-         lambda content: content["images"][2].update(file_name="./000.png", width=64, height=64))  # fmt: skip
+    edit(
+        tmp_path / "tiny_data" / "train.json",
+        lambda content: content["images"][2].update(file_name="./000.png", width=64, height=64),
+    )
     with pytest.raises(UserError, match=r"train\.json: images 1 and \d+ are one file, \./000\.png"):
         DetectionData(load_detection_config(path)).train_images  # noqa: B018
 

@@ -36,18 +36,27 @@ RETINANET = {
     "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": (1, 2, 3), "frozen_stages": -1},
     "neck": {"type": "FPN", "in_channels": [16, 32, 64], "out_channels": 16, "num_outs": 3},
     "bbox_head": {
-        "type": "RetinaHead", "num_classes": 3, "in_channels": 16, "stacked_convs": 1, "feat_channels": 16,
+        "type": "RetinaHead",
+        "num_classes": 3,
+        "in_channels": 16,
+        "stacked_convs": 1,
+        "feat_channels": 16,
         "anchor_generator": {
-            "type": "AnchorGenerator", "octave_base_scale": 4, "scales_per_octave": 1, "ratios": [1.0],
+            "type": "AnchorGenerator",
+            "octave_base_scale": 4,
+            "scales_per_octave": 1,
+            "ratios": [1.0],
             "strides": [8, 16, 32],
         },
     },
     "train_cfg": {
         "assigner": {"type": "MaxIoUAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.4, "min_pos_iou": 0},
-        "sampler": {"type": "PseudoSampler"}, "allowed_border": -1, "pos_weight": -1,
+        "sampler": {"type": "PseudoSampler"},
+        "allowed_border": -1,
+        "pos_weight": -1,
     },
     "test_cfg": {"nms_pre": 50, "score_thr": 0.01, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 20},
-}  # fmt: skip
+}
 
 
 class Curve(pl.Callback):
@@ -170,8 +179,13 @@ def test_killed_in_mid_epoch_it_ends_with_the_same_metrics(tmp_path, whole):
     overrides = [f"output={tmp_path}", "trainer.checkpoint_every_n_steps=2"]
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
-    killed = subprocess.run([sys.executable, "-c", KILLED, file, *overrides], cwd=tmp_path, env=environment,
-                            capture_output=True, timeout=300)  # fmt: skip
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, file, *overrides],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        timeout=300,
+    )
     assert killed.returncode == -9, killed.stderr.decode()
     config = load_detection_config(file, overrides)
     assert read_record(run_folder(config) / "record.json").status == "running"
@@ -179,8 +193,9 @@ def test_killed_in_mid_epoch_it_ends_with_the_same_metrics(tmp_path, whole):
     record = train(config)
     assert figures(record) == figures(expected)
     assert [(attempt["status"], attempt["error"]) for attempt in record.attempts] == [
-        ("failed", STALE), ("finished", None),
-    ]  # fmt: skip
+        ("failed", STALE),
+        ("finished", None),
+    ]
     resumed, through = weights(config), weights(expected_config)
     assert resumed.keys() == through.keys() and all(torch.equal(resumed[name], through[name]) for name in through)
 
@@ -199,8 +214,16 @@ def test_resumed_at_the_end_of_an_epoch(tmp_path, whole, step):
 def test_two_processes(tmp_path, whole):
     """They share out the batches as mmdet's do, and score the validation images together."""
     file, root = whole[0].cfg.filename, Path(__file__).parents[2]
-    command = [sys.executable, "-m", "dk_bench", "train", file, f"output={tmp_path}", "trainer.devices=2",
-               "train_cfg.max_epochs=1"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "dk_bench",
+        "train",
+        file,
+        f"output={tmp_path}",
+        "trainer.devices=2",
+        "train_cfg.max_epochs=1",
+    ]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -259,12 +282,21 @@ def test_what_changes_results_names_the_folder(tmp_path):
     hashes = {
         override: run_folder(tiny_detection(tmp_path, override)).name.split("-")[1]
         for override in (
-            "seed=0", "seed=1", "train_dataloader.num_workers=1", "work_dir=x", "default_hooks.logger.interval=1",
-            "wandb.project=x", "trainer.checkpoint_every_n_steps=3", "log_level=ERROR",
-            "model.backbone.depth=34", "optim_wrapper.optimizer.lr=0.1", "train_dataloader.batch_size=1",
-            "trainer.devices=2", "train_dataloader.dataset.pipeline.3.prob=0",
+            "seed=0",
+            "seed=1",
+            "train_dataloader.num_workers=1",
+            "work_dir=x",
+            "default_hooks.logger.interval=1",
+            "wandb.project=x",
+            "trainer.checkpoint_every_n_steps=3",
+            "log_level=ERROR",
+            "model.backbone.depth=34",
+            "optim_wrapper.optimizer.lr=0.1",
+            "train_dataloader.batch_size=1",
+            "trainer.devices=2",
+            "train_dataloader.dataset.pipeline.3.prob=0",
         )
-    }  # fmt: skip
+    }
     same = set(list(hashes.values())[:8])
     assert len(same) == 1 and not same & set(list(hashes.values())[8:])
     assert len(set(hashes.values())) == 6
@@ -307,8 +339,10 @@ def test_batches_are_a_function_of_seed_and_step(tmp_path):
         data = DetectionData(tiny_detection(tmp_path, f"train_dataloader.num_workers={workers}", *more))
         loader = data.train_dataloader()
         loader.sampler.set_epoch(epoch)
-        return [torch.stack([image.float().mean((1, 2)) + image[:, :, 0].float().mean(1) for image in b["inputs"]])
-                for b in loader]  # fmt: skip
+        return [
+            torch.stack([image.float().mean((1, 2)) + image[:, :, 0].float().mean(1) for image in b["inputs"]])
+            for b in loader
+        ]
 
     first = batches(0, 1, epoch=1)
     assert len(first) == STEPS
@@ -353,8 +387,18 @@ def test_bad_data_is_named(tmp_path, capsys):
     assert main(["train", str(path), f"output={tmp_path}"]) == 2
     assert "002.png does not exist" in capsys.readouterr().err
     (data / "train.json").rename(data / "moved.json")
-    assert main(["train", str(path), f"output={tmp_path}", "val_dataloader.dataset.ann_file=moved.json",
-                 "val_dataloader.dataset.data_prefix.img=train/"]) == 2  # fmt: skip
+    assert (
+        main(
+            [
+                "train",
+                str(path),
+                f"output={tmp_path}",
+                "val_dataloader.dataset.ann_file=moved.json",
+                "val_dataloader.dataset.data_prefix.img=train/",
+            ]
+        )
+        == 2
+    )
     assert "tiny_data/train.json does not exist" in capsys.readouterr().err
     content = json.loads((data / "moved.json").read_text())
     content["categories"][0]["name"] = "cat"
@@ -387,9 +431,11 @@ def test_the_tiny_configuration_from_the_command_line(tmp_path, capsys, monkeypa
     """configs/det/tiny_procedural.py as it is, but for the number of images and epochs."""
     file = Path(__file__).parents[2] / "configs" / "det" / "tiny_procedural.py"
     monkeypatch.chdir(tmp_path)  # the images are written below the working directory
-    loaders = [f"{loader}_dataloader.{setting}" for loader in ("train", "val") for setting in (
-        "dataset.scenes.train_images=8", "dataset.scenes.val_images=6", "num_workers=0",
-    )]  # fmt: skip
+    loaders = [
+        f"{loader}_dataloader.{setting}"
+        for loader in ("train", "val")
+        for setting in ("dataset.scenes.train_images=8", "dataset.scenes.val_images=6", "num_workers=0")
+    ]
     arguments = ["train", str(file), *loaders, "train_cfg.max_epochs=1", "wandb.mode=disabled", "seed=3"]
     assert main(arguments) == 0
     assert "of 6 images" in capsys.readouterr().out

@@ -27,8 +27,12 @@ ROOT = Path(__file__).parents[2]
 FILE = ROOT / "configs" / "det" / "tiny_procedural.py"
 TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
 NAME = "test_resnetdw_dk"
-COMMON = ["train_cfg.max_epochs=1", f"model.backbone.model_name={NAME}", "model.test_cfg.rcnn.score_thr=0.0",
-          "model.test_cfg.rcnn.max_per_img=20"]  # fmt: skip
+COMMON = [
+    "train_cfg.max_epochs=1",
+    f"model.backbone.model_name={NAME}",
+    "model.test_cfg.rcnn.score_thr=0.0",
+    "model.test_cfg.rcnn.max_per_img=20",
+]
 LOADER = ("num_workers=0", "persistent_workers=False", "dataset.scenes.train_images=8", "dataset.scenes.val_images=4")
 SETTINGS = [*COMMON, *(f"{loader}_dataloader.{one}" for loader in ("train", "val", "test") for one in LOADER)]
 
@@ -90,7 +94,9 @@ def test_tools_read_checkpoints_of_both_runners(folder, checkpoint):
     """test.py, init_detector and DetInferencer find what our code does, with names and colours of the data."""
     image = str(min((folder / "data").rglob("val_*.png")))
     config = "theirs/tiny_procedural.py"  # as mmdet's train.py wrote it, with the options
-    found = run(folder, f"""{RUN}{LOOK}
+    found = run(
+        folder,
+        f"""{RUN}{LOOK}
 config, checkpoint, image = {config!r}, {checkpoint!r}, {image!r}
 tool({str(TOOLS / "test.py")!r}, config, checkpoint, "--work-dir", "tested", "--out", "found.pkl")
 looks = [look(init_detector(config, checkpoint, device="cpu"), image)]
@@ -99,7 +105,8 @@ for some in ((config, checkpoint), (None, checkpoint)):
     (found,) = inferencer(image, no_save_vis=True)["predictions"]
     looks.append(look(inferencer.model, image) | dict(boxes=found["bboxes"]))
 json.dump(looks, open("out.json", "w"))
-""")
+""",
+    )
     model = ours(folder, checkpoint)
     model.cfg = load_detection_config(folder / config).cfg
     expected = inference_detector(model, image).pred_instances
@@ -120,7 +127,9 @@ json.dump(looks, open("out.json", "w"))
 def test_mmdets_runner_goes_on_from_checkpoints_of_both_runners(folder):
     """train.py --resume with weights, optimiser, schedule and counts; and load_from with weights alone."""
     options = [option.replace("max_epochs=1", "max_epochs=2") for option in SETTINGS]
-    run(folder, f"""{RUN}
+    run(
+        folder,
+        f"""{RUN}
 import torch
 from mmengine.runner import Runner
 resume = Runner.resume
@@ -137,7 +146,8 @@ train("theirs", "--resume")
 train("ours", "--resume", "last.ckpt")
 options += ["load_from=last.ckpt", "optim_wrapper.optimizer.lr=0.0", "train_cfg.max_epochs=1"]
 train("started")
-""")
+""",
+    )
     ours, theirs = (torch.load(folder / path, weights_only=True) for path in ("last.ckpt", "theirs/epoch_1.pth"))
     for held, name in ((ours, "ours"), (theirs, "theirs")):
         resumed = torch.load(folder / name / "resumed.pt", weights_only=True)

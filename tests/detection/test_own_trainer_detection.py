@@ -123,13 +123,15 @@ def test_figures_are_of_the_images_that_were_looked_at(plain, monkeypatch):
     [
         ({"epochs": 4}, r"^Trainer\(max_epochs=4\), but key 'train_cfg.max_epochs' is 2, which its schedule"),
         ({"gradient_clip_val": 1.0}, r"^Trainer\(gradient_clip_val=1.0\), expected none: key 'optim_wrapper.clip_gr"),
-        ({"check_val_every_n_epoch": 3},
-         r"^Trainer\(check_val_every_n_epoch=3\), but key 'train_cfg.val_interval' is 1, which says when to validate"),
+        (
+            {"check_val_every_n_epoch": 3},
+            r"^Trainer\(check_val_every_n_epoch=3\), but key 'train_cfg.val_interval' is 1, which says when",
+        ),
         ({"precision": "64-true"}, "'64-true', expected '32-true' on a CPU"),
         ({"callbacks": [callbacks.BatchSizeFinder()]}, "^callback BatchSizeFinder, but key 'train_dataloader.batch_s"),
         ({"callbacks": [callbacks.StochasticWeightAveraging(0.01)]}, "^callback StochasticWeightAveraging: "),
     ],
-)  # fmt: skip
+)
 def test_settings_that_would_change_figures_are_refused(plain, settings, sentence):
     with pytest.raises(UserError, match=sentence):
         fit(plain[3], **settings)
@@ -194,8 +196,15 @@ def test_two_devices_see_every_image_and_score_them_together(tmp_path, monkeypat
     script.write_text(TWO)
     tests, root = Path(__file__).parents[1] / "cases", Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{tests}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(script), str(file), *overrides], cwd=tmp_path, env=environment,
-                          capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(script), str(file), *overrides],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     data = DetectionData(load_detection_config(file, overrides))

@@ -29,21 +29,27 @@ def change_annotations(path, change):
     path.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("override, match", [
-    ("modle.type=X", "modle.type=X: unknown key 'modle', did you mean 'model'"),
-    ("nonsense", "'nonsense': expected KEY=VALUE"),
-    ("train_cfg.max_epoch=1", "unknown key 'train_cfg.max_epoch', expected type, by_epoch, max_epochs"),
-    ("train_cfg.max_epochs=0", "'train_cfg.max_epochs' is 0, expected an integer of at least 1"),
-    ("train_cfg.type=IterBasedTrainLoop", "'train_cfg.type' is 'IterBasedTrainLoop', expected 'EpochBasedTrainLoop'"),
-    ("trainer.precision=8", "'trainer.precision' is '8', expected one of 32-true"),
-    ("trainer.device=1", "unknown key 'trainer.device', did you mean 'trainer.devices'"),
-    ("optim_wrapper.accumulative_counts=2", "'optim_wrapper.accumulative_counts' is 2, expected 1"),
-    ("param_scheduler.7.end=2", "key 'param_scheduler' has no item 7, expected 0 to 1"),
-    ("load_from=", "key 'load_from' is '', expected a file, or null"),
-    ("val_dataloader=None", "key 'val_dataloader' is missing"),
-    ("train_cfg={'max_epochs': 0}", "'train_cfg.max_epochs' is 0, expected an integer of at least 1"),
-    ("train_cfg={max", "'train_cfg' is '{max', which cannot be read: a bracket is not closed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "override, match",
+    [
+        ("modle.type=X", "modle.type=X: unknown key 'modle', did you mean 'model'"),
+        ("nonsense", "'nonsense': expected KEY=VALUE"),
+        ("train_cfg.max_epoch=1", "unknown key 'train_cfg.max_epoch', expected type, by_epoch, max_epochs"),
+        ("train_cfg.max_epochs=0", "'train_cfg.max_epochs' is 0, expected an integer of at least 1"),
+        (
+            "train_cfg.type=IterBasedTrainLoop",
+            "'train_cfg.type' is 'IterBasedTrainLoop', expected 'EpochBasedTrainLoop'",
+        ),
+        ("trainer.precision=8", "'trainer.precision' is '8', expected one of 32-true"),
+        ("trainer.device=1", "unknown key 'trainer.device', did you mean 'trainer.devices'"),
+        ("optim_wrapper.accumulative_counts=2", "'optim_wrapper.accumulative_counts' is 2, expected 1"),
+        ("param_scheduler.7.end=2", "key 'param_scheduler' has no item 7, expected 0 to 1"),
+        ("load_from=", "key 'load_from' is '', expected a file, or null"),
+        ("val_dataloader=None", "key 'val_dataloader' is missing"),
+        ("train_cfg={'max_epochs': 0}", "'train_cfg.max_epochs' is 0, expected an integer of at least 1"),
+        ("train_cfg={max", "'train_cfg' is '{max', which cannot be read: a bracket is not closed"),
+    ],
+)
 def test_bad_configuration_is_named(tmp_path, override, match):
     with pytest.raises(UserError, match=match):
         tiny_detection(tmp_path, override)
@@ -55,15 +61,21 @@ def test_mapping_is_merged_as_nested_parameters_of_a_sweep_come(tmp_path):
     assert after == before | {"backbone": before["backbone"] | {"init_cfg": None, "depth": 34}}
 
 
-@pytest.mark.parametrize("override, match", [
-    ("model.type=FasterCNN", "key 'model' .FasterCNN. cannot be built: KeyError: .*FasterCNN is not in the"),
-    ("model.backbone.dept=18", "key 'model' .FasterRCNN. cannot be built: TypeError: .*'dept'"),
-    ("optim_wrapper.optimizer.lrate=1", "key 'optim_wrapper' cannot be built: .*lrate"),
-    ("param_scheduler.1.gama=1", "key 'param_scheduler.1' .MultiStepLR. cannot be built: .*gama"),
-    ("train_dataloader.sampler.type=InfiniteSampler", "'train_dataloader.sampler' is 'InfiniteSampler', expected one"),
-    ("train_dataloader.dataset.type=NoData", "key 'train_dataloader.dataset' .NoData. cannot be built"),
-    ("load_from=none.pth", "'load_from': none.pth: no checkpoint can be read there: No such file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "override, match",
+    [
+        ("model.type=FasterCNN", "key 'model' .FasterCNN. cannot be built: KeyError: .*FasterCNN is not in the"),
+        ("model.backbone.dept=18", "key 'model' .FasterRCNN. cannot be built: TypeError: .*'dept'"),
+        ("optim_wrapper.optimizer.lrate=1", "key 'optim_wrapper' cannot be built: .*lrate"),
+        ("param_scheduler.1.gama=1", "key 'param_scheduler.1' .MultiStepLR. cannot be built: .*gama"),
+        (
+            "train_dataloader.sampler.type=InfiniteSampler",
+            "'train_dataloader.sampler' is 'InfiniteSampler', expected one",
+        ),
+        ("train_dataloader.dataset.type=NoData", "key 'train_dataloader.dataset' .NoData. cannot be built"),
+        ("load_from=none.pth", "'load_from': none.pth: no checkpoint can be read there: No such file"),
+    ],
+)
 def test_what_cannot_be_built_is_named(tmp_path, override, match):
     with pytest.raises(UserError, match=match):
         train(tiny_detection(tmp_path, override))

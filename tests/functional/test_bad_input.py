@@ -15,9 +15,15 @@ BOTH = pytest.mark.parametrize("module", [reference, functional], ids=["referenc
 
 def good() -> dict:
     return {
-        "input": torch.randn(2, 5, 6, 7), "data_offset": torch.randn(2, 18, 6, 7),
-        "kernel_offset": torch.randn(2, 18, 6, 7), "weight": torch.randn(5, 1, 4, 4),
-        "kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "clip": True,
+        "input": torch.randn(2, 5, 6, 7),
+        "data_offset": torch.randn(2, 18, 6, 7),
+        "kernel_offset": torch.randn(2, 18, 6, 7),
+        "weight": torch.randn(5, 1, 4, 4),
+        "kernel_size": (3, 3),
+        "stride": (1, 1),
+        "padding": (1, 1),
+        "dilation": (1, 1),
+        "clip": True,
     }
 
 
@@ -115,13 +121,19 @@ def test_infinite_offsets_are_far_outside():
 
 
 @BOTH
-@pytest.mark.parametrize(("change", "message"), [
-    ({"weight": torch.randn(3, 4, 4)}, "weight: expected .* got shape"),
-    ({"weight": torch.ones(3, 2, 4, 4, dtype=torch.int64)}, "weight: expected a floating dtype"),
-    ({"kernel_offset": torch.randn(2, 9)}, r"kernel_offset: expected shape .* \(N, 18\), got \(2, 9\)"),
-    ({"kernel_offset": torch.randn(2, 18).double()}, "kernel_offset: expected dtype torch.float32, got torch.float64"),
-    ({"kernel_size": 0}, "kernel_size: expected values of at least 1"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": torch.randn(3, 4, 4)}, "weight: expected .* got shape"),
+        ({"weight": torch.ones(3, 2, 4, 4, dtype=torch.int64)}, "weight: expected a floating dtype"),
+        ({"kernel_offset": torch.randn(2, 9)}, r"kernel_offset: expected shape .* \(N, 18\), got \(2, 9\)"),
+        (
+            {"kernel_offset": torch.randn(2, 18).double()},
+            "kernel_offset: expected dtype torch.float32, got torch.float64",
+        ),
+        ({"kernel_size": 0}, "kernel_size: expected values of at least 1"),
+    ],
+)
 def test_fault_of_a_global_kernel_is_named(module, change, message):
     arguments = {"weight": torch.randn(3, 2, 4, 4), "kernel_offset": torch.randn(2, 18), "kernel_size": 3}
     with pytest.raises(ValueError, match=message):

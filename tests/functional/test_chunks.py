@@ -11,8 +11,16 @@ from dk_bench.functional import deform_kernel_conv
 SQUARE = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "clip": True}
 
 
-def check(channels=5, size=(5, 6), scope=(4, 4), offsets="both", batch=1, layout="channels_last",
-          dtype=torch.float32, **geometry):
+def check(
+    channels=5,
+    size=(5, 6),
+    scope=(4, 4),
+    offsets="both",
+    batch=1,
+    layout="channels_last",
+    dtype=torch.float32,
+    **geometry,
+):
     layouts = (layout,) * 5
     case = Case(7, batch, channels, size, scope, offsets, {**SQUARE, **geometry}, dtype, dtype, layouts, False)
     check_against_reference(case)
@@ -43,9 +51,14 @@ def test_scopes(scope, clip):
 
 # Rows of the image come into a ring and leave it: all at once, some never read, and some from beyond the image.
 RINGS = [
-    {"stride": (4, 1)}, {"stride": (5, 3)}, {"dilation": (4, 1)}, {"dilation": (2, 3), "padding": (5, 4)},
-    {"padding": (7, 7)}, {"padding": (0, 0), "kernel_size": (1, 1), "stride": (3, 2)},
-    {"kernel_size": (2, 5), "padding": (3, 0)}, {"kernel_size": (5, 4), "padding": (2, 6)},
+    {"stride": (4, 1)},
+    {"stride": (5, 3)},
+    {"dilation": (4, 1)},
+    {"dilation": (2, 3), "padding": (5, 4)},
+    {"padding": (7, 7)},
+    {"padding": (0, 0), "kernel_size": (1, 1), "stride": (3, 2)},
+    {"kernel_size": (2, 5), "padding": (3, 0)},
+    {"kernel_size": (5, 4), "padding": (2, 6)},
     {"kernel_size": (1, 7), "padding": (0, 3), "dilation": (1, 2)},
 ]
 

@@ -16,7 +16,11 @@ from dk_bench.nn import DeformRoIPool, OffsetGenerator, RoIOffsetHead, offset_pa
 from dk_bench.reference import deform_roi_pool as reference_roi
 
 SETTINGS = {
-    "output_size": (2, 3), "spatial_scale": 0.5, "sampling_ratio": 2, "gamma": 0.1, "aligned": True,
+    "output_size": (2, 3),
+    "spatial_scale": 0.5,
+    "sampling_ratio": 2,
+    "gamma": 0.1,
+    "aligned": True,
     "position_sensitive": False,
 }
 op, backward_op = torch.ops.dk_bench.deform_roi_pool, torch.ops.dk_bench.deform_roi_pool_backward
@@ -61,7 +65,8 @@ def test_equals_roi_align_where_nothing_moves(how, aligned, ratio, dtype):
     rois = random_boxes(60, 2, 80, generator).to(dtype)
     still = (None, None) if how == "none" else (x.new_zeros(60, 2, 3, 4), x.new_ones(60, 1, 3, 4))
     out = deform_roi_pool(
-        x, rois, *still, output_size=(3, 4), spatial_scale=0.25, sampling_ratio=ratio, aligned=aligned)
+        x, rois, *still, output_size=(3, 4), spatial_scale=0.25, sampling_ratio=ratio, aligned=aligned
+    )
     expected = roi_align(x, rois, (3, 4), 0.25, ratio, aligned)
     bits = 8 * torch.finfo(dtype).eps
     torch.testing.assert_close(out, expected, rtol=bits, atol=bits)
@@ -77,7 +82,8 @@ def test_equals_position_sensitive_roi_align(ratio):
     rois = random_boxes(40, 2, 80, generator)
     rois[:, 3:] += 1  # torchvision divides by zero samples
     out = deform_roi_pool(
-        x, rois, output_size=(3, 4), spatial_scale=0.25, sampling_ratio=ratio, position_sensitive=True)
+        x, rois, output_size=(3, 4), spatial_scale=0.25, sampling_ratio=ratio, position_sensitive=True
+    )
     torch.testing.assert_close(out, ps_roi_align(x, rois, (3, 4), 0.25, ratio or -1), rtol=1e-14, atol=1e-14)
 
 
@@ -95,8 +101,9 @@ def test_groups_of_channels_move_apart():
     (x, rois, offset, mask), _, settings = small()
     out = deform_roi_pool(x, rois, offset, mask, **settings)
     for group in (0, 1):
-        part = deform_roi_pool(x[:, 2 * group : 2 * group + 2], rois, offset[:, 2 * group : 2 * group + 2], mask,
-                               **settings)
+        part = deform_roi_pool(
+            x[:, 2 * group : 2 * group + 2], rois, offset[:, 2 * group : 2 * group + 2], mask, **settings
+        )
         torch.testing.assert_close(out[:, 2 * group : 2 * group + 2], part)
 
 
@@ -105,9 +112,12 @@ def test_groups_of_channels_move_apart():
 @pytest.mark.parametrize("aligned", [False, True])
 def test_gradcheck(aligned, ratio, sensitive):
     (x, rois, offset, mask), _, settings = small(
-        output_size=(2, 2), aligned=aligned, sampling_ratio=ratio, position_sensitive=sensitive)
-    offset, mask = (t[..., :2, :2].detach().contiguous().requires_grad_() for t in (
-        torch.randn(3, 4, 2, 2, dtype=torch.float64), torch.randn(3, 1, 2, 2, dtype=torch.float64)))
+        output_size=(2, 2), aligned=aligned, sampling_ratio=ratio, position_sensitive=sensitive
+    )
+    offset, mask = (
+        t[..., :2, :2].detach().contiguous().requires_grad_()
+        for t in (torch.randn(3, 4, 2, 2, dtype=torch.float64), torch.randn(3, 1, 2, 2, dtype=torch.float64))
+    )
     x = torch.randn(2, 16 if sensitive else 4, 6, 7, dtype=torch.float64, requires_grad=True)
     torch.autograd.gradcheck(lambda *t: deform_roi_pool(t[0], rois, *t[1:], **settings), (x, offset, mask))
 
@@ -202,7 +212,8 @@ def test_fake_tensors_have_the_strides_of_real_ones(layout):
 
 def test_compiles_as_one_graph_for_any_number_of_boxes():
     function = torch.compile(
-        lambda *t: deform_roi_pool(*t, **SETTINGS).sin(), backend="aot_eager", fullgraph=True, dynamic=True)
+        lambda *t: deform_roi_pool(*t, **SETTINGS).sin(), backend="aot_eager", fullgraph=True, dynamic=True
+    )
     graphs = []
     for count in (3, 5, 9):
         x = torch.randn(2, 4, 6, 7, requires_grad=True)
@@ -285,8 +296,13 @@ FAULTS = [
 
 
 def good() -> dict:
-    return {"input": torch.randn(2, 4, 6, 7), "rois": torch.zeros(3, 5), "offset": torch.zeros(3, 2, 2, 3),
-            "mask": torch.ones(3, 1, 2, 3), **SETTINGS}  # fmt: skip
+    return {
+        "input": torch.randn(2, 4, 6, 7),
+        "rois": torch.zeros(3, 5),
+        "offset": torch.zeros(3, 2, 2, 3),
+        "mask": torch.ones(3, 1, 2, 3),
+        **SETTINGS,
+    }
 
 
 @pytest.mark.parametrize("how", ["reference", "compiled", "fake"])
@@ -307,13 +323,16 @@ def test_output_size_of_the_wrong_type_is_named():
         deform_roi_pool(**{**good(), "output_size": 2.5})
 
 
-@pytest.mark.parametrize("row, column, value, message", [
-    (1, 0, 2.0, "rois: row 1 names image 2 of 2; expected 0 to 1"),
-    (0, 0, -1.0, "rois: row 0 names image -1 of 2; expected 0 to 1"),
-    (2, 0, torch.nan, "rois: row 2 names image nan of 2"),
-    (2, 3, torch.nan, "rois: row 2 has a coordinate that is NaN or infinite"),
-    (1, 2, -torch.inf, "rois: row 1 has a coordinate that is NaN or infinite"),
-])
+@pytest.mark.parametrize(
+    "row, column, value, message",
+    [
+        (1, 0, 2.0, "rois: row 1 names image 2 of 2; expected 0 to 1"),
+        (0, 0, -1.0, "rois: row 0 names image -1 of 2; expected 0 to 1"),
+        (2, 0, torch.nan, "rois: row 2 names image nan of 2"),
+        (2, 3, torch.nan, "rois: row 2 has a coordinate that is NaN or infinite"),
+        (1, 2, -torch.inf, "rois: row 1 has a coordinate that is NaN or infinite"),
+    ],
+)
 @pytest.mark.parametrize("backward", [False, True])
 def test_bad_box_is_an_error_that_tells_which(backward, row, column, value, message):
     arguments = good()
@@ -381,12 +400,16 @@ def test_module_under_autocast():
     torch.testing.assert_close(out, module(x, rois), rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("change, error, message", [
-    ({"in_channels": 0}, ValueError, "in_channels: expected an int of at least 1, got 0"),
-    ({"hidden": 1.5}, ValueError, "hidden: expected an int of at least 1, got 1.5"),
-    ({"output_size": 0}, ValueError, "output_size: expected values of at least 1, got 0"),
-    ({"output_size": "7"}, TypeError, "output_size: expected an int or a pair of ints, got '7'"),
-], ids=str)
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"in_channels": 0}, ValueError, "in_channels: expected an int of at least 1, got 0"),
+        ({"hidden": 1.5}, ValueError, "hidden: expected an int of at least 1, got 1.5"),
+        ({"output_size": 0}, ValueError, "output_size: expected values of at least 1, got 0"),
+        ({"output_size": "7"}, TypeError, "output_size: expected an int or a pair of ints, got '7'"),
+    ],
+    ids=str,
+)
 def test_module_names_bad_arguments(change, error, message):
     with pytest.raises(error, match=message):
         DeformRoIPool(**{"in_channels": 4, "output_size": 3, **change})

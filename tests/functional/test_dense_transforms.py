@@ -11,8 +11,10 @@ from transform_cases import same, total
 from dk_bench.nn import DeformConv2d
 
 VARIANTS = pytest.mark.parametrize(
-    "settings", [{}, {"groups": 2, "bias": False}, {"deform_groups": 2, "modulated": True, "stride": (1, 2)}],
-    ids=["plain", "groups", "modulated"])
+    "settings",
+    [{}, {"groups": 2, "bias": False}, {"deform_groups": 2, "modulated": True, "stride": (1, 2)}],
+    ids=["plain", "groups", "modulated"],
+)
 
 
 def make(settings: dict) -> tuple[DeformConv2d, torch.Tensor]:
@@ -34,7 +36,8 @@ def test_forward_mode(settings):
     step = 1e-6
     ahead, behind = (
         functional_call(module, {name: p + sign * step * v[name] for name, p in parameters.items()}, (x,))
-        for sign in (1, -1))
+        for sign in (1, -1)
+    )
     same(out, module(x))
     same(tangent, (ahead - behind) / (2 * step), 1e-6)
     with forward_ad.dual_level():

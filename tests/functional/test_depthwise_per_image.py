@@ -88,8 +88,7 @@ def test_no_images_give_gradients_of_no_images():
 def test_autocast():
     x, weight = operands(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(
-            op(x, weight, *GEOMETRY.values()), op(x.bfloat16(), weight.bfloat16(), *GEOMETRY.values()))
+        assert torch.equal(op(x, weight, *GEOMETRY.values()), op(x.bfloat16(), weight.bfloat16(), *GEOMETRY.values()))
         assert op(x.double(), weight.double(), *GEOMETRY.values()).dtype == torch.float64
 
 
@@ -147,15 +146,25 @@ class Copies(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize(("kind", "options", "kernel_size", "groups"), [
-    (GlobalDeformKernel2d, {"scope": 4}, 3, 32),
-    (CondConv2d, {"experts": 3}, 3, 32),
-    (CondConv2d, {"experts": 3}, 1, 1),
-])
+@pytest.mark.parametrize(
+    ("kind", "options", "kernel_size", "groups"),
+    [
+        (GlobalDeformKernel2d, {"scope": 4}, 3, 32),
+        (CondConv2d, {"experts": 3}, 3, 32),
+        (CondConv2d, {"experts": 3}, 1, 1),
+    ],
+)
 def test_a_training_step_rearranges_neither_images_nor_kernels(kind, options, kernel_size, groups):
     """In channels_last, and what comes before the module gets its gradient in that form."""
-    module = kind(in_channels=32, out_channels=32, kernel_size=kernel_size, padding=kernel_size // 2, groups=groups,
-                  bias=False, **options)
+    module = kind(
+        in_channels=32,
+        out_channels=32,
+        kernel_size=kernel_size,
+        padding=kernel_size // 2,
+        groups=groups,
+        bias=False,
+        **options,
+    )
     x = torch.randn(4, 32, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
     seen = []
     before = x * 2

@@ -48,8 +48,14 @@ torch.testing.assert_close(held(out), deform_conv2d(x, offset, dense, None, (1, 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
     paths = os.pathsep.join([str(TESTS), str(TESTS.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=600, check=False, cwd=TESTS,
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment})
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        cwd=TESTS,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
+    )
 
 
 def test_device_without_compiled_operators():
@@ -66,8 +72,20 @@ def test_device_without_compiled_operators():
 def test_models_by_the_reference():
     """Tests of models and layers, but of compiling graphs, with neither library. Bad input gives the same errors."""
     done = run(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "error:dk_bench", "-k", "not compile",
-        *MODELS, DK_BENCH_OPS="reference")
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-W",
+        "error:dk_bench",
+        "-k",
+        "not compile",
+        *MODELS,
+        DK_BENCH_OPS="reference",
+    )
     assert done.returncode == 0, done.stdout[-3000:]
 
 
@@ -114,10 +132,16 @@ def test_library_of_older_sources_is_told(monkeypatch):
         loading._load_cpu()
 
 
-@pytest.mark.parametrize(("no_cuda", "words"), [
-    ("the CUDA operators were not built", "as the CUDA operators were not built; `DK_BENCH_CUDA=1 pip install -e .`"),
-    ("this torch (2.11.0+rocm) is built without CUDA", r"as this torch \(2.11.0\+rocm\) is built without CUDA"),
-])
+@pytest.mark.parametrize(
+    ("no_cuda", "words"),
+    [
+        (
+            "the CUDA operators were not built",
+            "as the CUDA operators were not built; `DK_BENCH_CUDA=1 pip install -e .`",
+        ),
+        ("this torch (2.11.0+rocm) is built without CUDA", r"as this torch \(2.11.0\+rocm\) is built without CUDA"),
+    ],
+)
 def test_warning_says_why_and_what_to_do(monkeypatch, no_cuda, words):
     monkeypatch.setattr(loading, "_NO_CUDA", no_cuda)
     monkeypatch.setattr(loading, "CHOSEN", loading.COMPILED)

@@ -91,8 +91,9 @@ def test_modules(frozen):
     module = DeformKernelConv2d(4, 6, 6, 3, padding=1, groups=6)
     generators = set(offset_parameter_names(module))
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(not (frozen == "generators" and name in generators or
-                                      frozen == "kernel" and name == "weight"))
+        parameter.requires_grad_(
+            not (frozen == "generators" and name in generators or frozen == "kernel" and name == "weight")
+        )
     with Watch() as watch:
         module(torch.randn(2, 6, 7, 7)).sum().backward()
     ((_, results),) = watch.calls

@@ -71,7 +71,8 @@ def kernel_slope(module, weight, dy: float, dx: float, clip: bool) -> tuple[floa
     offset = torch.tensor([dy, dx], dtype=torch.float64).view(1, 2, 1, 1).requires_grad_()
     weight = torch.tensor(weight, dtype=torch.float64)[None, None]
     out = module.local_deform_kernel(
-        torch.ones(1, 1, 1, 1, dtype=torch.float64), offset, weight, kernel_size=1, clip=clip)
+        torch.ones(1, 1, 1, 1, dtype=torch.float64), offset, weight, kernel_size=1, clip=clip
+    )
     out.sum().backward()
     return out.item(), offset.grad.flatten().tolist()
 
@@ -80,22 +81,25 @@ COLUMN = [[1.0], [3.0], [10.0]]  # a scope of 3 x 1: the tap rests at y = 1, x =
 
 
 @BOTH
-@pytest.mark.parametrize(("dy", "clip", "value", "slope"), [
-    (-0.5, True, 2, 2),  # between 1 and 3
-    (0.0, True, 3, 7),  # on the knot in the middle: to the right, from 3 to 10
-    (-1.0, True, 1, 2),  # on the lower bound of the clip: passes, to the right
-    (1.0, True, 10, 7),  # on the upper bound: passes, to the left
-    (-1.25, True, 1, 0),  # outside: blocked
-    (1.25, True, 10, 0),
-    (float("inf"), True, 10, 0),
-    (float("-inf"), True, 1, 0),
-    (0.0, False, 3, 7),
-    (1.0, False, 10, -10),  # the last sample: to the right lies zero
-    (1.5, False, 5, -10),
-    (2.0, False, 0, 0),  # the zero beyond: to the right all is zero
-    (-2.0, False, 0, 1),  # the zero before the first sample
-    (-2.5, False, 0, 0),
-])
+@pytest.mark.parametrize(
+    ("dy", "clip", "value", "slope"),
+    [
+        (-0.5, True, 2, 2),  # between 1 and 3
+        (0.0, True, 3, 7),  # on the knot in the middle: to the right, from 3 to 10
+        (-1.0, True, 1, 2),  # on the lower bound of the clip: passes, to the right
+        (1.0, True, 10, 7),  # on the upper bound: passes, to the left
+        (-1.25, True, 1, 0),  # outside: blocked
+        (1.25, True, 10, 0),
+        (float("inf"), True, 10, 0),
+        (float("-inf"), True, 1, 0),
+        (0.0, False, 3, 7),
+        (1.0, False, 10, -10),  # the last sample: to the right lies zero
+        (1.5, False, 5, -10),
+        (2.0, False, 0, 0),  # the zero beyond: to the right all is zero
+        (-2.0, False, 0, 1),  # the zero before the first sample
+        (-2.5, False, 0, 0),
+    ],
+)
 def test_knots_of_the_kernel(module, dy, clip, value, slope):
     """The derivative is that to the right; at the upper edge of a clipped scope that to the left."""
     row = [[v for (v,) in COLUMN]]
@@ -120,15 +124,18 @@ def test_unclipped_scope_of_one_sample_falls_to_zero(module):
 
 
 @BOTH
-@pytest.mark.parametrize(("dx", "value", "slope"), [
-    (-2.0, 0, 1),  # the zero before the image: to the right it rises to the first pixel
-    (-1.0, 1, 2),  # the first pixel
-    (0.0, 3, 7),
-    (1.0, 10, -10),  # the last pixel: beyond lies zero
-    (1.75, 2.5, -10),
-    (2.0, 0, 0),
-    (-2.25, 0, 0),
-])
+@pytest.mark.parametrize(
+    ("dx", "value", "slope"),
+    [
+        (-2.0, 0, 1),  # the zero before the image: to the right it rises to the first pixel
+        (-1.0, 1, 2),  # the first pixel
+        (0.0, 3, 7),
+        (1.0, 10, -10),  # the last pixel: beyond lies zero
+        (1.75, 2.5, -10),
+        (2.0, 0, 0),
+        (-2.25, 0, 0),
+    ],
+)
 def test_knots_of_the_data(module, dx, value, slope):
     """Pixels 1, 3, 10 and zeros around; the tap of the middle output."""
     for shape, channel in (((1, 1, 1, 3), 1), ((1, 1, 3, 1), 0)):

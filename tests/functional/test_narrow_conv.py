@@ -45,8 +45,11 @@ def same(actual, expected) -> None:
 def test_random_case(seed):
     """Output and weight gradient are those of float64, for any number of threads to the bit."""
     r = random.Random(seed)
-    geometry = {"stride": (r.choice((1, 2)), r.choice((1, 3))), "padding": (r.choice((0, 1, 3)), r.choice((0, 2))),
-                "dilation": (r.choice((1, 2)), r.choice((1, 1, 3)))}
+    geometry = {
+        "stride": (r.choice((1, 2)), r.choice((1, 3))),
+        "padding": (r.choice((0, 1, 3)), r.choice((0, 2))),
+        "dilation": (r.choice((1, 2)), r.choice((1, 1, 3))),
+    }
     kernel = (r.choice((1, 3, 5)), r.choice((1, 2, 3)))
     least = [geometry["dilation"][a] * (kernel[a] - 1) + 1 - 2 * geometry["padding"][a] for a in (0, 1)]
     size = tuple(max(1, v) + r.randrange(14) for v in least)
@@ -62,8 +65,9 @@ def test_random_case(seed):
     for threads in (1, 3):
         try:
             torch.set_num_threads(threads)
-            results.append((op(x, weight, bias, *geometry.values()),
-                            weight_gradient_op(grad, x, weight, *geometry.values())))
+            results.append(
+                (op(x, weight, bias, *geometry.values()), weight_gradient_op(grad, x, weight, *geometry.values()))
+            )
         finally:
             torch.set_num_threads(before)
     for first, second, e in zip(*results, (expected, expected_gradient), strict=True):
@@ -81,8 +85,10 @@ def test_gradients(ours, wanted):
     grad = torch.randn_like(output)
     same(output, expected)
     for layout in (grad, grad.contiguous()):
-        same(torch.autograd.grad(output, leaves, layout, retain_graph=True),
-             torch.autograd.grad(expected, leaves, grad, retain_graph=True))
+        same(
+            torch.autograd.grad(output, leaves, layout, retain_graph=True),
+            torch.autograd.grad(expected, leaves, grad, retain_graph=True),
+        )
 
 
 def test_second_derivatives_and_batches_of_gradients(ours):
@@ -118,7 +124,8 @@ def test_opcheck():
     torch.library.opcheck(op, (x, weight, bias, *GEOMETRY.values()), test_utils=("test_schema", "test_faketensor"))
     grad = torch.randn_like(op(x, weight, None, *GEOMETRY.values()))
     torch.library.opcheck(
-        weight_gradient_op, (grad, x, weight, *GEOMETRY.values()), test_utils=("test_schema", "test_faketensor"))
+        weight_gradient_op, (grad, x, weight, *GEOMETRY.values()), test_utils=("test_schema", "test_faketensor")
+    )
 
 
 def test_generators_count_as_convolutions(ours):

@@ -39,7 +39,8 @@ def test_random_cases_meet_every_value():
     cases = [random_case(seed) for seed in range(CASES)]
     assert {c.channels for c in cases} == set(CHANNELS)
     assert {(c.dtype, c.offsets, c.geometry["clip"]) for c in cases} == {
-        (d, o, clip) for d in DTYPES for o in OFFSETS for clip in (True, False)}
+        (d, o, clip) for d in DTYPES for o in OFFSETS for clip in (True, False)
+    }
     assert {c.scope[0] for c in cases} == {c.scope[1] for c in cases} == set(SCOPES)
     for axis in (0, 1):
         assert {c.geometry["kernel_size"][axis] for c in cases} == set(KERNELS)
@@ -58,7 +59,8 @@ def test_more_images_than_partial_sums(offsets, channels):
     """Partial sums of the weight's gradient are kept for groups of images."""
     plain = ("contiguous",) * 5
     check_against_reference(
-        Case(1, 37, channels, (3, 4), (4, 3), offsets, SQUARE, torch.float64, torch.float64, plain, False))
+        Case(1, 37, channels, (3, 4), (4, 3), offsets, SQUARE, torch.float64, torch.float64, plain, False)
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1)])
@@ -67,7 +69,8 @@ def test_one_pixel_wide(size, layout):
     """Sizes of one make strides meaningless, and a tensor both contiguous and channels_last."""
     for channels in (1, 5):
         check_against_reference(
-            Case(2, 2, channels, size, (4, 4), "both", SQUARE, torch.float64, torch.float64, (layout,) * 5, False))
+            Case(2, 2, channels, size, (4, 4), "both", SQUARE, torch.float64, torch.float64, (layout,) * 5, False)
+        )
 
 
 def test_no_channels():
@@ -75,8 +78,11 @@ def test_no_channels():
     offset = torch.ones(2, 18, 5, 5, requires_grad=True)
     weight = torch.ones(0, 1, 4, 4, requires_grad=True)
     out, *gradients = forward_backward(
-        functional.deform_kernel_conv, [x, offset, offset.clone().detach().requires_grad_(), weight],
-        torch.ones(2, 0, 5, 5), SQUARE)
+        functional.deform_kernel_conv,
+        [x, offset, offset.clone().detach().requires_grad_(), weight],
+        torch.ones(2, 0, 5, 5),
+        SQUARE,
+    )
     assert out.shape == (2, 0, 5, 5)
     assert [g.shape for g in gradients] == [x.shape, offset.shape, offset.shape, weight.shape]
     assert not gradients[1].any() and not gradients[2].any()  # not uninitialised memory
@@ -86,8 +92,19 @@ def test_no_channels():
 def test_taps_far_outside(scale):
     """Offsets beyond what an integer of 32 bits holds."""
     for clip in (True, False):
-        case = Case(3, 2, 17, (6, 5), (4, 3), "both", {**SQUARE, "clip": clip}, torch.float32, torch.float32,
-                    ("contiguous",) * 5, False)
+        case = Case(
+            3,
+            2,
+            17,
+            (6, 5),
+            (4, 3),
+            "both",
+            {**SQUARE, "clip": clip},
+            torch.float32,
+            torch.float32,
+            ("contiguous",) * 5,
+            False,
+        )
         operands, grad = make_tensors(case)
         with torch.no_grad():
             for offset in operands[1:3]:
@@ -138,8 +155,13 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     here = Path(__file__).parents[1] / "cases"
     paths = os.pathsep.join([str(here), str(here.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment})
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
+    )
 
 
 @pytest.mark.parametrize("variant", ["baseline", "avx2", "avx512"])

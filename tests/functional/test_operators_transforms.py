@@ -18,7 +18,8 @@ from dk_bench import functional, reference
 
 GEOMETRY = {"kernel_size": (1, 2), "stride": (1, 2), "padding": (0, 1), "dilation": (1, 1)}
 VARIANTS = pytest.mark.parametrize(
-    "variant", [("none", True), ("data", True), ("kernel", True), ("kernel", False), ("both", True)], ids=str)
+    "variant", [("none", True), ("data", True), ("kernel", True), ("kernel", False), ("both", True)], ids=str
+)
 op, backward_op = torch.ops.dk_bench.deform_kernel_conv, torch.ops.dk_bench.deform_kernel_conv_backward
 
 
@@ -47,6 +48,7 @@ def test_forward_mode(variant):
     directions = along(given)
     same(jvp(compiled, given, directions), jvp(plain, given, directions))
     for i, t in enumerate(given):
+
         def of_one(x, call, i=i):
             return call(*given[:i], x, *given[i + 1 :])
 
@@ -95,7 +97,8 @@ NESTED = {
     "third by autograd": third_by_autograd,
     "dual numbers that require grad": dual_numbers_that_require_grad,
     "vectorised hessian": lambda f, t, v: torch.autograd.functional.hessian(
-        lambda *a: total(f(*a)), t, vectorize=True, outer_jacobian_strategy="forward-mode"),
+        lambda *a: total(f(*a)), t, vectorize=True, outer_jacobian_strategy="forward-mode"
+    ),
 }
 
 
@@ -302,8 +305,10 @@ def test_checkpoint():
     leaves = [t.clone().requires_grad_() for t in given]
     for reentrant in (False, True):
         out = checkpoint(compiled, *leaves, use_reentrant=reentrant)
-        same(torch.autograd.grad(total(out), leaves) if not reentrant else out,
-             torch.autograd.grad(total(plain(*leaves)), leaves) if not reentrant else plain(*leaves))
+        same(
+            torch.autograd.grad(total(out), leaves) if not reentrant else out,
+            torch.autograd.grad(total(plain(*leaves)), leaves) if not reentrant else plain(*leaves),
+        )
 
 
 def test_bad_dtype_is_named_under_transforms():

@@ -29,8 +29,9 @@ def scalar_kernel(weight, offset, kernel_size, clip):
         x = j + (sw - kw) / 2 + offset[i * kw + j][1]
         if clip:
             y, x = min(max(y, 0), sh - 1), min(max(x, 0), sw - 1)
-        sampled.append(sum(
-            hat(y - sy) * hat(x - sx) * weight[sy][sx] for sy, sx in itertools.product(range(sh), range(sw))))
+        sampled.append(
+            sum(hat(y - sy) * hat(x - sx) * weight[sy][sx] for sy, sx in itertools.product(range(sh), range(sw)))
+        )
     return sampled
 
 
@@ -54,7 +55,8 @@ def scalar_conv(x, data_offset, kernel_offset, weight, kernel_size, stride, padd
             z = w * stride[1] - padding[1] + j * dilation[1] + data[b][2 * tap + 1][h][w]
             total += sampled[tap] * sum(
                 hat(y - py) * hat(z - px) * x[b][channel][py][px]
-                for py, px in itertools.product(range(height), range(width)))
+                for py, px in itertools.product(range(height), range(width))
+            )
         result.append(total)
     return result
 
@@ -62,12 +64,15 @@ def scalar_conv(x, data_offset, kernel_offset, weight, kernel_size, stride, padd
 @BOTH
 @pytest.mark.parametrize("offsets", ["none", "data", "kernel", "both"])
 @pytest.mark.parametrize("clip", [True, False])
-@pytest.mark.parametrize(("kernel_size", "scope", "stride", "padding", "dilation"), [
-    ((3, 3), (4, 4), (1, 1), (1, 1), (1, 1)),
-    ((3, 2), (2, 5), (2, 1), (0, 2), (1, 2)),
-    ((1, 3), (1, 1), (1, 3), (2, 0), (3, 1)),
-    ((3, 1), (9, 2), (1, 1), (1, 1), (1, 1)),
-])
+@pytest.mark.parametrize(
+    ("kernel_size", "scope", "stride", "padding", "dilation"),
+    [
+        ((3, 3), (4, 4), (1, 1), (1, 1), (1, 1)),
+        ((3, 2), (2, 5), (2, 1), (0, 2), (1, 2)),
+        ((1, 3), (1, 1), (1, 3), (2, 0), (3, 1)),
+        ((3, 1), (9, 2), (1, 1), (1, 1), (1, 1)),
+    ],
+)
 def test_sums_written_out(module, offsets, clip, kernel_size, scope, stride, padding, dilation):
     generator = torch.Generator().manual_seed(0)
 
@@ -90,8 +95,9 @@ def test_sums_written_out(module, offsets, clip, kernel_size, scope, stride, pad
 
 @BOTH
 @pytest.mark.parametrize("clip", [True, False])
-@pytest.mark.parametrize(("kernel_size", "scope"), [
-    ((3, 3), (4, 4)), ((3, 2), (2, 5)), ((1, 1), (4, 3)), ((3, 3), (1, 1))])
+@pytest.mark.parametrize(
+    ("kernel_size", "scope"), [((3, 3), (4, 4)), ((3, 2), (2, 5)), ((1, 1), (4, 3)), ((3, 3), (1, 1))]
+)
 def test_global_kernel_written_out(module, clip, kernel_size, scope):
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(3, 2, *scope, generator=generator, dtype=torch.float64)
@@ -133,8 +139,9 @@ def test_without_offsets_it_is_conv2d(module, kernel_size, geometry):
     expected = F.conv2d(x, weight, groups=7, **geometry)
     torch.testing.assert_close(out, expected)
     grad = torch.randn_like(out)
-    torch.testing.assert_close(torch.autograd.grad(out, (x, weight), grad),
-                               torch.autograd.grad(expected, (x, weight), grad))
+    torch.testing.assert_close(
+        torch.autograd.grad(out, (x, weight), grad), torch.autograd.grad(expected, (x, weight), grad)
+    )
 
 
 @BOTH
@@ -149,8 +156,9 @@ def test_with_data_offsets_it_is_deform_conv2d(module, kernel_size, geometry):
     expected = deform_conv2d(x, offset, weight, **geometry)
     torch.testing.assert_close(out, expected)
     grad = torch.randn_like(out)
-    torch.testing.assert_close(torch.autograd.grad(out, (x, offset, weight), grad),
-                               torch.autograd.grad(expected, (x, offset, weight), grad))
+    torch.testing.assert_close(
+        torch.autograd.grad(out, (x, offset, weight), grad), torch.autograd.grad(expected, (x, offset, weight), grad)
+    )
 
 
 @BOTH

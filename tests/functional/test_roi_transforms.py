@@ -13,14 +13,21 @@ from transform_cases import along, check_derivative, check_every_mapping, check_
 from dk_bench.functional import deform_roi_pool
 from dk_bench.reference import deform_roi_pool as reference_roi
 
-ROIS = torch.tensor(
-    [[0, 0.3, 0.7, 4.1, 5.2], [1, 1.3, 0.2, 6.6, 3.9], [1, -3, -2, 2.2, 9.1]], dtype=torch.float64)
+ROIS = torch.tensor([[0, 0.3, 0.7, 4.1, 5.2], [1, 1.3, 0.2, 6.6, 3.9], [1, -3, -2, 2.2, 9.1]], dtype=torch.float64)
 # offset, mask, position_sensitive, sampling_ratio
 VARIANTS = pytest.mark.parametrize(
-    "variant", [(True, True, False, 2), (False, False, False, 0), (True, False, True, 0), (False, True, False, 2)],
-    ids=["both", "none", "offset", "mask"])
-SETTINGS = {"output_size": [2, 1], "spatial_scale": 0.7, "sampling_ratio": 0, "gamma": 0.1, "aligned": True,
-            "position_sensitive": False}
+    "variant",
+    [(True, True, False, 2), (False, False, False, 0), (True, False, True, 0), (False, True, False, 2)],
+    ids=["both", "none", "offset", "mask"],
+)
+SETTINGS = {
+    "output_size": [2, 1],
+    "spatial_scale": 0.7,
+    "sampling_ratio": 0,
+    "gamma": 0.1,
+    "aligned": True,
+    "position_sensitive": False,
+}
 op, backward_op = torch.ops.dk_bench.deform_roi_pool, torch.ops.dk_bench.deform_roi_pool_backward
 
 

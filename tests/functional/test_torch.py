@@ -18,8 +18,10 @@ def small(offsets: str, layout: str = "contiguous", dtype=torch.float32, batch: 
     return make_tensors(Case(5, batch, 3, (6, 7), (4, 3), offsets, GEOMETRY, dtype, dtype, (layout,) * 5, False))
 
 
-@pytest.mark.parametrize(("offsets", "layout"), [
-    ("none", "contiguous"), ("data", "cropped"), ("kernel", "contiguous"), ("both", "channels_last")])
+@pytest.mark.parametrize(
+    ("offsets", "layout"),
+    [("none", "contiguous"), ("data", "cropped"), ("kernel", "contiguous"), ("both", "channels_last")],
+)
 def test_opcheck(offsets, layout):
     operands, grad = small(offsets, layout, torch.float64)
     arguments = (*operands, *GEOMETRY.values())
@@ -45,8 +47,11 @@ def test_fake_tensors_have_the_strides_of_real_ones(layout):
 def test_compile(offsets):
     """Whole graph; a second batch size compiles no third time."""
     compiled = torch.compile(
-        lambda *operands: functional.deform_kernel_conv(*operands, **GEOMETRY).sin(), backend="aot_eager",
-        fullgraph=True, dynamic=True)
+        lambda *operands: functional.deform_kernel_conv(*operands, **GEOMETRY).sin(),
+        backend="aot_eager",
+        fullgraph=True,
+        dynamic=True,
+    )
     counts = []
     for batch in (2, 3, 5):
         operands, grad = small(offsets, batch=batch)
@@ -116,9 +121,14 @@ def test_no_im2col_and_no_stored_kernels(memory_format):
     assert peak < 2 * x.nbytes + 2 * offset.nbytes + 12e6
 
 
-@pytest.mark.parametrize(("module", "name"), [
-    (torch._C, "_any_requires_grad"), (torch._C._functorch, "TransformType"),
-    (torch.autograd.forward_ad, "_set_fwd_grad_enabled")])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (torch._C, "_any_requires_grad"),
+        (torch._C._functorch, "TransformType"),
+        (torch.autograd.forward_ad, "_set_fwd_grad_enabled"),
+    ],
+)
 def test_a_torch_without_what_derivatives_need_is_named(monkeypatch, module, name):
     check_torch()
     monkeypatch.delattr(module, name)

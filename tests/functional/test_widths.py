@@ -32,8 +32,7 @@ def test_forward_of_any_number_of_channels(dtype, layout, offsets):
     for channels in CHANNELS:
         given = operands(channels, dtype, LAYOUTS[layout], offsets)
         got = functional.deform_kernel_conv(*given, kernel_size=3, padding=1)
-        exact = reference.deform_kernel_conv(
-            *(t if t is None else t.double() for t in given), kernel_size=3, padding=1)
+        exact = reference.deform_kernel_conv(*(t if t is None else t.double() for t in given), kernel_size=3, padding=1)
         error = (got.double() - exact).abs().max() / exact.abs().max()
         assert error < TOLERANCE[dtype], f"{channels} channels: {error}"
 
@@ -41,7 +40,7 @@ def test_forward_of_any_number_of_channels(dtype, layout, offsets):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_sixteen_bits_are_rounded_as_pytorch_rounds_them(dtype):
     """A 1 x 1 kernel of ones copies: every finite value, infinities and NaN come through as they were."""
-    values = torch.arange(-2**15, 2**15, dtype=torch.int32).to(torch.int16).view(dtype).reshape(1, 64, 32, 32)
+    values = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).reshape(1, 64, 32, 32)
     one = torch.ones(64, 1, 1, 1, dtype=dtype)
     for layout in LAYOUTS.values():
         got = functional.deform_kernel_conv(values.contiguous(memory_format=layout), None, None, one, kernel_size=1)

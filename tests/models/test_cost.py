@@ -80,6 +80,7 @@ def test_importing_the_package_is_enough_for_torchs_counter():
 )
 def test_what_offsets_add(base, dk, dcn):
     """GMACs of the offset convolutions, as the issue states them; local DK's do not depend on the scope."""
+
     def gmacs(name):
         with torch.device("meta"):
             return count_cost(timm.create_model(name)).macs / 1e9

@@ -24,9 +24,7 @@ from dk_bench.nn import (
 
 LOCAL, GLOBAL = KernelSpec(depthwise="local"), KernelSpec(depthwise="global")
 POINTWISE, EXPERTS, DCN = KernelSpec(pointwise="global"), KernelSpec(experts=3), KernelSpec(dcn=True)
-ANY_MODEL = [
-    ("test_resnetdw", model.spec) for model in TEST_MODELS.values()
-] + [
+ANY_MODEL = [("test_resnetdw", model.spec) for model in TEST_MODELS.values()] + [
     ("test_convnext", KernelSpec(depthwise="local", kernel_size=7, scope=8)),
     ("test_convnext", KernelSpec(depthwise="global", kernel_size=7, scope=9)),
     ("test_efficientnet", KernelSpec(depthwise="local", pointwise="global", dcn=True)),

@@ -74,16 +74,20 @@ def test_parts(version, groups):
     assert offset_parameter_names(model) == expected
 
 
-@pytest.mark.parametrize("name, changes", [
-    ("resnet18", {"dense_dcn": "v1"}),
-    ("resnet18", {"dense_dcn": "v2"}),
-    ("resnet18", {"dense_dcn": "v1", "dense_dcn_groups": 4}),
-    ("resnet18", {"dense_dcn": "v2", "dense_dcn_groups": 4, "dense_dcn_min_stride": 8}),
-    ("resnet50", {"dense_dcn": "v1"}),
-    ("resnet50", {"dense_dcn": "v2", "dense_dcn_groups": 4, "dense_dcn_min_stride": 8}),
-    ("test_resnet", {"dense_dcn": "v2", "pointwise": "global"}),
-    ("test_resnet", {"dense_dcn": "v1", "experts": 2}),
-], ids=str)
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        ("resnet18", {"dense_dcn": "v1"}),
+        ("resnet18", {"dense_dcn": "v2"}),
+        ("resnet18", {"dense_dcn": "v1", "dense_dcn_groups": 4}),
+        ("resnet18", {"dense_dcn": "v2", "dense_dcn_groups": 4, "dense_dcn_min_stride": 8}),
+        ("resnet50", {"dense_dcn": "v1"}),
+        ("resnet50", {"dense_dcn": "v2", "dense_dcn_groups": 4, "dense_dcn_min_stride": 8}),
+        ("test_resnet", {"dense_dcn": "v2", "pointwise": "global"}),
+        ("test_resnet", {"dense_dcn": "v1", "experts": 2}),
+    ],
+    ids=str,
+)
 @torch.no_grad()
 def test_function_stays_until_offsets_move(name, changes):
     rigid = timm.create_model(name, num_classes=10).eval()
@@ -108,8 +112,11 @@ def test_factor_starts_at_one_exactly():
 @pytest.mark.parametrize("in_channels, groups, deform_groups", [(8, 1, 1), (8, 1, 4), (8, 2, 2), (8, 8, 1), (8, 8, 4)])
 def test_module_is_a_written_out_deformable_convolution(in_channels, groups, deform_groups, modulated):
     """Against grid_sample: every tap of every group of channels reads at its own place, times its factor."""
-    module = randomise(DeformConv2d(
-        in_channels, 8, 3, stride=2, padding=1, groups=groups, deform_groups=deform_groups, modulated=modulated))
+    module = randomise(
+        DeformConv2d(
+            in_channels, 8, 3, stride=2, padding=1, groups=groups, deform_groups=deform_groups, modulated=modulated
+        )
+    )
     x = torch.randn(2, in_channels, 7, 6)
     offset = module.data_offset(x).unflatten(1, (deform_groups, 9, 2))
     mask = module.data_mask(x).unflatten(1, (deform_groups, 9)) if modulated else torch.ones_like(offset[:, :, :, 0])
@@ -249,34 +256,47 @@ def test_combines_with_the_other_parts():
 def test_spec_is_plain_data():
     spec = KernelSpec(dense_dcn="v2", dense_dcn_groups=4, dense_dcn_min_stride=16, dilate_last=True)
     assert KernelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    assert spec.changed() == {
-        "dense_dcn": "v2", "dense_dcn_groups": 4, "dense_dcn_min_stride": 16, "dilate_last": True}
+    assert spec.changed() == {"dense_dcn": "v2", "dense_dcn_groups": 4, "dense_dcn_min_stride": 16, "dilate_last": True}
     assert KernelSpec.from_dict({"dcn": True}) == KernelSpec(dcn=True)  # records from before these fields
     assert not spec.is_rigid and not KernelSpec(dilate_last=True).is_rigid
     assert KernelSpec(dense_dcn_groups=4).is_rigid
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"dense_dcn": "v3"}, r"dense_dcn: expected one of \(None, 'v1', 'v2'\), got 'v3'"),
-    ({"dense_dcn": True}, "dense_dcn: expected one of"),
-    ({"dense_dcn_groups": 0}, "dense_dcn_groups: expected an int of at least 1, got 0"),
-    ({"dense_dcn_min_stride": "32"}, "dense_dcn_min_stride: expected an int of at least 1, got '32'"),
-    ({"dilate_last": 1}, "dilate_last: expected a bool, got 1"),
-], ids=str)
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"dense_dcn": "v3"}, r"dense_dcn: expected one of \(None, 'v1', 'v2'\), got 'v3'"),
+        ({"dense_dcn": True}, "dense_dcn: expected one of"),
+        ({"dense_dcn_groups": 0}, "dense_dcn_groups: expected an int of at least 1, got 0"),
+        ({"dense_dcn_min_stride": "32"}, "dense_dcn_min_stride: expected an int of at least 1, got '32'"),
+        ({"dilate_last": 1}, "dilate_last: expected a bool, got 1"),
+    ],
+    ids=str,
+)
 def test_bad_specs(changes, message):
     with pytest.raises(ValueError, match=message):
         KernelSpec(**changes)
 
 
-@pytest.mark.parametrize("name, spec, message", [
-    ("resnet18", KernelSpec(dense_dcn="v1", dense_dcn_min_stride=64),
-     r"dense_dcn: ResNet has no dense 3x3 convolution of output stride 64.*\[\(3, 3\)\]"),
-    ("resnet18", KernelSpec(dense_dcn="v1", kernel_size=5), r"dense_dcn: ResNet has no dense 5x5"),
-    ("resnet18", KernelSpec(dense_dcn="v1", dcn=True), "dcn: ResNet has no depthwise 3x3"),
-    ("test_resnetdw", V1, r"dense_dcn: ResNet has no dense 3x3"),
-    ("resnet18", KernelSpec(dense_dcn="v1", dense_dcn_groups=7),
-     r"layer4\.0\.conv1: cannot be deformed: deform_groups: expected a divisor of in_channels = 256, got 7"),
-], ids=str)
+@pytest.mark.parametrize(
+    "name, spec, message",
+    [
+        (
+            "resnet18",
+            KernelSpec(dense_dcn="v1", dense_dcn_min_stride=64),
+            r"dense_dcn: ResNet has no dense 3x3 convolution of output stride 64.*\[\(3, 3\)\]",
+        ),
+        ("resnet18", KernelSpec(dense_dcn="v1", kernel_size=5), r"dense_dcn: ResNet has no dense 5x5"),
+        ("resnet18", KernelSpec(dense_dcn="v1", dcn=True), "dcn: ResNet has no depthwise 3x3"),
+        ("test_resnetdw", V1, r"dense_dcn: ResNet has no dense 3x3"),
+        (
+            "resnet18",
+            KernelSpec(dense_dcn="v1", dense_dcn_groups=7),
+            r"layer4\.0\.conv1: cannot be deformed: deform_groups: expected a divisor of in_channels = 256, got 7",
+        ),
+    ],
+    ids=str,
+)
 def test_refusals_leave_the_model_alone(name, spec, message):
     model = timm.create_model(name)
     before = repr(model)

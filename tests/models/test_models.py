@@ -73,8 +73,10 @@ def test_pretrained_says_that_no_weights_are_published(name):
         timm.create_model(name, pretrained=True)
     message = str(error.value)
     if name == "mobilenetv2_100_gdk_pw":
-        assert "dk_bench.deform(timm.create_model('mobilenetv2_100', pretrained=True), " \
-               "dk_bench.KernelSpec(depthwise='global', pointwise='global'))" in message
+        assert (
+            "dk_bench.deform(timm.create_model('mobilenetv2_100', pretrained=True), "
+            "dk_bench.KernelSpec(depthwise='global', pointwise='global'))" in message
+        )
     if name == "resnet50dw_dk_s5":
         assert "timm.create_model('resnet50dw', num_classes=..., checkpoint_path=...)" in message
         assert "scope=5" in message

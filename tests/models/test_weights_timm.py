@@ -72,8 +72,11 @@ def test_every_way_to_name_weights(name, tmp_path):
 
     for more in ({}, {"feature_cls": "getter"}, {"feature_cls": "hook"})[: 1 if "mobilenet" in name else 3]:  # time
         maps = [named(name, tmp_path / "weights.pth", features_only=True, out_indices=(1, 4), **more)]
-        maps += [timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True, features_only=True,
-                                   out_indices=(1, 4), **more)]  # fmt: skip
+        maps += [
+            timm.create_model(
+                f"local-dir:{tmp_path / 'hub'}", pretrained=True, features_only=True, out_indices=(1, 4), **more
+            )
+        ]
         for net in maps:
             assert_same(net, timm_features(model))
 
@@ -128,7 +131,7 @@ def test_weights_of_another_model_are_refused(name, other, more, tmp_path):
         ("test_resnet", KernelSpec(dense_dcn="v2", dense_dcn_min_stride=8), "dk_deformed"),
         ("test_resnetdw", KernelSpec(dcn=True, dilate_last=True), "dk_deformed"),
     ],
-)  # fmt: skip
+)
 def test_deformed_model_says_what_it_is_and_is_made_again(base, spec, name, tmp_path):
     model = moved(deform(timm.create_model(base, num_classes=5, drop_path_rate=0.1), spec))
     assert model.pretrained_cfg["architecture"] == model.default_cfg["architecture"] == name
@@ -187,8 +190,10 @@ def test_from_the_hub(name, tmp_path, monkeypatch):
     spec = KernelSpec(depthwise="global", grid="centred" if name != "dk_deformed" else "spread")
     model = moved(deform(timm.create_model("test_resnetdw", num_classes=5), spec))
     save_for_hf(model, tmp_path, safe_serialization="both")
-    monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda *_, filename=None, repo_id="", **__: str(
-        tmp_path / (filename or _[1])))  # fmt: skip
+    monkeypatch.setattr(
+        "timm.models._hub.hf_hub_download",
+        lambda *_, filename=None, repo_id="", **__: str(tmp_path / (filename or _[1])),
+    )
     made = timm.create_model("hf-hub:someone/model", pretrained=True)
     assert_same(model, made)
     assert made.pretrained_cfg["architecture"] == name
@@ -246,8 +251,9 @@ def test_advice_of_pretrained_works_when_followed(tmp_path):
     train(config)
     path = run_folder(config) / "last.ckpt"
     for name, pattern in (
-        ("test_resnetdw", r"timm\.create_model\(.*?\)"), ("test_resnetdw_dk", r"dk_bench\.deform\(.*\)$")
-    ):  # fmt: skip
+        ("test_resnetdw", r"timm\.create_model\(.*?\)"),
+        ("test_resnetdw_dk", r"dk_bench\.deform\(.*\)$"),
+    ):
         with pytest.raises(RuntimeError, match="no pretrained weights are published") as raised:
             timm.create_model(name, pretrained=True)
         advice = re.search(pattern, str(raised.value)).group()
@@ -290,8 +296,15 @@ def test_older_checkpoints_are_read_and_gone_on_from(run, tmp_path):
 
 def timms(model, average, path, **more):
     """A checkpoint of timm's train.py."""
-    held = {"epoch": 3, "arch": "test_resnetdw", "state_dict": model.state_dict(), "optimizer": {}, "version": 2,
-            "args": argparse.Namespace(model="test_resnetdw", lr=0.1), "metric": 1.5}  # fmt: skip
+    held = {
+        "epoch": 3,
+        "arch": "test_resnetdw",
+        "state_dict": model.state_dict(),
+        "optimizer": {},
+        "version": 2,
+        "args": argparse.Namespace(model="test_resnetdw", lr=0.1),
+        "metric": 1.5,
+    }
     if average is not None:
         held["state_dict_ema"] = {f"module.{key}": value for key, value in average.state_dict().items()}
     torch.save(held | more, path)

@@ -59,8 +59,7 @@ def randomise(module: nn.Module, scale: float = 0.3) -> nn.Module:
 
 @pytest.mark.parametrize("geometry", GEOMETRY, ids=str)
 @pytest.mark.parametrize(
-    "groups, kind, options", [(6, *m) for m in DEPTHWISE] + [(g, *m) for g in (1, 2) for m in DENSE],
-    ids=ids,
+    "groups, kind, options", [(6, *m) for m in DEPTHWISE] + [(g, *m) for g in (1, 2) for m in DENSE], ids=ids
 )
 def test_starts_as_the_rigid_convolution(groups, kind, options, geometry):
     conv = nn.Conv2d(6, 6, groups=groups, **geometry)
@@ -120,8 +119,9 @@ def test_global_kernel_on_channels_last(kernel_size, groups):
 @pytest.mark.parametrize("kernel_size, stride, groups", [(3, 1, 6), (3, 2, 1), (1, 1, 1), (1, 2, 1), (1, 1, 2)])
 @pytest.mark.parametrize("kind, options", [(GlobalDeformKernel2d, {"scope": 4}), (CondConv2d, {"experts": 3})], ids=ids)
 def test_every_image_has_its_own_kernel(kind, options, kernel_size, stride, groups):
-    module = randomise(kind(in_channels=6, out_channels=6, kernel_size=kernel_size, stride=stride, groups=groups,
-                            **options))
+    module = randomise(
+        kind(in_channels=6, out_channels=6, kernel_size=kernel_size, stride=stride, groups=groups, **options)
+    )
     x = torch.randn(3, 6, 7, 5)
     pooled = x.mean((2, 3))
     if kind is CondConv2d:
@@ -142,7 +142,8 @@ def test_local_modules_compute_the_reference(kind, options):
     x = torch.randn(2, 5, 8, 7)
     data_offset = module.data_offset(x) if kind is DeformKernelConv2d else None
     expected = reference.deform_kernel_conv(
-        x, data_offset, module.kernel_offset(x), module.weight, kernel_size=3, stride=2, padding=1)
+        x, data_offset, module.kernel_offset(x), module.weight, kernel_size=3, stride=2, padding=1
+    )
     torch.testing.assert_close(module(x), expected + module.bias.view(-1, 1, 1), atol=1e-5, rtol=1e-5)
 
 

@@ -34,9 +34,16 @@ def test_spread_grid_reaches_the_edges_of_the_scope():
 
 @pytest.mark.parametrize(
     "scope, grid, low, mean, high",
-    [(3, "centred", 1, 1, 1), (4, "centred", 0.021447, 0.25, 0.728553), (4, "spread", 0.25, 0.694444, 1),
-     (5, "centred", 1, 1, 1), (5, "spread", 1, 1, 1), (9, "centred", 1, 1, 1), (9, "spread", 1, 1, 1)],
-)  # fmt: skip
+    [
+        (3, "centred", 1, 1, 1),
+        (4, "centred", 0.021447, 0.25, 0.728553),
+        (4, "spread", 0.25, 0.694444, 1),
+        (5, "centred", 1, 1, 1),
+        (5, "spread", 1, 1, 1),
+        (9, "centred", 1, 1, 1),
+        (9, "spread", 1, 1, 1),
+    ],
+)
 def test_how_fast_the_kernel_that_taps_read_learns(scope, grid, low, mean, high):
     """Beside a rigid one, by the eigenvalues of A A^T: what docs/using.md says under "Where taps start"."""
     start = grid_offset((3, 3), (scope, scope), grid)[None]

@@ -20,10 +20,7 @@ from operator_cases import (
 from dk_bench import functional, reference
 from dk_bench.functional.loading import operators_on
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
-]
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 SQUARE = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "clip": True}
 # The tensor core rounds bfloat16's coefficients and products to 11 bits, and float32's parts add up to a little less
 # than float32.

@@ -112,9 +112,13 @@ def test_width_of_stores(architecture):
 
 @pytest.mark.parametrize(
     "kernel, width, loads",  # of the weight, 4 x 4, by a lane: channels' rows or halves of rows
-    [("9correlateIN3c104HalfELi1ELb0ELb1E", ".64", 8), ("9correlateIN3c108BFloat16ELi2ELb0ELb1E", ".64", 8),
-     ("22kernel_offset_gradientIN3c108BFloat16ELi2ELb0E", "", 16), ("22kernel_offset_gradientIfLi2ELb0E", ".64", 8)],
-)  # fmt: skip
+    [
+        ("9correlateIN3c104HalfELi1ELb0ELb1E", ".64", 8),
+        ("9correlateIN3c108BFloat16ELi2ELb0ELb1E", ".64", 8),
+        ("22kernel_offset_gradientIN3c108BFloat16ELi2ELb0E", "", 16),
+        ("22kernel_offset_gradientIfLi2ELb0E", ".64", 8),
+    ],
+)
 def test_width_of_weight_loads(kernel, width, loads):
     """A dense weight of scope 4 x 4 is read by several values at a time."""
     read_only = Counter(re.findall(r"LDG\.E([\w.]*)\.CONSTANT", body_of(kernel)))
@@ -124,10 +128,14 @@ def test_width_of_weight_loads(kernel, width, loads):
 
 @pytest.mark.parametrize(
     "kernel, products, most",  # of a tap and 512 values of the data: 16 positions or 8, and 32 channels or 64
-    [("9correlateIN3c108BFloat16ELi2ELb0ELb1E", 8, 60), ("9correlateIN3c108BFloat16ELi2ELb0ELb0E", 8, 60),
-     ("9correlateIN3c104HalfELi1ELb0ELb1E", 8, 60), ("15weight_gradientIN3c108BFloat16ELb0ELb1E", 8, 85),
-     ("22kernel_offset_gradientIN3c108BFloat16ELi2ELb0E", 8, 110)],
-)  # fmt: skip
+    [
+        ("9correlateIN3c108BFloat16ELi2ELb0ELb1E", 8, 60),
+        ("9correlateIN3c108BFloat16ELi2ELb0ELb0E", 8, 60),
+        ("9correlateIN3c104HalfELi1ELb0ELb1E", 8, 60),
+        ("15weight_gradientIN3c108BFloat16ELb0ELb1E", 8, 85),
+        ("22kernel_offset_gradientIN3c108BFloat16ELi2ELb0E", 8, 110),
+    ],
+)
 def test_instructions_of_a_tap(kernel, products, most):
     """What a warp issues for a tap in the passes of local DK, 16 bits, scope 4: there instructions are the limit."""
     loop = tightest_product_loop(body_of(kernel))

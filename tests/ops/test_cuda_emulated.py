@@ -170,7 +170,8 @@ def test_ordered_scatter(dtype, monkeypatch):
 def test_nan_offset_shows():
     """Raising would cost a synchronisation on a GPU; the outputs at the offset's position become NaN instead."""
     operands, _ = make_tensors(
-        Case(7, 1, 8, (6, 5), (4, 4), "both", SQUARE, torch.float32, torch.float32, ("channels_last",) * 5, False))
+        Case(7, 1, 8, (6, 5), (4, 4), "both", SQUARE, torch.float32, torch.float32, ("channels_last",) * 5, False)
+    )
     places = ((7, 2, 3), (0, 0, 0))  # of a tap inside the image, and of one outside
     for which, (channel, y, x) in itertools.product((1, 2), places):
         given = [t.detach().clone() for t in operands]

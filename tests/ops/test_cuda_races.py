@@ -30,10 +30,15 @@ def run(case: Case, deterministic: bool = False) -> None:
 
 @pytest.mark.parametrize(
     "fault, found",
-    [(1, "read before it was written: shared word 6"), (2, "read while written: shared"),
-     (3, "read before it was written: shared"), (4, "written while read: shared"), (5, "written by two: global"),
-     (6, "written by two: global")],
-)  # fmt: skip
+    [
+        (1, "read before it was written: shared word 6"),
+        (2, "read while written: shared"),
+        (3, "read before it was written: shared"),
+        (4, "written while read: shared"),
+        (5, "written by two: global"),
+        (6, "written by two: global"),
+    ],
+)
 def test_finds_faults(fault, found):
     with pytest.raises(RuntimeError, match=f"race: {found}"):
         torch.ops.dk_bench_watched.faulty(fault, torch.zeros(2))
@@ -53,9 +58,15 @@ def test_random_case(seed):
 @pytest.mark.parametrize("offsets", ["kernel", "data", "both"])
 @pytest.mark.parametrize(
     "scope, kernel_size, dtype",
-    [((4, 4), (3, 3), torch.float32), ((4, 4), (3, 3), torch.float16), ((4, 4), (3, 3), torch.bfloat16),
-     ((5, 5), (3, 3), torch.float32), ((5, 5), (3, 3), torch.bfloat16), ((4, 4), (5, 5), torch.bfloat16)],
-)  # fmt: skip
+    [
+        ((4, 4), (3, 3), torch.float32),
+        ((4, 4), (3, 3), torch.float16),
+        ((4, 4), (3, 3), torch.bfloat16),
+        ((5, 5), (3, 3), torch.float32),
+        ((5, 5), (3, 3), torch.bfloat16),
+        ((4, 4), (5, 5), torch.bfloat16),
+    ],
+)
 def test_every_kernel(offsets, scope, kernel_size, dtype):
     """More groups of channels than a block has warps, and several tiles, batches of taps and of samples."""
     geometry = {**SQUARE, "kernel_size": kernel_size, "padding": (1, 2)}

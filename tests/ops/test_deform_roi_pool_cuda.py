@@ -15,7 +15,11 @@ from dk_bench.functional import deform_roi_pool
 from dk_bench.functional.loading import HAS_CUDA
 
 SETTINGS = {
-    "output_size": (2, 3), "spatial_scale": 0.5, "sampling_ratio": 2, "gamma": 0.1, "aligned": True,
+    "output_size": (2, 3),
+    "spatial_scale": 0.5,
+    "sampling_ratio": 2,
+    "gamma": 0.1,
+    "aligned": True,
     "position_sensitive": False,
 }
 needs_gpu = pytest.mark.skipif(not (HAS_CUDA and torch.cuda.is_available()), reason="needs a GPU and the operators")
@@ -42,7 +46,8 @@ class Emulated(torch.autograd.Function):
     def backward(ctx, grad):
         _, _, offset, mask = given = ctx.saved_tensors
         of_input, of_offset, of_mask = torch.ops.dk_bench_emulated_roi.backward(
-            grad, *given, *ctx.settings, *Emulated.determinism)
+            grad, *given, *ctx.settings, *Emulated.determinism
+        )
         others = None if offset is None else of_offset, None if mask is None else of_mask
         return of_input, None, *others, *(None for _ in ctx.settings)
 
@@ -69,7 +74,8 @@ def test_more_outputs_than_a_block_has_threads():
     case = Case(2, 2, 40, 2, (6, 7), boxes, True, True, SETTINGS, torch.float32, torch.float32, ("channels_last",) * 4)
     check_against_reference(case, emulated_pool)
     check_against_reference(
-        replace(case, settings={**SETTINGS, "position_sensitive": True}, out_channels=14), emulated_pool)
+        replace(case, settings={**SETTINGS, "position_sensitive": True}, out_channels=14), emulated_pool
+    )
 
 
 @pytest.mark.usefixtures("emulated")

@@ -21,7 +21,8 @@ from dk_bench.nn import CondConv2d, GlobalDeformKernel2d
 
 op, backward_op = torch.ops.dk_bench.depthwise_conv_per_image, torch.ops.dk_bench.depthwise_conv_per_image_backward
 needs_gpu = pytest.mark.skipif(
-    not (loading.HAS_CUDA and torch.cuda.is_available()), reason="needs a GPU and the operators")
+    not (loading.HAS_CUDA and torch.cuda.is_available()), reason="needs a GPU and the operators"
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,8 @@ def larger(dtype, layout: str, channels: int, device: str = "cpu"):
     generator = torch.Generator().manual_seed(channels)
     x, weight, grad = (
         torch.randn(2, channels, *size, dtype=torch.float64, generator=generator).to(device, dtype)
-        for size in ((15, 18), (3, 3), (15, 18)))
+        for size in ((15, 18), (3, 3), (15, 18))
+    )
     return lay_out(x, layout), weight, lay_out(grad, layout)
 
 
@@ -73,7 +75,8 @@ def check_larger(functions, dtype, channels: int, device: str = "cpu") -> None:
             assert torch.equal(a, b), layout
     exact = [t.double().cpu() for t in (x, weight, grad)]
     expected, gradients = torch.func.vjp(
-        lambda *t: reference.depthwise_conv_per_image(*t, stride=1, padding=1, dilation=1), *exact[:2])
+        lambda *t: reference.depthwise_conv_per_image(*t, stride=1, padding=1, dilation=1), *exact[:2]
+    )
     bits = 16 * torch.finfo(dtype).eps
     for actual in results.values():
         for a, e in zip(actual, (expected, *gradients(exact[2])), strict=True):
@@ -127,17 +130,29 @@ class Calls(TorchDispatchMode):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("library", [True, False])
-@pytest.mark.parametrize(("kind", "options", "kernel_size", "groups"), [
-    (GlobalDeformKernel2d, {"scope": 4}, 3, 32), (CondConv2d, {"experts": 3}, 3, 32),
-    (GlobalDeformKernel2d, {"scope": 4}, 1, 1), (CondConv2d, {"experts": 3}, 1, 1),
-])
+@pytest.mark.parametrize(
+    ("kind", "options", "kernel_size", "groups"),
+    [
+        (GlobalDeformKernel2d, {"scope": 4}, 3, 32),
+        (CondConv2d, {"experts": 3}, 3, 32),
+        (GlobalDeformKernel2d, {"scope": 4}, 1, 1),
+        (CondConv2d, {"experts": 3}, 1, 1),
+    ],
+)
 def test_what_layers_call_on_cuda(monkeypatch, kind, options, kernel_size, groups, library, layout):
     """Depthwise kernels of images are our operator where it is built, pointwise ones a batched product of matrices."""
     monkeypatch.setattr(loading, "_NO_CUDA", None if library else "not built")
     monkeypatch.setattr(loading, "CHOSEN", loading.COMPILED)
     with FakeTensorMode(), torch.no_grad():
-        module = kind(in_channels=32, out_channels=32, kernel_size=kernel_size, padding=kernel_size // 2,
-                      groups=groups, device="cuda", **options)
+        module = kind(
+            in_channels=32,
+            out_channels=32,
+            kernel_size=kernel_size,
+            padding=kernel_size // 2,
+            groups=groups,
+            device="cuda",
+            **options,
+        )
         x = torch.empty(4, 32, 16, 16, device="cuda").to(memory_format=layout)
         with Calls() as calls:
             output = module(x)

@@ -52,8 +52,21 @@ def packed(tmp_path_factory):
 
 
 def run(folder: Path) -> str:
-    return call(folder, "run", "pack", "--seconds", 500, "--workers", 2, "--output", "out", "--weights",
-                f"tiny/{MODELS[1]}", "--override", f"data.cache={folder / 'cache'}")  # fmt: skip
+    return call(
+        folder,
+        "run",
+        "pack",
+        "--seconds",
+        500,
+        "--workers",
+        2,
+        "--output",
+        "out",
+        "--weights",
+        f"tiny/{MODELS[1]}",
+        "--override",
+        f"data.cache={folder / 'cache'}",
+    )
 
 
 def test_seeds_are_whole_blocks(packed):

@@ -16,9 +16,17 @@ TOOLS = Path(__file__).parents[2] / "tools"
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 # What a bare GPU machine lacks of what this one may have.
 LACKING = (
-    "xdist", "omegaconf", "rich", "wandb", "mmcv", "mmdet", "mmengine", "pycocotools", "faster_coco_eval",
+    "xdist",
+    "omegaconf",
+    "rich",
+    "wandb",
+    "mmcv",
+    "mmdet",
+    "mmengine",
+    "pycocotools",
+    "faster_coco_eval",
     "statsmodels",
-)  # fmt: skip
+)
 BLOCK = f"""
 import sys
 class Lacking:
@@ -71,8 +79,10 @@ def planned(bare, tmp_path):
 
 
 def kind_of(command):
-    return next((word for word in command if word in (*SANITIZERS, "pytest")), None) or re.search(
-        r"setup\.py|bench_operators|bench_models", " ".join(command))[0]
+    return (
+        next((word for word in command if word in (*SANITIZERS, "pytest")), None)
+        or re.search(r"setup\.py|bench_operators|bench_models", " ".join(command))[0]
+    )
 
 
 def test_ends_within_eight_minutes_and_sanitizes_alone(planned):
@@ -101,8 +111,13 @@ for chosen in sys.argv[1:]:
     pytest.main(["--collect-only", "-q", "-m", "cuda", "-k", chosen, *files])
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, "test", *chosen], env=bare, cwd=TOOLS.parent / "tests", capture_output=True,
-        text=True, check=False)
+        [sys.executable, "-c", code, "test", *chosen],
+        env=bare,
+        cwd=TOOLS.parent / "tests",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     every, *parts = ({line for line in part.splitlines() if "::" in line} for part in done.stdout.split("--\n")[1:])
     assert sum(map(len, parts)) == len(every) and set.union(*parts) == every, done.stdout
     assert [len(part) for part in parts[1:]] == [3] * 4 and len(every) > 12
@@ -110,5 +125,6 @@ for chosen in sys.argv[1:]:
 
 def test_small_set_for_the_sanitizer(bare):
     done = subprocess.run(
-        [sys.executable, TOOLS / "gpu_small.py", "cpu"], env=bare, capture_output=True, text=True, check=False)
+        [sys.executable, TOOLS / "gpu_small.py", "cpu"], env=bare, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

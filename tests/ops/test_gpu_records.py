@@ -34,8 +34,11 @@ def test_readme_of_the_folder_quotes_its_records():
 def test_readme_says_what_the_records_hold():
     said = " ".join((ROOT / "README.md").read_text().split())
     ops, train = conclusions("ops.json"), conclusions("train.json")
-    times = {(name, what): figure(ops, f"bfloat16 channels_last: {name} {what}: ")
-             for name in ("local DK", "depthwise DCN") for what in ("forward", "forward+backward")}
+    times = {
+        (name, what): figure(ops, f"bfloat16 channels_last: {name} {what}: ")
+        for name in ("local DK", "depthwise DCN")
+        for what in ("forward", "forward+backward")
+    }
     assert (
         f"In bfloat16 local DK takes {times['local DK', 'forward']} times PyTorch's depthwise convolution forward and "
         f"{times['local DK', 'forward+backward']} with backward, depthwise DCN {times['depthwise DCN', 'forward']} and "

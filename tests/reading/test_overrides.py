@@ -17,17 +17,92 @@ from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.runs import training_values
 
 TEXTS = [
-    "try #1", "try #2", "#", "007", "010", "1e5", "1_000", "0x10", "12:30", ".inf", "nan", "2020-01-01", "3", "1.50",
-    "no", "on", "true", "False", "~", "null", "None", "", " ", " a  b ", "a,b", "[a, b]", "[a", "{a: b}", "{", "(1)",
-    "'a'", '"', "it's", "a: b", "a:", "- a", "&a", "*a", "!a", "?", "|", ">", "%", "@", "`", "${seed}", "${", "$",
-    "${oc.env:HOME}", "???", "a=b", "=", "\\n", "a\nb", "é 漢", "<<",
-]  # fmt: skip
+    "try #1",
+    "try #2",
+    "#",
+    "007",
+    "010",
+    "1e5",
+    "1_000",
+    "0x10",
+    "12:30",
+    ".inf",
+    "nan",
+    "2020-01-01",
+    "3",
+    "1.50",
+    "no",
+    "on",
+    "true",
+    "False",
+    "~",
+    "null",
+    "None",
+    "",
+    " ",
+    " a  b ",
+    "a,b",
+    "[a, b]",
+    "[a",
+    "{a: b}",
+    "{",
+    "(1)",
+    "'a'",
+    '"',
+    "it's",
+    "a: b",
+    "a:",
+    "- a",
+    "&a",
+    "*a",
+    "!a",
+    "?",
+    "|",
+    ">",
+    "%",
+    "@",
+    "`",
+    "${seed}",
+    "${",
+    "$",
+    "${oc.env:HOME}",
+    "???",
+    "a=b",
+    "=",
+    "\\n",
+    "a\nb",
+    "é 漢",
+    "<<",
+]
 PATHS = ["/data/run #2/train", "C:\\new\\table", "a, b/c", "./x: y", "~/x", "${HOME}/x", "2020", "1.0", "yes"]
 NUMBERS = {"1e-4": 1e-4, "1E-4": 1e-4, "1e-05": 1e-5, "1.e2": 100.0, ".5": 0.5, "0.1": 0.1, "4": 4.0, "+3.0": 3.0}
 NO_NUMBERS = [
-    "0x10", "1_000", "010", "007", "12:30", ".inf", "inf", "-.inf", ".nan", "nan", "1e999", "1,5", "one", "", " 1",
-    "'1'", "true", "null", "[1]", "{a: 1}", "${seed}", "1 # half", "１", "1e-999", "(1,)",
-]  # fmt: skip
+    "0x10",
+    "1_000",
+    "010",
+    "007",
+    "12:30",
+    ".inf",
+    "inf",
+    "-.inf",
+    ".nan",
+    "nan",
+    "1e999",
+    "1,5",
+    "one",
+    "",
+    " 1",
+    "'1'",
+    "true",
+    "null",
+    "[1]",
+    "{a: 1}",
+    "${seed}",
+    "1 # half",
+    "１",
+    "1e-999",
+    "(1,)",
+]
 
 
 def test_text_is_taken_as_typed():
@@ -39,13 +114,20 @@ def test_text_is_taken_as_typed():
 
 def test_names_that_yaml_took_for_one_are_two_runs_and_ordinary_ones_keep_their_cells():
     words = [
-        "optim.lr=0.05", "model.spec={depthwise: local, scope: 5}", "data.mean=[0,0,0]", "ema.decay=0.99",
-        "trainer.precision=16-mixed", "model.kwargs.a=1", "data.augment.scale=null", "model.drop_path_rate=1e-1",
-    ]  # fmt: skip
+        "optim.lr=0.05",
+        "model.spec={depthwise: local, scope: 5}",
+        "data.mean=[0,0,0]",
+        "ema.decay=0.99",
+        "trainer.precision=16-mixed",
+        "model.kwargs.a=1",
+        "data.augment.scale=null",
+        "model.drop_path_rate=1e-1",
+    ]
     configs = [load_config(None, ["name=try #1"]), load_config(None, ["name=try #2", *words])]
     assert [str(run_folder(config, to_dict(config))) for config in configs] == [
-        "runs/try #1-44136fa355b3-s0", "runs/try #2-da727d298d4e-s0",
-    ]  # fmt: skip
+        "runs/try #1-44136fa355b3-s0",
+        "runs/try #2-da727d298d4e-s0",
+    ]
 
 
 def test_text_that_may_be_null_is_taken_as_typed_but_for_null():
@@ -73,27 +155,49 @@ def test_integers_have_no_point(text):
 
 
 VALUES = [
-    ("trainer.compile=true", True), ("trainer.compile=True", True), ("trainer.compile=False", False),
-    ("trainer.devices=2", 2), ("trainer.devices=auto", "auto"), ("trainer.devices=0,1", "0,1"),
-    ("trainer.devices=-1", -1), ("ema.decay=null", None), ("ema.decay=0.9", 0.9),
-    ("optim.offset_lr_multiplier=1", 1), ("optim.offset_lr_multiplier=1e-2", 0.01),
+    ("trainer.compile=true", True),
+    ("trainer.compile=True", True),
+    ("trainer.compile=False", False),
+    ("trainer.devices=2", 2),
+    ("trainer.devices=auto", "auto"),
+    ("trainer.devices=0,1", "0,1"),
+    ("trainer.devices=-1", -1),
+    ("ema.decay=null", None),
+    ("ema.decay=0.9", 0.9),
+    ("optim.offset_lr_multiplier=1", 1),
+    ("optim.offset_lr_multiplier=1e-2", 0.01),
     ("optim.offset_lr_multiplier=auto", "auto"),
-    ("data.augment.scale=null", None), ("data.augment.scale=[0.5, 1]", [0.5, 1.0]),
+    ("data.augment.scale=null", None),
+    ("data.augment.scale=[0.5, 1]", [0.5, 1.0]),
     ("data.mean=(0,0.5,1e-1)", [0.0, 0.5, 0.1]),
-    ("data.mean[1]=0.25", [0.485, 0.25, 0.406]), ("data.mean.2=0", [0.485, 0.456, 0.0]),
+    ("data.mean[1]=0.25", [0.485, 0.25, 0.406]),
+    ("data.mean.2=0", [0.485, 0.456, 0.0]),
     ("model.spec={'depthwise': 'local', 'scope': 5}", {"depthwise": "local", "scope": 5}),
     ("model.spec={depthwise: local, clip: false,}", {"depthwise": "local", "clip": False}),
-    ("model.kwargs.a=1", 1), ("model.kwargs.a=1e-4", 1e-4), ("model.kwargs.a=007", "007"),
-    ("model.kwargs.a='no'", "no"), ("model.kwargs.a=node", "node"),
-    ("model.kwargs.a=12:30", "12:30"), ("model.kwargs.a=None", None), ("model.kwargs.a=true", True),
-    ("model.kwargs.a='1'", "1"), ("model.kwargs.a=a, b #c", "a, b #c"), ("model.kwargs.a=${b}", "${b}"),
-    ("model.kwargs.a=\"a\\u00e9\\\"b\"", 'aé"b'), ("model.kwargs.a=[]", []), ("model.kwargs.a={}", {}),
+    ("model.kwargs.a=1", 1),
+    ("model.kwargs.a=1e-4", 1e-4),
+    ("model.kwargs.a=007", "007"),
+    ("model.kwargs.a='no'", "no"),
+    ("model.kwargs.a=node", "node"),
+    ("model.kwargs.a=12:30", "12:30"),
+    ("model.kwargs.a=None", None),
+    ("model.kwargs.a=true", True),
+    ("model.kwargs.a='1'", "1"),
+    ("model.kwargs.a=a, b #c", "a, b #c"),
+    ("model.kwargs.a=${b}", "${b}"),
+    ('model.kwargs.a="a\\u00e9\\"b"', 'aé"b'),
+    ("model.kwargs.a=[]", []),
+    ("model.kwargs.a={}", {}),
     ("model.kwargs.a=[1, 'x, y', [null, \"2\"], {k: v:w}]", [1, "x, y", [None, "2"], {"k": "v:w"}]),
-    ("model.kwargs.a=('b',)", ("b",)), ("optim.momentum=0e-9", 0.0), ("model.kwargs.a.b.c=1", {"b": {"c": 1}}),
+    ("model.kwargs.a=('b',)", ("b",)),
+    ("optim.momentum=0e-9", 0.0),
+    ("model.kwargs.a.b.c=1", {"b": {"c": 1}}),
     ("model.kwargs.a={'it\\'s': \"it's\", \"b\": 'a\\\\b\\n'}", {"it's": "it's", "b": "a\\b\n"}),
-    ('model.kwargs.a={"x": null, "y": [true, 1.5e3], "z": "\\ud83d\\ude00"}',
-     {"x": None, "y": [True, 1500.0], "z": "\U0001f600"}),
-]  # fmt: skip
+    (
+        'model.kwargs.a={"x": null, "y": [true, 1.5e3], "z": "\\ud83d\\ude00"}',
+        {"x": None, "y": [True, 1500.0], "z": "\U0001f600"},
+    ),
+]
 
 
 def test_other_values():
@@ -104,42 +208,54 @@ def test_other_values():
         assert (override, read, type(read)) == (override, value, type(value))
 
 
-@pytest.mark.parametrize(("override", "sentence"), [
-    ("data.mean=0.1,0.2,0.3", "key 'data.mean' is '0.1,0.2,0.3', expected a list in brackets (each item a number)"),
-    ("data.mean=[1, 2", "key 'data.mean' is '[1, 2', which cannot be read: a bracket is not closed"),
-    ("data.mean=[1, 2] 3", "key 'data.mean' is '[1, 2] 3', which cannot be read: after its end comes ' 3'"),
-    ("data.mean=[1,,2]", "key 'data.mean' is '[1,,2]', which cannot be read: expected a value before ',2]'"),
-    ("data.mean=[1, 0x2, 3]", "key 'data.mean[1]' is '0x2', expected a number"),
-    ("data.mean[3]=1", "key 'data.mean' has no item 3, expected 0 to 2"),
-    ("data.mean.3=1", "key 'data.mean' has no item 3, expected 0 to 2"),
-    ("data.mean[-1]=1", "'data.mean[-1]=1': expected a key as a.b, or a.b[0] for an item of a list, before '='"),
-    ("data[mean]=1", "'data[mean]=1': expected a key as a.b, or a.b[0] for an item of a list, before '='"),
-    ("seed[0]=1", "unknown key 'seed[0]'"),
-    ("seed.x=1", "unknown key 'seed.x'"),
-    ("model.kwargs={a: 1, a: 2}", "'model.kwargs' is '{a: 1, a: 2}', which cannot be read: 'a' stands there twice"),
-    ("model.kwargs={a}", "key 'model.kwargs' is '{a}', which cannot be read: expected ':' after 'a'"),
-    ("model.kwargs.a=['\\d']", "which cannot be read: '\\d' is no text in quotes"),
-    ("model.kwargs=3", "key 'model.kwargs' is '3', expected keys and values in braces"),
-    ("model={spec: {depthwise: 007}}", "key 'model.spec' is {'depthwise': '007'}: depthwise: expected one of"),
-    ("trainer.compile=yes", "key 'trainer.compile' is 'yes', expected true or false"),
-    ("model.kwargs.a=no", "key 'model.kwargs.a' is 'no', expected true or false, or quotes around it if it is a text"),
-    ("model.kwargs={a: [1, On]}", "key 'model.kwargs.a[1]' is 'On', expected true or false, or quotes around it"),
-    ("trainer.compile=1", "key 'trainer.compile' is '1', expected true or false"),
-    ("trainer.devices=12:30", "key 'trainer.devices' is '12:30', expected auto, a number of devices"),
-    ("trainer.devices=010", "key 'trainer.devices' is '010', expected auto, a number of devices"),
-    ("optim.offset_lr_multiplier=0x1", "'optim.offset_lr_multiplier' is '0x1', expected auto or a number from 0"),
-    ("name=/tmp/x", "key 'name' is '/tmp/x', expected a name that leaves a run's folder below output"),
-    (f"name={'x' * 201}", "expected a name that leaves a run's folder below output"),
-    ("model.kwargs.a=('b')", "which cannot be read: expected a comma after the only item of a tuple, or brackets"),
-    ("wandb.project=a/b", "key 'wandb.project' is 'a/b', expected up to 128 characters, none of / \\ # ? % :, as W&B"),
-    ("name=../x", "key 'name' is '../x', expected a name that leaves a run's folder below output"),
-    ("+seed=1", "'+seed=1': expected KEY=VALUE without plus signs before the key, for example optim.epochs=10"),
-    ("++seed=1", "'++seed=1': expected KEY=VALUE without plus signs before the key"),
-    ("~seed", "'~seed': expected KEY=VALUE without a tilde before the key"),
-    ("--seed=1", "'--seed=1': expected KEY=VALUE without dashes before the key"),
-    ('{"seed": 1}', "expected KEY=VALUE, for example optim.epochs=10; in a sweep's command write ${args_no_hyphens}"),
-    ("optim..lr=1", "'optim..lr=1': expected a key as a.b"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("data.mean=0.1,0.2,0.3", "key 'data.mean' is '0.1,0.2,0.3', expected a list in brackets (each item a number)"),
+        ("data.mean=[1, 2", "key 'data.mean' is '[1, 2', which cannot be read: a bracket is not closed"),
+        ("data.mean=[1, 2] 3", "key 'data.mean' is '[1, 2] 3', which cannot be read: after its end comes ' 3'"),
+        ("data.mean=[1,,2]", "key 'data.mean' is '[1,,2]', which cannot be read: expected a value before ',2]'"),
+        ("data.mean=[1, 0x2, 3]", "key 'data.mean[1]' is '0x2', expected a number"),
+        ("data.mean[3]=1", "key 'data.mean' has no item 3, expected 0 to 2"),
+        ("data.mean.3=1", "key 'data.mean' has no item 3, expected 0 to 2"),
+        ("data.mean[-1]=1", "'data.mean[-1]=1': expected a key as a.b, or a.b[0] for an item of a list, before '='"),
+        ("data[mean]=1", "'data[mean]=1': expected a key as a.b, or a.b[0] for an item of a list, before '='"),
+        ("seed[0]=1", "unknown key 'seed[0]'"),
+        ("seed.x=1", "unknown key 'seed.x'"),
+        ("model.kwargs={a: 1, a: 2}", "'model.kwargs' is '{a: 1, a: 2}', which cannot be read: 'a' stands there twice"),
+        ("model.kwargs={a}", "key 'model.kwargs' is '{a}', which cannot be read: expected ':' after 'a'"),
+        ("model.kwargs.a=['\\d']", "which cannot be read: '\\d' is no text in quotes"),
+        ("model.kwargs=3", "key 'model.kwargs' is '3', expected keys and values in braces"),
+        ("model={spec: {depthwise: 007}}", "key 'model.spec' is {'depthwise': '007'}: depthwise: expected one of"),
+        ("trainer.compile=yes", "key 'trainer.compile' is 'yes', expected true or false"),
+        (
+            "model.kwargs.a=no",
+            "key 'model.kwargs.a' is 'no', expected true or false, or quotes around it if it is a text",
+        ),
+        ("model.kwargs={a: [1, On]}", "key 'model.kwargs.a[1]' is 'On', expected true or false, or quotes around it"),
+        ("trainer.compile=1", "key 'trainer.compile' is '1', expected true or false"),
+        ("trainer.devices=12:30", "key 'trainer.devices' is '12:30', expected auto, a number of devices"),
+        ("trainer.devices=010", "key 'trainer.devices' is '010', expected auto, a number of devices"),
+        ("optim.offset_lr_multiplier=0x1", "'optim.offset_lr_multiplier' is '0x1', expected auto or a number from 0"),
+        ("name=/tmp/x", "key 'name' is '/tmp/x', expected a name that leaves a run's folder below output"),
+        (f"name={'x' * 201}", "expected a name that leaves a run's folder below output"),
+        ("model.kwargs.a=('b')", "which cannot be read: expected a comma after the only item of a tuple, or brackets"),
+        (
+            "wandb.project=a/b",
+            "key 'wandb.project' is 'a/b', expected up to 128 characters, none of / \\ # ? % :, as W&B",
+        ),
+        ("name=../x", "key 'name' is '../x', expected a name that leaves a run's folder below output"),
+        ("+seed=1", "'+seed=1': expected KEY=VALUE without plus signs before the key, for example optim.epochs=10"),
+        ("++seed=1", "'++seed=1': expected KEY=VALUE without plus signs before the key"),
+        ("~seed", "'~seed': expected KEY=VALUE without a tilde before the key"),
+        ("--seed=1", "'--seed=1': expected KEY=VALUE without dashes before the key"),
+        (
+            '{"seed": 1}',
+            "expected KEY=VALUE, for example optim.epochs=10; in a sweep's command write ${args_no_hyphens}",
+        ),
+        ("optim..lr=1", "'optim..lr=1': expected a key as a.b"),
+    ],
+)
 def test_what_cannot_be_is_named(override, sentence):
     with pytest.raises(UserError) as error:
         load_config(None, [override])
@@ -186,13 +302,32 @@ def test_sections_are_laid_over_and_the_last_counts():
 
 
 WRITTEN = [
-    "007", "010", "12:30", "1e5", "no", "on", "2020-01-01", "0x10", "1_000", "1.50", "true", "try", "${x}", "???",
-    "a#b", "None",
-]  # fmt: skip
+    "007",
+    "010",
+    "12:30",
+    "1e5",
+    "no",
+    "on",
+    "2020-01-01",
+    "0x10",
+    "1_000",
+    "1.50",
+    "true",
+    "try",
+    "${x}",
+    "???",
+    "a#b",
+    "None",
+]
 IN_QUOTES = {
-    "'# 1'": "# 1", "'~'": "~", "'null'": "null", "'${x}'": "${x}", "!!str 12:30": "12:30", "|-\n  a: b": "a: b",
+    "'# 1'": "# 1",
+    "'~'": "~",
+    "'null'": "null",
+    "'${x}'": "${x}",
+    "!!str 12:30": "12:30",
+    "|-\n  a: b": "a: b",
     '"a\\tb"': "a\tb",
-}  # fmt: skip
+}
 
 
 def test_text_in_a_file_is_as_written(tmp_path):
@@ -246,9 +381,15 @@ def test_file_has_numbers_nulls_anchors_and_free_words(tmp_path):
 
 
 OF_ANOTHER_KIND = [
-    {"name": 7}, {"name": True}, {"seed": 1.0}, {"seed": True}, {"trainer": {"compile": 1}}, {"seed": "010"},
-    {"optim": {"lr": float("nan")}}, {"data": {"mean": "[1, 2, 3]"}},
-]  # fmt: skip
+    {"name": 7},
+    {"name": True},
+    {"seed": 1.0},
+    {"seed": True},
+    {"trainer": {"compile": 1}},
+    {"seed": "010"},
+    {"optim": {"lr": float("nan")}},
+    {"data": {"mean": "[1, 2, 3]"}},
+]
 
 
 def test_values_of_another_kind_are_refused():
@@ -290,21 +431,32 @@ def test_cells_are_what_the_file_says(tmp_path, monkeypatch, capsys):
     assert {config.data.train for config in read[3]} == {"/data/run #2/train"}
 
 
-@pytest.mark.parametrize(("parameters", "status", "sentence"), [
-    ({"name": {"values": ["1", 1]}}, 2, "parameter 'name' has '1' and 1, which are one argument, name=1; expected one"),
-    ({"name": {"values": [True, "a"]}}, 2, "'name' is True in the sweep file, and 'True' to the configuration"),
-    ({"name": {"value": None}}, 2, "parameter 'name' is None in the sweep file, and 'None' to the configuration"),
-    ({"name": {"value": 1.5}}, 2, "parameter 'name' is 1.5 in the sweep file, and '1.5' to the configuration"),
-    ({"data.train": {"value": "null"}}, 2, "parameter 'data.train' is 'null' in the sweep file, and None to the"),
-    ({"model.kwargs.a": {"values": ["1", "b"]}}, 2, "'model.kwargs.a' is '1' in the sweep file, and 1 to the"),
-    ({"model.kwargs.a": {"values": ["true"]}}, 2, "'model.kwargs.a' is 'true' in the sweep file, and True to"),
-    ({"optim.lr": {"values": ["0.10", "1e-1"]}}, 2, "is '0.10' in the sweep file, and 0.1 to the"),
-    ({"optim.lr": {"values": ["1e-1", 0.1]}}, 2, "cells 'optim.lr=1e-1' and 'optim.lr=0.1' are one run"),
-    ({"output": {"values": ["a", "b/../a"]}}, 2, "cells 'output=a' and 'output=b/../a' are one run"),
-    ({"wandb.project": {"values": ["a", "b"]}}, 2, "are one run, runs/swept-44136fa355b3-s0: they differ in what"),
-    ({"optim.lr": {"values": [0.1, "fast"]}}, 1, "cell 'optim.lr=fast' will fail: optim.lr=fast: key 'optim.lr' is"),
-    ({"optim.lrr": {"value": 1}}, 1, "unknown key 'optim.lrr', did you mean 'optim.lr'?"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("parameters", "status", "sentence"),
+    [
+        (
+            {"name": {"values": ["1", 1]}},
+            2,
+            "parameter 'name' has '1' and 1, which are one argument, name=1; expected one",
+        ),
+        ({"name": {"values": [True, "a"]}}, 2, "'name' is True in the sweep file, and 'True' to the configuration"),
+        ({"name": {"value": None}}, 2, "parameter 'name' is None in the sweep file, and 'None' to the configuration"),
+        ({"name": {"value": 1.5}}, 2, "parameter 'name' is 1.5 in the sweep file, and '1.5' to the configuration"),
+        ({"data.train": {"value": "null"}}, 2, "parameter 'data.train' is 'null' in the sweep file, and None to the"),
+        ({"model.kwargs.a": {"values": ["1", "b"]}}, 2, "'model.kwargs.a' is '1' in the sweep file, and 1 to the"),
+        ({"model.kwargs.a": {"values": ["true"]}}, 2, "'model.kwargs.a' is 'true' in the sweep file, and True to"),
+        ({"optim.lr": {"values": ["0.10", "1e-1"]}}, 2, "is '0.10' in the sweep file, and 0.1 to the"),
+        ({"optim.lr": {"values": ["1e-1", 0.1]}}, 2, "cells 'optim.lr=1e-1' and 'optim.lr=0.1' are one run"),
+        ({"output": {"values": ["a", "b/../a"]}}, 2, "cells 'output=a' and 'output=b/../a' are one run"),
+        ({"wandb.project": {"values": ["a", "b"]}}, 2, "are one run, runs/swept-44136fa355b3-s0: they differ in what"),
+        (
+            {"optim.lr": {"values": [0.1, "fast"]}},
+            1,
+            "cell 'optim.lr=fast' will fail: optim.lr=fast: key 'optim.lr' is",
+        ),
+        ({"optim.lrr": {"value": 1}}, 1, "unknown key 'optim.lrr', did you mean 'optim.lr'?"),
+    ],
+)
 def test_dry_run_refuses_what_the_sweep_refuses(tmp_path, monkeypatch, capsys, parameters, status, sentence):
     monkeypatch.chdir(tmp_path)
     path = sweep_file(tmp_path, parameters)
@@ -328,16 +480,19 @@ def test_dry_run_names_every_cell_that_will_fail(tmp_path, monkeypatch, capsys):
     assert "none.yaml: no configuration can be read there" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("line", "sentence"), [
-    ("a: {values: [007, 8]}", "line 3: 007 is 7 to YAML, expected '007' or what is meant"),
-    ("a: {values: [12:30]}", "line 3: 12:30 is 750 to YAML"),
-    ("a: {value: no}", "line 3: no is false to YAML"),
-    ("a: {value: 0x10}", "line 3: 0x10 is 16 to YAML"),
-    ("a: {value: 1_000}", "line 3: 1_000 is 1000 to YAML"),
-    ("a: {value: 2020-01-01}", "line 3: 2020-01-01 is a date to YAML"),
-    ("a: {value: 0b_}", "line 3: 0b_ is no text but of tag !!int to YAML"),
-    ("a: {value: 1}\n  a: {value: 2}", "line 4: key 'a' stands there twice"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("a: {values: [007, 8]}", "line 3: 007 is 7 to YAML, expected '007' or what is meant"),
+        ("a: {values: [12:30]}", "line 3: 12:30 is 750 to YAML"),
+        ("a: {value: no}", "line 3: no is false to YAML"),
+        ("a: {value: 0x10}", "line 3: 0x10 is 16 to YAML"),
+        ("a: {value: 1_000}", "line 3: 1_000 is 1000 to YAML"),
+        ("a: {value: 2020-01-01}", "line 3: 2020-01-01 is a date to YAML"),
+        ("a: {value: 0b_}", "line 3: 0b_ is no text but of tag !!int to YAML"),
+        ("a: {value: 1}\n  a: {value: 2}", "line 4: key 'a' stands there twice"),
+    ],
+)
 def test_sweep_files_hold_what_is_written(tmp_path, line, sentence):
     path = tmp_path / "try.yaml"
     path.write_text(f"method: grid\nparameters:\n  {line}\nprogram: t.py\n")

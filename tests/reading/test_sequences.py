@@ -23,10 +23,12 @@ def coco(folder: Path, *names: str) -> Path:
     Image.new("RGB", (40, 40)).save(folder / "images" / "a.png")
     content = {
         "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 40}],
-        "annotations": [{"id": n, "image_id": 1, "category_id": n, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}
-                        for n in range(1, 1 + len(names))],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": n, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}
+            for n in range(1, 1 + len(names))
+        ],
         "categories": [{"id": n, "name": name} for n, name in enumerate(names, start=1)],
-    }  # fmt: skip
+    }
     (folder / "train.json").write_text(json.dumps(content))
     return folder
 
@@ -63,9 +65,14 @@ def test_classes_of_a_data_set_of_ones_own_are_named(tmp_path):
         METAINFO = {"classes": "ab"}
 
     folder = coco(tmp_path / "data", "a", "b")
-    config = load_detection_config(config_of(tmp_path, f"""train_dataloader = dict(dataset=dict(_delete_=True,
+    config = load_detection_config(
+        config_of(
+            tmp_path,
+            f"""train_dataloader = dict(dataset=dict(_delete_=True,
         type="Apples", data_root={str(folder)!r}, ann_file="train.json", data_prefix=dict(img="images/"),
-        pipeline=[]))"""))
+        pipeline=[]))""",
+        )
+    )
     DATASETS.register_module(module=Apples, name="Apples")
     try:
         with pytest.raises(UserError, match=r"^key 'train_dataloader\.dataset\.metainfo\.classes' is 'ab', expected a"):
@@ -86,28 +93,31 @@ def tiny():
     return load_detection_config(ROOT / "configs" / "det" / "tiny_procedural.py").cfg.to_dict()
 
 
-@pytest.mark.parametrize(("key", "value", "expected"), [
-    ("train_dataloader.dataset.metainfo.classes", 3, "names; one alone is (3,)"),
-    ("train_dataloader.dataset.metainfo.classes", ("a", 1), None),
-    ("val_dataloader.dataset.metainfo.palette", "red", "colours; one alone is ('red',)"),
-    ("model.neck.in_channels", "256", "numbers; one alone is ('256',)"),
-    ("model.neck.in_channels", 256, "numbers; one alone is (256,)"),
-    ("model.neck.in_channels", ["32", "64"], None),
-    ("model.backbone.out_indices", "1", "numbers; one alone is ('1',)"),
-    ("model.data_preprocessor.mean", "123", "numbers; one alone is ('123',)"),
-    ("model.data_preprocessor.std", 58.0, "numbers; one alone is (58.0,)"),
-    ("model.rpn_head.anchor_generator.scales", 8, "numbers; one alone is (8,)"),
-    ("model.rpn_head.anchor_generator.ratios", 1.0, "numbers; one alone is (1.0,)"),
-    ("model.rpn_head.anchor_generator.strides", "48", "numbers; one alone is ('48',)"),
-    ("model.rpn_head.bbox_coder.target_stds", 1.0, "numbers; one alone is (1.0,)"),
-    ("model.roi_head.bbox_roi_extractor.featmap_strides", 4, "numbers; one alone is (4,)"),
-    ("param_scheduler[1].milestones", "8", "numbers; one alone is ('8',)"),
-    ("param_scheduler[1].milestones", 8, "numbers; one alone is (8,)"),
-    ("optim_wrapper.optimizer.betas", 0.9, "numbers; one alone is (0.9,)"),
-    ("train_dataloader.dataset.pipeline", {"type": "PackDetInputs"}, "sections; one alone is [dict(...)]"),
-    ("train_dataloader.dataset.datasets", {"type": "CocoDataset"}, "sections; one alone is [dict(...)]"),
-    ("custom_hooks", {"type": "NumClassCheckHook"}, "sections; one alone is [dict(...)]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("train_dataloader.dataset.metainfo.classes", 3, "names; one alone is (3,)"),
+        ("train_dataloader.dataset.metainfo.classes", ("a", 1), None),
+        ("val_dataloader.dataset.metainfo.palette", "red", "colours; one alone is ('red',)"),
+        ("model.neck.in_channels", "256", "numbers; one alone is ('256',)"),
+        ("model.neck.in_channels", 256, "numbers; one alone is (256,)"),
+        ("model.neck.in_channels", ["32", "64"], None),
+        ("model.backbone.out_indices", "1", "numbers; one alone is ('1',)"),
+        ("model.data_preprocessor.mean", "123", "numbers; one alone is ('123',)"),
+        ("model.data_preprocessor.std", 58.0, "numbers; one alone is (58.0,)"),
+        ("model.rpn_head.anchor_generator.scales", 8, "numbers; one alone is (8,)"),
+        ("model.rpn_head.anchor_generator.ratios", 1.0, "numbers; one alone is (1.0,)"),
+        ("model.rpn_head.anchor_generator.strides", "48", "numbers; one alone is ('48',)"),
+        ("model.rpn_head.bbox_coder.target_stds", 1.0, "numbers; one alone is (1.0,)"),
+        ("model.roi_head.bbox_roi_extractor.featmap_strides", 4, "numbers; one alone is (4,)"),
+        ("param_scheduler[1].milestones", "8", "numbers; one alone is ('8',)"),
+        ("param_scheduler[1].milestones", 8, "numbers; one alone is (8,)"),
+        ("optim_wrapper.optimizer.betas", 0.9, "numbers; one alone is (0.9,)"),
+        ("train_dataloader.dataset.pipeline", {"type": "PackDetInputs"}, "sections; one alone is [dict(...)]"),
+        ("train_dataloader.dataset.datasets", {"type": "CocoDataset"}, "sections; one alone is [dict(...)]"),
+        ("custom_hooks", {"type": "NumClassCheckHook"}, "sections; one alone is [dict(...)]"),
+    ],
+)
 def test_one_value_in_place_of_several(key, value, expected, tiny):
     cfg = copy.deepcopy(tiny)
     *outer, last = key.replace("[1]", ".1").split(".")
@@ -133,8 +143,9 @@ def test_committed_configurations_and_one_map_are_taken():
 
 
 @pytest.mark.parametrize("kind", [DeformKernel2d, GlobalDeformKernel2d])
-@pytest.mark.parametrize(("name", "value"), [
-    ("kernel_size", (True, 3)), ("stride", [1, True]), ("clip", "False"), ("clip", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("kernel_size", (True, 3)), ("stride", [1, True]), ("clip", "False"), ("clip", 0)]
+)
 def test_layers_name_the_argument(kind, name, value):
     arguments = {"scope": 4, "in_channels": 2, "out_channels": 2, "kernel_size": 3, "groups": 2} | {name: value}
     with pytest.raises(TypeError, match=f"^{name}: expected "):

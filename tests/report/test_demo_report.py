@@ -76,12 +76,7 @@ def test_page_has_every_model_and_picture(demo):
         assert row[4].startswith(f"{record.metrics['final']['val/top1']:.1f}(n=1)")
         assert row[page.row("model").index("MMACs")] == f"{record.cost['macs'] / 1e6:.2f}"
     titles = re.findall(r"<figcaption>([^<]+)<small>", text)
-    assert titles == [
-        "Difference to the rigid base",
-        "Accuracy and cost",
-        "top-1 during training",
-        "Training loss",
-    ]
+    assert titles == ["Difference to the rigid base", "Accuracy and cost", "top-1 during training", "Training loss"]
     (image,) = (attributes for tag, attributes in page.tags if tag == "img")
     assert image["alt"] == "Training images, before augmentation."
     links = [attributes[name] for _, attributes in page.tags for name in ("src", "href") if name in attributes]

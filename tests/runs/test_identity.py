@@ -17,11 +17,21 @@ def plain(*overrides):
 @pytest.mark.parametrize(
     "override",
     [
-        "seed=3", "name=b", "output=/elsewhere", "wandb.mode=disabled", "wandb.project=p", "data.root=/r",
-        "data.workers=0", "trainer.devices=1", "trainer.accelerator=cpu", "trainer.checkpoint_every_n_steps=5",
-        "trainer.compile=true", "data.train=/b/train.tar", "data.val=/b/val.tar",
+        "seed=3",
+        "name=b",
+        "output=/elsewhere",
+        "wandb.mode=disabled",
+        "wandb.project=p",
+        "data.root=/r",
+        "data.workers=0",
+        "trainer.devices=1",
+        "trainer.accelerator=cpu",
+        "trainer.checkpoint_every_n_steps=5",
+        "trainer.compile=true",
+        "data.train=/b/train.tar",
+        "data.val=/b/val.tar",
     ],
-)  # fmt: skip
+)
 def test_the_machine_and_the_names_do_not_count(override):
     assert plain(*PHOTOS, override) != plain(*PHOTOS)
     assert config_hash(plain(*PHOTOS, override)) == config_hash(plain(*PHOTOS))
@@ -31,10 +41,18 @@ def test_the_machine_and_the_names_do_not_count(override):
 @pytest.mark.parametrize(
     "override",
     [
-        "model.name=test_resnetdw", "model.drop_path_rate=0.1", "model.kwargs.a=1", "data.name=other", "data.size=96",
-        "data.augment.flip=0", "optim.lr=0.2", "ema.decay=0.9", "trainer.precision=16-mixed", "data.batch_size=64",
+        "model.name=test_resnetdw",
+        "model.drop_path_rate=0.1",
+        "model.kwargs.a=1",
+        "data.name=other",
+        "data.size=96",
+        "data.augment.flip=0",
+        "optim.lr=0.2",
+        "ema.decay=0.9",
+        "trainer.precision=16-mixed",
+        "data.batch_size=64",
     ],
-)  # fmt: skip
+)
 def test_what_changes_results_counts(override):
     assert config_hash(plain(*PHOTOS, override)) != config_hash(plain(*PHOTOS))
 

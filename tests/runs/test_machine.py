@@ -46,11 +46,11 @@ def test_processor_and_caches(system):
     flags = "sse4_2 avx avx2 fma f16c avx512f avx512dq avx512bw avx512vl avx512_bf16".split()
     processor = found["processor"]
     assert processor.pop("name")
-    assert processor == {
-        "vendor": "AuthenticAMD", "family": "25", "model": "17", "stepping": "1", "flags": flags}
+    assert processor == {"vendor": "AuthenticAMD", "family": "25", "model": "17", "stepping": "1", "flags": flags}
     assert found["caches"] == [
         {"level": 1, "type": "Data", "bytes": 32 * 1024, "cores": 1},
-        {"level": 3, "type": "Unified", "bytes": 32 * 1024**2, "cores": 3}]
+        {"level": 3, "type": "Unified", "bytes": 32 * 1024**2, "cores": 3},
+    ]
     assert found["governor"] is None and found["cores"] >= found["usable_cores"] >= 1
     assert set(found["instruction_sets"]) == {"torch", "dk_bench"}
     assert instruction_sets_here() == ["avx512", "avx2"]
@@ -144,14 +144,17 @@ def test_words_of_libraries(told, understood):
     assert found.startswith("Intel(R) A") and found.endswith(understood)
 
 
-@pytest.mark.parametrize(("watched", "threads", "said"), [
-    ((0.4, 1.1, 1.0), 1, []),
-    ((None, None, 0.99), 1, []),
-    ((1.9, 1.1, 1.0), 1, ["the load average at the start was 1.90, with 1 thread(s) in use here"]),
-    ((1.9, 2.1, 0.5), 2, []),
-    ((0.4, 2.8, 0.5), 2, ["the load average at the end was 2.80, with 2 thread(s) in use here"]),
-    ((0.4, 1.0, 0.714), 1, ["this process had a core for 71 % of the time"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("watched", "threads", "said"),
+    [
+        ((0.4, 1.1, 1.0), 1, []),
+        ((None, None, 0.99), 1, []),
+        ((1.9, 1.1, 1.0), 1, ["the load average at the start was 1.90, with 1 thread(s) in use here"]),
+        ((1.9, 2.1, 0.5), 2, []),
+        ((0.4, 2.8, 0.5), 2, ["the load average at the end was 2.80, with 2 thread(s) in use here"]),
+        ((0.4, 1.0, 0.714), 1, ["this process had a core for 71 % of the time"]),
+    ],
+)
 def test_disturbances(watched, threads, said):
     assert disturbances(dict(zip(("load_start", "load_end", "cpu_share"), watched, strict=True)), threads) == said
 

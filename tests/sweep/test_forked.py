@@ -41,8 +41,10 @@ def test_forked_cells_end_and_are_stopped_as_others(tmp_path, monkeypatch):
 
     run_jobs(jobs, 2, time_is_up_with_the_long_one, deadline=deadline, starter=fork)
     assert [(job.state, job.reason) for job in jobs] == [
-        ("finished", ""), ("failed", "exit status 3"), ("waiting", "stopped")
-    ]  # fmt: skip
+        ("finished", ""),
+        ("failed", "exit status 3"),
+        ("waiting", "stopped"),
+    ]
     # Though it was forked where signals were deferred.
     assert (tmp_path / "long.log").read_text() == "$ cell long\ncell long\ninterrupted by SIGTERM\n"
     assert jobs[2].process.returncode == 0

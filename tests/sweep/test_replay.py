@@ -70,9 +70,7 @@ def in_this_process(monkeypatch):
 
 
 def of_clean_code(record):
-    return dataclasses.replace(
-        record, git=CLEAN, attempts=[attempt | {"git": CLEAN} for attempt in record.attempts]
-    )
+    return dataclasses.replace(record, git=CLEAN, attempts=[attempt | {"git": CLEAN} for attempt in record.attempts])
 
 
 def change(**changes):
@@ -178,8 +176,15 @@ def test_record_elsewhere(here, capsys, in_this_process):
     assert main([*again, "--run"]) == 0
     assert "metrics are equal to the last bit" in capsys.readouterr().out
     (path,) = find_records(["again"])
-    assert read_record(path).command == ["dk-bench", "train", "tiny.yaml", *arguments[:-2], arguments[-1],
-                                         "data.root=here", "output=again"]  # fmt: skip
+    assert read_record(path).command == [
+        "dk-bench",
+        "train",
+        "tiny.yaml",
+        *arguments[:-2],
+        arguments[-1],
+        "data.root=here",
+        "output=again",
+    ]
     before = path.read_bytes()
     assert main([*again, "--run"]) == 2
     assert "was replayed there already" in capsys.readouterr().err
@@ -257,7 +262,9 @@ def test_bad_input_is_named(here, capsys):
 def test_nothing_of_the_record_is_compared_with_nothing():
     record = read_record_of({"epochs": [{"epoch": 0, "val/top1": 1.0, "seconds": 2.0}], "final": {}})
     assert compare_metrics(record, read_record_of({"epochs": [], "final": {}})) == (
-        2, ["epoch 0: epoch 0 then, None now", "epoch 0: val/top1 1.0 then, None now"])
+        2,
+        ["epoch 0: epoch 0 then, None now", "epoch 0: val/top1 1.0 then, None now"],
+    )
     assert compare_metrics(read_record_of({"epochs": [], "final": {}}), record) == (0, [])
 
 

@@ -120,11 +120,13 @@ def test_run_that_another_process_trains_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("status", "error", "state"),
     [
-        ("finished", None, "skipped"), ("failed", "disk full", "failed"),
-        ("failed", "interrupted", "finished"), ("failed", "interrupted by SIGTERM", "finished"),  # cut off: run here
+        ("finished", None, "skipped"),
+        ("failed", "disk full", "failed"),
+        ("failed", "interrupted", "finished"),
+        ("failed", "interrupted by SIGTERM", "finished"),  # cut off: run here
         ("running", None, "finished"),
     ],
-)  # fmt: skip
+)
 def test_what_another_process_makes_of_a_run_counts(tmp_path, status, error, state):
     job, other, states = make_job(tmp_path), hold(tmp_path / "job"), []
     other.__enter__()
@@ -269,9 +271,14 @@ def test_finished_detectors_are_skipped(tmp_path, monkeypatch):
     (tmp_path / "det.yaml").write_text(json.dumps(content))
     jobs = make_jobs(read_sweep(tmp_path / "det.yaml"), None)
     record = new_record(
-        name="d", config=json.loads(json.dumps(config.to_dict())), model={"name": "m"}, data={"name": "d"}, seed=1,
-        task="detection", device="cpu",
-    )  # fmt: skip
+        name="d",
+        config=json.loads(json.dumps(config.to_dict())),
+        model={"name": "m"},
+        data={"name": "d"},
+        seed=1,
+        task="detection",
+        device="cpu",
+    )
     write_record(dataclasses.replace(record, status="finished"), run.run_folder(config) / "record.json")
     skip_finished(jobs)
     assert [job.state for job in jobs] == ["waiting", "skipped"]

@@ -62,8 +62,10 @@ def test_cells_run_in_the_grids_order_and_land_with_config_and_summary(swept):
     records = {record.config["optim"]["lr"]: record for record in map(read_record, find_records([folder / "runs"]))}
     final = records[0.05].metrics["final"]
     assert {key: good.summary[key] for key in ("val/top1", "val/loss", "params")} == {
-        "val/top1": final["val/top1"], "val/loss": final["val/loss"], "params": records[0.05].cost["params"],
-    }  # fmt: skip
+        "val/top1": final["val/top1"],
+        "val/loss": final["val/loss"],
+        "params": records[0.05].cost["params"],
+    }
     assert any("val/top1" in line for line in good.history)  # what the sweep's page draws
     assert "val/top1" not in bad.summary and bad.summary["error"] == records[HUGE].error
     assert "NaN" in bad.summary["error"]

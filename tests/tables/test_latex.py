@@ -17,32 +17,49 @@ from dk_bench.tables.latex import escape
 from dk_bench.tables.render import Document, Number, Table, csv_text, latex, markdown
 
 NAMES = (
-    "a>b|c", "[a]", "*", "x--y,,z", "µ×± Δλ", "é ő ß",
-    "测试", "Привет", "🦝", "'`\"", r"%&#_{}~^\$", "a\nb", "\x1b\ud800"
-)  # fmt: skip
+    "a>b|c",
+    "[a]",
+    "*",
+    "x--y,,z",
+    "µ×± Δλ",
+    "é ő ß",
+    "测试",
+    "Привет",
+    "🦝",
+    "'`\"",
+    r"%&#_{}~^\$",
+    "a\nb",
+    "\x1b\ud800",
+)
 
 
-@pytest.mark.parametrize(("text", "shown"), [
-    ("a > b | c < d", r"a $>$ b $|$ c $<$ d"),
-    ('"it\'s" `x`', r"\texttt{\char34}it\textquotesingle{}s\texttt{\char34} \textasciigrave{}x\textasciigrave{}"),
-    ("[50 % & #1_{a}$ ~ ^ \\]",
-     r"{}[50 \% \& \#1\_\{a\}\$ \textasciitilde{} \textasciicircum{} \textbackslash{}]"),
-    ("3 × 2 µs ± 1 Δ λ Ω − °", r"3 $\times$ 2 $\mu$s $\pm$ 1 $\Delta$ $\lambda$ $\Omega$ $-$ $^\circ$"),
-    ("--a---b", r"-{}-a-{}-{}-b"),
-    (",,a", ",{},a"),
-    ("– — “a” ‘b’ …", r"\textendash{} \textemdash{} \textquotedblleft{}a\textquotedblright{} "
-                     r"\textquoteleft{}b\textquoteright{} \ldots{}"),
-    ("[a]", "{}[a]"), ("*a[b]*", "{}*a[b]*"),
-    ("é e\u0301 ñ ő ế Å", r"\'{e} \'{e} \~{n} \H{o} \'{\^{e}} \r{A}"),
-    ("straße Œ ø ł", r"stra\ss{}e \OE{} \o{} \l{}"),
-    ("a\nb\tc\xa0d", "a b c~d"),
-    ("测试", r"\begin{CJK}{UTF8}{gbsn}\Unicode{109}{75}\Unicode{139}{213}\end{CJK}"),
-    ("a語b", r"a\begin{CJK}{UTF8}{bsmi}\Unicode{138}{158}\end{CJK}b"),
-    ("働", r"\begin{CJK}{UTF8}{min}\Unicode{80}{205}\end{CJK}"),
-    ("한", r"\begin{CJK}{UTF8}{mj}\Unicode{213}{92}\end{CJK}"),
-    ("Я", r"\begin{CJK}{UTF8}{gbsn}\Unicode{4}{47}\end{CJK}"),
-    ("🦝\u202e\x00ą", r"\texttt{U+1F99D}\texttt{U+202E}\texttt{U+0000}\texttt{U+0105}"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a > b | c < d", r"a $>$ b $|$ c $<$ d"),
+        ('"it\'s" `x`', r"\texttt{\char34}it\textquotesingle{}s\texttt{\char34} \textasciigrave{}x\textasciigrave{}"),
+        ("[50 % & #1_{a}$ ~ ^ \\]", r"{}[50 \% \& \#1\_\{a\}\$ \textasciitilde{} \textasciicircum{} \textbackslash{}]"),
+        ("3 × 2 µs ± 1 Δ λ Ω − °", r"3 $\times$ 2 $\mu$s $\pm$ 1 $\Delta$ $\lambda$ $\Omega$ $-$ $^\circ$"),
+        ("--a---b", r"-{}-a-{}-{}-b"),
+        (",,a", ",{},a"),
+        (
+            "– — “a” ‘b’ …",
+            r"\textendash{} \textemdash{} \textquotedblleft{}a\textquotedblright{} "
+            r"\textquoteleft{}b\textquoteright{} \ldots{}",
+        ),
+        ("[a]", "{}[a]"),
+        ("*a[b]*", "{}*a[b]*"),
+        ("é e\u0301 ñ ő ế Å", r"\'{e} \'{e} \~{n} \H{o} \'{\^{e}} \r{A}"),
+        ("straße Œ ø ł", r"stra\ss{}e \OE{} \o{} \l{}"),
+        ("a\nb\tc\xa0d", "a b c~d"),
+        ("测试", r"\begin{CJK}{UTF8}{gbsn}\Unicode{109}{75}\Unicode{139}{213}\end{CJK}"),
+        ("a語b", r"a\begin{CJK}{UTF8}{bsmi}\Unicode{138}{158}\end{CJK}b"),
+        ("働", r"\begin{CJK}{UTF8}{min}\Unicode{80}{205}\end{CJK}"),
+        ("한", r"\begin{CJK}{UTF8}{mj}\Unicode{213}{92}\end{CJK}"),
+        ("Я", r"\begin{CJK}{UTF8}{gbsn}\Unicode{4}{47}\end{CJK}"),
+        ("🦝\u202e\x00ą", r"\texttt{U+1F99D}\texttt{U+202E}\texttt{U+0000}\texttt{U+0105}"),
+    ],
+)
 def test_text_for_latex(text, shown):
     assert escape(text) == shown
 
@@ -91,13 +108,24 @@ def test_pdflatex_takes_it(tmp_path):
 # Markdown and CSV
 
 
-@pytest.mark.parametrize(("name", "shown"), [
-    ("a|b", r"a\|b"), ("<b>", r"\<b>"), ("*a*", r"\*a\*"), ("`a`", r"\`a\`"), ("&amp;", r"\&amp;"),
-    ("a\nb\r\nc", "a b c"),
-    ("_a_", r"\_a_"), ("__a__", r"\_\_a_\_"), ("~~a~~", r"\~\~a\~\~"),
-    ("[a](b)", r"[a\](b)"), ("test_resnetdw_dk_s3 [a] *", r"test_resnetdw_dk_s3 [a] \*"),
-    (r"a\|b", r"a\\\|b"), ("$a$", r"\$a\$"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a|b", r"a\|b"),
+        ("<b>", r"\<b>"),
+        ("*a*", r"\*a\*"),
+        ("`a`", r"\`a\`"),
+        ("&amp;", r"\&amp;"),
+        ("a\nb\r\nc", "a b c"),
+        ("_a_", r"\_a_"),
+        ("__a__", r"\_\_a_\_"),
+        ("~~a~~", r"\~\~a\~\~"),
+        ("[a](b)", r"[a\](b)"),
+        ("test_resnetdw_dk_s3 [a] *", r"test_resnetdw_dk_s3 [a] \*"),
+        (r"a\|b", r"a\\\|b"),
+        ("$a$", r"\$a\$"),
+    ],
+)
 def test_names_are_no_markdown(name, shown):
     document = Document("t", name, [], [Table(name, (name, "n"), [[name, Number(1.0)]])])
     lines = markdown(document).splitlines()

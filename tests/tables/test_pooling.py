@@ -96,8 +96,11 @@ def test_differences_pair_one_draw():
 
 
 def test_a_seed_on_two_draws_is_two_runs_and_two_pairs():
-    records = [run(model, top1 + (device is AVX2), 0, device) for model, top1 in ((BASE, 60.0), (ARM, 62.0))
-               for device in (AVX2, AVX512)]  # fmt: skip
+    records = [
+        run(model, top1 + (device is AVX2), 0, device)
+        for model, top1 in ((BASE, 60.0), (ARM, 62.0))
+        for device in (AVX2, AVX512)
+    ]
     records += [run(BASE, 50.0, 1)]
     arm, base = cells_of(records, ARM, BASE)
     assert arm.final("val/top1").summary.n == 2 and base.final("val/top1").summary.n == 3
@@ -157,8 +160,12 @@ def test_a_run_that_was_resumed_elsewhere_is_marked():
 
 
 def test_a_rerun_changes_no_figure():
-    records = [run(ARM, 61.0), run(ARM, 64.0, started="2026-02-01"), run(ARM, 65.0, 1, started="2026-02-01"),
-               run(ARM, None, started="2026-03-01")]  # fmt: skip
+    records = [
+        run(ARM, 61.0),
+        run(ARM, 64.0, started="2026-02-01"),
+        run(ARM, 65.0, 1, started="2026-02-01"),
+        run(ARM, None, started="2026-03-01"),
+    ]
     for order in (records, records[::-1]):
         row = shown(order)
         assert (row["top-1"].summary.n, row["top-1"].summary.mean) == (2, 63.0)

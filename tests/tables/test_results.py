@@ -23,8 +23,10 @@ RESULTS = ROOT / "results"
 
 def test_tables_are_those_of_the_records(tmp_path):
     copy = shutil.copytree(RESULTS, tmp_path / "results")
-    texts = {copy / "README.md": ((BEGIN, END), (SPEED_BEGIN, SPEED_END)),
-             tmp_path / "README.md": ((CLAIMS_BEGIN, CLAIMS_END),)}  # fmt: skip
+    texts = {
+        copy / "README.md": ((BEGIN, END), (SPEED_BEGIN, SPEED_END)),
+        tmp_path / "README.md": ((CLAIMS_BEGIN, CLAIMS_END),),
+    }
     for path, parts in texts.items():
         without = (ROOT / path.relative_to(tmp_path)).read_text()
         for begin, end in parts:

@@ -64,8 +64,14 @@ def grid(**gains):
 
 
 def test_correction_is_over_all_differences_of_a_table():
-    gains = {"dk": (1.0, 2.0, 3.0), "gdk": (0.1, 0.4, -0.2), "dcn": (9.0, 9.3, 9.1), "dk_s5": (5.0,),
-             "dk_s3": (2.0, 2.0, 2.0), "scc": (-6.0, -6.3, -6.1)}  # fmt: skip
+    gains = {
+        "dk": (1.0, 2.0, 3.0),
+        "gdk": (0.1, 0.4, -0.2),
+        "dcn": (9.0, 9.3, 9.1),
+        "dk_s5": (5.0,),
+        "dk_s3": (2.0, 2.0, 2.0),
+        "scc": (-6.0, -6.3, -6.1),
+    }
     other = {"name": "photos", "classes": 2, "train_images": 10, "val_images": 10}
     elsewhere = [dataclasses.replace(record, data=other) for record in grid(dk=gains["dk"])]
     document = build_documents([*grid(**gains), *elsewhere])["demo"]
@@ -111,8 +117,11 @@ def test_what_dk_adds_to_a_rival_in_tables_of_other_models():
 
 
 def test_one_seed_shows_neither_interval_nor_p_anywhere():
-    records = [make_record(model, 70.0, data=data) for model in ("resnet50dw", "resnet50dw_dk", "resnet50dw_dcn_dk",
-               "test_resnetdw", "test_resnetdw_dk", "my_net") for data in (IMAGENET, IMAGENET | {"name": "mine"})]
+    records = [
+        make_record(model, 70.0, data=data)
+        for model in ("resnet50dw", "resnet50dw_dk", "resnet50dw_dcn_dk", "test_resnetdw", "test_resnetdw_dk", "my_net")
+        for data in (IMAGENET, IMAGENET | {"name": "mine"})
+    ]
     for document in build_documents(records).values():
         for table in document.tables:
             shown = " ".join(text(value) for row in table.rows for value in row)
@@ -146,8 +155,13 @@ def test_tables_1_and_2_have_differences_on_every_data_set():
 
 
 def test_verdicts_stand_beside_the_papers_differences():
-    gains = {"resnet50dw": (0, 0, 0), "resnet50dw_dk": (1.81, 1.8, 1.79), "resnet50dw_dk_s3": (0.1, -0.1, 0.0),
-             "resnet50dw_gdk": (-1.0, -1.02, -0.98), "resnet50dw_dk_s9": (1.0, -1.0, 3.0)}  # fmt: skip
+    gains = {
+        "resnet50dw": (0, 0, 0),
+        "resnet50dw_dk": (1.81, 1.8, 1.79),
+        "resnet50dw_dk_s3": (0.1, -0.1, 0.0),
+        "resnet50dw_gdk": (-1.0, -1.02, -0.98),
+        "resnet50dw_dk_s9": (1.0, -1.0, 3.0),
+    }
     records = [
         make_record(model, 76.0 + gain, seed=seed, data=IMAGENET)
         for model, all_gains in gains.items()
@@ -160,10 +174,13 @@ def test_verdicts_stand_beside_the_papers_differences():
     assert shown["ResNet-50-DW", "rigid", "local 4x4, centred"] == ["+1.8", "+1.8 ± 0.0 (n=3)", "<0.001", "supported"]
     words = {row[2]: shown[row][3] for row in shown if row[0] == "ResNet-50-DW" and row[1] == "rigid"}
     assert words == {
-        "rigid": "", "local 3x3": "undecided (4 seeds)", "local 4x4, centred": "supported",
-        "local 5x5, centred": "not run", "local 9x9, centred": "undecided (246 seeds)",
+        "rigid": "",
+        "local 3x3": "undecided (4 seeds)",
+        "local 4x4, centred": "supported",
+        "local 5x5, centred": "not run",
+        "local 9x9, centred": "undecided (246 seeds)",
         "global 4x4, centred": "contradicted",
-    }  # fmt: skip
+    }
     assert shown["MobileNet-V2", "global 2x2", "local 4x4, centred"] == ["+2.9", "-", "-", "not run"]
     assert table.note == "Family: 11 differences (11 Δ rigid), 4 of them run."
 

@@ -121,11 +121,14 @@ def test_evaluations_are_no_cells():
 # Tables
 
 
-@pytest.mark.parametrize(("section", "change"), [
-    ("config", {"data": {"size": 192}}),
-    ("config", {"data": {"crop_pct": 1.0}}),
-    ("model", {"input_size": [3, 160, 160]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("config", {"data": {"size": 192}}),
+        ("config", {"data": {"crop_pct": 1.0}}),
+        ("model", {"input_size": [3, 160, 160]}),
+    ],
+)
 def test_imagenet_evaluated_otherwise_does_not_stand_beside_the_paper(section, change):
     record = make_record("resnet50dw_dk", 79.0, data=IMAGENET)
     record.model["input_size"] = [3, 224, 224]
@@ -331,7 +334,9 @@ def test_command_puts_the_differences_into_a_readme(tmp_path, capsys):
     readme.parent.mkdir()
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     assert main(["tables", str(tmp_path / "results"), "--readme", str(readme), "--table", "1"]) == 0
-    assert readme.read_text() == f"""before
+    assert (
+        readme.read_text()
+        == f"""before
 {BEGIN}
 
 | data, table | model | top-1 or mAP | Δ rigid | p (Holm) | verdict |
@@ -344,6 +349,7 @@ def test_command_puts_the_differences_into_a_readme(tmp_path, capsys):
 {END}
 after
 """
+    )
     readme.write_text(END + BEGIN)
     assert main(["tables", str(tmp_path / "results"), "--readme", str(readme)]) == 2
     assert "README.md: expected the line <!-- from the records" in capsys.readouterr().err

@@ -25,16 +25,23 @@ def make_config(model):
     loader = {"batch_size": 2, "num_workers": 2, "dataset": {"type": "CocoDataset", "data_root": "data/coco"}}
     loader["dataset"]["pipeline"] = [{"type": "LoadImageFromFile"}, {"type": "Resize", "scale": [1333, 800]}]
     return {
-        "name": "test", "seed": 0, "output": "runs", "work_dir": "w", "data_name": "coco",
+        "name": "test",
+        "seed": 0,
+        "output": "runs",
+        "work_dir": "w",
+        "data_name": "coco",
         "model": {
-            "type": "FasterRCNN", "neck": {"type": "FPN"},
+            "type": "FasterRCNN",
+            "neck": {"type": "FPN"},
             "backbone": {"type": "dk_bench.TimmBackbone", "model_name": model, "checkpoint": None, "spec": None},
         },
-        "train_dataloader": loader, "val_dataloader": loader, "train_cfg": {"max_epochs": 12},
+        "train_dataloader": loader,
+        "val_dataloader": loader,
+        "train_cfg": {"max_epochs": 12},
         "param_scheduler": [{"type": "LinearLR", "end": 500}, {"type": "MultiStepLR", "milestones": [8, 11]}],
         "optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.02}, "paramwise_cfg": {"custom_keys": {}}},
         "trainer": {"accelerator": "auto", "devices": "auto"},
-    }  # fmt: skip
+    }
 
 
 def make_record(model, value=None, *, seed=0, status="finished", data=COCO, **change) -> RunRecord:
@@ -205,9 +212,16 @@ def test_full_deformable_convolution_has_its_words():
 
 
 def test_cells_of_one_backbone_are_told_apart_by_the_key_they_differ_in():
-    cells = gather([make_record("a", 1.0), make_record("a", 2.0, param_scheduler=[
-        {"type": "LinearLR", "end": 500}, {"type": "MultiStepLR", "milestones": [16, 22]}
-    ])])  # fmt: skip
+    cells = gather(
+        [
+            make_record("a", 1.0),
+            make_record(
+                "a",
+                2.0,
+                param_scheduler=[{"type": "LinearLR", "end": 500}, {"type": "MultiStepLR", "milestones": [16, 22]}],
+            ),
+        ]
+    )
     assert [cell.label for cell in cells] == [
         f"param_scheduler.1.milestones={steps}" for steps in ("[16, 22]", "[8, 11]")
     ]

@@ -78,9 +78,19 @@ def test_models_show_every_name(places, capsys):
 
 def test_bench_shows_every_name(places):
     device = {"name": "[processor]", "threads": 1}
-    timing = {"setting": "float32", "shape": "128 x 56 x 56", "variant": "", "mode": "forward+backward",
-              "seconds": 1.0, "median": 1.0, "cold": 1.0, "ratio": 1.0, "over_float32": None, "copy_share": 1.0,
-              "peak_memory": None}  # fmt: skip
+    timing = {
+        "setting": "float32",
+        "shape": "128 x 56 x 56",
+        "variant": "",
+        "mode": "forward+backward",
+        "seconds": 1.0,
+        "median": 1.0,
+        "cold": 1.0,
+        "ratio": 1.0,
+        "over_float32": None,
+        "copy_share": 1.0,
+        "peak_memory": None,
+    }
     operators = [timing | {"operator": name} for name in ("torchvision deform_conv2d", "torchvision deform_conv2d v2")]
     speed = dict.fromkeys(("train_images_per_second", "train_ratio", "eval_images_per_second", "eval_ratio"), 1.0)
     speeds = [speed | {"model": name, "batch": 2, "size": 32, "peak_memory": None} for name in NAMES]

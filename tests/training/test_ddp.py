@@ -22,9 +22,13 @@ from dk_bench.training.batch_norm import SharedBatchNorm
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 SMALL = (
-    "data.size=32", "data.batch_size=8", "data.procedural.train_images=26", "data.procedural.val_images=13",
-    "optim.epochs=2", "trainer.accelerator=cpu",
-)  # fmt: skip
+    "data.size=32",
+    "data.batch_size=8",
+    "data.procedural.train_images=26",
+    "data.procedural.val_images=13",
+    "optim.epochs=2",
+    "trainer.accelerator=cpu",
+)
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 
@@ -33,8 +37,12 @@ def run_command(*arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "dk_bench", *arguments],
-        capture_output=True, text=True, timeout=300, check=False, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -49,8 +57,11 @@ def train_demo(output: Path, *overrides: str) -> tuple[dict, nn.Module]:
 
 
 def test_two_processes_leave_one_record_and_one_model(tmp_path):
-    tests = ("data.procedural.scale=[0.2, 0.28]", "data.procedural.test_images=11",
-             "data.procedural.shifts.scale_down=0.1")  # fmt: skip
+    tests = (
+        "data.procedural.scale=[0.2, 0.28]",
+        "data.procedural.test_images=11",
+        "data.procedural.shifts.scale_down=0.1",
+    )
     metrics, model = train_demo(tmp_path, "model.name=test_resnetdw_dk", "trainer.devices=2", *tests)
     # 13 images on two processes: none counted twice.
     right = 13 * metrics["val/top1"] / 100

@@ -109,20 +109,27 @@ class Thaw(callbacks.BaseFinetuning):
 
 
 REFUSED = [
-    ({"epochs": 4}, r"^Trainer\(max_epochs=4\), but key 'optim.epochs' is 2, which its schedule of learning rates is "
-     r"made for: expected the same number$"),
+    (
+        {"epochs": 4},
+        r"^Trainer\(max_epochs=4\), but key 'optim.epochs' is 2, which its schedule of learning rates is "
+        r"made for: expected the same number$",
+    ),
     ({"epochs": 1}, r"^Trainer\(max_epochs=1\), but key 'optim.epochs' is 2"),
     ({"epochs": None}, r"^Trainer\(max_epochs=1000\), but key 'optim.epochs' is 2"),
     ({"epochs": None, "max_steps": 3}, r"^Trainer\(max_epochs=-1\), but key 'optim.epochs' is 2"),
     ({"max_steps": 3}, r"^Trainer\(max_steps=3\), expected none: training lasts the epochs of key 'optim.epochs', 2$"),
     ({"callbacks": [callbacks.LearningRateFinder()]}, "^callback LearningRateFinder: it gives all parameters one "),
     ({"callbacks": [callbacks.StochasticWeightAveraging(0.01)]}, "^callback StochasticWeightAveraging: .*EMAWeightAv"),
-    ({"callbacks": [callbacks.GradientAccumulationScheduler({0: 1, 1: 2})]},
-     r"^callback GradientAccumulationScheduler: .*Trainer\(accumulate_grad_batches=N\)$"),
+    (
+        {"callbacks": [callbacks.GradientAccumulationScheduler({0: 1, 1: 2})]},
+        r"^callback GradientAccumulationScheduler: .*Trainer\(accumulate_grad_batches=N\)$",
+    ),
     ({"callbacks": [Thaw()]}, "^callback Thaw: the schedule does not move parameters that are added later; freeze "),
-    ({"devices": 2, "strategy": "ddp", "sync_batchnorm": True},
-     r"^Trainer\(sync_batchnorm=True\) drops the activations inside timm's layers: expected Trainer\(plugins="),
-]  # fmt: skip
+    (
+        {"devices": 2, "strategy": "ddp", "sync_batchnorm": True},
+        r"^Trainer\(sync_batchnorm=True\) drops the activations inside timm's layers: expected Trainer\(plugins=",
+    ),
+]
 
 
 @pytest.mark.parametrize(("settings", "sentence"), REFUSED)

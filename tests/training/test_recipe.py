@@ -35,9 +35,14 @@ def test_frozen_parameters_are_left_out():
 
 @pytest.mark.parametrize(
     ("setting", "model", "expected"),
-    [("auto", "resnet50dw_dk", 0.01), ("auto", "mobilenetv2_100_dk", 0.1), ("auto", "convnext_tiny", 0.01),
-     (0.5, "mobilenetv2_100_dk", 0.5), (0.0, "resnet50dw_dk", 0.0)],
-)  # fmt: skip
+    [
+        ("auto", "resnet50dw_dk", 0.01),
+        ("auto", "mobilenetv2_100_dk", 0.1),
+        ("auto", "convnext_tiny", 0.01),
+        (0.5, "mobilenetv2_100_dk", 0.5),
+        (0.0, "resnet50dw_dk", 0.0),
+    ],
+)
 def test_offset_multiplier(setting, model, expected):
     assert offset_lr_multiplier(OptimConfig(offset_lr_multiplier=setting), model) == expected
 

@@ -77,8 +77,10 @@ def test_attempts_and_epochs_of_a_resumed_run(tmp_path):
     record = train(config)
     assert record == record_of(config) and len(record.metrics["epochs"]) == EPOCHS
     assert [(a["status"], a["error"]) for a in record.attempts] == [
-        ("failed", "RuntimeError: power cut"), ("failed", "RuntimeError: power cut in setup"), ("finished", None),
-    ]  # fmt: skip
+        ("failed", "RuntimeError: power cut"),
+        ("failed", "RuntimeError: power cut in setup"),
+        ("finished", None),
+    ]
     assert record.started == first.started and all(a["started"] and a["ended"] for a in record.attempts)
 
 

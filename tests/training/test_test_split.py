@@ -183,8 +183,13 @@ def test_other_classes_are_refused(tmp_path):
 
 
 def test_bad_test_data_are_told_before_training(tmp_path):
-    config = tiny(tmp_path / "runs", "data.source=timm", "data.batch_size=2", "model.name=test_resnetdw",
-                  *(f"data.{split}={tmp_path}/{split}" for split in ("train", "val", "test")))  # fmt: skip
+    config = tiny(
+        tmp_path / "runs",
+        "data.source=timm",
+        "data.batch_size=2",
+        "model.name=test_resnetdw",
+        *(f"data.{split}={tmp_path}/{split}" for split in ("train", "val", "test")),
+    )
     splits(tmp_path)
     with pytest.raises(UserError, match=r"key 'data\.test': .*/test"):
         train(config)
@@ -193,9 +198,11 @@ def test_bad_test_data_are_told_before_training(tmp_path):
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("data.test=", "key 'data.test' is '', expected a folder, a tar"),
-     ("data.procedural.test_images=-1", "key 'data.procedural.test_images' is -1, expected 0")],
-)  # fmt: skip
+    [
+        ("data.test=", "key 'data.test' is '', expected a folder, a tar"),
+        ("data.procedural.test_images=-1", "key 'data.procedural.test_images' is -1, expected 0"),
+    ],
+)
 def test_bad_keys_are_named(override, message):
     with pytest.raises(UserError, match=message):
         load_config(None, [override])

@@ -17,10 +17,18 @@ from dk_bench.training import evaluate, load_model, run_folder, train
 from dk_bench.training.checkpoint import build_model, kernel_spec
 
 ONE_STEP = (
-    "name=step", "wandb.mode=disabled", "data.size=32", "data.crop_pct=1", "data.workers=0", "data.batch_size=4",
-    "data.procedural.train_images=4", "data.procedural.val_images=2", "data.procedural.classes=3", "optim.epochs=1",
+    "name=step",
+    "wandb.mode=disabled",
+    "data.size=32",
+    "data.crop_pct=1",
+    "data.workers=0",
+    "data.batch_size=4",
+    "data.procedural.train_images=4",
+    "data.procedural.val_images=2",
+    "data.procedural.classes=3",
+    "optim.epochs=1",
     "optim.warmup_epochs=0",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("name", TEST_MODELS)
@@ -91,8 +99,10 @@ def test_pretrained_weights_are_the_rigid_models(name, spec, tmp_path):
     torch.testing.assert_close(model.forward_features(images), rigid.forward_features(images), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name, reason", [("resnet50dw_dk", "no pretrained weights are published"),
-                                          ("test_convnext", "No such file|nowhere")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, reason",
+    [("resnet50dw_dk", "no pretrained weights are published"), ("test_convnext", "No such file|nowhere")],
+)
 def test_pretrained_weights_that_cannot_be_had(name, reason):
     kwargs = {} if name in MODELS else {"pretrained_cfg_overlay": {"file": "nowhere.pt"}}
     with pytest.raises(UserError, match=rf"key 'model\.pretrained' is True, expected false .*({reason})") as error:
@@ -125,18 +135,32 @@ def test_checkpoint_of_the_same_spec_under_another_name(tmp_path):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["model.name=test_resnetdw_gdk", "model.spec.depthwise=local"],
-         r"key 'model\.spec' is \{'depthwise': 'local'\}, expected null for 'model\.name' 'test_resnetdw_gdk'.*"
-         "its rigid base, 'test_resnetdw'"),
-        (["model.name=test_convnext", "model.spec.depthwise=local"],
-         r"key 'model\.spec' is \{'depthwise': 'local'\}, which does not fit test_convnext: depthwise: .*\(7, 7\)"),
-        (["model.name=test_convnext", "model.spec.dcn=true", "model.spec.kernel_size=7", "model.checkpoint=CHECKPOINT",
-          "model.spec.dcn_min_stride=64"], r"key 'model\.spec' is .* output stride 64"),
-        (["model.name=test_resnet", "model.spec.experts=2", "model.checkpoint=CHECKPOINT"],
-         r"a checkpoint of test_convnext, expected one of test_resnet with spec \{'experts': 2\} or of its rigid base"),
+        (
+            ["model.name=test_resnetdw_gdk", "model.spec.depthwise=local"],
+            r"key 'model\.spec' is \{'depthwise': 'local'\}, expected null for 'model\.name' 'test_resnetdw_gdk'.*"
+            "its rigid base, 'test_resnetdw'",
+        ),
+        (
+            ["model.name=test_convnext", "model.spec.depthwise=local"],
+            r"key 'model\.spec' is \{'depthwise': 'local'\}, which does not fit test_convnext: depthwise: .*\(7, 7\)",
+        ),
+        (
+            [
+                "model.name=test_convnext",
+                "model.spec.dcn=true",
+                "model.spec.kernel_size=7",
+                "model.checkpoint=CHECKPOINT",
+                "model.spec.dcn_min_stride=64",
+            ],
+            r"key 'model\.spec' is .* output stride 64",
+        ),
+        (
+            ["model.name=test_resnet", "model.spec.experts=2", "model.checkpoint=CHECKPOINT"],
+            r"a checkpoint of test_convnext, expected one of test_resnet with spec \{'experts': 2\} or of its rigid",
+        ),
     ],
     ids=["name of ours", "no such kernel", "no such stride", "checkpoint"],
-)  # fmt: skip
+)
 def test_what_does_not_go_together(convnext, tmp_path, overrides, message):
     path = run_folder(convnext) / "last.ckpt"
     config = one_step(tmp_path, *(override.replace("CHECKPOINT", str(path)) for override in overrides))

@@ -44,9 +44,15 @@ def local_sockets_only():
 def run_confined(code, *arguments, **more):
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], preexec_fn=local_sockets_only, env=environment, check=False,
-        capture_output=True, text=True, timeout=600, **more,
-    )  # fmt: skip
+        [sys.executable, "-c", code, *arguments],
+        preexec_fn=local_sockets_only,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        **more,
+    )
 
 
 def test_the_kernel_sees_every_process():

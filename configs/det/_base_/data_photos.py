@@ -13,7 +13,7 @@ train_dataloader = dict(
         metainfo=dict(classes=_classes),
         filter_cfg=dict(filter_empty_gt=True, min_size=32),
         pipeline={{_base_.train_pipeline}},
-    ),
+    )
 )
 val_dataloader = dict(
     dataset=dict(
@@ -25,7 +25,7 @@ val_dataloader = dict(
         metainfo=dict(classes=_classes),
         test_mode=True,
         pipeline={{_base_.test_pipeline}},
-    ),
+    )
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + "/annotations/val.json")

@@ -68,8 +68,12 @@ def make_group(shape: Shape, settings: Iterable[Setting], device: torch.device) 
     """The calls of one shape in all ``settings``, those of `SLOW` operators in the first one alone; and the depthwise
     convolution in every way PyTorch has for their dtypes, also in the memory format that is not among them."""
     settings = list(settings)
-    calls = [call for setting in settings for call in make_calls(shape, setting, device)
-             if call.operator not in SLOW or setting == settings[0]]
+    calls = [
+        call
+        for setting in settings
+        for call in make_calls(shape, setting, device)
+        if call.operator not in SLOW or setting == settings[0]
+    ]
     every = [Setting(dtype, name) for dtype in dict.fromkeys(s.dtype for s in settings) for name in MEMORY_FORMATS]
     for setting in every:
         if setting not in settings:
@@ -90,7 +94,10 @@ def make_calls(shape: Shape, setting: Setting, device: torch.device) -> list[Cal
         return values.to(device, dtype, memory_format=memory_format).requires_grad_()
 
     def both_modes(
-        operator: str, function: Callable[[], Tensor], operands: tuple[Tensor, ...], variant: str = "",
+        operator: str,
+        function: Callable[[], Tensor],
+        operands: tuple[Tensor, ...],
+        variant: str = "",
         context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> list[Call]:
         forward_bytes = _bytes(*operands, grad)
@@ -98,8 +105,15 @@ def make_calls(shape: Shape, setting: Setting, device: torch.device) -> list[Cal
         train_bytes = 2 * forward_bytes + _bytes(*operands)
         return [
             Call(operator, FORWARD, variant, torch.no_grad()(function), forward_bytes, setting, context),
-            Call(operator, TRAIN, variant, lambda: torch.autograd.grad(function(), operands, grad), train_bytes,
-                 setting, context),
+            Call(
+                operator,
+                TRAIN,
+                variant,
+                lambda: torch.autograd.grad(function(), operands, grad),
+                train_bytes,
+                setting,
+                context,
+            ),
         ]
 
     n, c, size, taps = shape.batch, shape.channels, shape.size, KERNEL_SIZE**2

@@ -78,8 +78,10 @@ def make_series(
 ) -> list[Series]:
     """A series of every call, with at most so many rounds, and fewer where they would take long."""
     if device.type == "cuda":
-        return [Series(call, *_on_cuda(call), min(rounds, LEAST_ROUNDS) if call.operator in SLOW else rounds)
-                for call in calls]  # fmt: skip
+        return [
+            Series(call, *_on_cuda(call), min(rounds, LEAST_ROUNDS) if call.operator in SLOW else rounds)
+            for call in calls
+        ]
     lasting = [_once(call, clock) for call in calls]
     ways: dict[tuple[str, str], float] = {}
     for call, seconds in zip(calls, lasting, strict=True):

@@ -60,8 +60,11 @@ def conclusions(part: dict[str, Any]) -> list[str]:
             faster = modes[FORWARD][TORCHVISION] / modes[FORWARD]["depthwise DCN"]
             lines.append(f"{setting}: depthwise DCN {FORWARD}: {faster:.1f}x as fast as {TORCHVISION} with groups=C")
     for setting, modes in part["over_float32"].items():
-        lines += [f"{setting}: {operator} {mode}: {mean:.2f}x its float32 time"
-                  for mode, operators in modes.items() for operator, mean in operators.items()]
+        lines += [
+            f"{setting}: {operator} {mode}: {mean:.2f}x its float32 time"
+            for mode, operators in modes.items()
+            for operator, mean in operators.items()
+        ]
     left_out = "{setting}, {shape}: {operator} {mode} is left out: {reason}"
     return [*lines, *(left_out.format(**left) for left in part["left_out"])]
 

@@ -93,10 +93,13 @@ def bench_data(plan: Plan, on_source: Callable[[str], Any] = lambda name: None) 
             openings.append(opening)
     watched = watch.finish()
     part = {
-        "instruction_set": torch.backends.cpu.get_cpu_capability(), "machine": machine, "watched": watched,
-        "rates": [asdict(rate) for rate in rates], "openings": [asdict(opening) for opening in openings],
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "machine": machine,
+        "watched": watched,
+        "rates": [asdict(rate) for rate in rates],
+        "openings": [asdict(opening) for opening in openings],
         "warnings": disturbances(watched, torch.get_num_threads()),
-    }  # fmt: skip
+    }
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
@@ -106,11 +109,14 @@ def bench_data(plan: Plan, on_source: Callable[[str], Any] = lambda name: None) 
         "versions": collect_versions(),
         "git": collect_git(),
         "settings": {
-            **asdict(plan), "place": plan.place and Path(plan.place).name, "jpeg_quality": QUALITY,
-            "augment": asdict(DataConfig().augment), "workers": 0,
+            **asdict(plan),
+            "place": plan.place and Path(plan.place).name,
+            "jpeg_quality": QUALITY,
+            "augment": asdict(DataConfig().augment),
+            "workers": 0,
         },
         "parts": [part],
-    }  # fmt: skip
+    }
 
 
 def _measure(source: str, plan: Plan, folder: Path) -> tuple[list[Rate], Opening]:

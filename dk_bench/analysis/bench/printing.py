@@ -16,8 +16,11 @@ def print_operators(record: dict[str, Any], console: Console) -> None:
         for setting in dict.fromkeys(t["setting"] for t in part["timings"]):
             _print_setting(record, part, setting, console)
     _print_lines(console, "Geometric means over the shapes, warm:", sentences(record, "conclusions"))
-    overhead = [f"{part['instruction_set']}, {call}: {1e6 * seconds:.1f}"
-                for part in record["parts"] for call, seconds in part["host_overhead"].items()]
+    overhead = [
+        f"{part['instruction_set']}, {call}: {1e6 * seconds:.1f}"
+        for part in record["parts"]
+        for call, seconds in part["host_overhead"].items()
+    ]
     _print_lines(console, "Host's microseconds a call of a tiny operand:", overhead)
     print_warnings(record, console)
 
@@ -73,8 +76,11 @@ def print_speeds(record: dict[str, Any], console: Console) -> None:
 
 
 def _speed(speed: dict[str, Any]) -> list[str]:
-    return [_number(speed[f"{mode}_{name}"], digits)
-            for mode in ("train", "eval") for name, digits in (("images_per_second", 1), ("ratio", 2))]
+    return [
+        _number(speed[f"{mode}_{name}"], digits)
+        for mode in ("train", "eval")
+        for name, digits in (("images_per_second", 1), ("ratio", 2))
+    ]
 
 
 def print_rates(record: dict[str, Any], console: Console) -> None:
@@ -91,7 +97,8 @@ def print_rates(record: dict[str, Any], console: Console) -> None:
     lines = [
         f"{o['source']}, {o['images']} of {o['pixels'][0]} x {o['pixels'][1]}: {o['first_seconds']:.2f}"
         + ("" if o["again_seconds"] is None else f", opened again {o['again_seconds']:.2f}")
-        for part in record["parts"] for o in part["openings"]
-    ]  # fmt: skip
+        for part in record["parts"]
+        for o in part["openings"]
+    ]
     _print_lines(console, "Seconds to decode all images once:", lines)
     print_warnings(record, console)

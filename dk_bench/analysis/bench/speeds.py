@@ -24,8 +24,10 @@ def speeds(folder: Path, link: str) -> str:
     """What the records of operators, models and data in ``folder`` say; ``link`` is the folder as seen from the file
     that this goes into. Raises UserError for a file there that is none of these records."""
     kinds = (
-        ("ops", "operator times", operator_speeds), ("train", "model speeds", model_speeds),
-        ("data", "image rates", data_speeds))
+        ("ops", "operator times", operator_speeds),
+        ("train", "model speeds", model_speeds),
+        ("data", "image rates", data_speeds),
+    )
     return "\n\n".join(_section(folder, link, *kind) for kind in kinds)
 
 
@@ -83,8 +85,11 @@ def _rows(
 ) -> list[list[Value]]:
     """A row an operator; the first one says what they are about."""
     return [
-        ["" if number else about, operator,
-         *(Markup(figure(part, setting, operator, mode)) for part in parts for mode in MODES)]
+        [
+            "" if number else about,
+            operator,
+            *(Markup(figure(part, setting, operator, mode)) for part in parts for mode in MODES),
+        ]
         for number, operator in enumerate(OURS)
     ]
 
@@ -105,8 +110,11 @@ def model_speeds(record: dict[str, Any]) -> list[str]:
         rows: list[list[Value]] = []
         for s in part["speeds"]:
             batch = f"{s['batch']} at {s['size']}" if s["model"] == s["base"] else ""
-            figures = [Number(s[f"{mode}_{name}"], digits)
-                       for mode in ("train", "eval") for name, digits in (("images_per_second", 0), ("ratio", 2))]
+            figures = [
+                Number(s[f"{mode}_{name}"], digits)
+                for mode in ("train", "eval")
+                for name, digits in (("images_per_second", 0), ("ratio", 2))
+            ]
             rows.append([batch, s["model"], *figures])
         columns = (f"{_name(part)}, batch", "model", "training", "x base", "evaluation", "x base")
         paragraphs.append(markdown_table(Table("", columns, rows)))
@@ -127,5 +135,6 @@ def _rates(part: Part, heading: str) -> str:
     given = sorted({key for by_key in rates.values() for key in by_key}, key=lambda key: (key[0], key[1] != "train"))
     columns = (heading, "decoded", *(f"{size} pixels, {mode}" for size, mode in given))
     rows: list[list[Value]] = [
-        [*about, *(Number(by_key.get(key), 0) for key in given)] for about, by_key in rates.items()]
+        [*about, *(Number(by_key.get(key), 0) for key in given)] for about, by_key in rates.items()
+    ]
     return markdown_table(Table("", columns, rows))

@@ -147,6 +147,7 @@ def time_subjects(
 ) -> list[tuple[Spread, Spread]]:
     """Seconds of a training step and of an evaluation of each; the first one is the base, whose steps decide how many
     of all models' make a series."""
+
     def measure(subject: Subject, training: bool, steps: int) -> Callable[[], float]:
         step = subject.train if training else subject.evaluate
 
@@ -177,7 +178,12 @@ def _synchronise(device: torch.device) -> None:
 
 
 def _bench_base(
-    base: str, names: Sequence[str], of: ModelSet, device: torch.device, bfloat16: bool, rounds: int,
+    base: str,
+    names: Sequence[str],
+    of: ModelSet,
+    device: torch.device,
+    bfloat16: bool,
+    rounds: int,
     on_model: Callable[[str], Any],
 ) -> list[Speed]:
     """The base and the models that have it."""
@@ -190,15 +196,31 @@ def _bench_base(
     base_train, base_evaluation = times[0]
     return [
         Speed(
-            subject.name, base, of.batch, of.size, rounds, train.low, train.median, evaluation.low, evaluation.median,
-            of.batch / train.low, of.batch / evaluation.low, base_train.low / train.low,
-            base_evaluation.low / evaluation.low, subject.peak_memory)
+            subject.name,
+            base,
+            of.batch,
+            of.size,
+            rounds,
+            train.low,
+            train.median,
+            evaluation.low,
+            evaluation.median,
+            of.batch / train.low,
+            of.batch / evaluation.low,
+            base_train.low / train.low,
+            base_evaluation.low / evaluation.low,
+            subject.peak_memory,
+        )
         for subject, (train, evaluation) in zip(subjects, times, strict=True)
     ]
 
 
 def bench_models(
-    sets: Iterable[ModelSet], device: torch.device, *, bfloat16: bool, rounds: int = ROUNDS,
+    sets: Iterable[ModelSet],
+    device: torch.device,
+    *,
+    bfloat16: bool,
+    rounds: int = ROUNDS,
     on_model: Callable[[str], Any] = lambda name: None,
 ) -> dict[str, Any]:
     """Times every model beside its rigid base and returns the record, with one part, as `bench_operators` does.
@@ -232,8 +254,10 @@ def bench_models(
         "versions": collect_versions(),
         "git": collect_git(),
         "settings": {
-            "precision": "bfloat16 autocast" if bfloat16 else "float32", "rounds": rounds,
-            "memory_format": "channels_last", "offset_std": OFFSET_STD,
+            "precision": "bfloat16 autocast" if bfloat16 else "float32",
+            "rounds": rounds,
+            "memory_format": "channels_last",
+            "offset_std": OFFSET_STD,
             "training_step": "forward, cross-entropy, backward, SGD with momentum and weight decay",
         },
         "parts": [part],
@@ -244,4 +268,6 @@ def conclusions(speeds: Iterable[Speed]) -> list[str]:
     """Images per second and ratios in words."""
     return [
         f"{s.model} at {s.size}: {s.train_images_per_second:.0f} images/s in training ({s.train_ratio:.2f}x {s.base}), "
-        f"{s.eval_images_per_second:.0f} in evaluation ({s.eval_ratio:.2f}x)" for s in speeds]
+        f"{s.eval_images_per_second:.0f} in evaluation ({s.eval_ratio:.2f}x)"
+        for s in speeds
+    ]

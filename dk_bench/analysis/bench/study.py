@@ -89,7 +89,8 @@ def bench_shape(
     calls = [call for call, reason in zip(every, reasons, strict=True) if reason is None]
     left_out = [
         {"shape": str(shape), "setting": str(c.setting), "operator": c.operator, "mode": c.mode, "reason": reason}
-        for c, reason in zip(every, reasons, strict=True) if reason is not None
+        for c, reason in zip(every, reasons, strict=True)
+        if reason is not None
     ]
     memory = []
     for call in calls:
@@ -102,7 +103,10 @@ def bench_shape(
 
 
 def _timings(
-    shape: Shape, series: Sequence[Series], times: Sequence[list[float]], cold: Iterable[float | None],
+    shape: Shape,
+    series: Sequence[Series],
+    times: Sequence[list[float]],
+    cold: Iterable[float | None],
     memory: Iterable[int | None],
 ) -> list[Timing]:
     spreads = [spread(t) for t in times]
@@ -120,8 +124,23 @@ def _timings(
         over = q.low / float32 if float32 and call.operator in OURS and setting.dtype in HALVES else None
         rate, copy_rate = call.bytes / q.low, copied[setting.dtype] / copy
         return Timing(
-            str(shape), str(setting), call.operator, call.variant, call.mode, s.rounds, s.calls, q.low, q.median,
-            (q.low, q.high), cold, q.low / base, over, rate / 1e9, rate / copy_rate, peak)
+            str(shape),
+            str(setting),
+            call.operator,
+            call.variant,
+            call.mode,
+            s.rounds,
+            s.calls,
+            q.low,
+            q.median,
+            (q.low, q.high),
+            cold,
+            q.low / base,
+            over,
+            rate / 1e9,
+            rate / copy_rate,
+            peak,
+        )
 
     return [timing(*row) for row in zip(series, spreads, cold, memory, strict=True)]
 
@@ -164,7 +183,10 @@ def _warnings(timings: Iterable[Timing], watched: dict[str, float | None], devic
 
 
 def bench_operators(
-    shapes: Iterable[Shape], settings: Iterable[Setting], device: torch.device, rounds: int,
+    shapes: Iterable[Shape],
+    settings: Iterable[Setting],
+    device: torch.device,
+    rounds: int,
     on_shape: Callable[[str], Any] = lambda what: None,
 ) -> dict[str, Any]:
     """Times every operator on every shape and setting and returns the record; ``on_shape`` hears of each at first.
@@ -204,8 +226,12 @@ def bench_operators(
         "versions": collect_versions(),
         "git": collect_git(),
         "settings": {
-            "shapes": [asdict(shape) for shape in shapes], "kernel_size": KERNEL_SIZE, "scope": SCOPE,
-            "offset_std": OFFSET_STD, "stored": [asdict(setting) for setting in settings], "rounds": rounds,
+            "shapes": [asdict(shape) for shape in shapes],
+            "kernel_size": KERNEL_SIZE,
+            "scope": SCOPE,
+            "offset_std": OFFSET_STD,
+            "stored": [asdict(setting) for setting in settings],
+            "rounds": rounds,
         },
         "parts": [part | {"conclusions": conclusions(part)}],
     }

@@ -77,8 +77,10 @@ def captions(lines: list[Line]) -> dict[Row, tuple[str, str]]:
 
     def told(values: dict[str, list[float]]) -> tuple[str, str]:
         tops, scales = values.get(CLASS), values.get("log scale")
-        return (f"probe: class {np.mean(tops):.0f} %" if tops else "one class",
-                f"probe: scale $R^2$ = {np.mean(scales):.2f}" if scales else "one scale")
+        return (
+            f"probe: class {np.mean(tops):.0f} %" if tops else "one class",
+            f"probe: scale $R^2$ = {np.mean(scales):.2f}" if scales else "one scale",
+        )
 
     return {row: told(values) for row, values in found.items()}
 
@@ -121,8 +123,16 @@ def probe_figure(lines: list[Line], names: dict[str, str], chance: float) -> Fig
                 value, below, above = _interval(found)
                 color = COLORS[0] if features == LEARNED else COLORS[1]
                 axis.errorbar(
-                    value, place + shift, xerr=[[below], [above]], color=color, marker="o", markersize=5, capsize=2,
-                    linewidth=1.2, markerfacecolor=color if features == LEARNED else "white")
+                    value,
+                    place + shift,
+                    xerr=[[below], [above]],
+                    color=color,
+                    marker="o",
+                    markersize=5,
+                    capsize=2,
+                    linewidth=1.2,
+                    markerfacecolor=color if features == LEARNED else "white",
+                )
         axis.set_title("class: accuracy (%)" if target == CLASS else f"{target}: $R^2$")
         axis.grid(axis="x", linewidth=0.4)
         axis.set_xlim((0, 100) if target == CLASS else (-0.25, 1))

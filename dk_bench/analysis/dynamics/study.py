@@ -24,8 +24,20 @@ from dk_bench.errors import UserError
 from dk_bench.models.probe import evaluating
 from dk_bench.tables.statistics import summarize
 
-__all__ = ["ALL", "LEARNED", "RANDOM", "SHUFFLED", "Dynamics", "Line", "batches", "collect", "difference",
-           "known_alone", "probe_all", "summary"]
+__all__ = [
+    "ALL",
+    "LEARNED",
+    "RANDOM",
+    "SHUFFLED",
+    "Dynamics",
+    "Line",
+    "batches",
+    "collect",
+    "difference",
+    "known_alone",
+    "probe_all",
+    "summary",
+]
 
 BATCH = 32
 ALL = "all"  # in place of a layer's name: the dynamics of all layers, side by side

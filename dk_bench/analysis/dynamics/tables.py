@@ -21,9 +21,7 @@ from dk_bench.tables.statistics import summarize
 
 Row = TypeVar("Row", Line, HeldAccuracy)
 TOP1 = ("top1", "top1_held")
-DIFFERENCES = (
-    "table", "model", "cell", "kind", "target", "seeds", "difference", "half_interval", "p", "p_holm"
-)  # fmt: skip
+DIFFERENCES = ("table", "model", "cell", "kind", "target", "seeds", "difference", "half_interval", "p", "p_holm")
 
 NOTES = [
     "Accuracy in percent of the class, R2 of the numbers, both on held-out objects (five folds, the same for all rows; "
@@ -36,29 +34,46 @@ NOTES = [
 
 
 def document(
-    lines: list[Line], alone: list[Line], origins: list[Origin], source: str, chance: float,
+    lines: list[Line],
+    alone: list[Line],
+    origins: list[Origin],
+    source: str,
+    chance: float,
     held: list[HeldAccuracy] | None = None,
 ) -> Document:
-    """All tables. ``chance`` is the share of the most frequent class, in percent; ``source`` says what the objects are.
-    """
+    """Makes all tables. ``chance``: share of the most frequent class, in percent. ``source``: what the objects are."""
     targets = tuple(dict.fromkeys(line.target for line in lines))
     whole = [line for line in lines if line.layer == ALL]
     components = next(line.features for line in whole if line.features.endswith("components"))
     compared = families(lines)
     tables = [
-        Table("Dynamics of all layers", ("model", "dynamics", "numbers", "seeds", *_headed(targets)),
-              [*_rows(whole, LEARNED, targets), *_alone(alone, targets), _chance(chance, targets)]),
+        Table(
+            "Dynamics of all layers",
+            ("model", "dynamics", "numbers", "seeds", *_headed(targets)),
+            [*_rows(whole, LEARNED, targets), *_alone(alone, targets), _chance(chance, targets)],
+        ),
         *(_difference_table(heading, members, targets) for heading, members in compared.items()),
-        *(Table(heading, ("model", "dynamics", "numbers", "seeds", *_headed(targets)), _rows(whole, features, targets))
-          for heading, features in (("Random generators of the same shape", RANDOM),
-                                    (f"The first {components}, the same number for all", components),
-                                    ("Shuffled targets", SHUFFLED))),
-        Table("By layer", ("model", "dynamics", "layer", "numbers", *_headed(targets)),
-              _rows([line for line in lines if line.layer != ALL], LEARNED, targets, with_layer=True)),
+        *(
+            Table(
+                heading, ("model", "dynamics", "numbers", "seeds", *_headed(targets)), _rows(whole, features, targets)
+            )
+            for heading, features in (
+                ("Random generators of the same shape", RANDOM),
+                (f"The first {components}, the same number for all", components),
+                ("Shuffled targets", SHUFFLED),
+            )
+        ),
+        Table(
+            "By layer",
+            ("model", "dynamics", "layer", "numbers", *_headed(targets)),
+            _rows([line for line in lines if line.layer != ALL], LEARNED, targets, with_layer=True),
+        ),
         origin_table(origins),
-    ]  # fmt: skip
-    notes = [f"{heading}: {family_note([each.difference for each in members], 'all numbers of this table')}"
-             for heading, members in compared.items()]  # fmt: skip
+    ]
+    notes = [
+        f"{heading}: {family_note([each.difference for each in members], 'all numbers of this table')}"
+        for heading, members in compared.items()
+    ]
     if held:
         table, note = _held_table(held)
         tables.insert(1 + len(compared), table)
@@ -135,23 +150,27 @@ def families(lines: list[Line]) -> dict[str, list[Compared]]:
     found = {}
     if experts := next((line for line in whole if line.kind == EXPERTS), None):
         heading = f"Offsets minus expert scores of {experts.model}"
-        found[heading] = _compared(heading, whole, lambda key: key[3] == LEARNED and key[1] != EXPERTS,
-                                   lambda key: (experts.cell, EXPERTS, *key[2:]))  # fmt: skip
+        found[heading] = _compared(
+            heading,
+            whole,
+            lambda key: key[3] == LEARNED and key[1] != EXPERTS,
+            lambda key: (experts.cell, EXPERTS, *key[2:]),
+        )
     heading = "Learned minus random generator"
     found[heading] = _compared(heading, whole, lambda key: key[3] == LEARNED, lambda key: (*key[:3], RANDOM, key[4]))
     return {heading: members for heading, members in found.items() if members}
 
 
-def _compared(
-    heading: str, lines: list[Line], of: Callable[[Key], bool], over: Callable[[Key], Key]
-) -> list[Compared]:
+def _compared(heading: str, lines: list[Line], of: Callable[[Key], bool], over: Callable[[Key], Key]) -> list[Compared]:
     """The differences of some cells' values to those of others, by seed."""
     values, names = summary(lines), {line.cell: line.model for line in lines}
     pairs = [(key, difference(values[key], values.get(over(key), {}))) for key in filter(of, values)]
     pairs = [(key, Difference(*found)) for key, found in pairs if found]
     tests = corrected([found for _, found in pairs])
-    return [Compared(heading, names[key[0]], key[0], key[1], key[4], test)
-            for (key, _), test in zip(pairs, tests, strict=True)]  # fmt: skip
+    return [
+        Compared(heading, names[key[0]], key[0], key[1], key[4], test)
+        for (key, _), test in zip(pairs, tests, strict=True)
+    ]
 
 
 def _difference_table(heading: str, members: list[Compared], targets: tuple[str, ...]) -> Table:
@@ -159,9 +178,11 @@ def _difference_table(heading: str, members: list[Compared], targets: tuple[str,
     for each in members:
         row = rows.setdefault((each.model, each.cell, each.kind), {})
         row[each.target] = each.difference.text(_digits(each.target))
-    return Table(heading, ("model", "dynamics", *_headed(targets)),
-                 [[model, kind, *(row.get(target, "-") for target in targets)]
-                  for (model, _, kind), row in rows.items()])  # fmt: skip
+    return Table(
+        heading,
+        ("model", "dynamics", *_headed(targets)),
+        [[model, kind, *(row.get(target, "-") for target in targets)] for (model, _, kind), row in rows.items()],
+    )
 
 
 def _held_table(held: list[HeldAccuracy]) -> tuple[Table, str]:
@@ -171,12 +192,16 @@ def _held_table(held: list[HeldAccuracy]) -> tuple[Table, str]:
         of_cell.setdefault(each.cell, []).append(each)
     found = [summarize([each.top1_held - each.top1 for each in own]) for own in of_cell.values()]
     tests = corrected([Difference(each.mean, each.half_width, each.n) for each in found])
-    rows = [[own[0].model, str(len(own)), *(_mean([getattr(each, name) for each in own]) for name in TOP1),
-             test.text(1)] for own, test in zip(of_cell.values(), tests, strict=True)]  # fmt: skip
+    rows = [
+        [own[0].model, str(len(own)), *(_mean([getattr(each, name) for each in own]) for name in TOP1), test.text(1)]
+        for own, test in zip(of_cell.values(), tests, strict=True)
+    ]
     heading = "Top-1 with offsets held at their mean"
     words = f"{heading}, of {held[0].images} images, over which the mean is taken, and over all positions: "
-    return (Table(heading, ("model", "seeds", "top-1 (%)", "held (%)", "held minus as trained"), rows),
-            words + family_note(tests, "the differences of this table"))  # fmt: skip
+    return (
+        Table(heading, ("model", "seeds", "top-1 (%)", "held (%)", "held minus as trained"), rows),
+        words + family_note(tests, "the differences of this table"),
+    )
 
 
 def _mean(values: list[float]) -> str:
@@ -185,8 +210,13 @@ def _mean(values: list[float]) -> str:
 
 
 def write_tables(
-    lines: list[Line], alone: list[Line], origins: list[Origin], about: dict[str, Any], folder: Path,
-    name: str = "probe", held: list[HeldAccuracy] | None = None,
+    lines: list[Line],
+    alone: list[Line],
+    origins: list[Origin],
+    about: dict[str, Any],
+    folder: Path,
+    name: str = "probe",
+    held: list[HeldAccuracy] | None = None,
 ) -> list[Path]:
     """Writes NAME.csv (all scores), NAME_differences.csv (with p values), NAME_held.csv where there is ``held``,
     NAME.md and NAME.json (of what: objects, chance, and of each checkpoint run, seed, configuration and commit).
@@ -196,10 +226,20 @@ def write_tables(
     held = held or []
     lines, alone = ([_as_filed(line) for line in part] for part in (lines, alone))
     compared = [each for members in families(lines).values() for each in members]
-    rows = [[each.table, each.model, each.cell, each.kind, each.target, each.difference.count, each.difference.mean,
-             each.difference.half, *(p if p is None else float(f"{p:.4g}") for p in (each.difference.p,
-                                                                                     each.difference.p_holm))]
-            for each in compared]  # fmt: skip
+    rows = [
+        [
+            each.table,
+            each.model,
+            each.cell,
+            each.kind,
+            each.target,
+            each.difference.count,
+            each.difference.mean,
+            each.difference.half,
+            *(p if p is None else float(f"{p:.4g}") for p in (each.difference.p, each.difference.p_holm)),
+        ]
+        for each in compared
+    ]
     tables = document(lines, alone, origins, about["objects"], about["chance"], held)
     written = [
         write_csv(folder, name, [field.name for field in fields(Line)], map(astuple, lines + alone)),
@@ -238,7 +278,8 @@ def _read_rows(path: Path, kind: type[Row]) -> list[Row]:
     of_field = {field.name: numbers[str(field.type)] for field in fields(kind)}
     try:
         with open(path, encoding="utf-8", newline="") as stream:
-            return [kind(**{name: of_field[name](value) for name, value in row.items()})
-                    for row in csv.DictReader(stream)]  # fmt: skip
+            return [
+                kind(**{name: of_field[name](value) for name, value in row.items()}) for row in csv.DictReader(stream)
+            ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: cannot be read: {error!r}; expected a CSV of `dk-bench dynamics`") from error

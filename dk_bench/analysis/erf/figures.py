@@ -88,9 +88,13 @@ def _show(axes: Axes, picture: Picture, seen: Observation | None = None) -> None
 def _key(figure: Figure, cells: np.ndarray, outlined: bool) -> None:
     """What colours and marks are, under the panels."""
     bar = figure.colorbar(
-        ScalarMappable(Normalize(0, 1), HEAT), ax=cells.ravel().tolist(), orientation="horizontal", fraction=0.02,
-        aspect=40, pad=0.02,
-    )  # fmt: skip
+        ScalarMappable(Normalize(0, 1), HEAT),
+        ax=cells.ravel().tolist(),
+        orientation="horizontal",
+        fraction=0.02,
+        aspect=40,
+        pad=0.02,
+    )
     bar.set_ticks([0, 1], labels=["0", "99.5th percentile"], fontsize=7)
     bar.set_label("|gradient|, each panel's own scale", fontsize=7, labelpad=-4)
     bar.outline.set_visible(False)

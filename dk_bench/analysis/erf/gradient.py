@@ -64,9 +64,7 @@ def unit_gradient(
     return gradient[0].double().cpu().numpy(), centre
 
 
-def _cell(
-    position: tuple[float, float] | None, size: torch.Size, lattice: Lattice, in_pixels: bool
-) -> tuple[int, int]:
+def _cell(position: tuple[float, float] | None, size: torch.Size, lattice: Lattice, in_pixels: bool) -> tuple[int, int]:
     """The unit at a place of the map, or the nearest to a place in the image."""
     if position is None:
         return size[0] // 2, size[1] // 2

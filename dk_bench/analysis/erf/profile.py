@@ -41,9 +41,7 @@ def profiles(observations: Sequence[Observation]) -> list[Profile]:
         of_each = [np.stack([_rings(seen) for seen in own]) for own in checkpoints.values()]  # (pictures, 2, distances)
         several = len(of_each) > 1
         samples = np.stack([each.mean(0) for each in of_each]) if several else of_each[0]
-        parts = {
-            name: [mean_interval(column) for column in samples[:, index].T] for index, name in enumerate(PARTS)
-        }
+        parts = {name: [mean_interval(column) for column in samples[:, index].T] for index, name in enumerate(PARTS)}
         found.append(Profile(kind, "checkpoints" if several else "pictures", len(samples), parts))
     return found
 

@@ -20,8 +20,20 @@ __all__ = ["KINDS", "Observation", "replknet", "study", "write_study"]
 KINDS = ("original", "rotated", "scaled")
 SHOWN = 4  # pictures in a figure
 FIELDS = (
-    "model", "trained", "picture", "kind", "y", "x", "sigma", "radius", "area", "inside", "covered", "agreement", "dead"
-)  # fmt: skip
+    "model",
+    "trained",
+    "picture",
+    "kind",
+    "y",
+    "x",
+    "sigma",
+    "radius",
+    "area",
+    "inside",
+    "covered",
+    "agreement",
+    "dead",
+)
 
 
 @dataclass(frozen=True)
@@ -85,30 +97,49 @@ def study(
                     base = seen.absolute if kind == "original" and not seen.dead else base
                     found.append(seen)
     if all(seen.dead for seen in found):
-        raise ValueError(f"layer {layer or '(the last map)'}: all {len(found)} units are dead, their gradient is zero "
-                         "everywhere; expected a layer, or a position, with units that the picture moves")
+        raise ValueError(
+            f"layer {layer or '(the last map)'}: all {len(found)} units are dead, their gradient is zero "
+            "everywhere; expected a layer, or a position, with units that the picture moves"
+        )
     return found
 
 
 def _observe(
-    subject: Subject, picture: Picture, kind: str, layer: str | None, through_offsets: bool, base: np.ndarray | None,
+    subject: Subject,
+    picture: Picture,
+    kind: str,
+    layer: str | None,
+    through_offsets: bool,
+    base: np.ndarray | None,
     middle: tuple[float, float],
-) -> Observation:  # fmt: skip
+) -> Observation:
     gradient, centre = unit_gradient(
-        subject.model, subject.tensor(picture), layer=layer, position=picture.centre, in_pixels=True,
+        subject.model,
+        subject.tensor(picture),
+        layer=layer,
+        position=picture.centre,
+        in_pixels=True,
         through_offsets=through_offsets,
-    )  # fmt: skip
+    )
     absolute = np.abs(gradient).sum(0)
     if not np.isfinite(absolute).all():
         raise ValueError(f"{subject.name} on {picture.name}: the gradient is not finite, expected finite weights")
     measures = measure(absolute, centre) if absolute.any() else None
     mask = picture.mask if measures and picture.mask is not None and picture.mask.any() else None
     return Observation(
-        subject.kind, subject.name, subject.trained, picture.name, kind, gradient.sum(0), absolute, centre, measures,
+        subject.kind,
+        subject.name,
+        subject.trained,
+        picture.name,
+        kind,
+        gradient.sum(0),
+        absolute,
+        centre,
+        measures,
         inside=None if mask is None else share_inside(absolute, mask),
         covered=None if mask is None else float(mask.mean()),
         agreement=None if base is None or measures is None else _cosine(absolute, _moved(base, kind, middle)),
-    )  # fmt: skip
+    )
 
 
 def _moved(field: np.ndarray, kind: str, centre: tuple[float, float]) -> np.ndarray:
@@ -163,12 +194,20 @@ def write_study(observations: Sequence[Observation], pictures: Sequence[Picture]
         moved = draw_transforms(drawn, pictures[0])
         by_distance = draw_profiles(averaged)
     for figure, name, caption in (
-        (side_by_side, "fields", "Effective receptive field of the unit at +, by model: magnitude of its gradient to "
-         "the picture; the radius holds half of the energy, and so much of it lies on the outlined object."),
+        (
+            side_by_side,
+            "fields",
+            "Effective receptive field of the unit at +, by model: magnitude of its gradient to "
+            "the picture; the radius holds half of the energy, and so much of it lies on the outlined object.",
+        ),
         (moved, "transforms", "Effective receptive fields of a picture as it is, rotated and scaled."),
-        (by_distance, "profile", "The gradient by its distance from the unit, averaged over pictures or checkpoints, "
-         "with 95 % intervals of the mean."),
-    ):  # fmt: skip
+        (
+            by_distance,
+            "profile",
+            "The gradient by its distance from the unit, averaged over pictures or checkpoints, "
+            "with 95 % intervals of the mean.",
+        ),
+    ):
         files += save_figure(figure, folder, name, caption + _remarks(observations))
     return files
 

@@ -96,10 +96,13 @@ def _differences(means: dict[str, dict[str, dict[str, float]]]) -> list[Line]:
     for kind, base in pairs:
         if len(common := [seed for seed in means[kind] if seed in means[base]]) > 1:
             above = [
-                {name: value - means[base][seed][name] for name, value in means[kind][seed].items()
-                 if name in means[base][seed]}
+                {
+                    name: value - means[base][seed][name]
+                    for name, value in means[kind][seed].items()
+                    if name in means[base][seed]
+                }
                 for seed in common
-            ]  # fmt: skip
+            ]
             lines.append(_over(f"{kind} - {base}", SEEDS, above))
     return lines
 
@@ -138,11 +141,14 @@ def _columns(own: Sequence[Observation]) -> dict[str, list[float]]:
 def print_summary(lines: Sequence[Line]) -> None:
     """The table of :func:`summary` on standard output."""
     rows = [
-        [line.model, f"{line.count} {line.over}",
-         *(_text(*line.numbers[name]) if name in line.numbers else "-" for name in NUMBERS),
-         f"{line.dead} of {line.units}" if line.units else "-"]
+        [
+            line.model,
+            f"{line.count} {line.over}",
+            *(_text(*line.numbers[name]) if name in line.numbers else "-" for name in NUMBERS),
+            f"{line.dead} of {line.units}" if line.units else "-",
+        ]
         for line in lines
-    ]  # fmt: skip
+    ]
     columns = [name.replace("_", " ") for name in ("model", "over", *NUMBERS, "dead units")]
     print_table(Console(), "effective receptive fields, mean and 95 % interval", columns, rows, names=(0, 1))
 
@@ -180,9 +186,14 @@ def document(lines: Sequence[Line], about: dict[str, Any], origins: Sequence[Ori
     """The tables of a summary: differences with their tests, models, checkpoints."""
     shown = [name for name in NUMBERS if any(name in line.numbers for line in lines)]
     differences = [line for line in lines if line.over == SEEDS]
-    tables = [Table("Checkpoints' means over pictures", ("model", "pictures", *map(_headed, shown), "dead units"),
-                    [_cells(line, shown) for line in lines if line.over == PICTURES]),
-              origin_table(origins)]  # fmt: skip
+    tables = [
+        Table(
+            "Checkpoints' means over pictures",
+            ("model", "pictures", *map(_headed, shown), "dead units"),
+            [_cells(line, shown) for line in lines if line.over == PICTURES],
+        ),
+        origin_table(origins),
+    ]
     if several := [_cells(line, shown) for line in lines if line.over == CHECKPOINTS]:
         tables.insert(0, Table("Models", ("model", "checkpoints", *map(_headed, shown), "dead units"), several))
     if differences:
@@ -216,8 +227,10 @@ def _title(about: dict[str, Any]) -> str:
     layer = about["layer"] or "the last map"
     held = "" if about["through_offsets"] else ", without the gradient through offset generators"
     place = "the middle of the object" if about["position"] is None else f"{about['position']}"
-    return (f"Effective receptive fields of {layer} at {place}: {about['pictures']} images of {about['side']} pixels "
-            f"({about['images']}){held}")  # fmt: skip
+    return (
+        f"Effective receptive fields of {layer} at {place}: {about['pictures']} images of {about['side']} pixels "
+        f"({about['images']}){held}"
+    )
 
 
 def read_summary(path: Path) -> tuple[list[Line], dict[str, Any], list[Origin]]:
@@ -238,6 +251,7 @@ def read_summary(path: Path) -> tuple[list[Line], dict[str, Any], list[Origin]]:
 def _read_line(row: dict[str, str]) -> Line:
     numbers = {
         name: (float(row[name]), float(half) if (half := row[f"{name}_half_interval"]) else None)
-        for name in NUMBERS if row.get(name)
-    }  # fmt: skip
+        for name in NUMBERS
+        if row.get(name)
+    }
     return Line(row["model"], row["over"], int(row["count"]), numbers, *(int(row.get(name) or 0) for name in END))

@@ -127,8 +127,14 @@ def offsets_figure(found: list[Offsets]) -> Figure:
         places = np.arange(len(of_kind))
         for axis, side, color in ((0, "high", COLORS[0]), (1, "low", COLORS[1])):
             drawn = left.violinplot(
-                [_some(each.values[:, axis]) for each in of_kind], -places, orientation="horizontal", widths=0.85,
-                side=side, showextrema=False, showmedians=True)
+                [_some(each.values[:, axis]) for each in of_kind],
+                -places,
+                orientation="horizontal",
+                widths=0.85,
+                side=side,
+                showextrema=False,
+                showmedians=True,
+            )
             for body in drawn["bodies"]:
                 body.set(facecolor=color, alpha=0.8)
             drawn["cmedians"].set(color="white")
@@ -137,8 +143,14 @@ def offsets_figure(found: list[Offsets]) -> Figure:
         left.set(title=kind, xlabel=f"offset ({'samples of the scope' if kind == KERNEL else 'pixels of its input'})")
         right.barh(-places, [100 * each.outside for each in of_kind], color=GREY, height=0.6)
         for place, each in zip(places, of_kind, strict=True):
-            right.annotate(f"{100 * each.outside:.1f} %", (100 * each.outside, -place), xytext=(3, 0),
-                           textcoords="offset points", va="center", fontsize=9)
+            right.annotate(
+                f"{100 * each.outside:.1f} %",
+                (100 * each.outside, -place),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
         if kind != KERNEL:
             right.plot([100 * each.outside_before for each in of_kind], -places, "|", color="black", markersize=12)
         right.set(yticks=[], xlabel="% of taps", ylim=left.get_ylim())

@@ -109,8 +109,11 @@ def offsets_at(model: nn.Module, image: Tensor, position: tuple[float, float]) -
 
 
 def _layer(
-    name: str, of_kind: dict[str, tuple[Source, Tensor, Tensor]], position: tuple[float, float],
-    image_size: tuple[int, int], steps: list[Step],
+    name: str,
+    of_kind: dict[str, tuple[Source, Tensor, Tensor]],
+    position: tuple[float, float],
+    image_size: tuple[int, int],
+    steps: list[Step],
 ) -> Layer:
     conv, read = next((source.conv, read) for source, read, _ in of_kind.values())
     size = tuple(read.shape[2:])
@@ -130,8 +133,9 @@ def _layer(
         offset = given[KERNEL].view(-1, 2).numpy()
         rest, before = _in_scope(conv)
         kernel = Taps(before, rest + offset, _beyond(rest + offset, conv.scope))
-        sampled = sample_kernel(conv.weight, given[KERNEL].to(conv.weight)[None], kernel_size=conv.kernel_size,
-                                clip=conv.clip)[0]
+        sampled = sample_kernel(
+            conv.weight, given[KERNEL].to(conv.weight)[None], kernel_size=conv.kernel_size, clip=conv.clip
+        )[0]
     data = None
     if DATA in given:
         offset = given[DATA].view(-1, len(resting), 2).numpy()
