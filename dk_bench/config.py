@@ -176,17 +176,17 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Confi
 
 
 def config_from_dict(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "configuration") -> Config:
-    """The configuration `to_dict` gave, as checkpoints hold it, and overrides. Raises as load_config does."""
+    """Returns the configuration `to_dict` gave, as checkpoints hold it, and overrides. Raises as load_config does."""
     return _merge([(source, dict(values))], overrides)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The configuration as plain data: dicts, lists, strings, numbers."""
+    """Returns the configuration as plain data: dicts, lists, strings, numbers."""
     return dataclasses.asdict(config)
 
 
 def schema_annotation(key: Key) -> Any:
-    """What a key takes. Raises UnknownKey."""
+    """Tells what a key takes. Raises UnknownKey."""
     annotation: Any = Config
     for depth, part in enumerate(key):
         for kind in kinds_of(annotation):
@@ -203,7 +203,7 @@ def schema_annotation(key: Key) -> Any:
 
 
 def read_value(key: Key, text: str) -> Any:
-    """What the text of an override, or of a part of one, sets. Raises UserError."""
+    """Tells what the text of an override, or of a part of one, sets. Raises UserError."""
     try:
         return read_text(text, schema_annotation(key), joined(key))
     except UnknownKey as error:
@@ -258,7 +258,9 @@ def _named(source: str) -> Iterator[None]:
 
 
 def _without_empty(value: Any, schema: Any) -> Any:
-    """A section of the schema without its empty sections, which set nothing; of other sections empty is a value."""
+    """Returns a section of the schema without its empty sections, which set nothing; of other sections empty is a
+    value.
+    """
     if not dataclasses.is_dataclass(schema):
         return value
     hints = typing.get_type_hints(schema)
@@ -299,14 +301,14 @@ def _siblings(key: str, keys: list[str]) -> list[str]:
 
 
 def _is_cache(value: str) -> bool:
-    """Whether ``data.cache`` is one of its words or a folder, whose name is no other word for one of these."""
+    """Tells whether ``data.cache`` is one of its words or a folder, whose name is no other word for one of these."""
     words = {"auto", "memory", "off"}
     slips = words | {"on", "none", "null", "no", "yes", "false", "true", "file", "disk"}
     return value in words or (bool(value) and "\0" not in value and value.lower() not in slips)
 
 
 def _check_ranges(config: Config) -> None:
-    """What a type cannot say. Raises UserError for the first key out of range."""
+    """Tells what a type cannot say. Raises UserError for the first key out of range."""
     data, optim, shapes = config.data, config.optim, config.data.procedural
     multiplier = optim.offset_lr_multiplier
     every = config.trainer.checkpoint_every_n_steps

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 @contextmanager
 def open_atomically(path: str | Path) -> Iterator[BinaryIO]:
-    """A stream whose bytes are at ``path`` once the block is left without an error; missing folders are made.
+    """Returns a stream whose bytes are at ``path`` once the block is left without an error; missing folders are made.
 
     Until then, and after a crash, the old file, if any, is whole. Raises OSError where the folder cannot be written
     (disk full included); no temporary file is left then. A killed process leaves one, for `remove_leftovers`.

@@ -37,7 +37,7 @@ STYLE = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The style of all figures made in the block."""
+    """Returns the style of all figures made in the block."""
     with matplotlib.rc_context(STYLE):
         yield
 
@@ -82,7 +82,7 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def progress(console: Console) -> Progress:
-    """A bar with what is done and how long it will take; nothing where the output is no terminal."""
+    """Returns a bar with what is done and how long it will take; nothing where the output is no terminal."""
     name = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
     columns = (name, BarColumn(bar_width=10), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -37,13 +37,15 @@ class Difference:
 
 
 def as_filed(value: float) -> float:
-    """A number as CSV files hold it, with seven digits, so that what is made of it comes out the same from a file."""
+    """Returns a number as CSV files hold it, with seven digits, so that what is made of it comes out the same from a
+    file.
+    """
     return float(f"{value:.7g}")
 
 
 def corrected(differences: Sequence[Difference]) -> list[Difference]:
-    """The same with p values, corrected by Holm's method over all of them, those without a p included: they are one
-    family.
+    """Returns the same with p values, corrected by Holm's method over all of them, those without a p included: they are
+    one family.
 
     p is that of the interval `as_filed`.
     """
@@ -66,7 +68,7 @@ def _chance(p: float | None) -> str:
 
 
 def family_note(differences: Sequence[Difference], words: str) -> str:
-    """What stands beside a table: the family, its size, and what survives. ``words`` say what its members are."""
+    """Tells what stands beside a table: the family, its size, and what survives. ``words`` say what its members are."""
     tested = [each for each in differences if each.p is not None]
     if not tested:
         return f"No p values: {words} are of one seed, or the same for all seeds."

@@ -34,8 +34,8 @@ class HeldAccuracy:
 
 
 def held_at_mean(subject: Subject, pictures: Sequence[Picture]) -> Subject | None:
-    """A copy whose generators give, whatever the image, what the model's own give on average over all pictures and
-    positions: one offset a tap and layer, scores of experts included. None for a model in which nothing adapts.
+    """Returns a copy whose generators give, whatever the image, what the model's own give on average over all pictures
+    and positions: one offset a tap and layer, scores of experts included. None for a model in which nothing adapts.
 
     What it computes of an image is what a rigid network could; so what the model's own field has beyond its field is
     due to adapting, where a rigid model's differs in all that training changed.
@@ -55,7 +55,8 @@ def held_accuracy(
     device: str = "cpu",
     on_images: Callable[[int], object] = lambda count: None,
 ) -> HeldAccuracy | None:
-    """The accuracies of a checkpoint; None where objects are not one an image, or of other classes than the model's.
+    """Returns the accuracies of a checkpoint; None where objects are not one an image, or of other classes than the
+    model's.
 
     Images are seen whole, as `dk_bench.analysis.dynamics.study.collect` has it.
     """
@@ -76,7 +77,7 @@ def held_accuracy(
 
 
 def _held(model: nn.Module, images: Iterable[Tensor]) -> tuple[nn.Module, list[Tensor]]:
-    """A copy with offsets held, and the classes that the model itself gives, a tensor a batch (N, C, H, W)."""
+    """Returns a copy with offsets held, and the classes that the model itself gives, a tensor a batch (N, C, H, W)."""
     found, given = sources(model), []
     with evaluating(model), torch.no_grad(), recorded(found, lambda source, read, output: _sum(output)) as seen:
         counted = 0

@@ -52,7 +52,7 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def lattice_of(image: Sequence[int], cells: Sequence[int], steps: list[Step]) -> Lattice:
-    """The lattice of a map of ``cells`` (h, w) of an image (H, W), which came about by some of these steps.
+    """Returns the lattice of a map of ``cells`` (h, w) of an image (H, W), which came about by some of these steps.
 
     A 3x3 convolution with stride 2 and padding 1 puts out places 0, 2, 4, ... of what it reads, not 0.5, 2.5, ...: the
     units of a stack of them begin on the image's upper left corner. Where several modules beside each other halve a map

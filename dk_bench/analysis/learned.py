@@ -54,7 +54,7 @@ class Source:
     generator: nn.Module
 
     def read(self, output: Tensor) -> Tensor:
-        """What the generator's output stands for: scores of experts are its sigmoid, all else is as it is."""
+        """Tells what the generator's output stands for: scores of experts are its sigmoid, all else is as it is."""
         return torch.sigmoid(output) if self.kind == EXPERTS else output
 
 
@@ -71,13 +71,15 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        """The timm name, the kernel spec if the configuration has one, and how far training came if not far enough."""
+        """Returns the timm name, the kernel spec if the configuration has one, and how far training came if not far
+        enough.
+        """
         spec = self.config.model.spec
         return self.config.model.name + (f" {spec}" if spec else "") + self.epochs
 
     @property
     def words(self) -> str:
-        """What adapts in it, in the words of the paper."""
+        """Tells what adapts in it, in the words of the paper."""
         spec = kernel_spec(self.config.model)
         parts = ["DCN"] * bool(spec.dcn or spec.dense_dcn) + ["CondConv"] * bool(spec.experts)
         parts += [f"{spec.depthwise} DK {spec.scope}x{spec.scope}"] if spec.depthwise else []
@@ -90,7 +92,7 @@ class Loaded:
 
 
 def load(path: str | Path) -> Loaded:
-    """A classifier's checkpoint, for looking at what adapts in it.
+    """Returns a classifier's checkpoint, for looking at what adapts in it.
 
     Raises UserError for a file that is no checkpoint of ours, a detector's, a model in which nothing adapts, and for
     weights that are not finite.
@@ -112,7 +114,7 @@ def load(path: str | Path) -> Loaded:
 
 
 def epochs_words(checkpoint: dict[str, Any], config: Config) -> str:
-    """What a name has to say of a checkpoint whose run has not come to its end: ", after 3 of 12 epochs"."""
+    """Tells what a name has to say of a checkpoint whose run has not come to its end: ", after 3 of 12 epochs"."""
     done = RunKeeper.state_in(checkpoint).get("epochs")
     whole = done is None or len(done) >= config.optim.epochs
     return "" if whole else f", after {len(done)} of {config.optim.epochs} epochs"
@@ -126,7 +128,7 @@ def check_finite(model: nn.Module, path: str | Path) -> None:
 
 
 def sources(model: nn.Module) -> list[Source]:
-    """All generators of a model, in the order of its modules."""
+    """Returns all generators of a model, in the order of its modules."""
     return [
         Source(layer, _KINDS[part], conv, generator)
         for layer, conv in model.named_modules()

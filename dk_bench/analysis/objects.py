@@ -53,7 +53,8 @@ class Objects:
 
 
 def procedural_objects(data: DataConfig, count: int) -> Objects:
-    """The shapes of the first ``count`` validation images: a model was trained on none, its settings drew them all.
+    """Returns the shapes of the first ``count`` validation images: a model was trained on none, its settings drew them
+    all.
 
     Raises UserError for settings out of range.
     """
@@ -118,8 +119,8 @@ def coco_objects(path: str | Path, folder: str | Path | None, count: int) -> Obj
 
 
 def whole_image(data: DataConfig, size: int | None = None) -> T.Compose:
-    """An image to what the network sees, as in evaluation but without the crop, so that no object is lost: the shorter
-    side becomes ``size`` pixels, or what it is in evaluation."""
+    """Returns an image to what the network sees, as in evaluation but without the crop, so that no object is lost: the
+    shorter side becomes ``size`` pixels, or what it is in evaluation."""
     side = size or math.floor(data.size / data.crop_pct)
     return T.Compose([T.Resize(side), T.ToTensor(), T.Normalize(data.mean, data.std)])
 
@@ -139,7 +140,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def has_area(box: Any) -> bool:
-    """Whether it is a box (left, top, width, height) with something in it."""
+    """Tells whether it is a box (left, top, width, height) with something in it."""
     return isinstance(box, list) and len(box) == 4 and box[2] > 0 and box[3] > 0
 
 

@@ -62,7 +62,7 @@ def origin_of(path: str | Path, model: str, config: Config, run_id: str) -> Orig
 
 
 def origin_table(origins: Sequence[Origin]) -> Table:
-    """The checkpoints of a study, a row each."""
+    """Returns the checkpoints of a study, a row each."""
     return Table(
         "Checkpoints",
         ("model", "run", "configuration", "seed", "top-1 (%)", "trained at commit"),
@@ -89,7 +89,7 @@ def write_about(path: Path, about: Mapping[str, Any], origins: Sequence[Origin])
 
 
 def read_about(path: Path, needed: Sequence[str]) -> tuple[dict[str, Any], list[Origin]]:
-    """What :func:`write_about` wrote. Raises UserError where it cannot be read, or lacks a key of ``needed``."""
+    """Tells what :func:`write_about` wrote. Raises UserError where it cannot be read, or lacks a key of ``needed``."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         origins = [Origin(**each) for each in about.pop("checkpoints")]

@@ -50,7 +50,7 @@ class Picture:
     mask: np.ndarray | None
 
     def transformed(self, kind: str) -> Picture:
-        """The picture "rotated" by 90 degrees to the left, or "scaled" by 1.5 about the object's centre."""
+        """Returns the picture "rotated" by 90 degrees to the left, or "scaled" by 1.5 about the object's centre."""
         if kind == "rotated":
             side, (y, x) = self.image.width, self.centre
             mask = None if self.mask is None else np.rot90(self.mask).copy()
@@ -68,7 +68,9 @@ SCALE = 1.5
 
 
 def scaled(image: Image.Image, centre: tuple[float, float], how: Image.Resampling) -> Image.Image:
-    """The image enlarged about a place (y, x), which stays where it is; the size stays, what leaves it is lost."""
+    """Returns the image enlarged about a place (y, x), which stays where it is; the size stays, what leaves it is
+    lost.
+    """
     y, x = centre[0] + 0.5, centre[1] + 0.5  # Pillow counts from pixels' corners
     matrix = (1 / SCALE, 0, x - x / SCALE, 0, 1 / SCALE, y - y / SCALE)
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=how)
@@ -77,7 +79,7 @@ def scaled(image: Image.Image, centre: tuple[float, float], how: Image.Resamplin
 def open_pictures(
     source: str, side: int, count: int, root: str | None = None, data: DataConfig | None = None
 ) -> list[Picture]:
-    """The first ``count`` pictures of a source, resized to side x side.
+    """Returns the first ``count`` pictures of a source, resized to side x side.
 
     Args:
         source: "procedural" (one shape an image, its outline known); "own" (the same, drawn as ``data`` has it);
@@ -201,7 +203,7 @@ class Subject:
 
 
 def open_model(text: str, side: int | None = None, seed: int = 0) -> Subject:
-    """A checkpoint of a classification run of ours, or a timm name (random weights of that seed).
+    """Returns a checkpoint of a classification run of ours, or a timm name (random weights of that seed).
 
     Raises UserError where it is neither.
     """

@@ -63,8 +63,8 @@ def claims_document(
 
 
 def claims_summary(families: Iterable[Family], link: str) -> str:
-    """The picture, and what was run in few columns, with the seeds that count of those planned, as Markdown. ``link``:
-    the table as seen from the text, without its ending."""
+    """Returns the picture, and what was run in few columns, with the seeds that count of those planned, as Markdown.
+    ``link``: the table as seen from the text, without its ending."""
     families = list(families)
     planned = {f.place.title: f" of {f.place.seeds}" for f in families if isinstance(f.place, Experiment)}
     by_place: dict[tuple[str, str], list[Finding]] = {}
@@ -84,8 +84,8 @@ def claims_summary(families: Iterable[Family], link: str) -> str:
 
 
 def _by_verdict(findings: Iterable[Finding]) -> list[str]:
-    """The names of what is supported, contradicted, equivalent and undecided, each by the correction of its family, and
-    of what is told from zero and within the margin that it is."""
+    """Returns the names of what is supported, contradicted, equivalent and undecided, each by the correction of its
+    family, and of what is told from zero and within the margin that it is."""
     words: dict[str, list[str]] = {word: [] for word in (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)}
     for finding in findings:
         small = finding.verdict.within_margin and finding.verdict.word in (SUPPORTED, CONTRADICTED)
@@ -94,7 +94,7 @@ def _by_verdict(findings: Iterable[Finding]) -> list[str]:
 
 
 def contrast_name(finding: Finding) -> str:
-    """The claim's name, and the grid where it has rows of both: ``local-over-rigid (spread)``."""
+    """Returns the claim's name, and the grid where it has rows of both: ``local-over-rigid (spread)``."""
     return finding.claim.id + f" ({finding.grid})" * (len(finding.claim.grids) > 1)
 
 
@@ -114,7 +114,7 @@ def figure_text(finding: Finding) -> str:
 
 
 def contrast_text(finding: Finding) -> str:
-    """The contrast in the names of its arms, ``s4 - rigid``, and of metrics where it has some of its own."""
+    """Returns the contrast in the names of its arms, ``s4 - rigid``, and of metrics where it has some of its own."""
     claim = finding.claim
     if not claim.contrast:
         return claim.figure
@@ -159,7 +159,7 @@ def _row(finding: Finding) -> list[Value]:
 
 
 def _plan_notes(families: Iterable[Family], plan: str, commits: Mapping[str, str]) -> list[str]:
-    """The commit that fixed what was to be run, for each experiment that has runs."""
+    """Returns the commit that fixed what was to be run, for each experiment that has runs."""
     titles = {family.place.name: family.place.title for family in families if family.runs}
     if not titles:
         return []
@@ -169,7 +169,7 @@ def _plan_notes(families: Iterable[Family], plan: str, commits: Mapping[str, str
 
 
 def _note(family: Family, folders: Mapping[str, str]) -> str:
-    """What stands below a table: its family, where its figures come from, and which blocks are not whole."""
+    """Tells what stands below a table: its family, where its figures come from, and which blocks are not whole."""
     members = ", ".join(dict.fromkeys(finding.claim.id for finding in family.findings))
     note = f"Family of {len(family.findings)} contrast{'s' * (len(family.findings) != 1)}: {members}."
     if isinstance(family.place, Study):

@@ -36,7 +36,7 @@ class Arm:
     backbone: str | None = None
 
     def trains(self, spec: KernelSpec) -> bool:
-        """Whether a model of this spec is this arm's, whatever the number of experts and where DCN begins."""
+        """Tells whether a model of this spec is this arm's, whatever the number of experts and where DCN begins."""
         return _comparable(spec) == (self.scc, *_comparable(self.spec)[1:])
 
 
@@ -109,7 +109,7 @@ class Claim:
     unit: str = "points"
 
     def arms(self, grid: str) -> list[str]:
-        """The arms compared, where taps of scope 4 start as ``grid`` says."""
+        """Returns the arms compared, where taps of scope 4 start as ``grid`` says."""
         return list(dict.fromkeys(on_grid(term.arm, grid) for term in self.contrast))
 
 
@@ -123,14 +123,18 @@ class Claims:
     claims: Mapping[str, Claim]
 
     def paper_difference(self, claim: Claim, backbone: str) -> float | None:
-        """The contrast of the paper's own figures, in its units (percentage points); None where one is not printed."""
+        """Returns the contrast of the paper's own figures, in its units (percentage points); None where one is not
+        printed.
+        """
         figures = [self._figure(claim.paper, self.arms[term.arm], backbone) for term in claim.contrast]
         if claim.paper is None or backbone not in claim.bases or None in figures:
             return None
         return round(sum(t.weight * f for t, f in zip(claim.contrast, figures, strict=True)), 6)
 
     def margin(self, claim: Claim, backbone: str) -> float:
-        """The smallest difference that counts: the claim's own, or half of the paper's, and then at least 0.3."""
+        """Returns the smallest difference that counts: the claim's own, or half of the paper's, and then at least
+        0.3.
+        """
         if claim.margin is not None:
             return claim.margin
         difference = self.paper_difference(claim, backbone)
@@ -143,7 +147,7 @@ class Claims:
 
 
 def on_grid(arm: str, grid: str) -> str:
-    """The arm's name with its taps where ``grid`` says: the local arm of scope 4 exists on both grids."""
+    """Returns the arm's name with its taps where ``grid`` says: the local arm of scope 4 exists on both grids."""
     return "s4_spread" if (arm, grid) == ("s4", "spread") else arm
 
 

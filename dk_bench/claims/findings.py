@@ -65,7 +65,7 @@ class Family:
 
 
 def families(claims: Claims, records: Iterable[RunRecord], folder: Path) -> list[Family]:
-    """Every family, also those that nothing was run of, in the order of the file; files of studies are below
+    """Returns every family, also those that nothing was run of, in the order of the file; files of studies are below
     ``folder``.
 
     Raises UserError where an arm has several cells under the same settings, so that it could not be told which of them
@@ -106,7 +106,7 @@ def _base_of(cell: Cell) -> str:
 
 
 def _groups(cells: list[Cell], base: Base, claims: Claims) -> list[dict[str, Cell]]:
-    """The arms' cells, apart by what else differs: data and settings."""
+    """Returns the arms' cells, apart by what else differs: data and settings."""
     groups: dict[str, dict[str, Cell]] = defaultdict(dict)
     for cell in cells:
         for name in base.arms:
@@ -121,13 +121,15 @@ def _groups(cells: list[Cell], base: Base, claims: Claims) -> list[dict[str, Cel
 
 
 def _is_tested(cells: Mapping[str, Cell], metric: str) -> bool:
-    """Whether there is something to compare: not of runs that chose the settings, which are of rigid models alone."""
+    """Tells whether there is something to compare: not of runs that chose the settings, which are of rigid models
+    alone.
+    """
     return len(cells) > 1 and any(_finished(cell, metric) for cell in cells.values())
 
 
 def _is_of(cell: Cell, arm: Arm, arms: list[Arm]) -> bool:
-    """Whether a cell is an arm's. An arm without a multiplier of its own has every cell of its spec, but for those that
-    another arm has by its multiplier."""
+    """Tells whether a cell is an arm's. An arm without a multiplier of its own has every cell of its spec, but for
+    those that another arm has by its multiplier."""
     if not arm.trains(spec_of(cell.model, cell)):
         return False
     rate = cell.offset_rates.get(OFFSET_MULTIPLIER)
@@ -183,14 +185,14 @@ def _rows_of_study(
 def _families(
     claims: Claims, rows: list[tuple[Claim, str, str, Mapping[Any, float]]]
 ) -> list[tuple[str, list[Finding]]]:
-    """The families of what one place tests, with their names, which are empty where there is one alone."""
+    """Returns the families of what one place tests, with their names, which are empty where there is one alone."""
     names = list(dict.fromkeys(claim.family for claim, *_ in rows))
     several = len(names) > 1
     return [(name * several, _findings(claims, [row for row in rows if row[0].family == name])) for name in names]
 
 
 def _findings(claims: Claims, rows: list[tuple[Claim, str, str, Mapping[Any, float]]]) -> list[Finding]:
-    """The rows of one family, judged together."""
+    """Returns the rows of one family, judged together."""
     papers = [claims.paper_difference(claim, backbone) for claim, backbone, *_ in rows]
     judgements = [
         judge(values, margin=claims.margin(claim, backbone), expected_sign=0 if claim.as_good else 1, effect=paper)
@@ -205,21 +207,21 @@ def _findings(claims: Claims, rows: list[tuple[Claim, str, str, Mapping[Any, flo
 
 
 def _taps(claims: Claims, claim: Claim, grid: str) -> str:
-    """The grids that a row names: those of its arms of scope 4."""
+    """Returns the grids that a row names: those of its arms of scope 4."""
     specs = [claims.arms[on_grid(term.arm, grid)].spec for term in claim.contrast]
     grids = [spec.grid for spec in specs if spec.depthwise and spec.scope == 4]
     return ", ".join(dict.fromkeys(grids))
 
 
 def _by_seed(claim: Claim, grid: str, metric: str, cells: Mapping[str, Cell]) -> dict[Pair, float]:
-    """The contrast by seed, over those that all of its arms have finished on the same hardware."""
+    """Returns the contrast by seed, over those that all of its arms have finished on the same hardware."""
     terms = [(_figures(cells.get(on_grid(t.arm, grid)), t.metric or metric), t.weight) for t in claim.contrast]
     pairs = set.intersection(*(set(runs) for runs, _ in terms))
     return {pair: sum(weight * runs[pair] for runs, weight in terms) for pair in sorted(pairs, key=repr)}
 
 
 def _whole(cells: Mapping[str, Cell], metric: str) -> set[Pair]:
-    """The blocks that count. One without an arm that was begun would be in some contrasts and not in others."""
+    """Returns the blocks that count. One without an arm that was begun would be in some contrasts and not in others."""
     return set.intersection(*({*_figures(cell, metric)} for cell in cells.values())) if cells else set()
 
 
@@ -228,12 +230,14 @@ def _figures(cell: Cell | None, metric: str) -> dict[Pair, float]:
 
 
 def _finished(cell: Cell | None, metric: str) -> set[int]:
-    """The seeds of a cell's finished runs that have a metric."""
+    """Returns the seeds of a cell's finished runs that have a metric."""
     return {pair.seed for pair in _figures(cell, metric)}
 
 
 def _pooled(cells: Mapping[str, Cell]) -> list[str]:
-    """What of the finished runs of all arms is not alike, and those that were run again, which change no figure."""
+    """Tells what of the finished runs of all arms is not alike, and those that were run again, which change no
+    figure.
+    """
     runs = [run for cell in cells.values() for run in cell.runs if run.status == "finished"]
     again = [f"{arm}, seed {run.seed}" for arm, cell in cells.items() for run in cell.again]
     dirty = count_dirty(runs)

@@ -54,7 +54,7 @@ def keep_plan(folder: Path, plan: Path, commits: Mapping[str, str]) -> Path:
 
 
 def kept_plan(folder: Path) -> tuple[str, dict[str, str]]:
-    """The plan's file and its commit by experiment, as written down in the folder; no commits where nothing is.
+    """Returns the plan's file and its commit by experiment, as written down in the folder; no commits where nothing is.
 
     Raises UserError for a file of another shape.
     """
@@ -71,7 +71,7 @@ def kept_plan(folder: Path) -> tuple[str, dict[str, str]]:
 
 
 def _git(plan: Path, *words: str) -> str | None:
-    """What git prints in the plan's folder; None where it is not there or refuses."""
+    """Tells what git prints in the plan's folder; None where it is not there or refuses."""
     try:
         done = subprocess.run(["git", *words], cwd=plan.parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -29,8 +29,8 @@ class Term:
 
 
 def read_contrast(text: str) -> list[Term]:
-    """The cells of ``A - B``, or ``A + B - C - D``; ``A[optim.lr=0.1]`` names a cell of A by its label. Each side
-    weighs 1: two cells on it half each.
+    """Returns the cells of ``A - B``, or ``A + B - C - D``; ``A[optim.lr=0.1]`` names a cell of A by its label. Each
+    side weighs 1: two cells on it half each.
 
     Raises UserError for any other text, and where a cell stands on both sides.
     """
@@ -50,7 +50,7 @@ def read_contrast(text: str) -> list[Term]:
 
 
 def find_cells(terms: Sequence[Term], cells: Sequence[Cell], data: str | None = None) -> list[Cell]:
-    """The one cell that each term names, all on one data set, that called ``data`` where several have them.
+    """Returns the one cell that each term names, all on one data set, that called ``data`` where several have them.
 
     Raises UserError where a model has no cell or several, and where the data set stays open.
     """
@@ -89,7 +89,8 @@ class Plan:
 
 
 def plan_seeds(terms: Sequence[Term], cells: Sequence[Cell], metric: str, plan: Plan) -> Document:
-    """The seeds that a contrast takes by the spread of its paired differences, and by the ends of that one's interval.
+    """Returns the seeds that a contrast takes by the spread of its paired differences, and by the ends of that one's
+    interval.
 
     Raises UserError where cells have fewer than two seeds in common, or differences of one size.
     """

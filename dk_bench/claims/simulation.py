@@ -41,11 +41,11 @@ class Family:
     runs: str = "normal"
 
     def told(self, generator: Generator, families: int = FAMILIES) -> NDArray[np.bool_]:
-        """Which differences of simulated families the verdicts tell from zero, (families, arms)."""
+        """Tells which differences of simulated families the verdicts tell from zero, (families, arms)."""
         return holm(student_p(*self._draw(generator, families), self.seeds)) <= ALPHA
 
     def within(self, generator: Generator, families: int = FAMILIES) -> NDArray[np.bool_]:
-        """Which they find within the margin of 0.5 points, (families, arms)."""
+        """Tells which they find within the margin of 0.5 points, (families, arms)."""
         return holm(equivalence_p(*self._draw(generator, families), self.seeds, MARGIN)) <= ALPHA
 
     def _draw(self, generator: Generator, families: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -60,7 +60,7 @@ class Family:
 
 
 def simulate() -> Document:
-    """How often a family holds a wrong statement, simulated, and the power at the paper's effects, computed."""
+    """Tells how often a family holds a wrong statement, simulated, and the power at the paper's effects, computed."""
     notes = [
         f"Made by `dk-bench power --simulate`. A share of the first table is of {FAMILIES:,} simulated families, with "
         "a standard error of 0.2 at 5 %. All arms of a family are compared with the same runs of one base. Wrong: told "

@@ -50,7 +50,7 @@ class ClassificationData(LightningDataModule):
 
     @cached_property
     def train_images(self) -> Images:
-        """The training split; its classes are checked against the validation split's."""
+        """Returns the training split; its classes are checked against the validation split's."""
         train = open_images(self.config, "train")
         check_same_classes(self.config, train.classes, self.val_images.classes)
         batch = self.config.batch_size
@@ -60,27 +60,29 @@ class ClassificationData(LightningDataModule):
 
     @cached_property
     def val_images(self) -> Images:
-        """The validation split; enough by itself for evaluating."""
+        """Returns the validation split; enough by itself for evaluating."""
         return open_images(self.config, "val")
 
     @cached_property
     def test_images(self) -> dict[str, Images]:
-        """What a run is tested on by name, ``test`` first; empty where the configuration has nothing."""
+        """Tells what a run is tested on by name, ``test`` first; empty where the configuration has nothing."""
         return {name: open_images(self.config, name) for name in held_out_sets(self.config)}
 
     @cached_property
     def train_pixels(self) -> Decoded | Encoded:
-        """The training images, decoded once where they fit; of two processes the second waits for the first."""
+        """Returns the training images, decoded once where they fit; of two processes the second waits for the first."""
         return self._kept("train", self.train_images)
 
     @cached_property
     def val_pixels(self) -> Decoded | Encoded:
-        """The validation images likewise."""
+        """Returns the validation images likewise."""
         return self._kept("val", self.val_images)
 
     @property
     def augmented(self) -> LaidDown | Augmented:
-        """The training images as they are trained on, by epoch and index; from files where an epoch was laid down."""
+        """Returns the training images as they are trained on, by epoch and index; from files where an epoch was laid
+        down.
+        """
         transform = TrainTransform(self.config)
         if isinstance(self.train_pixels, Decoded) and self.train_pixels.path:
             return LaidDown(self.train_pixels, transform, self.seed)
@@ -92,8 +94,8 @@ class ClassificationData(LightningDataModule):
         return pixels
 
     def checksums(self, *splits: str) -> dict[str, str]:
-        """What tells the images of ``train``, ``val`` and, by ``test``, of every test set from others, by their names,
-        see `dk_bench.data.checksum`."""
+        """Tells what tells the images of ``train``, ``val`` and, by ``test``, of every test set from others, by their
+        names, see `dk_bench.data.checksum`."""
         images = {
             **({"train": self.train_images} if "train" in splits else {}),
             **({"val": self.val_images} if "val" in splits else {}),
@@ -147,12 +149,12 @@ class ClassificationData(LightningDataModule):
         return self._loader(images, sampler, ResumingLoader if self.trainer else DataLoader, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
-        """All validation images in order, each once, spread over the devices."""
+        """Returns all validation images in order, each once, spread over the devices."""
         return self._in_order("val", self.val_pixels)
 
     def test_dataloader(self, name: str = TEST) -> DataLoader:
-        """All images of one of `test_images` likewise, which are not kept in memory. Where the configuration has none
-        these are the validation images."""
+        """Returns all images of one of `test_images` likewise, which are not kept in memory. Where the configuration
+        has none these are the validation images."""
         if not self.test_images:
             return self.val_dataloader()
         return self._in_order(name, self._kept(name, self.test_images[name], once=True))
@@ -164,7 +166,7 @@ class ClassificationData(LightningDataModule):
         return self._loader(Transformed(pixels, EvalTransform(self.config)), InOrder(count, rank, world))
 
     def predict_dataloader(self) -> DataLoader:
-        """The validation images in order; on several devices each has every ``world``-th."""
+        """Returns the validation images in order; on several devices each has every ``world``-th."""
         return self.val_dataloader()
 
     def _loader(

@@ -28,7 +28,7 @@ class Hits:
         self._batches.append((logits.argmax(dim=1) == labels).to(torch.uint8))
 
     def compute(self) -> np.ndarray:
-        """Those of all processes, which must all call this: (images,) bool."""
+        """Returns those of all processes, which must all call this: (images,) bool."""
         own = torch.cat(self._batches) if self._batches else torch.zeros(0, dtype=torch.uint8)
         parts = gather_all_tensors(own) if processes()[1] > 1 else [own]
         hits = np.zeros(sum(map(len, parts)), bool)

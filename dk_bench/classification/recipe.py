@@ -15,7 +15,7 @@ from dk_bench.nn import offset_parameter_names
 
 
 def offset_lr_multiplier(config: OptimConfig, model_name: str) -> float:
-    """What the learning rate of offset generators is multiplied with.
+    """Tells what the learning rate of offset generators is multiplied with.
 
     ``auto`` is the paper's choice: 0.1 for the MobileNet-V2 family, 0.01 for ResNet-50-DW, and for any other model.
     """

@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> list[str]:
-    """The instruction sets to measure under. Raises UserError as `run` says."""
+    """Returns the instruction sets to measure under. Raises UserError as `run` says."""
     check_at_least(args, threads=1, repeats=1, batch=1, size=1, images=1)
     for name in (option for options in OWN.values() for option in options):
         if getattr(args, name) and name not in OWN[args.what]:
@@ -165,7 +165,7 @@ def _check_data(args: argparse.Namespace) -> None:
 
 
 def _arguments(args: argparse.Namespace) -> list[str]:
-    """The command line of these arguments, without instruction set and output."""
+    """Returns the command line of these arguments, without instruction set and output."""
     given = ["bench", args.what]
     for name in ("device", "threads", "repeats", *OWN[args.what]):
         value = getattr(args, name)

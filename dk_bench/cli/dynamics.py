@@ -130,7 +130,9 @@ def _load(paths: list[str]) -> list[Loaded]:
 
 
 def _objects(args: argparse.Namespace, loaded: list[Loaded]) -> Objects:
-    """The objects that all models see. Raises UserError where their own validation images differ, and for too few."""
+    """Returns the objects that all models see. Raises UserError where their own validation images differ, and for too
+    few.
+    """
     from dk_bench.analysis.objects import coco_objects, procedural_objects
     from dk_bench.errors import UserError
 
@@ -178,7 +180,7 @@ def _held(args: argparse.Namespace, loaded: list[Loaded], objects: Objects, cons
 
 
 def _probe(dynamics: list[Dynamics], objects: Objects, console: Console) -> list[Line]:
-    """All scores; what is compared at one number of components has as many as the smallest dynamics."""
+    """Returns all scores; what is compared at one number of components has as many as the smallest dynamics."""
     from dk_bench.analysis.drawing import progress
     from dk_bench.analysis.dynamics.study import probe_all
 
@@ -203,7 +205,7 @@ def _write(
     chance: float,
     held: list[HeldAccuracy],
 ) -> list[Path]:
-    """All files. Of several seeds of a model the first is drawn, and its dynamics written."""
+    """Returns all files. Of several seeds of a model the first is drawn, and its dynamics written."""
     from dk_bench.analysis.drawing import save_figure
     from dk_bench.analysis.dynamics.figures import probe_figure
     from dk_bench.analysis.dynamics.tables import write_tables
@@ -225,7 +227,7 @@ def _write(
 
 
 def _write_dynamics(folder: Path, dynamics: Dynamics, objects: Objects) -> Path:
-    """One line an object: what is known of it, and its dynamics."""
+    """Returns one line an object: what is known of it, and its dynamics."""
     from dk_bench.analysis.drawing import write_csv
 
     loaded = dynamics.loaded

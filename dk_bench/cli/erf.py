@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _subjects(args: argparse.Namespace) -> list[Subject]:
-    """The models, of one side and each once. Raises UserError."""
+    """Returns the models, of one side and each once. Raises UserError."""
     from dk_bench.analysis.pictures import OWN, open_model
     from dk_bench.errors import UserError
 

@@ -65,7 +65,7 @@ def accuracies(record: RunRecord, split: str = "val") -> str:
 
 
 def shifted(record: RunRecord) -> list[str]:
-    """A line for each shifted test set of a classifier's record."""
+    """Returns a line for each shifted test set of a classifier's record."""
     names = (name.rpartition("/")[0] for name in record.metrics["final"] if name.endswith("/top1"))
     return [f"{name}: {accuracies(record, name)}" for name in names if name.startswith("test/")]
 

@@ -101,7 +101,7 @@ def _layers(args: argparse.Namespace, model: Any, name: str) -> list[str]:
 
 
 def _share(position: tuple[float, float] | None, picture: Image.Image) -> tuple[float, float]:
-    """A position in pixels as shares of an image's height and width."""
+    """Returns a position in pixels as shares of an image's height and width."""
     from dk_bench.errors import UserError
 
     if position is None:
@@ -165,7 +165,7 @@ def _tap_rows(layers: list[Layer]) -> Iterator[list[Any]]:
 
 
 def _kernel_rows(layers: list[Layer]) -> Iterator[list[Any]]:
-    """The mean magnitude and the channels that are drawn, over the scope and as sampled."""
+    """Returns the mean magnitude and the channels that are drawn, over the scope and as sampled."""
     from dk_bench.analysis.taps.figures import channels_shown
 
     for layer in layers:

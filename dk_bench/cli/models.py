@@ -52,7 +52,7 @@ class _Line:
     paper_flops: float | None
 
     def cells(self, decimals: str) -> tuple[str, ...]:
-        """The columns as text; ``decimals`` is the format of counted figures, "" for all digits."""
+        """Returns the columns as text; ``decimals`` is the format of counted figures, "" for all digits."""
         paper = ["" if figure is None else str(figure) for figure in (self.paper_params, self.paper_flops)]
         counted = [
             format(figure, decimals)
@@ -69,7 +69,7 @@ def _line(model: BenchModel, size: int) -> _Line:
 
 
 def _paper_figures(model: BenchModel) -> dict[str, float]:
-    """The model's row in the paper's tables; empty for a model that is not in them."""
+    """Returns the model's row in the paper's tables; empty for a model that is not in them."""
     if model.table is None:
         return {}
     rows = {row_name(row): row for row in load_paper()[f"table{model.table}"]}

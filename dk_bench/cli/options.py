@@ -24,7 +24,8 @@ def add_only(parser: argparse.ArgumentParser) -> None:
 
 
 def checkpoints_below(paths: Iterable[str], only: str | None) -> list[str]:
-    """The paths, with last.ckpt of the finished classification runs below a folder in its place, by model and seed.
+    """Returns the paths, with last.ckpt of the finished classification runs below a folder in its place, by model and
+    seed.
 
     Raises UserError for a folder without such runs, for a name in ``only`` that none has, and where no path is a folder
     but ``only`` is given.

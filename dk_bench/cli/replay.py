@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    """The exit status of a process of its own, which may start others. A signal that stops us goes on to it, so that it
-    writes how it ended; Ctrl-C it gets itself, and heeds it once."""
+    """Returns the exit status of a process of its own, which may start others. A signal that stops us goes on to it, so
+    that it writes how it ended; Ctrl-C it gets itself, and heeds it once."""
     with deferred():
         process = subprocess.Popen(argv, env=without_launchers(os.environ))
     with process:
@@ -98,7 +98,7 @@ def _train(argv: list[str]) -> int:
 
 
 def _compare(record: RunRecord, replayed: RunRecord) -> bool:
-    """Whether there are metrics and all came out the same; says so."""
+    """Tells whether there are metrics and all came out the same; says so."""
     compared, otherwise = compare_metrics(record, replayed)
     print(f"{record.status} then, {replayed.status} now{f': {replayed.error}' if replayed.error else ''}")
     for words in otherwise[:SHOWN]:

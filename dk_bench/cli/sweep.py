@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _queue(args: argparse.Namespace, sweeps: list[Sweep]) -> list[Job]:
-    """The jobs of all sweeps in the order asked for. Raises UserError."""
+    """Returns the jobs of all sweeps in the order asked for. Raises UserError."""
     output = None if args.output is None else str(args.output)
     parts = [make_jobs(sweep, output, named=len(sweeps) > 1) for sweep in sweeps]
     jobs = [job for part in parts for job in part]
@@ -86,8 +86,8 @@ def _queue(args: argparse.Namespace, sweeps: list[Sweep]) -> list[Job]:
 
 
 def make_jobs(sweep: Sweep, output: str | None, *, named: bool = False) -> list[Job]:
-    """One job a cell, in the grid's order. ``output`` takes the place of the parameter of that name. ``named``: the
-    jobs' names begin with the sweep's."""
+    """Returns one job a cell, in the grid's order. ``output`` takes the place of the parameter of that name. ``named``:
+    the jobs' names begin with the sweep's."""
     cells = [dict(sorted({**cell, "output": output}.items())) if output else cell for cell in sweep.cells()]
     varying = [key for key in cells[0] if any(str(cell[key]) != str(cells[0][key]) for cell in cells)]
     jobs = []
@@ -110,8 +110,8 @@ def check_parameter(jobs: list[Job], parameter: str, source: Path) -> None:
 
 
 def ordered(jobs: list[Job], parameter: str) -> list[Job]:
-    """The jobs by their value of a parameter, as the files list its values, else in the order given: a sweep that is
-    cut off leaves whole blocks."""
+    """Returns the jobs by their value of a parameter, as the files list its values, else in the order given: a sweep
+    that is cut off leaves whole blocks."""
     values = list(dict.fromkeys(str(job.cell[parameter]) for job in jobs))
     return sorted(jobs, key=lambda job: values.index(str(job.cell[parameter])))
 

@@ -22,7 +22,7 @@ class Contents(Protocol):
     def __len__(self) -> int: ...
 
     def content(self, index: int) -> bytes:
-        """The file's bytes."""
+        """Returns the file's bytes."""
 
 
 def checksum(images: FileImages | NamedImages | ShapeImages) -> str:
@@ -69,7 +69,7 @@ def content_digest(images: Contents | ShapeImages, *, again: bool = False) -> by
 
 
 def spread(count: int) -> range:
-    """The numbers of some of so many images, from the first on."""
+    """Returns the numbers of some of so many images, from the first on."""
     return range(0, count, max(1, count // SAMPLE))
 
 
@@ -83,7 +83,7 @@ class _Read:
         return len(self.files.names)
 
     def content(self, index: int) -> bytes:
-        """The file's bytes. Raises UserError."""
+        """Returns the file's bytes. Raises UserError."""
         try:
             return self.files.read(index)
         except OSError as error:

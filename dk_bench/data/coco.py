@@ -103,7 +103,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_part(path: Path, content: Mapping[str, Any], part: str, keys: Iterable[str]) -> None:
-    """A list of objects with these keys and ids of their own."""
+    """Returns a list of objects with these keys and ids of their own."""
     if not isinstance(content.get(part), list):
         found = type(content[part]).__name__ if part in content else "none"
         raise UserError(f"annotation file {path}: key '{part}' is missing or no list, expected a list, found {found}")
@@ -149,7 +149,7 @@ def _check_sizes(path: Path, images: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _check_box(path: Path, annotation: Mapping[str, Any], image: Mapping[str, Any]) -> str | None:
-    """What is odd about a box but no error, or None."""
+    """Tells what is odd about a box but no error, or None."""
     box, where = annotation["bbox"], f"{path}: {_name(annotation, image)}"
     numbers = [*box, annotation["area"]] if isinstance(box, list) else []
     if len(numbers) != 5 or not all(_is_finite(number) for number in numbers):

@@ -166,7 +166,7 @@ class _File:
 
 
 def _in_file(images: FileImages | ShapeImages, folder: Path, limit: float) -> Decoded:
-    """The images in the file that holds them, which is written where there is none, or none that is whole."""
+    """Returns the images in the file that holds them, which is written where there is none, or none that is whole."""
     file = _File(folder / content_key(images))
     try:
         sizes = _sizes_in(file, len(images))
@@ -185,7 +185,7 @@ def _in_file(images: FileImages | ShapeImages, folder: Path, limit: float) -> De
 
 
 def content_key(images: FileImages | ShapeImages, *, again: bool = False) -> str:
-    """What tells these images, in this order, decoded by this program, from any others: 32 hexadecimal digits.
+    """Tells what tells these images, in this order, decoded by this program, from any others: 32 hexadecimal digits.
 
     Files are read once, unless ``again``.
     """
@@ -225,7 +225,7 @@ def _write(images: FileImages | ShapeImages, file: _File, limit: float) -> list[
 
 
 def _sizes_in(file: _File, count: int) -> list[tuple[int, int]] | None:
-    """The sizes of the images that a file holds; None where there is none, or a damaged one."""
+    """Returns the sizes of the images that a file holds; None where there is none, or a damaged one."""
     try:
         description = json.loads(file.description.read_text())
         whole = description["images"] == count and description["bytes"] == os.path.getsize(file.pixels)

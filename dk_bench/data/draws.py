@@ -100,7 +100,7 @@ def _central(heights: np.ndarray, widths: np.ndarray, ratio: Sequence[float]) ->
 
 
 def draw_flips(numbers: np.ndarray, probability: float) -> np.ndarray:
-    """Which images are mirrored: (N,) bool."""
+    """Tells which images are mirrored: (N,) bool."""
     return numbers[:, FLIP] < probability
 
 

@@ -45,7 +45,7 @@ class FileImages:
         return open_image(io.BytesIO(content), name=self._name(index)), self.files.labels[index]
 
     def content(self, index: int) -> bytes:
-        """The file's bytes. Raises UserError."""
+        """Returns the file's bytes. Raises UserError."""
         try:
             return self.files.read(index)
         except OSError as error:
@@ -103,12 +103,12 @@ class NamedImages:
             return open_image(file, name=name), int(label)
 
     def paths(self) -> list[str] | None:
-        """Where the images lie, in order; None where they are no files of their own."""
+        """Tells where the images lie, in order; None where they are no files of their own."""
         known = getattr(self._dataset, "samples", None) or getattr(self._dataset, "imgs", None)
         return [str(path) for path, _ in known] if known else None
 
     def content(self, index: int) -> bytes:
-        """What tells an image from others: the file's bytes where there are some, or else the pixels."""
+        """Tells what tells an image from others: the file's bytes where there are some, or else the pixels."""
         if self.reader is None:
             image = self._dataset[index][0]
             return repr((image.mode, image.size)).encode() + image.tobytes()
@@ -117,7 +117,7 @@ class NamedImages:
 
 
 def _place(config: DataConfig, split: str) -> str:
-    """The path or split that the configuration names."""
+    """Returns the path or split that the configuration names."""
     place = getattr(config, split)
     if place is None:
         expected = f"the name of a split of {config.reader}" if config.reader else EXPECTED

@@ -42,7 +42,7 @@ class LaidDown(Augmented):
         self._opened: tuple[int, Tensor | None] = (-1, None)  # the epoch that was read last, and its levels
 
     def path(self, epoch: int) -> Path:
-        """Where an epoch's file is, or would be."""
+        """Tells where an epoch's file is, or would be."""
         return self._name.with_suffix(f"{self._name.suffix}-{epoch}")
 
     def write(self, epoch: int) -> None:
@@ -64,7 +64,7 @@ class LaidDown(Augmented):
         return self.transform.from_levels(levels[list(indices)]), self.images.labels(indices)
 
     def _levels(self, epoch: int) -> Tensor | None:
-        """The levels of an epoch, mapped from its file; None where there is none of the right size."""
+        """Returns the levels of an epoch, mapped from its file; None where there is none of the right size."""
         if self._opened[0] != epoch:
             path, shape = self.path(epoch), (len(self), 3, self.transform.size, self.transform.size)
             size = len(self) * 3 * self.transform.size**2

@@ -79,7 +79,7 @@ class Listing:
 
 
 def is_service(name: str, folder: bool) -> bool:
-    """Whether a file or folder of that name is no part of anybody's data."""
+    """Tells whether a file or folder of that name is no part of anybody's data."""
     return bool((SERVICE_FOLDER if folder else SERVICE_FILE).match(name.lower()))
 
 
@@ -119,7 +119,7 @@ EXPECTED = "a folder with one folder of images a class, or a tar of such a folde
 
 
 def _fault(name: str) -> str | None:
-    """Why a file is no image of a class, or None."""
+    """Tells why a file is no image of a class, or None."""
     depth = name.count("/")
     if not is_image_name(name.rpartition("/")[2]):
         return NO_IMAGE
@@ -136,7 +136,7 @@ def _told(faults: Mapping[str, str], listing: Listing, place: str, key: str) -> 
 
 
 def _hint(listing: Listing) -> str:
-    """What to do about layouts that are known."""
+    """Tells what to do about layouts that are known."""
     inner = {name.split("/")[1] for name in (*listing.faults, *listing.files) if name.count("/")}
     if "images" in inner and any(name.endswith("_boxes.txt") for name in listing.files):
         return ". This is TinyImageNet's train: move the images of every CLASS/images to CLASS, and *_boxes.txt away"

@@ -23,7 +23,7 @@ from dk_bench.errors import UserError
 
 
 def mix_seed(*parts: int) -> int:
-    """One well-mixed 64-bit seed from several non-negative integers."""
+    """Returns one well-mixed 64-bit seed from several non-negative integers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
@@ -44,8 +44,8 @@ def check_processes(world: int) -> None:
 
 
 def batches_done(trainer: pl.Trainer, steps: int) -> int:
-    """How many batches of an epoch of ``steps`` a trainer has behind it when it asks for the first: those that were
-    trained on before the checkpoint it goes on from.
+    """Tells how many batches of an epoch of ``steps`` a trainer has behind it when it asks for the first: those that
+    were trained on before the checkpoint it goes on from.
 
     Raises UserError where that checkpoint was written between batches whose gradients add up to one step: it does not
     hold them.

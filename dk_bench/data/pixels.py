@@ -61,7 +61,7 @@ DAMAGE = (
 def open_image(
     file: str | os.PathLike | BinaryIO, size: tuple[int, int] | None = None, *, name: str | None = None
 ) -> Image.Image:
-    """An image file as RGB, eight bits a channel, upright.
+    """Returns an image file as RGB, eight bits a channel, upright.
 
     ``size`` is the (width, height) that an annotation states. ``name`` is what errors call the image, ``image PATH``
     by default.
@@ -91,7 +91,7 @@ def _suffixes() -> frozenset[str]:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name ends as those of images do that Pillow decodes, in whatever case."""
+    """Tells whether a file's name ends as those of images do that Pillow decodes, in whatever case."""
     return os.path.splitext(name)[1].lower() in _suffixes()
 
 
@@ -115,7 +115,7 @@ def _is_empty(file: Any) -> bool:
 
 
 def _turn(image: Image.Image, size: tuple[int, int] | None, name: str, stated_by: str) -> Image.Transpose | None:
-    """How the stored picture is to be turned. Raises UserError where it has the stated size neither way."""
+    """Tells how the stored picture is to be turned. Raises UserError where it has the stated size neither way."""
     orientation = _orientation(image)
     upright = image.size[::-1] if orientation in LYING else image.size
     if size is None or upright == tuple(size):

@@ -90,7 +90,9 @@ SHAPES = tuple(_CORNERS)
 
 
 def _outline(corners: list[tuple[float, float]], step: float = 0.15) -> np.ndarray:
-    """The closed polygon with points at most ``step`` apart, so that bending curves its straight edges: (P, 2)."""
+    """Returns the closed polygon with points at most ``step`` apart, so that bending curves its straight edges: (P,
+    2).
+    """
     points = []
     for start, end in zip(np.array(corners), np.roll(np.array(corners), -1, axis=0), strict=True):
         pieces = max(1, math.ceil(np.linalg.norm(end - start) / step))
@@ -116,7 +118,7 @@ class Pose:
     bend: float
 
     def contour(self) -> np.ndarray:
-        """The outline as polygon, (P, 2) in pixels (x, y)."""
+        """Returns the outline as polygon, (P, 2) in pixels (x, y)."""
         x, y = _OUTLINES[self.label].T
         if abs(self.bend) > 1e-6:  # the x axis becomes an arc of curvature bend; y stays the distance from it
             radius = 1 / self.bend
@@ -137,7 +139,7 @@ Limit = float | tuple[float, float]  # of a size without its sign: the largest, 
 def sample_pose(
     rng: np.random.Generator, label: int, size: int, scale: tuple[float, float], bend: Limit, rotation: Limit = math.pi
 ) -> Pose:
-    """A random pose whose shape lies inside the ``size`` x ``size`` image.
+    """Returns a random pose whose shape lies inside the ``size`` x ``size`` image.
 
     ``scale`` is a range of half extents as fractions of ``size``, drawn log-uniformly; bend and rotation are uniform
     in plus and minus the limit given. Whatever the ranges, as many random numbers are drawn.
@@ -161,8 +163,8 @@ def _from_to(limit: Limit) -> tuple[float, float]:
 
 
 def largest_scale(bend: float, rotation: float, steps: int = 32) -> float:
-    """The largest half extent, as a fraction of the side, of which every shape fits into the image, bent and turned
-    both ways by up to that much."""
+    """Returns the largest half extent, as a fraction of the side, of which every shape fits into the image, bent and
+    turned both ways by up to that much."""
     extents = []
     for label in range(len(SHAPES)):
         for bent in np.linspace(-bend, bend, steps + 1):
@@ -246,16 +248,18 @@ class ShapeImages:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the images depend on, but for the program that draws them."""
+        """Returns all that the images depend on, but for the program that draws them."""
         own = {"split": self.split, "count": self.count, "classes": len(self.classes), "seed": self.seed}
         return {**own, **self._pose, "clutter": self._clutter}
 
     def pose(self, index: int) -> Pose:
-        """The pose of the shape in image ``index``; drawing is not needed to know it."""
+        """Returns the pose of the shape in image ``index``; drawing is not needed to know it."""
         return sample_pose(self._rng(index, 0), index % len(self.classes), **self._pose)
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """What is known of image ``index``: label, class, center, scale, box (pixels), rotation (radians), bend."""
+        """Tells what is known of image ``index``: label, class, center, scale, box (pixels), rotation (radians),
+        bend.
+        """
         pose = self.pose(index)
         return {**vars(pose), "class": self.classes[pose.label], "box": pose.box()}
 
@@ -265,8 +269,8 @@ class ShapeImages:
 
 
 def sheet(sets: Sequence[ShapeImages], rows: int, names: Sequence[str] = (), margin: int = 4) -> Image.Image:
-    """A column of images for every class, the class's name above it: ``rows`` times an image of each set, of the same
-    number, with the set's name before it, if there are any. RGB, one image pixel a pixel.
+    """Returns a column of images for every class, the class's name above it: ``rows`` times an image of each set, of
+    the same number, with the set's name before it, if there are any. RGB, one image pixel a pixel.
 
     Raises IndexError where there are fewer than ``rows`` images of a class.
     """

@@ -35,15 +35,17 @@ class Scan(ABC):
 
     @abstractmethod
     def read(self, index: int) -> bytes:
-        """The file's bytes. Raises OSError."""
+        """Returns the file's bytes. Raises OSError."""
 
     @abstractmethod
     def size(self, index: int) -> int:
-        """How many bytes the file has. Raises OSError."""
+        """Tells how many bytes the file has. Raises OSError."""
 
     @abstractmethod
     def identity(self, index: int) -> tuple[str, int]:
-        """The same for the same file on the disk, by whatever links it is reached: its real path, and where in it."""
+        """Returns the same for the same file on the disk, by whatever links it is reached: its real path, and where in
+        it.
+        """
 
 
 class FolderScan(Scan):
@@ -93,7 +95,7 @@ class TarScan(Scan):
 
 
 def real_path(path: str) -> str:
-    """Where a file lies when links are followed; quick for many files of few folders."""
+    """Tells where a file lies when links are followed; quick for many files of few folders."""
     folder, name = os.path.split(path)
     path = os.path.join(_real_folder(folder), name)
     return os.path.realpath(path) if os.path.islink(path) else path
@@ -105,7 +107,7 @@ def _real_folder(folder: str) -> str:
 
 
 def scan(place: str, key: str) -> Scan:
-    """The images of a folder or a tar. Raises UserError that names ``key`` and what is wrong, see `arrange`."""
+    """Returns the images of a folder or a tar. Raises UserError that names ``key`` and what is wrong, see `arrange`."""
     path = Path(place)
     if path.is_dir():
         return FolderScan(place, key)
@@ -117,7 +119,7 @@ def scan(place: str, key: str) -> Scan:
 
 
 def images_below(root: Path, key: str) -> list[str]:
-    """All images of a folder and of those in it, in order of their paths; what they are of does not matter.
+    """Returns all images of a folder and of those in it, in order of their paths; what they are of does not matter.
 
     Raises UserError that names ``key`` where there are none, and what is neither image nor service file.
     """
@@ -165,7 +167,7 @@ def _list_folder(root: Path, key: str) -> Listing:
 
 
 def _entries(folder: Path, key: str) -> Iterator[os.DirEntry]:
-    """What is in a folder, links last, so that of several names of a file the link is the odd one."""
+    """Tells what is in a folder, links last, so that of several names of a file the link is the odd one."""
     try:
         with os.scandir(folder) as entries:
             yield from sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
@@ -218,7 +220,7 @@ def _name_aliases(listing: Listing, links: dict[str, str], root: Path) -> None:
 
 
 def _list_tar(place: str, key: str) -> tuple[Listing, dict[str, tuple[int, int]]]:
-    """What a tar holds, and of each file the offset and size of its bytes."""
+    """Tells what a tar holds, and of each file the offset and size of its bytes."""
     listing, places, service = Listing(), {}, set()
     with open(place, "rb") as stream:
         if stream.read(8).startswith(COMPRESSED):
@@ -283,7 +285,7 @@ def _add_member(
 
 
 def _below_the_top(listing: Listing, places: dict[str, tuple[int, int]]) -> tuple[Listing, dict[str, tuple[int, int]]]:
-    """The same without the folders that everything lies in, above those of the classes."""
+    """Returns the same without the folders that everything lies in, above those of the classes."""
     names, cut = [*listing.files, *listing.faults, *listing.folders], 0
     while (
         any(name.count("/", cut) >= 2 for name in listing.files)

@@ -14,8 +14,8 @@ Images = FileImages | NamedImages | ShapeImages
 
 
 def open_images(config: DataConfig, split: str) -> Images:
-    """The images of a split, ``train``, ``val`` or one of `dk_bench.data.shifts.held_out_sets`, as map-style data set
-    of (RGB image, label) with ``classes``.
+    """Returns the images of a split, ``train``, ``val`` or one of `dk_bench.data.shifts.held_out_sets`, as map-style
+    data set of (RGB image, label) with ``classes``.
 
     Raises UserError for paths, files and settings that do not fit.
     """
@@ -35,8 +35,8 @@ def open_images(config: DataConfig, split: str) -> Images:
 
 
 def data_name(config: DataConfig) -> str:
-    """What records call the data: ``name``, or, where a configuration leaves it at that of the procedural images and
-    names others, the reader's name or the last parts of the path that both splits share."""
+    """Tells what records call the data: ``name``, or, where a configuration leaves it at that of the procedural images
+    and names others, the reader's name or the last parts of the path that both splits share."""
     if config.source == "procedural" or config.name != DataConfig.name:
         return config.name
     if config.reader:

@@ -28,13 +28,13 @@ class Files(Protocol):
     names: Sequence[str]
 
     def read(self, index: int) -> bytes:
-        """The file's bytes."""
+        """Returns the file's bytes."""
 
     def size(self, index: int) -> int:
-        """How many they are."""
+        """Tells how many they are."""
 
     def identity(self, index: int) -> object:
-        """The same for the same file."""
+        """Returns the same for the same file."""
 
 
 class PathFiles:
@@ -44,15 +44,15 @@ class PathFiles:
         self.names = paths
 
     def read(self, index: int) -> bytes:
-        """The file's bytes. Raises OSError."""
+        """Returns the file's bytes. Raises OSError."""
         return Path(self.names[index]).read_bytes()
 
     def size(self, index: int) -> int:
-        """How many bytes the file has. Raises OSError."""
+        """Tells how many bytes the file has. Raises OSError."""
         return os.stat(self.names[index]).st_size
 
     def identity(self, index: int) -> str:
-        """The real path."""
+        """Returns the real path."""
         return real_path(self.names[index])
 
 
@@ -162,7 +162,7 @@ def _content_digest(images: NamedImages) -> Callable[[int], object]:
 
 
 def _same_samples(train: NamedImages, val: NamedImages, count: int = 16) -> bool:
-    """Whether images spread over both are the same in the same places."""
+    """Tells whether images spread over both are the same in the same places."""
     places = range(0, len(val), max(1, len(val) // count))
     return all(train.content(index) == val.content(index) for index in places)
 

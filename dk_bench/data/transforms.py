@@ -45,7 +45,7 @@ class EvalTransform:
         return out
 
     def _central(self, image: Tensor) -> Tensor:
-        """The resized image's centre: (1, 3, size, size) uint8."""
+        """Returns the resized image's centre: (1, 3, size, size) uint8."""
         height, width = image.shape[2:]
         short, long = sorted((height, width))
         longer = int(self.shorter * long / short)
@@ -78,14 +78,16 @@ class TrainTransform(EvalTransform):
         return out
 
     def levels(self, images: Sequence[Tensor], numbers: np.ndarray) -> Tensor:
-        """The same images before mean and deviation: grey levels, (N, 3, size, size) uint8. See `from_levels`."""
+        """Returns the same images before mean and deviation: grey levels, (N, 3, size, size) uint8. See
+        `from_levels`.
+        """
         out = torch.empty(len(images), 3, self.size, self.size, dtype=torch.uint8)
         for part, pixels in self._changed(images, numbers):
             out.index_copy_(0, torch.tensor(part), pixels.to(torch.uint8))
         return out
 
     def from_levels(self, levels: Tensor) -> Tensor:
-        """What a call gives of images whose `levels` these are, to the bit."""
+        """Tells what a call gives of images whose `levels` these are, to the bit."""
         return levels.float().mul_(self.scale).sub_(self.shift)
 
     def _changed(self, images: Sequence[Tensor], numbers: np.ndarray) -> Iterator[tuple[list[int], Tensor]]:

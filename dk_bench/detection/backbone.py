@@ -189,7 +189,7 @@ def _feature_net(config: ModelConfig, indices: dict[str, Any]) -> nn.Module:
 
 
 def _spec(config: ModelConfig) -> KernelSpec | None:
-    """What deforms the model beyond what its name says. Raises UserError where the name says it already."""
+    """Tells what deforms the model beyond what its name says. Raises UserError where the name says it already."""
     if config.spec is None:
         return None
     try:
@@ -265,7 +265,9 @@ def _deformed(held: dict[str, Tensor], config: ModelConfig, indices: dict[str, A
 
 
 def _renamed(error: UserError) -> UserError:
-    """The message in the words of TimmBackbone's arguments: it speaks of keys of a classification's configuration."""
+    """Returns the message in the words of TimmBackbone's arguments: it speaks of keys of a classification's
+    configuration.
+    """
     text = str(error).replace("'model.name'", "'model_name'").replace("'model.", "'").replace("key '", "argument '")
     return UserError(f"TimmBackbone: {text}")
 
@@ -293,7 +295,9 @@ def _frozen_names(net: nn.Module, stages: int) -> list[str]:
 
 
 def _without_open_ones(net: nn.Module, frozen: list[str]) -> list[str]:
-    """The frozen modules that hold nothing else: not the network itself, nor what contains all of its blocks."""
+    """Returns the frozen modules that hold nothing else: not the network itself, nor what contains all of its
+    blocks.
+    """
     rest = [name for name, _ in net.named_modules() if name not in set(frozen)]
     return [name for name in frozen if name and not any(other.startswith(name + ".") for other in rest)]
 

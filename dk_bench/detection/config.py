@@ -68,7 +68,9 @@ class DetectionConfig:
     run: Config
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain data: dicts, lists, tuples, texts, numbers, None. What `config_from_values` takes."""
+        """Returns all of it as plain data: dicts, lists, tuples, texts, numbers, None. What `config_from_values`
+        takes.
+        """
         return _plain(self.cfg.to_dict()) | our_keys(self.run)
 
     @property
@@ -77,7 +79,7 @@ class DetectionConfig:
 
 
 def our_keys(run: Config) -> dict[str, Any]:
-    """The keys of `OURS` as plain data."""
+    """Returns the keys of `OURS` as plain data."""
     return {key: value for key, value in dataclasses.asdict(run).items() if key in OURS}
 
 
@@ -95,7 +97,9 @@ def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> De
 
 
 def read_file(path: str | Path) -> mmengine.Config:
-    """A configuration file as it is, with its ``name``, for `checked`. Raises UserError where it cannot be read."""
+    """Returns a configuration file as it is, with its ``name``, for `checked`. Raises UserError where it cannot be
+    read.
+    """
     try:
         cfg = mmengine.Config.fromfile(path)
     except OSError as error:
@@ -109,7 +113,7 @@ def read_file(path: str | Path) -> mmengine.Config:
 def config_from_values(
     values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "configuration"
 ) -> DetectionConfig:
-    """The configuration that `DetectionConfig.to_dict` gave, as checkpoints hold it, with overrides."""
+    """Returns the configuration that `DetectionConfig.to_dict` gave, as checkpoints hold it, with overrides."""
     return checked(mmengine.Config(dict(values)), overrides, source)
 
 
@@ -129,7 +133,7 @@ def use_scope(cfg: mmengine.Config) -> None:
 
 
 def checked(cfg: mmengine.Config, overrides: Iterable[str], source: str) -> DetectionConfig:
-    """The configuration that a file's content makes with overrides, which change ``cfg``; raises as
+    """Returns the configuration that a file's content makes with overrides, which change ``cfg``; raises as
     `load_detection_config` does. Overrides come first: what is not given, as ``seed``, other keys say."""
     for override in overrides:
         _override(cfg, override, source)
@@ -161,12 +165,12 @@ def _override(cfg: mmengine.Config, override: str, source: str) -> None:
 
 
 def _annotation(cfg: mmengine.Config, key: Key) -> Any:
-    """What a key takes that no schema knows: what stands there says it, but for a few."""
+    """Tells what a key takes that no schema knows: what stands there says it, but for a few."""
     return TAKES.get(joined(key)) or annotation_of(standing({key[0]: cfg.get(key[0])}, key))
 
 
 def _no_key(cfg: mmengine.Config, first: str, source: str) -> str:
-    """Why a top-level key cannot be set."""
+    """Tells why a top-level key cannot be set."""
     if first in cfg:
         return (
             f"'{first}' is a variable of {source}, and what it is used for holds its value already; set that instead, "

@@ -81,18 +81,18 @@ class DetectionData(LightningDataModule):
 
     @cached_property
     def ground_truth(self) -> GroundTruth:
-        """What the annotation file says of the validation images, in coordinates of the original images."""
+        """Tells what the annotation file says of the validation images, in coordinates of the original images."""
         held = {self.val_images.get_data_info(index)["img_id"] for index in range(len(self.val_images))}
         return GroundTruth.read(self.val_images.ann_file, self.classes).only(held)
 
     @property
     def classes(self) -> list[str]:
-        """The classes' names in order of their labels."""
+        """Returns the classes' names in order of their labels."""
         return list(self.val_images.metainfo["classes"])
 
     @property
     def name(self) -> str:
-        """What records and tables call the data: ``data_name`` of the configuration, or the folder's name."""
+        """Tells what records and tables call the data: ``data_name`` of the configuration, or the folder's name."""
         if given := self.config.cfg.get("data_name"):
             return given
         if "Procedural" in type(self.val_images).__name__:
@@ -147,7 +147,7 @@ class DetectionData(LightningDataModule):
         return self._loader(settings, images, ResumingLoader, sampler=sampler, batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
-        """All validation images in order, each once, spread over the devices."""
+        """Returns all validation images in order, each once, spread over the devices."""
         rank, world = processes()
         if (count := len(self.val_images)) < world:
             raise UserError(f"there are {count} validation images on {world} devices, expected at least one on each")
@@ -156,11 +156,11 @@ class DetectionData(LightningDataModule):
         return self._loader(settings, images, sampler=sampler, batch_size=settings.get("batch_size", 1))
 
     def test_dataloader(self) -> DataLoader:
-        """The validation images; ``test_dataloader`` of the configuration is for mmdet's own tools."""
+        """Returns the validation images; ``test_dataloader`` of the configuration is for mmdet's own tools."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader:
-        """The validation images in order; on several devices each has every ``world``-th."""
+        """Returns the validation images in order; on several devices each has every ``world``-th."""
         return self.val_dataloader()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -168,7 +168,7 @@ class DetectionData(LightningDataModule):
         return batch
 
     def _batches(self) -> BatchSampler:
-        """The configuration's batches of indices for this process."""
+        """Returns the configuration's batches of indices for this process."""
         settings = dict(self.config.cfg.train_dataloader)
         sampler = settings.get("sampler") or {"type": "DefaultSampler", "shuffle": True}
         if (kind := str(sampler.get("type")).rpartition(".")[2]) not in RESUMABLE:
@@ -270,7 +270,7 @@ def seed_all(seed: int) -> None:
 
 
 def _open(cfg: Mapping[str, Any], key: str) -> Any:
-    """The data set of a loader, read after its annotation files have been checked."""
+    """Returns the data set of a loader, read after its annotation files have been checked."""
     settings = cfg[key]
     known = {*LOADER_KEYS, *LOADER_OPTIONS, *(TRAIN_LOADER_KEYS if key == "train_dataloader" else ())}
     if unknown := sorted(set(settings) - known):
@@ -299,7 +299,7 @@ def _checked(images: Any, key: str, other_classes: bool) -> Any:
 
 
 def _lazy(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A data set's settings, those of wrapped ones included, by which nothing is read when it is built."""
+    """Returns a data set's settings, those of wrapped ones included, by which nothing is read when it is built."""
     settings = {**settings, "lazy_init": True}
     if isinstance(settings.get("dataset"), Mapping):
         settings["dataset"] = _lazy(settings["dataset"])
@@ -309,7 +309,7 @@ def _lazy(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _leaves(images: Any) -> Iterator[Any]:
-    """The data sets inside wrappers, or the one that is none."""
+    """Returns the data sets inside wrappers, or the one that is none."""
     inner = getattr(images, "datasets", None) or [i for i in [getattr(images, "dataset", None)] if i is not None]
     if not inner:
         yield images
@@ -326,7 +326,7 @@ def _checksum(images: Any, classes: list[str]) -> str:
 
 
 def _files(images: Any) -> PathFiles:
-    """The image files of a data set, those of wrapped ones included; none where they are not local files."""
+    """Returns the image files of a data set, those of wrapped ones included; none where they are not local files."""
     leaves = [leaf for leaf in _leaves(images) if not getattr(leaf, "backend_args", None)]
     items = (leaf.get_data_info(index) for leaf in leaves for index in range(len(leaf)))
     paths = (item.get("img_path") for item in items)

@@ -33,7 +33,7 @@ class LoadImage(FromFile):
 
     @property
     def fault(self) -> str | None:
-        """The option that asks for something else, or None."""
+        """Returns the option that asks for something else, or None."""
         expected = {
             "color_type": ("color",),
             "imdecode_backend": ("cv2", "pillow"),
@@ -63,7 +63,7 @@ class LoadImage(FromFile):
 
 
 def stated_size(item: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The (width, height) that an annotation states, or None."""
+    """Returns the (width, height) that an annotation states, or None."""
     size = item.get("width"), item.get("height")
     return None if None in size else size
 

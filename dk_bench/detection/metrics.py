@@ -76,7 +76,9 @@ class GroundTruth:
             raise UserError(f"{path}: not a COCO annotation file: {type(error).__name__}: {error}") from error
 
     def only(self, ids: Container[int]) -> GroundTruth:
-        """What is said of those images alone: a validation that leaves images out does not count their objects."""
+        """Tells what is said of those images alone: a validation that leaves images out does not count their
+        objects.
+        """
         return GroundTruth({image: target for image, target in self.images.items() if image in ids})
 
 
@@ -152,7 +154,7 @@ class DetectionMetric:
         self._predictions.update(map(prediction_of, samples))
 
     def compute(self) -> dict[str, float]:
-        """The figures in percent, the same on every process; NaN where there is nothing to find."""
+        """Returns the figures in percent, the same on every process; NaN where there is nothing to find."""
         parts = [self._predictions]
         if dist.is_available() and dist.is_initialized():
             parts = [{} for _ in range(dist.get_world_size())]

@@ -38,7 +38,7 @@ def allow_what_mmengine_writes() -> None:
 
 
 def _method_of_a_history(owner: Any, name: str) -> Callable:
-    """What a file may have of ``getattr``, by which pickle writes down methods: a history's statistics alone."""
+    """Tells what a file may have of ``getattr``, by which pickle writes down methods: a history's statistics alone."""
     if owner is not HistoryBuffer or name not in STATISTICS:
         raise pickle.UnpicklingError(f"getattr of {name!r}, expected {', '.join(STATISTICS)} of a HistoryBuffer")
     return getattr(HistoryBuffer, name)
@@ -68,7 +68,7 @@ def add_for_mmengine(
 
 
 def _as_text(config: Mapping[str, Any]) -> str:
-    """A configuration file that says the same."""
+    """Returns a configuration file that says the same."""
     return "\n".join(f"{key} = {value!r}" for key, value in config.items()) + "\n"
 
 

@@ -136,7 +136,7 @@ class LitDetector(ConfiguredModule):
         self.trainer.check_val_every_n_epoch = epochs if self._validates_after(epochs) else epochs + 1
 
     def _validates_after(self, epochs: int) -> bool:
-        """Whether mmengine validates when that many epochs are done."""
+        """Tells whether mmengine validates when that many epochs are done."""
         train = self.config.cfg.train_cfg
         due = epochs % train.get("val_interval", 1) == 0 or epochs == train.max_epochs
         return due and epochs >= train.get("val_begin", 1)
@@ -188,7 +188,7 @@ class LitDetector(ConfiguredModule):
         return self(batch)
 
     def _or_diverged(self, call: Callable[[], Any]) -> Any:
-        """The call's result. Raises Diverged where an operator refuses NaN offsets, before there is a loss."""
+        """Returns the call's result. Raises Diverged where an operator refuses NaN offsets, before there is a loss."""
         try:
             return call()
         except RuntimeError as error:

@@ -117,7 +117,7 @@ class ProceduralCoco(CocoDataset):
 
 
 def _is_written(folder: Path, scenes: Scenes) -> bool:
-    """Whether the folder holds this very data. Raises UserError where it holds anything else."""
+    """Tells whether the folder holds this very data. Raises UserError where it holds anything else."""
     try:
         found = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -132,7 +132,9 @@ def _is_written(folder: Path, scenes: Scenes) -> bool:
 
 
 def _settings(scenes: Scenes) -> dict[str, Any]:
-    """What marks the data. Settings that are younger than folders already written stand there only if they differ."""
+    """Tells what marks the data. Settings that are younger than folders already written stand there only if they
+    differ.
+    """
     settings = {"version": VERSION, **dataclasses.asdict(scenes)}
     shares = list(settings.pop("shares"))
     return settings | ({"shares": shares} if shares != list(SHARES) else {})
@@ -147,7 +149,7 @@ def _one_writer(folder: Path) -> Iterator[None]:
 
 
 def _write(folder: Path, scenes: Scenes) -> None:
-    """Both splits and, last, the marker."""
+    """Returns both splits and, last, the marker."""
     (folder / "images").mkdir(parents=True)
     first_image = first_annotation = 1  # pycocotools takes the id 0 for no annotation
     for split in SPLITS:
@@ -161,7 +163,7 @@ def _write(folder: Path, scenes: Scenes) -> None:
 
 
 def _coco(scenes: Scenes, split: str, first_image: int, first_annotation: int) -> dict[str, Any]:
-    """A split's annotation file; ids count on from those given, so that no two splits share one."""
+    """Returns a split's annotation file; ids count on from those given, so that no two splits share one."""
     content: dict[str, Any] = {
         "info": {"description": f"Procedural images of deformable shapes, {split}", **_settings(scenes)},
         "categories": [{"id": n, "name": name} for n, name in enumerate(SHAPES[: scenes.classes], start=1)],

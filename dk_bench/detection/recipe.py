@@ -58,7 +58,7 @@ class Schedules:
 
 
 def build_wrapper(model: nn.Module, cfg: mmengine.Config, world_size: int) -> OptimWrapper:
-    """The optimiser that ``optim_wrapper`` describes, with its parameter groups and gradient clipping.
+    """Returns the optimiser that ``optim_wrapper`` describes, with its parameter groups and gradient clipping.
 
     With ``auto_scale_lr`` enabled learning rates are scaled to the batch over all devices. Raises UserError for
     settings that make no optimiser.
@@ -85,7 +85,9 @@ def build_wrapper(model: nn.Module, cfg: mmengine.Config, world_size: int) -> Op
 
 
 def build_schedules(optimizer: Optimizer, cfg: mmengine.Config, steps_per_epoch: int) -> Schedules:
-    """What ``param_scheduler`` describes, its ends by default those of training. Raises UserError for bad settings."""
+    """Tells what ``param_scheduler`` describes, its ends by default those of training. Raises UserError for bad
+    settings.
+    """
     settings = cfg.get("param_scheduler") or []
     epochs, schedulers = cfg.train_cfg.max_epochs, []
     for number, one in enumerate([settings] if isinstance(settings, dict) else settings):

@@ -77,7 +77,7 @@ class DeformRoIExtractor(SingleRoIExtractor):
         self.offset_head = RoIOffsetHead(out_channels, self.roi_layers[0].output_size, modulated, hidden)
 
     def build_roi_layers(self, layer_cfg: dict[str, Any], featmap_strides: list[int]) -> nn.ModuleList:
-        """One layer without parameters a level; mmdet's constructor calls this."""
+        """Returns one layer without parameters a level; mmdet's constructor calls this."""
         settings = dict(layer_cfg)
         gamma = settings.pop("gamma")
         unknown = sorted(set(settings) - set(_KEYS))
@@ -100,7 +100,7 @@ class DeformRoIExtractor(SingleRoIExtractor):
         )
 
     def forward(self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
-        """The boxes' features; ``rois`` are (image, x1, y1, x2, y2) in pixels of the image."""
+        """Returns the boxes' features; ``rois`` are (image, x1, y1, x2, y2) in pixels of the image."""
         rois = rois.to(torch.float64 if feats[0].dtype == torch.float64 else torch.float32)  # 16 bits would move them
         # mmdet has no level for a box whose corners are swapped along one axis: the square root is NaN.
         levels = self.map_roi_levels(rois, len(feats)).clamp(0, len(feats) - 1)

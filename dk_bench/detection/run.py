@@ -41,7 +41,7 @@ from dk_bench.training.weights import weights_in
 
 
 def run_folder(config: DetectionConfig) -> Path:
-    """Where the run keeps its record and checkpoint, see `dk_bench.runs.identity.run_folder`."""
+    """Tells where the run keeps its record and checkpoint, see `dk_bench.runs.identity.run_folder`."""
     return identity.run_folder(config.run, config.to_dict())
 
 
@@ -134,7 +134,7 @@ def _read(path: str | Path) -> dict[str, Any]:
 
 
 def _last_checkpoint(folder: Path, classes: list[str]) -> dict[str, Any] | None:
-    """The checkpoint to go on from, if any."""
+    """Returns the checkpoint to go on from, if any."""
     path = folder / "last.ckpt"
     if not path.exists():
         return None
@@ -175,7 +175,7 @@ def _start_record(
     train_images: int | None = None,
     **more: Any,
 ) -> RunRecord:
-    """The record of a run that begins; ``more`` goes to `new_record`."""
+    """Returns the record of a run that begins; ``more`` goes to `new_record`."""
     model = _describe(config)
     record = new_record(
         name=config.run.name,
@@ -199,7 +199,7 @@ def _start_record(
 
 
 def _describe(config: DetectionConfig) -> dict[str, Any]:
-    """What a record says of the model: the backbone by its timm name or mmdet's type, and what deforms it."""
+    """Tells what a record says of the model: the backbone by its timm name or mmdet's type, and what deforms it."""
     cfg = config.cfg
     backbone = cfg.model.get("backbone") or {}
     name = backbone.get("model_name") or f"{backbone.get('type')}{backbone.get('depth') or ''}"
@@ -224,7 +224,7 @@ def _input_size(dataset: Any) -> list[int] | None:
 
 
 def _cost(model: nn.Module, input_size: list[int] | None) -> dict[str, Any]:
-    """The detector's parameters, and the backbone's multiply-adds for one image where they can be counted: what
+    """Returns the detector's parameters, and the backbone's multiply-adds for one image where they can be counted: what
     follows the backbone does more or less work as the image has it."""
     params = sum(parameter.numel() for parameter in model.parameters())
     cost = {"params": params, "macs": None, "sampling_macs": None, "input_size": input_size}

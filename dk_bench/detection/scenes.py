@@ -105,11 +105,11 @@ class Scenes:
             )
 
     def count(self, split: str) -> int:
-        """How many images a split has."""
+        """Tells how many images a split has."""
         return self.train_images if split == "train" else self.val_images
 
     def items(self, split: str, index: int) -> list[Item]:
-        """The objects of an image, those behind first."""
+        """Returns the objects of an image, those behind first."""
         if index % EMPTY_EVERY == EMPTY_AT:
             return []
         rng = self._rng(split, index, 0)
@@ -124,7 +124,7 @@ class Scenes:
         return placed
 
     def image(self, split: str, index: int) -> Image.Image:
-        """The image, RGB."""
+        """Returns the image, RGB."""
         poses = [pose for item in self.items(split, index) for pose in item.poses]
         return draw(poses, self.size, self._rng(split, index, 1), self.clutter)
 
@@ -153,7 +153,7 @@ class Scenes:
         return np.random.default_rng((self.seed, SPLITS.index(split), index, stream, 1))
 
     def _object(self, size: SizeClass, rng: np.random.Generator) -> Item:
-        """A shape of a size, anywhere."""
+        """Returns a shape of a size, anywhere."""
         label = int(rng.integers(self.classes))
         pose = self._pose(label, (size.shortest, size.longest), rng)
         return Item((pose,), visible=(size.visible * self.size / NATIVE_SIZE) ** 2)
@@ -168,7 +168,7 @@ class Scenes:
         return Item(tuple(placed), crowd=True)
 
     def _pose(self, label: int, lengths: tuple[float, float], rng: np.random.Generator) -> Pose:
-        """A shape around the origin whose area's square root is drawn log-uniformly from ``lengths``."""
+        """Returns a shape around the origin whose area's square root is drawn log-uniformly from ``lengths``."""
         length = math.exp(rng.uniform(*np.log(lengths))) * self.size / NATIVE_SIZE
         while True:  # a strongly bent shape may be too long for the image; most are not
             pose = Pose(label, (0.0, 0.0), 1.0, rng.uniform(-math.pi, math.pi), rng.uniform(-self.bend, self.bend))
@@ -177,13 +177,13 @@ class Scenes:
                 return pose
 
     def _moved(self, item: Item, place: np.ndarray) -> Item:
-        """The item moved into the image: ``place`` (x, y) from 0, at the left and upper edges, to 1."""
+        """Returns the item moved into the image: ``place`` (x, y) from 0, at the left and upper edges, to 1."""
         points = np.concatenate([pose.contour() for pose in item.poses])
         shift = place * (self.size - np.ptp(points, axis=0)) - points.min(axis=0)
         return replace(item, poses=tuple(replace(p, center=tuple((shift + p.center).tolist())) for p in item.poses))
 
     def _all_visible(self, items: list[Item]) -> bool:
-        """Whether enough shows of every item."""
+        """Tells whether enough shows of every item."""
         areas = np.bincount(self._samples(items).ravel(), minlength=len(items) + 1)[1:] / SUPERSAMPLING**2
         whole = [sum(_polygon_area(pose.contour()) for pose in item.poses) for item in items]
         # Of the crowd, whose shapes hide each other too, a third.
@@ -191,7 +191,9 @@ class Scenes:
         return bool((areas >= least).all())
 
     def _samples(self, items: list[Item]) -> np.ndarray:
-        """Which item shows, from 1 on, 0 for none: uint8, (k * size, k * size), the very samples `draw` colours."""
+        """Tells which item shows, from 1 on, 0 for none: uint8, (k * size, k * size), the very samples `draw`
+        colours.
+        """
         k = SUPERSAMPLING
         numbers = Image.new("L", (k * self.size, k * self.size))
         pen = ImageDraw.Draw(numbers)
@@ -202,14 +204,14 @@ class Scenes:
 
 
 def _are_shares(value: Any) -> bool:
-    """Whether it is one share for each of `SIZES`."""
+    """Tells whether it is one share for each of `SIZES`."""
     if not isinstance(value, list | tuple) or any(type(share) not in (int, float) for share in value):
         return False
     return len(value) == len(SIZES) and min(value) >= 0 and math.isclose(sum(value), 1)
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
-    """A mask, bool (H, W), as COCO's uncompressed run lengths: column by column, pixels off, on, off, ..."""
+    """Returns a mask, bool (H, W), as COCO's uncompressed run lengths: column by column, pixels off, on, off, ..."""
     flat = mask.ravel(order="F").astype(np.int8)
     changes = np.flatnonzero(np.diff(flat, prepend=np.int8(0))).tolist()  # a mask that begins on: first run of length 0
     counts = np.diff([0, *changes, flat.size]).tolist()
@@ -230,6 +232,6 @@ def _polygon_area(points: np.ndarray) -> float:
 
 
 def _plain(pose: Pose) -> dict[str, Any]:
-    """A pose as JSON holds it, rounded so that another machine's last binary digit does not show."""
+    """Returns a pose as JSON holds it, rounded so that another machine's last binary digit does not show."""
     values = {name: round(getattr(pose, name), 4) for name in ("scale", "rotation", "bend")}
     return {"center": [round(value, 4) for value in pose.center], **values}

@@ -52,7 +52,7 @@ def check_names(value: Any, what: str) -> list[str]:
 
 
 def _fault(value: Any, kind: str) -> str | None:
-    """What is expected in place of a value; None where it is right. Numbers may stand in lists of lists."""
+    """Tells what is expected in place of a value; None where it is right. Numbers may stand in lists of lists."""
     if isinstance(value, list | tuple):
         wanted = {NAMES: str, SECTIONS: Mapping}.get(kind)
         texts = kind == NUMBERS and any(isinstance(item, str) for item in value)
@@ -64,7 +64,7 @@ def _fault(value: Any, kind: str) -> str | None:
 
 
 def _is_left_to_mmdet(path: tuple[str, ...], section: Mapping[str, Any], value: Any) -> bool:
-    """A file with the names of classes, a line each; the one map of some necks and backbones."""
+    """Returns a file with the names of classes, a line each; the one map of some necks and backbones."""
     if path[-2:] == ("metainfo", "classes"):
         return isinstance(value, str) and os.path.isfile(value)
     pyramid = path[-1] == "in_channels" and str(section.get("type")).endswith("FPN")
@@ -72,7 +72,7 @@ def _is_left_to_mmdet(path: tuple[str, ...], section: Mapping[str, Any], value: 
 
 
 def _sections(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """All sections inside a value, with their keys; a list's items are numbered."""
+    """Returns all sections inside a value, with their keys; a list's items are numbered."""
     if isinstance(value, Mapping):
         yield key, value
         for name, item in value.items():

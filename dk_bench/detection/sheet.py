@@ -20,8 +20,8 @@ OBJECT, CROWD = "yellow", "red"
 
 
 def sheet(config: DetectionConfig, rows: int) -> Image.Image:
-    """The first ``rows`` x 5 training images, as they are before any augmentation, with boxes and class names; a
-    crowd's box is red. RGB. Raises UserError for data that cannot be opened."""
+    """Returns the first ``rows`` x 5 training images, as they are before any augmentation, with boxes and class names;
+    a crowd's box is red. RGB. Raises UserError for data that cannot be opened."""
     use_scope(config.cfg)
     settings = dict(config.cfg.train_dataloader.get("dataset") or {}) | {"pipeline": []}
     images = build(DATASETS, settings, "train_dataloader.dataset")
@@ -38,7 +38,7 @@ def sheet(config: DetectionConfig, rows: int) -> Image.Image:
 
 
 def _drawn(item: Mapping[str, Any], classes: tuple[str, ...]) -> Image.Image:
-    """An image with its boxes."""
+    """Returns an image with its boxes."""
     image = open_image(item["img_path"], stated_size(item))
     shrink = min(1.0, LONGEST / max(image.size))
     image = image.resize([max(1, round(shrink * side)) for side in image.size])

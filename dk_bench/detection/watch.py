@@ -28,7 +28,7 @@ class DetectionKeeper(RunKeeper):
         return {"train/loss": float(trainer.callback_metrics["train/loss"])} | self.figures(trainer)
 
     def learning_rate(self, trainer: pl.Trainer) -> float:
-        """The largest of all groups, for the next step: mmengine makes a group of every parameter."""
+        """Returns the largest of all groups, for the next step: mmengine makes a group of every parameter."""
         return max(float(group["lr"]) for group in trainer.optimizers[0].param_groups)
 
     @staticmethod
@@ -47,7 +47,7 @@ class DetectionLines(EpochLines):
 
 
 def figures_text(metrics: dict[str, float | None]) -> str:
-    """The figures, each with its name; n/a for one that there is not."""
+    """Returns the figures, each with its name; n/a for one that there is not."""
     parts = []
     for name in FIGURES:
         value = metrics.get(name)

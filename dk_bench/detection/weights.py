@@ -47,7 +47,7 @@ def load_start(model: nn.Module, path: str) -> None:
 
 
 def without_initial_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's settings by which no weights are read: a checkpoint's follow, and the others need not exist."""
+    """Returns a model's settings by which no weights are read: a checkpoint's follow, and the others need not exist."""
     settings = copy.deepcopy(dict(settings))
     for part in (settings, *(value for value in settings.values() if isinstance(value, dict))):
         for key in OF_THE_START:
@@ -57,6 +57,6 @@ def without_initial_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _only_initialises(value: Any) -> bool:
-    """Whether an ``init_cfg`` draws weights and reads none."""
+    """Tells whether an ``init_cfg`` draws weights and reads none."""
     parts = value if isinstance(value, list | tuple) else [value]
     return all(isinstance(part, Mapping) and part.get("type") != "Pretrained" for part in parts)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def in_front(tensor: Tensor | None, dim: int | None, count: int) -> Tensor | None:
-    """The tensor with the mapped dimension first; expanded where it is not mapped."""
+    """Returns the tensor with the mapped dimension first; expanded where it is not mapped."""
     if tensor is None:
         return None
     return tensor.expand(count, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
@@ -38,7 +38,7 @@ def split(tensor: Tensor, dim: int, count: int) -> Tensor:
 
 
 def one_by_one(op: Callable[..., Any], count: int, in_dims: Sequence[int | None], arguments: Sequence[Any]) -> Any:
-    """The results of ``count`` calls, stacked in front."""
+    """Returns the results of ``count`` calls, stacked in front."""
 
     def call(take: Callable[[Tensor, int], Tensor]) -> Any:
         return op(*(take(a, d) if isinstance(d, int) else a for a, d in zip(arguments, in_dims, strict=True)))

@@ -158,7 +158,7 @@ def _is_mapped(tensor):
 
 
 def _join(count, in_dims, input, rois, offset, mask, join_input):
-    """The operands of all calls as those of one: their boxes, and their images where these are joined too."""
+    """Returns the operands of all calls as those of one: their boxes, and their images where these are joined too."""
     images = input.shape[0] if in_dims[0] is None else input.movedim(in_dims[0], 0).shape[1]
     boxes = in_front(rois, in_dims[1], count)
     if join_input:
@@ -190,7 +190,9 @@ def _vmap_backward(info, in_dims, grad, input, rois, offset, mask, *settings):
 
 
 def _autocast(input, rois, offset, mask, *settings):
-    """The map keeps its dtype, as the sums are float32 anyway; boxes and offsets lose nothing: they go as float32."""
+    """Returns the map keeps its dtype, as the sums are float32 anyway; boxes and offsets lose nothing: they go as
+    float32.
+    """
     wide = input.dtype if input.dtype == torch.float64 else torch.float32
     given = [t if t is None or t.dtype == input.dtype else t.to(wide) for t in (rois, offset, mask)]
     return input, *given, *settings

@@ -46,7 +46,7 @@ def _reference(operands, geometry):
 
 
 def _jvp(tangents, operands, geometry):
-    """Both operands enter linearly."""
+    """Returns both operands enter linearly."""
     terms = [_op(*operands[:i], tangents[i], *operands[i + 1 :], *geometry) for i in (0, 1) if tangents[i] is not None]
     return sum(terms[1:], terms[0])
 

@@ -132,13 +132,14 @@ def _make_function(op, rules: Rules) -> type[torch.autograd.Function]:
 
 
 def pull_back(function: Callable[..., Any], primals: Sequence[Tensor], gradients: Any) -> tuple[Tensor, ...]:
-    """The vector-Jacobian product of a function of plain PyTorch; it can be differentiated in its turn."""
+    """Returns the vector-Jacobian product of a function of plain PyTorch; it can be differentiated in its turn."""
     with without_autocast(primals[0]):
         return vjp(function, *primals)[1](gradients)
 
 
 def push_forward(function: Callable[..., Any], primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Any:
-    """The Jacobian-vector product of a function of plain PyTorch, as the derivative of the vector-Jacobian product.
+    """Returns the Jacobian-vector product of a function of plain PyTorch, as the derivative of the vector-Jacobian
+    product.
 
     That one is linear in the gradient of the output, so any will do. It nests in torch.func and in dual numbers, which
     torch's own forward mode does not do in both.
@@ -151,14 +152,14 @@ def push_forward(function: Callable[..., Any], primals: Sequence[Tensor], tangen
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """A block in which the tensor's device has no autocast."""
+    """Returns a block in which the tensor's device has no autocast."""
     device = tensor.device.type
     enabled = is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if enabled else nullcontext()
 
 
 def of_chosen(function: Callable[..., Any], operands: Tensors, chosen: Sequence[int]) -> Callable[..., Any]:
-    """The function as one of the chosen operands alone; the others stay what they are."""
+    """Returns the function as one of the chosen operands alone; the others stay what they are."""
 
     def moving(*tensors: Tensor) -> Any:
         given = list(operands)
@@ -187,20 +188,23 @@ class Reference:
     differentiable: tuple[int, ...]
 
     def backward_rules(self, vmap: Callable[..., tuple[Any, Any]]) -> Rules:
-        """The derivatives of the backward operator, whose operands are the output's gradient and the operator's."""
+        """Returns the derivatives of the backward operator, whose operands are the output's gradient and the
+        operator's.
+        """
         constants = tuple(1 + i for i in range(self.operands) if i not in self.differentiable)
         return Rules(1 + self.operands, self._backward, self._jvp, vmap, constants=constants)
 
     def split(self, arguments: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-        """The operator's arguments as operands and settings."""
+        """Returns the operator's arguments as operands and settings."""
         return arguments[: self.operands], arguments[self.operands :]
 
     def wanted(self, settings: Sequence[Any]) -> Sequence[bool]:
-        """The last setting of the backward operator. The dispatcher leaves out what equals its default."""
+        """Returns the last setting of the backward operator. The dispatcher leaves out what equals its default."""
         return settings[self.settings + 2] if len(settings) > self.settings + 2 else (True,) * len(self.differentiable)
 
     def _gradients(self, operands: Tensors, settings: Sequence[Any], outputs: Sequence[int]):
-        """What the backward operator computes, as a function of the output's gradient and the operands that are there.
+        """Tells what the backward operator computes, as a function of the output's gradient and the operands that are
+        there.
 
         Returns the function and those operands' numbers.
         """
@@ -214,7 +218,7 @@ class Reference:
         return gradients, there
 
     def outputs(self, operands: Tensors, settings: Sequence[Any]) -> list[int]:
-        """The numbers of the backward operator's outputs that are not left empty."""
+        """Returns the numbers of the backward operator's outputs that are not left empty."""
         wanted = enumerate(zip(self.differentiable, self.wanted(settings), strict=True))
         return [o for o, (i, want) in wanted if want and operands[i] is not None]
 

@@ -99,7 +99,7 @@ def warn(device: str) -> None:
 
 
 def _differentiate(reference: Reference, grad: Tensor, operands: Tensors, settings: Sequence[Any]) -> dict[int, Tensor]:
-    """The gradients that are wanted, each under its number among the backward operator's outputs."""
+    """Returns the gradients that are wanted, each under its number among the backward operator's outputs."""
     outputs = reference.outputs(operands, settings)
     if not outputs or grad.numel() == 0:
         return {o: torch.zeros_like(operands[reference.differentiable[o]]) for o in outputs}
@@ -124,7 +124,7 @@ def _recording(tensor: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _as_runtime_errors() -> Iterator[None]:
-    """The reference's ValueErrors as the compiled operators raise them."""
+    """Returns the reference's ValueErrors as the compiled operators raise them."""
     try:
         yield
     except ValueError as error:

@@ -90,7 +90,7 @@ def deform_roi_pool_flops(*operands: Any, out_val: Any) -> int:
 
 
 def cpu_variant_flops(out_val: str) -> int:
-    """A question and no arithmetic: 0."""
+    """Returns a question and no arithmetic: 0."""
     return 0
 
 

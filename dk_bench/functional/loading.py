@@ -76,7 +76,7 @@ def _load_cpu() -> None:
 
 
 def _lacking() -> str:
-    """What is wrong with a library that was built from older sources; nothing of one that has every operator."""
+    """Tells what is wrong with a library that was built from older sources; nothing of one that has every operator."""
     names = [schema.partition("(")[0] for schema in SCHEMAS]
     lacking = [name for name in names if not hasattr(torch.ops.dk_bench, name)]
     return f"are older than this package, without {', '.join(lacking)}" if lacking else ""
@@ -112,7 +112,9 @@ HAS_CUDA = _NO_CUDA is None
 
 
 def why_reference(device: str) -> str | None:
-    """Why the reference computes on devices of a type ("cpu", "mps"), in words; None where compiled operators do."""
+    """Tells why the reference computes on devices of a type ("cpu", "mps"), in words; None where compiled operators
+    do.
+    """
     if CHOSEN == REFERENCE:
         return f"{CHOICE}={REFERENCE}"
     if device == "cuda":
@@ -121,12 +123,12 @@ def why_reference(device: str) -> str | None:
 
 
 def operators_on(device: str) -> str:
-    """What computes on devices of a type: "compiled" or "reference"."""
+    """Tells what computes on devices of a type: "compiled" or "reference"."""
     return COMPILED if why_reference(device) is None else REFERENCE
 
 
 def describe_operators() -> str:
-    """All there are, in words."""
+    """Returns all there are, in words."""
     if CHOSEN == REFERENCE:
         return f"the reference in plain PyTorch ({CHOICE}={REFERENCE})"
     return f"CPU ({torch.ops.dk_bench.cpu_variant()})" + (", CUDA" if HAS_CUDA else f"; {_NO_CUDA}")

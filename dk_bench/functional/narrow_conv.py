@@ -52,7 +52,7 @@ def _has_wide_vectors() -> bool:
 
 
 def _is_faster(input: Tensor, weight: Tensor) -> bool:
-    """Whether the operator takes these operands, alone and not as part of a graph, and is then the faster way."""
+    """Tells whether the operator takes these operands, alone and not as part of a graph, and is then the faster way."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not _has_wide_vectors():
         return False
     if type(input) is not Tensor or input.device.type != "cpu" or input.dim() != 4 or 0 in input.shape:

@@ -25,7 +25,7 @@ Pair = tuple[int, int]
 
 
 def is_exporting() -> bool:
-    """Whether ``torch.onnx.export`` is at work. (Asked in this order, as the second takes a microsecond.)"""
+    """Tells whether ``torch.onnx.export`` is at work. (Asked in this order, as the second takes a microsecond.)"""
     return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
 
 
@@ -72,7 +72,7 @@ def _rigid_kernel(
     dilation: Pair,
     clip: bool,
 ) -> Tensor:
-    """The same kernel everywhere: the one that the taps read where they rest."""
+    """Returns the same kernel everywhere: the one that the taps read where they rest."""
     if tuple(weight.shape[2:]) != kernel_size:
         rest = weight.new_zeros(1, 2 * kernel_size[0] * kernel_size[1])
         weight = sample_kernel(weight, rest, kernel_size=kernel_size, clip=clip)[0]

@@ -23,7 +23,7 @@ _backward_op = torch.ops.dk_bench.deform_kernel_conv_backward
 
 
 def empty_in_format_of(like: Tensor, size: tuple[int, ...]) -> Tensor:
-    """The compiled operators' rule: channels_last where the channels lie side by side, else contiguous."""
+    """Returns the compiled operators' rule: channels_last where the channels lie side by side, else contiguous."""
     channels_last = not like.is_contiguous() and like.stride(1) == 1
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
@@ -60,7 +60,7 @@ def _fake_backward(
 
 
 def determinism() -> tuple[bool, bool]:
-    """Whether torch asks for deterministic algorithms, and whether to warn alone where there are none."""
+    """Tells whether torch asks for deterministic algorithms, and whether to warn alone where there are none."""
     return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 

@@ -15,7 +15,7 @@ def tap_views(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> list[Tensor]:
-    """One (N, C, Hout, Wout) view a tap, row-major, of the input (N, C, H, W) with its zeros around it.
+    """Returns one (N, C, Hout, Wout) view a tap, row-major, of the input (N, C, H, W) with its zeros around it.
 
     Neither the number of views nor their making depends on N, H or W, so that exported and compiled graphs may leave
     all three open.

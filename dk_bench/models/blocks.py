@@ -29,7 +29,7 @@ _STEM_NAMES = ("stem", "patch_embed")  # how the part before the first block beg
 
 
 def is_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether every channel has a kernel of its own and nothing else."""
+    """Tells whether every channel has a kernel of its own and nothing else."""
     return conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
 
 
@@ -83,7 +83,7 @@ def _count(convs: dict[str, nn.Conv2d], module: str) -> int:
 
 
 def _single_convolutions_after(model: nn.Module, convs: dict[str, nn.Conv2d], start: str) -> set[str]:
-    """The modules right after ``start`` with one dense convolution; none where no block follows, as in VGG."""
+    """Returns the modules right after ``start`` with one dense convolution; none where no block follows, as in VGG."""
     parent, _, key = start.rpartition(".")
     children = [f"{parent}.{child}" if parent else child for child, _ in model.get_submodule(parent).named_children()]
     found: set[str] = set()

@@ -112,7 +112,7 @@ class _Counter(TorchDispatchMode):
 
 
 def _counts_zero(func: torch._ops.OpOverload) -> bool:
-    """Whether an operator without a formula is element-wise, a reduction, a view, or listed above."""
+    """Tells whether an operator without a formula is element-wise, a reduction, a view, or listed above."""
     if func.namespace not in ("aten", "prim"):
         return False
     if func.namespace == "prim" or {torch.Tag.pointwise, torch.Tag.reduction, torch.Tag.inplace_view} & set(func.tags):

@@ -76,7 +76,7 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
 
 
 def _named(model: nn.Module, spec: KernelSpec) -> nn.Module:
-    """The model, which tells timm what it is now."""
+    """Returns the model, which tells timm what it is now."""
     cfg = getattr(model, "pretrained_cfg", None)
     if not isinstance(cfg, dict) or not (base := cfg.get("architecture")):  # no timm model
         return model
@@ -108,7 +108,7 @@ def _replace(model: nn.Module, spec: KernelSpec, strides: dict[str, int]) -> nn.
 
 
 def _replacement(conv: nn.Conv2d, spec: KernelSpec, output_stride: int) -> Replace | None:
-    """What makes the new module from a convolution in a residual block; None if it stays."""
+    """Tells what makes the new module from a convolution in a residual block; None if it stays."""
     of_size = conv.kernel_size == (spec.kernel_size, spec.kernel_size)
     if is_depthwise(conv) and of_size:
         dcn = spec.dcn and output_stride >= spec.dcn_min_stride

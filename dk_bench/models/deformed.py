@@ -48,7 +48,9 @@ def _create(
     cache_dir: Any = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """A rigid base of timm's, deformed, with weights where timm's arguments name some: its own, or the base's."""
+    """Returns a rigid base of timm's, deformed, with weights where timm's arguments name some: its own, or the
+    base's.
+    """
     if not names_weights(pretrained_cfg, pretrained_cfg_overlay):
         refuse_pretrained(name, pretrained)
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
@@ -90,8 +92,8 @@ def dk_deformed(
     pretrained_cfg: Any = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """The timm model ``base`` deformed by ``spec``, fields of `KernelSpec`: what `deform` makes where no name of ours
-    says it. timm's ``save_for_hf`` writes both, so that the model is made again from what it wrote.
+    """Returns the timm model ``base`` deformed by ``spec``, fields of `KernelSpec`: what `deform` makes where no name
+    of ours says it. timm's ``save_for_hf`` writes both, so that the model is made again from what it wrote.
 
     Raises:
         ValueError: timm does not know the base, or the spec says nothing or does not fit it.

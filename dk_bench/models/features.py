@@ -27,11 +27,11 @@ def copy_features(whole: nn.Module, net: nn.Module) -> list[str]:
 
 
 def outer_name(net: nn.Module) -> str:
-    """What stands before the whole model's names in those of a network of feature maps."""
+    """Tells what stands before the whole model's names in those of a network of feature maps."""
     (first, *more) = net._modules
     return f"{first}." if not more and first in ("model", "body") else ""
 
 
 def flat(name: str) -> str:
-    """A name as timm's networks of feature maps have it."""
+    """Returns a name as timm's networks of feature maps have it."""
     return name.replace(".", "_")

@@ -20,7 +20,9 @@ SOURCES = ("url", "file", "hf_hub_id", "state_dict")  # of timm's pretrained_cfg
 
 
 def names_weights(pretrained_cfg: Any, overlay: dict[str, Any] | None) -> bool:
-    """Whether timm's ``pretrained_cfg`` or ``pretrained_cfg_overlay``, which users give, says where weights are."""
+    """Tells whether timm's ``pretrained_cfg`` or ``pretrained_cfg_overlay``, which users give, says where weights
+    are.
+    """
     given = dataclasses.asdict(pretrained_cfg) if dataclasses.is_dataclass(pretrained_cfg) else pretrained_cfg
     given = (given if isinstance(given, dict) else {}) | (overlay or {})
     return any(given.get(source) for source in SOURCES)
@@ -97,7 +99,9 @@ def checked_weights(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, 
 
 
 def is_of(state: Mapping[str, Tensor], model: nn.Module) -> bool:
-    """Whether weights are a timm model's in names and shapes, those aside that depend on classes and input channels."""
+    """Tells whether weights are a timm model's in names and shapes, those aside that depend on classes and input
+    channels.
+    """
     cfg = model.pretrained_cfg
     own, free = model.state_dict(), {f"{name}.weight" for name in _listed(cfg.get("first_conv"))}
     names = _names(own, cfg)
@@ -111,13 +115,15 @@ def _names(state: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> set[str]:
 
 
 def classes_of(state: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> int | None:
-    """How many classes weights tell apart, by the classifier that timm's ``pretrained_cfg`` names; None without one."""
+    """Tells how many classes weights tell apart, by the classifier that timm's ``pretrained_cfg`` names; None without
+    one.
+    """
     found = [state.get(f"{name}.weight") for name in _listed(cfg.get("classifier"))]
     return len(found[0]) if found and found[0] is not None else None
 
 
 def _channels(state: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> int | None:
-    """How many channels images have for these weights."""
+    """Tells how many channels images have for these weights."""
     found = [state.get(f"{name}.weight") for name in _listed(cfg.get("first_conv"))]
     return found[0].shape[1] if found and found[0] is not None else None
 

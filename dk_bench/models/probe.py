@@ -25,7 +25,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def run_meta(model: nn.Module, input_size: tuple[int, int, int], batch: int = 1) -> None:
-    """One forward pass of images of input_size (C, H, W), in evaluation mode, of which only the shapes are computed.
+    """Returns one forward pass of images of input_size (C, H, W), in evaluation mode, of which only the shapes are
+    computed.
 
     The model itself keeps its state: parameters and buffers are exchanged for meta tensors during the call.
     """

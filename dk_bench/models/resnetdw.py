@@ -54,7 +54,7 @@ def resnet50dw(pretrained: bool = False, **kwargs: Any) -> ResNet:
 
 @register_model
 def test_resnetdw(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """A tiny ResNet-DW for tests and the demo: one block a stage, depthwise widths 16, 32, 64 and 128."""
+    """Returns a tiny ResNet-DW for tests and the demo: one block a stage, depthwise widths 16, 32, 64 and 128."""
     arguments = {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64), "stem_type": "deep", "stem_width": 8}
     return _create("test_resnetdw", pretrained, arguments, kwargs)
 

@@ -55,14 +55,18 @@ class SmallEfficientNet(EfficientNet):
 
 @register_model
 def small_resnetdw(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
-    """A small ResNet-DW: six bottlenecks on maps of 32, 16, 8 and 4 pixels, depthwise widths 8, 24, 48 and 96."""
+    """Returns a small ResNet-DW: six bottlenecks on maps of 32, 16, 8 and 4 pixels, depthwise widths 8, 24, 48 and
+    96.
+    """
     arguments = {"block": DepthwiseBottleneck, "layers": (1, 2, 2, 1), "channels": (4, 12, 24, 48)}
     return _create(SmallResNet, "small_resnetdw", pretrained, arguments | kwargs)
 
 
 @register_model
 def small_mobilenetv2(pretrained: bool = False, **kwargs: Any) -> SmallEfficientNet:
-    """A small MobileNet-V2: a separable convolution and five inverted residuals on maps of 32, 16 and 8 pixels."""
+    """Returns a small MobileNet-V2: a separable convolution and five inverted residuals on maps of 32, 16 and 8
+    pixels.
+    """
     blocks = [["ds_r1_k3_s1_c8"], ["ir_r2_k3_s2_e6_c16"], ["ir_r2_k3_s2_e6_c24"], ["ir_r1_k3_s1_e6_c32"]]
     arguments = {
         "block_args": decode_arch_def(blocks),

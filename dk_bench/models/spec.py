@@ -95,22 +95,22 @@ class KernelSpec:
 
     @property
     def is_rigid(self) -> bool:
-        """Whether the spec changes nothing."""
+        """Tells whether the spec changes nothing."""
         parts = (self.depthwise, self.pointwise, self.experts, self.dcn, self.dense_dcn, self.dilate_last)
         return not any(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain data (str, int, bool, None), as run records keep them."""
+        """Returns all fields as plain data (str, int, bool, None), as run records keep them."""
         return dataclasses.asdict(self)
 
     def changed(self) -> dict[str, Any]:
-        """The fields that differ from their defaults."""
+        """Returns the fields that differ from their defaults."""
         fields = dataclasses.fields(self)
         return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> KernelSpec:
-        """The inverse of :meth:`to_dict`; fields left out have their defaults.
+        """Returns the inverse of :meth:`to_dict`; fields left out have their defaults.
 
         Raises:
             ValueError: an unknown key, or as the constructor.

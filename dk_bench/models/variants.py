@@ -31,14 +31,14 @@ class BenchModel:
 
     @property
     def table(self) -> int | None:
-        """The paper's table that has this model: 1 (scopes), 2 (strong baselines) or None."""
+        """Returns the paper's table that has this model: 1 (scopes), 2 (strong baselines) or None."""
         if self.backbone is None:
             return None
         return 2 if self.spec.experts or self.spec.dcn else 1
 
     @property
     def row(self) -> dict[str, str] | None:
-        """The keys that identify the model's row in that table, in the paper's words."""
+        """Returns the keys that identify the model's row in that table, in the paper's words."""
         if self.backbone is None:
             return None
         conv3x3 = _words(self.spec.depthwise, self.spec.scope)
@@ -53,7 +53,9 @@ def _words(kind: str | None, scope: int) -> str:
 
 
 def _suffixes(experts: int) -> dict[str, KernelSpec]:
-    """Every suffix with its spec, in the order of the paper's rows. dk: local, gdk: global, sN: scope N, default 4."""
+    """Returns every suffix with its spec, in the order of the paper's rows. dk: local, gdk: global, sN: scope N,
+    default 4.
+    """
     return {
         "": KernelSpec(),
         "_dk_s3": KernelSpec(depthwise="local", scope=3),
@@ -93,7 +95,7 @@ TEST_MODELS: dict[str, BenchModel] = {
 
 
 def _small(base: str, experts: int) -> Iterator[BenchModel]:
-    """A small base's models: every suffix, the other grid at scope 4, and taps that may leave the scope."""
+    """Returns a small base's models: every suffix, the other grid at scope 4, and taps that may leave the scope."""
     arms = {
         "_dk_spread": KernelSpec(depthwise="local", grid="spread"),
         "_dk_unclipped": KernelSpec(depthwise="local", clip=False),

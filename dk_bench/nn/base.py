@@ -69,11 +69,13 @@ class RigidStart2d(nn.Module):
         return as_given(self.convolve(batch), input.dim())
 
     def convolve(self, input: Tensor) -> Tensor:
-        """The forward pass of a batch (N, Cin, H, W)."""
+        """Returns the forward pass of a batch (N, Cin, H, W)."""
         raise NotImplementedError
 
     def __prepare_scriptable__(self) -> NoReturn:
-        """What ``torch.jit.script`` calls first. Raises RuntimeError: there is no TorchScript of these modules."""
+        """Tells what ``torch.jit.script`` calls first. Raises RuntimeError: there is no TorchScript of these
+        modules.
+        """
         raise RuntimeError(
             f"{type(self).__name__}({self.extra_repr()}) cannot be scripted: TorchScript, which torch deprecates, "
             "knows neither its checks nor its branches. Use torch.compile, torch.export, torch.onnx.export or "
@@ -82,7 +84,7 @@ class RigidStart2d(nn.Module):
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether every channel has a kernel of its own and nothing else."""
+        """Tells whether every channel has a kernel of its own and nothing else."""
         return self.groups == self.in_channels == self.out_channels
 
     def reset_parameters(self) -> None:
@@ -105,7 +107,7 @@ class RigidStart2d(nn.Module):
 
     @classmethod
     def from_rigid(cls, conv: nn.Conv2d, **options: Any) -> Self:
-        """A module that computes what ``conv`` does, on the same device and in the same dtype and mode.
+        """Returns a module that computes what ``conv`` does, on the same device and in the same dtype and mode.
 
         Args:
             conv: a plain ``torch.nn.Conv2d``.
@@ -206,7 +208,7 @@ class ScopedKernel2d(RigidStart2d):
 
 
 def checked_pair(name: str, value: IntPair, low: int) -> tuple[int, int]:
-    """An int or pair of ints as a pair, each at least ``low``.
+    """Returns an int or pair of ints as a pair, each at least ``low``.
 
     Raises:
         TypeError: the value is neither.

@@ -108,7 +108,9 @@ def _convolve(
 
 
 def _mix_outputs(input: Tensor, route: Tensor, experts: Tensor) -> Tensor:
-    """A 1x1 convolution of all experts in one matrix product, whose outputs are mixed in place of the kernels."""
+    """Returns a 1x1 convolution of all experts in one matrix product, whose outputs are mixed in place of the
+    kernels.
+    """
     count, channels, height, width = input.shape
     rows = input.permute(0, 2, 3, 1).reshape(-1, channels)
     shape = (count, height * width, len(experts), experts.shape[1] // channels)

@@ -109,7 +109,7 @@ class DeformRoIPool(nn.Module):
         return self.pool(input, rois, *self.head(self.pool(input, rois)))
 
     def pool(self, input: Tensor, rois: Tensor, offset: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """The module's pooling with given offsets and factors; RoIAlign without."""
+        """Returns the module's pooling with given offsets and factors; RoIAlign without."""
         return deform_roi_pool(
             input,
             rois,

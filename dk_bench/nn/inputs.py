@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def as_batch(input: Tensor, channels: int, weight: Tensor, module: str) -> Tensor:
-    """The input as a batch: (N, C, H, W) as it is, (C, H, W) with an N of 1.
+    """Returns the input as a batch: (N, C, H, W) as it is, (C, H, W) with an N of 1.
 
     Args:
         channels: what C has to be.
@@ -28,7 +28,9 @@ def as_batch(input: Tensor, channels: int, weight: Tensor, module: str) -> Tenso
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """What autocast turns the tensor into; None where it is off or leaves the tensor alone, as it does float64."""
+    """Tells what autocast turns the tensor into; None where it is off or leaves the tensor alone, as it does
+    float64.
+    """
     kind = tensor.device.type
     if kind == "meta" or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return None
@@ -36,7 +38,7 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 
 def check_features(pooled: Tensor, channels: int, size: tuple[int, int], module: str) -> Tensor:
-    """The boxes' features as they are. Raises RuntimeError unless they are (R, channels, *size)."""
+    """Returns the boxes' features as they are. Raises RuntimeError unless they are (R, channels, *size)."""
     if pooled.dim() != 4 or tuple(pooled.shape[1:]) != (channels, *size):
         raise RuntimeError(
             f"pooled: {module} expected (R, {channels}, {size[0]}, {size[1]}), got shape {tuple(pooled.shape)}"
@@ -45,5 +47,5 @@ def check_features(pooled: Tensor, channels: int, size: tuple[int, int], module:
 
 
 def as_given(output: Tensor, dim: int) -> Tensor:
-    """The output of a batch, without its N where the input, of ``dim`` axes, had none."""
+    """Returns the output of a batch, without its N where the input, of ``dim`` axes, had none."""
     return output if dim == 4 else output.squeeze(0)

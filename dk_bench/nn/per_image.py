@@ -25,7 +25,7 @@ def global_average(input: Tensor) -> Tensor:
 
 
 def is_kept() -> bool:
-    """Whether the operations that run now become a graph that is run again, with other sizes."""
+    """Tells whether the operations that run now become a graph that is run again, with other sizes."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
@@ -128,7 +128,9 @@ def _grouped(
     dilation: tuple[int, int],
     groups: int,
 ) -> Tensor:
-    """One convolution whose groups are the images. Groups lie apart in memory, so that channels_last costs a copy."""
+    """Returns one convolution whose groups are the images. Groups lie apart in memory, so that channels_last costs a
+    copy.
+    """
     images, out_channels = kernel.shape[:2]
     if images == 0:  # no kernel to use; the sum has the shape of one and keeps the graph connected
         return F.conv2d(input, kernel.sum(0), None, stride, padding, dilation, groups)
@@ -145,7 +147,8 @@ def _sum_over_taps(
     dilation: tuple[int, int],
     groups: int,
 ) -> Tensor:
-    """The same for a graph that is kept: a convolution's number of groups is a constant there, the batch's size not.
+    """Returns the same for a graph that is kept: a convolution's number of groups is a constant there, the batch's size
+    not.
 
     Depthwise kernels multiply, others are matrix products, tap by tap; of 16-bit operands the former are exact, and
     sums are float32.

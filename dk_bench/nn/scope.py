@@ -13,7 +13,7 @@ GRIDS = ("centred", "spread")
 
 
 def grid_offset(kernel_size: tuple[int, int], scope: tuple[int, int], grid: str) -> Tensor:
-    """The kernel offset by which the taps start on a grid.
+    """Returns the kernel offset by which the taps start on a grid.
 
     The operators' own resting places are the grid "centred": in the middle of the scope, one sample apart. "spread"
     has its outer taps on the scope's outer samples and even distances between; an axis of one tap is centred.

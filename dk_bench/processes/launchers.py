@@ -89,13 +89,13 @@ class Rank:
     parent: int = 0
 
     def environment(self) -> dict[str, str]:
-        """The variable by which a process that is started learns that it is this one."""
+        """Returns the variable by which a process that is started learns that it is this one."""
         return {RANK: f"{self.number} {self.size} {self.port} {self.parent}"}
 
 
 @functools.cache  # it never changes, while the variable is taken away
 def this_rank() -> Rank:
-    """Which process of its run this one is: the first, unless another of ours started it to be a further one.
+    """Tells which process of its run this one is: the first, unless another of ours started it to be a further one.
 
     Raises UserError where the variable was set by somebody else, or came from a further process to what that started.
     """
@@ -113,12 +113,12 @@ def this_rank() -> Rank:
 
 
 def is_launchers(name: str) -> bool:
-    """Whether an environment variable is one by which launchers tell a process its place among many."""
+    """Tells whether an environment variable is one by which launchers tell a process its place among many."""
     return any(fnmatchcase(name, pattern) for pattern in VARIABLES)
 
 
 def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment for a process that is nobody's rank."""
+    """Returns an environment for a process that is nobody's rank."""
     return {name: value for name, value in environment.items() if not is_launchers(name)}
 
 
@@ -140,7 +140,9 @@ def ordinary_environment() -> Iterator[None]:
 
 
 def announced_world() -> str | None:
-    """The variable by which a launcher announces more than one process, as ``NAME=value``; None where there is none."""
+    """Returns the variable by which a launcher announces more than one process, as ``NAME=value``; None where there is
+    none.
+    """
     for name in SIZES:
         value = _hidden.get(name, os.environ.get(name, ""))
         if value.isdecimal() and int(value) > 1:

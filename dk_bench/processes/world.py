@@ -143,8 +143,8 @@ class OwnWorld(ClusterEnvironment):
         os._exit(fault.status)
 
     def _lost(self, patience: float = 0.0) -> ProcessLost | Interrupted | None:
-        """Which process has ended too early, and how; None where none has. One that has met the others and ends without
-        an error has done its work."""
+        """Tells which process has ended too early, and how; None where none has. One that has met the others and ends
+        without an error has done its work."""
         deadline = time.monotonic() + patience
         while True:
             for number, process in enumerate(self.others, start=2):
@@ -210,7 +210,9 @@ def own_process() -> Iterator[Rank]:
 
 
 def start_seconds() -> float:
-    """How long the processes of a run may take to meet. Raises UserError where the variable is no positive number."""
+    """Tells how long the processes of a run may take to meet. Raises UserError where the variable is no positive
+    number.
+    """
     value = os.environ.get(START_TIMEOUT)
     try:
         seconds = DEFAULT_START_SECONDS if value is None else float(value)
@@ -222,7 +224,7 @@ def start_seconds() -> float:
 
 
 def _is_of_meeting(error: BaseException) -> bool:
-    """Whether an error is what torch says where another process is gone. gloo has no class of its own for it."""
+    """Tells whether an error is what torch says where another process is gone. gloo has no class of its own for it."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 

@@ -17,7 +17,7 @@ Key = tuple[str | int, ...]  # names of sections and keys; indices into lists
 
 
 def split_override(override: str) -> tuple[Key, str]:
-    """The place and the text of ``KEY=VALUE``, KEY as ``a.b``, with ``[0]`` or ``.0`` for an item of a list.
+    """Returns the place and the text of ``KEY=VALUE``, KEY as ``a.b``, with ``[0]`` or ``.0`` for an item of a list.
 
     Raises UserError for anything else.
     """
@@ -39,12 +39,12 @@ def split_override(override: str) -> tuple[Key, str]:
 
 
 def joined(key: Key) -> str:
-    """A key as it is written: a.b[0]."""
+    """Returns a key as it is written: a.b[0]."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
 
 
 def standing(values: Any, key: Key, default: Any = None) -> Any:
-    """What stands at a place, or the default where nothing does."""
+    """Tells what stands at a place, or the default where nothing does."""
     for part in key:
         if isinstance(values, list | tuple) and str(part).isdecimal() and int(part) < len(values):
             values = values[int(part)]

@@ -52,8 +52,8 @@ class Standing(dict):
 
 
 def annotation_of(value: Any) -> Any:
-    """The annotation of what may take a value's place: its own kind, or null. A number may become a list (mmdet often
-    takes both); the items of a list are of the kind that all items standing there have."""
+    """Returns the annotation of what may take a value's place: its own kind, or null. A number may become a list (mmdet
+    often takes both); the items of a list are of the kind that all items standing there have."""
     if value is None:
         return Any
     if isinstance(value, Mapping):
@@ -68,8 +68,8 @@ def annotation_of(value: Any) -> Any:
 
 
 def kinds_of(annotation: Any) -> tuple[Any, ...]:
-    """An annotation as the kinds of value it allows: plain types, Literal, dataclasses, `Standing`, Any, and (list,
-    item), (tuple, item), (dict, item)."""
+    """Returns an annotation as the kinds of value it allows: plain types, Literal, dataclasses, `Standing`, Any, and
+    (list, item), (tuple, item), (dict, item)."""
     if isinstance(annotation, tuple) and not (len(annotation) == 2 and annotation[0] in (list, tuple, dict)):
         return annotation
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -81,7 +81,7 @@ def kinds_of(annotation: Any) -> tuple[Any, ...]:
 
 
 def read_text(text: str, annotation: Any, key: str) -> Any:
-    """The value that a text stands for where ``key`` takes ``annotation``.
+    """Returns the value that a text stands for where ``key`` takes ``annotation``.
 
     Raises Misread, or UnknownKey for a key inside braces.
     """
@@ -118,7 +118,7 @@ def read(raw: Any, annotation: Any, key: str = "") -> Any:
 
 
 def describe(kinds: tuple[Any, ...]) -> str:
-    """The kinds that a key takes, in words."""
+    """Returns the kinds that a key takes, in words."""
     *words, last = dict.fromkeys(_describe(kind) for kind in kinds if kind is not int or float not in kinds)
     return f"{', '.join(words)} or {last}" if words else last
 
@@ -150,7 +150,7 @@ def plain(raw: Any) -> Any:
 
 
 def _holds(kind: Any) -> bool:
-    """Whether values of a kind may hold others."""
+    """Tells whether values of a kind may hold others."""
     return kind is Any or isinstance(kind, tuple | Standing) or dataclasses.is_dataclass(kind)
 
 
@@ -204,13 +204,13 @@ def _read_word(raw: str, kinds: tuple[Any, ...], key: str) -> Any:
 
 
 def _fits(decimal: str) -> bool:
-    """Whether a decimal is a finite number, and zero only where it says zero."""
+    """Tells whether a decimal is a finite number, and zero only where it says zero."""
     number = float(decimal)
     return math.isfinite(number) and (number != 0 or not re.search("[1-9]", re.split("[eE]", decimal)[0]))
 
 
 def _unquoted(text: str) -> str:
-    """The text in quotes, with its escapes: JSON's in double quotes, else Python's."""
+    """Returns the text in quotes, with its escapes: JSON's in double quotes, else Python's."""
     if text.startswith('"'):
         try:
             return json.loads(text, strict=False)
@@ -279,7 +279,7 @@ class _Brackets:
         return items
 
     def _word(self, ends: str) -> str:
-        """A text in quotes, or a `Word` up to one of ``ends``, without the blanks around it."""
+        """Returns a text in quotes, or a `Word` up to one of ``ends``, without the blanks around it."""
         self._skip()
         if self.text[self.at : self.at + 1] in ("'", '"'):
             found = QUOTED.match(self.text, self.at)

@@ -16,8 +16,8 @@ TRUTH = ("true", "True", "TRUE", "false", "False", "FALSE")
 
 
 def read_words(path: str | Path, what: str = "configuration") -> Any:
-    """A YAML file as dicts, lists and texts; a scalar without quotes is a `Word`, or None where it is YAML's null, also
-    by leaving it out. An empty file is None.
+    """Returns a YAML file as dicts, lists and texts; a scalar without quotes is a `Word`, or None where it is YAML's
+    null, also by leaving it out. An empty file is None.
 
     Raises UserError for a file that is missing (``what`` says of what) or not YAML, a key that stands twice, and a tag
     other than ``!!str``.
@@ -27,7 +27,7 @@ def read_words(path: str | Path, what: str = "configuration") -> Any:
 
 
 def read_as_written(path: str | Path, what: str) -> Any:
-    """A YAML file's values as PyYAML, and so W&B, reads them, where that is what is written.
+    """Returns a YAML file's values as PyYAML, and so W&B, reads them, where that is what is written.
 
     Raises UserError as `read_words` does, and for a scalar without quotes that YAML takes for another: ``007`` is 7,
     ``no`` false, ``12:30`` 750, ``2020-01-01`` a date.

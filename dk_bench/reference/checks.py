@@ -11,7 +11,7 @@ FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def as_pair(name: str, value: IntPair) -> tuple[int, int]:
-    """An int or a pair of ints as a pair (height, width).
+    """Returns an int or a pair of ints as a pair (height, width).
 
     Raises:
         TypeError: the value is neither.

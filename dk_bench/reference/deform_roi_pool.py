@@ -27,7 +27,7 @@ __all__ = ["deform_roi_pool"]
 
 
 def axis_coefficients(start: Tensor, extent: Tensor, bins: int, index: int, sampling_ratio: int, size: int) -> Tensor:
-    """How much of each pixel along one axis is in the average over a bin's samples.
+    """Tells how much of each pixel along one axis is in the average over a bin's samples.
 
     Args:
         start, extent: scalars, where the moved box begins and how long it is, in pixels of the map.

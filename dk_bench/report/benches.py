@@ -51,7 +51,9 @@ def read_bench(path: Path) -> Bench:
 
 
 def _parts(content: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """The parts of a record with their instruction set and what disturbed them, as a note; older ones have one part."""
+    """Returns the parts of a record with their instruction set and what disturbed them, as a note; older ones have one
+    part.
+    """
     parts = content.get("parts") or [content]
     return [(str(part.get("instruction_set", "")), _disturbed(part.get("warnings", [])), part) for part in parts]
 

@@ -27,7 +27,7 @@ TITLE = "The paper's claims: differences, paper's and ours"
 
 
 def forest(found: Iterable[Family], key: str = "claims") -> Plot | None:
-    """The plot of every family with a figure in points, as part of a page; None where there is none."""
+    """Returns the plot of every family with a figure in points, as part of a page; None where there is none."""
     panels = [(family, _shown(family)) for family in found]
     panels = [(family, findings) for family, findings in panels if findings]
     if not panels:
@@ -46,7 +46,7 @@ def forest(found: Iterable[Family], key: str = "claims") -> Plot | None:
 
 
 def forest_file(found: Iterable[Family]) -> str:
-    """The same as an SVG file of its own, in light and dark; a line of text where there is no figure yet."""
+    """Returns the same as an SVG file of its own, in light and dark; a line of text where there is no figure yet."""
     plot = forest(found)
     if plot is None:
         return _EMPTY

@@ -126,7 +126,9 @@ def _check_number(name: str, value: Any) -> None:
 
 
 def _tables(runs: list[Run], problems: list[Problem]) -> tuple[list[Run], dict[str, Document]]:
-    """The tables and the runs that they could be made with: all of them, unless one is foreign in its depths."""
+    """Returns the tables and the runs that they could be made with: all of them, unless one is foreign in its
+    depths.
+    """
     costs = load_costs()
     try:
         return runs, build_documents([run.record for run in runs], costs)
@@ -142,7 +144,7 @@ def _tables(runs: list[Run], problems: list[Problem]) -> tuple[list[Run], dict[s
 
 
 def _claims(runs: list[Run], folder: Path, problems: list[Problem]) -> list[Family]:
-    """The families of claims that anything was run of; none where runs or studies' files are foreign."""
+    """Returns the families of claims that anything was run of; none where runs or studies' files are foreign."""
     try:
         found = families(load_claims(), [run.record for run in runs], folder)
     except FOREIGN as error:
@@ -170,7 +172,7 @@ def _read_picture(path: Path) -> tuple[str, str]:
 
 
 def _reason(error: Exception, path: Path | str = "") -> str:
-    """An error in words, without the path's folder."""
+    """Returns an error in words, without the path's folder."""
     words = str(getattr(error, "strerror", None) or error).removeprefix(f"{path}: ")
     words = words.replace(str(path), Path(path).name) if path else words
     return words if isinstance(error, UserError | OSError) else f"{type(error).__name__}: {words}"

@@ -75,7 +75,7 @@ def render(
     benches: list[tuple[str, Bench, list[tuple[Plot, list[str]]]]],
     claims: Plot | None,
 ) -> str:
-    """The page of what was collected and drawn; a bench's plots with what their colours stand for."""
+    """Returns the page of what was collected and drawn; a bench's plots with what their colours stand for."""
     # Chainable: a part that an older or a foreign record does without is left out of the page.
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
@@ -108,7 +108,7 @@ def render(
 
 
 def _has_figures(document: Document) -> bool:
-    """Whether a run of ours has given it a figure."""
+    """Tells whether a run of ours has given it a figure."""
     return any(isinstance(v, Figure) and v.run for table in document.tables for row in table.rows for v in row)
 
 
@@ -118,7 +118,7 @@ def _short(value: Any, longest: int = LONGEST) -> str:
 
 
 def _cell(value: Value) -> Cell:
-    """A table's value as its cell."""
+    """Returns a table's value as its cell."""
     shown = text(value)
     if isinstance(value, str):
         return Cell(_short(shown), key=_short(shown), empty=not shown)
@@ -134,7 +134,7 @@ def _is_numeric(table: Table, column: int) -> bool:
 
 
 def _final_of(record: RunRecord) -> float | None:
-    """The figure that a run is about."""
+    """Returns the figure that a run is about."""
     found = (record.metrics["final"].get(metric) for metric, _ in METRICS.values())
     return next((value for value in found if value is not None), None)
 

@@ -81,7 +81,9 @@ def make_groups(records: Iterable[RunRecord]) -> list[Group]:
 
 
 def _next_look(rigid: bool, taken: list[Look]) -> Look:
-    """A colour and a marker; the first rigid model, with which others are compared, is in the colour of text."""
+    """Returns a colour and a marker; the first rigid model, with which others are compared, is in the colour of
+    text.
+    """
     number = len(taken)
     return None if rigid and None not in dict(taken) else number, MARKERS[number % len(MARKERS)]
 
@@ -91,7 +93,7 @@ def _is_rigid(cell: Cell) -> bool:
 
 
 def plots_of(group: Group) -> list[Plot]:
-    """The plots that there are figures for."""
+    """Returns the plots that there are figures for."""
     drawn = [
         _gains(group),
         _accuracy_and_cost(group),
@@ -110,7 +112,7 @@ def _point(figure: Figure) -> Point | None:
 
 
 def _accuracy_and_cost(group: Group) -> Plot | None:
-    """The metric, with its interval, against multiply-adds. Marks of the same place stand side by side."""
+    """Returns the metric, with its interval, against multiply-adds. Marks of the same place stand side by side."""
     counts = [(series, series.cell.cost("macs"), series.cell.final(group.metric)) for series in group.series]
     points = [(s, macs, figure) for s, macs, figure in counts if isinstance(macs, int | float) and figure.summary]
     if not points:
@@ -144,7 +146,7 @@ def _accuracy_and_cost(group: Group) -> Plot | None:
 
 
 def _uncertainty(figures: Sequence[Figure], several: str = "Bars: 95 % interval of the mean over seeds.") -> str:
-    """What bars and open marks stand for, as far as there are some."""
+    """Tells what bars and open marks stand for, as far as there are some."""
     single = [figure.summary.n == 1 for figure in figures]
     if all(single):
         return "One seed: no interval."
@@ -154,7 +156,7 @@ def _uncertainty(figures: Sequence[Figure], several: str = "Bars: 95 % interval 
 def _mark(
     axes: Axes, series: Series, x: float, y: float, x_half: float | None, y_half: float | None, **settings
 ) -> None:
-    """One mark with its bars; open where a single seed says nothing about the spread."""
+    """Returns one mark with its bars; open where a single seed says nothing about the spread."""
     colour = series_colour(series.colour)
     known = x_half is not None or y_half is not None
     axes.errorbar(
@@ -200,7 +202,9 @@ def _gains(group: Group) -> Plot | None:
 
 
 def _curves(group: Group, metric: str, title: str, axis: str) -> Plot | None:
-    """A figure of every epoch: thin lines for runs, dotted where they did not finish, bold for finished runs' mean."""
+    """Returns a figure of every epoch: thin lines for runs, dotted where they did not finish, bold for finished runs'
+    mean.
+    """
     drawn_runs, tooltips = 0, {}
     with drawing() as (drawn, axes):
         for n, series in enumerate(group.series):
@@ -236,7 +240,7 @@ def _curves(group: Group, metric: str, title: str, axis: str) -> Plot | None:
 
 
 def _values(run: RunRecord, metric: str) -> dict[int, float]:
-    """A metric by epoch, counted from 1, where there is one."""
+    """Returns a metric by epoch, counted from 1, where there is one."""
     epochs = run.metrics["epochs"]
     return {n: epoch[metric] for n, epoch in enumerate(epochs, start=1) if epoch.get(metric) is not None}
 
@@ -273,7 +277,7 @@ def ratios(key: str, of: Ratios) -> Plot:
 
 
 def _log_if_wide(axes: Axes, values: list[float]) -> None:
-    """A logarithmic horizontal axis where values differ by factors, with its numbers written out."""
+    """Returns a logarithmic horizontal axis where values differ by factors, with its numbers written out."""
     low, high = min(values), max(values)
     if low > 0 and high / low > WIDE_RANGE:
         axes.set_xscale("log")

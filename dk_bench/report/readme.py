@@ -53,7 +53,7 @@ def _replace(path: str | Path, content: str, begin: str, end: str, new: str) -> 
 
 
 def differences(documents: Iterable[Document], link: str) -> str:
-    """What ran, of the tables that have differences to a rigid base, in few columns, as Markdown."""
+    """Tells what ran, of the tables that have differences to a rigid base, in few columns, as Markdown."""
     rows: list[list[Value]] = []
     for document in documents:
         for table in document.tables:

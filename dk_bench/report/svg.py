@@ -57,19 +57,21 @@ ElementTree.register_namespace("xlink", _XLINK)
 
 
 def series_colour(number: int | None) -> str:
-    """The colour of a series; that of text for None, the rigid ones that the others are compared with."""
+    """Returns the colour of a series; that of text for None, the rigid ones that the others are compared with."""
     return INK if number is None else _COLOURS[f"--s{number % SERIES}"]
 
 
 def label(text: str, longest: int = 24) -> str:
-    """A name from a record as it can stand in a plot: short, and nothing but what is printed."""
+    """Returns a name from a record as it can stand in a plot: short, and nothing but what is printed."""
     text = " ".join(UNFIT.sub("\ufffd", text[: 2 * longest]).split())
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 @contextmanager
 def drawing(width: float = 4.5, height: float = 3.1) -> Iterator[tuple[Figure, Axes]]:
-    """A figure, in inches, with one pair of axes, in the page's style; to be drawn and made SVG inside the block."""
+    """Returns a figure, in inches, with one pair of axes, in the page's style; to be drawn and made SVG inside the
+    block.
+    """
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # The reader's browser draws the text, in fonts of its own.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -78,7 +80,8 @@ def drawing(width: float = 4.5, height: float = 3.1) -> Iterator[tuple[Figure, A
 
 
 def to_svg(figure: Figure, prefix: str, name: str, tooltips: Mapping[str, str] | None = None) -> Markup:
-    """The figure as an ``<svg>`` element whose ids begin with ``prefix``, called ``name`` for those who cannot see it.
+    """Returns the figure as an ``<svg>`` element whose ids begin with ``prefix``, called ``name`` for those who cannot
+    see it.
 
     ``tooltips``: text for artists by their gid.
     """

@@ -20,7 +20,9 @@ INTERRUPTED = "interrupted"  # how the error of an attempt that was asked to sto
 
 
 def attempt_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The attempt that a record's own fields tell of; records from before there were attempts hold only those."""
+    """Returns the attempt that a record's own fields tell of; records from before there were attempts hold only
+    those.
+    """
     return {name: fields[name] for name in FIELDS}
 
 
@@ -34,7 +36,7 @@ def close_attempts(attempts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def was_interrupted(error: str | None) -> bool:
-    """Whether an attempt's error says that it was asked to stop."""
+    """Tells whether an attempt's error says that it was asked to stop."""
     return error is not None and error.partition(" by ")[0] == INTERRUPTED
 
 
@@ -48,7 +50,9 @@ def this_process() -> dict[str, Any]:
 
 
 def is_gone(process: Mapping[str, Any]) -> bool:
-    """Whether a process that `this_process` named has ended. False for one of another machine: nobody here knows."""
+    """Tells whether a process that `this_process` named has ended. False for one of another machine: nobody here
+    knows.
+    """
     here = this_process()
     if process.get("host") != here["host"]:
         return False

@@ -25,12 +25,12 @@ OF_THE_MACHINE = ("num_workers", "persistent_workers", "prefetch_factor", "pin_m
 
 
 def is_detection(config: Mapping[str, Any]) -> bool:
-    """Whether a plain configuration is mmengine's."""
+    """Tells whether a plain configuration is mmengine's."""
     return "train_dataloader" in config
 
 
 def detection_cell(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of the configuration that makes its cell, see `dk_bench.runs.identity`.
+    """Returns the part of the configuration that makes its cell, see `dk_bench.runs.identity`.
 
     Where images lie does not count where ``data_name`` says which they are. A list of sections, as a pipeline is,
     becomes sections named by their numbers, so that two cells can be told apart by the key in which they differ.
@@ -48,7 +48,7 @@ def detection_cell(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sections(value: Any, left_out: tuple[str, ...]) -> Any:
-    """A value with lists of sections as sections, and without some keys."""
+    """Returns a value with lists of sections as sections, and without some keys."""
     if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
         value = {str(number): item for number, item in enumerate(value)}
     if isinstance(value, Mapping):

@@ -41,7 +41,7 @@ def collect_versions() -> dict[str, str]:
 
 
 def collect_device(device: Any = None) -> dict[str, Any]:
-    """What a torch device is: its type, its product name, how many there are (CPU: cores) and threads in use; and
+    """Tells what a torch device is: its type, its product name, how many there are (CPU: cores) and threads in use; and
     which of our operators compute there, "compiled" or "reference".
 
     ``device`` defaults to the GPU where there is one, as training does.
@@ -66,7 +66,7 @@ def collect_device(device: Any = None) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's product name, its architecture where the system does not tell."""
+    """Returns the processor's product name, its architecture where the system does not tell."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux
@@ -102,7 +102,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def portable(value: Any, *, distinct: bool = False) -> Any:
-    """The value with absolute paths made fit to be committed: no folder of this machine's owner stays in it.
+    """Returns the value with absolute paths made fit to be committed: no folder of this machine's owner stays in it.
 
     A path below the working folder becomes relative to it, any other keeps its last two parts (never the
     topmost folder) behind ``.../``.

@@ -61,12 +61,13 @@ DEFAULTS: dict[str, Any] = dict(flatten(dataclasses.asdict(Config())))
 
 
 def setting(config: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key of a plain configuration, or the schema's default where it has none."""
+    """Returns the value of a dotted key of a plain configuration, or the schema's default where it has none."""
     return dict(flatten(config)).get(key, DEFAULTS.get(key))
 
 
 def cell_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a plain configuration makes its cell: dotted keys whose values can change results and are no default.
+    """Tells what of a plain configuration makes its cell: dotted keys whose values can change results and are no
+    default.
 
     A key that the schema got later stands at its default in older configurations, and so changes none of them. Paths
     of the images do not count where ``data.name`` says which images they are, the number of devices only where each
@@ -86,7 +87,7 @@ def cell_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def devices_asked(config: Mapping[str, Any]) -> int:
-    """How many devices a plain configuration asks for; 1 where that is left to the machine."""
+    """Tells how many devices a plain configuration asks for; 1 where that is left to the machine."""
     devices = str(setting(config, "trainer.devices"))
     if devices.isdecimal():
         return int(devices)
@@ -94,8 +95,8 @@ def devices_asked(config: Mapping[str, Any]) -> int:
 
 
 def is_per_device(config: Mapping[str, Any]) -> bool:
-    """Whether another number of devices trains otherwise: each normalises by its own statistics, in detection each has
-    a batch of its own."""
+    """Tells whether another number of devices trains otherwise: each normalises by its own statistics, in detection
+    each has a batch of its own."""
     return is_detection(config) or not setting(config, "trainer.sync_batchnorm")
 
 
@@ -110,20 +111,22 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def run_folder(run: Config, values: Mapping[str, Any]) -> Path:
-    """Where a run keeps record, checkpoint and lock: the same for the same name, cell and seed, so that it finds its
-    own. ``values`` is the whole configuration, plain data; ``run`` gives output, name and seed."""
+    """Tells where a run keeps record, checkpoint and lock: the same for the same name, cell and seed, so that it finds
+    its own. ``values`` is the whole configuration, plain data; ``run`` gives output, name and seed."""
     return Path(run.output) / f"{run.name}-{config_hash(values)}-s{run.seed}"
 
 
 def _split_counts(flat: Mapping[str, Any]) -> bool:
-    """Whether data.train and data.val say which images: as names of splits, or as paths of data without a name."""
+    """Tells whether data.train and data.val say which images: as names of splits, or as paths of data without a
+    name.
+    """
     if flat.get("data.source", DEFAULTS["data.source"]) != "timm":
         return False
     return bool(flat.get("data.reader")) or flat.get("data.name", DEFAULTS["data.name"]) == DEFAULTS["data.name"]
 
 
 def _plain(value: Any) -> Any:
-    """A number in one form: W&B's server sends 4.0 as 4."""
+    """Returns a number in one form: W&B's server sends 4.0 as 4."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

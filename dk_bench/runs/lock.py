@@ -50,7 +50,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds ``folder``. Raises OSError where the file cannot be opened for writing."""
+    """Tells whether a process holds ``folder``. Raises OSError where the file cannot be opened for writing."""
     try:
         stream = open(folder / LOCK, "r+")
     except FileNotFoundError:

@@ -48,7 +48,7 @@ LEAST_CPU_SHARE = 0.97
 
 
 def collect_machine(*, probe: bool = True) -> dict[str, Any]:
-    """The processor, its caches and cores, torch's threads, and the instruction sets that the libraries chose.
+    """Returns the processor, its caches and cores, torch's threads, and the instruction sets that the libraries chose.
 
     What the system does not tell is None or left out. ``probe=False`` leaves out oneDNN and MKL.
     """
@@ -90,13 +90,15 @@ def _caches() -> list[dict[str, Any]]:
 
 
 def _count(cores: str) -> int:
-    """How many cores a list such as ``0-3,8`` names."""
+    """Tells how many cores a list such as ``0-3,8`` names."""
     ranges = [part.split("-") for part in cores.split(",")]
     return sum(int(ends[-1]) - int(ends[0]) + 1 for ends in ranges)
 
 
 def own_instruction_set() -> str:
-    """What our operators on the CPU are compiled for: baseline, avx2 or avx512; reference where plain PyTorch runs."""
+    """Tells what our operators on the CPU are compiled for: baseline, avx2 or avx512; reference where plain PyTorch
+    runs.
+    """
     import torch
 
     from dk_bench.functional.loading import COMPILED, REFERENCE, operators_on
@@ -105,8 +107,8 @@ def own_instruction_set() -> str:
 
 
 def instruction_sets(*, probe: bool = True) -> dict[str, str | None]:
-    """What torch and our library compute with, and, with ``probe``, oneDNN and MKL under this process's environment;
-    None where one does not say.
+    """Tells what torch and our library compute with, and, with ``probe``, oneDNN and MKL under this process's
+    environment; None where one does not say.
 
     These two are asked in a process of its own (3 s), once for a processor, version of torch and environment: the
     answer is kept below the user's cache folder, if there is one.
@@ -130,7 +132,7 @@ def _probe() -> dict[str, str | None]:
 
 
 def _answer_in(kept: Path) -> dict[str, str | None] | None:
-    """The answer that a file holds; None where there is none, or a damaged one."""
+    """Returns the answer that a file holds; None where there is none, or a damaged one."""
     try:
         answer = json.loads(kept.read_text())
     except (OSError, ValueError):
@@ -139,7 +141,9 @@ def _answer_in(kept: Path) -> dict[str, str | None] | None:
 
 
 def _kept() -> Path | None:
-    """The file of the answer that processor, torch and environment decide; None where the user has no such folder."""
+    """Returns the file of the answer that processor, torch and environment decide; None where the user has no such
+    folder.
+    """
     import torch
 
     folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
@@ -150,7 +154,7 @@ def _kept() -> Path | None:
 
 
 def _ask() -> dict[str, str | None]:
-    """What oneDNN and MKL say of themselves under this process's environment; None where one says nothing."""
+    """Tells what oneDNN and MKL say of themselves under this process's environment; None where one says nothing."""
     environment = os.environ | {"ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"}
     try:
         done = subprocess.run(
@@ -163,7 +167,7 @@ def _ask() -> dict[str, str | None]:
 
 
 def instruction_sets_here() -> list[str]:
-    """Those of ``avx2`` and ``avx512`` that this processor has for all three libraries, the wider one first."""
+    """Returns those of ``avx2`` and ``avx512`` that this processor has for all three libraries, the wider one first."""
     flags = set(processor()["flags"])
     needed = {"avx512": {"avx512f", "avx512vl", "avx512dq", "avx512bw"}, "avx2": set()}
     return [name for name, also in needed.items() if {"avx2", "fma"} | also <= flags]

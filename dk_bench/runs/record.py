@@ -80,7 +80,7 @@ def new_record(
     device: Any = None,
     earlier: Iterable[Mapping[str, Any]] = (),
 ) -> RunRecord:
-    """A record with status ``running``, started now, that knows versions, device and commit.
+    """Returns a record with status ``running``, started now, that knows versions, device and commit.
 
     ``config`` is plain data (dict, list, str, numbers). ``run_id`` defaults to ``<config hash>-s<seed>``. Absolute
     paths in configuration and command are shortened by `portable`. ``earlier`` are the attempts before this
@@ -113,17 +113,17 @@ def note_hardware(record: RunRecord, device: Any, devices: int) -> None:
 
 
 def attempts_of(record: RunRecord) -> list[dict[str, Any]]:
-    """All attempts of a run. A record from before there were attempts tells of the last one only."""
+    """Returns all attempts of a run. A record from before there were attempts tells of the last one only."""
     return record.attempts or [attempt_of(vars(record))]
 
 
 def is_tested(record: RunRecord, tests: Iterable[str]) -> bool:
-    """Whether a record has the final figures of test sets, by their names."""
+    """Tells whether a record has the final figures of test sets, by their names."""
     return all(f"{name}/top1" in record.metrics["final"] for name in tests)
 
 
 def as_it_stands(record: RunRecord) -> RunRecord:
-    """The record, failed in place of running where its process, on this machine, is gone."""
+    """Returns the record, failed in place of running where its process, on this machine, is gone."""
     process = record.attempts[-1].get("process") if record.attempts else None
     if record.status != "running" or not process or not is_gone(process):
         return record
@@ -195,7 +195,7 @@ def _finite(value: Any) -> Any:
 
 
 def _fault(content: Any) -> str | None:
-    """What keeps parsed JSON from being a record, in words, or None."""
+    """Tells what keeps parsed JSON from being a record, in words, or None."""
     if not isinstance(content, dict):
         return f"a record is a JSON object, this is a {type(content).__name__}"
     version = content.get("schema_version")
@@ -226,7 +226,7 @@ NUMBER = int | float | None
 
 
 def _fault_inside(content: dict[str, Any]) -> str | None:
-    """What is wrong with the parts that tables read."""
+    """Tells what is wrong with the parts that tables read."""
     data, metrics, model = content["data"], content["metrics"], content["model"]
     expected = {
         "data.name": (data.get("name"), str),
@@ -252,7 +252,9 @@ def _fault_inside(content: dict[str, Any]) -> str | None:
 
 
 def _plain_types(hint: Any) -> tuple[type, ...]:
-    """The classes isinstance needs for a field's annotation: ``dict[str, Any]`` -> dict, ``str | None`` -> both."""
+    """Returns the classes isinstance needs for a field's annotation: ``dict[str, Any]`` -> dict, ``str | None`` ->
+    both.
+    """
     if isinstance(hint, types.UnionType):
         return get_args(hint)
     return (get_origin(hint) or hint,)

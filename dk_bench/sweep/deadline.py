@@ -34,7 +34,7 @@ class Deadline:
         return time.monotonic() >= self.end
 
     def choose(self, candidates: Sequence[Job], jobs: Sequence[Job]) -> list[Job]:
-        """Those of the candidates that would end in time if they started now."""
+        """Returns those of the candidates that would end in time if they started now."""
         if self.end == math.inf:
             return list(candidates)
         longest: dict[str, float] = {}

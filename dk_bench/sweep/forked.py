@@ -34,13 +34,13 @@ class Forked:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, negative for the signal that ended it; None while it runs."""
+        """Returns the exit status, negative for the signal that ended it; None while it runs."""
         return self.process.exitcode
 
     poll = returncode.fget
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit status, once it has ended. Raises subprocess.TimeoutExpired."""
+        """Returns the exit status, once it has ended. Raises subprocess.TimeoutExpired."""
         self.process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired("forked process", timeout)

@@ -80,11 +80,11 @@ class Sweep:
     run_cap: int | None = None
 
     def cells(self) -> list[dict[str, Any]]:
-        """The grid's points in W&B's order: parameter name -> value, names in alphabetical order."""
+        """Returns the grid's points in W&B's order: parameter name -> value, names in alphabetical order."""
         return list(itertools.islice(enumerate_grid(self.parameters), self.run_cap))
 
     def argv(self, cell: Mapping[str, Any]) -> list[str]:
-        """The command line the W&B agent would start for a cell."""
+        """Returns the command line the W&B agent would start for a cell."""
         from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args  # takes seconds
 
         expanded = create_sweep_command_args({"args": {name: {"value": value} for name, value in cell.items()}})
@@ -136,7 +136,7 @@ def _axes(parameters: Mapping[str, Any], outer: Names = ()) -> Iterator[tuple[Na
 
 
 def _as_sent(value: Any) -> Any:
-    """A value as it arrives at the agent: W&B's server sends 4.0 as 4, and from 1e21 on, 1e+21."""
+    """Returns a value as it arrives at the agent: W&B's server sends 4.0 as 4, and from 1e21 on, 1e+21."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         return int(value)
     if isinstance(value, Mapping):

@@ -59,7 +59,7 @@ class SweepProgress:
         self.progress.__exit__(*exception)
 
     def changed(self, job: Job | None) -> None:
-        """A job started or ended, or (None) time went by."""
+        """Returns a job started or ended, or (None) time went by."""
         if job is not None and job.state == "running":
             self.lines[job.name] = self.progress.add_task(job.name, total=None, note="")
         elif job is not None:

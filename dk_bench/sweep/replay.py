@@ -40,7 +40,7 @@ class Then:
 def replay_command(
     record: RunRecord, output: str | Path, config: str | None = None, overrides: Iterable[str] = ()
 ) -> list[str]:
-    """The record's command, with its runs going to ``output``, which is no part of what it computes.
+    """Returns the record's command, with its runs going to ``output``, which is no part of what it computes.
 
     ``config`` takes the place of the configuration file, ``overrides`` (key=value) that of the command's for the same
     key: for what lies elsewhere on this machine. Raises UserError for a command that is no ``dk-bench train``, and
@@ -63,12 +63,14 @@ def replay_command(
 
 
 def _place(override: str) -> tuple[str, ...]:
-    """The place that an override names: a[0] and a.0 are one."""
+    """Returns the place that an override names: a[0] and a.0 are one."""
     return tuple(map(str, split_override(override)[0]))
 
 
 def resolve(command: list[str]) -> dict[str, Any]:
-    """The configuration, plain data, that ``dk-bench train CONFIG key=value...`` stands for today. Raises UserError."""
+    """Returns the configuration, plain data, that ``dk-bench train CONFIG key=value...`` stands for today. Raises
+    UserError.
+    """
     _, _, config, *overrides = command
     if config.endswith(".py"):
         from dk_bench.detection.config import load_detection_config
@@ -104,7 +106,7 @@ def compare_rounding(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Th
 
 
 def faults(record: RunRecord, making: Iterable[Then]) -> list[str]:
-    """Why a replay would not be of the same run, in words; empty where nothing speaks against it."""
+    """Tells why a replay would not be of the same run, in words; empty where nothing speaks against it."""
     words = [f"{item.name}: {item.then} then, {item.now} now" for item in making if item.matters and item.differs]
     code = [attempt["git"] for attempt in attempts_of(record)]
     if any(git.get("dirty") for git in code):
@@ -117,7 +119,7 @@ def faults(record: RunRecord, making: Iterable[Then]) -> list[str]:
 
 
 def compare_metrics(record: RunRecord, replayed: RunRecord) -> tuple[int, list[str]]:
-    """How many figures of the record were compared, and which came out otherwise, in words.
+    """Tells how many figures of the record were compared, and which came out otherwise, in words.
 
     All of them, to the last bit, but for times: those of every epoch, and the final ones.
     """
@@ -135,7 +137,7 @@ def compare_metrics(record: RunRecord, replayed: RunRecord) -> tuple[int, list[s
 def replayed_below(
     folder: Path, record: RunRecord, path: Path, config: Mapping[str, Any]
 ) -> tuple[Path, RunRecord] | None:
-    """The replay of a record, by ``config``, that a folder holds, with its file; None where it holds no record.
+    """Returns the replay of a record, by ``config``, that a folder holds, with its file; None where it holds no record.
 
     Raises UserError where it holds others, or the record itself, which lies at ``path``.
     """
@@ -149,8 +151,8 @@ def replayed_below(
 
 
 def _settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Then]:
-    """The settings in which two configurations differ, of those that make a cell, and the seed. Where images lie and
-    runs go is not among them."""
+    """Returns the settings in which two configurations differ, of those that make a cell, and the seed. Where images
+    lie and runs go is not among them."""
     ours, today = ({**cell_settings(config), "seed": config.get("seed")} for config in (then, now))
     both = ((key, *(cell.get(key, DEFAULTS.get(key)) for cell in (ours, today))) for key in {**ours, **today})
     return [Then(key, str(was), str(is_now)) for key, was, is_now in both if was != is_now]

@@ -50,7 +50,7 @@ class Job:
         return self.state in ("finished", "failed", "skipped")
 
     def last_line(self) -> str:
-        """The last line of output that says something, without terminal codes; empty before there is one."""
+        """Returns the last line of output that says something, without terminal codes; empty before there is one."""
         try:
             with open(self.log, "rb") as stream:
                 stream.seek(max(0, self.log.stat().st_size - 4096))
@@ -67,7 +67,7 @@ def available_cores() -> int:
 
 
 def available_gpus() -> list[str]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Returns the GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -164,8 +164,8 @@ def _take_up(job: Job, running: dict[int, Job], environments: list[dict[str, str
 
 
 def _look(job: Job) -> None:
-    """What others have made of a job's run: it is theirs, has ended, or is for us to start (``waiting``), and then no
-    other runner's until it has ended."""
+    """Tells what others have made of a job's run: it is theirs, has ended, or is for us to start (``waiting``), and
+    then no other runner's until it has ended."""
     if job.run is None or (job.state == "elsewhere" and time.monotonic() < job.looked + LOOK_SECONDS):
         return
     job.looked = time.monotonic()
@@ -182,7 +182,7 @@ def _look(job: Job) -> None:
 
 
 def _start(job: Job, environment: dict[str, str], starter: Callable) -> bool:
-    """Whether the job runs now; otherwise it failed."""
+    """Tells whether the job runs now; otherwise it failed."""
     job.started = time.monotonic()
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)

@@ -31,18 +31,18 @@ class Run:
 
     @classmethod
     def of(cls, config: Config, values: Mapping[str, Any]) -> Run:
-        """The run of a configuration, as `training_values` gives it."""
+        """Returns the run of a configuration, as `training_values` gives it."""
         return cls(run_folder(config, values), Path(config.output), tests=tuple(held_out_sets(config.data)))
 
     def record(self) -> RunRecord | None:
-        """What the run's folder holds; None where there is no record that can be read."""
+        """Tells what the run's folder holds; None where there is no record that can be read."""
         with contextlib.suppress(UserError):  # training will say so
             return read_record(self.folder / "record.json")
         return None
 
     def has_finished(self, record: RunRecord | None) -> bool:
-        """Whether its record is finished, with the figures of its test images, unless there is no checkpoint to have
-        them from."""
+        """Tells whether its record is finished, with the figures of its test images, unless there is no checkpoint to
+        have them from."""
         if record is None or record.status != "finished":
             return False
         return is_tested(record, self.tests) or not (self.folder / "last.ckpt").exists()
@@ -64,7 +64,7 @@ class Run:
         self.taken = None
 
     def look(self) -> tuple[str, str]:
-        """What others have made of the run since `know`, and why: ``held`` (a process trains it right now),
+        """Tells what others have made of the run since `know`, and why: ``held`` (a process trains it right now),
         ``finished``, ``failed``, or ``free``: nobody has begun it, or whoever did was cut off.
 
         Nobody holds it and its record says running: cut off, on whatever machine that was. Raises OSError.

@@ -60,7 +60,9 @@ class Figure:
 
     @property
     def state(self) -> str:
-        """What to say beside the figure, or in place of one: ``1 failed``, ``running``, ``not run``; often empty."""
+        """Tells what to say beside the figure, or in place of one: ``1 failed``, ``running``, ``not run``; often
+        empty.
+        """
         if not self.run:
             return "not run"
         alone = self.summary is None and self.failed + self.running == 1
@@ -96,12 +98,12 @@ class Data:
 
     @property
     def is_imagenet(self) -> bool:
-        """Whether it is the data of the paper's figures: ImageNet 2012's 1000 classes and 50,000 val images."""
+        """Tells whether it is the data of the paper's figures: ImageNet 2012's 1000 classes and 50,000 val images."""
         return "imagenet" in self.name.lower() and (self.classes, self.val_images) == (1000, 50_000)
 
     @property
     def is_coco(self) -> bool:
-        """Whether it is COCO 2017: 80 classes, train2017 (with or without its 1,021 empty images) and val2017."""
+        """Tells whether it is COCO 2017: 80 classes, train2017 (with or without its 1,021 empty images) and val2017."""
         is_whole = (self.classes, self.val_images) == (80, 5000) and self.train_images in (117_266, 118_287)
         return "coco" in self.name.lower() and is_whole
 
@@ -132,8 +134,8 @@ class Cell:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The cell's settings but for the model's name and what a rigid model has not: equal where only the model
-        differs, so that nothing else is compared."""
+        """Returns the cell's settings but for the model's name and what a rigid model has not: equal where only the
+        model differs, so that nothing else is compared."""
         ours = ("model.name", OFFSET_MULTIPLIER)
         settings = cell_settings(self.runs[0].config) | {"devices": devices_of(self.runs[0])}
         return {
@@ -144,18 +146,18 @@ class Cell:
 
     @property
     def offset_rates(self) -> dict[str, Any]:
-        """How fast offsets learn, where that is set."""
+        """Tells how fast offsets learn, where that is set."""
         settings = cell_settings(self.runs[0].config).items()
         return {key: value for key, value in settings if key == OFFSET_MULTIPLIER or OFFSET_RATE.match(key)}
 
     @property
     def has_spec(self) -> bool:
-        """Whether the configuration deformed the model that it names."""
+        """Tells whether the configuration deformed the model that it names."""
         return any(key.startswith(SPEC) for key in cell_settings(self.runs[0].config))
 
     @property
     def is_papers_protocol(self) -> bool:
-        """Whether its figures may stand beside the paper's: the same images, evaluated the same way."""
+        """Tells whether its figures may stand beside the paper's: the same images, evaluated the same way."""
         run = self.runs[0]
         size = setting(run.config, "data.size")
         sizes = {size, *(run.model.get("input_size") or [size])[-2:]}
@@ -164,7 +166,7 @@ class Cell:
 
     @property
     def is_papers_detector(self) -> bool:
-        """Whether it is Faster R-CNN with FPN on COCO in the setting 1x, so that its figures may stand beside the
+        """Tells whether it is Faster R-CNN with FPN on COCO in the setting 1x, so that its figures may stand beside the
         paper's."""
         run = self.runs[0]
         flat = dict(flatten(run.config))
@@ -173,25 +175,27 @@ class Cell:
         return self.data.is_coco and same and sizes[-2:] == PAPERS_SCALE
 
     def final(self, metric: str) -> Figure:
-        """A metric at the end of training, over the finished runs."""
+        """Returns a metric at the end of training, over the finished runs."""
         return self._figure([run.metrics["final"].get(metric) for run in self._finished()])
 
     def figures(self, metric: str) -> dict[Pair, float]:
-        """A metric at the end of training of every finished run that has it, by what runs are paired by."""
+        """Returns a metric at the end of training of every finished run that has it, by what runs are paired by."""
         found = {pair_of(run): run.metrics["final"].get(metric) for run in self._finished()}
         return {pair: value for pair, value in found.items() if _is_number(value)}
 
     def pairs_with(self, other: Cell) -> int:
-        """How many runs of both have finished that may be paired."""
+        """Tells how many runs of both have finished that may be paired."""
         ours, theirs = ({pair_of(run) for run in cell._finished()} for cell in (self, other))
         return len(ours & theirs)
 
     def mixture(self, metric: str) -> list[str]:
-        """What of the finished runs is not alike, and what was run again with which figure, in words."""
+        """Tells what of the finished runs is not alike, and what was run again with which figure, in words."""
         return mixture(self._finished()) + run_again(self.again, metric)
 
     def cost(self, key: str) -> float | str | None:
-        """A count that is the same for every seed; also a failed run knows it. UNKNOWN where counting failed."""
+        """Returns a count that is the same for every seed; also a failed run knows it. UNKNOWN where counting
+        failed.
+        """
         known = (run.cost[key] for run in self.runs if run.cost.get(key) is not None)
         return next(known, UNKNOWN if any(run.cost.get("error") for run in self.runs) else None)
 
@@ -241,7 +245,7 @@ def _label(cells: list[Cell]) -> list[Cell]:
 
 
 def _flat(cell: Cell, *more: str) -> dict[str, Any]:
-    """A cell's settings, and what else tells it from others."""
+    """Returns a cell's settings, and what else tells it from others."""
     known = [sums for run in cell.runs if any(sums := checksums_of(run))]
     images = "/".join(str(checksum)[:6] for checksum in known[0]) if known else UNKNOWN
     found = {"devices": devices_of(cell.runs[0]), "images": images}
@@ -250,7 +254,7 @@ def _flat(cell: Cell, *more: str) -> dict[str, Any]:
 
 
 def pair_marks(cells: Sequence[Cell], metric: str) -> list[str]:
-    """What of the runs that a contrast between cells pairs is not alike, and how many seeds it is without because
+    """Tells what of the runs that a contrast between cells pairs is not alike, and how many seeds it is without because
     their runs are of several draws, in words."""
     figures = [cell.figures(metric) for cell in cells]
     pairs = set.intersection(*map(set, figures))

@@ -75,7 +75,7 @@ OTHER_PROTOCOL = "not evaluated as in the paper (centre 224 x 224 of images resi
 
 
 def build_documents(records: Iterable[RunRecord], costs: Costs | None = None) -> dict[str, Document]:
-    """Every table by name: ``table1`` to ``table4``, ``demo``, ``other`` where there are other models, and
+    """Returns every table by name: ``table1`` to ``table4``, ``demo``, ``other`` where there are other models, and
     ``detection`` where there are detectors on other data than COCO.
 
     ``costs`` gives params, macs and sampling_macs by model name, for rows that have no record on ImageNet.
@@ -105,8 +105,8 @@ def write_documents(documents: Iterable[Document], folder: str | Path) -> list[P
 
 
 def _paper_document(number: int, cells: list[Cell], costs: Costs) -> Document:
-    """A table of the paper: first ImageNet with the paper's figures, then one table for every other data set, and for
-    ImageNet at other sizes."""
+    """Returns a table of the paper: first ImageNet with the paper's figures, then one table for every other data set,
+    and for ImageNet at other sizes."""
     models = {row_name(model.row): model.name for model in PAPER_MODELS.values() if model.table == number}
     rows = [(paper, models[row_name(paper)]) for paper in load_paper()[f"table{number}"]]
     cells = [cell for cell in cells if not cell.has_spec]  # those of other tables too: differences are to them
@@ -127,7 +127,7 @@ def _paper_document(number: int, cells: list[Cell], costs: Costs) -> Document:
 def _paper_table(
     number: int, heading: str, rows: list[tuple[dict, str]], cells: list[Cell], costs: Costs | None
 ) -> Table:
-    """The paper's rows. ``costs`` is None for other data than the paper's, where its figures are left out."""
+    """Returns the paper's rows. ``costs`` is None for other data than the paper's, where its figures are left out."""
     with_paper = costs is not None
     keys = [key for key in ("backbone", "with", "pw", "conv3x3") if key in rows[0][0]]
     names = {"backbone": "backbone", "with": "with", "pw": "1x1", "conv3x3": "3x3"}
@@ -152,7 +152,7 @@ def _paper_table(
 
 
 def _demo_document(cells: list[Cell]) -> Document:
-    """The demo's grid, always whole, and what else was run of its tiny base; one table a data set."""
+    """Returns the demo's grid, always whole, and what else was run of its tiny base; one table a data set."""
     return _models_document(
         "demo",
         "Tiny models: rigid, global and local kernels, alone and with CondConv or deformable convolution.",

@@ -41,8 +41,8 @@ UNJUDGED = "Only Δ DK gets a verdict here: what DK adds to a rival is the table
 def difference(
     model: str, cell: Cell | None, cells: list[Cell], metric: str, over: str | None = None, effect: float | None = None
 ) -> Judgement | Number:
-    """How far a model's metric is above that of its rigid base, or of the model ``over``, on the same data under the
-    same settings, in points; nothing for a base itself.
+    """Tells how far a model's metric is above that of its rigid base, or of the model ``over``, on the same data under
+    the same settings, in points; nothing for a base itself.
 
     ``cell``: the model's, None where it is not run. ``effect``: the difference that the paper has.
     """
@@ -60,7 +60,7 @@ def difference(
 
 
 def _base_of(cell: Cell, cells: list[Cell], base: str) -> Cell | None:
-    """The cell of a base that differs from another in the model alone."""
+    """Returns the cell of a base that differs from another in the model alone."""
     of_base = [c for c in cells if c.model == base and not c.has_spec]
     same = [c for c in of_base if (c.data, c.settings) == (cell.data, cell.settings)]
     # Several where their offsets, which a rigid model has not, were to learn at several rates.
@@ -71,7 +71,7 @@ def _base_of(cell: Cell, cells: list[Cell], base: str) -> Cell | None:
 def difference_of_dk(
     model: str, cell: Cell | None, cells: list[Cell], metric: str, effect: float | None = None
 ) -> Judgement | Number:
-    """How far a metric is above that of the same model with SCC or DCN alone; nothing for all other models."""
+    """Tells how far a metric is above that of the same model with SCC or DCN alone; nothing for all other models."""
     rival = MODELS.get(model.removesuffix("_dk"))
     if rival is None or rival.name == model or not (rival.spec.dcn or rival.spec.experts):
         return NO_DIFFERENCE
@@ -79,7 +79,7 @@ def difference_of_dk(
 
 
 def paper_columns(of_dk: bool, with_paper: bool) -> list[str]:
-    """The names of what `paper_differences` gives."""
+    """Returns the names of what `paper_differences` gives."""
     name = "Δ DK" if of_dk else "Δ rigid"
     return [*["Δ rigid"] * of_dk, *[f"{name}, paper"] * with_paper, name]
 
@@ -87,8 +87,8 @@ def paper_columns(of_dk: bool, with_paper: bool) -> list[str]:
 def paper_differences(
     model: str, cell: Cell | None, cells: list[Cell], metric: str, key: str, *, of_dk: bool, with_paper: bool
 ) -> list[Value | Judgement]:
-    """The difference that a row of a paper's table is about, the paper's of its figure ``key`` before it: to the rigid
-    base; ``of_dk``: to the rival alone, and that to the rigid base, which gets no verdict, first."""
+    """Returns the difference that a row of a paper's table is about, the paper's of its figure ``key`` before it: to
+    the rigid base; ``of_dk``: to the rival alone, and that to the rigid base, which gets no verdict, first."""
     ours = PAPER_MODELS[model]
     base = PAPER_MODELS[model.removesuffix("_dk") if of_dk else ours.base]
     effect = None if base == ours else paper_difference(ours, base, key)
@@ -100,7 +100,7 @@ def paper_differences(
 
 
 def as_figure(judged: Judgement | Number) -> Figure | Number:
-    """A difference as tables show it."""
+    """Returns a difference as tables show it."""
     if not isinstance(judged, Judgement) or judged.mean is None:
         return NO_DIFFERENCE
     half = None if judged.high is None else (judged.high - judged.low) / 2
@@ -110,8 +110,8 @@ def as_figure(judged: Judgement | Number) -> Figure | Number:
 def with_verdicts(
     columns: list[str], lines: list[list[Value | Judgement]], judged: Sequence[str]
 ) -> tuple[list[str], list[list[Value]], str]:
-    """A table with a corrected p and a verdict behind each of its columns ``judged``, and a line that names the family:
-    all differences in these columns."""
+    """Returns a table with a corrected p and a verdict behind each of its columns ``judged``, and a line that names the
+    family: all differences in these columns."""
     places = [columns.index(name) for name in judged]
     found = [(row, at) for row, line in enumerate(lines) for at in places if isinstance(line[at], Judgement)]
     verdicts = dict(zip(found, decide([lines[row][at] for row, at in found]), strict=True))

@@ -86,7 +86,7 @@ class Judgement:
 
     @property
     def null(self) -> float:
-        """What the mean is tested against: 0, and -margin where the claim is "as good as" (sign 0)."""
+        """Tells what the mean is tested against: 0, and -margin where the claim is "as good as" (sign 0)."""
         return 0.0 if self.expected_sign else -self.margin
 
 
@@ -151,7 +151,7 @@ class Verdict:
 
     @property
     def seeds(self) -> int | None:
-        """The seeds that would decide: whichever of the two is more; None where none is known."""
+        """Returns the seeds that would decide: whichever of the two is more; None where none is known."""
         return max((seeds for seeds in (self.seeds_effect, self.seeds_margin) if seeds), default=None)
 
     def __str__(self) -> str:
@@ -163,7 +163,7 @@ class Verdict:
 
 
 def decide(judgements: Sequence[Judgement], *, alpha: float = ALPHA, power: float = POWER) -> list[Verdict]:
-    """The verdicts on one family, in its order; see the module's docstring for the rule.
+    """Returns the verdicts on one family, in its order; see the module's docstring for the rule.
 
     The family is all that is passed: what is not run yet (a judgement of no differences) counts in its size.
     """
@@ -194,8 +194,8 @@ def _verdict(
 
 
 def _seeds(judged: Judgement, alpha: float, power: float) -> tuple[int | None, int | None]:
-    """The seeds for the paper's difference and for the margin; a claim of "as good as" is one of no difference where
-    the paper gives none."""
+    """Returns the seeds for the paper's difference and for the margin; a claim of "as good as" is one of no difference
+    where the paper gives none."""
     if judged.p is None:
         return None, None
     effect = 0.0 if judged.effect is None and judged.expected_sign == 0 else judged.effect

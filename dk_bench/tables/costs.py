@@ -36,7 +36,9 @@ def count_costs(models: Iterable[str]) -> Costs:
 
 
 def load_costs(path: str | Path = COSTS_FILE) -> Costs:
-    """The counts `write_costs` left; none where there is no file. Raises UserError for a file that holds no counts."""
+    """Returns the counts `write_costs` left; none where there is no file. Raises UserError for a file that holds no
+    counts.
+    """
     path = Path(path)
     if not path.exists():
         return {}

@@ -97,7 +97,7 @@ def _paper_table(number: int, rows: list[tuple[dict[str, Any], str]], cells: lis
 
 
 def _others(cells: list[Cell]) -> Document:
-    """One table a data set, and one for COCO in other settings."""
+    """Returns one table a data set, and one for COCO in other settings."""
     tables = []
     for data in sorted({cell.data for cell in cells}):
         why = OTHER_SETTING if data.is_coco else OTHER_DATA

@@ -106,7 +106,7 @@ BREAKS = re.compile(r"[\t\n\v\f\r\u2028\u2029]")
 
 
 def escape(text: str) -> str:
-    """A text as pdflatex shows it, in a paragraph, a cell or a caption; line breaks become blanks."""
+    """Returns a text as pdflatex shows it, in a paragraph, a cell or a caption; line breaks become blanks."""
     text = BREAKS.sub(" ", unicodedata.normalize("NFC", text))
     runs = itertools.groupby(text, key=_font)
     shown = "".join(_in_font(font, run) if font else "".join(map(_alone, run)) for font, run in runs)
@@ -115,12 +115,12 @@ def escape(text: str) -> str:
 
 
 def packages(source: str) -> list[str]:
-    """The packages that escaped text asks for."""
+    """Returns the packages that escaped text asks for."""
     return [name for name, commands in NEEDED.items() if any(command in source for command in commands)]
 
 
 def _alone(sign: str) -> str:
-    """A character in the document's own font, or its code point."""
+    """Returns a character in the document's own font, or its code point."""
     if sign in SHOWN:
         return SHOWN[sign]
     if " " <= sign <= "}":
@@ -134,7 +134,7 @@ def _alone(sign: str) -> str:
 
 
 def _font(sign: str) -> str | None:
-    """The font of the package CJK that a character is set in, if it has to be."""
+    """Returns the font of the package CJK that a character is set in, if it has to be."""
     if _alone(sign)[:10] != r"\texttt{U+":
         return None
     return next((font for font, charset in FONTS.items() if _has(charset, sign)), None)

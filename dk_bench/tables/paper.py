@@ -25,7 +25,7 @@ TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def load_paper(path: str | Path = PAPER_FILE) -> dict[str, list[dict[str, Any]]]:
-    """The tables by name (``table1`` to ``table4``), each a list of rows in the paper's order.
+    """Returns the tables by name (``table1`` to ``table4``), each a list of rows in the paper's order.
 
     Units: top1 and map in percent, params in millions, flops in 10^9 multiply-adds. Raises UserError that names file,
     table and row for anything missing, unknown, not a number or there twice.
@@ -52,19 +52,23 @@ def load_paper(path: str | Path = PAPER_FILE) -> dict[str, list[dict[str, Any]]]
 
 
 def row_name(row: dict[str, Any]) -> tuple[str, ...]:
-    """What tells a row from the others of its table: backbone, 1x1, 3x3, what it is combined with."""
+    """Tells what tells a row from the others of its table: backbone, 1x1, 3x3, what it is combined with."""
     return row["backbone"], row.get("pw", "rigid"), row["conv3x3"], row.get("with", "")
 
 
 def paper_figure(model: BenchModel, key: str) -> float | None:
-    """The paper's figure ``key`` of a model: ``top1`` of tables 1 and 2, or ``map`` of 3 and 4; None without one."""
+    """Returns the paper's figure ``key`` of a model: ``top1`` of tables 1 and 2, or ``map`` of 3 and 4; None without
+    one.
+    """
     tables = ("table1", "table2") if key in CLASSIFICATION else ("table3", "table4")
     rows = {row_name(row): row for table in tables for row in _figures()[table]}
     return rows.get(row_name(model.row), {}).get(key) if model.row else None
 
 
 def paper_difference(model: BenchModel, base: BenchModel, key: str) -> float | None:
-    """What the paper's figure ``key`` of a model is above that of another, in points; None where it has not both."""
+    """Tells what the paper's figure ``key`` of a model is above that of another, in points; None where it has not
+    both.
+    """
     ours, theirs = paper_figure(model, key), paper_figure(base, key)
     return None if ours is None or theirs is None else round(ours - theirs, 2)
 

@@ -43,13 +43,13 @@ class Pair(NamedTuple):
 
 
 def pair_of(record: RunRecord) -> Pair:
-    """What a run is paired by."""
+    """Tells what a run is paired by."""
     return Pair(record.seed, draw_of(record), checksums_of(record))
 
 
 def draw_of(record: RunRecord) -> tuple[Kind, ...]:
-    """The hardware that a run was trained on: one kind, or in turn those of the attempts that it took. An attempt that
-    says that it took no step, but evaluated the trained model, say, does not count."""
+    """Returns the hardware that a run was trained on: one kind, or in turn those of the attempts that it took. An
+    attempt that says that it took no step, but evaluated the trained model, say, does not count."""
     compiled = bool(setting(record.config, "trainer.compile"))
     trained = [attempt for attempt in attempts_of(record) if attempt.get("steps") != 0] or attempts_of(record)[-1:]
     kinds = [_kind(attempt["device"], compiled) for attempt in trained]
@@ -68,7 +68,7 @@ def _kind(device: Any, compiled: bool) -> Kind:
 
 
 def _section(value: Any) -> Mapping[str, Any]:
-    """A part of a record that is free in form; nothing where it is none."""
+    """Returns a part of a record that is free in form; nothing where it is none."""
     return value if isinstance(value, Mapping) else {}
 
 
@@ -84,8 +84,8 @@ def checksums_of(record: RunRecord) -> tuple[str | None, ...]:
 
 
 def devices_of(record: RunRecord) -> int:
-    """How many devices trained a run, where that changes more than rounding: those that normalise batches each by its
-    own statistics, or that have a batch each."""
+    """Tells how many devices trained a run, where that changes more than rounding: those that normalise batches each by
+    its own statistics, or that have a batch each."""
     return (_count(record.device) or devices_asked(record.config)) if is_per_device(record.config) else 1
 
 
@@ -109,7 +109,7 @@ def first_of_each(records: Iterable[RunRecord]) -> tuple[list[RunRecord], list[R
 
 
 def each_once(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Every run once, that was found twice: as it stood last."""
+    """Returns every run once, that was found twice: as it stood last."""
     known: dict[tuple[str, str, int], RunRecord] = {}
     for record in sorted(records, key=lambda r: (r.status == "finished", r.ended or "", len(r.attempts))):
         known[record.run_id, record.started, record.seed] = record
@@ -117,8 +117,8 @@ def each_once(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def apart_by_data(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
-    """The runs of a cell apart by their images' checksums. Those that do not say belong to the one that is known, if
-    only one is, and are of their own otherwise."""
+    """Returns the runs of a cell apart by their images' checksums. Those that do not say belong to the one that is
+    known, if only one is, and are of their own otherwise."""
     parts: dict[tuple, list[RunRecord]] = defaultdict(list)
     for record in records:
         parts[checksums_of(record)].append(record)
@@ -130,7 +130,7 @@ def apart_by_data(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
 
 
 def mixture(runs: Sequence[RunRecord]) -> list[str]:
-    """What of runs that are pooled is not alike, in words: nothing where all is."""
+    """Tells what of runs that are pooled is not alike, in words: nothing where all is."""
     draws, attempts = [draw_of(run) for run in runs], [attempt for run in runs for attempt in attempts_of(run)]
     kinds = {kind for draw in draws for kind in draw}
     types = sorted({kind.type for kind in kinds})
@@ -146,12 +146,12 @@ def mixture(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def count_dirty(runs: Sequence[RunRecord]) -> int:
-    """How many runs had code with changes that no commit holds, in any attempt."""
+    """Tells how many runs had code with changes that no commit holds, in any attempt."""
     return sum(any(attempt["git"].get("dirty") for attempt in attempts_of(run)) for run in runs)
 
 
 def _several(values: Iterable[Any], name: str) -> list[str]:
-    """How many different values there are, if several; unknown ones are one of them."""
+    """Tells how many different values there are, if several; unknown ones are one of them."""
     count = len(set(values))
     return [f"{count} {name}"] if count > 1 else []
 

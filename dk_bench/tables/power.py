@@ -18,22 +18,24 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(200)  # on [-1, 1]
 
 
 def power_of_difference(n: int, effect: float, std: float, alpha: float = 0.05) -> float:
-    """How often n seeds (n >= 2) tell a true mean difference from zero, by Student's two-sided test at ``alpha``."""
+    """Tells how often n seeds (n >= 2) tell a true mean difference from zero, by Student's two-sided test at
+    ``alpha``.
+    """
     error = std / np.sqrt(n)
     needed = stdtrit(n - 1, 1 - alpha / 2) * _sample_errors(n, error)
     return _mean(ndtr((effect - needed) / error) + ndtr((-effect - needed) / error))
 
 
 def power_of_equivalence(n: int, margin: float, std: float, alpha: float = 0.05, effect: float = 0.0) -> float:
-    """How often n seeds (n >= 2) show a true mean difference ``effect`` to be within +-``margin``, by two one-sided t
-    tests at ``alpha``."""
+    """Tells how often n seeds (n >= 2) show a true mean difference ``effect`` to be within +-``margin``, by two
+    one-sided t tests at ``alpha``."""
     error = std / np.sqrt(n)
     reach = margin - stdtrit(n - 1, 1 - alpha) * _sample_errors(n, error)  # where the sample's mean has to be
     return _mean(np.where(reach > 0, ndtr((reach - effect) / error) - ndtr((-reach - effect) / error), 0.0))
 
 
 def _sample_errors(n: int, error: float) -> np.ndarray:
-    """What samples of n give for the mean's standard error, at the nodes' probabilities."""
+    """Tells what samples of n give for the mean's standard error, at the nodes' probabilities."""
     return error * np.sqrt(chdtri(n - 1, (NODES + 1) / 2) / (n - 1))
 
 
@@ -42,7 +44,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def seeds_for(power_of: Callable[[int], float], power: float = 0.8) -> int | None:
-    """The fewest seeds, 2 at least, with which ``power_of`` reaches ``power``; None for more than 10,000."""
+    """Returns the fewest seeds, 2 at least, with which ``power_of`` reaches ``power``; None for more than 10,000."""
     low, high = 1, 2
     while power_of(high) < power:
         if high > MOST:
@@ -55,16 +57,18 @@ def seeds_for(power_of: Callable[[int], float], power: float = 0.8) -> int | Non
 
 
 def seeds_for_difference(effect: float, std: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """The seeds that tell ``effect`` from zero with ``power``; None where 10,000 do not, so for an effect of zero."""
+    """Returns the seeds that tell ``effect`` from zero with ``power``; None where 10,000 do not, so for an effect of
+    zero.
+    """
     return seeds_for(lambda n: power_of_difference(n, effect, std, alpha), power)
 
 
 def seeds_for_equivalence(margin: float, std: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """The seeds that show a true difference of zero to be within +-``margin`` with ``power``; None as above."""
+    """Returns the seeds that show a true difference of zero to be within +-``margin`` with ``power``; None as above."""
     return seeds_for(lambda n: power_of_equivalence(n, margin, std, alpha), power)
 
 
 def std_interval(std: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of a true standard deviation by a sample's of n values (n >= 2), by chi-square."""
+    """Returns the interval of a true standard deviation by a sample's of n values (n >= 2), by chi-square."""
     tails = (1 - confidence) / 2, (1 + confidence) / 2
     return tuple(float(std * np.sqrt((n - 1) / chdtri(n - 1, tail))) for tail in tails)

@@ -64,7 +64,7 @@ class Document:
 
 
 def text(value: Value) -> str:
-    """A value as people read it: ``71.2 ± 0.5 (n=3), 1 failed``; one run has no spread: ``71.2 (n=1)``."""
+    """Returns a value as people read it: ``71.2 ± 0.5 (n=3), 1 failed``; one run has no spread: ``71.2 (n=1)``."""
     if isinstance(value, str):
         return value
     if isinstance(value, Number):
@@ -88,14 +88,16 @@ def markdown(document: Document) -> str:
 
 
 def markdown_table(table: Table) -> str:
-    """A table alone: text on the left, figures on the right."""
+    """Returns a table alone: text on the left, figures on the right."""
     rule = [":--" if isinstance(value, str) else "--:" for value in _kinds(table)]
     lines = [map(markdown_text, table.columns), rule, *(map(_markdown_cell, row) for row in table.rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def markdown_text(words: str) -> str:
-    """A text as Markdown shows it, in a line or a cell of a table: nothing in it is mark-up, line breaks are blanks."""
+    """Returns a text as Markdown shows it, in a line or a cell of a table: nothing in it is mark-up, line breaks are
+    blanks.
+    """
     return MARKS.sub(r"\\\g<0>", " ".join(words.splitlines()))
 
 
@@ -107,7 +109,7 @@ def _markdown_cell(value: Value) -> str:
 
 
 def csv_text(document: Document) -> str:
-    """One line a row of every table, with numbers as numbers; a figure over seeds takes four columns."""
+    """Returns one line a row of every table, with numbers as numbers; a figure over seeds takes four columns."""
     rows = []
     for table in document.tables:
         for row in table.rows:
@@ -124,7 +126,9 @@ def csv_text(document: Document) -> str:
 
 
 def latex(document: Document) -> str:
-    """One table environment a table, in ASCII; needs the package booktabs, and what a comment at its head names."""
+    """Returns one table environment a table, in ASCII; needs the package booktabs, and what a comment at its head
+    names.
+    """
     parts = []
     for table in document.tables:
         alignment = "".join("l" if isinstance(value, str) else "r" for value in _kinds(table))
@@ -163,7 +167,7 @@ def show(document: Document, console: Console) -> None:
 
 
 def _kinds(table: Table) -> list[Value]:
-    """A value of each column that shows its kind: a number or a figure if it has one, text otherwise."""
+    """Returns a value of each column that shows its kind: a number or a figure if it has one, text otherwise."""
     columns = zip(*table.rows, strict=True)
     kinds = [next((value for value in column if not isinstance(value, str)), "") for column in columns]
     return kinds or [""] * len(table.columns)

@@ -27,7 +27,7 @@ GRID = (
 
 
 def spec_of(model: str, cell: Cell | None) -> KernelSpec:
-    """The kernel spec of a model: what its record says, otherwise a registered one's own, rigid if nothing."""
+    """Returns the kernel spec of a model: what its record says, otherwise a registered one's own, rigid if nothing."""
     known: BenchModel | None = MODELS.get(model)
     recorded = cell and cell.runs[0].model.get("spec")
     if known and not recorded:
@@ -39,8 +39,8 @@ def spec_of(model: str, cell: Cell | None) -> KernelSpec:
 
 
 def kernel_words(spec: KernelSpec) -> tuple[str, str, str]:
-    """The paper's words for a spec: 1x1 convolutions, 3x3 convolutions, what it is combined with. The paper does not
-    say the grid; here every kernel in a scope larger than itself does."""
+    """Returns the paper's words for a spec: 1x1 convolutions, 3x3 convolutions, what it is combined with. The paper
+    does not say the grid; here every kernel in a scope larger than itself does."""
     pw = f"{spec.pointwise} {spec.pointwise_scope}x{spec.pointwise_scope}" if spec.pointwise else "rigid"
     conv3x3 = f"{spec.depthwise} {spec.scope}x{spec.scope}" if spec.depthwise else "rigid"
     if spec.depthwise:
@@ -53,26 +53,26 @@ def kernel_words(spec: KernelSpec) -> tuple[str, str, str]:
 
 
 def scaled(count: float | str | None, unit: float, digits: int = 2) -> Number | str:
-    """A count in units of ``unit``; text, why there is no count, stays as it is."""
+    """Returns a count in units of ``unit``; text, why there is no count, stays as it is."""
     if isinstance(count, str):  # why there is no count
         return count
     return Number(None if count is None else count / unit, digits)
 
 
 def pooled(cell: Cell | None, metric: str) -> str:
-    """What goes into a table's column ``pooled``: what of the runs behind a row is not alike."""
+    """Tells what goes into a table's column ``pooled``: what of the runs behind a row is not alike."""
     return "; ".join(cell.mixture(metric)) if cell else ""
 
 
 def without_empty(columns: list[str], lines: list[list[Value]]) -> tuple[tuple[str, ...], list[list[Value]]]:
-    """A table without those of its columns `OPTIONAL` that would stand empty: ``setting`` tells cells of one model
-    apart."""
+    """Returns a table without those of its columns `OPTIONAL` that would stand empty: ``setting`` tells cells of one
+    model apart."""
     kept = [at for at, name in enumerate(columns) if name not in OPTIONAL or any(line[at] for line in lines)]
     return tuple(columns[at] for at in kept), [[line[at] for at in kept] for line in lines]
 
 
 def pooling_notes(tables: Iterable[Table]) -> list[str]:
-    """What explains the column ``pooled``, and marks of differences, where there are some."""
+    """Tells what explains the column ``pooled``, and marks of differences, where there are some."""
     rows = [row for table in tables for row in table.rows]
     marked = any(isinstance(value, Figure) and value.marks for row in rows for value in row)
     return [POOLED] * (marked or any("pooled" in table.columns for table in tables))

@@ -66,7 +66,7 @@ class Throughput(Callback):
 
     @staticmethod
     def images_in(batch: Any) -> int:
-        """The number of images of a batch (images, labels)."""
+        """Returns the number of images of a batch (images, labels)."""
         return len(batch[1])
 
     def _count(self, kind: str, trainer: pl.Trainer, images: int) -> None:
@@ -91,7 +91,7 @@ class RunKeeper(Checkpoint):
 
     @classmethod
     def state_in(cls, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """What `state_dict` gave for a checkpoint; of an older one less, or nothing."""
+        """Tells what `state_dict` gave for a checkpoint; of an older one less, or nothing."""
         return checkpoint.get("callbacks", {}).get(cls.__qualname__, {})
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class RunKeeper(Checkpoint):
         self.record.correct = state_dict.get("correct", {})  # older checkpoints do not have it
 
     def epoch_metrics(self, trainer: pl.Trainer) -> dict[str, float | None]:
-        """What of the epoch that ends goes into the record, besides its number, learning rate and seconds."""
+        """Tells what of the epoch that ends goes into the record, besides its number, learning rate and seconds."""
         return {name: float(trainer.callback_metrics[name]) for name in EPOCH_METRICS}
 
     def learning_rate(self, trainer: pl.Trainer) -> float:
@@ -164,7 +164,7 @@ class EpochLines(Checkpoint):
 
     @staticmethod
     def text(metrics: dict[str, float]) -> str:
-        """The epoch's metrics as the line shows them."""
+        """Returns the epoch's metrics as the line shows them."""
         top5 = f"  top-5 {metrics['val/top5']:.1f} %" if "val/top5" in metrics else ""
         losses = f"loss {metrics['train/loss']:.3f}  val loss {metrics['val/loss']:.3f}"
         return f"{losses}  top-1 {metrics['val/top1']:.1f} %{top5}"

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def kernel_spec(config: ModelConfig) -> KernelSpec | None:
-    """What deforms the model that a configuration names: its ``spec``, or that of a model of ours.
+    """Tells what deforms the model that a configuration names: its ``spec``, or that of a model of ours.
 
     None for other models of timm, which stay as they are.
 
@@ -40,7 +40,7 @@ def kernel_spec(config: ModelConfig) -> KernelSpec | None:
 
 
 def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
-    """The timm model, deformed where its name or ``config.spec`` says so.
+    """Returns the timm model, deformed where its name or ``config.spec`` says so.
 
     Weights come from ``config.checkpoint`` (of the same model or of its rigid base, as a run of ours, timm's train.py
     or ``torch.save(model.state_dict(), ...)`` leave them) or, with ``config.pretrained``, from timm (of the rigid base,
@@ -66,12 +66,14 @@ def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
 
 
 def without_initial_weights(config: ModelConfig) -> ModelConfig:
-    """The same model from random weights: for a checkpoint's to follow, which make the others needless."""
+    """Returns the same model from random weights: for a checkpoint's to follow, which make the others needless."""
     return dataclasses.replace(config, checkpoint=None, pretrained=False)
 
 
 def _base_and_spec(config: ModelConfig) -> tuple[str, KernelSpec | None]:
-    """The rigid model and what deforms it, None for nothing: the same for a name of ours as for its base and spec."""
+    """Returns the rigid model and what deforms it, None for nothing: the same for a name of ours as for its base and
+    spec.
+    """
     spec, ours = kernel_spec(config), MODELS.get(config.name)
     return ours.base if ours else config.name, spec if spec and not spec.is_rigid else None
 
@@ -103,8 +105,8 @@ def _from_checkpoint(base: str, spec: KernelSpec | None, config: ModelConfig, nu
 
 
 def _checked(checkpoint: dict[str, Any], base: str, spec: KernelSpec | None, config: ModelConfig) -> tuple[int, bool]:
-    """How many classes a checkpoint of ours tells apart, and whether it is the rigid base's. Raises UserError where it
-    is of another model."""
+    """Tells how many classes a checkpoint of ours tells apart, and whether it is the rigid base's. Raises UserError
+    where it is of another model."""
     path = config.checkpoint
     if is_detectors(checkpoint):
         raise UserError(
@@ -124,7 +126,7 @@ def _checked(checkpoint: dict[str, Any], base: str, spec: KernelSpec | None, con
 def _other_weights(
     content: Any, weights: dict[str, Any], base: str, spec: KernelSpec | None, config: ModelConfig, error: RuntimeError
 ) -> str:
-    """What to say of weights that fit neither the model nor its rigid base."""
+    """Tells what to say of weights that fit neither the model nor its rigid base."""
     expected, lines = _expected(base, spec, config), " ".join(str(error).split())[:300]
     if not weights:
         return f"key 'model.checkpoint' is {config.checkpoint!r}, which holds no weights, expected those of {expected}"
@@ -167,7 +169,7 @@ def _deform(model: nn.Module, spec: KernelSpec | None, config: ModelConfig) -> n
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint that `train` left, its tensors on the CPU; nothing in it can run code.
+    """Returns a checkpoint that `train` left, its tensors on the CPU; nothing in it can run code.
 
     Raises UserError for a file that is missing, is no checkpoint, holds more than plain data, or is not ours.
     """
@@ -178,7 +180,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def is_detectors(checkpoint: dict[str, Any]) -> bool:
-    """Whether a checkpoint of ours is of a detector."""
+    """Tells whether a checkpoint of ours is of a detector."""
     return checkpoint.get("task") == "detection"
 
 
@@ -193,7 +195,7 @@ def check_same_model(checkpoint: dict[str, Any], name: str, num_classes: int, pa
 
 
 def load_model(path: str | Path) -> nn.Module:
-    """The trained timm model in a checkpoint, in evaluation mode on the CPU. With EMA it is the averaged one.
+    """Returns the trained timm model in a checkpoint, in evaluation mode on the CPU. With EMA it is the averaged one.
 
     Raises UserError as `read_checkpoint` does, and for a detector's checkpoint.
     """

@@ -38,8 +38,8 @@ class Diverged(Exception):
 
 @contextmanager
 def open_run(folder: Path) -> Iterator[RunRecord | None]:
-    """A run's record so far, if any. Until the block is left no other process opens the run: see `hold`, which raises
-    BusyError. The further processes of a run belong to its first, which started them; nobody else's do."""
+    """Returns a run's record so far, if any. Until the block is left no other process opens the run: see `hold`, which
+    raises BusyError. The further processes of a run belong to its first, which started them; nobody else's do."""
     with own_process() as rank, nullcontext() if rank.number else _held(folder):
         path = folder / "record.json"
         try:
@@ -63,8 +63,8 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def name_run(folder: Path, checkpoint: Mapping[str, Any] | None, previous: RunRecord | None) -> str:
-    """The run's name for W&B: what it was called before, or a new one. The random part keeps apart runs of one cell on
-    several machines that share a project."""
+    """Returns the run's name for W&B: what it was called before, or a new one. The random part keeps apart runs of one
+    cell on several machines that share a project."""
     if checkpoint:
         return checkpoint["hyper_parameters"]["run_id"]
     if previous:
@@ -76,7 +76,7 @@ def name_run(folder: Path, checkpoint: Mapping[str, Any] | None, previous: RunRe
 def make_trainer(
     config: Config, max_epochs: int, callbacks: list[Callback], logger: Any, steps_per_epoch: int = 1, **more: Any
 ) -> pl.Trainer:
-    """The trainer that section ``trainer`` of a configuration describes; ``more`` goes to Lightning as it is.
+    """Returns the trainer that section ``trainer`` of a configuration describes; ``more`` goes to Lightning as it is.
 
     Raises UserError for a precision, accelerator or number of devices that Lightning does not have here.
     """
@@ -168,7 +168,7 @@ def _end_log(logger: Any, record: RunRecord) -> None:
 
 
 def validate(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> dict[str, float]:
-    """The module's figures on the validation images. Raises as `evaluating`."""
+    """Returns the module's figures on the validation images. Raises as `evaluating`."""
     with evaluating(trainer):
         trainer.validate(module, datamodule=data, verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -209,12 +209,12 @@ def check_same_data(record: RunRecord, held: Mapping[str, Any]) -> None:
 
 
 def progress(lines: Callback) -> list[Callback]:
-    """A progress bar on a terminal, ``lines`` elsewhere."""
+    """Returns a progress bar on a terminal, ``lines`` elsewhere."""
     return [pl.callbacks.RichProgressBar()] if sys.stdout.isatty() else [lines]
 
 
 def reason(error: BaseException) -> str:
-    """The exception in one line; Lightning turns a plain KeyboardInterrupt into an exit."""
+    """Returns the exception in one line; Lightning turns a plain KeyboardInterrupt into an exit."""
     if isinstance(error, interrupts.Interrupted):
         return str(error)
     if isinstance(error, KeyboardInterrupt | SystemExit):

@@ -80,8 +80,8 @@ class ConfiguredModule(pl.LightningModule):
         return total // self.trainer.max_epochs
 
     def batches_before(self, batch_idx: int) -> int:
-        """How many batches were trained on before this one of the current epoch. Without accumulated gradients that is
-        the optimiser's step."""
+        """Tells how many batches were trained on before this one of the current epoch. Without accumulated gradients
+        that is the optimiser's step."""
         return self.current_epoch * self.trainer.num_training_batches + batch_idx
 
     def check_loss(self, loss: Tensor) -> None:
@@ -108,7 +108,7 @@ class ConfiguredModule(pl.LightningModule):
                 raise Diverged(f"training loss is {loss} {when}")
 
     def when(self) -> str:
-        """The step, in words."""
+        """Returns the step, in words."""
         return f"at step {self.global_step} (epoch {self.current_epoch})"
 
     def share_buffers(self) -> None:

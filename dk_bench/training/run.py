@@ -51,7 +51,7 @@ DECODED = "decoded"  # folder of decoded images, beside those of the runs
 
 
 def run_folder(config: Config) -> Path:
-    """Where the run keeps its record and checkpoint, see `dk_bench.runs.identity.run_folder`."""
+    """Tells where the run keeps its record and checkpoint, see `dk_bench.runs.identity.run_folder`."""
     return identity.run_folder(config, to_dict(config))
 
 
@@ -125,7 +125,9 @@ def evaluate_tests(
 
 
 def _wants_test(config: Config, record: RunRecord, folder: Path) -> bool:
-    """Whether a finished run is without figures of test images that its configuration names, and can have them."""
+    """Tells whether a finished run is without figures of test images that its configuration names, and can have
+    them.
+    """
     return not is_tested(record, held_out_sets(config.data)) and (folder / "last.ckpt").exists()
 
 
@@ -180,7 +182,7 @@ def evaluate(
 
 
 def _evaluated(data: ClassificationData, split: str) -> Images:
-    """The images of a split to evaluate. Raises UserError where the configuration names no test images."""
+    """Returns the images of a split to evaluate. Raises UserError where the configuration names no test images."""
     if split != TEST:
         return data.val_images
     if not data.test_images:
@@ -190,7 +192,7 @@ def _evaluated(data: ClassificationData, split: str) -> Images:
 
 
 def _last_checkpoint(folder: Path, config: Config, num_classes: int) -> dict[str, Any] | None:
-    """The checkpoint to go on from, if any."""
+    """Returns the checkpoint to go on from, if any."""
     path = folder / "last.ckpt"
     if not path.exists():
         return None
@@ -207,7 +209,7 @@ def _start_record(
     splits: Sequence[str] = ("train", "val", "test"),
     **more: Any,
 ) -> RunRecord:
-    """The record of a run that begins, with the model's cost and what of ``data`` it is about; ``more`` goes to
+    """Returns the record of a run that begins, with the model's cost and what of ``data`` it is about; ``more`` goes to
     `new_record`."""
     name, size, classes = config.model.name, config.data.size, module.hparams.classes
     spec, in_chans = kernel_spec(config.model), 3
@@ -237,8 +239,8 @@ def _start_record(
 
 
 def _counts(data: ClassificationData, splits: Sequence[str]) -> dict[str, int | None]:
-    """How many images there are of the splits that a record is about, and, where folders and tars were scanned, how
-    many service files and folders of theirs were passed over."""
+    """Tells how many images there are of the splits that a record is about, and, where folders and tars were scanned,
+    how many service files and folders of theirs were passed over."""
     images = {
         "train": data.train_images if "train" in splits else None,
         "val": data.val_images if "val" in splits else None,
@@ -252,8 +254,8 @@ def _counts(data: ClassificationData, splits: Sequence[str]) -> dict[str, int | 
 
 
 def _cost(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Any]:
-    """What one image costs, as records hold it. Counting must not keep a model from training: where it fails, at an
-    operator without a formula or one that cannot run without data, only the parameters are known, and the reason."""
+    """Tells what one image costs, as records hold it. Counting must not keep a model from training: where it fails, at
+    an operator without a formula or one that cannot run without data, only the parameters are known, and the reason."""
     try:
         return dataclasses.asdict(count_cost(model, input_size)) | {"input_size": list(input_size)}
     except (NotImplementedError, RuntimeError) as error:

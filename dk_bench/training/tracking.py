@@ -17,7 +17,7 @@ _logged = False  # whether this process has had a run of W&B's
 
 
 def in_wandb_sweep() -> bool:
-    """Whether W&B's agent started this process for a run of a sweep."""
+    """Tells whether W&B's agent started this process for a run of a sweep."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 

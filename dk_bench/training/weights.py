@@ -40,7 +40,7 @@ def to_lightning_names(checkpoint: dict[str, Any]) -> None:
 
 
 def weights_in(content: Any) -> dict[str, Tensor]:
-    """The model's weights by its own names, nothing where there are none.
+    """Returns the model's weights by its own names, nothing where there are none.
 
     ``content`` is a checkpoint of ours, also an older one, or of timm's or mmengine's training, or a bare dict of
     tensors. Of a run with averaged weights it is the average.
@@ -56,7 +56,7 @@ def weights_in(content: Any) -> dict[str, Tensor]:
 
 
 def is_ours(content: Any) -> bool:
-    """Whether a file's content is a checkpoint that `train` left, which says what model it is of."""
+    """Tells whether a file's content is a checkpoint that `train` left, which says what model it is of."""
     return isinstance(content, Mapping) and {"config", "classes"} <= set(content.get("hyper_parameters") or ())
 
 
@@ -65,7 +65,7 @@ def _of_the_model(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_plain(path: str | Path) -> Any:
-    """What torch.save or safetensors wrote, its tensors on the CPU; nothing in it can run code.
+    """Tells what torch.save or safetensors wrote, its tensors on the CPU; nothing in it can run code.
 
     Raises UserError for a file that is missing, was not written so, or holds more than plain data.
     """
@@ -81,7 +81,7 @@ def read_plain(path: str | Path) -> Any:
 
 
 def _more_in(path: str | Path, error: Exception) -> str:
-    """What else than plain data is in a file, and how its weights are had all the same."""
+    """Tells what else than plain data is in a file, and how its weights are had all the same."""
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:  # noqa: BLE001  whatever a file that torch did not write makes its reader raise

@@ -82,7 +82,7 @@ def make_group(shape: Shape, settings: Iterable[Setting], device: torch.device) 
 
 
 def make_calls(shape: Shape, setting: Setting, device: torch.device) -> list[Call]:
-    """The calls of one shape and setting; values are from a fixed seed.
+    """Returns the calls of one shape and setting; values are from a fixed seed.
 
     The depthwise convolution comes with the library for it, oneDNN or cuDNN, and by PyTorch's own kernels.
     """

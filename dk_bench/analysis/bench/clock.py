@@ -63,7 +63,9 @@ def spread(times: Sequence[float]) -> Spread:
 
 
 def in_rounds(measures: Sequence[Callable[[], float]], rounds: Sequence[int]) -> list[list[float]]:
-    """What each measure returned in each of its rounds; a round has an order of its own, the same in every run."""
+    """Tells what each measure returned in each of its rounds; a round has an order of its own, the same in every
+    run.
+    """
     results: list[list[float]] = [[] for _ in measures]
     for number in range(max(rounds, default=0)):
         order = [index for index, last in enumerate(rounds) if number < last]
@@ -76,7 +78,7 @@ def in_rounds(measures: Sequence[Callable[[], float]], rounds: Sequence[int]) ->
 def make_series(
     calls: Sequence[Call], device: torch.device, rounds: int, clock: Clock = time.perf_counter
 ) -> list[Series]:
-    """A series of every call, with at most so many rounds, and fewer where they would take long."""
+    """Returns a series of every call, with at most so many rounds, and fewer where they would take long."""
     if device.type == "cuda":
         return [
             Series(call, *_on_cuda(call), min(rounds, LEAST_ROUNDS) if call.operator in SLOW else rounds)
@@ -140,7 +142,7 @@ def _on_cuda(call: Call) -> tuple[Callable[[], float], int]:
 
 
 def _capture(call: Callable[[], Any]) -> tuple[Callable[[], Any], int]:
-    """A CUDA graph of several calls, or the call itself where it cannot be captured."""
+    """Returns a CUDA graph of several calls, or the call itself where it cannot be captured."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -181,15 +183,15 @@ def cold_times(
 
 
 def _make_empty() -> Callable[[], Any]:
-    """A function that moves twice the largest cache through the caches."""
+    """Returns a function that moves twice the largest cache through the caches."""
     largest = max((cache["bytes"] for cache in collect_machine(probe=False)["caches"]), default=CACHE_BYTES)
     buffer = torch.zeros(2 * largest // 4)
     return lambda: buffer.add_(1)
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> int | None:
-    """The most bytes a call holds at once beyond what was held before; None where the system does not tell (the CPU's
-    is the resident set's high-water mark, which Linux alone lets a process reset)."""
+    """Returns the most bytes a call holds at once beyond what was held before; None where the system does not tell (the
+    CPU's is the resident set's high-water mark, which Linux alone lets a process reset)."""
     call()  # what is made once, at the first call, is not counted
     if device.type == "cuda":
         torch.cuda.synchronize()

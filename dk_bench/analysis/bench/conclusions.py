@@ -40,13 +40,15 @@ def _means(ratios: Iterable[tuple[Timing, float]]) -> Means:
 
 
 def sentences(record: dict[str, Any], name: str) -> list[str]:
-    """The ``conclusions`` or ``warnings`` of a record's parts; they say of which part they are if it has several."""
+    """Returns the ``conclusions`` or ``warnings`` of a record's parts; they say of which part they are if it has
+    several.
+    """
     parts = record["parts"]
     return [f"{part['instruction_set']}, {line}" if len(parts) > 1 else line for part in parts for line in part[name]]
 
 
 def conclusions(part: dict[str, Any]) -> list[str]:
-    """The geometric means in words, with the shape that is worst for ours; what is left out."""
+    """Returns the geometric means in words, with the shape that is worst for ours; what is left out."""
     lines = []
     for setting, modes in part["geometric_means"].items():
         for mode, operators in modes.items():
@@ -70,14 +72,14 @@ def conclusions(part: dict[str, Any]) -> list[str]:
 
 
 def worst_shape(part: dict[str, Any], setting: str, operator: str, mode: str) -> dict[str, Any]:
-    """The timing of the largest ratio over the shapes."""
+    """Returns the timing of the largest ratio over the shapes."""
     key = setting, operator, mode
     timings = [t for t in part["timings"] if (t["setting"], t["operator"], t["mode"]) == key]
     return max(timings, key=lambda t: t["ratio"])
 
 
 def uneven(quartiles: Sequence[tuple[float, float]]) -> list[str]:
-    """A sentence if the medians of many calls are far above their lower quartiles, given as (lower, median)."""
+    """Returns a sentence if the medians of many calls are far above their lower quartiles, given as (lower, median)."""
     disturbed = sum(median > (1 + UNEVEN) * low for low, median in quartiles)
     if disturbed <= UNEVEN_SHARE * len(quartiles):
         return []

@@ -24,7 +24,9 @@ LAST_WORDS = 500  # characters of what a process that failed said
 
 
 def default_instruction_sets() -> list[str]:
-    """Both where the processor has both and the environment holds no library to one; else what the libraries choose."""
+    """Returns both where the processor has both and the environment holds no library to one; else what the libraries
+    choose.
+    """
     here = instruction_sets_here()
     return here if len(here) > 1 and not any(name in os.environ for name in HOLDING) else [NATIVE]
 
@@ -39,7 +41,8 @@ def check_instruction_set(name: str) -> None:
 def measure_held(
     names: Iterable[str], arguments: Sequence[str], on_start: Callable[[str], Any] = lambda name: None
 ) -> dict[str, Any]:
-    """The record of ``dk-bench`` with these arguments under each instruction set, one after the other, as one record.
+    """Returns the record of ``dk-bench`` with these arguments under each instruction set, one after the other, as one
+    record.
 
     The arguments do not say where to write. Raises UserError if a process fails.
     """
@@ -62,6 +65,6 @@ def _run(name: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def join(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One record of the parts of several, which were measured one after the other."""
+    """Returns one record of the parts of several, which were measured one after the other."""
     parts = [part for record in records for part in record["parts"]]
     return records[0] | {"ended": records[-1]["ended"], "parts": parts}

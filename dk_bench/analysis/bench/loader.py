@@ -120,7 +120,7 @@ def bench_data(plan: Plan, on_source: Callable[[str], Any] = lambda name: None) 
 
 
 def _measure(source: str, plan: Plan, folder: Path) -> tuple[list[Rate], Opening]:
-    """All sizes, transforms and ways of keeping images of one source, which take turns."""
+    """Returns all sizes, transforms and ways of keeping images of one source, which take turns."""
     configs = [_config(source, plan, size, folder) for size in plan.sizes]
     with _opened(source, configs[-1], plan, folder) as (images, opening):
         rows, measures, rounds = [], [], []
@@ -155,7 +155,7 @@ def _config(source: str, plan: Plan, size: int, folder: Path) -> DataConfig:
 
 @contextmanager
 def _opened(source: str, config: DataConfig, plan: Plan, folder: Path) -> Iterator[tuple[Decoded | Encoded, Opening]]:
-    """The source's images, decoded once, and how long that took."""
+    """Returns the source's images, decoded once, and how long that took."""
     if source != PROCEDURAL and plan.place is None:
         write_images(Path(config.train), plan.images, plan.side)
     images, cache = open_images(config, "train"), folder / "decoded"
@@ -170,8 +170,8 @@ def _opened(source: str, config: DataConfig, plan: Plan, folder: Path) -> Iterat
 
 
 def _pass(pixels: Decoded | Encoded, config: DataConfig, mode: str, count: int) -> Callable[[], float]:
-    """A function that reads ``count`` images as training or evaluation do, an epoch later each time, and returns the
-    seconds that took."""
+    """Returns a function that reads ``count`` images as training or evaluation do, an epoch later each time, and
+    returns the seconds that took."""
     batch = min(config.batch_size, count)
     if mode == TRAIN:
         images = Augmented(pixels, TrainTransform(config), seed=0)

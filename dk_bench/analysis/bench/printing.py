@@ -11,7 +11,7 @@ from dk_bench.tables.terminal import print_table
 
 
 def print_operators(record: dict[str, Any], console: Console) -> None:
-    """Every timing, by instruction set and setting; the means in words, and what disturbed."""
+    """Returns every timing, by instruction set and setting; the means in words, and what disturbed."""
     for part in record["parts"]:
         for setting in dict.fromkeys(t["setting"] for t in part["timings"]):
             _print_setting(record, part, setting, console)
@@ -57,7 +57,7 @@ def _print_lines(console: Console, title: str, lines: list[str]) -> None:
 
 
 def print_warnings(record: dict[str, Any], console: Console) -> None:
-    """What says that the machine was not quiet; nothing if it was."""
+    """Tells what says that the machine was not quiet; nothing if it was."""
     _print_lines(console, "The machine was not quiet:", sentences(record, "warnings"))
 
 

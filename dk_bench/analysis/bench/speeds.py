@@ -21,8 +21,8 @@ Part = dict[str, Any]
 
 
 def speeds(folder: Path, link: str) -> str:
-    """What the records of operators, models and data in ``folder`` say; ``link`` is the folder as seen from the file
-    that this goes into. Raises UserError for a file there that is none of these records."""
+    """Tells what the records of operators, models and data in ``folder`` say; ``link`` is the folder as seen from the
+    file that this goes into. Raises UserError for a file there that is none of these records."""
     kinds = (
         ("ops", "operator times", operator_speeds),
         ("train", "model speeds", model_speeds),
@@ -45,7 +45,7 @@ def _section(folder: Path, link: str, what: str, kind: str, write: Callable[[dic
 
 
 def _source(record: dict[str, Any], link: str, command: str) -> str:
-    """Where the figures are from, and what is against them."""
+    """Tells where the figures are from, and what is against them."""
     device, commit = record["device"], str(record["git"]["commit"])[:7]
     if record["git"]["dirty"]:
         commit += " with changes"
@@ -83,7 +83,7 @@ def operator_speeds(record: dict[str, Any]) -> list[str]:
 def _rows(
     about: str, setting: str, figure: Callable[[Part, str, str, str], str], parts: list[Part]
 ) -> list[list[Value]]:
-    """A row an operator; the first one says what they are about."""
+    """Returns a row an operator; the first one says what they are about."""
     return [
         [
             "" if number else about,

@@ -104,7 +104,9 @@ def open_branches(model: nn.Module) -> None:
 
 
 def make_subject(name: str, device: torch.device, batch: int, size: int, bfloat16: bool) -> Subject:
-    """A model with random weights, its optimiser, and a batch; warmed up. Peak memory is of the model and its steps."""
+    """Returns a model with random weights, its optimiser, and a batch; warmed up. Peak memory is of the model and its
+    steps.
+    """
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     torch.manual_seed(0)
     model = timm.create_model(name)
@@ -186,7 +188,7 @@ def _bench_base(
     rounds: int,
     on_model: Callable[[str], Any],
 ) -> list[Speed]:
-    """The base and the models that have it."""
+    """Returns the base and the models that have it."""
     subjects = []
     for name in dict.fromkeys((base, *names)):
         on_model(name)

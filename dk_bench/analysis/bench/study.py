@@ -146,8 +146,8 @@ def _timings(
 
 
 def _why_not(call: Call) -> str | None:
-    """Why others' call cannot be timed here, None if it can: torchvision's convolution has no bfloat16 everywhere, and
-    the reference needs much memory. What ours raise is raised."""
+    """Tells why others' call cannot be timed here, None if it can: torchvision's convolution has no bfloat16
+    everywhere, and the reference needs much memory. What ours raise is raised."""
     if call.operator not in SLOW:
         return None
     try:
@@ -177,7 +177,7 @@ def host_overhead(device: torch.device) -> dict[str, float]:
 
 
 def _warnings(timings: Iterable[Timing], watched: dict[str, float | None], device: torch.device) -> list[str]:
-    """What says that the times are not those of a quiet machine, in sentences."""
+    """Tells what says that the times are not those of a quiet machine, in sentences."""
     others = disturbances(watched, torch.get_num_threads()) if device.type == "cpu" else []
     return [*others, *uneven([(t.seconds, t.median) for t in timings if t.rounds > LEAST_ROUNDS])]
 

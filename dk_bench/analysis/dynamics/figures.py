@@ -44,8 +44,8 @@ def tsne_figure(
     classes: list[str],
     captions: dict[Row, tuple[str, str]],
 ) -> Figure:
-    """A column a map (M, 2): coloured by class above, by scale decile below. ``names`` are the cells', ``captions``
-    what stands under the two panels. Of more than ten classes the ten with most objects have colours."""
+    """Returns a column a map (M, 2): coloured by class above, by scale decile below. ``names`` are the cells',
+    ``captions`` what stands under the two panels. Of more than ten classes the ten with most objects have colours."""
     bands = math.ceil(len(maps) / COLUMNS)
     columns = math.ceil(len(maps) / bands)
     figure = Figure(figsize=(2.5 * columns + 1.5, 5.8 * bands))
@@ -69,7 +69,9 @@ def tsne_figure(
 
 
 def captions(lines: list[Line]) -> dict[Row, tuple[str, str]]:
-    """What the probes of all layers tell of class and scale, mean over seeds: what stands under t-SNE's panels."""
+    """Tells what the probes of all layers tell of class and scale, mean over seeds: what stands under t-SNE's
+    panels.
+    """
     found: dict[Row, dict[str, list[float]]] = {}
     for line in lines:
         if (line.layer, line.features) == (ALL, LEARNED):
@@ -108,8 +110,8 @@ def _legends(figure: Figure, names: list[str], more: bool) -> None:
 
 
 def probe_figure(lines: list[Line], names: dict[str, str], chance: float) -> Figure:
-    """A panel a target, a row a kind of dynamics: the learned one filled, the random generator's hollow. Bars are
-    95 % intervals, over seeds where there are several, otherwise over images. ``names`` are cells' names."""
+    """Returns a panel a target, a row a kind of dynamics: the learned one filled, the random generator's hollow. Bars
+    are 95 % intervals, over seeds where there are several, otherwise over images. ``names`` are cells' names."""
     whole = [line for line in lines if line.layer == ALL and line.features in (LEARNED, RANDOM)]
     targets = list(dict.fromkeys(line.target for line in whole))
     rows = list(dict.fromkeys((line.cell, line.kind) for line in whole))
@@ -149,7 +151,7 @@ def probe_figure(lines: list[Line], names: dict[str, str], chance: float) -> Fig
 
 
 def _interval(lines: list[Line]) -> tuple[float, float, float]:
-    """A value and how far its interval reaches to both sides."""
+    """Returns a value and how far its interval reaches to both sides."""
     if len(lines) == 1:
         return lines[0].value, max(0.0, lines[0].value - lines[0].low), max(0.0, lines[0].high - lines[0].value)
     found = summarize([line.value for line in lines])

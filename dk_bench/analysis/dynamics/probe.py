@@ -37,7 +37,7 @@ class Score:
 
 
 def targets_of(label: np.ndarray, scale: np.ndarray, pose: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What probes predict, by name: class, log scale, and sine and cosine of the rotation and bend where known.
+    """Tells what probes predict, by name: class, log scale, and sine and cosine of the rotation and bend where known.
 
     What is the same for all objects is left out. Raises ValueError where that is everything.
     """
@@ -84,7 +84,7 @@ def probe(
 
 
 def _predicted(model: Pipeline, features: np.ndarray, target: np.ndarray, folds: list) -> np.ndarray:
-    """Each object's prediction by a model fitted to the other folds."""
+    """Returns each object's prediction by a model fitted to the other folds."""
     found = np.empty_like(target)
     for train, test in folds:
         with np.errstate(invalid="ignore"):  # principal components of what does not vary
@@ -94,7 +94,7 @@ def _predicted(model: Pipeline, features: np.ndarray, target: np.ndarray, folds:
 
 
 def _score(errors: np.ndarray, spreads: np.ndarray, groups: np.ndarray, unit: float) -> Score:
-    """One minus the errors' sum over the spreads', of all images and of resampled ones."""
+    """Returns one minus the errors' sum over the spreads', of all images and of resampled ones."""
     _, of_image = np.unique(groups, return_inverse=True)
     sums = np.stack([np.bincount(of_image, each) for each in (errors, spreads)])  # (2, images)
     error, spread = sums @ _resamples(sums.shape[1])

@@ -83,7 +83,7 @@ def collect(
     device: str = "cpu",
     on_images: Callable[[int], Any] = lambda count: None,
 ) -> Dynamics:
-    """The dynamics of every object; ``on_images`` is told how many images each batch had.
+    """Returns the dynamics of every object; ``on_images`` is told how many images each batch had.
 
     Images are seen whole, see :func:`dk_bench.analysis.objects.whole_image`. The random generators are a control: a
     linear map of what the learned one reads, as large, that has learnt nothing. Raises UserError for dynamics that are
@@ -116,7 +116,9 @@ def collect(
 
 
 def _control(generator: nn.Module) -> nn.Module:
-    """A generator of the same shape whose weights are random, of a scale that keeps its input's, and no bias."""
+    """Returns a generator of the same shape whose weights are random, of a scale that keeps its input's, and no
+    bias.
+    """
     control = copy.deepcopy(generator)
     with torch.no_grad():
         fan_in = control.weight[0].numel()
@@ -148,7 +150,8 @@ def batches(objects: Objects, transform: Any) -> Iterator[tuple[int, Tensor]]:
 
 
 def probe_all(dynamics: Dynamics, objects: Objects, dims: int) -> Iterator[list[Line]]:
-    """The scores of every kind of dynamics: of all layers with their controls, at ``dims`` components, by layer.
+    """Returns the scores of every kind of dynamics: of all layers with their controls, at ``dims`` components, by
+    layer.
 
     Raises ValueError as :func:`dk_bench.analysis.dynamics.probe.probe`.
     """
@@ -173,7 +176,9 @@ def probe_all(dynamics: Dynamics, objects: Objects, dims: int) -> Iterator[list[
 
 
 def known_alone(objects: Objects) -> list[Line]:
-    """What class and scale tell of each other and of the pose without any model: the baseline of confounded data."""
+    """Tells what class and scale tell of each other and of the pose without any model: the baseline of confounded
+    data.
+    """
     targets = targets_of(objects.label, objects.scale, objects.pose)
     one_hot = np.eye(len(objects.classes))[objects.label]
     lines = []

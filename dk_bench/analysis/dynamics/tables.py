@@ -141,7 +141,7 @@ class Compared:
 
 
 def families(lines: list[Line]) -> dict[str, list[Compared]]:
-    """All differences of all layers' scores, by table; each table is one family of tests.
+    """Returns all differences of all layers' scores, by table; each table is one family of tests.
 
     The paper's claim as numbers, offsets know scale and experts' scores know the class, where there are experts; and
     what learning adds to a random generator.
@@ -162,7 +162,7 @@ def families(lines: list[Line]) -> dict[str, list[Compared]]:
 
 
 def _compared(heading: str, lines: list[Line], of: Callable[[Key], bool], over: Callable[[Key], Key]) -> list[Compared]:
-    """The differences of some cells' values to those of others, by seed."""
+    """Returns the differences of some cells' values to those of others, by seed."""
     values, names = summary(lines), {line.cell: line.model for line in lines}
     pairs = [(key, difference(values[key], values.get(over(key), {}))) for key in filter(of, values)]
     pairs = [(key, Difference(*found)) for key, found in pairs if found]
@@ -258,7 +258,7 @@ def _as_filed(line: Line) -> Line:
 
 
 def read_tables(path: Path) -> tuple[list[Line], list[Line], list[Origin], dict[str, Any]]:
-    """A CSV of :func:`write_tables`: scores of models, those without a model, and what its JSON says.
+    """Returns a CSV of :func:`write_tables`: scores of models, those without a model, and what its JSON says.
 
     Raises UserError for a file that cannot be read or is no such CSV.
     """
@@ -268,7 +268,7 @@ def read_tables(path: Path) -> tuple[list[Line], list[Line], list[Origin], dict[
 
 
 def read_held(path: Path) -> list[HeldAccuracy]:
-    """What stands beside such a CSV on offsets held at their mean; nothing where there is no such file."""
+    """Tells what stands beside such a CSV on offsets held at their mean; nothing where there is no such file."""
     beside = path.with_name(f"{path.stem}_held.csv")
     return _read_rows(beside, HeldAccuracy) if beside.exists() else []
 

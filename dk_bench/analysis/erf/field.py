@@ -32,7 +32,7 @@ class Measures:
 
 
 def measure(field: np.ndarray, centre: tuple[float, float], share: float = 0.5) -> Measures:
-    """All numbers of a field (H, W) about a centre (y, x) in pixels; of ``share`` of its energy.
+    """Returns all numbers of a field (H, W) about a centre (y, x) in pixels; of ``share`` of its energy.
 
     Raises:
         ValueError: the field is not a map, is zero everywhere or not finite, or share is not above 0 and below 1.
@@ -55,7 +55,7 @@ def energy_radius(field: np.ndarray, centre: tuple[float, float], share: float =
 
 
 def area(field: np.ndarray, share: float = 0.5) -> int:
-    """The least number of pixels, wherever they lie, with that share of the energy."""
+    """Returns the least number of pixels, wherever they lie, with that share of the energy."""
     energy = np.sort(np.square(_checked(field)).ravel())[::-1]
     return _first_with(energy, share) + 1
 
@@ -73,8 +73,8 @@ def share_inside(field: np.ndarray, mask: np.ndarray) -> float:
 
 
 def replknet_sides(field: np.ndarray, shares: tuple[float, ...] = (0.2, 0.3, 0.5, 0.99)) -> dict[float, float]:
-    """What RepLKNet's tool prints (Ding et al., CVPR 2022, table 10), for comparison with figures made by it: of the
-    logarithm of a field of positive gradients, summed over images, for each share the area ratio of the smallest
+    """Tells what RepLKNet's tool prints (Ding et al., CVPR 2022, table 10), for comparison with figures made by it: of
+    the logarithm of a field of positive gradients, summed over images, for each share the area ratio of the smallest
     centred square that holds it; 1.0 where none does.
 
     Args:

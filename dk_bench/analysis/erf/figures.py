@@ -22,7 +22,7 @@ TITLES = {"original": "as it is", "rotated": "rotated by 90°", "scaled": "scale
 
 
 def draw_fields(observations: Sequence[Observation], pictures: Sequence[Picture]) -> Figure:
-    """A row a picture, a column a model: the field over the picture (figure 4 of the paper)."""
+    """Returns a row a picture, a column a model: the field over the picture (figure 4 of the paper)."""
     models = list(dict.fromkeys(seen.model for seen in observations))
     figure, cells = _grid(len(pictures), 1 + len(models))
     for row, picture in enumerate(pictures):
@@ -37,7 +37,7 @@ def draw_fields(observations: Sequence[Observation], pictures: Sequence[Picture]
 
 
 def draw_transforms(observations: Sequence[Observation], picture: Picture) -> Figure:
-    """A row a model, a column a transformation of one picture (figure 6 of the paper)."""
+    """Returns a row a model, a column a transformation of one picture (figure 6 of the paper)."""
     models = list(dict.fromkeys(seen.model for seen in observations))
     figure, cells = _grid(1 + len(models), len(KINDS))
     for column, kind in enumerate(KINDS):
@@ -62,7 +62,9 @@ def _find(observations: Sequence[Observation], model: str, picture: str, kind: s
 
 
 def _show(axes: Axes, picture: Picture, seen: Observation | None = None) -> None:
-    """The picture with its object's outline; a field over it as heat, brightest at its own 99.5th percentile."""
+    """Returns the picture with its object's outline; a field over it as heat, brightest at its own 99.5th
+    percentile.
+    """
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -86,7 +88,7 @@ def _show(axes: Axes, picture: Picture, seen: Observation | None = None) -> None
 
 
 def _key(figure: Figure, cells: np.ndarray, outlined: bool) -> None:
-    """What colours and marks are, under the panels."""
+    """Tells what colours and marks are, under the panels."""
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), HEAT),
         ax=cells.ravel().tolist(),

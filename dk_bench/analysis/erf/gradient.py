@@ -27,7 +27,7 @@ def unit_gradient(
     in_pixels: bool = False,
     through_offsets: bool = True,
 ) -> tuple[np.ndarray, tuple[float, float]]:
-    """The gradient of one unit to one image, and the unit's place (y, x) in pixels.
+    """Returns the gradient of one unit to one image, and the unit's place (y, x) in pixels.
 
     A unit is a place of a layer's map: the sum of its channels.
 
@@ -65,7 +65,7 @@ def unit_gradient(
 
 
 def _cell(position: tuple[float, float] | None, size: torch.Size, lattice: Lattice, in_pixels: bool) -> tuple[int, int]:
-    """The unit at a place of the map, or the nearest to a place in the image."""
+    """Returns the unit at a place of the map, or the nearest to a place in the image."""
     if position is None:
         return size[0] // 2, size[1] // 2
     if not in_pixels:

@@ -31,7 +31,7 @@ class Profile:
 
 
 def profiles(observations: Sequence[Observation]) -> list[Profile]:
-    """One a kind of model, of the pictures as they are, dead units left out; to half the image's side."""
+    """Returns one a kind of model, of the pictures as they are, dead units left out; to half the image's side."""
     members: dict[str, dict[str, list[Observation]]] = {}
     for seen in observations:
         if seen.kind == "original" and not seen.dead:

@@ -67,7 +67,7 @@ class Observation:
 
     @property
     def dead(self) -> bool:
-        """Whether the picture moves nothing in the unit."""
+        """Tells whether the picture moves nothing in the unit."""
         return self.measures is None
 
 
@@ -78,7 +78,7 @@ def study(
     position: tuple[float, float] | None = None,
     through_offsets: bool = True,
 ) -> list[Observation]:
-    """Every model on every picture, as it is, rotated and scaled; a progress bar on standard error.
+    """Returns every model on every picture, as it is, rotated and scaled; a progress bar on standard error.
 
     ``position`` is a place (y, x) in pixels, the objects' centres where it is None, and is rotated with the picture.
     Dead units are kept, to be counted. Raises ValueError as :func:`unit_gradient` does, for a gradient that is not
@@ -143,7 +143,7 @@ def _observe(
 
 
 def _moved(field: np.ndarray, kind: str, centre: tuple[float, float]) -> np.ndarray:
-    """A field moved as :meth:`Picture.transformed` moves the picture."""
+    """Returns a field moved as :meth:`Picture.transformed` moves the picture."""
     if kind == "rotated":
         return np.rot90(field)
     from PIL import Image
@@ -213,7 +213,7 @@ def write_study(observations: Sequence[Observation], pictures: Sequence[Picture]
 
 
 def _remarks(observations: Sequence[Observation]) -> str:
-    """What a caption has to say beside what is drawn: whose weights are random, whose units are dead."""
+    """Tells what a caption has to say beside what is drawn: whose weights are random, whose units are dead."""
     models = dict.fromkeys(seen.model for seen in observations)
     random = [model for model in models if not all(seen.trained for seen in observations if seen.model == model)]
     dead = []

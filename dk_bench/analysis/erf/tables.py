@@ -125,7 +125,7 @@ def _over(model: str, over: str, members: list[dict[str, float]], dead: int = 0,
 
 
 def _columns(own: Sequence[Observation]) -> dict[str, list[float]]:
-    """The values of each of `NUMBERS` of one model."""
+    """Returns the values of each of `NUMBERS` of one model."""
     plain = [seen for seen in own if seen.kind == "original" and not seen.dead]
     on_object = [seen for seen in plain if seen.inside is not None]
     columns = {name: [getattr(seen.measures, name) for seen in plain] for name in ("sigma", "radius", "area")}
@@ -139,7 +139,7 @@ def _columns(own: Sequence[Observation]) -> dict[str, list[float]]:
 
 
 def print_summary(lines: Sequence[Line]) -> None:
-    """The table of :func:`summary` on standard output."""
+    """Returns the table of :func:`summary` on standard output."""
     rows = [
         [
             line.model,
@@ -183,7 +183,7 @@ def _row(line: Line) -> list[object]:
 
 
 def document(lines: Sequence[Line], about: dict[str, Any], origins: Sequence[Origin]) -> Document:
-    """The tables of a summary: differences with their tests, models, checkpoints."""
+    """Returns the tables of a summary: differences with their tests, models, checkpoints."""
     shown = [name for name in NUMBERS if any(name in line.numbers for line in lines)]
     differences = [line for line in lines if line.over == SEEDS]
     tables = [
@@ -234,7 +234,7 @@ def _title(about: dict[str, Any]) -> str:
 
 
 def read_summary(path: Path) -> tuple[list[Line], dict[str, Any], list[Origin]]:
-    """A CSV of :func:`write_summary`, p values made anew, and the JSON beside it.
+    """Returns a CSV of :func:`write_summary`, p values made anew, and the JSON beside it.
 
     Raises UserError for a file that cannot be read or is no such CSV.
     """

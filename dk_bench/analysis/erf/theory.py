@@ -62,7 +62,7 @@ class Layer:
     active: np.ndarray | None = None
 
     def steps(self, unit: Place) -> Iterator[tuple[Place, float]]:
-        """Where each tap of a unit reads the layer below, and what it weighs; places may lie outside the map."""
+        """Tells where each tap of a unit reads the layer below, and what it weighs; places may lie outside the map."""
         if self.active is not None and not self.active[unit]:
             return
         for tap in [self.only] if self.only else np.ndindex(*self.kernel_size):

@@ -21,13 +21,13 @@ HALO = {"markeredgecolor": "white", "markeredgewidth": 0.6}
 
 
 def channels_shown(layer: Layer) -> list[int]:
-    """The channels with the largest norm of the stored kernel."""
+    """Returns the channels with the largest norm of the stored kernel."""
     norms = np.square(layer.stored).sum((1, 2))
     return np.sort(np.argsort(-norms, kind="stable")[:CHANNELS]).tolist()
 
 
 def taps_figure(layers: list[Layer], picture: np.ndarray, position: tuple[float, float]) -> Figure:
-    """A row a layer: taps on the image (H, W, 3), taps in the scope over the mean magnitude (dark: large), what
+    """Returns a row a layer: taps on the image (H, W, 3), taps in the scope over the mean magnitude (dark: large), what
     is sampled; then some channels, stored and sampled. ``position`` is (y, x) as shares of the image."""
     with_scope = any(layer.kernel for layer in layers)
     titles = ["mean |weight|,\ntaps in the scope", "sampled"] if with_scope else ["mean |weight|"]
@@ -74,7 +74,9 @@ def _on_image(axis: Axes, layer: Layer, picture: np.ndarray, position: tuple[flo
 
 
 def _kernels(axes: np.ndarray, layer: Layer, parts: int) -> None:
-    """The mean and some channels, in ``parts`` panels each: stored, and as sampled where taps move in a scope."""
+    """Returns the mean and some channels, in ``parts`` panels each: stored, and as sampled where taps move in a
+    scope.
+    """
     mean, sampled = np.abs(layer.stored).mean(0), np.abs(layer.sampled).mean(0)
     top = max(mean.max(), sampled.max())
     _map(axes[0], mean, "Greys", 0, top)
@@ -162,6 +164,6 @@ def offsets_figure(found: list[Offsets]) -> Figure:
 
 
 def _some(values: np.ndarray) -> np.ndarray:
-    """All of the values, or as many of them, evenly apart, as a violin needs."""
+    """Returns all of the values, or as many of them, evenly apart, as a violin needs."""
     flat = values.ravel()
     return flat[:: max(1, len(flat) // SHOWN)]

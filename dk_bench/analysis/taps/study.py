@@ -90,13 +90,13 @@ class Offsets:
 
 
 def moving(model: nn.Module) -> list[Source]:
-    """The generators that move taps: of kernel offsets and of data offsets."""
+    """Returns the generators that move taps: of kernel offsets and of data offsets."""
     return [source for source in sources(model) if source.kind in (KERNEL, DATA)]
 
 
 def offsets_at(model: nn.Module, image: Tensor, position: tuple[float, float]) -> list[Layer]:
-    """Every layer whose taps move, for an image (C, H, W), at its unit nearest to a position, (y, x) as shares of
-    height and width."""
+    """Returns every layer whose taps move, for an image (C, H, W), at its unit nearest to a position, (y, x) as shares
+    of height and width."""
     found = moving(model)
     with evaluating(model), torch.no_grad(), recorded(found, lambda source, read, given: (read, given)) as seen:
         with steps_down(model) as steps:
@@ -145,7 +145,7 @@ def _layer(
 
 
 def _nearest(at: float, cells: int, lattice: tuple[float, float], conv: nn.Module, axis: int) -> int:
-    """The unit of a convolution whose middle tap at rest is nearest to a place in the image, along an axis."""
+    """Returns the unit of a convolution whose middle tap at rest is nearest to a place in the image, along an axis."""
     first, stride = lattice
     middle = (conv.kernel_size[axis] - 1) * conv.dilation[axis] / 2 - conv.padding[axis]
     return min(max(math.floor(((at - first) / stride - middle) / conv.stride[axis] + 0.5), 0), cells - 1)
@@ -167,7 +167,7 @@ def _in_scope(conv: nn.Module) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _beyond(taps: np.ndarray, size: tuple[int, int], axis: int = -1) -> np.ndarray:
-    """Whether taps, whose (y, x) are along an axis, are outside samples 0 to size - 1."""
+    """Tells whether taps, whose (y, x) are along an axis, are outside samples 0 to size - 1."""
     last = np.expand_dims(np.array(size) - 1, tuple(range(1, -axis)))
     return ((taps < 0) | (taps > last)).any(axis)
 
@@ -175,7 +175,7 @@ def _beyond(taps: np.ndarray, size: tuple[int, int], axis: int = -1) -> np.ndarr
 def offsets_over(
     model: nn.Module, images: Iterable[Tensor], on_image: Callable[[], Any] = lambda: None
 ) -> list[Offsets]:
-    """All offsets of every generator that moves taps, over the positions of images (C, H, W) of any sizes."""
+    """Returns all offsets of every generator that moves taps, over the positions of images (C, H, W) of any sizes."""
     found = moving(model)
     with evaluating(model), torch.no_grad(), recorded(found, _taps_of_image) as seen:
         for image in images:
