@@ -10,13 +10,11 @@ the default::
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import glob
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from dk_bench.detection.scenes import NATIVE_SIZE, SHARES, Scenes
 from dk_bench.errors import UserError
 from dk_bench.files import write_atomically
 from dk_bench.registry import DATASETS
+from dk_bench.runs.lock import wait_for
 
 MARKER = "dataset.json"  # what the folder was drawn by; a folder that has it is whole
 VERSION = 1  # of the drawing: one more whenever the same settings give other images
@@ -60,7 +59,7 @@ def write_dataset(
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _one_writer(folder):
+        with wait_for(folder.with_name(f".{folder.name}.lock")):
             if _is_written(folder, scenes):  # by whom we waited for
                 return folder
             for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
@@ -138,14 +137,6 @@ def _settings(scenes: Scenes) -> dict[str, Any]:
     settings = {"version": VERSION, **dataclasses.asdict(scenes)}
     shares = list(settings.pop("shares"))
     return settings | ({"shares": shares} if shares != list(SHARES) else {})
-
-
-@contextmanager
-def _one_writer(folder: Path) -> Iterator[None]:
-    """Waits until no other process of this machine writes the folder. The lock goes with the process that holds it."""
-    with open(folder.with_name(f".{folder.name}.lock"), "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _write(folder: Path, scenes: Scenes) -> None:

@@ -8,14 +8,16 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock
 
 from dk_bench.config import Config, load_config, to_dict
 from dk_bench.data.shifts import held_out_sets
 from dk_bench.errors import UserError
 from dk_bench.runs.attempts import was_interrupted
 from dk_bench.runs.identity import run_folder
-from dk_bench.runs.lock import claim, is_held, release
+from dk_bench.runs.lock import claim, is_held
 from dk_bench.runs.record import EVALUATION, RunRecord, as_it_stands, attempts_of, find_records, is_tested, read_record
 
 
@@ -26,7 +28,7 @@ class Run:
     folder: Path
     output: Path
     attempts: int = 0
-    taken: IO[str] | None = field(default=None, repr=False, compare=False)  # this runner's claim on it
+    taken: FileLock | None = field(default=None, repr=False, compare=False)  # this runner's claim on it
     tests: tuple[str, ...] = ()  # what it is tested on at its end
 
     @classmethod
@@ -60,7 +62,7 @@ class Run:
     def release(self) -> None:
         """Gives the run back, if this runner has it."""
         if self.taken:
-            release(self.taken)
+            self.taken.release()
         self.taken = None
 
     def look(self) -> tuple[str, str]:

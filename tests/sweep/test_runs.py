@@ -1,10 +1,7 @@
 """Runs that several processes want: one at a time has a run, all of them share the work, none does it twice."""
 
 import dataclasses
-import errno
-import fcntl
 import json
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -69,38 +66,6 @@ def make_job(folder, name="job", argv=None):
     """A job whose process, unless ``argv`` says otherwise, leaves a finished record and no more."""
     argv = argv or ["sh", "-c", LEAVE_RECORD, str(folder / name), str(finished_record(folder))]
     return Job(name, list(argv), folder / f"{name}.log", Run(folder / name, folder))
-
-
-def test_folder_is_held_by_one(tmp_path):
-    folder = tmp_path / "run"
-    assert not is_held(folder)
-    with hold(folder):
-        assert is_held(folder)
-        with pytest.raises(BusyError, match=r"run: process \d+ on \S+ is training this very run"), hold(folder):
-            pass
-        assert is_held(folder)
-    assert not is_held(folder)
-    with hold(folder):
-        pass
-
-
-def test_lock_goes_with_its_process(tmp_path):
-    code = "import fcntl, sys; s = open(sys.argv[1], 'a'); fcntl.flock(s, fcntl.LOCK_EX); print(1, flush=True); input()"
-    command = [sys.executable, "-c", code, str(tmp_path / LOCK)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        assert is_held(tmp_path)
-        process.kill()
-    assert not is_held(tmp_path)
-
-
-def test_file_system_without_locks_is_told(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.warns(UserWarning, match="no locks there"), hold(tmp_path):
-        pass
 
 
 def test_run_that_another_process_trains_is_refused(tmp_path, capsys):
@@ -206,7 +171,7 @@ def test_claim_goes_back_when_the_run_has_ended_or_could_not_start(tmp_path):
     for job in jobs:
         taken = lock.claim(job.run.folder)
         assert taken and lock.claim(job.run.folder) is None
-        lock.release(taken)
+        taken.release()
 
 
 @pytest.mark.parametrize("command", ["dk-bench", "/opt/bin/dk-bench", "python -m dk_bench", "torchrun -m dk_bench"])
