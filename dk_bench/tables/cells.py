@@ -24,7 +24,8 @@ from dk_bench.tables.pooling import (
     run_again,
     unpaired,
 )
-from dk_bench.tables.statistics import Summary, summarize
+from dk_bench.tables.statistics import summarize
+from dk_bench.tables.values import Figure
 
 UNKNOWN = "unknown"  # a cost that could not be counted
 SPEC = ("model.spec.", "model.backbone.spec.")  # keys of a configuration that deforms the model it names
@@ -38,47 +39,6 @@ PAPERS_SIZE, PAPERS_CROP = 224, 0.875  # the paper evaluates the centre 224 x 22
 # Of Faster R-CNN 1x as mmdet has it: height and width that images are scaled to fit, passes over the training images.
 PAPERS_DETECTOR = {"model.type": "FasterRCNN", "model.neck.type": "FPN", "train_cfg.max_epochs": 12}
 PAPERS_SCALE = [800, 1333]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One quantity over a cell's seeds: the summary of its finished runs, and how many did not finish or, finished, are
-    ``without`` it (a loss that was NaN, say).
-
-    ``dirty``: how many runs, of all, had code with changes that were not committed. ``signed``: a difference, printed
-    with its sign. ``marks``: what of the runs behind it is not alike, in words.
-    """
-
-    summary: Summary | None
-    failed: int = 0
-    running: int = 0
-    without: int = 0
-    dirty: int = 0
-    run: bool = True
-    signed: bool = False
-    marks: tuple[str, ...] = ()
-
-    @property
-    def state(self) -> str:
-        """Tells what to say beside the figure, or in place of one: ``1 failed``, ``running``, ``not run``; often
-        empty.
-        """
-        if not self.run:
-            return "not run"
-        alone = self.summary is None and self.failed + self.running == 1
-        words = [
-            word if alone else f"{count} {word}"
-            for count, word in ((self.failed, "failed"), (self.running, "running"))
-            if count
-        ]
-        if self.summary is None and not words:
-            words = ["no figure"]
-        elif self.summary is not None and self.without:
-            words.append(f"{self.without} without figure")
-        return ", ".join([*words, *([f"{self.dirty} dirty"] if self.dirty else []), *self.marks])
-
-
-NOT_RUN = Figure(None, run=False)
 
 
 @dataclass(frozen=True, order=True)

@@ -14,7 +14,7 @@ from typing import Any
 from dk_bench.files import write_atomically
 from dk_bench.models import PAPER_MODELS
 from dk_bench.runs.record import DETECTION, TRAINING, RunRecord
-from dk_bench.tables.cells import NOT_RUN, Cell, gather
+from dk_bench.tables.cells import Cell, gather
 from dk_bench.tables.columns import (
     CHANCE,
     DIFFERENCE,
@@ -43,6 +43,7 @@ from dk_bench.tables.rows import (
     spec_of,
     without_empty,
 )
+from dk_bench.tables.values import NOT_RUN
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 DEMO_BASE = "test_resnetdw"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dk_bench.models import PAPER_MODELS
-from dk_bench.tables.cells import NOT_RUN, Cell
+from dk_bench.tables.cells import Cell
 from dk_bench.tables.columns import (
     CHANCE,
     DIFFERENCE,
@@ -33,6 +33,7 @@ from dk_bench.tables.rows import (
     spec_of,
     without_empty,
 )
+from dk_bench.tables.values import NOT_RUN
 
 PRECISION = {"mAP": "val/mAP", "mAP_S": "val/mAP_s", "mAP_M": "val/mAP_m", "mAP_L": "val/mAP_l"}
 OVERLAPS = {"AP50": "val/mAP_50", "AP75": "val/mAP_75"}

@@ -6,77 +6,21 @@ import csv
 import io
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from rich.console import Console
 
 from dk_bench.tables import latex as tex
-from dk_bench.tables.cells import Figure
+from dk_bench.tables.table import Document, Table
 from dk_bench.tables.terminal import print_table
+from dk_bench.tables.values import Chance, Markup, Number, Value
 
-NOTHING = "-"
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number that is printed with so many digits after the point, with its sign where it is a difference."""
-
-    value: float | None
-    digits: int = 1
-    signed: bool = False
-
-
-@dataclass(frozen=True)
-class Chance:
-    """A p value, or none."""
-
-    value: float | None
-
-
-class Markup(str):
-    """Text that is Markdown already."""
-
-
-Value = str | Number | Chance | Figure
 # What may begin or end emphasis, code, links, tags, entities, formulas or cells; an underscore inside a word does not.
 MARKS = re.compile(r"[\\`*<&~$|]|(?<![^\W_])_|\](?=[(\[])")
 
 
-@dataclass(frozen=True)
-class Table:
-    """Columns and rows; a row has one value a column. A value says itself how it is printed. ``note``: of this table
-    alone, printed below it in our words, or empty."""
-
-    heading: str
-    columns: tuple[str, ...]
-    rows: list[list[Value]]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Document:
-    """Tables that go into one file, ``<name>.md`` and so on."""
-
-    name: str
-    title: str
-    notes: list[str]
-    tables: list[Table] = field(default_factory=list)
-
-
 def text(value: Value) -> str:
-    """Returns a value as people read it: ``71.2 ± 0.5 (n=3), 1 failed``; one run has no spread: ``71.2 (n=1)``."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Number):
-        return NOTHING if value.value is None else f"{value.value:{'+' if value.signed else ''}.{value.digits}f}"
-    if isinstance(value, Chance):
-        return NOTHING if value.value is None else f"{value.value:.3f}" if value.value >= 0.0005 else "<0.001"
-    summary = value.summary
-    if summary is None:
-        return value.state
-    spread = "" if summary.half_width is None else f" ± {summary.half_width:.1f}"
-    mean = f"{summary.mean:{'+' if value.signed else ''}.1f}"
-    return f"{mean}{spread} (n={summary.n})" + (f", {value.state}" if value.state else "")
+    """Returns a value as people read it."""
+    return str(value)
 
 
 def markdown(document: Document) -> str:
@@ -89,7 +33,7 @@ def markdown(document: Document) -> str:
 
 def markdown_table(table: Table) -> str:
     """Returns a table alone: text on the left, figures on the right."""
-    rule = [":--" if isinstance(value, str) else "--:" for value in _kinds(table)]
+    rule = [":--" if place in table.names else "--:" for place in range(len(table.columns))]
     lines = [map(markdown_text, table.columns), rule, *(map(_markdown_cell, row) for row in table.rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -131,7 +75,7 @@ def latex(document: Document) -> str:
     """
     parts = []
     for table in document.tables:
-        alignment = "".join("l" if isinstance(value, str) else "r" for value in _kinds(table))
+        alignment = "".join("l" if place in table.names else "r" for place in range(len(table.columns)))
         lines = [" & ".join(tex.escape(text(value)) for value in row) + r" \\" for row in table.rows]
         parts.append(
             "\n".join(
@@ -161,16 +105,8 @@ def show(document: Document, console: Console) -> None:
     """Prints a document to a terminal."""
     for number, table in enumerate(document.tables, start=1):
         rows = [[text(value) for value in row] for row in table.rows]
-        names = [index for index, value in enumerate(_kinds(table)) if isinstance(value, str)]
         notes = [table.note] * bool(table.note) + document.notes * (number == len(document.tables))
-        print_table(console, f"{document.title} {table.heading}", table.columns, rows, names=names, notes=notes)
-
-
-def _kinds(table: Table) -> list[Value]:
-    """Returns a value of each column that shows its kind: a number or a figure if it has one, text otherwise."""
-    columns = zip(*table.rows, strict=True)
-    kinds = [next((value for value in column if not isinstance(value, str)), "") for column in columns]
-    return kinds or [""] * len(table.columns)
+        print_table(console, f"{document.title} {table.heading}", table.columns, rows, names=table.names, notes=notes)
 
 
 def _csv_fields(column: str, value: Value) -> dict[str, str]:

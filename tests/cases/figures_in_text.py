@@ -223,7 +223,7 @@ def readme() -> list[str]:
         for row in load_paper()["table1"]
         if row["backbone"] == "ResNet-50-DW" and row["pw"] == "rigid"
     }
-    costs = json.loads((ROOT / "dk_bench" / "results" / "costs.json").read_text(encoding="utf-8"))
+    costs = json.loads((ROOT / "dk_bench" / "tables" / "costs.json").read_text(encoding="utf-8"))
     ratio = {
         line.partition(": ")[2].partition(":")[0]: re.search(r"([\d.]+)x depthwise", line)[1]
         for line in gpu_speeds()
