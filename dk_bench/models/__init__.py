@@ -3,6 +3,6 @@
 from dk_bench.models import deformed, resnetdw, small, tracing  # noqa: F401  (registers what timm has to know)
 from dk_bench.models.deform import deform
 from dk_bench.models.spec import KernelSpec
-from dk_bench.models.variants import MODELS, PAPER_MODELS, SMALL_MODELS, TEST_MODELS, BenchModel
+from dk_bench.models.variants import MODELS, PAPER_MODELS, SMALL_MODELS, TEST_MODELS, BenchModel, Variant
 
-__all__ = ["MODELS", "PAPER_MODELS", "SMALL_MODELS", "TEST_MODELS", "BenchModel", "KernelSpec", "deform"]
+__all__ = ["MODELS", "PAPER_MODELS", "SMALL_MODELS", "TEST_MODELS", "BenchModel", "KernelSpec", "Variant", "deform"]

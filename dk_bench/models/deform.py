@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 from torch import nn
 
-from dk_bench.models.blocks import block_convolutions, is_depthwise
+from dk_bench.models.blocks import block_convolutions
 from dk_bench.models.dilate import dilated_last_stage
 from dk_bench.models.probe import output_strides
+from dk_bench.models.rules import RULES, Convolutions, Rule
 from dk_bench.models.spec import KernelSpec
 from dk_bench.models.variants import MODELS
-from dk_bench.nn import CondConv2d, DeformConv2d, DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d, RigidStart2d
+from dk_bench.nn import RigidStart2d
 
 _HOOKS = (
     "_forward_hooks",
@@ -26,8 +24,6 @@ _HOOKS = (
 
 GENERIC = "dk_deformed"  # timm's name for what `deform` makes where no model of ours is the same base and spec
 _NAMES = {(model.base, model.spec): model.name for model in MODELS.values() if not model.spec.is_rigid}
-
-Replace = Callable[[nn.Conv2d], RigidStart2d]
 
 
 def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
@@ -68,11 +64,13 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
         return model
     if any(isinstance(module, RigidStart2d) for module in model.modules()):
         raise ValueError(f"model: {type(model).__name__} is deformed already; deform a rigid one")
-    strides = output_strides(model) if spec.dcn or spec.dense_dcn or spec.dilate_last else {}
+    asked = {rule: rule.matches(spec) for rule in RULES if rule.is_asked(spec)}
+    by_stride = spec.dilate_last or any(wanted.stride for wanted in asked.values())
+    strides = output_strides(model) if by_stride else {}
     if not spec.dilate_last:
-        return _named(_replace(model, spec, strides), spec)
+        return _named(_replace(model, spec, asked, strides), spec)
     with dilated_last_stage(model, strides):  # undone where the rest of the spec is refused
-        return _named(_replace(model, spec, strides), spec)
+        return _named(_replace(model, spec, asked, strides), spec)
 
 
 def _named(model: nn.Module, spec: KernelSpec) -> nn.Module:
@@ -88,15 +86,8 @@ def _named(model: nn.Module, spec: KernelSpec) -> nn.Module:
     return model
 
 
-def _replace(model: nn.Module, spec: KernelSpec, strides: dict[str, int]) -> nn.Module:
-    new: dict[nn.Module, RigidStart2d] = {}
-    for name, conv in block_convolutions(model):
-        if (replace := _replacement(conv, spec, strides.get(name, 0))) is not None:
-            try:
-                new[conv] = replace(conv)
-            except ValueError as error:
-                raise ValueError(f"{name}: cannot be deformed: {error}") from error
-    _check_complete(model, spec, list(new.items()))
+def _replace(model: nn.Module, spec: KernelSpec, asked: dict[Rule, Convolutions], strides: dict[str, int]) -> nn.Module:
+    new = _layers(model, spec, asked, strides)
     for parent in list(model.modules()):
         for key, child in list(parent._modules.items()):  # not named_children(), which omits a second reference
             if child in new:
@@ -107,62 +98,29 @@ def _replace(model: nn.Module, spec: KernelSpec, strides: dict[str, int]) -> nn.
     return model
 
 
-def _replacement(conv: nn.Conv2d, spec: KernelSpec, output_stride: int) -> Replace | None:
-    """Tells what makes the new module from a convolution in a residual block; None if it stays."""
-    of_size = conv.kernel_size == (spec.kernel_size, spec.kernel_size)
-    if is_depthwise(conv) and of_size:
-        dcn = spec.dcn and output_stride >= spec.dcn_min_stride
-        scope = {"scope": spec.scope, "clip": spec.clip, "grid": spec.grid}
-        if spec.depthwise == "global":
-            return partial(GlobalDeformKernel2d.from_rigid, **scope)
-        if spec.depthwise == "local":
-            return partial((DeformKernelConv2d if dcn else DeformKernel2d).from_rigid, **scope)
-        if dcn:
-            return DeformConv2d.from_rigid
-    elif of_size and spec.dense_dcn and output_stride >= spec.dense_dcn_min_stride:
-        return partial(DeformConv2d.from_rigid, deform_groups=spec.dense_dcn_groups, modulated=spec.dense_dcn == "v2")
-    if spec.pointwise and conv.kernel_size == (1, 1):
-        return partial(GlobalDeformKernel2d.from_rigid, scope=spec.pointwise_scope, clip=spec.clip)
-    if spec.experts:
-        return partial(CondConv2d.from_rigid, experts=spec.experts)
-    return None
+def _layers(
+    model: nn.Module, spec: KernelSpec, asked: dict[Rule, Convolutions], strides: dict[str, int]
+) -> dict[nn.Module, RigidStart2d]:
+    """Returns the convolutions that change, each with what takes its place.
 
-
-def _check_complete(model: nn.Module, spec: KernelSpec, new: list[tuple[nn.Conv2d, RigidStart2d]]) -> None:
-    """Raises ValueError where a part of the spec has changed no convolution."""
-    wanted = {
-        "depthwise": bool(spec.depthwise),
-        "dcn": spec.dcn,
-        "dense_dcn": bool(spec.dense_dcn),
-        "pointwise": bool(spec.pointwise),
-        "experts": bool(spec.experts),
-    }
-    found = {
-        "depthwise": any(
-            isinstance(m, (DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d)) and c.kernel_size != (1, 1)
-            for c, m in new
-        ),
-        "dcn": any(isinstance(m, (DeformConv2d, DeformKernelConv2d)) and is_depthwise(c) for c, m in new),
-        "dense_dcn": any(isinstance(m, DeformConv2d) and not is_depthwise(c) for c, m in new),
-        "pointwise": any(isinstance(m, GlobalDeformKernel2d) and c.kernel_size == (1, 1) for c, m in new),
-        "experts": any(isinstance(m, CondConv2d) for _, m in new),
-    }
-    for part, is_wanted in wanted.items():
-        if is_wanted and not found[part]:
-            raise ValueError(_nothing_found(model, spec, part))
-
-
-def _nothing_found(model: nn.Module, spec: KernelSpec, part: str) -> str:
-    dense = part == "dense_dcn"
-    convs = [conv for _, conv in block_convolutions(model) if is_depthwise(conv) != dense]
-    sizes = sorted({conv.kernel_size for conv in convs})
-    size = spec.kernel_size
-    what = {
-        "depthwise": f"depthwise {size}x{size} convolution",
-        "dcn": f"depthwise {size}x{size} convolution of output stride {spec.dcn_min_stride} or more",
-        "dense_dcn": f"dense {size}x{size} convolution of output stride {spec.dense_dcn_min_stride} or more",
-        "pointwise": "1x1 convolution in a block",
-        "experts": "convolution in a block",
-    }[part]
-    kernels = "dense" if dense else "depthwise"
-    return f"{part}: {type(model).__name__} has no {what}; its {kernels} kernels have the sizes {sizes or 'none'}"
+    Raises ValueError where one cannot change, or a part of the spec changes none.
+    """
+    new: dict[nn.Module, RigidStart2d] = {}
+    missing = {part: wanted for rule, wanted in asked.items() for part in rule.parts}
+    for name, conv in block_convolutions(model):
+        fitting = (rule for rule, wanted in asked.items() if wanted.include(conv, strides.get(name, 0)))
+        if (rule := next(fitting, None)) is None:
+            continue
+        try:
+            new[conv] = rule.make(conv, spec)
+        except ValueError as error:
+            raise ValueError(f"{name}: cannot be deformed: {error}") from error
+        missing = {part: wanted for part, wanted in missing.items() if part not in rule.parts}
+    for part, wanted in missing.items():
+        alike = wanted._replace(size=None, stride=0)
+        sizes = sorted({conv.kernel_size for _, conv in block_convolutions(model) if alike.include(conv, 0)})
+        raise ValueError(
+            f"{part}: {type(model).__name__} has no {wanted}; its {wanted.kind}kernels there have the sizes "
+            f"{sizes or 'none'}"
+        )
+    return new

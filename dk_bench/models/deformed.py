@@ -23,7 +23,7 @@ from dk_bench.models.deform import GENERIC, deform
 from dk_bench.models.features import copy_features
 from dk_bench.models.pretrained import load_deformed, names_weights, refuse_pretrained
 from dk_bench.models.spec import KernelSpec
-from dk_bench.models.variants import MODELS, BenchModel
+from dk_bench.models.variants import MODELS, Variant
 
 __all__: list[str] = []  # register_model adds the entry points
 
@@ -70,7 +70,7 @@ def _create(
     return model
 
 
-def _entry_point(model: BenchModel) -> Callable[..., nn.Module]:
+def _entry_point(model: Variant) -> Callable[..., nn.Module]:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return _create(model.name, model.base, model.spec, pretrained, **kwargs)
 

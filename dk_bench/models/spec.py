@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from dk_bench.models.rules import RULES, Words
 from dk_bench.nn.scope import GRIDS
 
-DEPTHWISE = (None, "local", "global")
-POINTWISE = (None, "global")
-DENSE_DCN = (None, "v1", "v2")
+
+def _one_of(*choices: str | None) -> Any:
+    """Returns a field that takes one of the choices, the first if nothing is said."""
+    return field(default=choices[0], metadata={"choices": choices})
+
+
+def _at_least(low: int, default: int) -> Any:
+    """Returns a field that takes an int of at least ``low``."""
+    return field(default=default, metadata={"low": low})
 
 
 @dataclass(frozen=True)
@@ -42,45 +49,24 @@ class KernelSpec:
         ValueError: a field has the wrong type or value, or two fields contradict each other.
     """
 
-    depthwise: str | None = None
-    kernel_size: int = 3
-    scope: int = 4
-    pointwise: str | None = None
-    pointwise_scope: int = 2
-    experts: int = 0
+    depthwise: str | None = _one_of(None, "local", "global")
+    kernel_size: int = _at_least(2, default=3)
+    scope: int = _at_least(1, default=4)
+    pointwise: str | None = _one_of(None, "global")
+    pointwise_scope: int = _at_least(1, default=2)
+    experts: int = _at_least(0, default=0)
     dcn: bool = False
-    dcn_min_stride: int = 8
+    dcn_min_stride: int = _at_least(1, default=8)
     clip: bool = True
-    grid: str = "centred"
-    dense_dcn: str | None = None
-    dense_dcn_min_stride: int = 32
-    dense_dcn_groups: int = 1
+    grid: str = _one_of(*GRIDS)
+    dense_dcn: str | None = _one_of(None, "v1", "v2")
+    dense_dcn_min_stride: int = _at_least(1, default=32)
+    dense_dcn_groups: int = _at_least(1, default=1)
     dilate_last: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("depthwise", DEPTHWISE),
-            ("pointwise", POINTWISE),
-            ("dense_dcn", DENSE_DCN),
-            ("grid", GRIDS),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
-        for name, low in (
-            ("kernel_size", 2),
-            ("scope", 1),
-            ("pointwise_scope", 1),
-            ("experts", 0),
-            ("dcn_min_stride", 1),
-            ("dense_dcn_min_stride", 1),
-            ("dense_dcn_groups", 1),
-        ):
-            value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise ValueError(f"{name}: expected an int of at least {low}, got {value!r}")
-        for name in ("dcn", "clip", "dilate_last"):
-            if type(getattr(self, name)) is not bool:
-                raise ValueError(f"{name}: expected a bool, got {getattr(self, name)!r}")
+        for each in dataclasses.fields(self):
+            _check(each, getattr(self, each.name))
         if self.depthwise and self.scope < self.kernel_size:
             raise ValueError(
                 f"scope: expected at least kernel_size = {self.kernel_size}, so that the scope can hold the rigid "
@@ -96,8 +82,18 @@ class KernelSpec:
     @property
     def is_rigid(self) -> bool:
         """Tells whether the spec changes nothing."""
-        parts = (self.depthwise, self.pointwise, self.experts, self.dcn, self.dense_dcn, self.dilate_last)
-        return not any(parts)
+        return not self.dilate_last and not any(rule.is_asked(self) for rule in RULES)
+
+    @property
+    def words(self) -> Words:
+        """Returns what tables, figures and messages say of the spec."""
+        said: dict[str, list[str]] = {name: [] for name in Words._fields}
+        for rule in RULES:
+            for name, text in rule.words(self).items() if rule.is_asked(self) else ():
+                said[name].append(text)
+        said["combined"] += ["dilated"] * self.dilate_last
+        rigid = {"pw": "rigid", "conv3x3": "rigid"}
+        return Words(**{name: ", ".join(texts) or rigid.get(name, "") for name, texts in said.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all fields as plain data (str, int, bool, None), as run records keep them."""
@@ -121,3 +117,15 @@ class KernelSpec:
                 f"KernelSpec: unknown key {', '.join(map(repr, unknown))}, expected some of {', '.join(fields)}"
             )
         return cls(**data)
+
+
+def _check(of: dataclasses.Field[Any], value: Any) -> None:
+    """Raises ValueError for what a field does not take."""
+    if choices := of.metadata.get("choices"):
+        fits, expected = value in choices, f"one of {choices}"
+    elif (low := of.metadata.get("low")) is not None:
+        fits, expected = type(value) is int and value >= low, f"an int of at least {low}"
+    else:
+        fits, expected = type(value) is bool, "a bool"
+    if not fits:
+        raise ValueError(f"{of.name}: expected {expected}, got {value!r}")

@@ -9,7 +9,7 @@ from dk_bench.models.spec import KernelSpec
 
 
 @dataclass(frozen=True)
-class BenchModel:
+class Variant:
     """A rigid base and the spec that deforms it.
 
     Attributes:
@@ -26,91 +26,74 @@ class BenchModel:
 
     @property
     def name(self) -> str:
-        """timm name, for example ``resnet50dw_dk``."""
+        """Returns the timm name, for example ``resnet50dw_dk``."""
         return self.base + self.suffix
 
     @property
     def table(self) -> int | None:
         """Returns the paper's table that has this model: 1 (scopes), 2 (strong baselines) or None."""
-        if self.backbone is None:
-            return None
-        return 2 if self.spec.experts or self.spec.dcn else 1
+        return (2 if self.spec.words.combined else 1) if self.backbone else None
 
     @property
     def row(self) -> dict[str, str] | None:
         """Returns the keys that identify the model's row in that table, in the paper's words."""
-        if self.backbone is None:
-            return None
-        conv3x3 = _words(self.spec.depthwise, self.spec.scope)
-        if self.table == 2:
-            return {"backbone": self.backbone, "with": "DCN" if self.spec.dcn else "SCC", "conv3x3": conv3x3}
-        pw = _words(self.spec.pointwise, self.spec.pointwise_scope)
-        return {"backbone": self.backbone, "pw": pw, "conv3x3": conv3x3}
+        words = self.spec.words
+        more = {"with": words.combined} if words.combined else {"pw": words.pw}
+        return {"backbone": self.backbone, **more, "conv3x3": words.conv3x3} if self.backbone else None
 
 
-def _words(kind: str | None, scope: int) -> str:
-    return f"{kind} {scope}x{scope}" if kind else "rigid"
+BenchModel = Variant
 
 
-def _suffixes(experts: int) -> dict[str, KernelSpec]:
-    """Returns every suffix with its spec, in the order of the paper's rows. dk: local, gdk: global, sN: scope N,
-    default 4.
-    """
-    return {
-        "": KernelSpec(),
-        "_dk_s3": KernelSpec(depthwise="local", scope=3),
-        "_dk": KernelSpec(depthwise="local"),
-        "_dk_s5": KernelSpec(depthwise="local", scope=5),
-        "_dk_s9": KernelSpec(depthwise="local", scope=9),
-        "_gdk": KernelSpec(depthwise="global"),
-        "_gdk_pw": KernelSpec(depthwise="global", pointwise="global"),
-        "_dk_pw": KernelSpec(depthwise="local", pointwise="global"),
-        "_scc": KernelSpec(experts=experts),
-        "_scc_dk": KernelSpec(experts=experts, depthwise="local"),
-        "_dcn": KernelSpec(dcn=True),
-        "_dcn_dk": KernelSpec(dcn=True, depthwise="local"),
-    }
+def _variants(base: str, experts: int, dcn_min_stride: int = 8) -> Iterator[Variant]:
+    """Yields a base's models in the order of the paper's rows. dk: local, gdk: global, sN: scope N, default 4."""
+    dcn = {"dcn": True, "dcn_min_stride": dcn_min_stride}
+    yield Variant(base, "", KernelSpec())
+    yield Variant(base, "_dk_s3", KernelSpec(depthwise="local", scope=3))
+    yield Variant(base, "_dk", KernelSpec(depthwise="local"))
+    yield Variant(base, "_dk_s5", KernelSpec(depthwise="local", scope=5))
+    yield Variant(base, "_dk_s9", KernelSpec(depthwise="local", scope=9))
+    yield Variant(base, "_gdk", KernelSpec(depthwise="global"))
+    yield Variant(base, "_gdk_pw", KernelSpec(depthwise="global", pointwise="global"))
+    yield Variant(base, "_dk_pw", KernelSpec(depthwise="local", pointwise="global"))
+    yield Variant(base, "_scc", KernelSpec(experts=experts))
+    yield Variant(base, "_scc_dk", KernelSpec(experts=experts, depthwise="local"))
+    yield Variant(base, "_dcn", KernelSpec(**dcn))
+    yield Variant(base, "_dcn_dk", KernelSpec(depthwise="local", **dcn))
+
+
+def _small(base: str, experts: int) -> Iterator[Variant]:
+    """Yields a small base's models: those of the paper's, the other grid, and taps that may leave the scope."""
+    yield from _variants(base, experts, dcn_min_stride=2)
+    yield Variant(base, "_dk_spread", KernelSpec(depthwise="local", grid="spread"))
+    yield Variant(base, "_dk_unclipped", KernelSpec(depthwise="local", clip=False))
+
+
+def _by_name(*variants: Variant) -> dict[str, Variant]:
+    return {variant.name: variant for variant in variants}
 
 
 _RESNET_ONLY = ("_dk_s3", "_dk_s5", "_dk_s9")  # the paper ablates the scope on ResNet-50-DW alone
 
-PAPER_MODELS: dict[str, BenchModel] = {
-    model.name: model
-    for model in (
-        BenchModel("resnet50", "", KernelSpec(), "ResNet-50"),
-        *(BenchModel("resnet50dw", suffix, spec, "ResNet-50-DW") for suffix, spec in _suffixes(2).items()),
-        *(
-            BenchModel("mobilenetv2_100", suffix, spec, "MobileNet-V2")
-            for suffix, spec in _suffixes(8).items()
-            if suffix not in _RESNET_ONLY
-        ),
-    )
-}
+PAPER_MODELS = _by_name(
+    Variant("resnet50", "", KernelSpec(), "ResNet-50"),
+    *(replace(variant, backbone="ResNet-50-DW") for variant in _variants("resnet50dw", experts=2)),
+    *(
+        replace(variant, backbone="MobileNet-V2")
+        for variant in _variants("mobilenetv2_100", experts=8)
+        if variant.suffix not in _RESNET_ONLY
+    ),
+)
 """One model for every row of tables 1 and 2. ``resnet50`` and ``mobilenetv2_100`` are timm's own."""
 
-TEST_MODELS: dict[str, BenchModel] = {
-    "test_resnetdw" + suffix: BenchModel("test_resnetdw", suffix, spec) for suffix, spec in _suffixes(4).items()
-}
+TEST_MODELS = _by_name(*_variants("test_resnetdw", experts=4))
 """Tiny models for tests and the demo, with every suffix."""
 
-
-def _small(base: str, experts: int) -> Iterator[BenchModel]:
-    """Returns a small base's models: every suffix, the other grid at scope 4, and taps that may leave the scope."""
-    arms = {
-        "_dk_spread": KernelSpec(depthwise="local", grid="spread"),
-        "_dk_unclipped": KernelSpec(depthwise="local", clip=False),
-    }
-    for suffix, spec in (_suffixes(experts) | arms).items():
-        yield BenchModel(base, suffix, replace(spec, dcn_min_stride=2) if spec.dcn else spec)
-
-
-SMALL_MODELS: dict[str, BenchModel] = {
-    model.name: model for model in (*_small("small_resnetdw", 2), *_small("small_mobilenetv2", 8))
-}
+SMALL_MODELS = _by_name(*_small("small_resnetdw", experts=2), *_small("small_mobilenetv2", experts=8))
 """Small models for small images (:mod:`dk_bench.models.small`), with the experts of the paper's.
 
 DCN takes part from output stride 2 on, so in all stages but the first, in five of six 3x3 convolutions (ResNet-DW;
 MobileNet-V2: also five of six). In the paper's models it is from stride 8 of 224 pixels on, in 13 of 16 (14 of 17).
 """
 
-MODELS: dict[str, BenchModel] = {**PAPER_MODELS, **SMALL_MODELS, **TEST_MODELS}
+MODELS = PAPER_MODELS | SMALL_MODELS | TEST_MODELS

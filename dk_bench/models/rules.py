@@ -1,0 +1,154 @@
+"""Which layer takes a convolution's place, as rules: the first that a convolution matches, of those a spec asks for.
+
+A new kind of layer is a field of :class:`dk_bench.KernelSpec`, which asks for it, and a rule here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import nn
+
+from dk_bench.models.blocks import is_depthwise
+from dk_bench.nn import CondConv2d, DeformConv2d, DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d, RigidStart2d
+
+if TYPE_CHECKING:
+    from dk_bench.models.spec import KernelSpec
+
+__all__ = ["RULES", "Convolutions", "Rule", "Words"]
+
+
+class Words(NamedTuple):
+    """What tables, figures and messages say of a spec, in the words of the paper's tables.
+
+    Attributes:
+        pw: kernels of the 1x1 convolutions, as "global 2x2", or "rigid".
+        conv3x3: kernels of the depthwise convolutions, 3x3 in the paper, as "local 4x4", or "rigid".
+        taps: where taps of the latter start and may go, of which the paper's tables say nothing: "centred, unclipped".
+        combined: what else changes, as "DCN" or "SCC"; may be empty.
+    """
+
+    pw: str
+    conv3x3: str
+    taps: str
+    combined: str
+
+    @property
+    def columns(self) -> tuple[str, str, str]:
+        """Returns the cells of tables: 1x1, 3x3, combined with."""
+        return self.pw, ", ".join(filter(None, (self.conv3x3, self.taps))), self.combined
+
+    def __str__(self) -> str:
+        """Returns all in one line, without the rigid, as "DCN + local 4x4, centred + 1x1 global 2x2"."""
+        pw, conv3x3, combined = self.columns
+        parts = [combined, "" if self.conv3x3 == "rigid" else conv3x3, "" if pw == "rigid" else f"1x1 {pw}"]
+        return " + ".join(filter(None, parts)) or "rigid"
+
+
+class Convolutions(NamedTuple):
+    """Convolutions in the blocks of a model, by what tells them from the others there.
+
+    Attributes:
+        depthwise: whether they are; None for both.
+        size: K of a K x K kernel; None for any.
+        stride: the lowest output stride.
+    """
+
+    depthwise: bool | None = None
+    size: int | None = None
+    stride: int = 0
+
+    def include(self, conv: nn.Conv2d, output_stride: int) -> bool:
+        """Tells whether a convolution of a block, of this output stride, is one of them."""
+        of_size = self.size is None or conv.kernel_size == (self.size, self.size)
+        return of_size and self.depthwise in (None, is_depthwise(conv)) and output_stride >= self.stride
+
+    @property
+    def kind(self) -> str:
+        """Returns "depthwise ", "dense " or nothing: to stand before a noun."""
+        return {True: "depthwise ", False: "dense ", None: ""}[self.depthwise]
+
+    def __str__(self) -> str:
+        size = "" if self.size is None else f"{self.size}x{self.size} "
+        stride = f" of output stride {self.stride} or more" if self.stride else ""
+        return f"{self.kind}{size}convolution{stride} in a block"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One kind of layer.
+
+    Attributes:
+        parts: fields of the spec that ask for it, all of them together.
+        matches: the convolutions that it takes the place of, by the spec.
+        make: the layer from a rigid convolution and the spec.
+        words: what to say of it, by the fields of :class:`Words`; nothing where the rules of its parts alone say it.
+    """
+
+    parts: tuple[str, ...]
+    matches: Callable[[KernelSpec], Convolutions]
+    make: Callable[[nn.Conv2d, KernelSpec], RigidStart2d]
+    words: Callable[[KernelSpec], dict[str, str]] = lambda spec: {}
+
+    def is_asked(self, spec: KernelSpec) -> bool:
+        """Tells whether a spec asks for it."""
+        return all(getattr(spec, part) for part in self.parts)
+
+
+def _scope(spec: KernelSpec) -> dict[str, Any]:
+    return {"scope": spec.scope, "clip": spec.clip, "grid": spec.grid}
+
+
+def _depthwise_words(spec: KernelSpec) -> dict[str, str]:
+    taps = [spec.grid] * (spec.scope > spec.kernel_size) + ["unclipped"] * (not spec.clip)
+    return {"conv3x3": f"{spec.depthwise} {spec.scope}x{spec.scope}", "taps": ", ".join(taps)}
+
+
+def _dense_dcn_words(spec: KernelSpec) -> dict[str, str]:
+    groups = f", {spec.dense_dcn_groups} groups" if spec.dense_dcn_groups > 1 else ""
+    return {"combined": f"full DCN {spec.dense_dcn} from stride {spec.dense_dcn_min_stride}{groups}"}
+
+
+_DEPTHWISE = {"local": DeformKernel2d, "global": GlobalDeformKernel2d}
+
+RULES = (
+    Rule(
+        ("depthwise", "dcn"),
+        lambda spec: Convolutions(True, spec.kernel_size, spec.dcn_min_stride),
+        lambda conv, spec: DeformKernelConv2d.from_rigid(conv, **_scope(spec)),
+    ),
+    Rule(
+        ("depthwise",),
+        lambda spec: Convolutions(True, spec.kernel_size),
+        lambda conv, spec: _DEPTHWISE[spec.depthwise].from_rigid(conv, **_scope(spec)),
+        _depthwise_words,
+    ),
+    Rule(
+        ("dcn",),
+        lambda spec: Convolutions(True, spec.kernel_size, spec.dcn_min_stride),
+        lambda conv, spec: DeformConv2d.from_rigid(conv),
+        lambda spec: {"combined": "DCN"},
+    ),
+    Rule(
+        ("dense_dcn",),
+        lambda spec: Convolutions(False, spec.kernel_size, spec.dense_dcn_min_stride),
+        lambda conv, spec: DeformConv2d.from_rigid(
+            conv, deform_groups=spec.dense_dcn_groups, modulated=spec.dense_dcn == "v2"
+        ),
+        _dense_dcn_words,
+    ),
+    Rule(
+        ("pointwise",),
+        lambda spec: Convolutions(size=1),
+        lambda conv, spec: GlobalDeformKernel2d.from_rigid(conv, scope=spec.pointwise_scope, clip=spec.clip),
+        lambda spec: {"pw": f"{spec.pointwise} {spec.pointwise_scope}x{spec.pointwise_scope}"},
+    ),
+    Rule(
+        ("experts",),
+        lambda spec: Convolutions(),
+        lambda conv, spec: CondConv2d.from_rigid(conv, experts=spec.experts),
+        lambda spec: {"combined": "SCC"},
+    ),
+)
