@@ -1,7 +1,7 @@
 """The operators as functions. Semantics are those of :mod:`dk_bench.reference`; these are compiled (C++, CUDA).
 
 They have derivatives of every kind (reverse and forward mode, ``torch.func``, ``vmap``, any order; see Derivatives in
-docs/using.md) and work under ``torch.compile``, autocast and fake tensors.
+docs/operators.md) and work under ``torch.compile``, autocast and fake tensors.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def local_deform_kernel(
     Raises:
         RuntimeError: an argument's shape, dtype, device or value does not fit, or (on the CPU) an offset is NaN; the
             message names the argument. On CUDA a NaN offset gives NaN outputs, as raising would cost a synchronisation;
-            what infinite operands give there is in docs/using.md, What differs on CUDA.
+            what infinite operands give there is in docs/operators.md, What differs on CUDA.
         TypeError: kernel_size, stride, padding or dilation is not an int or a pair of ints.
     """
     return deform_kernel_conv(

@@ -1,4 +1,4 @@
-"""Where each figure in the prose of README.md and results/ comes from.
+"""Where each figure in the prose of README.md, of results/ and of some of docs/ comes from.
 
 `SOURCED` has, of every file, the phrases whose figures are results: each is put together from a record, a study's file
 or a test, and must stand in the text word for word (line breaks aside). `NO_RESULT` has what else has digits: names,
@@ -14,12 +14,15 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from operator_cases import FACTOR
 from torch import bfloat16, float16, float32
 
 from dk_bench.analysis.dynamics.tables import families, read_tables
 from dk_bench.analysis.erf.tables import SEEDS, read_summary
 from dk_bench.models import KernelSpec
+from dk_bench.nn.scope import grid_offset
+from dk_bench.reference import tap_weights
 from dk_bench.tables.paper import load_paper
 from dk_bench.tables.statistics import summarize
 
@@ -218,34 +221,66 @@ def pilot_detector(record: dict) -> str:
 
 
 def readme() -> list[str]:
-    paper = {
-        row["conv3x3"]: row
-        for row in load_paper()["table1"]
-        if row["backbone"] == "ResNet-50-DW" and row["pw"] == "rigid"
-    }
-    costs = json.loads((ROOT / "dk_bench" / "tables" / "costs.json").read_text(encoding="utf-8"))
+    return [gpu_summary()]
+
+
+def gpu_summary() -> str:
+    """What a GPU's bench found, in a sentence."""
     ratio = {
         line.partition(": ")[2].partition(":")[0]: re.search(r"([\d.]+)x depthwise", line)[1]
         for line in gpu_speeds()
         if "depthwise convolution" in line
     }
     speed = {line.split()[0]: re.search(r"(\d+) images/s", line)[1] for line in gpu_speeds() if "images/s" in line}
-    assert FACTOR[float16] == FACTOR[bfloat16]
+    return (
+        f"local DK takes {ratio['local DK forward']} times PyTorch's depthwise convolution forward and "
+        f"{ratio['local DK forward+backward']} with backward, depthwise DCN {ratio['depthwise DCN forward']} and "
+        f"{ratio['depthwise DCN forward+backward']}; ResNet-50-DW trains at {speed['resnet50dw']} images/s, with local "
+        f"DK at {speed['resnet50dw_dk']}"
+    )
+
+
+def models() -> list[str]:
+    """The paper's parameters and multiply-adds beside ours, and how fast kernels learn from where taps start."""
+    paper = {
+        row["conv3x3"]: row
+        for row in load_paper()["table1"]
+        if row["backbone"] == "ResNet-50-DW" and row["pw"] == "rigid"
+    }
+    costs = json.loads((ROOT / "dk_bench" / "tables" / "costs.json").read_text(encoding="utf-8"))
+    slow, mean, fast = learning_rates("centred")
+    least, _, most = learning_rates("spread")
     return [
         f"(9x9: {costs['resnet50dw_dk_s9']['params'] / 1e6:.2f} M where it prints {paper['local 9x9']['params']})",
         f"ResNet-50-DW counts {costs['resnet50dw']['macs'] / 1e9:.2f} G (stride on the 3x3) where the paper prints "
         f"{paper['rigid']['flops']}",
+        f"{slow:.2f} to {fast:.2f} times, {mean:.2f} in the mean, so that some of the kernel learns "
+        f"{1 / slow:.0f} times slower",
+        f"spread, {least:.2f} to {most:.0f} times",
+    ]
+
+
+def learning_rates(grid: str) -> list[float]:
+    """Returns how fast the kernel that 3x3 taps read from scope 4 learns beside a rigid one: least, mean, most."""
+    start = grid_offset((3, 3), (4, 4), grid)[None]
+    sampling = tap_weights(start, (3, 3), (4, 4), clip=True)[0]
+    rates = torch.linalg.eigvalsh(sampling @ sampling.T)
+    return [rates.min().item(), rates.mean().item(), rates.max().item()]
+
+
+def checked() -> list[str]:
+    assert FACTOR[float16] == FACTOR[bfloat16]
+    return [
         f"no more than {FACTOR[float16]} times PyTorch's depthwise convolution's in float16 and bfloat16, "
         f"{FACTOR[float32]:g} times in float32",
-        f"local DK takes {ratio['local DK forward']} times PyTorch's depthwise convolution forward and "
-        f"{ratio['local DK forward+backward']} with backward, depthwise DCN {ratio['depthwise DCN forward']} and "
-        f"{ratio['depthwise DCN forward+backward']}; ResNet-50-DW trains at {speed['resnet50dw']} images/s, with local "
-        f"DK at {speed['resnet50dw_dk']}",
+        gpu_summary(),
     ]
 
 
 SOURCED: dict[str, Callable[[], list[str]]] = {
     "README.md": readme,
+    "docs/checked.md": checked,
+    "docs/models.md": models,
     "results/erf/README.md": erf,
     "results/dynamics/README.md": dynamics,
     "results/README.md": earlier,
@@ -253,14 +288,13 @@ SOURCED: dict[str, Callable[[], list[str]]] = {
     "results/pilot/README.md": pilot,
 }
 NO_RESULT: dict[str, list[str]] = {
-    "README.md": [
-        "(2.11 or later)",
+    "README.md": ["Python 3.11, GCC 12 or clang, torch 2.11, or later ones"],
+    "docs/checked.md": ["the same losses for 20 steps", "weights to 1e-7 when read back"],
+    "docs/models.md": [
         "scope 4, 3, 5, 9",
         "where the output stride is 8 or more (small models: 2)",
         "for images of 32 to 64 pixels",
-        "FPN, 1x, for all 18 rows of tables 3 and 4",
-        "the same losses for 20 steps",
-        "weights to 1e-7 when read back",
+        "opset 19",
     ],
     "results/gpu/README.md": [
         "exit status and seconds of each part; 0 is passed",

@@ -9,7 +9,7 @@ from figures_in_text import NO_RESULT, RESULTS, ROOT, SOURCED, prose, unexplaine
 
 from dk_bench.cli import main
 
-TEXTS = [path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *sorted(RESULTS.rglob("README.md")))]
+TEXTS = sorted({*SOURCED, *(path.relative_to(ROOT).as_posix() for path in RESULTS.rglob("README.md"))})
 
 
 @pytest.mark.parametrize("name", TEXTS)

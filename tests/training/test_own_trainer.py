@@ -54,17 +54,16 @@ def test_a_users_trainer_gives_what_the_command_gives(plain, tmp_path):
         assert figures == {name: epoch[name] for name in figures} and len(figures) == 3
 
 
-def test_the_readmes_example_runs(plain, tmp_path, monkeypatch):
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    section = text.partition("## In your own Trainer\n")[2].partition("\n## ")[0]
-    assert len(section.strip().splitlines()) <= 14
-    code = re.search(r"```python\n(.*?)```", section, re.S)[1]
+def test_the_example_of_the_docs_runs(plain, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    assert len(code.splitlines()) <= 10
     monkeypatch.setattr("dk_bench.config.load_config", lambda *_: tiny(tmp_path, *SMALL))  # sooner done
     monkeypatch.chdir(tmp_path)
     names = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exec(compile(code, "README.md", "exec"), names)
+        exec(compile(code, "trainer.md", "exec"), names)
     assert_same_weights(names["module"], plain[2])
 
 
