@@ -144,7 +144,9 @@ def test_readme_is_short_and_lists_the_rooms():
         sys.path.remove(str(ROOT / "tools"))
     listed = text.partition("\n## Folders\n")[2].partition("\ndk_bench/")[2].partition("\nconfigs/")[0]
     rooms = [word for line in listed.splitlines()[1:] for word in re.split(r" {3,}", line.strip())[0].split()]
-    assert rooms == [room for room in floors if room != "__main__"]
+    assert rooms == [room for room in floors if room != "__main__"], (
+        "README.md has the rooms as tools/rooms.py has them"
+    )
 
 
 def test_readme_links_to_every_text():
