@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dk_bench.config import ModelConfig
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, located
 from dk_bench.models import MODELS as BENCH_MODELS
-from dk_bench.models import KernelSpec, deform
+from dk_bench.models import deform
 from dk_bench.models.features import copy_features, flat, outer_name
 from dk_bench.registry import MODELS
-from dk_bench.training.checkpoint import build_model, kernel_spec
+from dk_bench.training.checkpoint import build_model, check_name, kernel_spec
 
 log = logging.getLogger(__name__)
 
+# Keys of a classification's configuration -> arguments that say the same.
+KEYS = {"model.name": "model_name"} | {f"model.{name}": name for name in ("spec", "checkpoint", "pretrained")}
 FIRST_STRIDE = 4  # of feature pyramids; what comes before a stage of this stride is the stem
 
 
@@ -74,7 +76,7 @@ class TimmBackbone(BaseModule):
         super().__init__(init_cfg)
         _check_flags(pretrained=pretrained, norm_eval=norm_eval, with_cp=with_cp)
         if checkpoint == "":
-            raise UserError("TimmBackbone: argument 'checkpoint' is '', expected a file or None")
+            raise _bad_argument("checkpoint", checkpoint, "expected a file or None")
         sources = {"checkpoint": checkpoint, "pretrained": pretrained, "init_cfg": init_cfg}
         if len(given := [name for name, value in sources.items() if value]) > 1:
             raise UserError(f"TimmBackbone: arguments {' and '.join(given)} both set weights, expected one of them")
@@ -147,7 +149,7 @@ def _check_flags(**flags: Any) -> None:
     """Raises UserError for what is no truth value: any text, ``no`` too, would count as true."""
     for name, value in flags.items():
         if not isinstance(value, bool | None):
-            raise UserError(f"TimmBackbone: argument '{name}' is {value!r}, expected True or False")
+            raise _bad_argument(name, value, "expected True or False")
 
 
 def _checked_indices(out_indices: Sequence[int] | None) -> dict[str, Any]:
@@ -157,21 +159,17 @@ def _checked_indices(out_indices: Sequence[int] | None) -> dict[str, Any]:
     indices = tuple(out_indices) if isinstance(out_indices, list | tuple) else ()
     rises = all(a < b for a, b in zip(indices, indices[1:], strict=False))
     if not indices or not rises or any(type(i) is not int for i in indices) or indices[0] < 0 <= indices[-1]:
-        raise UserError(
-            f"TimmBackbone: argument 'out_indices' is {out_indices!r}, expected rising integers, either from 0 or all "
-            "negative, or None"
-        )
+        expected = "expected rising integers, either from 0 or all negative, or None"
+        raise _bad_argument("out_indices", out_indices, expected)
     return {"out_indices": indices}
 
 
 def _feature_net(config: ModelConfig, indices: dict[str, Any]) -> nn.Module:
     """timm's model that puts out feature maps, deformed as the configuration says, without loaded weights."""
     name, kwargs = config.name, {**config.kwargs, **indices}
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(str(name), timm.list_models(), n=3)
-        hint = f", did you mean {' or '.join(close)}?" if close else "; `dk-bench models` lists ours"
-        raise UserError(f"TimmBackbone: argument 'model_name' is {name!r}, which timm does not know{hint}")
-    spec = _spec(config)
+    with _as_arguments():
+        check_name(name)
+        spec = kernel_spec(config) if config.spec is not None else None
     try:
         net = timm.create_model(name, features_only=True, **kwargs)
     except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, IndexError) as error:
@@ -183,21 +181,7 @@ def _feature_net(config: ModelConfig, indices: dict[str, Any]) -> nn.Module:
     try:
         return deform(net, spec) if spec else net
     except ValueError as error:
-        raise UserError(
-            f"TimmBackbone: argument 'spec' is {config.spec!r}, which does not fit {name}: {error}"
-        ) from error
-
-
-def _spec(config: ModelConfig) -> KernelSpec | None:
-    """Tells what deforms the model beyond what its name says. Raises UserError where the name says it already."""
-    if config.spec is None:
-        return None
-    try:
-        return kernel_spec(config)
-    except UserError as error:
-        raise _renamed(error) from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"TimmBackbone: argument 'spec' is {config.spec!r}: {error}") from error
+        raise _bad_argument("spec", config.spec, f"which does not fit {name}: {error}") from error
 
 
 def _last_of_each_stride(maps: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -211,10 +195,8 @@ def _load(net: nn.Module, config: ModelConfig) -> None:
 
     Raises UserError that names the keys which that model does not have, or has in another shape.
     """
-    try:
+    with _as_arguments():
         source = build_model(config, None if config.checkpoint else 0)
-    except UserError as error:
-        raise _renamed(error) from error
     wrong = copy_features(source, net)
     if wrong:
         raise UserError(
@@ -264,12 +246,22 @@ def _deformed(held: dict[str, Tensor], config: ModelConfig, indices: dict[str, A
     return deform(rigid, spec).state_dict()
 
 
-def _renamed(error: UserError) -> UserError:
-    """Returns the message in the words of TimmBackbone's arguments: it speaks of keys of a classification's
-    configuration.
-    """
-    text = str(error).replace("'model.name'", "'model_name'").replace("'model.", "'").replace("key '", "argument '")
-    return UserError(f"TimmBackbone: {text}")
+def _bad_argument(name: str, value: Any, reason: str) -> UserError:
+    """Returns the error of an argument that cannot be used."""
+    error = UserError(reason, key=name, value=value, noun="argument")
+    error.places.append("TimmBackbone")
+    return error
+
+
+@contextmanager
+def _as_arguments() -> Iterator[None]:
+    """Makes a UserError of the block, about the model of a classification's configuration, one about our arguments."""
+    with located("TimmBackbone"):
+        try:
+            yield
+        except UserError as error:
+            error.noun, error.key = "argument", KEYS.get(error.key, error.key)
+            raise
 
 
 def _frozen_names(net: nn.Module, stages: int) -> list[str]:
@@ -279,15 +271,13 @@ def _frozen_names(net: nn.Module, stages: int) -> list[str]:
     the last map of a smaller stride or, where there is none, up to the module of stage 1.
     """
     if type(stages) is not int or stages < -1:
-        raise UserError(f"TimmBackbone: argument 'frozen_stages' is {stages!r}, expected an integer of at least -1")
+        raise _bad_argument("frozen_stages", stages, "expected an integer of at least -1")
     if stages < 0:
         return []
     info = net.feature_info.info if hasattr(net.feature_info, "info") else list(net.feature_info)
     ends = [info[i]["module"] for i in _last_of_each_stride(info)]
     if stages > len(ends):
-        raise UserError(
-            f"TimmBackbone: argument 'frozen_stages' is {stages!r}, expected at most {len(ends)}, the number of stages"
-        )
+        raise _bad_argument("frozen_stages", stages, f"expected at most {len(ends)}, the number of stages")
     if stages:
         return _names_until(net, ends[stages - 1], inclusive=True)
     before = [one["module"] for one in info if one["reduction"] < FIRST_STRIDE]

@@ -21,13 +21,14 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-from dk_bench.config import Config, config_from_dict, read_value
+from dk_bench.config import RunConfig, to_dict
 from dk_bench.detection.sequences import check_sequences
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, located
 from dk_bench.reading.overrides import Key, joined, put, split_override, standing
-from dk_bench.reading.values import Misread, annotation_of, read_text
+from dk_bench.reading.schema import merged, read_value
+from dk_bench.reading.values import annotation_of, read_text
 
-OURS = ("name", "seed", "output", "trainer", "wandb")
+OURS = tuple(field.name for field in dataclasses.fields(RunConfig))
 NEEDED = ("model", "train_dataloader", "val_dataloader", "train_cfg", "optim_wrapper")
 # Top-level keys that mean something to mmdet's runner or to us; a file may hold others, for its own use.
 KNOWN = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | {
@@ -62,25 +63,20 @@ HARMLESS_HOOKS = ("NumClassCheckHook", "CheckInvalidLossHook", "MemoryProfilerHo
 
 @dataclass(frozen=True)
 class DetectionConfig:
-    """``cfg`` is the whole configuration as mmengine has it, ``run`` our keys, the rest of it unused."""
+    """``cfg`` is the whole configuration as mmengine has it, ``run`` our keys."""
 
     cfg: mmengine.Config
-    run: Config
+    run: RunConfig
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it as plain data: dicts, lists, tuples, texts, numbers, None. What `config_from_values`
         takes.
         """
-        return _plain(self.cfg.to_dict()) | our_keys(self.run)
+        return _plain(self.cfg.to_dict()) | to_dict(self.run)
 
     @property
     def max_epochs(self) -> int:
         return self.cfg.train_cfg.max_epochs
-
-
-def our_keys(run: Config) -> dict[str, Any]:
-    """Returns the keys of `OURS` as plain data."""
-    return {key: value for key, value in dataclasses.asdict(run).items() if key in OURS}
 
 
 def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> DetectionConfig:
@@ -143,7 +139,7 @@ def checked(cfg: mmengine.Config, overrides: Iterable[str], source: str) -> Dete
     ours.setdefault("seed", (cfg.get("randomness") or {}).get("seed") or 0)
     if isinstance(ours.setdefault("trainer", {}), Mapping):  # else the schema says what is wrong
         ours["trainer"] = _trainer(cfg, dict(ours["trainer"]))
-    run = config_from_dict(_plain(ours), source=source)
+    run = merged(RunConfig, [(source, _plain(ours))], ())
     _check_trainer(run)
     check_sequences(cfg.to_dict(), source)
     _check_supported(cfg, source)
@@ -157,11 +153,10 @@ def _override(cfg: mmengine.Config, override: str, source: str) -> None:
         return _move_data(cfg, text, source)
     if first not in KNOWN:
         raise UserError(f"{override}: {_no_key(cfg, first, source)}")
-    try:
-        value = read_value(key, text) if first in OURS else read_text(text, _annotation(cfg, key), joined(key))
+    with located(override):
+        known = first in OURS
+        value = read_value(RunConfig, key, text) if known else read_text(text, _annotation(cfg, key), joined(key))
         cfg[first] = put(cfg.get(first), tuple(rest), value, (first,))
-    except (UserError, Misread) as error:
-        raise UserError(f"{override}: {error}") from error
 
 
 def _annotation(cfg: mmengine.Config, key: Key) -> Any:
@@ -212,7 +207,7 @@ def _trainer(cfg: mmengine.Config, trainer: dict[str, Any]) -> dict[str, Any]:
     return trainer
 
 
-def _check_trainer(run: Config) -> None:
+def _check_trainer(run: RunConfig) -> None:
     if (precision := run.trainer.precision) not in PRECISIONS:
         raise UserError(f"key 'trainer.precision' is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if run.trainer.compile:

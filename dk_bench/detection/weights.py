@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dk_bench.detection.backbone import TimmBackbone
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, located
 from dk_bench.training.weights import read_plain, weights_in
 
 OF_THE_START = ("init_cfg", "checkpoint", "pretrained")  # settings of mmdet's modules and ours that name weights
@@ -21,10 +21,8 @@ def load_start(model: nn.Module, path: str) -> None:
 
     Raises UserError for a file that is missing, holds more than plain data, or fits nowhere.
     """
-    try:
+    with located("key 'load_from'"):
         checkpoint = read_plain(path)
-    except UserError as error:
-        raise UserError(f"key 'load_from': {error}") from error
     held, own = weights_in(checkpoint), model.state_dict()
     fitting = {name: value for name, value in held.items() if name in own and own[name].shape == value.shape}
     # Those of TimmBackbone as they are: it takes the rigid base's too, and names what does not fit.
@@ -32,10 +30,8 @@ def load_start(model: nn.Module, path: str) -> None:
     fitting |= {name: value for name, value in held.items() if name.startswith(inside)}
     if not fitting:
         raise UserError(f"key 'load_from' is {path!r}: none of its {len(held)} weights fits {type(model).__name__}")
-    try:
+    with located(f"key 'load_from' is {path!r}"):
         model.load_state_dict(fitting, strict=False)
-    except UserError as error:
-        raise UserError(f"key 'load_from' is {path!r}: {error}") from error
     if left := [name for name in own if name not in fitting]:
         some = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
         print(

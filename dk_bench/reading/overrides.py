@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from dk_bench.errors import UserError
-from dk_bench.reading.values import Misread
 
 HABITS = {"-": "dashes", "+": "plus signs", "~": "a tilde"}  # options, and Hydra's ways to add and delete
 INDEXED = re.compile(r"([^\[\]]+)((?:\[[0-9]+\])*)")
@@ -60,7 +59,7 @@ def put(values: Any, key: Key, value: Any, done: Key = ()) -> Any:
     by key; one without keys empties it, and one with ``_delete_: true``, as in mmengine, takes its place. The key
     ``_delete_`` alone, true, empties its section.
 
-    Raises Misread for an index beyond a list's end and for a place within what is neither list nor section.
+    Raises UserError for an index beyond a list's end and for a place within what is neither list nor section.
     """
     if not key:
         return _laid_over(values, value, done)
@@ -68,14 +67,14 @@ def put(values: Any, key: Key, value: Any, done: Key = ()) -> Any:
     here = (*done, head)
     if isinstance(values, list | tuple):
         if not str(head).isdecimal() or int(head) >= len(values):
-            raise Misread(f"key '{joined(done)}' has no item {head}, expected 0 to {len(values) - 1}")
+            raise UserError(f"key '{joined(done)}' has no item {head}, expected 0 to {len(values) - 1}")
         items = list(values)
         items[int(head)] = put(items[int(head)], tuple(rest), value, here)
         return type(values)(items)
     is_index = isinstance(head, int) or values is None and head.isdecimal()
     if is_index or not isinstance(values, Mapping | None):
         expected = "a list in brackets" if is_index else "a section"
-        raise Misread(f"key '{joined(done)}' is {values!r}, expected {expected} that has '{head}'")
+        raise UserError(f"expected {expected} that has '{head}'", key=joined(done), value=values)
     if head == "_delete_" and not rest:
         return {} if value else values
     changed = {} if values is None else copy.copy(values)

@@ -25,6 +25,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from dk_bench.errors import UserError
+
 INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)")
 DECIMAL = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -39,12 +41,12 @@ class Word(str):
     """A text as it stands without quotes: what it means depends on the place. A plain str is a text and no more."""
 
 
-class Misread(ValueError):
-    """What stands at a place is no value for it; the message names key, value and what is expected."""
+class UnknownKey(UserError):
+    """A section of the schema has no key ``unknown``, the whole key, with dots."""
 
-
-class UnknownKey(KeyError):
-    """A section of the schema has no such key; the argument is the whole key, with dots."""
+    def __init__(self, unknown: str) -> None:
+        super().__init__(f"unknown key '{unknown}'")
+        self.unknown = unknown
 
 
 class Standing(dict):
@@ -83,7 +85,7 @@ def kinds_of(annotation: Any) -> tuple[Any, ...]:
 def read_text(text: str, annotation: Any, key: str) -> Any:
     """Returns the value that a text stands for where ``key`` takes ``annotation``.
 
-    Raises Misread, or UnknownKey for a key inside braces.
+    Raises UserError, UnknownKey for a key inside braces that the schema does not have.
     """
     kinds = kinds_of(annotation)
     raw: Any = Word(text)
@@ -94,14 +96,14 @@ def read_text(text: str, annotation: Any, key: str) -> Any:
             raw = _unquoted(text)
     except _Unbalanced as error:
         hint = "; in quotes it is a text" if Any in kinds else ""
-        raise Misread(f"key '{key}' is {text!r}, which cannot be read: {error}{hint}") from error
+        raise UserError(f"which cannot be read: {error}{hint}", key=key, value=text) from error
     return read(raw, annotation, key)
 
 
 def read(raw: Any, annotation: Any, key: str = "") -> Any:
     """Plain data in which texts may be `Word`, as the value that ``key`` takes. A section may be a part of it.
 
-    Raises Misread, or UnknownKey.
+    Raises UserError, UnknownKey for a key that the schema does not have.
     """
     kinds = kinds_of(annotation)
     if isinstance(raw, Mapping):
@@ -136,8 +138,8 @@ def _describe(kind: Any) -> str:
     return "anything" if kind is Any else "keys and values in braces"
 
 
-def _misread(raw: Any, kinds: tuple[Any, ...], key: str) -> Misread:
-    return Misread(f"key '{key}' is {plain(raw)!r}, expected {describe(kinds)}")
+def _misread(raw: Any, kinds: tuple[Any, ...], key: str) -> UserError:
+    return UserError(f"expected {describe(kinds)}", key=key, value=plain(raw))
 
 
 def plain(raw: Any) -> Any:
@@ -197,7 +199,7 @@ def _read_word(raw: str, kinds: tuple[Any, ...], key: str) -> Any:
     if DECIMAL.fullmatch(text) and (Any in kinds or float in kinds) and _fits(text):
         return float(text)
     if Any in kinds and isinstance(raw, Word) and text.lower() in UNCLEAR:
-        raise Misread(f"key '{key}' is {text!r}, expected true or false, or quotes around it if it is a text")
+        raise UserError("expected true or false, or quotes around it if it is a text", key=key, value=text)
     if takes_text or any(typing.get_origin(kind) is Literal and text in typing.get_args(kind) for kind in kinds):
         return text
     raise _misread(raw, kinds, key)

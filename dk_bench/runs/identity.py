@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dk_bench.config import Config
+from dk_bench.config import Config, RunConfig
 from dk_bench.runs.detection_settings import detection_cell, is_detection
 from dk_bench.runs.environment import portable
 
@@ -110,7 +110,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def run_folder(run: Config, values: Mapping[str, Any]) -> Path:
+def run_folder(run: RunConfig, values: Mapping[str, Any]) -> Path:
     """Tells where a run keeps record, checkpoint and lock: the same for the same name, cell and seed, so that it finds
     its own. ``values`` is the whole configuration, plain data; ``run`` gives output, name and seed."""
     return Path(run.output) / f"{run.name}-{config_hash(values)}-s{run.seed}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from dk_bench.config import Config, load_config, to_dict
+from dk_bench.config import Config, RunConfig, load_config, to_dict
 from dk_bench.data.shifts import held_out_sets
 from dk_bench.errors import UserError
 from dk_bench.runs.attempts import was_interrupted
@@ -32,9 +32,10 @@ class Run:
     tests: tuple[str, ...] = ()  # what it is tested on at its end
 
     @classmethod
-    def of(cls, config: Config, values: Mapping[str, Any]) -> Run:
+    def of(cls, config: RunConfig, values: Mapping[str, Any]) -> Run:
         """Returns the run of a configuration, as `training_values` gives it."""
-        return cls(run_folder(config, values), Path(config.output), tests=tuple(held_out_sets(config.data)))
+        tests = held_out_sets(config.data) if isinstance(config, Config) else ()
+        return cls(run_folder(config, values), Path(config.output), tests=tuple(tests))
 
     def record(self) -> RunRecord | None:
         """Tells what the run's folder holds; None where there is no record that can be read."""
@@ -81,7 +82,7 @@ class Run:
         return "free", ""
 
 
-def training_values(argv: list[str]) -> tuple[Config, dict[str, Any]] | None:
+def training_values(argv: list[str]) -> tuple[RunConfig, dict[str, Any]] | None:
     """Our keys and the whole configuration, plain data, of ``[...] dk-bench train CONFIG key=value...``, or ``-m
     dk_bench`` in place of ``dk-bench``; None for any other command.
 
@@ -94,7 +95,7 @@ def training_values(argv: list[str]) -> tuple[Config, dict[str, Any]] | None:
     return None
 
 
-def _values(path: str, overrides: list[str]) -> tuple[Config, dict[str, Any]]:
+def _values(path: str, overrides: list[str]) -> tuple[RunConfig, dict[str, Any]]:
     if path.endswith(".py"):
         from dk_bench.detection.config import checked  # of packages that may not be installed
 

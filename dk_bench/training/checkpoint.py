@@ -11,7 +11,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from dk_bench.config import ModelConfig, config_from_dict
+from dk_bench.config import ModelConfig, config_from_dict, spec_of
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS, KernelSpec, deform
 from dk_bench.models.deform import GENERIC
@@ -26,17 +26,23 @@ def kernel_spec(config: ModelConfig) -> KernelSpec | None:
 
     None for other models of timm, which stay as they are.
 
-    Raises UserError where a spec is given for a model that is deformed already, by its name.
+    Raises UserError for a spec that makes no sense, and where one is given for a model that is deformed by its name.
     """
     ours = MODELS.get(config.name)
     if config.spec is None:
         return ours.spec if ours else None
     if ours and not ours.spec.is_rigid:
-        raise UserError(
-            f"key 'model.spec' is {config.spec!r}, expected null for 'model.name' {config.name!r}, which is deformed "
-            f"already; or name its rigid base, {ours.base!r}"
-        )
-    return KernelSpec.from_dict(config.spec)
+        expected = f"null for {config.name}, which is deformed already; or name its rigid base, {ours.base!r}"
+        raise UserError(f"expected {expected}", key="model.spec", value=config.spec)
+    return spec_of(config)
+
+
+def check_name(name: str) -> None:
+    """Raises UserError, with names that are near, for a model that timm does not know."""
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(str(name), timm.list_models(), n=3)
+        hint = f", did you mean {' or '.join(close)}?" if close else "; `dk-bench models` lists ours"
+        raise UserError(f"which timm does not know{hint}", key="model.name", value=name)
 
 
 def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
@@ -50,12 +56,9 @@ def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
     Raises UserError for a name timm does not know (with near ones), arguments the model does not take, a spec that
     does not fit it, weights that cannot be had, and a checkpoint that cannot be read or is of another model.
     """
-    if not timm.is_model(config.name):
-        close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
-        hint = f", did you mean {' or '.join(close)}?" if close else "; `dk-bench models` lists ours"
-        raise UserError(f"key 'model.name' is {config.name!r}, which timm does not know{hint}")
+    check_name(config.name)
     if config.name == GENERIC:
-        raise UserError(f"key 'model.name' is {config.name!r}, expected the rigid base; 'model.spec' deforms it")
+        raise UserError("expected the rigid base; 'model.spec' deforms it", key="model.name", value=config.name)
     base, spec = _base_and_spec(config)
     if config.checkpoint:
         return _from_checkpoint(base, spec, config, num_classes)
@@ -95,7 +98,7 @@ def _from_checkpoint(base: str, spec: KernelSpec | None, config: ModelConfig, nu
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(_other_weights(content, weights, base, spec, config, error)) from error
+        raise _other_weights(content, weights, base, spec, config, error) from error
     if is_rigid:
         model = _deform(model, spec, config)
     if num_classes is not None and classes != num_classes:
@@ -110,31 +113,32 @@ def _checked(checkpoint: dict[str, Any], base: str, spec: KernelSpec | None, con
     path = config.checkpoint
     if is_detectors(checkpoint):
         raise UserError(
-            f"key 'model.checkpoint' is {path!r}, a detector's, expected one of a classification run; 'load_from' of "
-            "a detection's configuration takes detectors"
+            "a detector's, expected one of a classification run; 'load_from' of a detection's configuration takes "
+            "detectors",
+            key="model.checkpoint",
+            value=path,
         )
     held_config = config_from_dict(checkpoint["hyper_parameters"]["config"], source=str(path)).model
     held = _base_and_spec(held_config)
     if held not in ((base, spec), (base, None)):
-        raise UserError(
-            f"key 'model.checkpoint' is {path!r}: a checkpoint of {_words(held_config)}, expected one of "
-            f"{_expected(base, spec, config)}"
-        )
+        of = f"a checkpoint of {_words(held_config)}, expected one of {_expected(base, spec, config)}"
+        raise UserError(of, key="model.checkpoint", value=path)
     return len(checkpoint["hyper_parameters"]["classes"]), held == (base, None)
 
 
 def _other_weights(
     content: Any, weights: dict[str, Any], base: str, spec: KernelSpec | None, config: ModelConfig, error: RuntimeError
-) -> str:
-    """Tells what to say of weights that fit neither the model nor its rigid base."""
+) -> UserError:
+    """Returns the error of weights that fit neither the model nor its rigid base."""
     expected, lines = _expected(base, spec, config), " ".join(str(error).split())[:300]
-    if not weights:
-        return f"key 'model.checkpoint' is {config.checkpoint!r}, which holds no weights, expected those of {expected}"
-    if is_ours(content):
+    if is_ours(content) and weights:
         held = content["hyper_parameters"]["config"]["model"]["name"]
-        return f"{config.checkpoint}: its weights ({held}) do not fit {config.name}: {lines}"
+        return UserError(f"{config.checkpoint}: its weights ({held}) do not fit {config.name}: {lines}")
     of = f" of {content['arch']}" if isinstance(content.get("arch"), str) else ""
-    return f"key 'model.checkpoint' is {config.checkpoint!r}: weights{of}, expected those of {expected}: {lines}"
+    reason = f"weights{of}, expected those of {expected}: {lines}"
+    if not weights:
+        reason = f"which holds no weights, expected those of {expected}"
+    return UserError(reason, key="model.checkpoint", value=config.checkpoint)
 
 
 def _expected(base: str, spec: KernelSpec | None, config: ModelConfig) -> str:
@@ -154,10 +158,8 @@ def _create(name: str, config: ModelConfig, num_classes: int) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, OSError) as error:  # OSError: no network, no file
         made_with, reason = kwargs or "its defaults", " ".join(str(error).split())[:600]
         if config.pretrained:
-            raise UserError(
-                f"key 'model.pretrained' is True, expected false unless timm has weights of {name}, can reach them and "
-                f"load them with {made_with}: {reason}"
-            ) from error
+            unless = f"timm has weights of {name}, can reach them and load them with {made_with}: {reason}"
+            raise UserError(f"expected false unless {unless}", key="model.pretrained", value=True) from error
         raise UserError(f"model {config.name} cannot be made with {made_with}: {reason}") from error
 
 
@@ -165,7 +167,8 @@ def _deform(model: nn.Module, spec: KernelSpec | None, config: ModelConfig) -> n
     try:
         return deform(model, spec or KernelSpec())
     except ValueError as error:
-        raise UserError(f"key 'model.spec' is {config.spec!r}, which does not fit {config.name}: {error}") from error
+        reason = f"which does not fit {config.name}: {error}"
+        raise UserError(reason, key="model.spec", value=config.spec) from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from dk_bench.config import Config
+from dk_bench.config import RunConfig
 from dk_bench.errors import BusyError, UserError
 from dk_bench.files import remove_leftovers
 from dk_bench.processes import interrupts
@@ -74,7 +74,7 @@ def name_run(folder: Path, checkpoint: Mapping[str, Any] | None, previous: RunRe
 
 
 def make_trainer(
-    config: Config, max_epochs: int, callbacks: list[Callback], logger: Any, steps_per_epoch: int = 1, **more: Any
+    config: RunConfig, max_epochs: int, callbacks: list[Callback], logger: Any, steps_per_epoch: int = 1, **more: Any
 ) -> pl.Trainer:
     """Returns the trainer that section ``trainer`` of a configuration describes; ``more`` goes to Lightning as it is.
 
@@ -189,7 +189,7 @@ def evaluating(trainer: pl.Trainer) -> Iterator[None]:
         raise UserError(reason(error)) from error
 
 
-def not_again(config: Config, values: Mapping[str, Any], record: RunRecord, folder: Path) -> None:
+def not_again(config: RunConfig, values: Mapping[str, Any], record: RunRecord, folder: Path) -> None:
     """Says of a run that finished before that it is not repeated; a sweep of W&B's gets its metrics all the same."""
     print(f"{folder}: finished {record.ended}, not trained again", file=sys.stderr)
     if in_wandb_sweep() and this_rank().number == 0:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dk_bench.config import Config
+from dk_bench.config import RunConfig
 from dk_bench.processes.launchers import this_rank
 from dk_bench.runs.identity import flatten
 from dk_bench.runs.record import RunRecord, write_record
@@ -21,7 +21,7 @@ def in_wandb_sweep() -> bool:
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
-def wandb_logger(config: Config, run_id: str, folder: Path) -> Any:
+def wandb_logger(config: RunConfig, run_id: str, folder: Path) -> Any:
     """Lightning's logger, or False where the configuration wants none and no sweep needs one."""
     sweep = in_wandb_sweep()
     if config.wandb.mode == "disabled" and not sweep:
@@ -73,7 +73,7 @@ def close_logger(logger: Any, record: RunRecord) -> None:
     logger.experiment.finish(exit_code=int(record.status == "failed"))
 
 
-def tell_sweep(config: Config, values: Mapping[str, Any], record: RunRecord, folder: Path) -> None:
+def tell_sweep(config: RunConfig, values: Mapping[str, Any], record: RunRecord, folder: Path) -> None:
     """Tells W&B's sweep of a run that was finished before: the agent's run would stay without the metric else."""
     logger = wandb_logger(config, record.run_id, folder)
     log_config(logger, values)

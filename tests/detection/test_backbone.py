@@ -351,7 +351,10 @@ def test_random_weights_that_stay_are_told(rigid, caplog):
         ({"model_name": "resnet50dw", "pretrained": True}, "'pretrained' is True, expected false unless timm has"),
         ({"model_name": "test_resnetdw_dk", "spec": {"dcn": True}}, "'spec' is {'dcn': True}, expected null for"),
         ({"model_name": "test_resnet", "spec": {"depthwise": "local"}}, "'spec' is {'depthwise': 'local'}, which does"),
-        ({"spec": {"depth": "local"}}, "'spec' is {'depth': 'local'}: KernelSpec: unknown key 'depth'"),
+        (
+            {"spec": {"depth": "local"}},
+            "'spec' is {'depth': 'local'}, which makes no spec: KernelSpec: unknown key 'depth'",
+        ),
         ({"checkpoint": "none.ckpt"}, "none.ckpt: no checkpoint can be read there: No such file"),
         ({"checkpoint": ""}, "argument 'checkpoint' is '', expected a file or None"),
         ({"pretrained": "no"}, "argument 'pretrained' is 'no', expected True or False"),
@@ -367,7 +370,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_a_checkpoint_of_another_model_is_named(rigid, tmp_path):
-    with pytest.raises(UserError, match=r"last.ckpt': a checkpoint of test_resnetdw, expected one of test_resnet$"):
+    with pytest.raises(UserError, match=r"last.ckpt', a checkpoint of test_resnetdw, expected one of test_resnet$"):
         build("test_resnet", checkpoint=rigid)
     with pytest.raises(UserError, match=r"its weights \(test_resnetdw\) do not fit .*layer1.0.downsample"):
         build(checkpoint=rigid, stem_width=16)

@@ -205,7 +205,7 @@ def test_checkpoint_with_more_than_plain_data(tmp_path):
     with pytest.raises(UserError) as raised:
         load_start(nn.Linear(1, 1), str(path))
     message = str(raised.value)
-    assert "key 'load_from'" in message and "it holds test_detection_settings.Carried" in message
+    assert "key 'load_from'" in message and "it holds test_settings.Carried" in message
     assert "weights_only=False)['state_dict']" in message and "\x1b" not in message
 
 

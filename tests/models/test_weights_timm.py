@@ -342,7 +342,7 @@ def test_bare_weights_of_a_deformed_model(suffix, tmp_path):
 
 def test_foreign_files_that_do_not_serve_are_named(tmp_path):
     other = timms(timm.create_model("test_resnet", num_classes=5), None, tmp_path / "other.pth", arch="test_resnet")
-    with pytest.raises(UserError, match=r"other\.pth': weights of test_resnet, expected those of test_resnetdw: "):
+    with pytest.raises(UserError, match=r"other\.pth', weights of test_resnet, expected those of test_resnetdw: "):
         build_model(ModelConfig("test_resnetdw", checkpoint=other), 5)
     torch.save({"epoch": 1}, tmp_path / "none.pth")
     with pytest.raises(UserError, match=r"none\.pth', which holds no weights, expected those of test_resnetdw$"):

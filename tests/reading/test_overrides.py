@@ -226,7 +226,10 @@ def test_other_values():
         ("model.kwargs={a}", "key 'model.kwargs' is '{a}', which cannot be read: expected ':' after 'a'"),
         ("model.kwargs.a=['\\d']", "which cannot be read: '\\d' is no text in quotes"),
         ("model.kwargs=3", "key 'model.kwargs' is '3', expected keys and values in braces"),
-        ("model={spec: {depthwise: 007}}", "key 'model.spec' is {'depthwise': '007'}: depthwise: expected one of"),
+        (
+            "model={spec: {depthwise: 007}}",
+            "key 'model.spec' is {'depthwise': '007'}, which makes no spec: depthwise: expected one of",
+        ),
         ("trainer.compile=yes", "key 'trainer.compile' is 'yes', expected true or false"),
         (
             "model.kwargs.a=no",
