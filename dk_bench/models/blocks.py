@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from dk_bench.nn.convolution import is_depthwise
+
 # Parts of module names in timm that are not a residual block's main path: projections of the shortcut, squeeze and
 # excitation or attention inside the block, patch embeddings before it; and a convolutional head's hidden layers.
 _OFF_PATH = frozenset(
@@ -26,11 +28,6 @@ _OFF_PATH = frozenset(
     )
 )
 _STEM_NAMES = ("stem", "patch_embed")  # how the part before the first block begins, wherever a backbone is nested
-
-
-def is_depthwise(conv: nn.Conv2d) -> bool:
-    """Tells whether every channel has a kernel of its own and nothing else."""
-    return conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
 
 
 def block_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:

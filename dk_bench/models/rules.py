@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from dk_bench.models.blocks import is_depthwise
 from dk_bench.nn import CondConv2d, DeformConv2d, DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d, RigidStart2d
+from dk_bench.nn.convolution import is_depthwise
 
 if TYPE_CHECKING:
     from dk_bench.models.spec import KernelSpec

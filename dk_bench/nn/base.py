@@ -1,4 +1,4 @@
-"""What every module here shares with ``torch.nn.Conv2d``: arguments, their checks, bias, start and printing."""
+"""What every module here shares with ``torch.nn.Conv2d``: arguments, bias, start and printing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import Tensor, nn
 
+from dk_bench.nn.convolution import ARGUMENTS, Convolution, checked_pair, takes_convolution
 from dk_bench.nn.inputs import as_batch, as_given
+from dk_bench.nn.offsets import OffsetGenerator
 from dk_bench.nn.scope import grid_offset, to_scope
-from dk_bench.reference.checks import IntPair, as_pair
+from dk_bench.reference.checks import IntPair
 
 # Steps of a forward pass that look at shapes and dtypes: symbolic tracing keeps them as calls.
 for _step in ("as_batch", "as_given", "add_bias"):
@@ -20,47 +22,33 @@ for _step in ("as_batch", "as_given", "add_bias"):
 class RigidStart2d(nn.Module):
     """A convolution that starts as the rigid one and then learns to adapt.
 
-    A subclass allocates ``weight``, then calls :meth:`reset_parameters`, says in :meth:`load_rigid` how its state is
+    A subclass allocates ``weight``, then calls :meth:`reset_parameters`, says in :meth:`load_kernel` how its state is
     set so that it computes what a rigid convolution with a given kernel does, and computes in :meth:`convolve`.
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
     weight: nn.Parameter
     bias: nn.Parameter | None
 
+    @takes_convolution
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: IntPair,
-        stride: IntPair,
-        padding: IntPair,
-        dilation: IntPair,
-        groups: int,
-        bias: bool,
-        device: torch.device | None,
-        dtype: torch.dtype | None,
+        self, convolution: Convolution, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"groups: expected a divisor of in_channels = {in_channels} and out_channels = {out_channels}, "
-                f"got {groups}"
-            )
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = checked_pair("kernel_size", kernel_size, 1)
-        self.stride = checked_pair("stride", stride, 1)
-        self.padding = checked_pair("padding", padding, 0)
-        self.dilation = checked_pair("dilation", dilation, 1)
-        if bias:
-            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
+        for name, value in vars(convolution).items():
+            if name != "bias":
+                setattr(self, name, value)
+        bias = torch.empty(self.out_channels, device=device, dtype=dtype) if convolution.bias else None
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, Cin, H, W) to (N, Cout, Hout, Wout), or both without N, as ``torch.nn.Conv2d`` has it.
+        """Maps (N, Cin, H, W) to (N, Cout, Hout, Wout), or both without N, as ``torch.nn.Conv2d`` has it.
 
         Raises:
             RuntimeError: the input's shape or dtype does not fit.
@@ -73,9 +61,7 @@ class RigidStart2d(nn.Module):
         raise NotImplementedError
 
     def __prepare_scriptable__(self) -> NoReturn:
-        """Tells what ``torch.jit.script`` calls first. Raises RuntimeError: there is no TorchScript of these
-        modules.
-        """
+        """Raises RuntimeError, as there is no TorchScript of these modules: ``torch.jit.script`` calls this first."""
         raise RuntimeError(
             f"{type(self).__name__}({self.extra_repr()}) cannot be scripted: TorchScript, which torch deprecates, "
             "knows neither its checks nor its branches. Use torch.compile, torch.export, torch.onnx.export or "
@@ -83,9 +69,9 @@ class RigidStart2d(nn.Module):
         )
 
     @property
-    def is_depthwise(self) -> bool:
-        """Tells whether every channel has a kernel of its own and nothing else."""
-        return self.groups == self.in_channels == self.out_channels
+    def geometry(self) -> dict[str, tuple[int, int]]:
+        """Returns what operators take by name: kernel_size, stride, padding, dilation."""
+        return {name: getattr(self, name) for name in ("kernel_size", "stride", "padding", "dilation")}
 
     def reset_parameters(self) -> None:
         """Starts as a new ``torch.nn.Conv2d`` of the same arguments would, which draws the same initial kernel."""
@@ -96,6 +82,7 @@ class RigidStart2d(nn.Module):
         bias = None if self.bias is None else torch.empty_like(self.bias).uniform_(-bound, bound)
         self.load_rigid(kernel, bias)
 
+    @torch.no_grad()
     def load_rigid(self, kernel: Tensor, bias: Tensor | None) -> None:
         """Sets the state so that the module computes the rigid convolution with this kernel and bias.
 
@@ -103,6 +90,15 @@ class RigidStart2d(nn.Module):
             kernel: (Cout, Cin / groups, Kh, Kw).
             bias: (Cout,), or None where the module has none.
         """
+        for module in self.children():
+            if isinstance(module, OffsetGenerator):
+                module.reset_parameters()
+        self.load_kernel(kernel)
+        if bias is not None:
+            self.bias.copy_(bias)
+
+    def load_kernel(self, kernel: Tensor) -> None:
+        """Sets what makes the kernel; offset generators are at zero before."""
         raise NotImplementedError
 
     @classmethod
@@ -124,19 +120,8 @@ class RigidStart2d(nn.Module):
                 f"conv: expected padding by a number of zeros, got padding={conv.padding!r}, "
                 f"padding_mode={conv.padding_mode!r}"
             )
-        module = cls(
-            in_channels=conv.in_channels,
-            out_channels=conv.out_channels,
-            kernel_size=conv.kernel_size,
-            stride=conv.stride,
-            padding=conv.padding,
-            dilation=conv.dilation,
-            groups=conv.groups,
-            bias=conv.bias is not None,
-            device=conv.weight.device,
-            dtype=conv.weight.dtype,
-            **options,
-        )
+        shared = {name: getattr(conv, name) for name in ARGUMENTS} | {"bias": conv.bias is not None}
+        module = cls(**shared, device=conv.weight.device, dtype=conv.weight.dtype, **options)
         module.load_rigid(conv.weight.detach(), None if conv.bias is None else conv.bias.detach())
         module.weight.requires_grad_(conv.weight.requires_grad)
         if conv.bias is not None:
@@ -157,23 +142,17 @@ class ScopedKernel2d(RigidStart2d):
     A subclass says in :meth:`add_offsets` where the taps' offsets come from.
     """
 
+    @takes_convolution
     def __init__(
         self,
         scope: IntPair,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: IntPair,
-        stride: IntPair = 1,
-        padding: IntPair = 0,
-        dilation: IntPair = 1,
-        groups: int = 1,
-        bias: bool = True,
+        convolution: Convolution,
         clip: bool = True,
         grid: str = "centred",
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype)
+        super().__init__(**vars(convolution), device=device, dtype=dtype)
         self.scope = checked_pair("scope", scope, 1)
         if type(clip) is not bool:
             raise TypeError(f"clip: expected a bool, got {clip!r}")
@@ -181,7 +160,7 @@ class ScopedKernel2d(RigidStart2d):
         self.grid = grid
         if self.scope[0] < self.kernel_size[0] or self.scope[1] < self.kernel_size[1]:
             raise ValueError(f"scope: expected at least kernel_size = {self.kernel_size}, got {self.scope}")
-        shape = (out_channels, in_channels // groups, *self.scope)
+        shape = (self.out_channels, self.in_channels // self.groups, *self.scope)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.add_offsets(device, dtype)
         self.reset_parameters()
@@ -190,13 +169,8 @@ class ScopedKernel2d(RigidStart2d):
         """Makes the offset generators. Raises ValueError where they cannot go with the module's other arguments."""
         raise NotImplementedError
 
-    @torch.no_grad()
-    def load_rigid(self, kernel: Tensor, bias: Tensor | None) -> None:
+    def load_kernel(self, kernel: Tensor) -> None:
         self.weight.copy_(to_scope(kernel, self.scope, self.grid))
-        if bias is not None:
-            self.bias.copy_(bias)
-        for module in self.children():
-            module.reset_parameters()
         self.kernel_offset.bias.copy_(grid_offset(self.kernel_size, self.scope, self.grid))
 
     def extra_repr(self) -> str:
@@ -207,19 +181,6 @@ class ScopedKernel2d(RigidStart2d):
         )
 
 
-def checked_pair(name: str, value: IntPair, low: int) -> tuple[int, int]:
-    """Returns an int or pair of ints as a pair, each at least ``low``.
-
-    Raises:
-        TypeError: the value is neither.
-        ValueError: an element is below ``low``.
-    """
-    pair = as_pair(name, value)
-    if min(pair) < low:
-        raise ValueError(f"{name}: expected values of at least {low}, got {value!r}")
-    return pair
-
-
 def add_bias(output: Tensor, bias: Tensor | None) -> Tensor:
-    """output (N, C, H, W) plus bias (C,), in output's dtype."""
+    """Returns output (N, C, H, W) plus bias (C,), in output's dtype."""
     return output if bias is None else output + bias.to(output.dtype).view(-1, 1, 1)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dk_bench.nn.base import RigidStart2d, add_bias
+from dk_bench.nn.convolution import Convolution, takes_convolution
 from dk_bench.nn.per_image import conv2d_per_image, global_average, is_kept
-from dk_bench.reference.checks import IntPair
 
 for _step in ("_convolve", "global_average"):
     torch.fx.wrap(_step)
@@ -37,46 +38,37 @@ class CondConv2d(RigidStart2d):
         ValueError, TypeError: an argument is out of range; the message names it.
     """
 
+    @takes_convolution
     def __init__(
         self,
         experts: int,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: IntPair,
-        stride: IntPair = 1,
-        padding: IntPair = 0,
-        dilation: IntPair = 1,
-        groups: int = 1,
-        bias: bool = True,
+        convolution: Convolution,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype)
+        super().__init__(**vars(convolution), device=device, dtype=dtype)
         if type(experts) is not int or experts < 2:
             raise ValueError(f"experts: expected an int of at least 2, got {experts!r}")
         self.experts = experts
         # One row an expert, as in timm: Module.to(memory_format=channels_last) raises at a parameter of 5 dimensions.
-        self.kernel_shape = (out_channels, in_channels // groups, *self.kernel_size)
+        self.kernel_shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         shape = (experts, math.prod(self.kernel_shape))
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.routing = nn.Linear(in_channels, experts, device=device, dtype=dtype)
+        self.routing = nn.Linear(self.in_channels, experts, device=device, dtype=dtype)
         self.reset_parameters()
 
-    @torch.no_grad()
-    def load_rigid(self, kernel: Tensor, bias: Tensor | None) -> None:
+    def load_kernel(self, kernel: Tensor) -> None:
         wide = torch.promote_types(self.weight.dtype, torch.float32)  # 16-bit shares would add up to less than one
         share = torch.empty_like(self.weight, dtype=wide).exponential_()
         share /= share.sum(0)
         self.weight.copy_(2 * share * kernel.flatten())
-        if bias is not None:
-            self.bias.copy_(bias)
         nn.init.zeros_(self.routing.weight)
         nn.init.zeros_(self.routing.bias)
 
     def convolve(self, input: Tensor) -> Tensor:
         route = torch.sigmoid(self.routing(global_average(input)))
-        geometry = (self.stride, self.padding, self.dilation, self.groups)
-        return _convolve(input, route, self.weight, self.kernel_shape, self.bias, *geometry)
+        rigid = (self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return _convolve(input, route, self.weight, self.kernel_shape, *rigid)
 
     def extra_repr(self) -> str:
         return f"experts={self.experts}, {super().extra_repr()}"
@@ -87,24 +79,18 @@ class CondConv2d(RigidStart2d):
 _FEW = 16
 
 
-def _convolve(
-    input: Tensor,
-    route: Tensor,
-    experts: Tensor,
-    kernel_shape: tuple[int, ...],
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-) -> Tensor:
-    """input (N, Cin, H, W) with the kernels that route (N, experts) mixes from the experts (experts, kernel's size)."""
+def _convolve(input: Tensor, route: Tensor, experts: Tensor, kernel_shape: tuple[int, ...], *rigid: Any) -> Tensor:
+    """Convolves input (N, Cin, H, W) with kernels that route (N, experts) mixes from experts (experts, kernel's size).
+
+    ``rigid``: bias, stride, padding, dilation and groups, as `conv2d_per_image` takes them.
+    """
+    bias, stride, padding, _, groups = rigid
     if kernel_shape[2:] == (1, 1) and groups == 1 and padding == (0, 0) and not is_kept():
         read = input[:, :, :: stride[0], :: stride[1]]
         if len(experts) * read.shape[2] * read.shape[3] <= _FEW:
             return add_bias(_mix_outputs(read, route, experts), bias)
     kernel = (route @ experts).unflatten(1, kernel_shape)
-    return conv2d_per_image(input, kernel, bias, stride, padding, dilation, groups)
+    return conv2d_per_image(input, kernel, *rigid)
 
 
 def _mix_outputs(input: Tensor, route: Tensor, experts: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from dk_bench.functional import deform_kernel_conv
 from dk_bench.functional.dense import deform_conv2d
 from dk_bench.nn.base import RigidStart2d, add_bias
+from dk_bench.nn.convolution import Convolution, is_depthwise, takes_convolution
 from dk_bench.nn.offsets import LocalMask, LocalOffset
-from dk_bench.reference.checks import IntPair
 
 for _step in ("_dense", "add_bias", "deform_kernel_conv"):
     torch.fx.wrap(_step)
@@ -35,58 +35,38 @@ class DeformConv2d(RigidStart2d):
         ValueError, TypeError: an argument is out of range; the message names it.
     """
 
+    @takes_convolution
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: IntPair,
-        stride: IntPair = 1,
-        padding: IntPair = 0,
-        dilation: IntPair = 1,
-        groups: int = 1,
-        bias: bool = True,
+        convolution: Convolution,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         deform_groups: int = 1,
         modulated: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype)
+        super().__init__(**vars(convolution), device=device, dtype=dtype)
+        in_channels = self.in_channels
         if type(deform_groups) is not int or deform_groups < 1 or in_channels % deform_groups:
             raise ValueError(f"deform_groups: expected a divisor of in_channels = {in_channels}, got {deform_groups!r}")
         self.deform_groups, self.modulated = deform_groups, modulated
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        shape = (self.out_channels, in_channels // self.groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         geometry = (in_channels, self.kernel_size, self.stride, self.padding, self.dilation, device, dtype)
         self.data_offset = LocalOffset(*geometry, groups=deform_groups)
         self.data_mask = LocalMask(*geometry, groups=deform_groups) if modulated else None
         self.reset_parameters()
 
-    @torch.no_grad()
-    def load_rigid(self, kernel: Tensor, bias: Tensor | None) -> None:
+    def load_kernel(self, kernel: Tensor) -> None:
         self.weight.copy_(kernel)
-        if bias is not None:
-            self.bias.copy_(bias)
-        for generator in self.children():
-            generator.reset_parameters()
 
     def convolve(self, input: Tensor) -> Tensor:
         offset = self.data_offset(input)
-        if self.is_depthwise and self.deform_groups == 1 and not self.modulated:
-            output = deform_kernel_conv(
-                input,
-                offset,
-                None,
-                self.weight,
-                kernel_size=self.kernel_size,
-                stride=self.stride,
-                padding=self.padding,
-                dilation=self.dilation,
-            )
-            return add_bias(output, self.bias)
+        if is_depthwise(self) and self.deform_groups == 1 and not self.modulated:
+            return add_bias(deform_kernel_conv(input, offset, None, self.weight, **self.geometry), self.bias)
         return self._dense(input, offset, self.data_mask(input) if self.modulated else None)
 
     def _dense(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
-        return _dense(input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
+        return _dense(input, offset, mask, self.weight, self.bias, self.stride, self.padding, self.dilation)
 
     def extra_repr(self) -> str:
         text = super().extra_repr()
@@ -95,18 +75,9 @@ class DeformConv2d(RigidStart2d):
 
 
 def _dense(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    mask: Tensor | None,
+    input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, *geometry: tuple[int, int]
 ) -> Tensor:
-    """torchvision's operator, in float32 for 16-bit inputs."""
-    given = input.dtype
-    wide = torch.promote_types(given, torch.float32)
-    input, offset, weight = (t.to(wide) for t in (input, offset, weight))
-    bias, mask = (None if t is None else t.to(wide) for t in (bias, mask))
-    return deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask).to(given)
+    """Runs torchvision's operator, in float32 for 16-bit inputs. ``geometry``: stride, padding, dilation."""
+    wide = torch.promote_types(input.dtype, torch.float32)
+    operands = (None if t is None else t.to(wide) for t in (input, offset, weight, bias))
+    return deform_conv2d(*operands, *geometry, None if mask is None else mask.to(wide)).to(input.dtype)

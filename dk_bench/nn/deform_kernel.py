@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dk_bench.functional import deform_kernel_conv, local_deform_kernel, sample_kernel
 from dk_bench.nn.base import ScopedKernel2d, add_bias
+from dk_bench.nn.convolution import is_depthwise
 from dk_bench.nn.offsets import GlobalOffset, LocalOffset
 from dk_bench.nn.per_image import conv2d_per_image
 
@@ -61,7 +62,7 @@ class _Depthwise(ScopedKernel2d):
     """A scoped kernel that is sampled anew at every position, so that it has to be depthwise."""
 
     def add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
-        if not self.is_depthwise:
+        if not is_depthwise(self):
             raise ValueError(
                 f"groups: {type(self).__name__} is depthwise, so that groups == in_channels == out_channels; got "
                 f"groups={self.groups}, in_channels={self.in_channels}, out_channels={self.out_channels}"
@@ -71,36 +72,19 @@ class _Depthwise(ScopedKernel2d):
     def _local_offset(self, device: torch.device | None, dtype: torch.dtype | None) -> LocalOffset:
         return LocalOffset(self.in_channels, self.kernel_size, self.stride, self.padding, self.dilation, device, dtype)
 
-    def _geometry(self) -> dict[str, tuple[int, int]]:
-        return {
-            "kernel_size": self.kernel_size,
-            "stride": self.stride,
-            "padding": self.padding,
-            "dilation": self.dilation,
-        }
-
 
 class DeformKernel2d(_Depthwise):
     """Local deformable kernel: every position samples its own kernel from the scope (section 3.3). Depthwise.
 
     ``DeformKernel2d((4, 4), 64, 64, 3, 1, 1, groups=64)`` takes the place of a depthwise 3x3 convolution.
 
-    Args:
-        scope: (Sh, Sw), the size of the stored kernel; at least kernel_size.
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in ``torch.nn.Conv2d``,
-            with groups == in_channels == out_channels.
-        clip: keep taps inside the scope.
-        grid: where the taps start: "centred" in the scope, one sample apart, or "spread" over all of it; they start
-            there by the offset generator's bias.
+    Arguments and errors are those of :class:`GlobalDeformKernel2d`, with groups == in_channels == out_channels.
 
     Shape: (N, C, H, W) to (N, C, Hout, Wout); N may be 0; contiguous or channels_last, the output likewise.
-
-    Raises:
-        ValueError, TypeError: an argument is out of range; the message names it.
     """
 
     def convolve(self, input: Tensor) -> Tensor:
-        output = local_deform_kernel(input, self.kernel_offset(input), self.weight, clip=self.clip, **self._geometry())
+        output = local_deform_kernel(input, self.kernel_offset(input), self.weight, clip=self.clip, **self.geometry)
         return add_bias(output, self.bias)
 
 
@@ -121,6 +105,6 @@ class DeformKernelConv2d(_Depthwise):
 
     def convolve(self, input: Tensor) -> Tensor:
         output = deform_kernel_conv(
-            input, self.data_offset(input), self.kernel_offset(input), self.weight, clip=self.clip, **self._geometry()
+            input, self.data_offset(input), self.kernel_offset(input), self.weight, clip=self.clip, **self.geometry
         )
         return add_bias(output, self.bias)

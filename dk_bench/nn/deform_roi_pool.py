@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dk_bench.functional import deform_roi_pool
-from dk_bench.nn.base import checked_pair
+from dk_bench.nn.convolution import check_count, checked_pair
 from dk_bench.nn.inputs import check_features
 from dk_bench.nn.offsets import RoIOffset
 from dk_bench.reference.checks import IntPair
@@ -17,6 +18,8 @@ for _step in ("check_features", "deform_roi_pool"):
     torch.fx.wrap(_step)
 
 __all__ = ["DeformRoIPool", "RoIOffsetHead"]
+
+OPTIONS = ("output_size", "spatial_scale", "sampling_ratio", "gamma", "aligned")  # of the operator
 
 
 class RoIOffsetHead(nn.Module):
@@ -49,9 +52,8 @@ class RoIOffsetHead(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("in_channels", in_channels), ("hidden", hidden)):
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
+        check_count("in_channels", in_channels)
+        check_count("hidden", hidden)
         self.output_size = checked_pair("output_size", output_size, 1)
         self.in_channels, self.modulated = in_channels, modulated
         bins = prod(self.output_size)
@@ -110,20 +112,10 @@ class DeformRoIPool(nn.Module):
 
     def pool(self, input: Tensor, rois: Tensor, offset: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Returns the module's pooling with given offsets and factors; RoIAlign without."""
-        return deform_roi_pool(
-            input,
-            rois,
-            offset,
-            mask,
-            output_size=self.output_size,
-            spatial_scale=self.spatial_scale,
-            sampling_ratio=self.sampling_ratio,
-            gamma=self.gamma,
-            aligned=self.aligned,
-        )
+        return deform_roi_pool(input, rois, offset, mask, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in OPTIONS}
 
     def extra_repr(self) -> str:
-        return (
-            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
-            f"sampling_ratio={self.sampling_ratio}, gamma={self.gamma}, aligned={self.aligned}"
-        )
+        return ", ".join(f"{name}={value}" for name, value in self._options().items())

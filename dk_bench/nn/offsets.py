@@ -37,7 +37,7 @@ class OffsetGenerator(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Zero: a new deformable convolution starts as the rigid one."""
+        """Sets all to zero: a new deformable convolution starts as the rigid one."""
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
@@ -123,7 +123,7 @@ class RoIOffset(OffsetGenerator):
 
 
 def offset_parameter_names(model: nn.Module) -> set[str]:
-    """Names, as in ``model.named_parameters()``, of the parameters that belong to offset generators.
+    """Returns the names, as in ``model.named_parameters()``, of the parameters that belong to offset generators.
 
     Works on any module that contains deformable convolutions, compiled or wrapped models included.
     """

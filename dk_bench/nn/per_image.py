@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from dk_bench.functional.loading import COMPILED, operators_on
 from dk_bench.functional.taps import tap_views
 from dk_bench.nn.inputs import autocast_dtype
 
+Pair = tuple[int, int]
+
 
 def global_average(input: Tensor) -> Tensor:
-    """(N, C, H, W) to (N, C), as ``input.mean((2, 3))``, with a gradient that is an expanded view.
+    """Averages (N, C, H, W) to (N, C), as ``input.mean((2, 3))`` does, with a gradient that is an expanded view.
 
     The mean's own gradient is a contiguous tensor, which makes a contiguous one of the sum with the gradient of a
     channels_last convolution beside it; what comes before then has to rearrange it.
@@ -30,15 +33,9 @@ def is_kept() -> bool:
 
 
 def conv2d_per_image(
-    input: Tensor,
-    kernel: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
+    input: Tensor, kernel: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Tensor:
-    """``torch.nn.functional.conv2d`` where image n has kernel[n].
+    """Computes ``torch.nn.functional.conv2d`` where image n has kernel[n].
 
     Args:
         input: (N, Cin, H, W), contiguous or channels_last; the output has the same memory format.
@@ -56,7 +53,8 @@ def conv2d_per_image(
     elif depthwise and _has_operator(input.device.type) and not is_kept():
         output = torch.ops.dk_bench.depthwise_conv_per_image(input, kernel.squeeze(2), stride, padding, dilation)
     else:
-        output = (_sum_over_taps if is_kept() else _grouped)(input, kernel, stride, padding, dilation, groups)
+        convolve = partial(_sum_over_taps, depthwise=depthwise) if is_kept() else _grouped
+        output = convolve(input, kernel, stride, padding, dilation, groups)
         if channels_last:
             output = output.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     return output if bias is None else output + bias.to(output.dtype).unflatten(-1, (out_channels, 1, 1))
@@ -67,7 +65,7 @@ def _has_operator(device: str) -> bool:
 
 
 def _matmul_per_image(input: Tensor, kernel: Tensor, channels_last: bool) -> Tensor:
-    """(N, Cin, H, W) and (N, Cout, Cin) to (N, Cout, H, W): a batched matrix product in the input's own layout."""
+    """Multiplies (N, Cin, H, W) by (N, Cout, Cin) to (N, Cout, H, W), as matrices, in the input's own layout."""
     size = input.shape[2:]
     if not channels_last:
         return (kernel @ input.flatten(2)).unflatten(2, size)
@@ -79,7 +77,7 @@ def _matmul_per_image(input: Tensor, kernel: Tensor, channels_last: bool) -> Ten
 
 
 def _rows(images: Tensor) -> Tensor:
-    """(N, C, H, W) to (N, H W, C), a view of channels_last images."""
+    """Returns (N, C, H, W) as (N, H W, C), a view of channels_last images."""
     count, channels, height, width = images.shape
     return images.permute(0, 2, 3, 1).reshape(count, height * width, channels)
 
@@ -111,7 +109,7 @@ class _RowsByKernels(torch.autograd.Function):
 
 
 def _images_of_product(rows: Tensor, kernel: Tensor, like: Tensor) -> Tensor:
-    """rows (N, H W, Cout) @ kernel (N, Cout, Cin) as images of the shape of ``like``; not a view, where it is final."""
+    """Returns rows (N, H W, Cout) @ kernel (N, Cout, Cin) as images like ``like``; not a view where it is final."""
     if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(rows):
         count, channels, height, width = like.shape
         return (rows @ kernel).reshape(count, height, width, channels).permute(0, 3, 1, 2)
@@ -120,17 +118,8 @@ def _images_of_product(rows: Tensor, kernel: Tensor, like: Tensor) -> Tensor:
     return images
 
 
-def _grouped(
-    input: Tensor,
-    kernel: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-) -> Tensor:
-    """Returns one convolution whose groups are the images. Groups lie apart in memory, so that channels_last costs a
-    copy.
-    """
+def _grouped(input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Tensor:
+    """Runs one convolution whose groups are the images'. They lie apart in memory, so channels_last costs a copy."""
     images, out_channels = kernel.shape[:2]
     if images == 0:  # no kernel to use; the sum has the shape of one and keeps the graph connected
         return F.conv2d(input, kernel.sum(0), None, stride, padding, dilation, groups)
@@ -140,15 +129,10 @@ def _grouped(
 
 
 def _sum_over_taps(
-    input: Tensor,
-    kernel: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
+    input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int, depthwise: bool
 ) -> Tensor:
-    """Returns the same for a graph that is kept: a convolution's number of groups is a constant there, the batch's size
-    not.
+    """Computes the same for a graph that is kept, where a convolution's number of groups is a constant, but the
+    batch's size is not.
 
     Depthwise kernels multiply, others are matrix products, tap by tap; of 16-bit operands the former are exact, and
     sums are float32.
@@ -156,7 +140,6 @@ def _sum_over_taps(
     if (dtype := autocast_dtype(input)) is not None:  # products element by element have no autocast
         input, kernel = input.to(dtype), kernel.to(dtype)
     total = torch.promote_types(input.dtype, torch.float32)
-    depthwise = kernel.shape[2] == 1 and kernel.shape[1] == groups
     output = None
     views = tap_views(input, tuple(kernel.shape[3:]), stride, padding, dilation)
     for view, tap in zip(views, kernel.flatten(3).unbind(3), strict=True):  # (N, Cout, Cin / groups) each

@@ -11,10 +11,11 @@ from torch import nn
 
 from dk_bench import KernelSpec, deform
 from dk_bench.models import SMALL_MODELS
-from dk_bench.models.blocks import block_convolutions, is_depthwise
+from dk_bench.models.blocks import block_convolutions
 from dk_bench.models.cost import count_cost
 from dk_bench.models.probe import output_strides
 from dk_bench.nn import DeformConv2d, RigidStart2d, offset_parameter_names
+from dk_bench.nn.convolution import is_depthwise
 
 RIGID = [name for name, model in SMALL_MODELS.items() if model.spec.is_rigid]
 
