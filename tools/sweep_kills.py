@@ -40,7 +40,7 @@ from dk_bench.runs.attempts import is_gone, this_process
 from dk_bench.runs.record import RunRecord, find_records, read_record
 from dk_bench.sweep import runner
 from dk_bench.sweep.forked import Forked
-from dk_bench.tables.classification import build_documents, write_documents
+from dk_bench.tables.documents import build_documents, write_documents
 from dk_bench.training import read_checkpoint
 from dk_bench.training import run as training
 

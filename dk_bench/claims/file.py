@@ -11,10 +11,10 @@ from typing import Any
 
 from dk_bench.claims.studies import CLAIMS as FIGURE_CLAIMS
 from dk_bench.errors import UserError
-from dk_bench.models import BenchModel, KernelSpec
+from dk_bench.models import KernelSpec
 from dk_bench.nn.scope import GRIDS
 from dk_bench.reading.yaml_words import read_as_written
-from dk_bench.tables.paper import paper_figure
+from dk_bench.tables.paper import figures_of_row, paper_row
 
 CLAIMS_FILE = Path(__file__).with_name("claims.yaml")  # package data
 BACKBONES = ("ResNet-50-DW", "MobileNet-V2")  # the paper's bases, in the order of its tables
@@ -143,7 +143,7 @@ class Claims:
     def _figure(self, key: str | None, arm: Arm, backbone: str) -> float | None:
         if key is None or not arm.spec.clip or arm.multiplier is not None:
             return None
-        return paper_figure(BenchModel("", "", arm.spec, arm.backbone or backbone), key)
+        return figures_of_row(paper_row(arm.backbone or backbone, arm.spec)).get(key)
 
 
 def on_grid(arm: str, grid: str) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS, BenchModel
 from dk_bench.models.cost import Cost, count_cost
-from dk_bench.tables.paper import load_paper, row_name
+from dk_bench.tables.paper import figures_of_model
 from dk_bench.tables.terminal import print_table
 
 COLUMNS = ("name", "#P (M)", "paper #P (M)", "GMACs", "paper GFLOPs", "sampling GMACs")
@@ -64,16 +64,8 @@ class _Line:
 def _line(model: BenchModel, size: int) -> _Line:
     with torch.device("meta"):
         module = timm.create_model(model.name)
-    figures = _paper_figures(model)
+    figures = figures_of_model(model.name)
     return _Line(model.name, count_cost(module, (3, size, size)), figures.get("params"), figures.get("flops"))
-
-
-def _paper_figures(model: BenchModel) -> dict[str, float]:
-    """Returns the model's row in the paper's tables; empty for a model that is not in them."""
-    if model.table is None:
-        return {}
-    rows = {row_name(row): row for row in load_paper()[f"table{model.table}"]}
-    return rows[row_name(model.row)]
 
 
 def _print_table(lines: list[_Line], size: int) -> None:

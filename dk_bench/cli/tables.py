@@ -14,8 +14,8 @@ from dk_bench.models import PAPER_MODELS
 from dk_bench.report.readme import write_figures
 from dk_bench.runs.record import EVALUATION, as_it_stands, find_records, read_record
 from dk_bench.runs.wandb_records import fetch_records
-from dk_bench.tables.classification import build_documents, write_documents
 from dk_bench.tables.costs import count_costs, load_costs, write_costs
+from dk_bench.tables.documents import build_documents, write_documents
 from dk_bench.tables.render import show
 
 ALL = ("table1", "table2", "table3", "table4", "demo", "other", "detection")

@@ -16,8 +16,8 @@ from dk_bench.claims.findings import Family, families
 from dk_bench.errors import UserError
 from dk_bench.report.benches import Bench, read_bench
 from dk_bench.runs.record import RunRecord, as_it_stands, find_records, read_record
-from dk_bench.tables.classification import build_documents
 from dk_bench.tables.costs import load_costs
+from dk_bench.tables.documents import build_documents
 from dk_bench.tables.render import Document
 
 CLAIMS_PICTURE = "claims.svg"  # of `dk-bench claims`

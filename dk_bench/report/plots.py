@@ -16,9 +16,9 @@ from dk_bench.report.benches import Ratios
 from dk_bench.report.svg import CARD, INK, MARKERS, drawing, label, series_colour, to_svg
 from dk_bench.runs.record import DETECTION, TRAINING, RunRecord
 from dk_bench.tables.cells import Cell, Data, Figure, gather
-from dk_bench.tables.columns import as_figure, difference
 from dk_bench.tables.render import text
-from dk_bench.tables.rows import kernel_words, spec_of
+from dk_bench.tables.rows import Row, kernel_words, spec_of
+from dk_bench.tables.table import as_figure
 
 WIDE_RANGE = 15  # a span of values from which on an axis is logarithmic
 TOOLTIP = 120  # characters of a name in one
@@ -178,7 +178,7 @@ def _mark(
 def _gains(group: Group) -> Plot | None:
     """Differences to the rigid base, run by run, with their intervals."""
     cells = [series.cell for series in group.series]
-    judged = [(s, difference(s.cell.model, s.cell, cells, group.metric)) for s in group.series]
+    judged = [(s, Row(s.cell.model, s.cell, cells, group.metric).above_base()) for s in group.series]
     points = [(series, figure) for series, value in judged if isinstance(figure := as_figure(value), Figure)]
     if not points:
         return None

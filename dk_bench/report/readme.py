@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 from dk_bench.analysis.bench.speeds import speeds
 from dk_bench.errors import UserError
 from dk_bench.files import write_atomically
-from dk_bench.tables.cells import Figure
-from dk_bench.tables.render import Document, Markup, Table, Value, markdown_table, markdown_text
+from dk_bench.tables.columns import ABOVE, FIGURE, MODEL
+from dk_bench.tables.render import markdown_table, markdown_text
+from dk_bench.tables.table import Column, Document, Table, make_table
+from dk_bench.tables.values import Figure, Markup, Value
 
 BEGIN, END = "<!-- from the records, by `make tables` -->", "<!-- end of what `make tables` writes -->"
 SPEED_BEGIN, SPEED_END = "<!-- speeds, by `make tables` -->", "<!-- end of the speeds -->"
 CLAIMS_BEGIN, CLAIMS_END = "<!-- claims, by `make tables` -->", "<!-- end of the claims -->"
-METRICS = ("top-1", "mAP")
 COUNTS = re.compile(r" \([\d,]+ classes, [\d,]+ training and [\d,]+ validation images\)$")  # as of `cells.Data`
 
 
@@ -53,27 +55,33 @@ def _replace(path: str | Path, content: str, begin: str, end: str, new: str) -> 
 
 
 def differences(documents: Iterable[Document], link: str) -> str:
-    """Tells what ran, of the tables that have differences to a rigid base, in few columns, as Markdown."""
-    rows: list[list[Value]] = []
+    """Returns, as Markdown, what was run, of the tables that have differences to a rigid base, in few columns."""
+    rows: list[tuple[str, Table, list[Value]]] = []
     for document in documents:
         for table in document.tables:
-            here = [_short(table, row) for row in table.rows if any(_has_figure(value) for value in row)]
-            if any(_has_figure(difference) for *_, difference, _, _ in here):
+            here = [row for row in table.rows if any(map(_has_figure, row))]
+            if any(_has_figure(_brief(table, row, ABOVE)) for row in here):
                 data = markdown_text(COUNTS.sub("", table.heading.rpartition(": ")[0] or table.heading))
-                names = [Markup(f"[{data}]({quote(link)}/{document.name}.md)"), *[""] * (len(here) - 1)]
-                rows += [[name, *row] for name, row in zip(names, here, strict=True)]
-    columns = ("data, table", "model", "top-1 or mAP", "Δ rigid", "p (Holm)", "verdict")
-    return markdown_table(Table("", columns, rows)) if rows else "No differences yet."
+                names = [f"[{data}]({quote(link)}/{document.name}.md)", *[""] * (len(here) - 1)]
+                rows += [(name, table, row) for name, row in zip(names, here, strict=True)]
+    columns = [Column("data, table", lambda row: Markup(row[0])), Column(MODEL, lambda row: _label(*row[1:]))]
+    columns += [Column(name, partial(_in_brief, name)) for name in (FIGURE, ABOVE, "p (Holm)", "verdict")]
+    return markdown_table(make_table("", columns, rows)) if rows else "No differences yet."
 
 
-def _short(table: Table, row: list[Value]) -> list[Value]:
-    """Of a row what names it, its metric, the difference, its p value and the verdict."""
-    values = dict(zip(table.columns, row, strict=True))
-    metric = next((values[name] for name in METRICS if name in values), "")
-    # The texts at its start but for what is rigid, and what tells the cell from others of its model.
-    start = next(index for index, value in enumerate(row) if not isinstance(value, str))
-    label = " ".join(word for word in (*row[:start], values.get("setting", "")) if word not in ("rigid", ""))
-    return [label, metric, *(values.get(f"Δ rigid{part}", "") for part in ("", ", p (Holm)", ", verdict"))]
+def _in_brief(name: str, row: tuple[str, Table, list[Value]]) -> Value:
+    return _brief(*row[1:], name)
+
+
+def _brief(table: Table, row: list[Value], name: str) -> Value:
+    """Returns what a row of a table has for a column of its summary."""
+    return next((row[place] for place in table.short.get(name, ())), "")
+
+
+def _label(table: Table, row: list[Value]) -> str:
+    """Returns what names a row but for what is rigid, and what tells its cell from others of its model."""
+    words = (row[place] for place in table.short.get(MODEL, ()))
+    return " ".join(word for word in words if word not in ("rigid", ""))
 
 
 def _has_figure(value: Value) -> bool:

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from dk_bench.models import PAPER_MODELS
 from dk_bench.tables.cells import Cell
 from dk_bench.tables.columns import (
-    CHANCE,
-    DIFFERENCE,
-    UNJUDGED,
-    VERDICT,
-    WITHOUT,
-    difference,
-    difference_of_dk,
-    paper_columns,
-    paper_differences,
-    with_verdicts,
-)
-from dk_bench.tables.contrasts import Judgement
-from dk_bench.tables.paper import load_paper, row_name
-from dk_bench.tables.render import Document, Number, Table, Value
-from dk_bench.tables.rows import (
     DIRTY,
+    ENDING,
+    FIGURE,
     GRID,
+    KERNELS,
+    MODEL,
     OTHER_DATA,
-    kernel_words,
-    pooled,
+    SOURCE,
+    Metric,
+    beside_paper,
+    differences,
+    notes_of,
+    paper_differences,
+    paper_names,
     pooling_notes,
-    scaled,
-    spec_of,
-    without_empty,
 )
-from dk_bench.tables.values import NOT_RUN
+from dk_bench.tables.rows import Row, rows_of_paper
+from dk_bench.tables.table import Column, Document, make_table
 
-PRECISION = {"mAP": "val/mAP", "mAP_S": "val/mAP_s", "mAP_M": "val/mAP_m", "mAP_L": "val/mAP_l"}
-OVERLAPS = {"AP50": "val/mAP_50", "AP75": "val/mAP_75"}
+MAP = Metric("mAP", "val/mAP", "map")
+BY_SIZE = tuple(Metric(f"mAP_{size}", f"val/mAP_{size.lower()}", f"map_{size.lower()}") for size in "SML")
+BY_OVERLAP = tuple(Metric(f"AP{overlap}", f"val/mAP_{overlap}") for overlap in (50, 75))
 OTHER_SETTING = "not Faster R-CNN with FPN, 1x, at 1333 x 800, " + OTHER_DATA
 
 SPREAD = (
@@ -49,7 +39,25 @@ SPLITS = (
     "other, not the same measurement."
 )
 STARTS = "Every backbone starts from its own weights; all else is the same for the two runs of a difference."
-SOURCE = "Not run: no record. Paper: Gao et al., ICLR 2020, arXiv 1910.02940."
+COUNTING = "#P: parameters of the whole detector, our own count."
+
+COLUMNS = (
+    Column("detector", lambda row: row.cell.runs[0].model.get("detector") or "", short=MODEL),
+    Column("backbone", lambda row: row.model, short=MODEL),
+    *KERNELS,
+    MAP.column(FIGURE),
+    *differences(MAP),
+    *(metric.column() for metric in (*BY_OVERLAP, *BY_SIZE)),
+    Column("#P (k)", lambda row: row.count("params", 1e3, 1)),
+    *ENDING,
+)
+
+
+def paper_columns(number: int) -> list[Column[Row]]:
+    """Returns the columns of the paper's table 3 or 4."""
+    by_size = [column for metric in BY_SIZE for column in beside_paper(metric.column(), metric.paper, True)]
+    figures = [*beside_paper(MAP.column(FIGURE), MAP.paper, True), *by_size]
+    return [*paper_names(number), *figures, *paper_differences(MAP, number == 4, True), *ENDING]
 
 
 def detection_documents(cells: list[Cell]) -> list[Document]:
@@ -66,61 +74,20 @@ def detection_documents(cells: list[Cell]) -> list[Document]:
 
 
 def _paper_document(number: int, cells: list[Cell]) -> Document:
-    models = {row_name(model.row): model.name for model in PAPER_MODELS.values() if model.row}
-    rows = [(paper, models[row_name(paper)]) for paper in load_paper()[f"table{number}"]]
+    rows = rows_of_paper(number, cells, MAP.key, {})
+    tables = [make_table("COCO, Faster R-CNN with FPN, 1x", paper_columns(number), rows)]
     subject = {3: "global and local kernels", 4: "with strong baselines"}[number]
-    differences = [DIFFERENCE.format("mAP"), *([WITHOUT, UNJUDGED] if number == 4 else []), CHANCE, VERDICT]
-    table = _paper_table(number, rows, cells)
-    notes = [SPREAD, SPLITS, *differences, STARTS, GRID, DIRTY, *pooling_notes([table]), SOURCE]
-    title = f"Table {number}: object detection, {subject}."
-    return Document(f"table{number}", title, notes, [table])
-
-
-def _paper_table(number: int, rows: list[tuple[dict[str, Any], str]], cells: list[Cell]) -> Table:
-    keys = [key for key in ("backbone", "with", "pw", "conv3x3") if key in rows[0][0]]
-    names = {"backbone": "backbone", "with": "with", "pw": "1x1", "conv3x3": "3x3"}
-    columns = [names[key] for key in keys]
-    for shown in PRECISION:
-        columns += [f"{shown}, paper", shown]
-    of_dk = number == 4
-    columns += [*paper_columns(of_dk, True), "epochs", "pooled", "setting"]
-    lines: list[list[Value | Judgement]] = []
-    for row, model in rows:
-        for cell in [c for c in cells if c.model == model] or [None]:
-            line = [*(row[key] for key in keys if key != "conv3x3"), kernel_words(spec_of(model, cell))[1]]
-            for shown, metric in PRECISION.items():
-                line += [Number(row[shown.lower()]), cell.final(metric) if cell else NOT_RUN]
-            line += paper_differences(model, cell, cells, "val/mAP", "map", of_dk=of_dk, with_paper=True)
-            line += [Number(cell and cell.epochs(), 0), pooled(cell, "val/mAP"), cell.label if cell else ""]
-            lines.append(line)
-    columns, lines, family = with_verdicts(columns, lines, ["Δ DK" if of_dk else "Δ rigid"])
-    return Table("COCO, Faster R-CNN with FPN, 1x", *without_empty(columns, lines), family)
+    notes = [SPREAD, SPLITS, *notes_of(tables), STARTS, GRID, DIRTY, *pooling_notes(tables), SOURCE]
+    return Document(f"table{number}", f"Table {number}: object detection, {subject}.", notes, tables)
 
 
 def _others(cells: list[Cell]) -> Document:
     """Returns one table a data set, and one for COCO in other settings."""
     tables = []
     for data in sorted({cell.data for cell in cells}):
-        why = OTHER_SETTING if data.is_coco else OTHER_DATA
-        tables.append(_models_table(f"{data}: {why}", [cell for cell in cells if cell.data == data]))
+        here = [cell for cell in cells if cell.data == data]
+        rows = [Row(cell.model, cell, here, MAP.key) for cell in here]
+        tables.append(make_table(f"{data}: {OTHER_SETTING if data.is_coco else OTHER_DATA}", COLUMNS, rows))
     title = "Object detection on other data, or in other settings."
-    counting = "#P: parameters of the whole detector, our own count."
-    notes = [SPREAD, DIFFERENCE.format("mAP"), WITHOUT, CHANCE, VERDICT, GRID, DIRTY, *pooling_notes(tables), counting]
+    notes = [SPREAD, *notes_of(tables), GRID, DIRTY, *pooling_notes(tables), COUNTING]
     return Document("detection", title, notes, tables)
-
-
-def _models_table(heading: str, cells: list[Cell]) -> Table:
-    metrics = {"mAP": PRECISION["mAP"], **OVERLAPS, **{k: v for k, v in PRECISION.items() if k != "mAP"}}
-    columns = ["detector", "backbone", "1x1", "3x3", "with", "mAP", "Δ rigid", "Δ DK", *list(metrics)[1:], "#P (k)"]
-    columns += ["epochs", "pooled", "setting"]
-    lines: list[list[Value | Judgement]] = []
-    for cell in cells:
-        count: Callable[[str], Any] = cell.cost
-        figures = [cell.final(metric) for metric in metrics.values()]
-        line = [cell.runs[0].model.get("detector") or "", cell.model]
-        line += [*kernel_words(spec_of(cell.model, cell)), figures[0]]
-        line += [find(cell.model, cell, cells, "val/mAP") for find in (difference, difference_of_dk)]
-        line += [*figures[1:], scaled(count("params"), 1e3, 1)]
-        lines.append([*line, Number(cell.epochs(), 0), pooled(cell, "val/mAP"), cell.label])
-    columns, lines, family = with_verdicts(columns, lines, ("Δ rigid", "Δ DK"))
-    return Table(heading, *without_empty(columns, lines), family)

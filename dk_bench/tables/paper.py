@@ -9,9 +9,11 @@ from typing import Any
 import yaml
 
 from dk_bench.errors import UserError
-from dk_bench.models import BenchModel
+from dk_bench.models import MODELS, KernelSpec
 
 PAPER_FILE = Path(__file__).with_name("paper.yaml")  # package data, so that it is there however one installs
+
+BACKBONES = {"resnet50": "ResNet-50", "resnet50dw": "ResNet-50-DW", "mobilenetv2_100": "MobileNet-V2"}  # by timm's name
 
 # What names a row, and the figures a row may hold; the first figure is the one the table is about.
 CLASSIFICATION = ("top1", "params", "flops")
@@ -56,26 +58,49 @@ def row_name(row: dict[str, Any]) -> tuple[str, ...]:
     return row["backbone"], row.get("pw", "rigid"), row["conv3x3"], row.get("with", "")
 
 
-def paper_figure(model: BenchModel, key: str) -> float | None:
-    """Returns the paper's figure ``key`` of a model: ``top1`` of tables 1 and 2, or ``map`` of 3 and 4; None without
-    one.
-    """
-    tables = ("table1", "table2") if key in CLASSIFICATION else ("table3", "table4")
-    rows = {row_name(row): row for table in tables for row in _figures()[table]}
-    return rows.get(row_name(model.row), {}).get(key) if model.row else None
+def paper_row(backbone: str, spec: KernelSpec) -> tuple[str, ...]:
+    """Returns the name, as `row_name`, of the row that the paper would have for a base of its own, deformed so."""
+    combined = "DCN" if spec.dcn else "SCC" if spec.experts else ""
+    pw = "rigid" if combined else _words(spec.pointwise, spec.pointwise_scope)
+    return backbone, pw, _words(spec.depthwise, spec.scope), combined
 
 
-def paper_difference(model: BenchModel, base: BenchModel, key: str) -> float | None:
+def _words(kind: str | None, scope: int) -> str:
+    return f"{kind} {scope}x{scope}" if kind else "rigid"
+
+
+def paper_models() -> dict[tuple[str, ...], str]:
+    """Returns the models that are rows of the paper's tables, by the rows' names."""
+    models = (model for model in MODELS.values() if model.base in BACKBONES)
+    return {paper_row(BACKBONES[model.base], model.spec): model.name for model in models}
+
+
+def figures_of_row(row: tuple[str, ...]) -> dict[str, float]:
+    """Returns all that the paper's tables print in the row of that name; nothing where they have none."""
+    return _figures().get(row, {})
+
+
+def figures_of_model(model: str) -> dict[str, float]:
+    """Returns all that the paper's tables print of a model; nothing of one that is not in them."""
+    return next((figures_of_row(row) for row, name in paper_models().items() if name == model), {})
+
+
+def paper_difference(model: str, base: str, key: str) -> float | None:
     """Tells what the paper's figure ``key`` of a model is above that of another, in points; None where it has not
     both.
     """
-    ours, theirs = paper_figure(model, key), paper_figure(base, key)
+    ours, theirs = (figures_of_model(name).get(key) for name in (model, base))
     return None if ours is None or theirs is None else round(ours - theirs, 2)
 
 
 @cache
-def _figures() -> dict[str, list[dict[str, Any]]]:
-    return load_paper()
+def _figures() -> dict[tuple[str, ...], dict[str, float]]:
+    """The figures of all tables by the names of rows, which stand in one of classification and one of detection."""
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    for table, rows in load_paper().items():
+        for row in rows:
+            found.setdefault(row_name(row), {}).update({key: row[key] for key in TABLES[table][1]})
+    return found
 
 
 def _check_row(row: Any, keys: tuple[str, ...], figures: tuple[str, ...], where: str) -> None:

@@ -1,29 +1,99 @@
-"""What the rows of several tables are made of."""
+"""The rows of tables of models, and the differences to other models that they hold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS, BenchModel, KernelSpec
-from dk_bench.tables.cells import Cell, Figure
-from dk_bench.tables.render import Number, Table, Value
+from dk_bench.tables.cells import Cell, pair_marks
+from dk_bench.tables.contrasts import Judgement, judge, paired_differences
+from dk_bench.tables.paper import load_paper, paper_models, row_name
+from dk_bench.tables.table import NO_DIFFERENCE
+from dk_bench.tables.values import NOT_RUN, Figure, Number
 
-OTHER_DATA = "not comparable with the paper"
-DIRTY = "Dirty: so many runs of the row had code with changes that no commit holds."
-OPTIONAL = ("pooled", "setting")
-POOLED = (
-    "Pooled: what of the runs behind a figure is not alike, and behind a difference what is not alike besides. Unknown "
-    "counts as one kind: older records do not say which instruction sets were used. A seed trained on two instruction "
-    "sets, or on CPU and GPU, is two runs of n; a difference pairs runs of one seed on the same hardware, and is "
-    "without seeds that are of several draws. A seed that was run again on the same hardware counts once, by the run "
-    "that finished first; the figures of later ones are named. Runs of several commits may have seen other random "
-    "numbers."
-)
-GRID = (
-    "Centred, spread: where the taps of a kernel in a larger scope start, in its middle, one sample apart (as in the "
-    "authors' release), or over all of it (as in the paper's text)."
-)
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table of models: a cell, or a model that nothing was run of.
+
+    ``beside``: all cells of the table, among which are those it is compared with. ``metric``: the one that differences
+    are of. ``paper``: the row of the paper's table, where it is one. ``counts``: params, macs and sampling_macs, for a
+    model without a cell.
+    """
+
+    model: str
+    cell: Cell | None
+    beside: list[Cell]
+    metric: str
+    paper: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def words(self) -> tuple[str, str, str]:
+        """Returns the words for the model's kernels, see `kernel_words`."""
+        return kernel_words(spec_of(self.model, self.cell))
+
+    def final(self, metric: str) -> Figure:
+        """Returns a metric at the end of training."""
+        return self.cell.final(metric) if self.cell else NOT_RUN
+
+    def count(self, key: str, unit: float, digits: int = 2) -> Number | str:
+        """Returns a count in units of ``unit``; text where it could not be counted."""
+        count = self.cell.cost(key) if self.cell else self.counts.get(key)
+        return count if isinstance(count, str) else Number(None if count is None else count / unit, digits)
+
+    def above_base(self, effect: float | None = None, over: str | None = None) -> Judgement | Number:
+        """Tells how far the metric is above that of the model's rigid base, or of the model ``over``, on the same data
+        under the same settings, in points; nothing for a base itself. ``effect``: the difference that the paper has."""
+        known = MODELS.get(self.model)
+        if not (self.cell and self.cell.has_spec) and not (known and known.suffix):
+            return NO_DIFFERENCE
+        differences, marks = {}, ()
+        if self.cell and (base := self._base(over or (known.base if known else self.model))):
+            differences = paired_differences((self.cell, base), (1, -1), self.metric)
+            own = [*self.cell.mixture(self.metric), *self.final(self.metric).state.split(", ")]  # in the row already
+            marks = [mark for mark in pair_marks((self.cell, base), self.metric) if mark not in own]
+        judged = judge(differences, expected_sign=-1 if effect and effect < 0 else 1, effect=effect)
+        return replace(judged, marks=tuple(marks))
+
+    def above_rival(self, effect: float | None = None) -> Judgement | Number:
+        """Tells how far the metric is above that of the same model with SCC or DCN alone; nothing for all others."""
+        rival = MODELS.get(self.model.removesuffix("_dk"))
+        if rival is None or rival.name == self.model or not (rival.spec.dcn or rival.spec.experts):
+            return NO_DIFFERENCE
+        return self.above_base(effect, rival.name)
+
+    def _base(self, model: str) -> Cell | None:
+        """Returns the cell of a base that differs from this one in the model alone."""
+        of_base = [cell for cell in self.beside if cell.model == model and not cell.has_spec]
+        same = [c for c in of_base if (c.data, c.settings) == (self.cell.data, self.cell.settings)]
+        # Several where their offsets, which a rigid model has not, were to learn at several rates.
+        same.sort(key=lambda c: (c.offset_rates != self.cell.offset_rates, -c.pairs_with(self.cell)))
+        return same[0] if same else None
+
+
+def rows_of_models(cells: list[Cell], metric: str, expected: Iterable[str] = ()) -> list[Row]:
+    """Returns the rows of a table of cells, by model: those ``expected`` first, whether they were run or not."""
+    models = dict.fromkeys([*expected, *(cell.model for cell in cells)])
+    return [Row(model, cell, cells, metric) for model in models for cell in _of_model(model, cells)]
+
+
+def rows_of_paper(number: int, cells: list[Cell], metric: str, costs: Mapping[str, Mapping[str, int]]) -> list[Row]:
+    """Returns the rows of one of the paper's tables, in its order. ``costs``: counts by model."""
+    models = paper_models()
+    rows = [(paper, models[row_name(paper)]) for paper in load_paper()[f"table{number}"]]
+    return [
+        Row(model, cell, cells, metric, paper, costs.get(model, {}))
+        for paper, model in rows
+        for cell in _of_model(model, cells)
+    ]
+
+
+def _of_model(model: str, cells: list[Cell]) -> list[Cell | None]:
+    return [cell for cell in cells if cell.model == model] or [None]
 
 
 def spec_of(model: str, cell: Cell | None) -> KernelSpec:
@@ -50,29 +120,3 @@ def kernel_words(spec: KernelSpec) -> tuple[str, str, str]:
         groups = f", {spec.dense_dcn_groups} groups" if spec.dense_dcn_groups > 1 else ""
         parts.append(f"full DCN {spec.dense_dcn} from stride {spec.dense_dcn_min_stride}{groups}")
     return pw, conv3x3, ", ".join(parts + ["dilated"] * spec.dilate_last)
-
-
-def scaled(count: float | str | None, unit: float, digits: int = 2) -> Number | str:
-    """Returns a count in units of ``unit``; text, why there is no count, stays as it is."""
-    if isinstance(count, str):  # why there is no count
-        return count
-    return Number(None if count is None else count / unit, digits)
-
-
-def pooled(cell: Cell | None, metric: str) -> str:
-    """Tells what goes into a table's column ``pooled``: what of the runs behind a row is not alike."""
-    return "; ".join(cell.mixture(metric)) if cell else ""
-
-
-def without_empty(columns: list[str], lines: list[list[Value]]) -> tuple[tuple[str, ...], list[list[Value]]]:
-    """Returns a table without those of its columns `OPTIONAL` that would stand empty: ``setting`` tells cells of one
-    model apart."""
-    kept = [at for at, name in enumerate(columns) if name not in OPTIONAL or any(line[at] for line in lines)]
-    return tuple(columns[at] for at in kept), [[line[at] for at in kept] for line in lines]
-
-
-def pooling_notes(tables: Iterable[Table]) -> list[str]:
-    """Tells what explains the column ``pooled``, and marks of differences, where there are some."""
-    rows = [row for table in tables for row in table.rows]
-    marked = any(isinstance(value, Figure) and value.marks for row in rows for value in row)
-    return [POOLED] * (marked or any("pooled" in table.columns for table in tables))

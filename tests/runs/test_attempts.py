@@ -10,7 +10,7 @@ import pytest
 from dk_bench.errors import UserError
 from dk_bench.runs.attempts import STALE, is_gone, this_process
 from dk_bench.runs.record import as_it_stands, attempts_of, new_record, read_record, write_record
-from dk_bench.tables.classification import build_documents
+from dk_bench.tables.documents import build_documents
 from dk_bench.tables.render import markdown
 
 

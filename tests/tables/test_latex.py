@@ -12,7 +12,7 @@ import pytest
 from table_cases import PROCEDURAL, make_record
 
 from dk_bench.report.readme import differences
-from dk_bench.tables.classification import build_documents, write_documents
+from dk_bench.tables.documents import build_documents, write_documents
 from dk_bench.tables.latex import escape
 from dk_bench.tables.render import Document, Number, Table, csv_text, latex, markdown
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import dk_bench.tables
 from dk_bench.models import PAPER_MODELS
-from dk_bench.tables.classification import ADDED, BASES, build_documents
+from dk_bench.tables.classification import ADDED, BASES
 from dk_bench.tables.costs import COSTS_FILE, load_costs
+from dk_bench.tables.documents import build_documents
 from dk_bench.tables.paper import PAPER_FILE, load_paper, row_name
 
 

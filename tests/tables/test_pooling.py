@@ -9,10 +9,10 @@ import pytest
 from table_cases import PROCEDURAL, lines_of, make_record
 
 from dk_bench.tables.cells import gather, pair_marks
-from dk_bench.tables.classification import build_documents
+from dk_bench.tables.columns import POOLED
 from dk_bench.tables.contrasts import paired_differences
+from dk_bench.tables.documents import build_documents
 from dk_bench.tables.pooling import draw_of, pair_of
-from dk_bench.tables.rows import POOLED
 
 COMMIT = {"commit": "a" * 40, "dirty": False}
 AVX2, AVX512 = (

@@ -13,7 +13,7 @@ import scipy.stats
 from table_cases import IMAGENET, lines_of, make_record
 
 from dk_bench.runs.attempts import attempt_of
-from dk_bench.tables.classification import build_documents
+from dk_bench.tables.documents import build_documents
 from dk_bench.tables.render import Chance, csv_text, latex, markdown, text
 from dk_bench.tables.statistics import summarize
 

@@ -16,8 +16,9 @@ from dk_bench.models import PAPER_MODELS, KernelSpec
 from dk_bench.report.readme import BEGIN, END
 from dk_bench.runs.record import new_record, write_record
 from dk_bench.tables.cells import gather
-from dk_bench.tables.classification import DEMO_MODELS, build_documents
+from dk_bench.tables.classification import DEMO_MODELS
 from dk_bench.tables.costs import count_costs, load_costs
+from dk_bench.tables.documents import build_documents
 from dk_bench.tables.paper import PAPER_FILE, load_paper, row_name
 from dk_bench.tables.render import Document, Number, Table, csv_text, latex, markdown, show
 

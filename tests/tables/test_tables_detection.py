@@ -11,7 +11,7 @@ from dk_bench.models import PAPER_MODELS, KernelSpec
 from dk_bench.runs.identity import config_hash
 from dk_bench.runs.record import RunRecord, write_record
 from dk_bench.tables.cells import gather
-from dk_bench.tables.classification import build_documents
+from dk_bench.tables.documents import build_documents
 from dk_bench.tables.paper import load_paper, row_name
 from dk_bench.tables.render import Document, csv_text, markdown
 
