@@ -2,7 +2,7 @@
 
 mmengine imports this module by itself when it meets the scope, and the locations when it first looks a name up. From
 then on ``torch.load`` reads what mmengine's runner saved, and pipelines of mmdet open images as all else here does, see
-`dk_bench.detection.loading`.
+`dk_bench.detection.image_loading`.
 Raises UserError, on import, where the mm packages are absent or of the wrong version.
 """
 
@@ -16,7 +16,7 @@ from dk_bench.detection.mmengine_files import allow_what_mmengine_writes  # isor
 
 allow_what_mmengine_writes()  # here, as a configuration that names one of ours imports this before weights are read
 
-DATASETS = Registry("dataset", parent=ROOT_DATASETS, scope="dk_bench", locations=["dk_bench.detection.procedural"])
+DATASETS = Registry("dataset", parent=ROOT_DATASETS, scope="dk_bench", locations=["dk_bench.detection.scene_files"])
 MODELS = Registry(
     "model",
     parent=ROOT_MODELS,
@@ -24,4 +24,4 @@ MODELS = Registry(
     locations=["dk_bench.detection.backbone", "dk_bench.detection.roi_extractor"],
 )
 
-import dk_bench.detection.loading  # noqa: E402, F401  (puts the transform that opens images into mmdet's registry)
+import dk_bench.detection.image_loading  # noqa: E402, F401  (puts the transform that opens images into mmdet's registry)

@@ -82,7 +82,7 @@ def _detection(args: argparse.Namespace) -> Image.Image:
 
     if args.split != "train":
         raise UserError(f"--split is {args.split}, expected train: detectors have no test images of their own")
-    from dk_bench.detection.config import load_detection_config
+    from dk_bench.detection.mmengine_config import load_detection_config
     from dk_bench.detection.sheet import sheet
 
     return sheet(load_detection_config(args.config, args.overrides), args.rows)

@@ -50,7 +50,7 @@ def _classifier(args: argparse.Namespace, command: list[str]):
 
 
 def _detector(args: argparse.Namespace, command: list[str]):
-    from dk_bench.detection.config import load_detection_config
+    from dk_bench.detection.mmengine_config import load_detection_config
 
     config = load_detection_config(args.config, args.overrides)
     from dk_bench.detection.run import run_folder, train

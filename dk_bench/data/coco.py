@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dk_bench.data.pixels import check_size, open_image
-from dk_bench.detection.sequences import check_names
 from dk_bench.errors import UserError
+from dk_bench.reading.sequences import check_names
 
 PARTS = {
     "images": ("id", "file_name", "width", "height"),

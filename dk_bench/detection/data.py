@@ -26,11 +26,11 @@ from dk_bench.data.coco import check_annotations
 from dk_bench.data.order import InOrder, ResumingLoader, batches_done, check_processes, mix_seed, processes
 from dk_bench.data.splits import PathFiles, check_files_apart
 from dk_bench.detection.building import build
-from dk_bench.detection.config import DetectionConfig, use_scope
-from dk_bench.detection.loading import REMOTE, check_pipeline
+from dk_bench.detection.image_loading import REMOTE, check_pipeline
 from dk_bench.detection.metrics import GroundTruth
-from dk_bench.detection.sequences import check_names
+from dk_bench.detection.mmengine_config import DetectionConfig, use_scope
 from dk_bench.errors import UserError
+from dk_bench.reading.sequences import check_names
 
 # Samplers of mmengine and mmdet whose order is that of (seed, epoch), and which end.
 RESUMABLE = ("DefaultSampler", "ClassAwareSampler")

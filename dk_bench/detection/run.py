@@ -15,8 +15,8 @@ from torch import nn
 
 from dk_bench.config import ModelConfig
 from dk_bench.detection.building import quiet_mmengine
-from dk_bench.detection.config import DetectionConfig, config_from_values
 from dk_bench.detection.data import DetectionData
+from dk_bench.detection.mmengine_config import DetectionConfig, config_from_values
 from dk_bench.detection.module import TASK, LitDetector
 from dk_bench.detection.watch import DetectionKeeper, DetectionLines, DetectionThroughput
 from dk_bench.errors import UserError

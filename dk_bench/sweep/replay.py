@@ -73,7 +73,7 @@ def resolve(command: list[str]) -> dict[str, Any]:
     """
     _, _, config, *overrides = command
     if config.endswith(".py"):
-        from dk_bench.detection.config import load_detection_config
+        from dk_bench.detection.mmengine_config import load_detection_config
 
         return portable(load_detection_config(config, overrides).to_dict(), distinct=True)
     from dk_bench.config import load_config, to_dict

@@ -97,7 +97,7 @@ def training_values(argv: list[str]) -> tuple[RunConfig, dict[str, Any]] | None:
 
 def _values(path: str, overrides: list[str]) -> tuple[RunConfig, dict[str, Any]]:
     if path.endswith(".py"):
-        from dk_bench.detection.config import checked  # of packages that may not be installed
+        from dk_bench.detection.mmengine_config import checked  # of packages that may not be installed
 
         detection = checked(copy.deepcopy(_detection_file(path)), overrides, path)
         return detection.run, detection.to_dict()
@@ -116,6 +116,6 @@ def training_runs(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
 
 @functools.cache  # mmengine takes a second for it, and a sweep's cells differ by their overrides alone
 def _detection_file(path: str) -> Any:
-    from dk_bench.detection.config import read_file
+    from dk_bench.detection.mmengine_config import read_file
 
     return read_file(path)

@@ -51,7 +51,7 @@ def write_coco(folder, split="val", images=12, size=64, seed=0, suffix="png"):
 
 def tiny_detection(folder, *overrides, suffix="png"):
     """A configuration of detection_config.py on data of its own below ``folder``, which are made once."""
-    from dk_bench.detection.config import load_detection_config
+    from dk_bench.detection.mmengine_config import load_detection_config
 
     return load_detection_config(tiny_file(folder, suffix=suffix), [f"output={folder / 'runs'}", *overrides])
 

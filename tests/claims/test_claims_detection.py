@@ -6,7 +6,7 @@ from claims_cases import CLAIMS
 
 from dk_bench.claims.findings import families
 from dk_bench.cli.sweep import make_jobs
-from dk_bench.detection.config import load_detection_config
+from dk_bench.detection.mmengine_config import load_detection_config
 from dk_bench.detection.run import _as_json, _describe
 from dk_bench.runs.record import DETECTION, new_record
 from dk_bench.sweep.grid import read_sweep

@@ -17,7 +17,7 @@ from dk_bench.cli import main
 from dk_bench.data.coco import check_annotations
 from dk_bench.data.procedural import SHAPES, Pose, draw
 from dk_bench.detection import scenes as scenes_module
-from dk_bench.detection.procedural import MARKER, ProceduralCoco, write_dataset
+from dk_bench.detection.scene_files import MARKER, ProceduralCoco, write_dataset
 from dk_bench.detection.scenes import Scenes, run_lengths
 from dk_bench.errors import UserError
 

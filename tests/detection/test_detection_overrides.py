@@ -11,7 +11,7 @@ pytest.importorskip("mmdet", reason="mmdet is not installed")
 
 from dk_bench.cli import main
 from dk_bench.config import load_config
-from dk_bench.detection.config import config_from_values, load_detection_config
+from dk_bench.detection.mmengine_config import config_from_values, load_detection_config
 from dk_bench.errors import UserError
 from dk_bench.reading.overrides import split_override, standing
 

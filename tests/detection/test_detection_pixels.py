@@ -23,9 +23,9 @@ from dk_bench.cli import main
 from dk_bench.data import coco as coco_module
 from dk_bench.data.coco import check_annotations
 from dk_bench.data.pixels import open_image
-from dk_bench.detection.config import load_detection_config, use_scope
 from dk_bench.detection.data import DetectionData
-from dk_bench.detection.loading import LoadImage
+from dk_bench.detection.image_loading import LoadImage
+from dk_bench.detection.mmengine_config import load_detection_config, use_scope
 from dk_bench.detection.run import run_folder, train
 from dk_bench.detection.sheet import sheet
 from dk_bench.errors import UserError

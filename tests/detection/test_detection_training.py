@@ -19,8 +19,8 @@ from mmengine.runner import Runner
 from training_cases import PowerCut
 
 from dk_bench.cli import main
-from dk_bench.detection.config import load_detection_config
 from dk_bench.detection.data import DetectionData
+from dk_bench.detection.mmengine_config import load_detection_config
 from dk_bench.detection.module import LitDetector, seed_step
 from dk_bench.detection.run import evaluate, run_folder, train
 from dk_bench.errors import UserError
@@ -161,7 +161,7 @@ def test_validation_as_under_mmdets_runner(whole, tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 import pytorch_lightning as pl
-from dk_bench.detection.config import load_detection_config
+from dk_bench.detection.mmengine_config import load_detection_config
 from dk_bench.detection.run import train
 
 class Killed(pl.Callback):

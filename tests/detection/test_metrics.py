@@ -16,7 +16,7 @@ from mmengine.structures import InstanceData
 
 from dk_bench.data.procedural import SHAPES
 from dk_bench.detection.metrics import BACKENDS, NAMES, DetectionMetric, GroundTruth, average_precision, prediction_of
-from dk_bench.detection.procedural import write_dataset
+from dk_bench.detection.scene_files import write_dataset
 from dk_bench.errors import UserError
 
 

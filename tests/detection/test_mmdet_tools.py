@@ -19,9 +19,9 @@ import mmdet
 from mmdet.apis import inference_detector
 
 from dk_bench.cli import main
-from dk_bench.detection.config import load_detection_config
+from dk_bench.detection.mmengine_config import load_detection_config
 from dk_bench.detection.module import LitDetector
-from dk_bench.detection.procedural import ProceduralCoco
+from dk_bench.detection.scene_files import ProceduralCoco
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "configs" / "det" / "tiny_procedural.py"

@@ -18,9 +18,9 @@ from own_trainer_cases import Watch, assert_same_weights, fit_parts, trainer
 from pytorch_lightning import callbacks
 
 from dk_bench.data import order
-from dk_bench.detection.config import load_detection_config
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.metrics import DetectionMetric
+from dk_bench.detection.mmengine_config import load_detection_config
 from dk_bench.detection.module import LitDetector
 from dk_bench.detection.run import train
 from dk_bench.errors import UserError
@@ -171,7 +171,7 @@ from pathlib import Path
 from detection_cases import CLASSES, random_predictions
 from mmdet.models import FasterRCNN
 from own_trainer_cases import Watch, assert_same_weights, fit_parts, trainer
-from dk_bench.detection.config import load_detection_config
+from dk_bench.detection.mmengine_config import load_detection_config
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.module import LitDetector
 

@@ -17,7 +17,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 
 from dk_bench.detection.backbone import TimmBackbone
-from dk_bench.detection.config import load_detection_config, use_scope
+from dk_bench.detection.mmengine_config import load_detection_config, use_scope
 from dk_bench.detection.module import build_detector
 from dk_bench.detection.weights import load_start
 from dk_bench.errors import UserError

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from dk_bench.data.coco import check_annotations
-from dk_bench.detection.config import load_detection_config
 from dk_bench.detection.data import DetectionData
-from dk_bench.detection.sequences import check_sequences
+from dk_bench.detection.mmengine_config import load_detection_config
 from dk_bench.errors import UserError
 from dk_bench.nn import DeformKernel2d, GlobalDeformKernel2d
+from dk_bench.reading.sequences import check_sequences
 from dk_bench.runs.record import find_records
 
 ROOT = Path(__file__).parents[2]

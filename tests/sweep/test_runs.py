@@ -223,7 +223,7 @@ def test_workers_have_a_gpu_each(tmp_path, monkeypatch):
 
 
 def test_finished_detectors_are_skipped(tmp_path, monkeypatch):
-    detection = pytest.importorskip("dk_bench.detection.config")
+    detection = pytest.importorskip("dk_bench.detection.mmengine_config")
     from dk_bench.detection import run
 
     monkeypatch.chdir(ROOT)
@@ -251,7 +251,7 @@ def test_finished_detectors_are_skipped(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("override", ["randomness.seed=5", "optim_wrapper.type=AmpOptimWrapper", "sync_bn=torch"])
 def test_run_of_a_detectors_cell_is_the_one_that_is_trained(override):
-    detection = pytest.importorskip("dk_bench.detection.config")
+    detection = pytest.importorskip("dk_bench.detection.mmengine_config")
     from dk_bench.detection import run
 
     path = str(ROOT / "configs/det/tiny_procedural.py")

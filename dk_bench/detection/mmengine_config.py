@@ -22,10 +22,10 @@ from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from dk_bench.config import RunConfig, to_dict
-from dk_bench.detection.sequences import check_sequences
 from dk_bench.errors import UserError, located
 from dk_bench.reading.overrides import Key, joined, put, split_override, standing
 from dk_bench.reading.schema import merged, read_value
+from dk_bench.reading.sequences import check_sequences
 from dk_bench.reading.values import annotation_of, read_text
 
 OURS = tuple(field.name for field in dataclasses.fields(RunConfig))
