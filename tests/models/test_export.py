@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
+from export_cases import BATCH, moved
 from functorch.compile import make_boxed_func
-from tests.export_cases import BATCH, moved
 from torch._dynamo.backends.common import aot_autograd
 
 from dk_bench.nn import CondConv2d, GlobalDeformKernel2d
