@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import re
@@ -147,6 +148,13 @@ def test_readme_is_short_and_lists_the_rooms():
     assert rooms == [room for room in floors if room != "__main__"], (
         "README.md has the rooms as tools/rooms.py has them"
     )
+
+
+@pytest.mark.parametrize("face", sorted((ROOT / "dk_bench").rglob("*/__init__.py")), ids=lambda face: face.parent.name)
+def test_rooms_say_where_to_begin(face):
+    said = ast.get_docstring(ast.parse(face.read_text(encoding="utf-8")))
+    named = re.findall(r"[\w/]+\.(?:py|yaml)\b", said.partition("Begin with ")[2])
+    assert named and [name for name in named if not (face.parent / name).exists()] == []
 
 
 def test_readme_links_to_every_text():

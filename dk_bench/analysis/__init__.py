@@ -1,1 +1,3 @@
-"""Studies of what models do: receptive fields, learned dynamics, taps, and times."""
+"""Studies of what models do (erf, dynamics, taps) and how fast (bench), a folder each: study.py computes, figures.py
+draws. The modules beside the folders are shared; begin with erf/study.py.
+"""

@@ -1,4 +1,4 @@
-"""What figures share: a style, colours that colour-blind readers tell apart, files with the numbers beside them."""
+"""Style of all figures: colours that colour-blind readers tell apart, and files with the numbers beside each figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A control for what adapts: the same trained model with its offsets held at their mean."""
+"""A control for adaptation: the same trained model with its offsets held at their mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model has learnt to adapt by: offsets of its deformable kernels and convolutions, scores of its experts."""
+"""The learned dynamics of a model: offsets of its deformable kernels and convolutions, scores of its experts."""
 
 from __future__ import annotations
 

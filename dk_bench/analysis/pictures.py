@@ -1,4 +1,4 @@
-"""What receptive fields are looked at with: images with the place and outline of an object, and models by name."""
+"""Inputs of the study of receptive fields: images with the place and outline of an object, and models by name."""
 
 from __future__ import annotations
 

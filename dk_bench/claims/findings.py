@@ -1,4 +1,4 @@
-"""The paper's claims on what tests them: a family of contrasts for each experiment, or study, and base."""
+"""Judges the paper's claims: one family of contrasts for each base of each experiment or study."""
 
 from __future__ import annotations
 

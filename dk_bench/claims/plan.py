@@ -1,4 +1,4 @@
-"""Which commit fixed the plan of an experiment before its first run, as git tells, kept where no git is there."""
+"""Finds the commit that fixed an experiment's plan before its first run, and keeps it for where there is no git."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeds for a contrast, planned from a pilot: the cells it names in records, and how many seeds its spread asks for."""
+"""Plans the seeds of a contrast from a pilot: its cells in records, and how many seeds their spread asks for."""
 
 from __future__ import annotations
 

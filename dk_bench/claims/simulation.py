@@ -1,4 +1,4 @@
-"""How often verdicts are wrong, by simulation, and how often they find what is there.
+"""Simulates verdicts: how often they are wrong, and how often they find a difference that is there.
 
 An arm's runs are drawn seed by seed, and so are those of the base that all arms of a family are compared with: its
 differences have the base's runs in common, and any two of them the correlation 0.5.

@@ -1,4 +1,4 @@
-"""What the paper says under figures 3, 4 and 6, as differences by seed, from the CSV files that `dk-bench dynamics` and
+"""The claims of the paper's figures 3, 4 and 6 as differences by seed, from the CSV files that `dk-bench dynamics` and
 `dk-bench erf` leave.
 
 Under figure 3: offsets tell an object's scale, CondConv's scores tell its class. Under figures 4 and 6: effective

@@ -1,1 +1,1 @@
-"""Classification of images by timm models."""
+"""The task of classifying images by timm models. Begin with module.py."""

@@ -1,4 +1,4 @@
-"""Of each image of an evaluation, in order, whether its class was told rightly, whatever number of devices looked."""
+"""Collects, image by image in order, whether an evaluation told the class rightly, over any number of devices."""
 
 from __future__ import annotations
 

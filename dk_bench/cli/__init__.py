@@ -1,4 +1,6 @@
-"""The command ``dk-bench``. One module a subcommand, imported only when it is asked for."""
+"""The command ``dk-bench``: a module a subcommand, imported only when it is asked for, which parses, calls and prints.
+Begin with train.py.
+"""
 
 from __future__ import annotations
 

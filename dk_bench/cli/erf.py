@@ -1,4 +1,4 @@
-"""``dk-bench erf MODEL... [--images SOURCE] [--output FOLDER]``"""
+"""``dk-bench erf MODEL... [--images SOURCE] [--output FOLDER]``: measures and draws effective receptive fields."""
 
 from __future__ import annotations
 

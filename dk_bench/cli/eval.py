@@ -1,4 +1,4 @@
-"""``dk-bench eval CHECKPOINT key=value... [--record FILE]``"""
+"""``dk-bench eval CHECKPOINT key=value... [--record FILE]``: evaluates a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dk-bench picture [CONFIG] [key=value...] [--output FILE]``"""
+"""``dk-bench picture [CONFIG] [key=value...] [--output FILE]``: draws a sheet of a data set's images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dk-bench train CONFIG key=value...``"""
+"""``dk-bench train CONFIG key=value...``: trains what a configuration describes, or goes on with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Data sets: procedural images of deformable shapes, and real ones through timm's readers."""
+"""Images: drawn procedurally, or read from folders, tars and timm's data sets; then their order and augmentation. Begin
+with sources.py, which opens what a configuration names.
+"""
 
 from dk_bench.data.procedural import SHAPES, Pose, ShapeImages
 

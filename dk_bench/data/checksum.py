@@ -1,4 +1,4 @@
-"""Checksums of images: what tells data from other data, wherever they lie and however they are packed."""
+"""Checksums of images, which tell data sets apart wherever they lie and however they are packed."""
 
 from __future__ import annotations
 

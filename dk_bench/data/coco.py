@@ -1,6 +1,6 @@
 """Checks of annotation files in COCO's format, before mmdet reads them: its own errors do not name what is wrong.
 
-What mmdet takes in silence is an error here where it would train something else than was meant: classes that the file
+Faults that mmdet passes over, and then trains something else than was meant, are errors here: classes that the file
 does not have, or in another order (mmdet numbers them as the file does), annotations of classes not listed.
 """
 

@@ -1,4 +1,4 @@
-"""Which image comes when, and with which random numbers: functions of seed, epoch and index, and of nothing else.
+"""The order of images, and the random numbers of each: functions of seed, epoch and index, and of nothing else.
 
 So a resumed run sees what an uninterrupted one would have seen, whatever the number of worker processes.
 """

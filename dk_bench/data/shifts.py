@@ -1,5 +1,5 @@
-"""What a run is tested on: one set apart from training and validation, and, of procedural images, sets from beyond
-training's range of one factor each.
+"""Test sets of a run: one apart from training and validation, and, of procedural images, sets in which one factor is
+beyond its range in training.
 
 Image ``i`` of every procedural test set is the same scene with that factor replaced, so that a model's figures on two
 of them are paired. All ten shapes stay what they are under any rotation; ring, star and cross look the same again

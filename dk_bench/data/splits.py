@@ -1,4 +1,4 @@
-"""Training, validation and test images must be of the same classes, and none may be in two of them."""
+"""Checks that training, validation and test images are of the same classes, and that none is in two of them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """From decoded images to the batch a network sees.
 
-What is drawn is torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter, see `dk_bench.data.draws`. How
-it is applied is Pillow's way, on a batch at once: bilinear resizing with antialiasing, whose grey levels are rounded,
-and changes of colour, after each of which grey levels are cut to integers. Given the same draws, an image is the same
-as by torchvision's transforms of PIL images, but for single levels where torch rounds a resize's weights otherwise.
+The augmentations are those of torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter, drawn by
+`dk_bench.data.draws`. They are applied as Pillow does it, on a batch at once: bilinear resizing with antialiasing,
+whose grey levels are rounded, and changes of colour, after each of which grey levels are cut to integers. Given the
+same draws, an image is the same as by torchvision's transforms of PIL images, but for single levels where torch rounds
+a resize's weights otherwise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What detection needs beside the package itself: mmengine, mmcv with its compiled operators, and mmdet."""
+"""Checks for the packages that detection needs: mmengine, mmcv with its compiled operators, and mmdet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that a detector starts from, and those a run has left."""
+"""Reads the weights that a detector starts from, and those that a run has left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The operators as functions. Semantics are those of :mod:`dk_bench.reference`; these are compiled (C++, CUDA).
+"""The operators as functions, compiled (C++, CUDA); semantics are those of :mod:`dk_bench.reference`. Begin with
+__init__.py, which has three of the functions; registration.py says how torch treats the operators.
 
 They have derivatives of every kind (reverse and forward mode, ``torch.func``, ``vmap``, any order; see Derivatives in
 docs/operators.md) and work under ``torch.compile``, autocast and fake tensors.

@@ -1,4 +1,4 @@
-"""Which convolutions of a timm model are in its blocks: not the stem's, the head's and those off the main path."""
+"""Finds the convolutions in the blocks of a timm model: not the stem's, not the head's, and none off the main path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Which layer takes a convolution's place, as rules: the first that a convolution matches, of those a spec asks for.
+"""Rules that say which layer takes a convolution's place. Of the rules that a spec asks for, the first one that a
+convolution matches holds.
 
 A new kind of layer is a field of :class:`dk_bench.KernelSpec`, which asks for it, and a rule here.
 """

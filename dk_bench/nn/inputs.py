@@ -1,4 +1,4 @@
-"""What a module takes: a batch of images, or one image, as ``torch.nn.Conv2d`` does."""
+"""Inputs of layers: a batch of images, or one image, as ``torch.nn.Conv2d`` takes them."""
 
 from __future__ import annotations
 

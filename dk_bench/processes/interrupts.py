@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C, a plain kill, a terminal that closes, or a job's time limit."""
+"""Requests to stop: by Ctrl-C, a plain kill, a terminal that closes, or a job's time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What launchers of many processes (srun, torchrun, mpirun, ...) say by variables, and which process is one of ours.
+"""Variables that launchers of many processes (srun, torchrun, mpirun, ...) set, and how our own processes are told.
 
 A variable of a launcher changes nothing here: a shell inside a job has them too, and so has whatever it starts. The
 processes of a run are those that its first one has started itself, see `dk_bench.processes.world`.

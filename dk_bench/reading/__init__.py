@@ -1,1 +1,1 @@
-"""How texts become values: of overrides, of sweeps' arguments, and of YAML files."""
+"""How texts become values, in overrides, sweeps' arguments and YAML files. Begin with values.py."""

@@ -1,4 +1,4 @@
-"""YAML files without what YAML makes of texts: a scalar without quotes stays the word that was written."""
+"""Reads YAML files so that a scalar without quotes stays the word that was written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The specification of the compiled operators: plain PyTorch, written to be read, and checks of arguments."""
+"""The specification of the compiled operators in plain PyTorch, written to be read, and checks of their arguments.
+Begin with deform_kernel_conv.py.
+"""
 
 from dk_bench.reference.deform_kernel_conv import (
     deform_kernel_conv,

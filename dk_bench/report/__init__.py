@@ -1,1 +1,1 @@
-"""One self-contained HTML page from run records, from what `dk-bench bench` wrote and from pictures beside them."""
+"""One self-contained HTML page from run records, bench records and pictures beside them. Begin with page.py."""

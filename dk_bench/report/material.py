@@ -1,4 +1,4 @@
-"""What a report is made of: run records, records of `dk-bench bench`, pictures; and the files that cannot be used."""
+"""Collects what a report shows: run records, records of `dk-bench bench`, pictures; names files of no use."""
 
 from __future__ import annotations
 

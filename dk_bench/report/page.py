@@ -1,4 +1,4 @@
-"""The page: what was collected, put into ``page.html``."""
+"""Fills ``page.html`` with what was collected."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The figures in a README, from the records: differences to rigid bases, speeds, and what is said of the claims, each
-between two markers."""
+"""Writes figures from the records into a README, each part between two markers: differences to rigid bases, speeds, and
+verdicts on the claims.
+"""
 
 from __future__ import annotations
 

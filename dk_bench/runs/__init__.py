@@ -1,1 +1,3 @@
-"""What a run leaves: its record, its attempts, its lock, and what it ran on."""
+"""What a run leaves: its record, its attempts, its lock, and what it ran on. Begin with record.py; identity.py tells
+which cell a run belongs to.
+"""

@@ -1,4 +1,4 @@
-"""Which images of a set a model told rightly, as records hold it: a bit an image, and what is made of two such rows."""
+"""Which images of a set a model classified rightly, a bit an image in records; comparisons of two such rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What of a detection configuration, mmengine's as plain data, can change results. Needs none of mmdet's packages."""
+"""The settings of a detection configuration (mmengine's, as plain data) that can change results. Needs none of mmdet's
+packages.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of runs that logged to W&B's server, read back through its API: what they hold is what stays beside a run."""
+"""Reads records of runs that logged to W&B's server back through its API; the runs' folders hold the same."""
 
 from __future__ import annotations
 

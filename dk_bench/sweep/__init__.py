@@ -1,1 +1,1 @@
-"""W&B sweep files, run on this machine without an account."""
+"""W&B's sweep files, run on this machine without an account. Begin with runner.py; grid.py reads the file."""

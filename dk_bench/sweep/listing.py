@@ -1,4 +1,4 @@
-"""What the cells of a sweep are, before any is run: which training runs, by which values."""
+"""Lists the runs of a sweep before any is started: which training run each is, by which values."""
 
 from __future__ import annotations
 

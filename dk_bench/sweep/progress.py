@@ -1,4 +1,4 @@
-"""What a running sweep shows: one line for the whole, one for each running cell with the last line of its log."""
+"""Shows a running sweep: one line for the whole, one for each run at work with the last line of its log."""
 
 from __future__ import annotations
 

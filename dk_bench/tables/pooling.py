@@ -1,4 +1,4 @@
-"""What runs have in common besides their cell, so that tables pair those alone that may be paired and mark the rest.
+"""Tells which runs of a cell are alike besides, so that tables pair those alone that may be paired, and mark the rest.
 
 A run's *draw* is what decides how its numbers are rounded: kind and number of devices, and the instruction set that
 each library chose. Rounding alone changes a run as much as another seed does, so two draws of a seed are two runs, and

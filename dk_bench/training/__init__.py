@@ -1,4 +1,4 @@
-"""Training and evaluating classifiers."""
+"""Training and evaluating, and checkpoints. Begin with run.py."""
 
 from dk_bench.classification.module import LitClassifier
 from dk_bench.training.checkpoint import build_model, load_model, read_checkpoint

@@ -1,4 +1,4 @@
-"""What watches a run: record and checkpoint, images per second, one line an epoch."""
+"""Callbacks that watch a run: they write record and checkpoint, measure images per second, print a line an epoch."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""What modules of ours share, so that any `pl.Trainer`, `dk-bench train`'s or a user's own, trains as the configuration
-says, or says at once why it would not."""
+"""Shared by our Lightning modules, so that any `pl.Trainer`, `dk-bench train`'s or a user's own, trains as the
+configuration says, or says at once why it would not.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Times of operators, of training steps and of data loaders."""
+"""Times of operators, training steps and data loaders (``dk-bench bench``). Begin with study.py."""

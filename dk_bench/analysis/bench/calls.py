@@ -1,4 +1,4 @@
-"""What ``dk-bench bench ops`` times: the calls, their operands, and the bytes they cannot do without."""
+"""The calls that ``dk-bench bench ops`` times, their operands, and the bytes that each has to move at least."""
 
 from __future__ import annotations
 

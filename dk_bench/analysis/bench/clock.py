@@ -1,4 +1,4 @@
-"""How calls are timed, so that what is said of them is what a user's loop sees.
+"""Times calls as a user's loop sees them: warm, and cold.
 
 Warm: the same call again and again. After one call that is not timed comes a series of a few milliseconds, and its mean
 is one measurement. Series of different calls take turns, in an order that changes every round, so that a machine that
@@ -39,7 +39,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Series:
-    """Returns by ``seconds`` those of one call, the mean over so many ``calls``; to be asked in so many ``rounds``."""
+    """A call to be timed in so many ``rounds``: ``seconds`` returns those of one call, the mean over ``calls``."""
 
     call: Call
     seconds: Callable[[], float]

@@ -1,4 +1,4 @@
-"""What is said of timings: means over shapes, conclusions, and warnings."""
+"""Conclusions from timings: means over shapes, sentences, and warnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of `dk-bench bench` on the terminal."""
+"""Prints records of `dk-bench bench` on the terminal."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Speed:
 
 @dataclass
 class Subject:
-    """A model and its two kinds of steps, each after what it needs, a switch of the model's mode."""
+    """A model and its two kinds of steps; before each kind the model's mode is switched."""
 
     name: str
     model: nn.Module

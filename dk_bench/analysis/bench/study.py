@@ -1,8 +1,8 @@
 """Times of the operators beside PyTorch's depthwise convolution, torchvision's deformable one and a copy.
 
 All calls of a shape take turns, in every setting that is compared; `dk_bench.analysis.bench.clock` says how they are
-timed. What is divided by is the fastest way PyTorch has for the same shape, dtype and mode: in either memory format,
-by oneDNN or cuDNN or by its own kernels.
+timed. Ratios are to the fastest way that PyTorch has for the same shape, dtype and mode: in either memory format, by
+oneDNN or cuDNN or by its own kernels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Linear probes: how well a straight line through some features tells what is known of an object.
+"""Linear probes: how well a linear function of some features predicts what is known of an object.
 
 The same for all features: standardised, five folds with all objects of an image in one of them, predictions on what
 was held out. Numbers are ridge regressions whose strength is chosen inside the training folds; their R2 is 0 where the

@@ -1,8 +1,8 @@
 """Learned dynamics of objects (the paper's figure 3), and what linear probes tell from them.
 
-An object's dynamics are what a model adapts by where the object is: of local generators the offsets at the cell of each
-map that holds the middle of the object's box, of global ones and of experts what its image has. They are taken as the
-generators give them, before any clipping to the scope.
+An object's dynamics are the learned values by which a model adapts at the object's place. Of local generators these are
+the offsets at the cell of each map that holds the middle of the object's box; of global generators and of experts, the
+values for the whole image. They are taken as the generators give them, before any clipping to the scope.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LEARNED, RANDOM, SHUFFLED = "learned", "random generator", "shuffled targets"
 
 @dataclass(frozen=True)
 class Dynamics:
-    """Of one model, by kind and layer: (M, D), a row an object."""
+    """Dynamics of one model by kind and layer: (M, D), a row an object."""
 
     loaded: Loaded
     learned: dict[str, dict[str, np.ndarray]]

@@ -1,9 +1,8 @@
 """Effective receptive fields as maps, and the numbers that describe one.
 
-A field is made of what `erf.gradient.unit_gradient` gives: the gradient of one output unit to the image, over whose
-channels its sum is taken (signed) or that of its magnitudes (absolute).
-All numbers are of the raw gradient, never of its logarithm or its positive part. Distances are in pixels, from a centre
-that is given, usually the unit's own place.
+A field is the gradient of one output unit to the image (`erf.gradient.unit_gradient`), summed over the image's
+channels: signed, or by its magnitudes (absolute). All numbers are of the raw gradient, never of its logarithm or its
+positive part. Distances are in pixels, from a centre that is given, usually the unit's own place.
 """
 
 from __future__ import annotations
