@@ -17,7 +17,7 @@ from dk_bench.report.svg import CARD, INK, MARKERS, drawing, label, series_colou
 from dk_bench.runs.record import DETECTION, TRAINING, RunRecord
 from dk_bench.tables.cells import Cell, Data, Figure, gather
 from dk_bench.tables.render import text
-from dk_bench.tables.rows import Row, kernel_words, spec_of
+from dk_bench.tables.rows import ModelRow, spec_of
 from dk_bench.tables.table import as_figure
 
 WIDE_RANGE = 15  # a span of values from which on an axis is logarithmic
@@ -89,7 +89,7 @@ def _next_look(rigid: bool, taken: list[Look]) -> Look:
 
 
 def _is_rigid(cell: Cell) -> bool:
-    return kernel_words(spec_of(cell.model, cell)) == ("rigid", "rigid", "")
+    return spec_of(cell.model, cell).is_rigid
 
 
 def plots_of(group: Group) -> list[Plot]:
@@ -178,7 +178,7 @@ def _mark(
 def _gains(group: Group) -> Plot | None:
     """Differences to the rigid base, run by run, with their intervals."""
     cells = [series.cell for series in group.series]
-    judged = [(s, Row(s.cell.model, s.cell, cells, group.metric).above_base()) for s in group.series]
+    judged = [(s, ModelRow(s.cell.model, s.cell, cells, group.metric).above_base()) for s in group.series]
     points = [(series, figure) for series, value in judged if isinstance(figure := as_figure(value), Figure)]
     if not points:
         return None

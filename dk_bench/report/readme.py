@@ -14,9 +14,9 @@ from dk_bench.analysis.bench.speeds import speeds
 from dk_bench.errors import UserError
 from dk_bench.files import write_atomically
 from dk_bench.tables.columns import ABOVE, FIGURE, MODEL
+from dk_bench.tables.entries import Figure, Markup, Value
 from dk_bench.tables.render import markdown_table, markdown_text
 from dk_bench.tables.table import Column, Document, Table, make_table
-from dk_bench.tables.values import Figure, Markup, Value
 
 BEGIN, END = "<!-- from the records, by `make tables` -->", "<!-- end of what `make tables` writes -->"
 SPEED_BEGIN, SPEED_END = "<!-- speeds, by `make tables` -->", "<!-- end of the speeds -->"

@@ -11,6 +11,7 @@ from typing import Any
 
 from dk_bench.runs.identity import DEFAULTS, cell_settings, config_hash, flatten, setting
 from dk_bench.runs.record import RunRecord
+from dk_bench.tables.entries import Figure
 from dk_bench.tables.pooling import (
     Pair,
     apart_by_data,
@@ -25,7 +26,6 @@ from dk_bench.tables.pooling import (
     unpaired,
 )
 from dk_bench.tables.statistics import summarize
-from dk_bench.tables.values import Figure
 
 UNKNOWN = "unknown"  # a cost that could not be counted
 SPEC = ("model.spec.", "model.backbone.spec.")  # keys of a configuration that deforms the model it names

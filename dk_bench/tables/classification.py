@@ -27,7 +27,7 @@ from dk_bench.tables.columns import (
     pooling_notes,
 )
 from dk_bench.tables.costs import Costs
-from dk_bench.tables.rows import Row, rows_of_models, rows_of_paper
+from dk_bench.tables.rows import ModelRow, rows_of_models, rows_of_paper
 from dk_bench.tables.table import Column, Document, Table, make_table
 
 TOP1 = Metric("top-1", "val/top1", "top1")
@@ -72,7 +72,7 @@ MODELS_COLUMNS = (
 )
 
 
-def paper_columns(number: int, with_paper: bool) -> list[Column[Row]]:
+def paper_columns(number: int, with_paper: bool) -> list[Column[ModelRow]]:
     """Returns the columns of the paper's table 1 or 2; ``with_paper``: its figures stand beside ours."""
     return [
         *paper_names(number),

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dk_bench.models import MODELS
+from dk_bench.tables.entries import Figure, Number, Value
 from dk_bench.tables.paper import TABLES, paper_difference
-from dk_bench.tables.rows import Row
+from dk_bench.tables.rows import ModelRow
 from dk_bench.tables.table import Column, Table, merged
-from dk_bench.tables.values import Figure, Number, Value
 
 OTHER_DATA = "not comparable with the paper"
 DIFFERENCE = (
@@ -47,15 +47,15 @@ class Metric:
     key: str
     paper: str = ""
 
-    def column(self, short: str = "") -> Column[Row]:
+    def column(self, short: str = "") -> Column[ModelRow]:
         """Returns the column of its figures at the end of training."""
         return Column(self.name, lambda row: row.final(self.key), short=short)
 
 
 KERNELS = (
-    Column("1x1", lambda row: row.words[0], short=MODEL),
-    Column("3x3", lambda row: row.words[1], short=MODEL),
-    Column("with", lambda row: row.words[2], short=MODEL),
+    Column("1x1", lambda row: row.kernels[0], short=MODEL),
+    Column("3x3", lambda row: row.kernels[1], short=MODEL),
+    Column("with", lambda row: row.kernels[2], short=MODEL),
 )
 ENDING = (
     Column("epochs", lambda row: Number(row.cell and row.cell.epochs(), 0)),
@@ -64,55 +64,55 @@ ENDING = (
 )
 
 
-def paper_names(number: int) -> list[Column[Row]]:
+def paper_names(number: int) -> list[Column[ModelRow]]:
     """Returns the columns that name a row of one of the paper's tables, in its words but for the 3x3 convolutions."""
     keys = [key for key in TABLES[f"table{number}"][0] if key in NAMES]
     return [*(Column(NAMES[key], _of_paper(key), short=MODEL) for key in keys), KERNELS[1]]
 
 
-def _of_paper(key: str) -> Callable[[Row], str]:
+def _of_paper(key: str) -> Callable[[ModelRow], str]:
     return lambda row: row.paper[key]
 
 
-def beside_paper(column: Column[Row], key: str, with_paper: bool, digits: int = 1) -> list[Column[Row]]:
+def beside_paper(column: Column[ModelRow], key: str, with_paper: bool, digits: int = 1) -> list[Column[ModelRow]]:
     """Returns a column, and before it, ``with_paper``, the paper's figures ``key``."""
     return [Column(f"{column.name}, paper", lambda row: Number(row.paper[key], digits), when=with_paper), column]
 
 
-def differences(metric: Metric) -> list[Column[Row]]:
+def differences(metric: Metric) -> list[Column[ModelRow]]:
     """Returns the differences to the rigid base, and of DK with SCC or DCN to that alone."""
     return [
-        Column(ABOVE, Row.above_base, FAMILY, notes=(DIFFERENCE.format(metric.name),), short=ABOVE),
-        Column("Δ DK", Row.above_rival, FAMILY, notes=(WITHOUT,)),
+        Column(ABOVE, ModelRow.above_base, FAMILY, notes=(DIFFERENCE.format(metric.name),), short=ABOVE),
+        Column("Δ DK", ModelRow.above_rival, FAMILY, notes=(WITHOUT,)),
     ]
 
 
-def paper_differences(metric: Metric, of_dk: bool, with_paper: bool) -> list[Column[Row]]:
+def paper_differences(metric: Metric, of_dk: bool, with_paper: bool) -> list[Column[ModelRow]]:
     """Returns the difference that a table of the paper is about, its own before it: to the rigid base; ``of_dk``: to
     the rival alone, and that to the rigid base, which gets no verdict, first."""
     to_rigid = DIFFERENCE.format(metric.name)
 
-    def effect(row: Row) -> float | None:
+    def effect(row: ModelRow) -> float | None:
         base = row.model.removesuffix("_dk") if of_dk else MODELS[row.model].base
         return None if base == row.model else paper_difference(row.model, base, metric.paper)
 
-    def above_base(row: Row) -> Value:
+    def above_base(row: ModelRow) -> Value:
         return row.above_base(effect(row))
 
-    def above_rival(row: Row) -> Value:
+    def above_rival(row: ModelRow) -> Value:
         return row.above_rival(effect(row))
 
     paper = Column("Δ DK, paper" if of_dk else "Δ rigid, paper", _signed(effect), when=with_paper)
     if not of_dk:
         return [paper, Column(ABOVE, above_base, FAMILY, notes=(to_rigid,), short=ABOVE)]
     return [
-        Column(ABOVE, Row.above_base, notes=(to_rigid,), short=ABOVE),
+        Column(ABOVE, ModelRow.above_base, notes=(to_rigid,), short=ABOVE),
         paper,
         Column("Δ DK", above_rival, FAMILY, notes=(WITHOUT, UNJUDGED)),
     ]
 
 
-def _signed(effect: Callable[[Row], float | None]) -> Callable[[Row], Number]:
+def _signed(effect: Callable[[ModelRow], float | None]) -> Callable[[ModelRow], Number]:
     return lambda row: Number(effect(row), signed=True)
 
 

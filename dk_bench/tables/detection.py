@@ -21,7 +21,7 @@ from dk_bench.tables.columns import (
     paper_names,
     pooling_notes,
 )
-from dk_bench.tables.rows import Row, rows_of_paper
+from dk_bench.tables.rows import ModelRow, rows_of_paper
 from dk_bench.tables.table import Column, Document, make_table
 
 MAP = Metric("mAP", "val/mAP", "map")
@@ -53,7 +53,7 @@ COLUMNS = (
 )
 
 
-def paper_columns(number: int) -> list[Column[Row]]:
+def paper_columns(number: int) -> list[Column[ModelRow]]:
     """Returns the columns of the paper's table 3 or 4."""
     by_size = [column for metric in BY_SIZE for column in beside_paper(metric.column(), metric.paper, True)]
     figures = [*beside_paper(MAP.column(FIGURE), MAP.paper, True), *by_size]
@@ -86,7 +86,7 @@ def _others(cells: list[Cell]) -> Document:
     tables = []
     for data in sorted({cell.data for cell in cells}):
         here = [cell for cell in cells if cell.data == data]
-        rows = [Row(cell.model, cell, here, MAP.key) for cell in here]
+        rows = [ModelRow(cell.model, cell, here, MAP.key) for cell in here]
         tables.append(make_table(f"{data}: {OTHER_SETTING if data.is_coco else OTHER_DATA}", COLUMNS, rows))
     title = "Object detection on other data, or in other settings."
     notes = [SPREAD, *notes_of(tables), GRID, DIRTY, *pooling_notes(tables), COUNTING]

@@ -60,13 +60,8 @@ def row_name(row: dict[str, Any]) -> tuple[str, ...]:
 
 def paper_row(backbone: str, spec: KernelSpec) -> tuple[str, ...]:
     """Returns the name, as `row_name`, of the row that the paper would have for a base of its own, deformed so."""
-    combined = "DCN" if spec.dcn else "SCC" if spec.experts else ""
-    pw = "rigid" if combined else _words(spec.pointwise, spec.pointwise_scope)
-    return backbone, pw, _words(spec.depthwise, spec.scope), combined
-
-
-def _words(kind: str | None, scope: int) -> str:
-    return f"{kind} {scope}x{scope}" if kind else "rigid"
+    words = spec.words
+    return backbone, words.pw, words.conv3x3, words.combined
 
 
 def paper_models() -> dict[tuple[str, ...], str]:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from rich.console import Console
 
 from dk_bench.tables import latex as tex
+from dk_bench.tables.entries import Chance, Markup, Number, Value
 from dk_bench.tables.table import Document, Table
 from dk_bench.tables.terminal import print_table
-from dk_bench.tables.values import Chance, Markup, Number, Value
 
 # What may begin or end emphasis, code, links, tags, entities, formulas or cells; an underscore inside a word does not.
 MARKS = re.compile(r"[\\`*<&~$|]|(?<![^\W_])_|\](?=[(\[])")

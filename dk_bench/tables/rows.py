@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dk_bench.errors import UserError
-from dk_bench.models import MODELS, BenchModel, KernelSpec
+from dk_bench.models import MODELS, KernelSpec
 from dk_bench.tables.cells import Cell, pair_marks
 from dk_bench.tables.contrasts import Judgement, judge, paired_differences
+from dk_bench.tables.entries import NOT_RUN, Figure, Number
 from dk_bench.tables.paper import load_paper, paper_models, row_name
 from dk_bench.tables.table import NO_DIFFERENCE
-from dk_bench.tables.values import NOT_RUN, Figure, Number
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """A row of a table of models: a cell, or a model that nothing was run of.
 
     ``beside``: all cells of the table, among which are those it is compared with. ``metric``: the one that differences
@@ -32,9 +32,9 @@ class Row:
     counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def words(self) -> tuple[str, str, str]:
-        """Returns the words for the model's kernels, see `kernel_words`."""
-        return kernel_words(spec_of(self.model, self.cell))
+    def kernels(self) -> tuple[str, str, str]:
+        """Returns what the model's 1x1 and 3x3 convolutions are, and what they are combined with."""
+        return spec_of(self.model, self.cell).words.columns
 
     def final(self, metric: str) -> Figure:
         """Returns a metric at the end of training."""
@@ -75,18 +75,20 @@ class Row:
         return same[0] if same else None
 
 
-def rows_of_models(cells: list[Cell], metric: str, expected: Iterable[str] = ()) -> list[Row]:
+def rows_of_models(cells: list[Cell], metric: str, expected: Iterable[str] = ()) -> list[ModelRow]:
     """Returns the rows of a table of cells, by model: those ``expected`` first, whether they were run or not."""
     models = dict.fromkeys([*expected, *(cell.model for cell in cells)])
-    return [Row(model, cell, cells, metric) for model in models for cell in _of_model(model, cells)]
+    return [ModelRow(model, cell, cells, metric) for model in models for cell in _of_model(model, cells)]
 
 
-def rows_of_paper(number: int, cells: list[Cell], metric: str, costs: Mapping[str, Mapping[str, int]]) -> list[Row]:
+def rows_of_paper(
+    number: int, cells: list[Cell], metric: str, costs: Mapping[str, Mapping[str, int]]
+) -> list[ModelRow]:
     """Returns the rows of one of the paper's tables, in its order. ``costs``: counts by model."""
     models = paper_models()
     rows = [(paper, models[row_name(paper)]) for paper in load_paper()[f"table{number}"]]
     return [
-        Row(model, cell, cells, metric, paper, costs.get(model, {}))
+        ModelRow(model, cell, cells, metric, paper, costs.get(model, {}))
         for paper, model in rows
         for cell in _of_model(model, cells)
     ]
@@ -98,7 +100,7 @@ def _of_model(model: str, cells: list[Cell]) -> list[Cell | None]:
 
 def spec_of(model: str, cell: Cell | None) -> KernelSpec:
     """Returns the kernel spec of a model: what its record says, otherwise a registered one's own, rigid if nothing."""
-    known: BenchModel | None = MODELS.get(model)
+    known = MODELS.get(model)
     recorded = cell and cell.runs[0].model.get("spec")
     if known and not recorded:
         return known.spec
@@ -106,17 +108,3 @@ def spec_of(model: str, cell: Cell | None) -> KernelSpec:
         return KernelSpec.from_dict(recorded or {})
     except ValueError as error:
         raise UserError(f"record of {model}: model.spec: {error}") from error
-
-
-def kernel_words(spec: KernelSpec) -> tuple[str, str, str]:
-    """Returns the paper's words for a spec: 1x1 convolutions, 3x3 convolutions, what it is combined with. The paper
-    does not say the grid; here every kernel in a scope larger than itself does."""
-    pw = f"{spec.pointwise} {spec.pointwise_scope}x{spec.pointwise_scope}" if spec.pointwise else "rigid"
-    conv3x3 = f"{spec.depthwise} {spec.scope}x{spec.scope}" if spec.depthwise else "rigid"
-    if spec.depthwise:
-        conv3x3 += f", {spec.grid}" * (spec.scope > spec.kernel_size) + ", unclipped" * (not spec.clip)
-    parts = ["DCN"] * spec.dcn + ["SCC"] * bool(spec.experts)
-    if spec.dense_dcn:
-        groups = f", {spec.dense_dcn_groups} groups" if spec.dense_dcn_groups > 1 else ""
-        parts.append(f"full DCN {spec.dense_dcn} from stride {spec.dense_dcn_min_stride}{groups}")
-    return pw, conv3x3, ", ".join(parts + ["dilated"] * spec.dilate_last)

@@ -19,8 +19,8 @@ from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 from dk_bench.tables.contrasts import MARGIN, Judgement, Verdict, decide
+from dk_bench.tables.entries import Chance, Figure, Number, Value, is_name
 from dk_bench.tables.statistics import Summary
-from dk_bench.tables.values import Chance, Figure, Number, Value, is_name
 
 Row = TypeVar("Row")
 NO_DIFFERENCE = Number(None, signed=True)

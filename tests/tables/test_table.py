@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from dk_bench.tables.contrasts import Judgement, decide, judge
+from dk_bench.tables.entries import Chance, Figure, Number, Right, Value
 from dk_bench.tables.table import CHANCE, VERDICT, Column, make_table, merged
-from dk_bench.tables.values import Chance, Figure, Number, Right, Value
 
 
 @dataclass
