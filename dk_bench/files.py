@@ -1,13 +1,16 @@
-"""Writing a file so that a reader sees the old content or the new one, never half of either."""
+"""Writing a file so that a reader sees the old content or the new one, never half of either; and reading JSON."""
 
 from __future__ import annotations
 
 import glob
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from dk_bench.errors import UserError, system_errors
 
 
 @contextmanager
@@ -43,3 +46,16 @@ def remove_leftovers(path: str | Path) -> None:
     path = Path(path)
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         temporary.unlink(missing_ok=True)
+
+
+def read_json(path: str | Path, what: str = "") -> Any:
+    """Returns what a JSON file holds. ``what`` is what errors call it, its path aside.
+
+    Raises UserError where it cannot be read or is not JSON.
+    """
+    named = f"{what} {path}".lstrip()
+    try:
+        with system_errors(f"{named} cannot be read"):
+            return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # bad JSON or bad UTF-8
+        raise UserError(f"{named}: not a JSON file: {error}") from error

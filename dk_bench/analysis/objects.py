@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from PIL import Image
 from torchvision import transforms as T
 
 from dk_bench.config import DataConfig
+from dk_bench.data.coco import read_annotations
 from dk_bench.data.pixels import open_image
 from dk_bench.data.sources import open_images
 from dk_bench.errors import UserError
 
-__all__ = ["Objects", "coco_objects", "has_area", "procedural_objects", "whole_image"]
+__all__ = ["Objects", "coco_objects", "procedural_objects", "whole_image"]
 
 
 @dataclass(frozen=True)
@@ -85,37 +85,32 @@ def coco_objects(path: str | Path, folder: str | Path | None, count: int) -> Obj
     Raises UserError that names the file and what is missing in it, and for an image that is not there.
     """
     path = Path(path)
-    content = _read(path)
+    held = read_annotations(path)
     folder = Path(folder) if folder else path.parent.parent / "images"
     if not folder.is_dir():
         raise UserError(f"--images {folder}: no such folder, expected the images that {path} names")
-    try:
-        names = {each["id"]: str(each["name"]) for each in content["categories"]}
-        files = {each["id"]: each for each in content["images"]}
-        boxed = [each for each in content["annotations"] if not each.get("iscrowd") and has_area(each.get("bbox"))]
-        if not boxed:
-            raise UserError(f"annotation file {path}: no boxes (of {len(content['annotations'])} annotations)")
-        chosen = np.random.default_rng(0).permutation(len(boxed))[:count]
-        found = sorted((boxed[index] for index in chosen), key=lambda each: (each["image_id"], each["id"]))
-        labels = {number: index for index, number in enumerate(names)}
-        used = list(dict.fromkeys(each["image_id"] for each in found))
-        boxes = [each["bbox"] for each in found]
-        sizes = np.array([[files[each["image_id"]][side] for side in ("height", "width")] for each in found])
-        return Objects(
-            images=[
-                partial(open_image, folder / each["file_name"], (each["width"], each["height"]))
-                for each in map(files.get, used)
-            ],
-            image=np.array([used.index(each["image_id"]) for each in found]),
-            label=np.array([labels[each["category_id"]] for each in found]),
-            classes=list(names.values()),
-            centre=_centres(boxes, sizes),
-            scale=np.array([math.sqrt(width * height) for _, _, width, height in boxes]) / sizes.min(1),
-            pose=_poses(found),
-            source=f"{len(found)} of the {len(boxed)} objects of {path.name} on {len(used)} images",
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"annotation file {path}: not in COCO's format: {type(error).__name__} {error}") from error
+    boxed = held.objects()
+    if not boxed:
+        raise UserError(f"annotation file {path}: no boxes (of {len(held.annotations)} annotations)")
+    chosen = np.random.default_rng(0).permutation(len(boxed))[:count]
+    found = sorted((boxed[index] for index in chosen), key=lambda each: (each["image_id"], each["id"]))
+    labels = {number: index for index, number in enumerate(held.classes)}
+    used = list(dict.fromkeys(each["image_id"] for each in found))
+    boxes = [each["bbox"] for each in found]
+    sizes = np.array([[held.images[each["image_id"]][side] for side in ("height", "width")] for each in found])
+    return Objects(
+        images=[
+            partial(open_image, folder / each["file_name"], (each["width"], each["height"]))
+            for each in map(held.images.get, used)
+        ],
+        image=np.array([used.index(each["image_id"]) for each in found]),
+        label=np.array([labels[each["category_id"]] for each in found]),
+        classes=list(map(str, held.classes.values())),
+        centre=_centres(boxes, sizes),
+        scale=np.array([math.sqrt(width * height) for _, _, width, height in boxes]) / sizes.min(1),
+        pose=_poses(found),
+        source=f"{len(found)} of the {len(boxed)} objects of {path.name} on {len(used)} images",
+    )
 
 
 def whole_image(data: DataConfig, size: int | None = None) -> T.Compose:
@@ -123,25 +118,6 @@ def whole_image(data: DataConfig, size: int | None = None) -> T.Compose:
     shorter side becomes ``size`` pixels, or what it is in evaluation."""
     side = size or math.floor(data.size / data.crop_pct)
     return T.Compose([T.Resize(side), T.ToTensor(), T.Normalize(data.mean, data.std)])
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"annotation file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # bad JSON or bad UTF-8
-        raise UserError(f"annotation file {path}: not a JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"annotation file {path}: expected an object, found a {type(content).__name__}")
-    if missing := [key for key in ("categories", "images", "annotations") if not isinstance(content.get(key), list)]:
-        raise UserError(f"annotation file {path}: no list {missing[0]!r}, expected COCO's format")
-    return content
-
-
-def has_area(box: Any) -> bool:
-    """Tells whether it is a box (left, top, width, height) with something in it."""
-    return isinstance(box, list) and len(box) == 4 and box[2] > 0 and box[3] > 0
 
 
 def _centres(boxes: list, sizes: np.ndarray) -> np.ndarray:
@@ -152,6 +128,7 @@ def _centres(boxes: list, sizes: np.ndarray) -> np.ndarray:
 
 
 def _poses(annotations: list[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    if not all(isinstance(each.get("pose"), dict) for each in annotations):
+    names, poses = ("rotation", "bend"), [each.get("pose") for each in annotations]
+    if not all(isinstance(pose, dict) and pose.keys() >= set(names) for pose in poses):
         return {}
-    return {name: np.array([each["pose"][name] for each in annotations]) for name in ("rotation", "bend")}
+    return {name: np.array([pose[name] for pose in poses]) for name in names}

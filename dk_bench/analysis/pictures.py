@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
 from dk_bench.analysis.learned import check_finite, epochs_words
-from dk_bench.analysis.objects import has_area
 from dk_bench.analysis.origin import Origin, origin_of
 from dk_bench.config import DataConfig, config_from_dict
+from dk_bench.data.coco import read_annotations
 from dk_bench.data.pixels import open_image
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.scan import images_below
@@ -140,20 +139,15 @@ def _of_shapes(images: ShapeImages, count: int) -> Iterator[Picture]:
 
 
 def _coco(path: Path, side: int, count: int, root: str | None) -> Iterator[Picture]:
-    try:
-        content = json.loads(path.read_text())
-        objects: dict[Any, list[dict[str, Any]]] = {}
-        for annotation in content["annotations"]:
-            if not annotation.get("iscrowd") and has_area(annotation.get("bbox")):
-                objects.setdefault(annotation["image_id"], []).append(annotation)
-        images = [image for image in content["images"] if objects.get(image["id"])][:count]
-        names = [image["file_name"] for image in images]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"--images {path}: not COCO's annotation format: {error!r}") from error
+    held = read_annotations(path, {"images": ("id", "file_name"), "annotations": ("image_id",)})
+    objects: dict[int, list[dict[str, Any]]] = {}
+    for annotation in held.objects():
+        objects.setdefault(annotation["image_id"], []).append(annotation)
+    images = [image for image in held.images.values() if image["id"] in objects][:count]
     folder = Path(root) if root else next((p for p in (path.parent.parent / "images",) if p.is_dir()), path.parent)
-    for image, name in zip(images, names, strict=True):
+    for image in images:
         stated = (image.get("width"), image.get("height"))
-        picture = open_image(folder / name, None if None in stated else stated)
+        picture = open_image(folder / image["file_name"], None if None in stated else stated)
         shrink = np.array([side / picture.width, side / picture.height])
         largest = max(objects[image["id"]], key=lambda annotation: annotation["bbox"][2] * annotation["bbox"][3])
         left, top, width, height = largest["bbox"]
@@ -164,7 +158,7 @@ def _coco(path: Path, side: int, count: int, root: str | None) -> Iterator[Pictu
         else:
             x, y, far_x, far_y = box[0], box[1], box[0] + box[2], box[1] + box[3]
             outlines = [np.array([[x, y], [far_x, y], [far_x, far_y], [x, far_y]])]
-        yield Picture(str(name), picture.resize((side, side)), _middle(box), _outlined(side, outlines))
+        yield Picture(str(image["file_name"]), picture.resize((side, side)), _middle(box), _outlined(side, outlines))
 
 
 def _middle(box: Any) -> tuple[float, float]:

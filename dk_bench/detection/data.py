@@ -22,7 +22,7 @@ from pytorch_lightning.callbacks import BatchSizeFinder
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
 from dk_bench.data.checksum import files_checksum
-from dk_bench.data.coco import check_annotations
+from dk_bench.data.coco_checks import check_annotations
 from dk_bench.data.order import InOrder, ResumingLoader, batches_done, check_processes, mix_seed, processes
 from dk_bench.data.splits import PathFiles, check_files_apart
 from dk_bench.detection.building import build
@@ -54,8 +54,8 @@ class DetectionData(LightningDataModule):
 
     ``batch_size`` is that of one device, as under mmdet's runner. Training goes on from where the trainer is.
     Validation goes over all images once, spread over the devices. Nothing is opened before the first use; then
-    UserError is raised for bad data, see `dk_bench.data.coco.check_annotations` and `check_splits`; a batch raises
-    it for an image that is damaged.
+    UserError is raised for bad data, see `dk_bench.data.coco_checks.check_annotations` and `check_splits`; a batch
+    raises it for an image that is damaged.
     """
 
     def __init__(self, config: DetectionConfig) -> None:

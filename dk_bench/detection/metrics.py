@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import json
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
+from dk_bench.data.coco import read_annotations
+from dk_bench.data.coco_checks import NEEDED
 from dk_bench.errors import UserError
 
 # Names in records -> torchmetrics' names.
@@ -59,21 +60,16 @@ class GroundTruth:
         """Reads a COCO file. Labels count the file's categories that are among ``classes``, in the file's order, as
         mmdet's CocoDataset does; objects of other categories are left out.
 
-        Raises UserError for a file that is missing or not COCO's.
+        Raises UserError as `read_annotations` does.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            wanted = [category["id"] for category in content["categories"] if category["name"] in classes]
-            label_of = {category: label for label, category in enumerate(wanted)}
-            objects: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
-            for annotation in content.get("annotations", ()):
-                if annotation["category_id"] in label_of:
-                    objects[annotation["image_id"]].append(annotation)
-            return cls({image: _target(found, label_of) for image, found in objects.items()})
-        except OSError as error:
-            raise UserError(f"{path}: annotation file cannot be read: {error.strerror or error}") from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: not a COCO annotation file: {type(error).__name__}: {error}") from error
+        held = read_annotations(path, NEEDED)
+        wanted = [category for category, name in held.classes.items() if name in classes]
+        label_of = {category: label for label, category in enumerate(wanted)}
+        objects: dict[int, list[dict[str, Any]]] = {image: [] for image in held.images}
+        for annotation in held.annotations:
+            if annotation["category_id"] in label_of:
+                objects[annotation["image_id"]].append(annotation)
+        return cls({image: _target(found, label_of) for image, found in objects.items()})
 
     def only(self, ids: Container[int]) -> GroundTruth:
         """Tells what is said of those images alone: a validation that leaves images out does not count their

@@ -161,8 +161,8 @@ def test_coco_objects(tmp_path):
     [
         (lambda c: c.update(annotations=[]), "no boxes"),
         (lambda c: [a.pop("bbox") for a in c["annotations"]], "no boxes"),
-        (lambda c: c.pop("categories"), "no list 'categories'"),
-        (lambda c: c["annotations"][0].update(image_id=77), "not in COCO's format: KeyError 77"),
+        (lambda c: c.pop("categories"), "key 'categories' is missing or no list"),
+        (lambda c: c["annotations"][0].update(image_id=77), "annotation 0: no image has the id 77"),
     ],
 )
 def test_annotations_that_will_not_do(tmp_path, change, message):

@@ -376,7 +376,7 @@ def test_files_that_are_no_pictures(tmp_path, coco):
     with pytest.raises(UserError, match=r"broken.png cannot be read"):
         open_pictures(str(tmp_path / "broken.png"), 32, 1)
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(UserError, match="list.json: not COCO's annotation format"):
+    with pytest.raises(UserError, match="list.json: expected an object, found a list"):
         open_pictures(str(tmp_path / "list.json"), 32, 1)
     (tmp_path / "images" / "a.png").unlink()
     with pytest.raises(UserError, match="a.png cannot be read"):

@@ -21,7 +21,7 @@ from dk_bench.analysis.objects import coco_objects
 from dk_bench.analysis.pictures import open_pictures
 from dk_bench.cli import main
 from dk_bench.data import coco as coco_module
-from dk_bench.data.coco import check_annotations
+from dk_bench.data.coco_checks import check_annotations
 from dk_bench.data.pixels import open_image
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.image_loading import LoadImage

@@ -166,12 +166,13 @@ def test_no_predictions_and_nothing_to_find(tmp_path, backend):
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(UserError, match=r"none\.json: annotation file cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"annotation file .*none\.json cannot be read: No such file"):
         GroundTruth.read(tmp_path / "none.json", CLASSES)
     bad = tmp_path / "bad.json"
-    for text, match in (("{", "JSONDecodeError"), ("[]", "TypeError"), ('{"images": []}', "KeyError: 'categories'")):
+    faults = ("{", "not a JSON file"), ("[]", "found a list"), ('{"images": []}', "key 'categories' is missing")
+    for text, match in faults:
         bad.write_text(text)
-        with pytest.raises(UserError, match=rf"bad\.json: not a COCO annotation file: {match}"):
+        with pytest.raises(UserError, match=rf"annotation file .*bad\.json: .*{match}"):
             GroundTruth.read(bad, CLASSES)
     truth = GroundTruth.read(write_coco(tmp_path), CLASSES)
     with pytest.raises(UserError, match=r"image ids \[99\], which the annotation file does not have"):
