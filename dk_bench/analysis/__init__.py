@@ -1,3 +1,3 @@
-"""Studies of what models do (erf, dynamics, taps) and how fast (bench), a folder each: study.py computes, figures.py
-draws. The modules beside the folders are shared; begin with erf/study.py.
+"""Studies of what models do (erf, dynamics, taps) and how fast they are (bench), a folder each: study.py computes,
+figures.py draws. Modules beside the folders are shared. Begin with erf/study.py.
 """
