@@ -43,8 +43,9 @@ from dk_bench.processes.interrupts import Interrupted, begin_anew, interrupts
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.sweep.deadline import Deadline
 from dk_bench.sweep.forked import Forked
+from dk_bench.sweep.job import Job
 from dk_bench.sweep.listing import find_runs, skip_finished
-from dk_bench.sweep.runner import Job, run_jobs
+from dk_bench.sweep.runner import run_jobs
 
 DATA, JOBS, CODE = "data.tar.xz", "jobs.json", "code"
 MPS = "nvidia-cuda-mps-control"
@@ -58,8 +59,8 @@ def pack(folder: Path, sweeps: list[Path], data: list[Path], done: list[Path]) -
     """Writes the commands of the sweeps' runs, in order of their seeds, the data's archive, and a clone of the code.
 
     Runs that have a finished record in the folders ``done`` are left out."""
-    from dk_bench.cli.sweep import make_jobs, ordered  # with W&B's client
     from dk_bench.sweep.grid import read_sweep
+    from dk_bench.sweep.listing import make_jobs, ordered  # with W&B's client
 
     folder.mkdir(parents=True, exist_ok=True)
     jobs = ordered([job for path in sweeps for job in make_jobs(read_sweep(path), None, named=True)], "seed")
@@ -67,7 +68,7 @@ def pack(folder: Path, sweeps: list[Path], data: list[Path], done: list[Path]) -
     find_runs(jobs)
     jobs = [job for job in jobs if job.run.folder.name not in finished]
     runs = [
-        {"name": job.name, "log": str(job.log), "cell": job.cell, "argv": job.argv[job.argv.index("train") :]}
+        {"name": job.name, "log": str(job.log), "point": job.point, "argv": job.argv[job.argv.index("train") :]}
         for job in jobs
     ]
     (folder / JOBS).write_text(json.dumps(runs, indent=1))
@@ -134,7 +135,7 @@ def read_jobs(folder: Path, overrides: list[str]) -> list[Job]:
     """The packed runs that have not finished."""
     packed = json.loads((folder / JOBS).read_text())
     jobs = [
-        Job(one["name"], ["dk-bench", *one["argv"], *overrides], Path(one["log"]), cell=one["cell"]) for one in packed
+        Job(one["name"], ["dk-bench", *one["argv"], *overrides], Path(one["log"]), point=one["point"]) for one in packed
     ]
     skip_finished(jobs)
     return [job for job in jobs if not job.has_ended]

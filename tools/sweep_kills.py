@@ -4,8 +4,8 @@
     python tools/sweep_kills.py [--kills 20] [--seed 0] [--fork]
 
 A small grid is trained twice by `dk-bench sweep` with two workers: once in peace, and once under SIGKILLs to the runner
-(its cells live on), to a cell, or to both; after every fourth, a cell finds its disk full (files may not grow beyond a
-limit). Every record is read all the while. In the end every cell must have one finished record, trained by one process
+(its runs live on), to a run, or to both; after every fourth, a run finds its disk full (files may not grow beyond a
+limit). Every record is read all the while. In the end every run must have one finished record, trained by one process
 at a time, with the metrics and the weights of the run in peace, bit for bit, and the tables made from both must have
 the same bytes; but for images per second, which are measured and never the same: those are taken out of the records
 first. A grid that is done before all kills are spent begins anew.
@@ -59,17 +59,17 @@ SWEEP = {
     "method": "grid",
     "parameters": {"model.name": {"values": ["test_resnetdw", "test_resnetdw_dk"]}, "seed": {"values": [0, 1]}},
 }
-CELLS = 4
-WITNESS = "DK_BENCH_WITNESS"  # environment variable: the folder in which cells say what they do
-VICTIMS = ("runner", "cell", "runner and cells")
+RUNS = 4
+WITNESS = "DK_BENCH_WITNESS"  # environment variable: the folder in which runs say what they do
+VICTIMS = ("runner", "run", "runner and runs")
 FULL = (1 << 9, 1 << 12, 1 << 16)  # bytes a file may have on a full disk: too few for a log, a record, a checkpoint
 MOST_STARTS = 20  # of a sweep that nobody kills any more
 
 
-def run_cell(arguments: list[str]) -> int:
+def train_witnessed(arguments: list[str]) -> int:
     """``dk-bench train`` under the eyes of a witness that knows of no locks."""
     note("processes", this_process())
-    with suppress(FileNotFoundError):  # the first cell to start after that has a full disk
+    with suppress(FileNotFoundError):  # the first run to start after that has a full disk
         limit = Path(os.environ[WITNESS], "full").rename(Path(os.environ[WITNESS], f"full.{os.getpid()}"))
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit.read_text()), resource.RLIM_INFINITY))
     torch.set_num_threads(1)
@@ -88,7 +88,7 @@ def run_cell(arguments: list[str]) -> int:
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Says that this process trains a cell, and tells of any other that has said so, not the end, and lives."""
+    """Says that this process trains a run, and tells of any other that has said so, not the end, and lives."""
     me = this_process()
     note(f"{name}.begun", me)
     ended = notes(f"{name}.ended")
@@ -123,8 +123,8 @@ class Drill:
         (folder / "witness").mkdir()
         os.environ[WITNESS] = str(folder / "witness")
         (folder / "kills.yaml").write_text(CONFIG)
-        cell = [sys.executable, __file__, "cell", "dk-bench", "train", str(folder / "kills.yaml")]
-        content = SWEEP | {"command": [*cell, f"output={self.output}", "${args_no_hyphens}"]}
+        run = [sys.executable, __file__, "run", "dk-bench", "train", str(folder / "kills.yaml")]
+        content = SWEEP | {"command": [*run, f"output={self.output}", "${args_no_hyphens}"]}
         self.sweep = folder / "sweep.yaml"
         self.sweep.write_text(json.dumps(content))  # JSON is YAML
         self.log = folder / "runner.log"
@@ -137,15 +137,15 @@ class Drill:
                 return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
             return Forked(lambda: forking_sweep(arguments), log, {})
 
-    def live_cells(self) -> list[int]:
+    def live_runs(self) -> list[int]:
         if self.fork:
             return [process["pid"] for process in notes("processes") if not is_gone(process)]
         commands = Path("/proc").glob("[0-9]*/cmdline")  # also those that still import
-        return [int(path.parent.name) for path in commands if self.is_cell(path)]
+        return [int(path.parent.name) for path in commands if self.is_run(path)]
 
-    def is_cell(self, path: Path) -> bool:
+    def is_run(self, path: Path) -> bool:
         try:
-            return path.read_bytes().split(b"\0")[1:3] == [__file__.encode(), b"cell"]
+            return path.read_bytes().split(b"\0")[1:3] == [__file__.encode(), b"run"]
         except OSError:  # it has ended
             return False
 
@@ -157,7 +157,7 @@ class Drill:
         return records
 
     def is_done(self) -> bool:
-        return [record.status for record in self.records().values()] == ["finished"] * CELLS
+        return [record.status for record in self.records().values()] == ["finished"] * RUNS
 
     def finish(self) -> None:
         """Starts it until it is done: what was killed is for the next start."""
@@ -191,16 +191,16 @@ class Drill:
         return kills
 
     def strike(self, process: Forked | subprocess.Popen, chance: random.Random) -> str:
-        victim, cells = chance.choice(VICTIMS), self.live_cells()
-        victim = victim if cells else "runner"
-        struck = chance.sample(cells, min(1, len(cells))) if victim == "cell" else cells
-        for pid in struck if "cell" in victim else []:
+        victim, runs = chance.choice(VICTIMS), self.live_runs()
+        victim = victim if runs else "runner"
+        struck = chance.sample(runs, min(1, len(runs))) if victim == "run" else runs
+        for pid in struck if "run" in victim else []:
             with suppress(ProcessLookupError):  # it ended by itself just now
                 os.kill(pid, signal.SIGKILL)
         if "runner" in victim:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-        return f"{victim} ({len(cells)} cells alive)"
+        return f"{victim} ({len(runs)} runs alive)"
 
     def check_checkpoints(self) -> None:
         for path in self.output.glob("*/last.ckpt"):
@@ -236,10 +236,10 @@ class Drill:
 
 
 def forking_sweep(arguments: list[str]) -> int:
-    """`dk-bench sweep` whose cells are forked."""
+    """`dk-bench sweep` whose runs are forked."""
 
     def launch(argv: list[str], log: IO[bytes], environment: dict[str, str]) -> Forked:
-        return Forked(lambda: run_cell(argv[argv.index("dk-bench") + 1 :]), log, environment)
+        return Forked(lambda: train_witnessed(argv[argv.index("dk-bench") + 1 :]), log, environment)
 
     runner.launch = launch
     return dk_bench(arguments)
@@ -250,7 +250,7 @@ def check(drill: Drill, whole: Drill, folder: Path) -> None:
     assert not (double := notes("doubles")), f"trained twice at a time: {double}"
     assert not (left := [*drill.output.rglob("*.tmp")]), f"left over: {left}"
     records, expected = drill.records(), whole.records()
-    assert drill.is_done() and records.keys() == expected.keys() and len(expected) == CELLS
+    assert drill.is_done() and records.keys() == expected.keys() and len(expected) == RUNS
     for name, record in records.items():
         assert len(notes(f"{name}.finished")) <= 1, f"{name} was trained to its end twice"
         assert figures(record) == figures(expected[name]), name
@@ -265,7 +265,7 @@ def check(drill: Drill, whole: Drill, folder: Path) -> None:
     assert tables and all((folder / "killed" / t).read_bytes() == (folder / "whole" / t).read_bytes() for t in tables)
     full = len([*drill.output.parent.glob("witness/full.*")])
     attempts = sum(len(record.attempts) for record in records.values())
-    print(f"{CELLS} cells in {attempts} attempts, {full} on a full disk; {len(tables)} tables: all as in peace")
+    print(f"{RUNS} runs in {attempts} attempts, {full} on a full disk; {len(tables)} tables: all as in peace")
 
 
 def figures(record: RunRecord) -> Any:
@@ -302,4 +302,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cell(sys.argv[3:]) if sys.argv[1:2] == ["cell"] else main())
+    sys.exit(train_witnessed(sys.argv[3:]) if sys.argv[1:2] == ["run"] else main())

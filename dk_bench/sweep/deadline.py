@@ -1,4 +1,4 @@
-"""A sweep's end on the clock: what may still start, by how long cells like it took."""
+"""A sweep's end on the clock: what may still start, by how long runs like it took."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import math
 import re
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dk_bench.sweep.runner import Job
+from dk_bench.sweep.job import Job
 
 # Between asking a process to stop and killing it: training finishes its step, ends its data loaders and writes its
 # record, which takes long on cores that are shared. A process that is killed leaves a record that says running.
 PATIENCE_SECONDS = 60.0
-SEED = re.compile(r"-*seed=")  # how the argument begins that a cell's seed is given by
+SEED = re.compile(r"-*seed=")  # how the argument begins that a run's seed is given by
 
 
 class Deadline:
-    """Cells start only where they would end ``seconds`` from now on or earlier; None: there is no end. What still runs
+    """Runs start only where they would end ``seconds`` from now on or earlier; None: there is no end. What still runs
     then is given ``patience`` seconds to stop.
 
-    How long a cell takes is told by those of its kind that have finished, whose commands differ from its own in the
+    How long a run takes is told by those of its kind that have finished, whose commands differ from its own in the
     seed alone, by the longest of them; where there is none, by the longest of all; before any has finished, all may
     start.
     """

@@ -1,4 +1,4 @@
-"""Cells that are forked from this process, for where importing would take longer than what they do."""
+"""Runs that are forked from this process, for where importing would take longer than what they do."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dk_bench.processes.interrupts import begin_anew
 
 
 class Forked:
-    """A function in a process forked from this one, with what the runner needs of a Popen: a cell that
-    `dk_bench.sweep.runner.launch` would start. The function gives the exit status.
+    """A function in a process forked from this one, with what the runner needs of a Popen, in place of what
+    `dk_bench.sweep.runner.launch` starts. The function gives the exit status.
 
     This process may have threads that wait, but must not have used a GPU, which no fork could use then.
     """

@@ -22,25 +22,9 @@ from dk_bench.reading.yaml_words import read_as_written
 
 # Top-level keys of W&B's schema; those that only a server can honour are refused below.
 KEYS = (
-    "apiVersion",
-    "command",
-    "controller",
-    "description",
-    "early_terminate",
-    "entity",
-    "image_uri",
-    "job",
-    "kind",
-    "method",
-    "metric",
-    "metrics",
-    "name",
-    "parameters",
-    "program",
-    "project",
-    "run_cap",
-    "scheduler",
-)
+    "apiVersion command controller description early_terminate entity image_uri job kind method metric metrics name "
+    "parameters program project run_cap scheduler"
+).split()
 SERVER_KEYS = ("early_terminate", "image_uri", "job", "scheduler")
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 # What a parameter of a grid may look like: the keys it must have -> those it may have.
@@ -54,17 +38,10 @@ DISTRIBUTIONS = {"value": "constant", "values": "categorical"}
 # The client knows environment variables in capitals alone; of any other it would leave nothing.
 MACRO = re.compile(r"\$\{(?!envvar:[A-Z0-9_]*\})(.*)\}")
 MACROS = (
-    "env",
-    "interpreter",
-    "program",
-    "args",
-    "args_no_equals",
-    "args_no_hyphens",
-    "args_no_boolean_flags",
-    "args_json",
-    "args_append_hydra",
-    "args_override_hydra",
-)
+    "env interpreter program args args_no_equals args_no_hyphens args_no_boolean_flags args_json args_append_hydra "
+    "args_override_hydra"
+).split()
+DEFAULT_COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
 
 Names = tuple[str, ...]  # of nested parameters, outermost first
 
@@ -79,15 +56,15 @@ class Sweep:
     parameters: dict[str, Any]
     run_cap: int | None = None
 
-    def cells(self) -> list[dict[str, Any]]:
+    def points(self) -> list[dict[str, Any]]:
         """Returns the grid's points in W&B's order: parameter name -> value, names in alphabetical order."""
-        return list(itertools.islice(enumerate_grid(self.parameters), self.run_cap))
+        return list(itertools.islice(_points(self.parameters), self.run_cap))
 
-    def argv(self, cell: Mapping[str, Any]) -> list[str]:
-        """Returns the command line the W&B agent would start for a cell."""
+    def argv(self, point: Mapping[str, Any]) -> list[str]:
+        """Returns the command line the W&B agent would start for a point."""
         from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args  # takes seconds
 
-        expanded = create_sweep_command_args({"args": {name: {"value": value} for name, value in cell.items()}})
+        expanded = create_sweep_command_args({"args": {name: {"value": value} for name, value in point.items()}})
         expanded |= {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [self.program]}
         argv: list[str] = []
         for part in create_sweep_command(list(self.command)):
@@ -105,17 +82,17 @@ def read_sweep(path: str | Path) -> Sweep:
         raise UserError(f"{path}: {error}") from error
 
 
-def enumerate_grid(parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Points of a grid in W&B's order, nested parameters as nested dicts. ``parameters`` has been checked."""
+def _points(parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the points of a grid in W&B's order, nested parameters as nested dicts."""
     axes = list(_axes(parameters))
-    for point in itertools.product(*(values for _, values in axes)):
-        cell: dict[str, Any] = {}
-        for (names, _), value in zip(axes, point, strict=True):
-            inner = cell
+    for values in itertools.product(*(values for _, values in axes)):
+        point: dict[str, Any] = {}
+        for (names, _), value in zip(axes, values, strict=True):
+            inner = point
             for name in names[:-1]:
                 inner = inner.setdefault(name, {})
             inner[names[-1]] = value
-        yield cell
+        yield point
 
 
 def _axes(parameters: Mapping[str, Any], outer: Names = ()) -> Iterator[tuple[Names, list[Any]]]:
@@ -145,7 +122,7 @@ def _as_sent(value: Any) -> Any:
 
 
 def _checked(content: Any, default_name: str) -> Sweep:
-    """Raises ValueError for the first fault."""
+    """Returns the sweep that a file's content describes. Raises ValueError for the first fault."""
     if not isinstance(content, dict):
         raise ValueError("expected keys and values, such as method and parameters")
     if unknown := sorted(map(str, content.keys() - set(KEYS))):
@@ -157,18 +134,18 @@ def _checked(content: Any, default_name: str) -> Sweep:
         raise ValueError(f"key 'method' is {method!r}, which needs W&B's server; here only grid runs")
     if method != "grid":
         raise ValueError(f"key 'method' is {method!r}, expected grid")
-    command = content.get("command", ["${env}", "${interpreter}", "${program}", "${args}"])
-    _check_command(command, content.get("program"))
-    for metric in (content.get("metric"), *_several(content.get("metrics"))):
+    program, command = content.get("program"), content.get("command", DEFAULT_COMMAND)
+    _check_command(command, program)
+    metrics = content.get("metrics")
+    for metric in (content.get("metric"), *(metrics if isinstance(metrics, list) else [metrics])):
         _check_metric(metric)
-    run_cap = content.get("run_cap")
+    run_cap, name = content.get("run_cap"), content.get("name", default_name)
     if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
         raise ValueError(f"key 'run_cap' is {run_cap!r}, expected a positive integer")
-    name = content.get("name", default_name)
     if not isinstance(name, str):
         raise ValueError(f"key 'name' is {name!r}, expected a text")
     _check_parameters(content.get("parameters"), "parameters")
-    return Sweep(name, content.get("program"), [str(part) for part in command], content["parameters"], run_cap)
+    return Sweep(name, program, [str(part) for part in command], content["parameters"], run_cap)
 
 
 def _check_command(command: Any, program: Any) -> None:
@@ -182,10 +159,6 @@ def _check_command(command: Any, program: Any) -> None:
             raise ValueError(f"key 'command' has {part}, expected one of {', '.join(f'${{{m}}}' for m in MACROS)}")
         if macro and macro[1] == "program" and not program:
             raise ValueError("key 'program' is missing, and 'command' uses it")
-
-
-def _several(metrics: Any) -> list[Any]:
-    return metrics if isinstance(metrics, list) else [] if metrics is None else [metrics]
 
 
 def _check_metric(metric: Any) -> None:
@@ -224,7 +197,8 @@ def _check_parameters(parameters: Any, where: str) -> None:
 
 
 def _check_value(value: Any, key: str) -> None:
-    """YAML also has dates, sets and keys that are no text; W&B's server, which speaks JSON, takes none of them."""
+    """Raises ValueError for what YAML has and JSON, which W&B's server speaks, has not: dates, sets, keys that are no
+    text."""
     try:
         json.dumps(value, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:  # ValueError: NaN, infinity, a list that holds itself
@@ -232,6 +206,7 @@ def _check_value(value: Any, key: str) -> None:
 
 
 def _kind(parameter: Any, key: str) -> tuple[str, ...]:
+    """Returns the one of `PARAMETER_KINDS` that a parameter is of. Raises ValueError where it is of none."""
     expected = "expected value, values, parameters, or min and max"
     if not isinstance(parameter, dict):
         raise ValueError(f"key '{key}' is {parameter!r}, {expected}")

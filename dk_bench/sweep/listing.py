@@ -1,7 +1,9 @@
-"""Lists the runs of a sweep before any is started: which training run each is, by which values."""
+"""Lists the runs of a sweep before any is started: their commands, their order, which training runs they are."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,21 +13,53 @@ import yaml
 from dk_bench.errors import UserError
 from dk_bench.reading.overrides import split_override, standing
 from dk_bench.runs.attempts import STALE
-from dk_bench.sweep.runner import Job
-from dk_bench.sweep.runs import Run, training_runs, training_values
+from dk_bench.sweep.grid import Sweep
+from dk_bench.sweep.job import Job
+from dk_bench.sweep.training_runs import TrainingRun, training_runs, training_values
 
 NOTHING = object()
 
 
+def make_jobs(sweep: Sweep, output: str | None, *, named: bool = False) -> list[Job]:
+    """Returns one job a run, in the grid's order. ``output`` takes the place of the parameter of that name. ``named``:
+    the jobs' names begin with the sweep's. Raises UserError for two runs of one command."""
+    points = [dict(sorted({**point, "output": output}.items())) if output else point for point in sweep.points()]
+    varying = [key for key in points[0] if any(str(point[key]) != str(points[0][key]) for point in points)]
+    jobs = []
+    for number, point in enumerate(points, start=1):
+        name = " ".join(f"{key}={point[key]}" for key in varying) or sweep.name
+        values = _file_name("-".join(str(point[key]) for key in varying)) or "run"
+        log = f"{_file_name(sweep.name) or 'sweep'}-{number:03d}-{values}.log"
+        folder = Path(str(point.get("output", "runs"))) / "logs"
+        name = f"{sweep.name} {name}" if named and name != sweep.name else name
+        jobs.append(Job(name, sweep.argv(point), folder / log, point=point))
+    _check_apart(jobs)
+    return jobs
+
+
+def check_parameter(jobs: list[Job], parameter: str, source: Path) -> None:
+    """Raises UserError for a parameter that the jobs' file has not."""
+    if unknown := [job for job in jobs if parameter not in job.point]:
+        named = ", ".join(sorted(unknown[0].point))
+        raise UserError(f"--by is {parameter!r}, expected a parameter of {source}: {named}")
+
+
+def ordered(jobs: list[Job], parameter: str) -> list[Job]:
+    """Returns the jobs by their value of a parameter, as the files list its values, else in the order given: a sweep
+    that is cut off leaves whole blocks."""
+    values = list(dict.fromkeys(str(job.point[parameter]) for job in jobs))
+    return sorted(jobs, key=lambda job: values.index(str(job.point[parameter])))
+
+
 def find_runs(jobs: list[Job]) -> list[tuple[Job, UserError]]:
     """Sets the training run that each job of ``dk-bench train`` stands for. Returns the jobs whose configuration
-    cannot be read, and why: run, such a cell fails by itself, and says so in its log.
+    cannot be read, and why: started, such a run fails by itself, and says so in its log.
 
-    Raises UserError for two cells that are one run, by other words, and for a value that a key of the configuration
+    Raises UserError for two jobs that are one run, by other words, and for a value that a key of the configuration
     takes for another.
     """
     unread: list[tuple[Job, UserError]] = []
-    cells: dict[Path, Job] = {}
+    owners: dict[Path, Job] = {}
     for job in jobs:
         try:
             found = training_values(job.argv)
@@ -35,11 +69,11 @@ def find_runs(jobs: list[Job]) -> list[tuple[Job, UserError]]:
         if found is None:
             continue
         _check_values(job, found[1])
-        job.run = Run.of(*found)
-        other = cells.setdefault(job.run.folder.resolve(), job)
+        job.run = TrainingRun.of(*found)
+        other = owners.setdefault(job.run.folder.resolve(), job)
         if other.argv != job.argv:
             raise UserError(
-                f"cells {other.name!r} and {job.name!r} are one run, {job.run.folder}: they differ in what changes no "
+                f"points {other.name!r} and {job.name!r} are one run, {job.run.folder}: they differ in what changes no "
                 "result; expected parameters that do"
             )
     return unread
@@ -49,31 +83,48 @@ def skip_finished(jobs: list[Job]) -> list[Path]:
     """Finds the runs that jobs of ``dk-bench train`` stand for, and marks those that have a finished record in their
     folder, which has the run's name, cell and seed in its own.
 
-    Training would see that itself and return at once, but only after half a minute of imports for every few cells.
+    Training would see that itself and return at once, but only after half a minute of imports for every few runs.
     Returns the folders of runs whose record says running while their process, on this machine, is gone; their jobs
     wait to be run, from the last checkpoint. Raises UserError as `find_runs` does.
     """
     find_runs(jobs)
-    outputs: dict[Path, None] = {}
-    for job in jobs:
-        if job.run is None:
-            continue
-        outputs[job.run.output] = None
+    known = [job for job in jobs if job.run]
+    for job in known:
         if job.run.has_finished(job.run.record()):
             job.state, job.reason = "skipped", "finished before"
         job.run.know()
+    outputs = dict.fromkeys(job.run.output for job in known)
     return [folder for output in outputs for folder, record in training_runs(output) if record.error == STALE]
+
+
+def _check_apart(jobs: list[Job]) -> None:
+    """Raises UserError for two points of one command: they would be one run, and the grid a run short."""
+    seen: dict[tuple[str, ...], Job] = {}
+    for job in jobs:
+        other = seen.setdefault(tuple(job.argv), job)
+        if other is job:
+            continue
+        for key, value in job.point.items():
+            if str(value) == str(other.point[key]) and repr(value) != repr(other.point[key]):
+                raise UserError(
+                    f"parameter '{key}' has {other.point[key]!r} and {value!r}, which are one argument, {key}={value}; "
+                    "expected one of them"
+                )
+        raise UserError(
+            f"points {other.name!r} and {job.name!r} are one command, {shlex.join(job.argv)}; expected key 'command' "
+            "with ${args_no_hyphens} or the like, so that every parameter that varies reaches it"
+        )
 
 
 def _check_values(job: Job, values: Mapping[str, Any]) -> None:
     """Raises UserError where a parameter's value is not the one that its argument gives the configuration."""
-    for name, written in job.cell.items():
+    for name, written in job.point.items():
         if f"{name}={written}" not in job.argv or name == "data_root":  # which moves paths, and may lose a slash
             continue
         read = standing(values, split_override(f"{name}=")[0], NOTHING)
         if read is not NOTHING and not _is_same(written, read):
             raise UserError(
-                f"cell {job.name!r}: parameter '{name}' is {written!r} in the sweep file, and {read!r} to the "
+                f"run {job.name!r}: parameter '{name}' is {written!r} in the sweep file, and {read!r} to the "
                 f"configuration, by the argument {name}={written}; expected a value of the kind that the key takes"
             )
 
@@ -88,3 +139,7 @@ def _is_same(written: Any, read: Any) -> bool:
     if isinstance(read, str):
         return written == read or type(written) is int and str(written) == read
     return written is read if isinstance(written, bool | None) else written == read
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.=-]+", "_", text)[:100]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from dk_bench.sweep.runner import Job
+from dk_bench.sweep.job import Job
 
 
 class Shown:
@@ -37,13 +37,13 @@ class SweepProgress:
 
     def __init__(self, jobs: list[Job], workers: int, console: Console) -> None:
         self.jobs, self.workers, self.console = jobs, workers, console
-        # What does not fit goes from the log's line; a cell's name, cut, would be another's.
+        # What does not fit goes from the log's line; a run's name, cut, would be another's.
         last = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         text = TextColumn("{task.fields[note]}", markup=False, table_column=last)
         name = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
         columns = (SpinnerColumn(), name, BarColumn(bar_width=10), MofNCompleteColumn(), TimeElapsedColumn(), text)
         self.progress = Progress(*columns, console=console, expand=True)
-        self.whole = self.progress.add_task("cells", total=len(jobs), note="")
+        self.whole = self.progress.add_task("runs", total=len(jobs), note="")
         self.lines: dict[str, int] = {}  # running job -> its line
 
     def __enter__(self) -> SweepProgress:
@@ -59,7 +59,7 @@ class SweepProgress:
         self.progress.__exit__(*exception)
 
     def changed(self, job: Job | None) -> None:
-        """Returns a job started or ended, or (None) time went by."""
+        """Shows that a job has started or ended, or (None) that time went by."""
         if job is not None and job.state == "running":
             self.lines[job.name] = self.progress.add_task(job.name, total=None, note="")
         elif job is not None:
@@ -69,12 +69,9 @@ class SweepProgress:
         self._refresh()
 
     def _tell(self, job: Job) -> None:
-        if job.state == "finished":
-            self._say(job, f"{job.seconds:.0f} s")
-        elif job.state == "skipped":
-            self._say(job, job.reason)
-        elif job.state == "elsewhere":
-            self._say(job, "another process is at it")
+        told = {"finished": f"{job.seconds:.0f} s", "skipped": job.reason, "elsewhere": "another process is at it"}
+        if job.state in told:
+            self._say(job, told[job.state])
         elif job.failures:  # failed, for good or to be run again
             again = ", will be run again" if job.state == "waiting" else ""
             self._say(job, f"{job.reason}, see {job.log}{again}", word="failed", style="red")
@@ -94,15 +91,15 @@ class SweepProgress:
         left = _seconds_left(self.jobs, self.workers)
         if left is not None:
             counts.append(f"about {max(1, round(left / 60))} min left" if left >= 60 else f"about {left:.0f} s left")
-        self.progress.update(self.whole, completed=ended, description=", ".join(["cells", *counts]))
+        self.progress.update(self.whole, completed=ended, description=", ".join(["runs", *counts]))
 
 
 def _seconds_left(jobs: list[Job], workers: int) -> float | None:
-    """By the mean time of the cells that ended; None before one has, and when all have."""
+    """Estimates by the mean time of those that ended; None before one has, and when all have."""
     took = [job.seconds for job in jobs if job.has_ended and job.seconds]
     waiting = sum(job.state in ("waiting", "elsewhere") for job in jobs)
     running = sum(job.state == "running" for job in jobs)
     if not took or not waiting + running:
         return None
-    # Running cells are half done on average.
+    # Those that run are half done on average.
     return statistics.fmean(took) * (waiting + running / 2) / min(workers, waiting + running)

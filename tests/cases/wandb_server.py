@@ -91,9 +91,9 @@ class Sweep:
     runs: list[Run] = field(default_factory=list)
 
     def next_run(self) -> Run | None:
-        """The grid's next cell, or None after the last."""
-        for cell in grid_cells(yaml.safe_load(self.text), [run.config for run in self.runs]):
-            self.runs.append(Run(f"{self.name}-{len(self.runs)}", self.project, self.name, config=cell))
+        """The grid's next point, or None after the last."""
+        for point in grid_points(yaml.safe_load(self.text), [run.config for run in self.runs]):
+            self.runs.append(Run(f"{self.name}-{len(self.runs)}", self.project, self.name, config=point))
             return self.runs[-1]
         return None
 
@@ -120,8 +120,8 @@ class Sweep:
         }
 
 
-def grid_cells(sweep: dict[str, Any], before: Iterable[dict[str, Any]] = (), most: int = 1) -> list[dict[str, Any]]:
-    """At most so many cells, name -> {"value": ...}, that W&B's grid search hands out next after those ``before``."""
+def grid_points(sweep: dict[str, Any], before: Iterable[dict[str, Any]] = (), most: int = 1) -> list[dict[str, Any]]:
+    """At most so many points, name -> {"value": ...}, that W&B's grid search hands out next after those ``before``."""
     found = grid_search_next_runs([SweepRun(config=config) for config in before], sweep, n=most)
     return [as_sent(run.config) for run in found if run]
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from claims_cases import CLAIMS
 
 from dk_bench.claims.findings import families
-from dk_bench.cli.sweep import make_jobs
 from dk_bench.detection.mmengine_config import load_detection_config
 from dk_bench.detection.run import _as_json, _describe
 from dk_bench.runs.record import DETECTION, new_record
 from dk_bench.sweep.grid import read_sweep
+from dk_bench.sweep.listing import make_jobs
 
 ROOT = Path(__file__).parents[2]
 SCENES = {"name": "procedural_scenes", "classes": ["triangle", "star"], "train_images": 540, "val_images": 1000}
@@ -36,7 +36,7 @@ def record_of(argv):
 def test_the_experiments_runs_are_the_arms_that_its_claims_compare(monkeypatch):
     monkeypatch.chdir(ROOT)
     jobs = make_jobs(read_sweep(Path("sweeps/e3_detection.yaml")), None)
-    records = [record_of(job.argv) for job in jobs if job.cell["seed"] == 3]
+    records = [record_of(job.argv) for job in jobs if job.point["seed"] == 3]
     found = families(CLAIMS, records, Path("none"))
     here = [family for family in found if family.place.name == "detection"]
     assert {len(family.runs) for family in here} == {4} and not any(family.missing for family in here)

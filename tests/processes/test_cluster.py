@@ -21,7 +21,8 @@ from dk_bench.processes.launchers import is_launchers, ordinary_environment, wit
 from dk_bench.runs import lock
 from dk_bench.runs.lock import hold, is_held
 from dk_bench.runs.record import find_records, read_record
-from dk_bench.sweep.runner import Job, run_jobs
+from dk_bench.sweep.job import Job
+from dk_bench.sweep.runner import run_jobs
 from dk_bench.training import evaluate, run_folder, train
 
 ROOT = Path(__file__).parents[2]
@@ -166,7 +167,7 @@ def test_environment_is_ordinary_in_a_block_and_comes_back(monkeypatch):
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_cells_are_nobodys_ranks(tmp_path, monkeypatch, launcher):
+def test_runs_of_a_sweep_are_nobodys_ranks(tmp_path, monkeypatch, launcher):
     enter(monkeypatch, launcher)
     monkeypatch.setenv("SLURM_JOB_ID", "1234")
     job = Job("env", [sys.executable, "-S", "-c", "import os; print(*os.environ, sep='\\n')"], tmp_path / "log")
@@ -203,12 +204,12 @@ def test_a_sweep_believes_the_record(tmp_path, monkeypatch, status, code, state,
     from test_runs import make_record
 
     from dk_bench.runs.record import write_record
-    from dk_bench.sweep.runs import Run
+    from dk_bench.sweep.training_runs import TrainingRun
 
     monkeypatch.chdir(tmp_path)
     write_record(make_record(), "template.json")
     argv = [sys.executable, "-S", "-c", LEAVES, str(tmp_path / "run"), status, str(code)]
-    job = Job("cell", argv, tmp_path / "log", Run(tmp_path / "run", tmp_path))
+    job = Job("run", argv, tmp_path / "log", TrainingRun(tmp_path / "run", tmp_path))
     run_jobs([job], 1)
     assert (job.state, job.reason) == (state, reason)
 
@@ -245,8 +246,8 @@ def test_commands_in_a_job(tmp_path, monkeypatch, expected, capsys):
     path.parent.rename(tmp_path / "stopped")
     shutil.copy(tmp_path / "stopped" / "last.ckpt", tmp_path / "out" / "hpc_ckpt_1.ckpt")
     enter(monkeypatch, "srun, one task")
-    cell = [*run, "train", str(tmp_path / "c.yaml"), *TINY, *SHORT, "${args_no_hyphens}"]
-    content = {"method": "grid", "parameters": {"seed": {"value": 1}}, "command": cell}
+    command = [*run, "train", str(tmp_path / "c.yaml"), *TINY, *SHORT, "${args_no_hyphens}"]
+    content = {"method": "grid", "parameters": {"seed": {"value": 1}}, "command": command}
     (tmp_path / "s.yaml").write_text(json.dumps(content))
     assert main(["sweep", str(tmp_path / "s.yaml"), "--output", str(tmp_path / "out")]) == 0
     (path,) = find_records([tmp_path / "out"])

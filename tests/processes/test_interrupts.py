@@ -227,10 +227,10 @@ def test_detector_that_is_asked_to_stop(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_sweep_that_is_asked_to_stop_ends_its_cells(tmp_path, monkeypatch, capsys, number):
+def test_sweep_that_is_asked_to_stop_ends_its_runs(tmp_path, monkeypatch, capsys, number):
     monkeypatch.chdir(tmp_path)
-    cell = f"echo $$ > pid; kill -{int(number)} $PPID; sleep 60 & wait"
-    Path("s.yaml").write_text(f"method: grid\nparameters: {{a: {{value: 1}}}}\ncommand: [sh, -c, '{cell}']\n")
+    command = f"echo $$ > pid; kill -{int(number)} $PPID; sleep 60 & wait"
+    Path("s.yaml").write_text(f"method: grid\nparameters: {{a: {{value: 1}}}}\ncommand: [sh, -c, '{command}']\n")
     assert main(["sweep", "s.yaml", "--output", "out"]) == 128 + number
     said = capsys.readouterr().err.splitlines()
     assert said[-1] == f"dk-bench sweep: interrupted by {number.name}; the same command goes on from here"

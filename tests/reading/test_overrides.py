@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from dk_bench.cli import main
-from dk_bench.cli.sweep import make_jobs
 from dk_bench.config import config_from_dict, load_config, to_dict
 from dk_bench.errors import UserError
 from dk_bench.reading.overrides import split_override, standing
 from dk_bench.runs.identity import run_folder
 from dk_bench.sweep.grid import read_sweep
-from dk_bench.sweep.runs import training_values
+from dk_bench.sweep.listing import make_jobs
+from dk_bench.sweep.training_runs import training_values
 
 TEXTS = [
     "try #1",
@@ -419,7 +419,7 @@ SOUND = [
 ]
 
 
-def test_cells_are_what_the_file_says(tmp_path, monkeypatch, capsys):
+def test_points_are_what_the_file_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     read = []
     for parameters in SOUND:
@@ -449,14 +449,10 @@ def test_cells_are_what_the_file_says(tmp_path, monkeypatch, capsys):
         ({"model.kwargs.a": {"values": ["1", "b"]}}, 2, "'model.kwargs.a' is '1' in the sweep file, and 1 to the"),
         ({"model.kwargs.a": {"values": ["true"]}}, 2, "'model.kwargs.a' is 'true' in the sweep file, and True to"),
         ({"optim.lr": {"values": ["0.10", "1e-1"]}}, 2, "is '0.10' in the sweep file, and 0.1 to the"),
-        ({"optim.lr": {"values": ["1e-1", 0.1]}}, 2, "cells 'optim.lr=1e-1' and 'optim.lr=0.1' are one run"),
-        ({"output": {"values": ["a", "b/../a"]}}, 2, "cells 'output=a' and 'output=b/../a' are one run"),
+        ({"optim.lr": {"values": ["1e-1", 0.1]}}, 2, "points 'optim.lr=1e-1' and 'optim.lr=0.1' are one run"),
+        ({"output": {"values": ["a", "b/../a"]}}, 2, "points 'output=a' and 'output=b/../a' are one run"),
         ({"wandb.project": {"values": ["a", "b"]}}, 2, "are one run, runs/swept-44136fa355b3-s0: they differ in what"),
-        (
-            {"optim.lr": {"values": [0.1, "fast"]}},
-            1,
-            "cell 'optim.lr=fast' will fail: optim.lr=fast: key 'optim.lr' is",
-        ),
+        ({"optim.lr": {"values": [0.1, "fast"]}}, 1, "run 'optim.lr=fast' will fail: optim.lr=fast: key 'optim.lr' is"),
         ({"optim.lrr": {"value": 1}}, 1, "unknown key 'optim.lrr', did you mean 'optim.lr'?"),
     ],
 )
@@ -472,12 +468,12 @@ def test_dry_run_refuses_what_the_sweep_refuses(tmp_path, monkeypatch, capsys, p
         assert sentence in capsys.readouterr().err
 
 
-def test_dry_run_names_every_cell_that_will_fail(tmp_path, monkeypatch, capsys):
+def test_dry_run_names_every_run_that_will_fail(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = sweep_file(tmp_path, {"optim.lr": {"values": [0.1, "fast", -1]}})
     assert main(["sweep", str(path), "--dry-run"]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and "cell 'optim.lr=-1' will fail: key 'optim.lr' is -1.0, expected a positive" in lines[1]
+    assert len(lines) == 2 and "run 'optim.lr=-1' will fail: key 'optim.lr' is -1.0, expected a positive" in lines[1]
     path = sweep_file(tmp_path, {"seed": {"value": 1}}, command=["dk-bench", "train", "none.yaml", "${args}"])
     assert main(["sweep", str(path), "--dry-run"]) == 1
     assert "none.yaml: no configuration can be read there" in capsys.readouterr().err

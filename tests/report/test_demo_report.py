@@ -10,9 +10,9 @@ from browser import CHROMIUM, HOW_TO_GET_IT, Browser
 from report_cases import Page
 
 from dk_bench.cli import main
-from dk_bench.cli.sweep import make_jobs
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.sweep.grid import read_sweep
+from dk_bench.sweep.listing import make_jobs
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -33,7 +33,7 @@ def demo_commands():
 
 
 def small_sweep(path, folder):
-    """Runs a sweep's cells, made small, one after another in this process: seven processes would import torch for a
+    """Runs a sweep's runs, made small, one after another in this process: seven processes would import torch for a
     minute."""
     content = yaml.safe_load(path.read_text())
     content["parameters"] |= {key: {"value": value} for key, value in SMALL.items()}

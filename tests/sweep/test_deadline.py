@@ -8,7 +8,8 @@ import yaml
 
 from dk_bench.cli import main
 from dk_bench.sweep.deadline import Deadline
-from dk_bench.sweep.runner import Job, run_jobs
+from dk_bench.sweep.job import Job
+from dk_bench.sweep.runner import run_jobs
 
 
 def write_sweep(folder: Path, **content) -> str:
@@ -26,7 +27,7 @@ def make_jobs(folder: Path, seconds: dict[str, float]) -> list[Job]:
     ]
 
 
-def test_by_a_parameter_cells_come_in_whole_blocks(tmp_path, capsys):
+def test_by_a_parameter_runs_come_in_whole_blocks(tmp_path, capsys):
     """A sweep that is cut off leaves complete seeds; within one the order is the grid's."""
     parameters = {"model": {"values": ["x", "y"]}, "seed": {"values": [2, 10, 1]}}
     path = write_sweep(tmp_path, command=["${program}", "${args_no_hyphens}"], parameters=parameters)
@@ -51,7 +52,7 @@ def test_several_files_are_one_queue(tmp_path, capsys):
     assert lines == [f"train.py model={model} seed={seed}" for seed in (0, 1) for model in "xyz"]
 
 
-def test_no_cell_starts_that_would_not_end_in_time(tmp_path):
+def test_no_run_starts_that_would_not_end_in_time(tmp_path):
     """By the longest of its kind; of a kind that none has finished of, by the longest of all."""
     a0, b0, a1, b1, c0 = make_jobs(tmp_path, dict.fromkeys(["a0", "b0", "a1", "b1", "c0"], 0))
     a0.state, a0.seconds, b0.state, b0.seconds = "finished", 20.0, "finished", 4000.0
@@ -61,13 +62,13 @@ def test_no_cell_starts_that_would_not_end_in_time(tmp_path):
     assert Deadline(2000).choose([c0], [c0]) == [c0]
 
 
-def test_cells_of_other_files_are_of_another_kind(tmp_path):
+def test_runs_of_other_files_are_of_another_kind(tmp_path):
     """Though their parameters have the same values: the files' configurations differ."""
-    cell = {"model": "rigid", "seed": 0}
-    done, other = (Job(n, ["dk-bench", "train", f"{n}.yaml", "seed=0"], tmp_path / n, cell=cell) for n in "ab")
-    long = Job("long", ["dk-bench", "train", "long.yaml", "seed=0"], tmp_path / "long", cell={"seed": 0})
+    point = {"model": "rigid", "seed": 0}
+    done, other = (Job(n, ["dk-bench", "train", f"{n}.yaml", "seed=0"], tmp_path / n, point=point) for n in "ab")
+    long = Job("long", ["dk-bench", "train", "long.yaml", "seed=0"], tmp_path / "long", point={"seed": 0})
     done.state, done.seconds, long.state, long.seconds = "finished", 20.0, "finished", 4000.0
-    again = Job("again", ["dk-bench", "train", "a.yaml", "--seed=1"], tmp_path / "again", cell=cell | {"seed": 1})
+    again = Job("again", ["dk-bench", "train", "a.yaml", "--seed=1"], tmp_path / "again", point=point | {"seed": 1})
     assert Deadline(2000).choose([other, again], [done, long, other, again]) == [again]
 
 
@@ -93,10 +94,10 @@ def test_ends_where_nothing_would_end_in_time(tmp_path):
     assert jobs[1].state == "waiting" and jobs[1].process is None
 
 
-def test_cells_left_for_want_of_time_are_no_failures(tmp_path, capsys, monkeypatch):
+def test_runs_left_for_want_of_time_are_no_failures(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_sweep(tmp_path, command=["sleep", "600"], parameters={"seed": {"value": 0}})
     assert main(["sweep", path, "--workers", "1", "--time-limit", "0.5"]) == 0
-    assert "0 of 1 cells finished, 1 left for want of time" in capsys.readouterr().err
+    assert "0 of 1 runs finished, 1 left for want of time" in capsys.readouterr().err
     assert main(["sweep", path, "--time-limit", "0"]) == 2
     assert "--time-limit is 0.0, expected at least 0.001" in capsys.readouterr().err

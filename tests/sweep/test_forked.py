@@ -1,4 +1,4 @@
-"""Cells that are forked, and cells that wait until they are ready."""
+"""Runs that are forked, and runs that wait until they are ready."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from dk_bench.processes.interrupts import Interrupted, interrupts
 from dk_bench.sweep.deadline import Deadline
 from dk_bench.sweep.forked import Forked
-from dk_bench.sweep.runner import Job, run_jobs
+from dk_bench.sweep.job import Job
+from dk_bench.sweep.runner import run_jobs
 
 
-def cell(name: str) -> int:
-    """What a cell does: ends with a status, or waits to be asked to stop, and says by what it was."""
-    os.write(1, f"cell {name}\n".encode())  # past what captures this process's output
+def run(name: str) -> int:
+    """What a run does: ends with a status, or waits to be asked to stop, and says by what it was."""
+    os.write(1, f"run {name}\n".encode())  # past what captures this process's output
     if name.isdecimal():
         return int(name)
     try:
@@ -27,12 +28,12 @@ def cell(name: str) -> int:
 
 
 def fork(argv, log, environment):
-    return Forked(lambda: cell(argv[-1]), log, environment)
+    return Forked(lambda: run(argv[-1]), log, environment)
 
 
-def test_forked_cells_end_and_are_stopped_as_others(tmp_path, monkeypatch):
+def test_forked_runs_end_and_are_stopped_as_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    jobs = [Job(name, ["cell", name], tmp_path / f"{name}.log") for name in ("0", "3", "long")]
+    jobs = [Job(name, ["run", name], tmp_path / f"{name}.log") for name in ("0", "3", "long")]
     deadline = Deadline(600, patience=30)
 
     def time_is_up_with_the_long_one(_):
@@ -46,11 +47,11 @@ def test_forked_cells_end_and_are_stopped_as_others(tmp_path, monkeypatch):
         ("waiting", "stopped"),
     ]
     # Though it was forked where signals were deferred.
-    assert (tmp_path / "long.log").read_text() == "$ cell long\ncell long\ninterrupted by SIGTERM\n"
+    assert (tmp_path / "long.log").read_text() == "$ run long\nrun long\ninterrupted by SIGTERM\n"
     assert jobs[2].process.returncode == 0
 
 
-def test_a_cell_that_is_not_ready_lets_others_go_first_and_is_waited_for(tmp_path):
+def test_a_run_that_is_not_ready_lets_others_go_first_and_is_waited_for(tmp_path):
     jobs = [Job(name, ["true"], tmp_path / f"{name}.log") for name in ("first", "second")]
     order = []
 

@@ -1,4 +1,4 @@
-"""Twenty SIGKILLs at random moments of a sweep, to runner and cells; tools/sweep_kills.py says what it checks."""
+"""Twenty SIGKILLs at random moments of a sweep, to runner and runs; tools/sweep_kills.py says what it checks."""
 
 import os
 import subprocess

@@ -10,22 +10,22 @@ import pytest
 from training_cases import tiny
 
 from dk_bench.cli import main
-from dk_bench.cli.sweep import make_jobs
 from dk_bench.errors import BusyError
 from dk_bench.runs import lock
 from dk_bench.runs.lock import LOCK, hold, is_held
 from dk_bench.runs.record import attempts_of, new_record, read_record, write_record
 from dk_bench.sweep import runner
 from dk_bench.sweep.grid import read_sweep
-from dk_bench.sweep.listing import skip_finished
-from dk_bench.sweep.runner import Job, run_jobs
-from dk_bench.sweep.runs import Run, training_values
+from dk_bench.sweep.job import Job
+from dk_bench.sweep.listing import make_jobs, skip_finished
+from dk_bench.sweep.runner import run_jobs
+from dk_bench.sweep.training_runs import TrainingRun, training_values
 from dk_bench.training import run_folder, train
 
 ROOT = Path(__file__).parents[2]
-# A cell that behaves as training does, but for what it computes: FOLDER RECORD, the record to leave there. It counts
+# A run that behaves as training does, but for what it computes: FOLDER RECORD, the record to leave there. It counts
 # how often it was trained.
-CELL = """
+RUN = """
 import fcntl, os, pathlib, sys, time
 folder, record = map(pathlib.Path, sys.argv[1:])
 folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ LEAVE_RECORD = "mkdir -p $0; cp $1 $0/new; mv $0/new $0/record.json"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(runner, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("dk_bench.sweep.job.LOOK_SECONDS", 0.0)
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
 
 
@@ -65,7 +65,7 @@ def finished_record(folder):
 def make_job(folder, name="job", argv=None):
     """A job whose process, unless ``argv`` says otherwise, leaves a finished record and no more."""
     argv = argv or ["sh", "-c", LEAVE_RECORD, str(folder / name), str(finished_record(folder))]
-    return Job(name, list(argv), folder / f"{name}.log", Run(folder / name, folder))
+    return Job(name, list(argv), folder / f"{name}.log", TrainingRun(folder / name, folder))
 
 
 def test_run_that_another_process_trains_is_refused(tmp_path, capsys):
@@ -75,7 +75,7 @@ def test_run_that_another_process_trains_is_refused(tmp_path, capsys):
             train(config)
         Path(tmp_path / "c.yaml").write_text("{}")
         overrides = ["name=tiny", f"output={tmp_path}"]
-        folder = Run.of(*training_values(["dk-bench", "train", str(tmp_path / "c.yaml"), *overrides])).folder
+        folder = TrainingRun.of(*training_values(["dk-bench", "train", str(tmp_path / "c.yaml"), *overrides])).folder
         with hold(folder):
             assert main(["train", str(tmp_path / "c.yaml"), *overrides]) == 75
     assert [path.name for path in run_folder(config).iterdir()] == [LOCK]
@@ -125,13 +125,13 @@ def test_process_that_finds_another_at_its_run_is_no_failure(tmp_path):
 
 
 def test_two_runners_share_a_folder(tmp_path):
-    """Each cell is trained once, whoever takes it, also where a grid names one cell twice."""
-    (tmp_path / "cell.py").write_text(CELL)
+    """Each run is trained once, whoever takes it, also where a grid names one run twice."""
+    (tmp_path / "run.py").write_text(RUN)
     template = write_record(make_record(status="finished"), tmp_path / "template.json")
 
     def jobs():
         names = [*(str(n) for n in range(6)), "5"]
-        command = [sys.executable, "-S", str(tmp_path / "cell.py")]
+        command = [sys.executable, "-S", str(tmp_path / "run.py")]
         return [make_job(tmp_path, name, [*command, str(tmp_path / name), str(template)]) for name in names]
 
     both = jobs(), jobs()
@@ -144,7 +144,7 @@ def test_two_runners_share_a_folder(tmp_path):
     assert [(tmp_path / str(n) / "trained").read_text() for n in range(6)] == ["x"] * 6
 
 
-def test_runners_that_start_together_take_different_cells(tmp_path):
+def test_runners_that_start_together_take_different_runs(tmp_path):
     """Before a run holds its folder it imports for seconds: meanwhile no other runner starts it too."""
     record = write_record(make_record(status="finished"), tmp_path / "template.json")
     code = "echo x >> $0/started; sleep 0.1; cp $1 $0/new; mv $0/new $0/record.json"
@@ -177,14 +177,14 @@ def test_claim_goes_back_when_the_run_has_ended_or_could_not_start(tmp_path):
 @pytest.mark.parametrize("command", ["dk-bench", "/opt/bin/dk-bench", "python -m dk_bench", "torchrun -m dk_bench"])
 def test_command_is_known_as_training(tmp_path, command):
     (tmp_path / "c.yaml").write_text("{}")
-    run = Run.of(*training_values([*command.split(), "train", str(tmp_path / "c.yaml"), "seed=3"]))
+    run = TrainingRun.of(*training_values([*command.split(), "train", str(tmp_path / "c.yaml"), "seed=3"]))
     assert run and run.folder.name.endswith("-s3")
     assert training_values([*command.split(), "eval", str(tmp_path / "c.yaml"), "seed=3"]) is None
     assert training_values(["dk_bench", "train", str(tmp_path / "c.yaml")]) is None
 
 
 @pytest.mark.parametrize(("retries", "state"), [(0, "failed"), (1, "failed"), (2, "finished")])
-def test_failed_cells_are_run_again_after_the_others(tmp_path, retries, state):
+def test_failed_runs_are_run_again_after_the_others(tmp_path, retries, state):
     code = f"echo >> $2; test $(wc -l < $2) -ge 3 || exit 1; {LEAVE_RECORD}"
     argv = ["sh", "-c", code, str(tmp_path / "bad"), str(finished_record(tmp_path)), str(tmp_path / "tries")]
     jobs = [make_job(tmp_path, "bad", argv), make_job(tmp_path, "ok")]
@@ -199,8 +199,8 @@ def test_retries_are_told(tmp_path, monkeypatch, capsys):
     Path("try.yaml").write_text(json.dumps({"method": "grid", "parameters": {"a": {"value": 1}}, "command": ["false"]}))
     assert main(["sweep", "try.yaml", "--retries", "1", "--output", "out"]) == 1
     shown = capsys.readouterr().err
-    assert shown.count("failed try: exit status 1, see out/logs/try-001-cell.log") == 2
-    assert shown.count("will be run again") == 1 and "0 of 1 cells finished" in shown
+    assert shown.count("failed try: exit status 1, see out/logs/try-001-run.log") == 2
+    assert shown.count("will be run again") == 1 and "0 of 1 runs finished" in shown
     assert main(["sweep", "try.yaml", "--retries", "-1"]) == 2
     assert "--retries is -1, expected at least 0" in capsys.readouterr().err
 
@@ -256,7 +256,7 @@ def test_run_of_a_detectors_cell_is_the_one_that_is_trained(override):
 
     path = str(ROOT / "configs/det/tiny_procedural.py")
     trained = run.run_folder(detection.load_detection_config(path, [override]))
-    assert Run.of(*training_values(["dk-bench", "train", path, override])).folder == trained
+    assert TrainingRun.of(*training_values(["dk-bench", "train", path, override])).folder == trained
 
 
 def test_run_cut_before_its_first_checkpoint_keeps_its_name(tmp_path):

@@ -1,4 +1,4 @@
-"""Sweeps: the grid in W&B's order, the agent's command lines, and cells that fail alone."""
+"""Sweeps: the grid in W&B's order, the agent's command lines, and runs that fail alone."""
 
 import dataclasses
 import datetime
@@ -16,16 +16,16 @@ import pytest
 import yaml
 
 from dk_bench.cli import main
-from dk_bench.cli.sweep import make_jobs
 from dk_bench.config import load_config, to_dict
 from dk_bench.errors import UserError
 from dk_bench.runs.identity import run_folder
 from dk_bench.runs.record import new_record, read_record, write_record
 from dk_bench.sweep import runner
 from dk_bench.sweep.grid import read_sweep
-from dk_bench.sweep.listing import skip_finished
-from dk_bench.sweep.runner import Job, run_jobs
-from dk_bench.sweep.runs import Run, training_values
+from dk_bench.sweep.job import Job
+from dk_bench.sweep.listing import make_jobs, skip_finished
+from dk_bench.sweep.runner import run_jobs
+from dk_bench.sweep.training_runs import TrainingRun, training_values
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -38,8 +38,8 @@ def write_sweep(folder: Path, **content) -> Path:
 
 
 def write_script(folder: Path, text: str) -> list[str]:
-    """A sweep command that runs ``text`` with the cell's key=value arguments."""
-    script = folder / "cell.py"
+    """A sweep command that runs ``text`` with the run's key=value arguments."""
+    script = folder / "run.py"
     script.write_text(text)
     return ["${interpreter}", str(script), "${args_no_hyphens}"]
 
@@ -54,21 +54,21 @@ def test_grid_is_in_order_of_names_the_last_fastest(tmp_path):
             "n": {"parameters": {"q": {"values": [0.5, 1.0]}, "p": {"min": 1, "max": 2}}},
         },
     )
-    cells = read_sweep(path).cells()
-    assert len(cells) == 2 * 2 * 2 * 2
-    assert [list(cell) for cell in cells] == [["a", "b", "c", "n"]] * 16
-    assert cells[0] == {"a": 2, "b": "x", "c": 4, "n": {"p": 1, "q": 0.5}}
-    assert cells[1] == {"a": 2, "b": "x", "c": 4, "n": {"p": 1, "q": 1}}
-    assert cells[2] == {"a": 2, "b": "x", "c": 4, "n": {"p": 2, "q": 0.5}}
-    assert cells[4]["b"] == "y"
-    assert cells[8]["a"] == 1
-    assert str(cells[0]["c"]) == "4"  # as W&B's server sends it
+    points = read_sweep(path).points()
+    assert len(points) == 2 * 2 * 2 * 2
+    assert [list(point) for point in points] == [["a", "b", "c", "n"]] * 16
+    assert points[0] == {"a": 2, "b": "x", "c": 4, "n": {"p": 1, "q": 0.5}}
+    assert points[1] == {"a": 2, "b": "x", "c": 4, "n": {"p": 1, "q": 1}}
+    assert points[2] == {"a": 2, "b": "x", "c": 4, "n": {"p": 2, "q": 0.5}}
+    assert points[4]["b"] == "y"
+    assert points[8]["a"] == 1
+    assert str(points[0]["c"]) == "4"  # as W&B's server sends it
 
 
 def test_quantized_range_and_cap(tmp_path):
     parameters = {"lr": {"distribution": "q_uniform", "min": 0.0, "max": 2.0, "q": 0.5}}
-    assert [c["lr"] for c in read_sweep(write_sweep(tmp_path, parameters=parameters)).cells()] == [0, 0.5, 1, 1.5]
-    assert len(read_sweep(write_sweep(tmp_path, parameters=parameters, run_cap=3)).cells()) == 3
+    assert [c["lr"] for c in read_sweep(write_sweep(tmp_path, parameters=parameters)).points()] == [0, 0.5, 1, 1.5]
+    assert len(read_sweep(write_sweep(tmp_path, parameters=parameters, run_cap=3)).points()) == 3
 
 
 @pytest.mark.parametrize(
@@ -80,16 +80,16 @@ def test_argv_is_the_wandb_agents(tmp_path, monkeypatch, macro):
     command = ["${env}", "${interpreter}", "${program}", "run", "--x=${envvar:DK_TEST}", 7, f"${{{macro}}}"]
     parameters = {"flag": {"value": True}, "off": {"value": False}, "lr": {"value": 1e-5}, "name": {"values": ["a b"]}}
     sweep = read_sweep(write_sweep(tmp_path, command=command, parameters=parameters))
-    (cell,) = sweep.cells()
-    expected = utils.create_sweep_command_args({"args": {key: {"value": value} for key, value in cell.items()}})[macro]
-    argv = sweep.argv(cell)
+    (point,) = sweep.points()
+    expected = utils.create_sweep_command_args({"args": {key: {"value": value} for key, value in point.items()}})[macro]
+    argv = sweep.argv(point)
     assert argv == ["/usr/bin/env", "python", "train.py", "run", "--x=from-outside", "7", *expected]
-    assert argv[6:] and sweep.argv(cell) == argv  # the expansion leaves the sweep's own command alone
+    assert argv[6:] and sweep.argv(point) == argv  # the expansion leaves the sweep's own command alone
 
 
 def test_default_command_is_wandbs(tmp_path):
     sweep = read_sweep(write_sweep(tmp_path, parameters={"a": {"value": 1}}))
-    assert sweep.argv(sweep.cells()[0]) == ["/usr/bin/env", "python", "train.py", "--a=1"]
+    assert sweep.argv(sweep.points()[0]) == ["/usr/bin/env", "python", "train.py", "--a=1"]
 
 
 @pytest.mark.parametrize(
@@ -140,11 +140,11 @@ def test_no_sweep_file(tmp_path, content):
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_committed_sweeps_are_sound(path, monkeypatch):
-    """Every cell's command is one that training accepts, and no two cells are the same run."""
+    """Every run's command is one that training accepts, and no two are the same run."""
     monkeypatch.chdir(ROOT)
     jobs = make_jobs(read_sweep(path), None)
     assert all(job.argv[:2] == ["dk-bench", "train"] for job in jobs)
-    runs = [Run.of(*training_values(job.argv)) for job in jobs]
+    runs = [TrainingRun.of(*training_values(job.argv)) for job in jobs]
     assert all(runs) and len({run.folder for run in runs}) == len(jobs)
     assert path.read_text().startswith("# Claim: ")
 
@@ -152,7 +152,7 @@ def test_committed_sweeps_are_sound(path, monkeypatch):
 def test_demo_is_the_demos_grid(monkeypatch):
     from dk_bench.tables.classification import DEMO_MODELS
 
-    assert {cell["model.name"] for cell in read_sweep(ROOT / "sweeps" / "demo.yaml").cells()} == set(DEMO_MODELS)
+    assert {point["model.name"] for point in read_sweep(ROOT / "sweeps" / "demo.yaml").points()} == set(DEMO_MODELS)
 
 
 def test_dry_run_prints_commands_and_runs_nothing(tmp_path, capsys, monkeypatch):
@@ -160,18 +160,18 @@ def test_dry_run_prints_commands_and_runs_nothing(tmp_path, capsys, monkeypatch)
     command = write_script(tmp_path, "open('ran', 'w')")
     path = write_sweep(tmp_path, command=command, parameters={"a": {"values": [1, "b c"]}})
     assert main(["sweep", str(path), "--dry-run", "--output", "out"]) == 0
-    script = tmp_path / "cell.py"
+    script = tmp_path / "run.py"
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"python {script} a=1 output=out", f"python {script} 'a=b c' output=out"]
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
 
 
-def test_cells_of_one_command_are_refused(tmp_path, capsys):
-    """They would be one run: the grid would lose cells without a word."""
+def test_runs_of_one_command_are_refused(tmp_path, capsys):
+    """They would be one run: the grid would lose runs without a word."""
     both = {"a": {"values": [1, 2]}}
     path = write_sweep(tmp_path, command=["${program}", "--fast"], parameters=both)
     assert main(["sweep", str(path), "--dry-run"]) == 2
-    assert "cells 'a=1' and 'a=2' are one command, train.py --fast" in capsys.readouterr().err
+    assert "points 'a=1' and 'a=2' are one command, train.py --fast" in capsys.readouterr().err
     path = write_sweep(tmp_path, parameters=both | {"output": {"values": ["x", "y"]}})
     assert main(["sweep", str(path), "--dry-run"]) == 0
     assert main(["sweep", str(path), "--dry-run", "--output", "z"]) == 2
@@ -204,12 +204,12 @@ def test_sweep_goes_on_where_nothing_can_be_shown(tmp_path, monkeypatch):
     assert job.process.returncode == -signal.SIGTERM
 
 
-def test_failing_cell_spoils_itself_alone(tmp_path, capsys, monkeypatch):
+def test_failing_run_spoils_itself_alone(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = """
 import os, pathlib, sys
 pathlib.Path("ran-" + sys.argv[1]).write_text(os.environ["OMP_NUM_THREADS"] + " " + sys.executable)
-print("cell", *sys.argv[1:])
+print("run", *sys.argv[1:])
 sys.exit("no such thing" if sys.argv[1] == "a=2" else 0)
 """
     path = write_sweep(tmp_path, command=write_script(tmp_path, text), parameters={"a": {"values": [1, 2, 3]}})
@@ -219,22 +219,22 @@ sys.exit("no such thing" if sys.argv[1] == "a=2" else 0)
     assert int(threads) >= 1
     assert Path(executable).parent == Path(sys.executable).parent  # this environment's interpreter
     shown = capsys.readouterr().err
-    assert "2 of 3 cells finished" in shown
+    assert "2 of 3 runs finished" in shown
     assert "failed a=2: exit status 1: no such thing" in shown
     assert "out/logs/try-002-2.log" in shown
-    assert (tmp_path / "out" / "logs" / "try-003-3.log").read_text().endswith("cell a=3 output=out\n")
+    assert (tmp_path / "out" / "logs" / "try-003-3.log").read_text().endswith("run a=3 output=out\n")
 
 
 @pytest.mark.parametrize(("asked", "threads"), [("", 4), ("1", 1), ("3", 3), ("16", 4), ("0", 4), ("many", 4)])
-def test_cells_share_the_cores_or_take_fewer(tmp_path, monkeypatch, asked, threads):
+def test_runs_share_the_cores_or_take_fewer(tmp_path, monkeypatch, asked, threads):
     monkeypatch.setattr(runner, "available_cores", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    jobs = [Job("cell", ["sh", "-c", "echo $OMP_NUM_THREADS"], tmp_path / "cell.log")]
+    jobs = [Job("run", ["sh", "-c", "echo $OMP_NUM_THREADS"], tmp_path / "run.log")]
     run_jobs(jobs, 2)
-    assert jobs[0].state == "finished" and (tmp_path / "cell.log").read_text().endswith(f"\n{threads}\n")
+    assert jobs[0].state == "finished" and (tmp_path / "run.log").read_text().endswith(f"\n{threads}\n")
 
 
-def test_command_that_does_not_exist_fails_its_cell(tmp_path):
+def test_command_that_does_not_exist_fails_its_run(tmp_path):
     jobs = [
         Job("missing", ["no-such-command-anywhere"], tmp_path / "1.log"),
         Job("log", ["true"], tmp_path / "file" / "2.log"),
@@ -247,7 +247,7 @@ def test_command_that_does_not_exist_fails_its_cell(tmp_path):
     assert "no-such-command-anywhere" in jobs[0].reason
 
 
-def test_no_more_cells_at_a_time_than_workers(tmp_path):
+def test_no_more_runs_at_a_time_than_workers(tmp_path):
     jobs = [Job(str(n), ["sleep", "0.2"], tmp_path / f"{n}.log") for n in range(5)]
     most = 0
 
@@ -260,7 +260,7 @@ def test_no_more_cells_at_a_time_than_workers(tmp_path):
     assert all(job.state == "finished" for job in jobs)
 
 
-def test_stopping_ends_the_cells_and_their_children(tmp_path):
+def test_stopping_ends_the_runs_and_their_children(tmp_path):
     text = """
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -311,7 +311,7 @@ def test_finished_runs_are_skipped(tmp_path, monkeypatch):
         skip_finished(jobs)
         return [job.state for job in jobs]
 
-    assert states(parameters) == ["waiting"] * 3  # no such configuration: the cells say so themselves
+    assert states(parameters) == ["waiting"] * 3  # no such configuration: the runs say so themselves
     del parameters["nonsense"]
     assert states(parameters) == ["skipped", "waiting", "waiting"]
     record.status, record.task = "finished", "evaluation"  # of seed 1's checkpoint
@@ -380,7 +380,7 @@ class SlowToStop:
     ("needs", "interrupted", "last"),
     [(50, False, signal.SIGTERM), (90, False, signal.SIGKILL), (1, True, signal.SIGKILL)],
 )
-def test_cells_have_a_minute_to_write_their_records(tmp_path, monkeypatch, needs, interrupted, last):
+def test_runs_have_a_minute_to_write_their_records(tmp_path, monkeypatch, needs, interrupted, last):
     job = Job("slow", ["train"], tmp_path / "log", state="running", process=SlowToStop(needs, interrupted))
     monkeypatch.setattr(os, "killpg", lambda pid, number: job.process.signals.append(number))
     runner._stop([job])
@@ -392,4 +392,4 @@ def test_bad_use_is_one_line(tmp_path, capsys):
     assert main(["sweep", str(path), "--workers", "0"]) == 2
     assert main(["sweep", str(tmp_path / "none.yaml")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 2
-    assert not os.path.exists("runs/logs/try-001-cell.log")
+    assert not os.path.exists("runs/logs/try-001-run.log")

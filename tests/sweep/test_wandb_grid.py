@@ -1,4 +1,4 @@
-"""Every sweep file against W&B's own code: its schema, the cells of its grid search, the agent's command lines."""
+"""Every sweep file against W&B's own code: its schema, the points of its grid search, the agent's command lines."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from wandb.wandb_agent import Agent
-from wandb_server import grid_cells, schema_faults
+from wandb_server import grid_points, schema_faults
 
 from dk_bench.sweep.grid import read_sweep
 
@@ -36,8 +36,8 @@ def awkward(tmp_path):
     return path
 
 
-def wandbs_argv(sweep, cell, monkeypatch):
-    """The command line that W&B's agent starts for a cell."""
+def wandbs_argv(sweep, point, monkeypatch):
+    """The command line that W&B's agent starts for a point."""
     started = []
 
     class Process:
@@ -47,25 +47,25 @@ def wandbs_argv(sweep, cell, monkeypatch):
     monkeypatch.setattr("wandb.wandb_agent.AgentProcess", Process)
     agent = Agent(api=None, queue=None)
     agent._sweep_command = list(sweep["command"])
-    agent._command_run({"run_id": "one", "program": sweep["program"], "args": cell})
+    agent._command_run({"run_id": "one", "program": sweep["program"], "args": point})
     return started[0]
 
 
 def check(path, folder, monkeypatch):
-    """Compares with ours and returns the number of cells."""
+    """Compares with ours and returns the number of points."""
     for name in ("WANDB_DIR", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):  # the agent sets them
         monkeypatch.setenv(name, str(folder))
     sweep, ours = yaml.safe_load(path.read_text()), read_sweep(path)
-    theirs = grid_cells(sweep, most=10_000)
-    cells = ours.cells()
-    assert [{name: item["value"] for name, item in cell.items()} for cell in theirs] == cells
-    for cell, their in zip(cells, theirs, strict=True):
-        assert ours.argv(cell) == wandbs_argv(sweep, their, monkeypatch)
-    return len(cells)
+    theirs = grid_points(sweep, most=10_000)
+    points = ours.points()
+    assert [{name: item["value"] for name, item in point.items()} for point in theirs] == points
+    for point, their in zip(points, theirs, strict=True):
+        assert ours.argv(point) == wandbs_argv(sweep, their, monkeypatch)
+    return len(points)
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_cells_and_command_lines_are_wandbs(path, tmp_path, monkeypatch):
+def test_points_and_command_lines_are_wandbs(path, tmp_path, monkeypatch):
     assert schema_faults(yaml.safe_load(path.read_text())) == []
     assert check(path, tmp_path, monkeypatch) > 1
 
@@ -73,5 +73,5 @@ def test_cells_and_command_lines_are_wandbs(path, tmp_path, monkeypatch):
 def test_so_are_those_of_an_awkward_grid(awkward, tmp_path, monkeypatch):
     monkeypatch.setenv("DK_TEST", "outside")
     assert check(awkward, tmp_path, monkeypatch) == 4 * 4 * 3 * 2 * 2 * 2
-    assert "--of=outside" in wandbs_argv(AWKWARD, grid_cells(AWKWARD)[0], monkeypatch)
+    assert "--of=outside" in wandbs_argv(AWKWARD, grid_points(AWKWARD)[0], monkeypatch)
     assert os.environ["WANDB_RUN_ID"] == "one"

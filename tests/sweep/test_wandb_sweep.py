@@ -52,7 +52,7 @@ def run_client(command, folder):
     assert done.returncode == 0, done.stderr
 
 
-def test_cells_run_in_the_grids_order_and_land_with_config_and_summary(swept):
+def test_runs_run_in_the_grids_order_and_land_with_config_and_summary(swept):
     server, folder = swept
     (sweep,) = server.sweeps.values()
     good, bad = sweep.runs

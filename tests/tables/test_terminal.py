@@ -13,8 +13,8 @@ from dk_bench.analysis.erf.tables import print_summary, summary
 from dk_bench.analysis.pictures import open_model, open_pictures
 from dk_bench.cli import main
 from dk_bench.runs.record import write_record
+from dk_bench.sweep.job import Job
 from dk_bench.sweep.progress import SweepProgress
-from dk_bench.sweep.runner import Job
 from dk_bench.tables.terminal import print_table
 
 NAMES = ["test_resnetdw_dcn_dk", "test_resnetdw_dcn", "test_resnetdw_dk_s3", "test_resnetdw_dk_s5"]
@@ -115,7 +115,7 @@ def test_receptive_fields_show_every_name(places, capsys):
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
-def test_sweeps_progress_shows_every_cell(width, tmp_path):
+def test_sweeps_progress_shows_every_run(width, tmp_path):
     names = [f"model.name={name} seed={seed}" for name in NAMES for seed in range(2)]
     jobs = [Job(name, ["true"], tmp_path / f"{n}.log") for n, name in enumerate(names)]
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
@@ -131,7 +131,7 @@ def test_sweeps_progress_shows_every_cell(width, tmp_path):
     assert max(map(len, lines)) == width
     for name in NAMES:
         assert sum(f"model.name={name}" in line.split() for line in lines) == 2
-    assert printed.count("seed=0") == printed.count("seed=1") == len(NAMES) and "cells, 8 running" in printed
+    assert printed.count("seed=0") == printed.count("seed=1") == len(NAMES) and "runs, 8 running" in printed
 
 
 def test_progress_shows_every_name():

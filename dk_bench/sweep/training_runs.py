@@ -22,8 +22,8 @@ from dk_bench.runs.record import EVALUATION, RunRecord, as_it_stands, attempts_o
 
 
 @dataclass
-class Run:
-    """A run by its place below ``output``. ``attempts``: how many of it this sweep knows."""
+class TrainingRun:
+    """A training run by its folder, below ``output``. ``attempts``: how many of it this sweep knows."""
 
     folder: Path
     output: Path
@@ -32,7 +32,7 @@ class Run:
     tests: tuple[str, ...] = ()  # what it is tested on at its end
 
     @classmethod
-    def of(cls, config: RunConfig, values: Mapping[str, Any]) -> Run:
+    def of(cls, config: RunConfig, values: Mapping[str, Any]) -> TrainingRun:
         """Returns the run of a configuration, as `training_values` gives it."""
         tests = held_out_sets(config.data) if isinstance(config, Config) else ()
         return cls(run_folder(config, values), Path(config.output), tests=tuple(tests))
@@ -83,7 +83,7 @@ class Run:
 
 
 def training_values(argv: list[str]) -> tuple[RunConfig, dict[str, Any]] | None:
-    """Our keys and the whole configuration, plain data, of ``[...] dk-bench train CONFIG key=value...``, or ``-m
+    """Reads our keys and the whole configuration, plain data, of ``[...] dk-bench train CONFIG key=value...``, or ``-m
     dk_bench`` in place of ``dk-bench``; None for any other command.
 
     Raises UserError for a configuration that cannot be read.
@@ -106,7 +106,7 @@ def _values(path: str, overrides: list[str]) -> tuple[RunConfig, dict[str, Any]]
 
 
 def training_runs(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
-    """Folder and record, as it stands now, of the training runs below a folder."""
+    """Yields folder and record, as it stands now, of the training runs below a folder."""
     for path in find_records([folder]) if folder.exists() else []:
         with contextlib.suppress(UserError):  # a file that is no record is no run
             record = as_it_stands(read_record(path))
@@ -114,7 +114,7 @@ def training_runs(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
                 yield path.parent, record
 
 
-@functools.cache  # mmengine takes a second for it, and a sweep's cells differ by their overrides alone
+@functools.cache  # mmengine takes a second for it, and a sweep's runs differ by their overrides alone
 def _detection_file(path: str) -> Any:
     from dk_bench.detection.mmengine_config import read_file
 

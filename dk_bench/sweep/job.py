@@ -1,0 +1,123 @@
+"""A run of a sweep on its way: waiting, at another process, running here, ended."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from dk_bench.errors import BusyError
+from dk_bench.sweep.training_runs import TrainingRun
+
+LOOK_SECONDS = 1.0  # between looking whether a run that another process is at has ended
+TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+# Starts a command with its output going to a log, in an environment; what it returns is used like a Popen.
+Starter = Callable[[list[str], IO[bytes], dict[str, str]], Any]
+
+
+@dataclass
+class Job:
+    """One run on its way: what to start, where its output goes, and how it went."""
+
+    name: str
+    argv: list[str]
+    log: Path
+    run: TrainingRun | None = None  # where it leaves its record, if it is a training run
+    state: str = "waiting"  # waiting, elsewhere (another process is at it), running, finished, failed, skipped
+    reason: str = ""  # why it failed or was skipped
+    failures: int = 0
+    started: float = 0.0  # time.monotonic()
+    seconds: float = 0.0  # how long it took, once it has ended
+    process: subprocess.Popen | None = field(default=None, repr=False)
+    looked: float = -math.inf  # time.monotonic() when it was last seen to be at another process
+    point: Mapping[str, Any] = field(default_factory=dict)  # the values of the sweep's parameters
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ("finished", "failed", "skipped")
+
+    def last_line(self) -> str:
+        """Returns the last line of output that says something, without terminal codes; empty before there is one."""
+        try:
+            with open(self.log, "rb") as stream:
+                stream.seek(max(0, self.log.stat().st_size - 4096))
+                tail = stream.read().decode(errors="replace")
+        except OSError:  # not started, or the log could not be made
+            return ""
+        lines = (TERMINAL_CODES.sub("", line).strip() for line in re.split(r"[\r\n]", tail))
+        return next((line for line in reversed([*lines]) if line), "")
+
+    def look(self) -> None:
+        """Finds what others have made of the run: it is theirs, has ended, or is for us to start (``waiting``), and
+        then no other runner's until it has ended."""
+        if self.run is None or (self.state == "elsewhere" and time.monotonic() < self.looked + LOOK_SECONDS):
+            return
+        self.looked = time.monotonic()
+        try:
+            fate, why = self.run.look() if self.run.claim() else ("held", "")
+        except OSError as error:
+            self._fail_to_start(error)
+            return
+        if fate != "free":
+            self.run.release()
+        self.state = {"held": "elsewhere", "finished": "skipped", "failed": "failed", "free": "waiting"}[fate]
+        self.reason = {"finished": "finished elsewhere", "failed": f"elsewhere: {why}"}.get(fate, self.reason)
+
+    def start(self, starter: Starter, environment: dict[str, str]) -> bool:
+        """Tells whether it runs now; otherwise it failed."""
+        self.started = time.monotonic()
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.log, "ab") as log:
+                log.write(f"$ {shlex.join(self.argv)}\n".encode())
+                log.flush()
+                self.process = starter(self.argv, log, environment)
+        except (OSError, ValueError) as error:  # ValueError: an argument with a zero byte
+            self._fail_to_start(error)
+            return False
+        self.state = "running"
+        return True
+
+    def end(self) -> None:
+        """Takes note of how its process has ended: by the record of a training run, else by the exit status."""
+        self.release()
+        self.seconds = time.monotonic() - self.started
+        code = self.process.returncode
+        if code == BusyError.status and self.run:  # another process was quicker
+            self.state, self.looked = "elsewhere", -math.inf
+            return
+        ended = f"exit status {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+        if self.run is None:
+            self.state, self.reason = ("failed", ended) if code else ("finished", "")
+        elif (record := self.run.record()) and record.status == "finished":
+            # That is what tables and the next start go by; what came after it, as telling W&B, may have failed.
+            self.state, self.reason = "finished", f"{ended}, but its record is finished" if code else ""
+        else:
+            error = f": {record.error}" if record and record.error else ""
+            says = f"its record says {record.status}{error}" if record else "it left no record"
+            self.state, self.reason = "failed", ended if code else f"{ended}, but {says}"
+
+    def fail(self, retries: int) -> None:
+        """Counts a failure; up to ``retries`` times the run waits for another try."""
+        self.failures += 1
+        if self.failures <= retries:
+            self.state = "waiting"
+            if self.run:
+                self.run.know()
+
+    def release(self) -> None:
+        """Gives back the run, if this runner has it."""
+        if self.run:
+            self.run.release()
+
+    def _fail_to_start(self, error: Exception) -> None:
+        self.release()
+        self.state, self.reason = "failed", f"cannot be started: {error}"
