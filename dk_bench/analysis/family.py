@@ -9,31 +9,38 @@ from dataclasses import dataclass, replace
 from scipy.special import stdtr, stdtrit
 
 from dk_bench.tables.significance import holm
+from dk_bench.tables.statistics import Summary
 
-__all__ = ["Difference", "as_filed", "corrected", "family_note"]
+__all__ = ["Difference", "as_filed", "corrected", "family_note", "interval_text", "p_columns"]
 
 EQUAL = 1e-6  # pixels, shares, cosines, points or R2: seeds that differ by the same but for rounding have no test
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference over ``count`` seeds that both sides have, half of its 95 % interval (Student's t, paired), p
-    of the paired test that it is zero, and that corrected over the differences of one table.
+    """A mean difference over the seeds that both sides have, with p of the paired t test that it is zero, and p
+    corrected over the differences of one table. ``p`` is None for one seed, and where all seeds differ by the same."""
 
-    ``half`` is None for one seed; ``p`` is None there and where all seeds differ by the same.
-    """
-
-    mean: float
-    half: float | None
-    count: int
+    of: Summary
     p: float | None = None
     p_holm: float | None = None
 
     def text(self, digits: int) -> str:
-        """As tables have it: ``+3.64 ± 2.40, p 0.023 (0.523)``, the corrected in brackets."""
-        spread = "" if self.half is None else f" ± {self.half:.{digits}f}"
+        """Says it as tables have it: ``+3.64 ± 2.40, p 0.023 (0.523)``, the corrected in brackets."""
         chance = "" if self.p is None else f", p {_chance(self.p)} ({_chance(self.p_holm)})"
-        return f"{self.mean:+z.{digits}f}{spread}{chance}"
+        return interval_text(self.of, digits, sign="+") + chance
+
+
+def p_columns(test: Difference | None) -> dict[str, float | None]:
+    """Returns p and the corrected p of a test, or of none, as CSV files hold them, with four digits."""
+    found = {"p": test and test.p, "p_holm": test and test.p_holm}
+    return {name: p if p is None else float(f"{p:.4g}") for name, p in found.items()}
+
+
+def interval_text(of: Summary, digits: int, sign: str = "") -> str:
+    """Says a mean and half of its interval, ``3.64 ± 2.40``; a single value has no interval."""
+    spread = "" if of.half_width is None else f" ± {of.half_width:.{digits}f}"
+    return f"{of.mean:{sign}z.{digits}f}{spread}"
 
 
 def as_filed(value: float) -> float:
@@ -55,11 +62,12 @@ def corrected(differences: Sequence[Difference]) -> list[Difference]:
 
 
 def _p_value(difference: Difference) -> float | None:
-    """Of the paired t test: t is the mean over the interval's half, in units of its quantile."""
-    if difference.half is None or (half := as_filed(difference.half)) <= EQUAL:
+    """Returns p of the paired t test: t is the mean over the interval's half, in units of its quantile."""
+    of = difference.of
+    if of.half_width is None or (half := as_filed(of.half_width)) <= EQUAL:
         return None
-    freedom = difference.count - 1
-    t = as_filed(difference.mean) / half * stdtrit(freedom, 0.975)
+    freedom = of.n - 1
+    t = as_filed(of.mean) / half * stdtrit(freedom, 0.975)
     return float(2 * stdtr(freedom, -abs(t)))
 
 

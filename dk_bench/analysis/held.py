@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from dk_bench.analysis.dynamics.study import batches
 from dk_bench.analysis.learned import EXPERTS, Loaded, Source, recorded, sources
-from dk_bench.analysis.objects import Objects, whole_image
-from dk_bench.analysis.pictures import Picture, Subject
+from dk_bench.analysis.objects import Objects, batches, whole_image
+from dk_bench.analysis.pictures import Picture
+from dk_bench.analysis.subjects import Subject
 from dk_bench.claims.studies import HELD
 from dk_bench.models.probe import evaluating
 

@@ -29,6 +29,7 @@ __all__ = [
     "check_finite",
     "epochs_words",
     "load",
+    "load_classifier",
     "recorded",
     "sources",
 ]
@@ -94,8 +95,21 @@ class Loaded:
 def load(path: str | Path) -> Loaded:
     """Returns a classifier's checkpoint, for looking at what adapts in it.
 
-    Raises UserError for a file that is no checkpoint of ours, a detector's, a model in which nothing adapts, and for
-    weights that are not finite.
+    Raises UserError as :func:`load_classifier`, and for a model in which nothing adapts.
+    """
+    loaded = load_classifier(path)
+    if not sources(loaded.model):
+        raise UserError(
+            f"{path}: {loaded.name} is rigid: nothing is deformable in it, expected deformable kernels, "
+            "deformable convolutions or experts"
+        )
+    return loaded
+
+
+def load_classifier(path: str | Path) -> Loaded:
+    """Returns a classifier's checkpoint, rigid ones included.
+
+    Raises UserError for a file that is no checkpoint of ours, a detector's, and for weights that are not finite.
     """
     checkpoint = read_checkpoint(path)
     if checkpoint.get("task") == "detection":
@@ -105,11 +119,6 @@ def load(path: str | Path) -> Loaded:
     known = (config, held.get("run_id", ""), list(held["classes"]), epochs_words(checkpoint, config))
     loaded = Loaded(Path(path), load_model(path), *known)
     check_finite(loaded.model, path)
-    if not sources(loaded.model):
-        raise UserError(
-            f"{path}: {loaded.name} is rigid: nothing is deformable in it, expected deformable kernels, "
-            "deformable convolutions or experts"
-        )
     return loaded
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 from torchvision import transforms as T
 
 from dk_bench.config import DataConfig
@@ -20,7 +22,9 @@ from dk_bench.data.pixels import open_image
 from dk_bench.data.sources import open_images
 from dk_bench.errors import UserError
 
-__all__ = ["Objects", "coco_objects", "procedural_objects", "whole_image"]
+__all__ = ["Objects", "batches", "coco_objects", "procedural_objects", "whole_image"]
+
+BATCH = 32  # images that a model sees at once
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,18 @@ def whole_image(data: DataConfig, size: int | None = None) -> T.Compose:
     shorter side becomes ``size`` pixels, or what it is in evaluation."""
     side = size or math.floor(data.size / data.crop_pct)
     return T.Compose([T.Resize(side), T.ToTensor(), T.Normalize(data.mean, data.std)])
+
+
+def batches(objects: Objects, transform: Callable[[Image.Image], Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Gives all images in order, as (N, 3, H, W) of one size, each time with the index of the first."""
+    batch: list[Tensor] = []
+    for index, opened in enumerate(objects.images):
+        image = transform(opened())
+        if batch and (len(batch) == BATCH or image.shape != batch[0].shape):
+            yield index - len(batch), torch.stack(batch)
+            batch = []
+        batch.append(image)
+    yield len(objects.images) - len(batch), torch.stack(batch)
 
 
 def _centres(boxes: list, sizes: np.ndarray) -> np.ndarray:

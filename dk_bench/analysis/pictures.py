@@ -1,4 +1,4 @@
-"""Inputs of the study of receptive fields: images with the place and outline of an object, and models by name."""
+"""Inputs of the study of receptive fields: images with the place and outline of an object."""
 
 from __future__ import annotations
 
@@ -8,26 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
-import torch
 from PIL import Image, ImageDraw
-from torch import Tensor, nn
-from torchvision.transforms import functional as F
 
-from dk_bench.analysis.learned import check_finite, epochs_words
-from dk_bench.analysis.origin import Origin, origin_of
-from dk_bench.config import DataConfig, config_from_dict
+from dk_bench.config import DataConfig
 from dk_bench.data.coco import read_annotations
 from dk_bench.data.pixels import open_image
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.scan import images_below
 from dk_bench.data.sources import open_images
 from dk_bench.errors import UserError
-from dk_bench.models.deform import GENERIC
-from dk_bench.models.probe import default_input_size
-from dk_bench.training.checkpoint import load_model, read_checkpoint
 
-__all__ = ["OWN", "Picture", "Subject", "open_model", "open_pictures", "scaled"]
+__all__ = ["OWN", "Picture", "check_inside", "open_pictures", "scaled"]
 
 OWN = "own"  # in place of a source: the images that the models were validated on
 
@@ -98,14 +89,10 @@ def open_pictures(
             raise UserError(f"--images {OWN}: expected checkpoints of models trained on procedural images")
         shapes = replace(data.procedural, val_images=count)
         return [*_of_shapes(open_images(replace(data, procedural=shapes, size=side), "val"), count)]
-    if source in ("procedural", "random"):
-        return [
-            *(
-                _of_shapes(ShapeImages("val", count, size=side), count)
-                if source == "procedural"
-                else _random(side, count)
-            )
-        ]
+    if source == "procedural":
+        return [*_of_shapes(ShapeImages("val", count, size=side), count)]
+    if source == "random":
+        return [*_random(side, count)]
     path = Path(source)
     if not path.exists():
         expected = "procedural, own, random, an image, a folder, or COCO's JSON"
@@ -118,6 +105,13 @@ def open_pictures(
     names = images_below(path, "--images")[:count] if path.is_dir() else [path.name]
     folder = path if path.is_dir() else path.parent
     return [Picture(name, open_image(folder / name).resize((side, side)), _centre(side), None) for name in names]
+
+
+def check_inside(position: tuple[float, float], height: int, width: int) -> None:
+    """Raises UserError for a place (y, x), pixels, outside of an image."""
+    y, x = position
+    if not (0 <= y < height and 0 <= x < width):
+        raise UserError(f"--position {y:g},{x:g}: outside the image, which is {height} pixels high and {width} wide")
 
 
 def _centre(side: int) -> tuple[float, float]:
@@ -167,59 +161,8 @@ def _middle(box: Any) -> tuple[float, float]:
 
 
 def _outlined(side: int, outlines: list[np.ndarray]) -> np.ndarray:
-    """(side, side) of bool: the inside of polygons of (x, y)."""
+    """Returns the inside of polygons of (x, y), pixels, as (side, side) of bool."""
     canvas = Image.new("1", (side, side))
     for outline in outlines:
         ImageDraw.Draw(canvas).polygon(outline.ravel().tolist(), fill=1)
     return np.array(canvas)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model, what it and its checkpoint are called, and the images it expects.
-
-    The names say where weights are random, so that whatever shows a name does.
-    """
-
-    kind: str
-    name: str
-    model: nn.Module
-    side: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    trained: bool
-    origin: Origin | None = None  # of a checkpoint, and the images of its run
-    data: DataConfig | None = None
-
-    def tensor(self, picture: Picture) -> Tensor:
-        """(3, side, side), normalised."""
-        return F.normalize(F.to_tensor(picture.image), self.mean, self.std)
-
-
-def open_model(text: str, side: int | None = None, seed: int = 0) -> Subject:
-    """Returns a checkpoint of a classification run of ours, or a timm name (random weights of that seed).
-
-    Raises UserError where it is neither.
-    """
-    if side is not None and side < 1:
-        raise UserError(f"--side is {side}, expected at least 1")
-    if Path(text).is_file():
-        held = read_checkpoint(text)
-        if held.get("task") == "detection":
-            raise UserError(f"{text}: a detector's checkpoint; expected one of a classification run, or a timm name")
-        values = held["hyper_parameters"]["config"]
-        config = config_from_dict(values, source=text)
-        data = config.data
-        kind = config.model.name + (f" {config.model.spec}" if config.model.spec else "") + epochs_words(held, config)
-        name, mean, std = f"{kind} (seed {config.seed})", tuple(data.mean), tuple(data.std)
-        model = load_model(text)
-        check_finite(model, text)
-        origin = origin_of(text, name, config, held["hyper_parameters"].get("run_id", ""))
-        return Subject(kind, name, model, side or data.size, mean, std, True, origin, data)
-    if text not in timm.list_models() or text == GENERIC:  # which is made with arguments alone
-        raise UserError(f"{text}: neither a checkpoint's file nor a model of timm's")
-    torch.manual_seed(seed)
-    model = timm.create_model(text).eval()
-    known = model.pretrained_cfg
-    name = f"{text} (random weights)"
-    return Subject(name, name, model, side or default_input_size(model)[1], known["mean"], known["std"], trained=False)

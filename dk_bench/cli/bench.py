@@ -22,19 +22,19 @@ from dk_bench.analysis.bench.instruction_sets import (
     default_instruction_sets,
     measure_held,
 )
-from dk_bench.analysis.bench.loader import FILES, FOLDER, PROCEDURAL, SOURCES, Plan, bench_data
+from dk_bench.analysis.bench.loader import FILES, FOLDER, PROCEDURAL, SOURCES, LoaderPlan, bench_data
 from dk_bench.analysis.bench.printing import print_operators, print_rates, print_speeds
 from dk_bench.analysis.bench.steps import CPU_SETS, ModelSet, bench_models
 from dk_bench.analysis.bench.steps import ROUNDS as TRAIN_ROUNDS
 from dk_bench.analysis.bench.study import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
-from dk_bench.cli.options import add_output, check_at_least, check_file
+from dk_bench.cli.options import add_number, add_output, check_device, check_file, writing
 from dk_bench.errors import UserError
 from dk_bench.files import write_atomically
 from dk_bench.functional.loading import why_reference
 from dk_bench.models import MODELS
 
 ROUNDS = 25
-PLAN = Plan()
+PLAN = LoaderPlan()
 OWN = {  # options that not all kinds of bench have
     "ops": ("shapes",),
     "train": ("models", "batch", "size", "bfloat16"),
@@ -43,17 +43,14 @@ OWN = {  # options that not all kinds of bench have
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the subcommand's arguments."""
     parser.add_argument(
         "what", choices=list(OWN), help="what to time: the operators, training the models, or the data loader"
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (cpu)")
-    parser.add_argument("--threads", type=int, metavar="N", default=1, help="CPU threads (1)")
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        metavar="N",
-        help=f"rounds; lower quartiles are taken (ops {ROUNDS}, train {TRAIN_ROUNDS}, data {PLAN.rounds})",
-    )
+    add_number(parser, "--threads", "N", "CPU threads (1)", default=1)
+    rounds = f"ops {ROUNDS}, train {TRAIN_ROUNDS}, data {PLAN.rounds}"
+    add_number(parser, "--repeats", "N", f"rounds; lower quartiles are taken ({rounds})")
     parser.add_argument(
         "--isa",
         nargs="+",
@@ -69,30 +66,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="C,H[,N]",
         help="ops: channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)",
     )
+    _add_train(parser)
+    _add_data(parser)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models",
         metavar="GLOB",
         help="train: names of the models (CPU: operators and rivals in test_resnetdw, batches of 64 at 64 pixels, and "
         "in mobilenetv2_100, 16 at 160; CUDA: all of the paper's)",
     )
-    parser.add_argument(
-        "--batch",
-        type=int,
-        metavar="N",
-        help=f"images a step (train with --models: CPU 2, CUDA 64; data: {PLAN.batch})",
-    )
-    parser.add_argument(
-        "--size", type=int, metavar="PIXELS", help="train: height and width of the images (with --models: 224)"
-    )
+    batch = f"images a step (train with --models: CPU 2, CUDA 64; data: {PLAN.batch})"
+    add_number(parser, "--batch", "N", batch)
+    add_number(parser, "--size", "PIXELS", "train: height and width of the images (with --models: 224)")
     parser.add_argument("--bfloat16", action="store_true", help="train: under bfloat16 autocast")
-    sizes = " ".join(map(str, PLAN.sizes))
-    parser.add_argument(
-        "--sizes",
-        nargs="+",
-        type=int,
-        metavar="PIXELS",
-        help=f"data: height and width of the images that the loader gives ({sizes})",
-    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    sizes = f"data: height and width of the images that the loader gives ({' '.join(map(str, PLAN.sizes))})"
+    add_number(parser, "--sizes", "PIXELS", sizes, nargs="+")
     parser.add_argument(
         "--sources", nargs="+", choices=SOURCES, help=f"data: where images come from ({' '.join(SOURCES)})"
     )
@@ -101,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=f"data: a folder or tar of images (of procedural ones of {PLAN.side} pixels, as JPEG)",
     )
-    parser.add_argument("--images", type=int, metavar="N", help=f"data: procedural images ({PLAN.images})")
+    add_number(parser, "--images", "N", f"data: procedural images ({PLAN.images})")
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -122,16 +115,13 @@ def run(args: argparse.Namespace) -> int:
             record = measure_held(names, _arguments(args), lambda name: status.update(f"timing under {name}"))
     {"ops": print_operators, "train": print_speeds, "data": print_rates}[args.what](record, console)
     if args.output:
-        try:
+        with writing(args.output):
             write_atomically(args.output, json.dumps(record, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"--output {args.output}: {error.strerror}") from error
     return 0
 
 
 def _check(args: argparse.Namespace) -> list[str]:
     """Returns the instruction sets to measure under. Raises UserError as `run` says."""
-    check_at_least(args, threads=1, repeats=1, batch=1, size=1, images=1)
     for name in (option for options in OWN.values() for option in options):
         if getattr(args, name) and name not in OWN[args.what]:
             raise UserError(f"--{name}: does not go with {args.what}")
@@ -139,8 +129,7 @@ def _check(args: argparse.Namespace) -> list[str]:
         check_file(args.output)
     if args.what == "data":
         _check_data(args)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this machine or this torch has no CUDA device")
+    check_device(args.device)
     if args.what == "ops" and (reason := why_reference(args.device)):
         raise UserError(f"--device {args.device}: there are no compiled operators to time: {reason}")
     if args.device == "cuda" and args.isa:
@@ -155,8 +144,6 @@ def _check(args: argparse.Namespace) -> list[str]:
 def _check_data(args: argparse.Namespace) -> None:
     if args.device == "cuda":
         raise UserError("--device cuda: images are loaded by the CPU")
-    if args.sizes and min(args.sizes) < 1:
-        raise UserError(f"--sizes: expected at least 1, got {min(args.sizes)}")
     if args.place:
         sources = [source for source in FILES if Path(args.place).is_dir() == (source == FOLDER)]
         if not set(args.sources or sources) <= {*sources, PROCEDURAL}:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dk_bench.errors import UserError
+
+PLACE = re.compile(r"(?P<y>\d+(\.\d+)?),(?P<x>\d+(\.\d+)?)")
 
 
 def add_output(parser: argparse.ArgumentParser, metavar: str, what: str, default: str | None = None) -> None:
@@ -16,11 +21,71 @@ def add_output(parser: argparse.ArgumentParser, metavar: str, what: str, default
     parser.add_argument("--output", "--out", type=_path, metavar=metavar, default=default, help=what)
 
 
-def add_only(parser: argparse.ArgumentParser) -> None:
-    """Declares ``--only``, of folders of runs among the checkpoints of a command."""
+def add_number(
+    parser: argparse.ArgumentParser,
+    name: str,
+    metavar: str,
+    what: str,
+    *,
+    default: float | None = None,
+    least: float = 1,
+    nargs: str | None = None,
+) -> None:
+    """Declares an option that is a number, or several: whole where ``least`` is an int, and not below it; a float for
+    ``least`` of 0.0, and above it. Reading another raises UserError."""
+    kind = type(least)
+    parser.add_argument(
+        name, action=_Number, type=kind, metavar=metavar, help=what, default=default, least=least, nargs=nargs
+    )
+
+
+class _Number(argparse.Action):
+    """Keeps numbers that are not too small."""
+
+    def __init__(self, *args: Any, least: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.least = least
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        for value in values if isinstance(values, list) else [values]:
+            if self.type is int and value < self.least:
+                raise UserError(f"{option}: expected at least {self.least}, got {value}")
+            if self.type is float and not self.least < value < float("inf"):
+                raise UserError(f"{option} {value:g}: expected a positive number")
+        setattr(namespace, self.dest, values)
+
+
+def place(text: str) -> tuple[float, float]:
+    """Returns the (y, x) of a place in an image, the type of ``--position``."""
+    if not (found := PLACE.fullmatch(text)):
+        raise argparse.ArgumentTypeError(f"expected Y,X in pixels, such as 120,80, got {text!r}")
+    return float(found["y"]), float(found["x"])
+
+
+def add_models(parser: argparse.ArgumentParser, name: str, metavar: str, what: str, files: str) -> None:
+    """Declares what a study of models looks at: checkpoints, ``--only``, and ``--tables-from`` in their place."""
+    parser.add_argument(name, nargs="*", metavar=metavar, help=what)
     parser.add_argument(
         "--only", metavar="NAMES", help="of folders of runs: models of these names, in their order (a,b,c); all"
     )
+    parser.add_argument(
+        "--tables-from",
+        nargs="+",
+        type=Path,
+        default=(),
+        metavar="CSV",
+        help=f"measure nothing: write the tables of such {files} again, beside them",
+    )
+
+
+def check_device(device: str) -> None:
+    """Raises UserError where ``--device`` is cuda and there is none."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine or this torch has no CUDA device")
 
 
 def checkpoints_below(paths: Iterable[str], only: str | None) -> list[str]:
@@ -30,30 +95,32 @@ def checkpoints_below(paths: Iterable[str], only: str | None) -> list[str]:
     Raises UserError for a folder without such runs, for a name in ``only`` that none has, and where no path is a folder
     but ``only`` is given.
     """
-    from dk_bench.runs.record import TRAINING, find_records, read_record
-
     names = [name.strip() for name in only.split(",")] if only else []
     paths, found = list(paths), []
     if names and not any(Path(path).is_dir() for path in paths):
         raise UserError(f"--only {only}: goes with a folder of runs")
     for path in paths:
-        if not Path(path).is_dir():
-            found.append(path)
-            continue
-        records = {file: read_record(file) for file in find_records(path)}
-        runs = [
-            (record.model["name"], record.seed, str(file.with_name("last.ckpt")))
-            for file, record in records.items()
-            if record.task == TRAINING and record.status == "finished"
-        ]
-        runs = [run for run in runs if Path(run[-1]).is_file()]
-        if missing := [name for name in names if name not in {run[0] for run in runs}]:
-            raise UserError(f"{path}: no finished run of {', '.join(missing)} with its last.ckpt")
-        if not runs:
-            raise UserError(f"{path}: no finished run with its last.ckpt")
-        kept = [run for run in runs if not names or run[0] in names]
-        found += [run[-1] for run in sorted(kept, key=lambda run: (names.index(run[0]) if names else 0, *run))]
+        found += _finished(path, names) if Path(path).is_dir() else [path]
     return found
+
+
+def _finished(folder: str, names: Sequence[str]) -> list[str]:
+    """Returns last.ckpt of the finished runs below a folder, of all or of some models in their order."""
+    from dk_bench.runs.record import TRAINING, find_records, read_record
+
+    records = {file: read_record(file) for file in find_records(folder)}
+    runs = [
+        (record.model["name"], record.seed, str(file.with_name("last.ckpt")))
+        for file, record in records.items()
+        if record.task == TRAINING and record.status == "finished"
+    ]
+    runs = [run for run in runs if Path(run[-1]).is_file()]
+    if missing := [name for name in names if name not in {run[0] for run in runs}]:
+        raise UserError(f"{folder}: no finished run of {', '.join(missing)} with its last.ckpt")
+    if not runs:
+        raise UserError(f"{folder}: no finished run with its last.ckpt")
+    kept = [run for run in runs if not names or run[0] in names]
+    return [run[-1] for run in sorted(kept, key=lambda run: (names.index(run[0]) if names else 0, *run))]
 
 
 def _path(text: str) -> Path:
@@ -62,12 +129,13 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def check_at_least(args: argparse.Namespace, **lowest: int) -> None:
-    """Raises UserError for the first of these arguments that is given and is below its lowest value."""
-    for name, low in lowest.items():
-        value = getattr(args, name)
-        if value is not None and value < low:
-            raise UserError(f"--{name.replace('_', '-')}: expected at least {low}, got {value}")
+@contextmanager
+def writing(path: str | Path, argument: str = "--output") -> Iterator[None]:
+    """Turns an error in writing what an argument names into UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{argument} {path}: {error.strerror or error}") from error
 
 
 def check_folder(folder: Path, given: str = "") -> None:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dk_bench.cli.options import add_output, check_at_least, check_file
+from dk_bench.cli.options import add_number, add_output, check_file, writing
+from dk_bench.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.procedural.bend=0")
     add_output(parser, "FILE", "PNG to write (%(default)s)", "shapes.png")
-    parser.add_argument(
-        "--rows", type=int, metavar="N", default=6, help="images of every class, or rows of five (%(default)s)"
-    )
+    add_number(parser, "--rows", "N", "images of every class, or rows of five (%(default)s)", default=6)
     parser.add_argument(
         "--split",
         choices=("train", "test"),
@@ -41,19 +40,14 @@ def run(args: argparse.Namespace) -> int:
     """Draws a column of images for every class, or the training images of a detector. Raises UserError."""
     from PIL.PngImagePlugin import PngInfo
 
-    from dk_bench.errors import UserError
-
     if args.config and "=" in args.config and not Path(args.config).exists():  # the first is a configuration, if any
         args.config, args.overrides = None, [args.config, *args.overrides]
-    check_at_least(args, rows=1)
     check_file(args.output)
     page = _detection(args) if str(args.config).endswith(".py") else _classification(args)
     texts = PngInfo()  # where `dk-bench report` finds the caption
     texts.add_text("Description", CAPTIONS[args.split])
-    try:
+    with writing(args.output):
         page.save(args.output, format="PNG", pnginfo=texts)
-    except OSError as error:
-        raise UserError(f"--output {args.output}: {error.strerror or error}") from error
     print(args.output)
     return 0
 
@@ -63,7 +57,6 @@ def _classification(args: argparse.Namespace) -> Image.Image:
     from dk_bench.data.procedural import sheet
     from dk_bench.data.shifts import held_out_sets
     from dk_bench.data.sources import open_images
-    from dk_bench.errors import UserError
 
     config = load_config(args.config, args.overrides).data
     if config.source != "procedural":
@@ -78,8 +71,6 @@ def _classification(args: argparse.Namespace) -> Image.Image:
 
 
 def _detection(args: argparse.Namespace) -> Image.Image:
-    from dk_bench.errors import UserError
-
     if args.split != "train":
         raise UserError(f"--split is {args.split}, expected train: detectors have no test images of their own")
     from dk_bench.detection.mmengine_config import load_detection_config

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dk_bench.claims.planning import Plan, find_cells, plan_seeds, read_contrast
 from dk_bench.claims.simulation import simulate
-from dk_bench.cli.options import add_output, check_at_least, check_file
+from dk_bench.cli.options import add_number, add_output, check_file
 from dk_bench.errors import UserError
 from dk_bench.files import write_atomically
 from dk_bench.runs.record import DETECTION, TRAINING, RunRecord, as_it_stands, find_records, read_record
@@ -43,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--power", type=float, default=POWER, metavar="P", help=f"how often it shall be found, a share of 1 ({POWER})"
     )
-    parser.add_argument(
-        "--family", type=int, default=1, metavar="N", help="how many contrasts Holm's method corrects for (1)"
-    )
+    add_number(parser, "--family", "N", "how many contrasts Holm's method corrects for (1)", default=1)
     parser.add_argument(
         "--simulate",
         action="store_true",
@@ -100,7 +98,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--margin: expected a number above 0, got {args.margin}")
     if not 0 < args.power < 1:
         raise UserError(f"--power: expected a share above 0 and below 1, got {args.power}")
-    check_at_least(args, family=1)
 
 
 def _task_of(records: list[RunRecord]) -> str:

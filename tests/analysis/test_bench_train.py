@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dk_bench.analysis.bench import steps as bench_train
-from dk_bench.analysis.bench.steps import CPU_SETS, OFFSET_STD, Subject, bench_models, make_subject, time_subjects
+from dk_bench.analysis.bench.steps import CPU_SETS, OFFSET_STD, TimedModel, bench_models, make_model, time_models
 from dk_bench.cli import main
 from dk_bench.models import MODELS
 from dk_bench.nn.offsets import offset_parameter_names
@@ -57,18 +57,18 @@ def test_what_is_timed_by_default_is_there():
 
 
 def test_a_step_is_a_whole_one_and_leaves_offsets_where_they_are(monkeypatch):
-    subject = make_subject("test_resnetdw_dk", CPU, 2, 32, False)
-    offsets = [p for n, p in subject.model.named_parameters() if n in offset_parameter_names(subject.model)]
+    timed = make_model("test_resnetdw_dk", CPU, 2, 32, False)
+    offsets = [p for n, p in timed.model.named_parameters() if n in offset_parameter_names(timed.model)]
     before = [parameter.detach().clone() for parameter in offsets]
     assert any(parameter.std() > OFFSET_STD / 2 for parameter in offsets if parameter.ndim == 1)
     step, seen = torch.optim.SGD.step, []
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: seen.append(self) or step(self))
-    subject.model.train()
-    subject.train()
+    timed.model.train()
+    timed.train()
     [optimizer] = seen
     assert all(torch.equal(a, b) for a, b in zip(before, offsets, strict=True))
     assert all(parameter.grad.abs().sum() > 0 for parameter in offsets[:2])
-    buffers = [optimizer.state[parameter]["momentum_buffer"] for parameter in subject.model.parameters()]
+    buffers = [optimizer.state[parameter]["momentum_buffer"] for parameter in timed.model.parameters()]
     assert any(buffer.abs().sum() > 0 for buffer in buffers)
 
 
@@ -80,7 +80,7 @@ class FakeModel:
     def __init__(self, name, train, evaluation):
         self.name, self.count, model = name, 0, nn.Module()
         steps = [partial(self.step, model, *step) for step in ((True, train), (False, evaluation))]
-        self.subject = Subject(name, model, *steps)
+        self.timed = TimedModel(name, model, *steps)
 
     def step(self, model, training, seconds):
         assert model.training == training
@@ -92,8 +92,8 @@ class FakeModel:
 def test_models_take_turns_in_changing_order(monkeypatch):
     monkeypatch.setattr(FakeModel, "now", 0.0)
     monkeypatch.setattr(FakeModel, "called", called := [])
-    subjects = [FakeModel("base", 1.0, 0.5).subject, FakeModel("dk", 2.0, 0.5).subject]
-    times = time_subjects(subjects, CPU, 9, lambda: FakeModel.now)
+    models = [FakeModel("base", 1.0, 0.5).timed, FakeModel("dk", 2.0, 0.5).timed]
+    times = time_models(models, CPU, 9, lambda: FakeModel.now)
     [(base_train, base_evaluation), (train, evaluation)] = times
     assert (base_train.low, train.low, base_evaluation.low, evaluation.low) == (1.0, 2.0, 0.5, 0.5)
     assert base_train.high >= 1.0
@@ -105,6 +105,6 @@ def test_models_take_turns_in_changing_order(monkeypatch):
 def test_short_steps_make_series_after_one_that_is_not_timed(monkeypatch):
     monkeypatch.setattr(FakeModel, "now", 0.0)
     monkeypatch.setattr(FakeModel, "called", called := [])
-    time_subjects([FakeModel("base", 0.05, 1.0).subject], CPU, 1, lambda: FakeModel.now)
+    time_models([FakeModel("base", 0.05, 1.0).timed], CPU, 1, lambda: FakeModel.now)
     assert called.count(("base", True)) == 1 + 1 + 5  # 0.25 s
     assert called.count(("base", False)) == 1 + 1

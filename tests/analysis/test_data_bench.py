@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from dk_bench.analysis.bench.loader import Plan, bench_data, write_images
+from dk_bench.analysis.bench.loader import LoaderPlan, bench_data, write_images
 from dk_bench.analysis.bench.printing import print_rates
 from dk_bench.cli import main
 from dk_bench.data.procedural import ShapeImages
@@ -61,7 +61,7 @@ def test_own_images(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "tar, 20 of 12 x 12: " in printed and "procedural" not in printed
     write_images(tmp_path / "mine", 20, 12)
-    record = bench_data(Plan(["folder"], [8], batch=64, rounds=1, place=str(tmp_path / "mine")))
+    record = bench_data(LoaderPlan(["folder"], [8], batch=64, rounds=1, place=str(tmp_path / "mine")))
     assert {rate["images"] for rate in record["parts"][0]["rates"]} == {20}  # fewer than a batch
     assert record["settings"]["place"] == "mine"
     record["parts"][0]["warnings"] = ["a sentence"]

@@ -10,9 +10,10 @@ from learned_cases import CLASSES, checkpoint, read_csv
 from PIL import Image
 from torch import nn
 
+from dk_bench.analysis.dynamics.differences import difference
 from dk_bench.analysis.dynamics.figures import deciles
-from dk_bench.analysis.dynamics.probe import probe, targets_of
-from dk_bench.analysis.dynamics.study import collect, difference
+from dk_bench.analysis.dynamics.linear_probe import probe, targets_of
+from dk_bench.analysis.dynamics.study import collect
 from dk_bench.analysis.learned import EXPERTS, KERNEL, Loaded, load
 from dk_bench.analysis.objects import Objects, coco_objects, procedural_objects
 from dk_bench.cli import main
@@ -113,8 +114,8 @@ def test_probe_wants_images_and_classes():
 
 def test_deciles_and_differences():
     assert deciles(np.array([3.0, 1.0, 2.0, 9.0, 8.0])).tolist() == [4, 0, 2, 8, 6]
-    mean, half_width, seeds = difference({0: 1.0, 1: 3.0, 5: 9.0}, {0: 0.5, 1: 1.5})
-    assert (mean, seeds) == (1.0, 2) and half_width == pytest.approx(12.7062 * 0.5, rel=1e-4)
+    found = difference({0: 1.0, 1: 3.0, 5: 9.0}, {0: 0.5, 1: 1.5})
+    assert (found.mean, found.n) == (1.0, 2) and found.half_width == pytest.approx(12.7062 * 0.5, rel=1e-4)
     assert difference({0: 1.0}, {1: 1.0}) is None
 
 

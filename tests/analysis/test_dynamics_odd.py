@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dk_bench.analysis.dynamics.figures import captions
-from dk_bench.analysis.dynamics.probe import targets_of
-from dk_bench.analysis.dynamics.study import ALL, LEARNED, Line, collect
+from dk_bench.analysis.dynamics.linear_probe import targets_of
+from dk_bench.analysis.dynamics.study import ALL, LEARNED, ProbeScore, collect
 from dk_bench.analysis.learned import KERNEL, Loaded
 from dk_bench.analysis.objects import Objects
 from dk_bench.config import Config
@@ -47,7 +47,7 @@ def test_dynamics_that_are_not_finite_are_named():
 
 
 def test_captions_of_one_class_and_of_one_scale():
-    line = Line("m", "cell", 0, "", KERNEL, ALL, 2, LEARNED, "log scale", 0.5, 0.4, 0.6)
+    line = ProbeScore("m", "cell", 0, "", KERNEL, ALL, 2, LEARNED, "log scale", 0.5, 0.4, 0.6)
     assert captions([line]) == {("cell", KERNEL): ("one class", "probe: scale $R^2$ = 0.50")}
     line = dataclasses.replace(line, target="class", value=40.0)
     assert captions([line]) == {("cell", KERNEL): ("probe: class 40 %", "one scale")}

@@ -17,12 +17,14 @@ from dk_bench.analysis.erf.field import area, energy_radius, measure, replknet_s
 from dk_bench.analysis.erf.gradient import unit_gradient
 from dk_bench.analysis.erf.profile import profile_rows, profiles
 from dk_bench.analysis.erf.study import replknet, study
-from dk_bench.analysis.erf.tables import mean_interval, summary
-from dk_bench.analysis.pictures import Picture, Subject, open_model, open_pictures
+from dk_bench.analysis.erf.summary import summary
+from dk_bench.analysis.pictures import Picture, open_pictures
+from dk_bench.analysis.subjects import Subject, open_model
 from dk_bench.cli import main
 from dk_bench.data.pixels import open_image
 from dk_bench.errors import UserError
 from dk_bench.nn import RigidStart2d
+from dk_bench.tables.statistics import Summary, summarize
 
 
 def gaussian(side: int, width: float, centre: tuple[float, float]) -> np.ndarray:
@@ -179,10 +181,10 @@ def test_study_of_a_network_that_turns_with_the_picture():
     (line,) = summary(found)
     numbers = line.numbers
     assert (line.model, line.over, line.count) == ("blur", "pictures", 3)
-    assert numbers["sigma"][0] == pytest.approx(2.0, rel=0.15)  # cut off by borders, and at three sigma
+    assert numbers["sigma"].mean == pytest.approx(2.0, rel=0.15)  # cut off by borders, and at three sigma
     plain = [seen for seen in found if seen.kind == "original"]
     shares = [share_inside(seen.absolute, p.mask) for seen, p in zip(plain, pictures, strict=True)]
-    assert numbers["inside"] == mean_interval(shares)
+    assert numbers["inside"] == summarize(shares)
     assert set(replknet(subject, pictures)) == {0.2, 0.3, 0.5, 0.99}
 
 
@@ -195,8 +197,8 @@ def test_summary_over_checkpoints_of_one_kind():
     subjects[1].model.blur.weight.data[..., 5:8, 5:8] = 1.0
     first, second, both = summary(study(subjects, pictures))
     assert (both.model, both.over, both.count) == ("blur", "checkpoints", 2)
-    means = [first.numbers["sigma"][0], second.numbers["sigma"][0]]
-    assert both.numbers["sigma"] == pytest.approx(mean_interval(means)) and means[1] < 1 < means[0]
+    means = [first.numbers["sigma"].mean, second.numbers["sigma"].mean]
+    assert both.numbers["sigma"] == summarize(means) and means[1] < 1 < means[0]
 
 
 def test_summary_of_differences_by_seed():
@@ -210,8 +212,8 @@ def test_summary_of_differences_by_seed():
     *_, difference = lines = summary(study(subjects, pictures))
     assert [line.over for line in lines] == ["pictures"] * 5 + ["checkpoints"] * 2 + ["seeds"]
     assert (difference.model, difference.count) == ("box - blur", 2)
-    blur0, blur1, box1, box0, _ = [line.numbers["sigma"][0] for line in lines[:5]]
-    assert difference.numbers["sigma"] == pytest.approx(mean_interval([box0 - blur0, box1 - blur1]))
+    blur0, blur1, box1, box0, _ = [line.numbers["sigma"].mean for line in lines[:5]]
+    assert difference.numbers["sigma"] == summarize([box1 - blur1, box0 - blur0])
 
 
 def test_profiles_by_distance():
@@ -227,20 +229,24 @@ def test_profiles_by_distance():
     assert (one.model, one.over, one.count) == ("blur", "pictures", 1)
     peak = 1 / float(kernel.sum())
     for distance in (0, 1, 4):  # rings are half a pixel wide to both sides
-        mean, half = one.parts["absolute"][distance]
-        assert half is None and mean == pytest.approx(peak * math.exp(-(distance**2) / (2 * width**2)), rel=0.05)
-        assert one.parts["signed"][distance] == pytest.approx((mean, None))
+        found = one.parts["absolute"][distance]
+        expected = peak * math.exp(-(distance**2) / (2 * width**2))
+        assert found.half_width is None and found.mean == pytest.approx(expected, rel=0.05)
+        assert one.parts["signed"][distance] == Summary(1, pytest.approx(found.mean))
     (both,) = profiles(study(subjects, [picture]))
     assert (both.over, both.count) == ("checkpoints", 2)
-    assert both.parts["absolute"][1] == pytest.approx((one.parts["absolute"][1][0], 0), abs=1e-9)
-    assert both.parts["signed"][1][0] == pytest.approx(0, abs=1e-9) and both.parts["signed"][1][1] > 0
-    assert profile_rows([one])[1][:5] == ["blur", "pictures", 1, 1, one.parts["absolute"][1][0]]
+    assert both.parts["absolute"][1].mean == pytest.approx(one.parts["absolute"][1].mean, abs=1e-9)
+    assert both.parts["absolute"][1].half_width == pytest.approx(0, abs=1e-9)
+    assert both.parts["signed"][1].mean == pytest.approx(0, abs=1e-9) and both.parts["signed"][1].half_width > 0
+    row = list(profile_rows([one]))[1]
+    assert list(row.values())[:5] == ["blur", "pictures", 1, 1, one.parts["absolute"][1].mean]
 
 
 def test_intervals():
-    assert mean_interval([3.0]) == (3.0, None)
-    mean, half = mean_interval([1.0, 2.0, 3.0])
-    assert mean == 2.0 and half == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)  # t of two degrees of freedom
+    assert summarize([3.0]) == Summary(1, 3.0)
+    found = summarize([1.0, 2.0, 3.0])
+    assert found.mean == 2.0
+    assert found.half_width == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)  # t of two degrees of freedom
 
 
 def test_transformed_pictures_keep_place_and_mask():
@@ -316,9 +322,10 @@ def test_command_writes_figures_and_their_numbers(tmp_path, capsys):
         (["dk_deformed"], "dk_deformed: neither a checkpoint's file nor a model of timm's"),
         (["test_resnetdw", "--images", "nowhere"], "--images nowhere: does not exist"),
         (["test_resnetdw", "--count", "0"], "--count: expected at least 1, got 0"),
-        (["test_resnetdw", "--position", "left"], "--position is 'left', expected two numbers"),
-        (["test_resnetdw", "--side", "48", "--position", "3,48"], "--position is 3,48, expected a place in the image"),
-        (["test_resnetdw", "--position", "nan,3"], "--position is nan,3, expected a place in the image of"),
+        (
+            ["test_resnetdw", "--side", "48", "--position", "3,48"],
+            "--position 3,48: outside the image, which is 48 pix",
+        ),
         (["test_resnetdw", "--side", "0"], "--side: expected at least 1, got 0"),
         (["test_resnetdw", "test_resnetdw"], "test_resnetdw (random weights): several models of that name"),
         (["test_resnetdw", "--layer", "fc"], "layer: expected a module that gives"),
@@ -328,6 +335,13 @@ def test_command_writes_figures_and_their_numbers(tmp_path, capsys):
 def test_bad_input_of_the_command(arguments, message, capsys, tmp_path):
     assert main(["erf", *arguments, "--output", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("position", ["left", "nan,3", "3"])
+def test_positions_that_are_none(position, capsys):
+    with pytest.raises(SystemExit):
+        main(["erf", "test_resnetdw", "--position", position])
+    assert f"--position: expected Y,X in pixels, such as 120,80, got '{position}'" in capsys.readouterr().err
 
 
 def test_random_pictures():

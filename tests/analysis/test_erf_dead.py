@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import nn
 
 from dk_bench.analysis.erf.gradient import unit_gradient
 from dk_bench.analysis.erf.profile import profiles
-from dk_bench.analysis.erf.study import study, write_study
-from dk_bench.analysis.erf.tables import ABOUT, print_summary, summary, write_summary
-from dk_bench.analysis.pictures import Picture, Subject, open_model
+from dk_bench.analysis.erf.study import study
+from dk_bench.analysis.erf.summary import summary
+from dk_bench.analysis.erf.tables import ABOUT, document, write_study, write_summary
+from dk_bench.analysis.pictures import Picture
+from dk_bench.analysis.subjects import Subject, open_model
 from dk_bench.cli import main
+from dk_bench.tables.render import show
 
 SIDE = 24
 
@@ -60,8 +64,8 @@ def test_dead_units_are_counted_and_left_out():
     assert (first.count, first.dead, first.units) == (2, 3, 9)
     assert (second.count, second.dead, second.units) == (3, 0, 9)
     assert (both.over, both.count, both.dead, both.units) == ("checkpoints", 2, 3, 18)
-    assert first.numbers["area"][0] == second.numbers["area"][0] == 5  # of nine equal pixels, half of the energy
-    assert np.isfinite([value for line in (first, second, both) for value in line.numbers["agreement_scaled"]]).all()
+    assert first.numbers["area"].mean == second.numbers["area"].mean == 5  # of nine equal pixels, half of the energy
+    assert np.isfinite([line.numbers["agreement_scaled"].half_width for line in (first, second, both)]).all()
 
 
 def test_checkpoint_without_a_living_unit_stops_no_other(tmp_path, capsys):
@@ -76,9 +80,9 @@ def test_checkpoint_without_a_living_unit_stops_no_other(tmp_path, capsys):
         ("other", "checkpoints", 2, 0, 18),
     ]
     assert lines[0].numbers == {} and [each.count for each in profiles(found)] == [3, 2]
-    print_summary(lines)
+    show(document(lines, dict.fromkeys(ABOUT), []), Console())
     printed = capsys.readouterr().out
-    assert "│     9 of 9 │" in printed and "dead units" in printed and "nan" not in printed
+    assert "│ 9 of 9     │" in printed and "dead units" in printed and "nan" not in printed
     write_study(found, PICTURES, tmp_path)
     write_summary(lines, dict.fromkeys(ABOUT), [], tmp_path)
     dead = [row for row in rows_of(tmp_path / "fields.csv") if row["dead"] == "True"]
@@ -132,7 +136,7 @@ def test_names_and_captions_say_that_weights_are_random(tmp_path, capsys):
     arguments = ["erf", "test_resnetdw", "--count", "1", "--side", "32", "--layer", "layer1", "--replknet"]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "│ test_resnetdw (random weights) │" in printed and "│     0 of 3 │" in printed
+    assert "│ test_resnetdw (random weights) │" in printed and "│ 0 of 3     │" in printed
     for name in ("fields", "transforms", "profile"):
         caption = Image.open(tmp_path / f"{name}.png").info["Description"]
         assert caption.endswith(" Not trained: test_resnetdw (random weights).")

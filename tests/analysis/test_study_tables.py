@@ -12,21 +12,25 @@ import torch
 from learned_cases import checkpoint, read_csv
 from scipy import stats
 
-from dk_bench.analysis.dynamics.tables import families, read_tables
-from dk_bench.analysis.erf.tables import SEEDS, read_summary
+from dk_bench.analysis.dynamics.differences import families
+from dk_bench.analysis.dynamics.tables import read_tables
+from dk_bench.analysis.erf.summary import SEEDS
+from dk_bench.analysis.erf.tables import read_summary
 from dk_bench.analysis.family import Difference, corrected, family_note
 from dk_bench.analysis.held import held_accuracy, held_at_mean
 from dk_bench.analysis.learned import load, sources
 from dk_bench.analysis.learned import recorded as watched
 from dk_bench.analysis.objects import procedural_objects
 from dk_bench.analysis.origin import Origin, origin_of, read_about
-from dk_bench.analysis.pictures import open_model, open_pictures
+from dk_bench.analysis.pictures import open_pictures
+from dk_bench.analysis.subjects import open_model
 from dk_bench.claims.studies import HELD
 from dk_bench.cli import main
 from dk_bench.cli.options import checkpoints_below
 from dk_bench.config import load_config, to_dict
 from dk_bench.errors import UserError
 from dk_bench.runs.record import new_record, write_record
+from dk_bench.tables.statistics import Summary, summarize
 
 RESULTS = Path(__file__).parents[2] / "results"
 FIELDS = sorted([*RESULTS.glob("erf/*.csv"), *RESULTS.glob("erf/*/summary.csv")])
@@ -34,22 +38,19 @@ FIELDS = sorted([*RESULTS.glob("erf/*.csv"), *RESULTS.glob("erf/*/summary.csv")]
 
 def test_p_is_scipys_and_corrected_over_the_family():
     samples = np.random.default_rng(0).normal(0.6, 1.0, (7, 5))
-    given = []
-    for sample in samples:
-        half = stats.t.ppf(0.975, 4) * stats.sem(sample)
-        given.append(Difference(sample.mean(), half, 5))
+    given = [Difference(summarize(sample.tolist())) for sample in samples]
     found = corrected(given)
     expected = [stats.ttest_1samp(sample, 0).pvalue for sample in samples]
     np.testing.assert_allclose([each.p for each in found[:7]], expected, rtol=1e-4)
     order = np.argsort(expected)
     holm = np.minimum(1, np.maximum.accumulate((7 - np.arange(7)) * np.array(expected)[order]))
     np.testing.assert_allclose([found[index].p_holm for index in order], holm, rtol=1e-4)
-    none = corrected([Difference(0.3, None, 1), Difference(0.3, 0.0, 3)])
+    none = corrected([Difference(Summary(1, 0.3)), Difference(Summary(3, 0.3, 0.0, 0.0))])
     assert [(each.p, each.p_holm) for each in none] == [(None, None)] * 2  # one seed; no spread
     assert corrected([*given, *none])[order[0]].p_holm == pytest.approx(9 / 7 * found[order[0]].p_holm)
     assert "One family of 7 tests: these." in family_note(found, "these")
     assert family_note(none, "these") == "No p values: these are of one seed, or the same for all seeds."
-    assert Difference(0.25, 0.5, 3, 0.0123, 0.5).text(1) == "+0.2 ± 0.5, p 0.012 (0.500)"
+    assert Difference(Summary(3, 0.25, half_width=0.5), 0.0123, 0.5).text(1) == "+0.2 ± 0.5, p 0.012 (0.500)"
 
 
 def test_committed_differences_are_those_of_their_seeds():
@@ -66,9 +67,9 @@ def test_committed_differences_are_those_of_their_seeds():
             one, other = line.model.split(" - ")
             seeds = [n for n in range(99) if {f"{one} (seed {n})", f"{other} (seed {n})"} <= of.keys()]
             for name, test in line.tests.items():
-                a, b = ([of[f"{kind} (seed {seed})"].numbers[name][0] for seed in seeds] for kind in (one, other))
-                assert test.mean == pytest.approx(np.mean(a) - np.mean(b), abs=2e-5)
-                if test.half > 1e-3 * abs(a[0]):  # differences of seven digits have digits left
+                a, b = ([of[f"{kind} (seed {seed})"].numbers[name].mean for seed in seeds] for kind in (one, other))
+                assert test.of.mean == pytest.approx(np.mean(a) - np.mean(b), abs=2e-5)
+                if test.of.half_width > 1e-3 * abs(a[0]):  # differences of seven digits have digits left
                     assert test.p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=0.02)
 
 
@@ -87,8 +88,7 @@ def test_what_survives_the_correction():
     assert told["photos_layer3"] == {(f"{model}dcn", "inside"), (f"{model}dcn_dk", "sigma")}
     assert told["photos_layer4"] == {(f"{model}gdk", "sigma"), (f"{model}dcn_dk", "sigma")}
     assert told["photos_layer3_fixed_offsets"] == told["photos_layer3"] and told["procedural"] == set()
-    lines, *_ = read_tables(RESULTS / "dynamics" / "probe.csv")
-    found = families(lines)
+    found = families(read_tables(RESULTS / "dynamics" / "probe.csv").scores)
     assert [len(members) for members in found.values()] == [30, 40]
     assert min(each.difference.p_holm for members in found.values() for each in members) > 0.09
 

@@ -18,8 +18,10 @@ import torch
 from operator_cases import FACTOR
 from torch import bfloat16, float16, float32
 
-from dk_bench.analysis.dynamics.tables import families, read_tables
-from dk_bench.analysis.erf.tables import SEEDS, read_summary
+from dk_bench.analysis.dynamics.differences import families
+from dk_bench.analysis.dynamics.tables import read_tables
+from dk_bench.analysis.erf.summary import SEEDS
+from dk_bench.analysis.erf.tables import read_summary
 from dk_bench.models import KernelSpec
 from dk_bench.nn.scope import grid_offset
 from dk_bench.reference import tap_weights
@@ -73,8 +75,8 @@ def field_difference(name: str, model: str, number: str, digits: int) -> str:
     """``+3.13 ± 0.06``, of a study of receptive fields, to its rigid model."""
     lines, *_ = read_summary(RESULTS / "erf" / f"{name}.csv")
     (line,) = [line for line in lines if line.model == f"test_resnetdw_{model} - test_resnetdw"]
-    mean, half = line.numbers[number]
-    return f"{mean:+.{digits}f} ± {half:.{digits}f}"
+    of = line.numbers[number]
+    return f"{of.mean:+.{digits}f} ± {of.half_width:.{digits}f}"
 
 
 def field_counts(name: str) -> tuple[int, int]:
@@ -102,11 +104,11 @@ def erf() -> list[str]:
 
 def probe_score(model: str, features: str, target: str = "class") -> str:
     """``76.6 ± 2.9``, over the seeds of a committed model."""
-    lines, *_ = read_tables(RESULTS / "dynamics" / "probe.csv")
+    scores = read_tables(RESULTS / "dynamics" / "probe.csv").scores
     found = summarize(
         [
             line.value
-            for line in lines
+            for line in scores
             if (line.model, line.kind, line.layer, line.features, line.target)
             == (f"test_resnetdw_{model}", "kernel offsets", "all", features, target)
         ]
@@ -115,9 +117,9 @@ def probe_score(model: str, features: str, target: str = "class") -> str:
 
 
 def dynamics() -> list[str]:
-    lines, _, _, about = read_tables(RESULTS / "dynamics" / "probe.csv")
+    results = read_tables(RESULTS / "dynamics" / "probe.csv")
     counts = []
-    for members in families(lines).values():
+    for members in families(results.scores).values():
         found = [each.difference for each in members]
         assert not any(each.p_holm < 0.05 for each in found)
         counts.append((len(found), sum(each.p < 0.05 for each in found)))
@@ -128,7 +130,7 @@ def dynamics() -> list[str]:
     return [
         f"Of {offsets} differences between offsets and CondConv's scores {told} are below 0.05 and none after",
         f"of {random} between learned generators and random ones {told_too} and none",
-        f"tell the class of {learned} % of the objects, where chance is {about['chance']:.1f} % and shuffled targets "
+        f"tell the class of {learned} % of the objects, where chance is {results.chance:.1f} % and shuffled targets "
         f"stay at {shuffled} %",
         f"tells {unlearned} %, so most",
         *without_record(),
@@ -138,7 +140,7 @@ def dynamics() -> list[str]:
 def without_record() -> list[str]:
     """The configurations of the study of probes whose runs have no record in results/, by name."""
     known = {json.loads(path.read_text(encoding="utf-8"))["run_id"] for path in RESULTS.rglob("record.json")}
-    *_, origins, _ = read_tables(RESULTS / "dynamics" / "probe.csv")
+    origins = read_tables(RESULTS / "dynamics" / "probe.csv").origins
     missing = [origin for origin in origins if origin.run not in known]
     assert len(origins) == 18 and len(missing) == 6 and {origin.seed for origin in missing} == {0, 1, 2}
     one, other = dict.fromkeys(origin.configuration for origin in missing)

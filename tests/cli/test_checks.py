@@ -9,7 +9,7 @@ from PIL import Image
 from table_cases import PROCEDURAL, make_record
 
 from dk_bench.analysis.learned import load
-from dk_bench.analysis.pictures import open_model
+from dk_bench.analysis.subjects import open_model
 from dk_bench.cli import main
 from dk_bench.cli.eval import accuracies
 from dk_bench.errors import UserError

@@ -7,14 +7,17 @@ from rich.console import Console
 from table_cases import PROCEDURAL, make_record
 
 from dk_bench.analysis.bench.printing import print_operators, print_speeds
-from dk_bench.analysis.drawing import progress
+from dk_bench.analysis.console import progress
 from dk_bench.analysis.erf.study import study
-from dk_bench.analysis.erf.tables import print_summary, summary
-from dk_bench.analysis.pictures import open_model, open_pictures
+from dk_bench.analysis.erf.summary import summary
+from dk_bench.analysis.erf.tables import ABOUT, document
+from dk_bench.analysis.pictures import open_pictures
+from dk_bench.analysis.subjects import open_model
 from dk_bench.cli import main
 from dk_bench.runs.record import write_record
 from dk_bench.sweep.job import Job
 from dk_bench.sweep.progress import SweepProgress
+from dk_bench.tables.render import show
 from dk_bench.tables.terminal import print_table
 
 NAMES = ["test_resnetdw_dcn_dk", "test_resnetdw_dcn", "test_resnetdw_dk_s3", "test_resnetdw_dk_s5"]
@@ -109,7 +112,7 @@ def test_bench_shows_every_name(places):
 def test_receptive_fields_show_every_name(places, capsys):
     fields = study([open_model(name, 32) for name in NAMES[2:]], open_pictures("random", 32, 1))
     for place in places:
-        print_summary(summary(fields))
+        show(document(summary(fields), dict.fromkeys(ABOUT), []), Console())
         printed = capsys.readouterr().out
         assert all(f" {name} " in printed for name in NAMES[2:]) and "…" not in printed, place
 

@@ -38,8 +38,9 @@ Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Series:
-    """A call to be timed in so many ``rounds``: ``seconds`` returns those of one call, the mean over ``calls``."""
+class TimedCall:
+    """A call and how it is timed: ``seconds`` measures a series of ``calls`` and gives their mean, in so many
+    ``rounds``."""
 
     call: Call
     seconds: Callable[[], float]
@@ -57,7 +58,7 @@ class Spread:
 
 
 def spread(times: Sequence[float]) -> Spread:
-    """Quartiles, between the two nearest times; one time is all three."""
+    """Returns the quartiles, between the two nearest times; one time is all three."""
     low, median, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [*times] * 3
     return Spread(low, median, high)
 
@@ -77,11 +78,11 @@ def in_rounds(measures: Sequence[Callable[[], float]], rounds: Sequence[int]) ->
 
 def make_series(
     calls: Sequence[Call], device: torch.device, rounds: int, clock: Clock = time.perf_counter
-) -> list[Series]:
+) -> list[TimedCall]:
     """Returns a series of every call, with at most so many rounds, and fewer where they would take long."""
     if device.type == "cuda":
         return [
-            Series(call, *_on_cuda(call), min(rounds, LEAST_ROUNDS) if call.operator in SLOW else rounds)
+            TimedCall(call, *_on_cuda(call), min(rounds, LEAST_ROUNDS) if call.operator in SLOW else rounds)
             for call in calls
         ]
     lasting = [_once(call, clock) for call in calls]
@@ -99,12 +100,12 @@ def make_series(
             fitting = LEAST_ROUNDS
         elif call.operator == BASE and seconds > LOST * ways[call.setting.dtype, call.mode]:
             fitting = 1
-        series.append(Series(call, _on_cpu(call, number, clock), number, min(rounds, fitting)))
+        series.append(TimedCall(call, _on_cpu(call, number, clock), number, min(rounds, fitting)))
     return series
 
 
 def _once(call: Call, clock: Clock) -> float:
-    """Seconds of a call that is warm."""
+    """Returns the seconds of a call that is warm."""
     with call.context():
         call.function()
         begin = clock()
@@ -161,10 +162,10 @@ def _capture(call: Callable[[], Any]) -> tuple[Callable[[], Any], int]:
 
 
 def cold_times(
-    series: Sequence[Series], clock: Clock = time.perf_counter, empty: Callable[[], Any] | None = None
+    series: Sequence[TimedCall], clock: Clock = time.perf_counter, empty: Callable[[], Any] | None = None
 ) -> list[float | None]:
-    """Seconds of single calls of each series after ``empty`` was called, which empties the caches: the median of a few.
-    None for a series of few rounds."""
+    """Returns the seconds of single calls of each series after ``empty`` was called, which empties the caches: the
+    median of a few. None for a series of few rounds."""
     empty = empty or _make_empty()
 
     def measure(call: Call) -> Callable[[], float]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dk_bench.analysis.bench.calls import BASE, COPY, FORWARD, OURS, TORCHVISION
-
-if TYPE_CHECKING:
-    from dk_bench.analysis.bench.study import Timing
+from dk_bench.analysis.bench.timings import Timing
 
 UNEVEN = 0.15  # of the lower quartile: a median so far above it is one of a disturbed call
 UNEVEN_SHARE = 0.2  # of the calls: where more are disturbed, a record says so
@@ -19,12 +17,12 @@ Means = dict[str, dict[str, dict[str, float]]]
 
 
 def geometric_means(timings: Iterable[Timing]) -> Means:
-    """Over the shapes, by setting, mode and operator: the ratio to the fastest depthwise convolution."""
+    """Means the ratios to the fastest depthwise convolution over the shapes, by setting, mode and operator."""
     return _means((t, t.ratio) for t in timings if t.operator not in (BASE, COPY))
 
 
 def means_over_float32(timings: Iterable[Timing]) -> Means:
-    """Over the shapes, by setting, mode and operator: our 16-bit times over our own in float32."""
+    """Means our 16-bit times over our own in float32, over the shapes, by setting, mode and operator."""
     return _means((t, t.over_float32) for t in timings if t.over_float32)
 
 

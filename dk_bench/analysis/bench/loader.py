@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from dk_bench.analysis.bench.clock import Spread, in_rounds, spread
+from dk_bench.analysis.bench.recording import bench_record
 from dk_bench.config import DataConfig
 from dk_bench.data.decoded import EVERY_TIME, Decoded, Encoded, keep
 from dk_bench.data.order import Augmented, InOrder, StepSampler, Transformed, as_it_is
 from dk_bench.data.procedural import ShapeImages
-from dk_bench.data.sources import Images, open_images
+from dk_bench.data.sources import open_images
 from dk_bench.data.transforms import EvalTransform, TrainTransform
-from dk_bench.runs.environment import collect_device, collect_git, collect_versions
-from dk_bench.runs.machine import Watch, collect_machine, disturbances
 
 SCHEMA_VERSION = 1
 KIND = "image rates"
@@ -64,7 +62,7 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoaderPlan:
     """What is measured: ``images`` of ``side`` pixels are written where files are wanted and ``place`` names none."""
 
     sources: Sequence[str] = SOURCES
@@ -76,50 +74,39 @@ class Plan:
     place: str | None = None
 
 
-def bench_data(plan: Plan, on_source: Callable[[str], Any] = lambda name: None) -> dict[str, Any]:
+def bench_data(plan: LoaderPlan, on_source: Callable[[str], Any] = lambda name: None) -> dict[str, Any]:
     """Times the loader of this process, without workers, and returns the record; ``on_source`` hears of each at first.
 
     Raises UserError for a place that holds no images of classes.
     """
-    started = datetime.now(timezone.utc)
-    machine, watch = collect_machine(), Watch()
-    rates: list[Rate] = []
-    openings: list[Opening] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for source in plan.sources:
-            on_source(source)
-            found, opening = _measure(source, plan, Path(folder, source))
-            rates += found
-            openings.append(opening)
-    watched = watch.finish()
-    part = {
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "machine": machine,
-        "watched": watched,
-        "rates": [asdict(rate) for rate in rates],
-        "openings": [asdict(opening) for opening in openings],
-        "warnings": disturbances(watched, torch.get_num_threads()),
-    }
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": KIND,
-        "started": started.isoformat(timespec="seconds"),
-        "ended": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": collect_device("cpu"),
-        "versions": collect_versions(),
-        "git": collect_git(),
-        "settings": {
-            **asdict(plan),
-            "place": plan.place and Path(plan.place).name,
-            "jpeg_quality": QUALITY,
-            "augment": asdict(DataConfig().augment),
-            "workers": 0,
-        },
-        "parts": [part],
+    settings = {
+        **asdict(plan),
+        "place": plan.place and Path(plan.place).name,
+        "jpeg_quality": QUALITY,
+        "augment": asdict(DataConfig().augment),
+        "workers": 0,
     }
 
+    def measure() -> dict[str, Any]:
+        rates: list[Rate] = []
+        openings: list[Opening] = []
+        with tempfile.TemporaryDirectory() as folder:
+            for source in plan.sources:
+                on_source(source)
+                found, opening = _measure(source, plan, Path(folder, source))
+                rates += found
+                openings.append(opening)
+        return {
+            "instruction_set": torch.backends.cpu.get_cpu_capability(),  # of torch, not of operators of ours
+            "rates": [asdict(rate) for rate in rates],
+            "openings": [asdict(opening) for opening in openings],
+            "warnings": [],
+        }
 
-def _measure(source: str, plan: Plan, folder: Path) -> tuple[list[Rate], Opening]:
+    return bench_record(KIND, SCHEMA_VERSION, settings, torch.device("cpu"), measure)
+
+
+def _measure(source: str, plan: LoaderPlan, folder: Path) -> tuple[list[Rate], Opening]:
     """Returns all sizes, transforms and ways of keeping images of one source, which take turns."""
     configs = [_config(source, plan, size, folder) for size in plan.sizes]
     with _opened(source, configs[-1], plan, folder) as (images, opening):
@@ -145,7 +132,7 @@ def _rate(row: tuple, rounds: int, seconds: Spread) -> Rate:
     return Rate(*row, rounds, round(count / seconds.low, 1), round(count / seconds.median, 1))
 
 
-def _config(source: str, plan: Plan, size: int, folder: Path) -> DataConfig:
+def _config(source: str, plan: LoaderPlan, size: int, folder: Path) -> DataConfig:
     if source == PROCEDURAL:
         shapes = dataclasses.replace(DataConfig().procedural, train_images=plan.images)
         return DataConfig(size=size, procedural=shapes, batch_size=plan.batch)
@@ -154,7 +141,9 @@ def _config(source: str, plan: Plan, size: int, folder: Path) -> DataConfig:
 
 
 @contextmanager
-def _opened(source: str, config: DataConfig, plan: Plan, folder: Path) -> Iterator[tuple[Decoded | Encoded, Opening]]:
+def _opened(
+    source: str, config: DataConfig, plan: LoaderPlan, folder: Path
+) -> Iterator[tuple[Decoded | Encoded, Opening]]:
     """Returns the source's images, decoded once, and how long that took."""
     if source != PROCEDURAL and plan.place is None:
         write_images(Path(config.train), plan.images, plan.side)
@@ -196,7 +185,8 @@ def write_images(place: Path, count: int, side: int) -> None:
     """Writes ``count`` procedural images of ``side`` pixels as JPEG files, a folder a class: to a folder, or, where
     ``place`` ends so, into a tar."""
     shapes = ShapeImages("train", count, size=side)
-    files = ((f"{shapes.classes[label]}/{index}.jpg", _jpeg(image)) for index, (image, label) in _numbered(shapes))
+    numbered = ((index, *shapes[index]) for index in range(count))
+    files = ((f"{shapes.classes[label]}/{index}.jpg", _jpeg(image)) for index, image, label in numbered)
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.suffix != ".tar":
         for name, content in files:
@@ -208,10 +198,6 @@ def write_images(place: Path, count: int, side: int) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-
-
-def _numbered(images: Images) -> Iterator[tuple[int, tuple[Any, int]]]:
-    return ((index, images[index]) for index in range(len(images)))
 
 
 def _jpeg(image: Any) -> bytes:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 import timm
@@ -23,11 +22,10 @@ from torch import nn
 
 from dk_bench.analysis.bench.clock import Clock, Spread, in_rounds, spread
 from dk_bench.analysis.bench.conclusions import uneven
+from dk_bench.analysis.bench.recording import bench_record
 from dk_bench.config import OptimConfig
 from dk_bench.models import MODELS
 from dk_bench.nn.offsets import offset_parameter_names
-from dk_bench.runs.environment import collect_device, collect_git, collect_versions
-from dk_bench.runs.machine import Watch, collect_machine, disturbances, own_instruction_set
 
 SCHEMA_VERSION = 2
 ROUNDS = 15
@@ -74,7 +72,7 @@ class Speed:
 
 
 @dataclass
-class Subject:
+class TimedModel:
     """A model and its two kinds of steps; before each kind the model's mode is switched."""
 
     name: str
@@ -103,7 +101,7 @@ def open_branches(model: nn.Module) -> None:
                 module.weight.fill_(1)
 
 
-def make_subject(name: str, device: torch.device, batch: int, size: int, bfloat16: bool) -> Subject:
+def make_model(name: str, device: torch.device, batch: int, size: int, bfloat16: bool) -> TimedModel:
     """Returns a model with random weights, its optimiser, and a batch; warmed up. Peak memory is of the model and its
     steps.
     """
@@ -132,29 +130,34 @@ def make_subject(name: str, device: torch.device, batch: int, size: int, bfloat1
         with torch.inference_mode(), autocast():
             model(images)
 
-    subject = Subject(name, model, train, evaluate)
+    timed = TimedModel(name, model, train, evaluate)
+    _warm_up(timed, device, before)
+    return timed
+
+
+def _warm_up(timed: TimedModel, device: torch.device, before: int) -> None:
+    """Takes a few steps, and on CUDA notes the most memory that they hold beyond what was held ``before``."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    for mode, step in ((True, train), (False, evaluate)):
-        model.train(mode)
+    for mode, step in ((True, timed.train), (False, timed.evaluate)):
+        timed.model.train(mode)
         for _ in range(WARM_UP):
             step()
     if device.type == "cuda":
-        subject.peak_memory = torch.cuda.max_memory_allocated() - before
-    return subject
+        timed.peak_memory = torch.cuda.max_memory_allocated() - before
 
 
-def time_subjects(
-    subjects: Sequence[Subject], device: torch.device, rounds: int, clock: Clock = time.perf_counter
+def time_models(
+    models: Sequence[TimedModel], device: torch.device, rounds: int, clock: Clock = time.perf_counter
 ) -> list[tuple[Spread, Spread]]:
-    """Seconds of a training step and of an evaluation of each; the first one is the base, whose steps decide how many
-    of all models' make a series."""
+    """Returns the seconds of a training step and of an evaluation of each; the first one is the base, whose steps
+    decide how many of all models' make a series."""
 
-    def measure(subject: Subject, training: bool, steps: int) -> Callable[[], float]:
-        step = subject.train if training else subject.evaluate
+    def measure(timed: TimedModel, training: bool, steps: int) -> Callable[[], float]:
+        step = timed.train if training else timed.evaluate
 
         def seconds() -> float:
-            subject.model.train(training)
+            timed.model.train(training)
             if steps > 1:
                 step()  # a step that is a series by itself is longer than what caches remember
             _synchronise(device)
@@ -168,10 +171,10 @@ def time_subjects(
 
     measures = []
     for training in (True, False):
-        steps = max(1, round(SERIES_SECONDS / max(measure(subjects[0], training, 1)(), 1e-9)))
-        measures += [measure(subject, training, steps) for subject in subjects]
+        steps = max(1, round(SERIES_SECONDS / max(measure(models[0], training, 1)(), 1e-9)))
+        measures += [measure(timed, training, steps) for timed in models]
     spreads = list(map(spread, in_rounds(measures, [rounds] * len(measures))))
-    return list(zip(spreads[: len(subjects)], spreads[len(subjects) :], strict=True))
+    return list(zip(spreads[: len(models)], spreads[len(models) :], strict=True))
 
 
 def _synchronise(device: torch.device) -> None:
@@ -188,17 +191,17 @@ def _bench_base(
     rounds: int,
     on_model: Callable[[str], Any],
 ) -> list[Speed]:
-    """Returns the base and the models that have it."""
-    subjects = []
+    """Times the base and the models that have it, in turn."""
+    models = []
     for name in dict.fromkeys((base, *names)):
         on_model(name)
-        subjects.append(make_subject(name, device, of.batch, of.size, bfloat16))
-    on_model(f"{base} and {len(subjects) - 1} more in turn")
-    times = time_subjects(subjects, device, rounds)
+        models.append(make_model(name, device, of.batch, of.size, bfloat16))
+    on_model(f"{base} and {len(models) - 1} more in turn")
+    times = time_models(models, device, rounds)
     base_train, base_evaluation = times[0]
     return [
         Speed(
-            subject.name,
+            timed.name,
             base,
             of.batch,
             of.size,
@@ -211,9 +214,9 @@ def _bench_base(
             of.batch / evaluation.low,
             base_train.low / train.low,
             base_evaluation.low / evaluation.low,
-            subject.peak_memory,
+            timed.peak_memory,
         )
-        for subject, (train, evaluation) in zip(subjects, times, strict=True)
+        for timed, (train, evaluation) in zip(models, times, strict=True)
     ]
 
 
@@ -229,45 +232,33 @@ def bench_models(
 
     Raises KeyError for a name that is not ours.
     """
-    started = datetime.now(timezone.utc)
-    machine, watch = collect_machine(), Watch()
-    speeds: list[Speed] = []
-    for of in sets:
-        for base in dict.fromkeys(MODELS[name].base for name in of.models):
-            names = [name for name in of.models if MODELS[name].base == base]
-            speeds += _bench_base(base, names, of, device, bfloat16, rounds, on_model)
-    watched = watch.finish()
-    others = disturbances(watched, torch.get_num_threads()) if device.type == "cpu" else []
-    quartiles = [pair for s in speeds for pair in ((s.train_seconds, s.train_median), (s.eval_seconds, s.eval_median))]
-    part = {
-        "instruction_set": own_instruction_set(),
-        "machine": machine,
-        "watched": watched,
-        "speeds": [asdict(s) for s in speeds],
-        "conclusions": conclusions(speeds),
-        "warnings": [*others, *uneven(quartiles)],
+    settings = {
+        "precision": "bfloat16 autocast" if bfloat16 else "float32",
+        "rounds": rounds,
+        "memory_format": "channels_last",
+        "offset_std": OFFSET_STD,
+        "training_step": "forward, cross-entropy, backward, SGD with momentum and weight decay",
     }
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "model speeds",
-        "started": started.isoformat(timespec="seconds"),
-        "ended": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": collect_device(device),
-        "versions": collect_versions(),
-        "git": collect_git(),
-        "settings": {
-            "precision": "bfloat16 autocast" if bfloat16 else "float32",
-            "rounds": rounds,
-            "memory_format": "channels_last",
-            "offset_std": OFFSET_STD,
-            "training_step": "forward, cross-entropy, backward, SGD with momentum and weight decay",
-        },
-        "parts": [part],
-    }
+
+    def measure() -> dict[str, Any]:
+        speeds: list[Speed] = []
+        for of in sets:
+            for base in dict.fromkeys(MODELS[name].base for name in of.models):
+                names = [name for name in of.models if MODELS[name].base == base]
+                speeds += _bench_base(base, names, of, device, bfloat16, rounds, on_model)
+        quartiles = [(s.train_seconds, s.train_median) for s in speeds]
+        quartiles += [(s.eval_seconds, s.eval_median) for s in speeds]
+        return {
+            "speeds": [asdict(s) for s in speeds],
+            "conclusions": conclusions(speeds),
+            "warnings": uneven(quartiles),
+        }
+
+    return bench_record("model speeds", SCHEMA_VERSION, settings, device, measure)
 
 
 def conclusions(speeds: Iterable[Speed]) -> list[str]:
-    """Images per second and ratios in words."""
+    """Says images per second and ratios in words."""
     return [
         f"{s.model} at {s.size}: {s.train_images_per_second:.0f} images/s in training ({s.train_ratio:.2f}x {s.base}), "
         f"{s.eval_images_per_second:.0f} in evaluation ({s.eval_ratio:.2f}x)"

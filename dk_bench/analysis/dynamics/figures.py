@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,27 +14,71 @@ from matplotlib.lines import Line2D
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
-from dk_bench.analysis.drawing import COLORS, GREY, MARKERS
-from dk_bench.analysis.dynamics.probe import CLASS
-from dk_bench.analysis.dynamics.study import ALL, LEARNED, RANDOM, Line
+from dk_bench.analysis.drawing import COLORS, GREY, MARKERS, save_figure, styled
+from dk_bench.analysis.dynamics.linear_probe import CLASS
+from dk_bench.analysis.dynamics.study import ALL, LEARNED, RANDOM, Dynamics, DynamicsStudy, ProbeScore
+from dk_bench.analysis.objects import Objects
+from dk_bench.analysis.outputs import write_csv
 from dk_bench.tables.statistics import summarize
 
-__all__ = ["captions", "deciles", "embed", "probe_figure", "tsne_figure"]
+__all__ = ["captions", "deciles", "embed", "probe_figure", "tsne_figure", "write_figures"]
 
 Row = tuple[str, str]  # a cell and a kind of its dynamics
 COLUMNS = 5  # panels in a row
 DECILES = colormaps["viridis"].resampled(10)
+PROBE = "What linear probes tell of held-out objects from learned dynamics, with 95 % intervals."
+POINTS = "t-SNE of learned dynamics, a point an object: coloured by class above, by decile of its scale below."
+
+
+def write_figures(study: DynamicsStudy, folder: Path, tsne: int, perplexity: float) -> list[Path]:
+    """Writes the probes' scores and t-SNE of so many objects as PNG and PDF; the points of t-SNE as CSV.
+
+    Raises UserError where it cannot.
+    """
+    drawn = study.drawn
+    words = [each.loaded.words for each in drawn]
+    names = {each.loaded.cell: each.loaded.words for each in drawn}
+    names |= {each.loaded.cell: each.loaded.name for each in drawn if words.count(each.loaded.words) > 1}
+    scores, objects = study.results.scores, study.objects
+    with styled():
+        written = save_figure(probe_figure(scores, names, study.results.chance), folder, "probe", PROBE)
+        if not tsne:
+            return written
+        chosen = np.sort(np.random.default_rng(0).permutation(len(objects))[:tsne])
+        decile = deciles(objects.scale)[chosen]
+        maps = {
+            (each.loaded.cell, kind): embed(each.joined(kind)[chosen], perplexity)
+            for each in drawn
+            for kind in each.learned
+        }
+        label = objects.label[chosen]
+        figure = tsne_figure(maps, names, label, decile, objects.classes, captions(scores))
+        rows = _points(maps, drawn, objects, chosen, decile)
+        return [*written, write_csv(folder, "tsne", rows), *save_figure(figure, folder, "tsne", POINTS)]
+
+
+def _points(
+    maps: dict[Row, np.ndarray], drawn: Sequence[Dynamics], objects: Objects, chosen: np.ndarray, decile: np.ndarray
+) -> Iterator[dict[str, object]]:
+    """Gives the lines of tsne.csv, one a point."""
+    loaded = {each.loaded.cell: each.loaded for each in drawn}
+    for (cell, kind), points in maps.items():
+        for index, ten, point in zip(chosen, decile, points, strict=True):
+            of_model = {"model": loaded[cell].name, "cell": cell, "seed": loaded[cell].config.seed, "kind": kind}
+            of_object = {"class": objects.classes[objects.label[index]], "scale": float(objects.scale[index])}
+            place = dict(zip("xy", map(float, point), strict=True))
+            yield of_model | {"object": int(index)} | of_object | {"scale decile": int(ten) + 1} | place
 
 
 def embed(features: np.ndarray, perplexity: float) -> np.ndarray:
-    """(M, 2): t-SNE of standardised features (M, D). The same for the same features."""
+    """Returns t-SNE of standardised features (M, D), (M, 2): the same for the same features."""
     standard = StandardScaler().fit_transform(features)
     init = "pca" if np.ptp(standard) > 0 else "random"  # of a model not trained yet all are the same
     return TSNE(perplexity=perplexity, init=init, random_state=0).fit_transform(standard)
 
 
 def deciles(scale: np.ndarray) -> np.ndarray:
-    """(M,) from 0 to 9: by rank, so that each has as many objects, up to one; ties by order."""
+    """Returns the tenth of all objects that each is in, (M,) from 0 to 9; ties by order."""
     return np.argsort(np.argsort(scale, kind="stable")) * 10 // len(scale)
 
 
@@ -68,7 +114,7 @@ def tsne_figure(
     return figure
 
 
-def captions(lines: list[Line]) -> dict[Row, tuple[str, str]]:
+def captions(lines: list[ProbeScore]) -> dict[Row, tuple[str, str]]:
     """Tells what the probes of all layers tell of class and scale, mean over seeds: what stands under t-SNE's
     panels.
     """
@@ -109,32 +155,20 @@ def _legends(figure: Figure, names: list[str], more: bool) -> None:
     figure.legend(handles=handles, loc="outside right lower", title="scale decile", frameon=False)
 
 
-def probe_figure(lines: list[Line], names: dict[str, str], chance: float) -> Figure:
-    """Returns a panel a target, a row a kind of dynamics: the learned one filled, the random generator's hollow. Bars
-    are 95 % intervals, over seeds where there are several, otherwise over images. ``names`` are cells' names."""
-    whole = [line for line in lines if line.layer == ALL and line.features in (LEARNED, RANDOM)]
-    targets = list(dict.fromkeys(line.target for line in whole))
-    rows = list(dict.fromkeys((line.cell, line.kind) for line in whole))
+def probe_figure(scores: list[ProbeScore], names: dict[str, str], chance: float) -> Figure:
+    """Draws a panel a target, a row a kind of dynamics: the learned one filled, the random generator's hollow. Bars are
+    95 % intervals, over seeds where there are several, otherwise over images. ``names`` are cells' names."""
+    whole = [score for score in scores if score.layer == ALL and score.features in (LEARNED, RANDOM)]
+    targets = list(dict.fromkeys(score.target for score in whole))
+    rows = list(dict.fromkeys((score.cell, score.kind) for score in whole))
     figure = Figure(figsize=(2.0 * len(targets) + 2.4, 0.42 * len(rows) + 1.5))
     panels = figure.subplots(1, len(targets), sharey=True, squeeze=False)[0]
     for axis, target in zip(panels, targets, strict=True):
         axis.axvline(chance if target == CLASS else 0.0, color=GREY, linewidth=1, linestyle=":")
         for place, row in enumerate(rows):
-            for features, shift in ((LEARNED, -0.13), (RANDOM, 0.17)):
-                found = [ln for ln in whole if ((ln.cell, ln.kind), ln.target, ln.features) == (row, target, features)]
-                value, below, above = _interval(found)
-                color = COLORS[0] if features == LEARNED else COLORS[1]
-                axis.errorbar(
-                    value,
-                    place + shift,
-                    xerr=[[below], [above]],
-                    color=color,
-                    marker="o",
-                    markersize=5,
-                    capsize=2,
-                    linewidth=1.2,
-                    markerfacecolor=color if features == LEARNED else "white",
-                )
+            own = [score for score in whole if (score.cell, score.kind) == row and score.target == target]
+            _bar(axis, place - 0.13, [score for score in own if score.features == LEARNED], COLORS[0], COLORS[0])
+            _bar(axis, place + 0.17, [score for score in own if score.features == RANDOM], COLORS[1], "white")
         axis.set_title("class: accuracy (%)" if target == CLASS else f"{target}: $R^2$")
         axis.grid(axis="x", linewidth=0.4)
         axis.set_xlim((0, 100) if target == CLASS else (-0.25, 1))
@@ -150,9 +184,11 @@ def probe_figure(lines: list[Line], names: dict[str, str], chance: float) -> Fig
     return figure
 
 
-def _interval(lines: list[Line]) -> tuple[float, float, float]:
-    """Returns a value and how far its interval reaches to both sides."""
-    if len(lines) == 1:
-        return lines[0].value, max(0.0, lines[0].value - lines[0].low), max(0.0, lines[0].high - lines[0].value)
-    found = summarize([line.value for line in lines])
-    return found.mean, found.half_width, found.half_width
+def _bar(axis: Axes, place: float, scores: list[ProbeScore], color: str, face: str) -> None:
+    """Draws the mean of one score or of several seeds' with its interval."""
+    found = summarize([score.value for score in scores])
+    below = above = found.half_width
+    if found.n == 1:
+        below, above = max(0.0, found.mean - scores[0].low), max(0.0, scores[0].high - found.mean)
+    mark = {"marker": "o", "markersize": 5, "capsize": 2, "linewidth": 1.2, "markerfacecolor": face}
+    axis.errorbar(found.mean, place, xerr=[[below], [above]], color=color, **mark)

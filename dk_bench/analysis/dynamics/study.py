@@ -2,27 +2,32 @@
 
 An object's dynamics are the learned values by which a model adapts at the object's place. Of local generators these are
 the offsets at the cell of each map that holds the middle of the object's box; of global generators and of experts, the
-values for the whole image. They are taken as the generators give them, before any clipping to the scope.
+values for the whole image. They are taken as the generators give them, before any clipping to the scope. Probes tell
+the object's class, scale and pose from them, from what random generators give there, and from class or scale alone.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dk_bench.analysis.dynamics.probe import CLASS, probe, targets_of
-from dk_bench.analysis.learned import Loaded, Source, recorded, sources
-from dk_bench.analysis.objects import Objects, whole_image
+from dk_bench.analysis.console import tracked
+from dk_bench.analysis.dynamics import MIN_OBJECTS, PROCEDURAL
+from dk_bench.analysis.dynamics.linear_probe import CLASS, probe, targets_of
+from dk_bench.analysis.held import HeldAccuracy, held_accuracy
+from dk_bench.analysis.learned import Loaded, Source, load, recorded, sources
+from dk_bench.analysis.objects import Objects, batches, coco_objects, procedural_objects, whole_image
+from dk_bench.analysis.origin import Origin, origin_of
 from dk_bench.errors import UserError
 from dk_bench.models.probe import evaluating
-from dk_bench.tables.statistics import summarize
 
 __all__ = [
     "ALL",
@@ -30,18 +35,37 @@ __all__ = [
     "RANDOM",
     "SHUFFLED",
     "Dynamics",
-    "Line",
-    "batches",
+    "DynamicsPlan",
+    "DynamicsStudy",
+    "ProbeResults",
+    "ProbeScore",
     "collect",
-    "difference",
     "known_alone",
     "probe_all",
-    "summary",
+    "study_dynamics",
 ]
 
-BATCH = 32
 ALL = "all"  # in place of a layer's name: the dynamics of all layers, side by side
 LEARNED, RANDOM, SHUFFLED = "learned", "random generator", "shuffled targets"
+
+
+@dataclass(frozen=True)
+class DynamicsPlan:
+    """What is looked at: at most so many ``objects``, of the models' own procedural images, or of ``data``, annotations
+    in COCO's format whose images are in the folder ``images``.
+
+    Attributes:
+        size: shorter side of the images, pixels; None: as in evaluation.
+        tsne: for how many objects there is to be a t-SNE of that ``perplexity``; 0: none.
+    """
+
+    data: str = PROCEDURAL
+    images: Path | None = None
+    objects: int = 2000
+    size: int | None = None
+    device: str = "cpu"
+    tsne: int = 1000
+    perplexity: float = 30
 
 
 @dataclass(frozen=True)
@@ -53,12 +77,12 @@ class Dynamics:
     random: dict[str, dict[str, np.ndarray]]  # what generators of the same shape and random weights give there
 
     def joined(self, kind: str, random: bool = False) -> np.ndarray:
-        """(M, sum of D): all layers side by side."""
+        """Returns all layers side by side, (M, sum of D)."""
         return np.concatenate(list((self.random if random else self.learned)[kind].values()), axis=1)
 
 
 @dataclass(frozen=True)
-class Line:
+class ProbeScore:
     """One probe's score: accuracy in percent of a class, R2 of a number; 95 % interval by a bootstrap over images."""
 
     model: str
@@ -73,6 +97,111 @@ class Line:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class ProbeResults:
+    """What probes tell, as files hold it.
+
+    Attributes:
+        scores: of models.
+        alone: of what is known without any model.
+        origins: of the checkpoints.
+        objects: what the objects are, in words.
+        chance: share of the most frequent class, percent.
+        held: top-1 with offsets held at their mean, of models whose classes the objects have.
+    """
+
+    scores: list[ProbeScore]
+    alone: list[ProbeScore]
+    origins: list[Origin]
+    objects: str
+    chance: float
+    held: list[HeldAccuracy]
+
+
+@dataclass(frozen=True)
+class DynamicsStudy:
+    """The dynamics of several models on the same objects, and what they tell."""
+
+    objects: Objects
+    dynamics: list[Dynamics]
+    results: ProbeResults
+
+    @property
+    def drawn(self) -> list[Dynamics]:
+        """Returns the dynamics that figures show: of several seeds of a cell the first."""
+        first: dict[str, Dynamics] = {}
+        for each in self.dynamics:
+            first.setdefault(each.loaded.cell, each)
+        return list(first.values())
+
+
+def study_dynamics(checkpoints: Sequence[str], plan: DynamicsPlan) -> DynamicsStudy:
+    """Collects dynamics and probes them; progress shows on standard error.
+
+    Raises UserError for checkpoints, data and numbers that do not fit.
+    """
+    loaded = _load(checkpoints)
+    objects = _objects(loaded, plan)
+    on = {"size": plan.size, "device": plan.device}
+    with tracked("images", len(loaded) * len(objects.images)) as advance:
+        dynamics = [collect(each, objects, **on, on_images=advance) for each in loaded]
+    try:
+        scores, alone = _scores(dynamics, objects), known_alone(objects)
+    except ValueError as error:
+        raise UserError(f"{objects.source}: {error}") from error
+    with tracked("offsets held", 2 * len(loaded) * len(objects.images)) as advance:
+        held = [held_accuracy(each, objects, **on, on_images=advance) for each in loaded]
+    origins = [origin_of(each.path, each.name, each.config, each.run_id) for each in loaded]
+    chance = 100 * float(np.bincount(objects.label).max()) / len(objects)
+    known = [each for each in held if each]
+    return DynamicsStudy(objects, dynamics, ProbeResults(scores, alone, origins, objects.source, chance, known))
+
+
+def _load(checkpoints: Sequence[str]) -> list[Loaded]:
+    """Returns models in which something adapts. Raises UserError for one that is there twice."""
+    loaded: dict[tuple[str, int], Loaded] = {}
+    for path in checkpoints:
+        each = load(path)
+        same = loaded.setdefault((each.cell, each.config.seed), each)
+        if same is not each:
+            raise UserError(f"{path}: the same model, settings and seed as {same.path}")
+    return list(loaded.values())
+
+
+def _objects(loaded: Sequence[Loaded], plan: DynamicsPlan) -> Objects:
+    """Returns the objects that all models see. Raises UserError where their own validation images differ, and for too
+    few.
+    """
+    if plan.data != PROCEDURAL:
+        objects = coco_objects(plan.data, plan.images, plan.objects)
+    else:
+        first = loaded[0].config.data
+        for other in loaded[1:]:
+            if (other.config.data.procedural, other.config.data.size) != (first.procedural, first.size):
+                raise UserError(f"{other.path}: other procedural images than {loaded[0].path}; compare them apart")
+        objects = procedural_objects(first, plan.objects)
+    if len(objects) < MIN_OBJECTS:
+        raise UserError(f"{objects.source}: too few to tell anything, expected at least {MIN_OBJECTS} objects")
+    if plan.tsne and plan.perplexity >= (shown := min(plan.tsne, len(objects))):
+        raise UserError(
+            f"--perplexity {plan.perplexity:g}: t-SNE wants it below its number of objects, {shown}; "
+            "give a lower one, or --tsne 0"
+        )
+    return objects
+
+
+def _scores(dynamics: Sequence[Dynamics], objects: Objects) -> list[ProbeScore]:
+    """Returns all scores; what is compared at one number of components has as many as the smallest dynamics."""
+    dims = min(each.joined(kind).shape[1] for each in dynamics for kind in each.learned)
+    scores: list[ProbeScore] = []
+    with tracked("probes", sum(4 + len(layers) for each in dynamics for layers in each.learned.values())) as advance:
+        for each in dynamics:
+            for found in probe_all(each, objects, dims):
+                scores += found
+                advance()
+    return scores
 
 
 def collect(
@@ -129,7 +258,7 @@ def _control(generator: nn.Module) -> nn.Module:
 
 
 def _at(values: Tensor, image: Tensor, centre: Tensor) -> Tensor:
-    """(M, D): at each object's cell of maps (N, D, h, w), or of its image (N, D)."""
+    """Returns maps (N, D, h, w) at each object's cell, or what is of its image (N, D): (M, D)."""
     if values.dim() == 2:
         return values[image]
     size = torch.tensor(values.shape[2:], device=values.device)
@@ -137,23 +266,10 @@ def _at(values: Tensor, image: Tensor, centre: Tensor) -> Tensor:
     return values[image, :, row, column]
 
 
-def batches(objects: Objects, transform: Any) -> Iterator[tuple[int, Tensor]]:
-    """(index of the first image, (N, 3, H, W)), all images in order."""
-    batch: list[Tensor] = []
-    for index, open_image in enumerate(objects.images):
-        image = transform(open_image())
-        if batch and (len(batch) == BATCH or image.shape != batch[0].shape):
-            yield index - len(batch), torch.stack(batch)
-            batch = []
-        batch.append(image)
-    yield len(objects.images) - len(batch), torch.stack(batch)
+def probe_all(dynamics: Dynamics, objects: Objects, dims: int) -> Iterator[list[ProbeScore]]:
+    """Gives the scores of every kind of dynamics: of all layers with their controls, at ``dims`` components, by layer.
 
-
-def probe_all(dynamics: Dynamics, objects: Objects, dims: int) -> Iterator[list[Line]]:
-    """Returns the scores of every kind of dynamics: of all layers with their controls, at ``dims`` components, by
-    layer.
-
-    Raises ValueError as :func:`dk_bench.analysis.dynamics.probe.probe`.
+    Raises ValueError as :func:`probe`.
     """
     targets = targets_of(objects.label, objects.scale, objects.pose)
     shuffle = np.random.default_rng(0).permutation(len(objects))
@@ -172,13 +288,12 @@ def probe_all(dynamics: Dynamics, objects: Objects, dims: int) -> Iterator[list[
             used = min(components or values.shape[1], values.shape[1])
             loaded = dynamics.loaded
             known = (loaded.name, loaded.cell, loaded.config.seed, loaded.run_id, kind, layer, used, features)
-            yield [Line(*known, target, s.value, s.low, s.high) for target, s in scores.items()]
+            yield [ProbeScore(*known, target, s.value, s.low, s.high) for target, s in scores.items()]
 
 
-def known_alone(objects: Objects) -> list[Line]:
-    """Tells what class and scale tell of each other and of the pose without any model: the baseline of confounded
-    data.
-    """
+def known_alone(objects: Objects) -> list[ProbeScore]:
+    """Scores what class and scale tell of each other and of the pose without any model: the baseline of confounded
+    data."""
     targets = targets_of(objects.label, objects.scale, objects.pose)
     one_hot = np.eye(len(objects.classes))[objects.label]
     lines = []
@@ -186,25 +301,5 @@ def known_alone(objects: Objects) -> list[Line]:
         wanted = {name: target for name, target in targets.items() if name != known}
         scores = probe(features, wanted, objects.image)
         start = ("none", "", 0, "", f"{known} alone", ALL, features.shape[1], LEARNED)
-        lines += [Line(*start, target, s.value, s.low, s.high) for target, s in scores.items()]
+        lines += [ProbeScore(*start, target, s.value, s.low, s.high) for target, s in scores.items()]
     return lines
-
-
-Key = tuple[str, str, str, str, str]  # cell, kind, layer, features, target
-
-
-def summary(lines: list[Line]) -> dict[Key, dict[int, float]]:
-    """Values by seed, of every cell, kind, layer, features and target."""
-    found: dict[Key, dict[int, float]] = {}
-    for line in lines:
-        found.setdefault((line.cell, line.kind, line.layer, line.features, line.target), {})[line.seed] = line.value
-    return found
-
-
-def difference(one: dict[int, float], other: dict[int, float]) -> tuple[float, float | None, int] | None:
-    """Mean of the differences by seed, half of its 95 % interval (None for one seed), their number; None if none."""
-    common = sorted(one.keys() & other.keys())
-    if not common:
-        return None
-    found = summarize([one[seed] - other[seed] for seed in common])
-    return found.mean, found.half_width, found.n

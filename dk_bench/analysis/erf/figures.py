@@ -1,4 +1,4 @@
-"""Figures of effective receptive fields: models side by side, and a picture rotated and scaled."""
+"""Figures of effective receptive fields: models side by side, a picture rotated and scaled, profiles by distance."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from dk_bench.analysis.drawing import COLORS, GREY
+from dk_bench.analysis.erf.profile import PARTS, Profile
 from dk_bench.analysis.erf.study import KINDS, Observation
 from dk_bench.analysis.pictures import Picture
 
-__all__ = ["draw_fields", "draw_transforms"]
+__all__ = ["draw_fields", "draw_profiles", "draw_transforms"]
 
 CELL = 1.9  # inches
 HEAT, UNIT = "inferno", "#00e5ff"
@@ -107,3 +109,32 @@ def _key(figure: Figure, cells: np.ndarray, outlined: bool) -> None:
 
 def _wrapped(model: str) -> str:
     return model.replace(" (", "\n(")
+
+
+def draw_profiles(found: Sequence[Profile]) -> Figure:
+    """Draws the absolute gradient to the left, the signed one to the right, a line a kind of model with its interval as
+    a band."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), PARTS, strict=True):
+        for number, each in enumerate(found):
+            mean = 100 * np.array([value.mean for value in each.parts[name]])
+            half = 100 * np.array([value.half_width or 0.0 for value in each.parts[name]])
+            color, place = COLORS[number % len(COLORS)], range(len(mean))
+            axes.plot(place, mean, color=color, label=f"{each.model} ({each.count} {each.over})", linewidth=1.2)
+            axes.fill_between(place, mean - half, mean + half, color=color, alpha=0.15, linewidth=0)
+        axes.axhline(0, color=GREY, linewidth=0.6, zorder=0)
+        axes.set(xlabel="distance from the unit (pixels)", title=f"{name} gradient")
+        axes.set_xlim(0, _reach(found))
+    figure.axes[0].set_ylabel("share of the field a pixel (%)")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def _reach(found: Sequence[Profile]) -> int:
+    """Returns the distance within which every absolute profile falls to a hundredth of its largest value."""
+    reach = 1
+    for each in found:
+        means = np.array([value.mean for value in each.parts["absolute"]])
+        reach = max(reach, int(np.flatnonzero(means > means.max() / 100)[-1]) + 1)
+    return reach

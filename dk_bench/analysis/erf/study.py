@@ -1,39 +1,30 @@
-"""The effective receptive fields of several models on the same images: numbers, figures 4 and 6 of the paper."""
+"""The effective receptive fields of several models on the same images (figures 4 and 6 of the paper).
+
+A model's field is looked at on every picture as it is, rotated by 90 degrees and scaled by 1.5, at the unit nearest to
+the object. Models may stand beside themselves with their offsets held at their mean.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from rich.console import Console
+from PIL import Image
 
-from dk_bench.analysis.drawing import progress, save_figure, styled, write_csv
+from dk_bench.analysis.console import tracked
 from dk_bench.analysis.erf.field import Measures, measure, replknet_sides, share_inside
 from dk_bench.analysis.erf.gradient import unit_gradient
-from dk_bench.analysis.pictures import Picture, Subject
+from dk_bench.analysis.held import held_at_mean
+from dk_bench.analysis.origin import Origin
+from dk_bench.analysis.pictures import OWN, Picture, check_inside, open_pictures, scaled
+from dk_bench.analysis.subjects import Subject, open_models
+from dk_bench.errors import UserError
 
-__all__ = ["KINDS", "Observation", "replknet", "study", "write_study"]
+__all__ = ["KINDS", "FieldPlan", "FieldStudy", "Observation", "replknet", "study", "study_fields"]
 
 KINDS = ("original", "rotated", "scaled")
-SHOWN = 4  # pictures in a figure
-FIELDS = (
-    "model",
-    "trained",
-    "picture",
-    "kind",
-    "y",
-    "x",
-    "sigma",
-    "radius",
-    "area",
-    "inside",
-    "covered",
-    "agreement",
-    "dead",
-)
 
 
 @dataclass(frozen=True)
@@ -60,15 +51,87 @@ class Observation:
     signed: np.ndarray
     absolute: np.ndarray
     centre: tuple[float, float]
-    measures: Measures | None
-    inside: float | None
-    covered: float | None
-    agreement: float | None
+    measures: Measures | None = None
+    inside: float | None = None
+    covered: float | None = None
+    agreement: float | None = None
 
     @property
     def dead(self) -> bool:
         """Tells whether the picture moves nothing in the unit."""
         return self.measures is None
+
+
+@dataclass(frozen=True)
+class FieldPlan:
+    """What is looked at: so many images of a source, see :func:`open_pictures`, and the unit of a layer.
+
+    Attributes:
+        side: pixels the images are resized to; None: what the models were trained at.
+        layer: whose unit it is; None: the last feature map.
+        position: (y, x) of the unit in the image, pixels; None: the middle of the object.
+        through_offsets: whether the gradient passes through offset generators.
+        held: whether models that adapt stand beside themselves with offsets held at their mean over the images.
+    """
+
+    images: str = "procedural"
+    root: str | None = None
+    count: int = 16
+    side: int | None = None
+    layer: str | None = None
+    position: tuple[float, float] | None = None
+    through_offsets: bool = True
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class FieldStudy:
+    """All fields of all models; ``about`` says what was looked at, as the files beside the numbers hold it."""
+
+    subjects: list[Subject]
+    pictures: list[Picture]
+    observations: list[Observation]
+    about: dict[str, Any]
+
+    @property
+    def origins(self) -> list[Origin]:
+        """Returns where the checkpoints are from; a model and its control share one origin."""
+        return list(dict.fromkeys(subject.origin for subject in self.subjects if subject.origin))
+
+
+def study_fields(models: Sequence[str], plan: FieldPlan) -> FieldStudy:
+    """Measures the fields of models, checkpoints or timm's names, by a plan; progress shows on standard error.
+
+    Raises UserError for models, images and places that are not there, and as :func:`study`.
+    """
+    subjects = open_models(models, plan.side, plan.images)
+    side, data = subjects[0].side, subjects[0].data
+    if plan.position:
+        check_inside(plan.position, side, side)
+    pictures = open_pictures(plan.images, side, plan.count, plan.root, data)
+    try:
+        if plan.held:
+            subjects = _with_controls(subjects, pictures)
+        observations = study(subjects, pictures, plan.layer, plan.position, plan.through_offsets)
+    except ValueError as error:
+        raise UserError(f"{error}") from error
+    about = {
+        "images": f"validation images of {data.name}" if plan.images == OWN else plan.images,
+        "pictures": len(pictures),
+        "side": side,
+        "layer": plan.layer,
+        "position": plan.position,
+        "through_offsets": plan.through_offsets,
+    }
+    return FieldStudy(subjects, pictures, observations, about)
+
+
+def _with_controls(subjects: list[Subject], pictures: list[Picture]) -> list[Subject]:
+    """Puts behind each model that adapts itself with offsets held. Raises UserError where nothing adapts in any."""
+    held = [held_at_mean(subject, pictures) for subject in subjects]
+    if not any(held):
+        raise UserError(f"--held-offsets: nothing adapts in {', '.join(subject.name for subject in subjects)}")
+    return [each for pair in zip(subjects, held, strict=True) for each in pair if each]
 
 
 def study(
@@ -78,24 +141,20 @@ def study(
     position: tuple[float, float] | None = None,
     through_offsets: bool = True,
 ) -> list[Observation]:
-    """Returns every model on every picture, as it is, rotated and scaled; a progress bar on standard error.
+    """Returns every model on every picture, as it is, rotated and scaled.
 
     ``position`` is a place (y, x) in pixels, the objects' centres where it is None, and is rotated with the picture.
     Dead units are kept, to be counted. Raises ValueError as :func:`unit_gradient` does, for a gradient that is not
     finite, and where every unit is dead.
     """
     found: list[Observation] = []
-    with progress(Console(stderr=True)) as bar:
-        for subject in subjects:
-            for picture in bar.track(pictures, description=f"receptive fields of {subject.name}"):
+    for subject in subjects:
+        with tracked(f"receptive fields of {subject.name}", len(pictures)) as advance:
+            for picture in pictures:
                 if position is not None:
-                    picture = Picture(picture.name, picture.image, position, picture.mask)
-                base: np.ndarray | None = None
-                for kind in KINDS:
-                    moved = picture if kind == "original" else picture.transformed(kind)
-                    seen = _observe(subject, moved, kind, layer, through_offsets, base, picture.centre)
-                    base = seen.absolute if kind == "original" and not seen.dead else base
-                    found.append(seen)
+                    picture = replace(picture, centre=position)
+                found += _transformations(subject, picture, layer, through_offsets)
+                advance()
     if all(seen.dead for seen in found):
         raise ValueError(
             f"layer {layer or '(the last map)'}: all {len(found)} units are dead, their gradient is zero "
@@ -104,15 +163,23 @@ def study(
     return found
 
 
-def _observe(
-    subject: Subject,
-    picture: Picture,
-    kind: str,
-    layer: str | None,
-    through_offsets: bool,
-    base: np.ndarray | None,
-    middle: tuple[float, float],
-) -> Observation:
+def _transformations(
+    subject: Subject, picture: Picture, layer: str | None, through_offsets: bool
+) -> Iterator[Observation]:
+    """Gives a model's field on a picture as it is, rotated and scaled."""
+    original: Observation | None = None
+    for kind in KINDS:
+        moved = picture if kind == "original" else picture.transformed(kind)
+        seen = _observe(subject, moved, kind, layer, through_offsets)
+        original = original or seen
+        if kind != "original" and not original.dead and not seen.dead:
+            followed = _cosine(seen.absolute, _moved(original.absolute, kind, picture.centre))
+            seen = replace(seen, agreement=followed)
+        yield seen
+
+
+def _observe(subject: Subject, picture: Picture, kind: str, layer: str | None, through_offsets: bool) -> Observation:
+    """Returns a model's field on a picture, the agreement left open. Raises ValueError as :func:`study`."""
     gradient, centre = unit_gradient(
         subject.model,
         subject.tensor(picture),
@@ -124,108 +191,34 @@ def _observe(
     absolute = np.abs(gradient).sum(0)
     if not np.isfinite(absolute).all():
         raise ValueError(f"{subject.name} on {picture.name}: the gradient is not finite, expected finite weights")
-    measures = measure(absolute, centre) if absolute.any() else None
-    mask = picture.mask if measures and picture.mask is not None and picture.mask.any() else None
-    return Observation(
-        subject.kind,
-        subject.name,
-        subject.trained,
-        picture.name,
-        kind,
-        gradient.sum(0),
-        absolute,
-        centre,
-        measures,
-        inside=None if mask is None else share_inside(absolute, mask),
-        covered=None if mask is None else float(mask.mean()),
-        agreement=None if base is None or measures is None else _cosine(absolute, _moved(base, kind, middle)),
-    )
+    names = (subject.kind, subject.name, subject.trained, picture.name, kind)
+    found = Observation(*names, gradient.sum(0), absolute, centre)
+    if not absolute.any():
+        return found
+    found = replace(found, measures=measure(absolute, centre))
+    if picture.mask is None or not picture.mask.any():
+        return found
+    return replace(found, inside=share_inside(absolute, picture.mask), covered=float(picture.mask.mean()))
 
 
 def _moved(field: np.ndarray, kind: str, centre: tuple[float, float]) -> np.ndarray:
     """Returns a field moved as :meth:`Picture.transformed` moves the picture."""
     if kind == "rotated":
         return np.rot90(field)
-    from PIL import Image
-
-    from dk_bench.analysis.pictures import scaled
-
     return np.asarray(scaled(Image.fromarray(field.astype(np.float32)), centre, Image.Resampling.BILINEAR), float)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
-    """None where one of them is zero, as a field of which scaling leaves nothing in the picture."""
+    """Returns None where one of them is zero, as a field of which scaling leaves nothing in the picture."""
     product = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / product if product else None
 
 
-def replknet(subject: Subject, pictures: Sequence[Picture], layer: str | None = None) -> dict[float, float]:
-    """:func:`replknet_sides` of the middle unit's positive gradients over all pictures, as RepLKNet's tool has them."""
+def replknet(subject: Subject, pictures: Sequence[Picture], layer: str | None = None) -> dict[float, float] | None:
+    """Returns :func:`replknet_sides` of the middle unit's positive gradients over all pictures, as RepLKNet's tool has
+    them; None where there are none."""
     total = np.zeros((subject.side, subject.side))
     for picture in pictures:
         gradient, _ = unit_gradient(subject.model, subject.tensor(picture), layer=layer)
         total += np.maximum(gradient, 0).sum(0)
-    return replknet_sides(total)
-
-
-def write_study(observations: Sequence[Observation], pictures: Sequence[Picture], folder: str | Path) -> list[Path]:
-    """Writes fields.csv (every number), profile.csv, maps/*.csv (what figures show); fields, transforms and profile as
-    PNG and PDF. Of several checkpoints of a kind the first is drawn. Returns the files but for the maps. Raises
-    UserError where it cannot."""
-    from dk_bench.analysis.erf.figures import draw_fields, draw_transforms
-    from dk_bench.analysis.erf.profile import PROFILE, draw_profiles, profile_rows, profiles
-
-    folder, averaged = Path(folder), profiles(observations)
-    files = [
-        write_csv(folder, "fields", FIELDS, map(_row, observations)),
-        write_csv(folder, "profile", PROFILE, profile_rows(averaged)),
-    ]
-    shown = {picture.name for picture in pictures[:SHOWN]}
-    first: dict[str, str] = {}
-    for seen in observations:
-        first.setdefault(seen.kind_of_model, seen.model)
-    drawn = [seen for seen in observations if first[seen.kind_of_model] == seen.model]
-    for seen in drawn:
-        if seen.picture in shown:
-            name = re.sub(r"[^\w.-]+", "_", f"{seen.model}-{seen.picture}-{seen.kind}")
-            write_csv(folder / "maps", name, range(seen.signed.shape[1]), seen.signed.tolist())
-    with styled():
-        side_by_side = draw_fields(drawn, pictures[:SHOWN])
-        moved = draw_transforms(drawn, pictures[0])
-        by_distance = draw_profiles(averaged)
-    for figure, name, caption in (
-        (
-            side_by_side,
-            "fields",
-            "Effective receptive field of the unit at +, by model: magnitude of its gradient to "
-            "the picture; the radius holds half of the energy, and so much of it lies on the outlined object.",
-        ),
-        (moved, "transforms", "Effective receptive fields of a picture as it is, rotated and scaled."),
-        (
-            by_distance,
-            "profile",
-            "The gradient by its distance from the unit, averaged over pictures or checkpoints, "
-            "with 95 % intervals of the mean.",
-        ),
-    ):
-        files += save_figure(figure, folder, name, caption + _remarks(observations))
-    return files
-
-
-def _remarks(observations: Sequence[Observation]) -> str:
-    """Tells what a caption has to say beside what is drawn: whose weights are random, whose units are dead."""
-    models = dict.fromkeys(seen.model for seen in observations)
-    random = [model for model in models if not all(seen.trained for seen in observations if seen.model == model)]
-    dead = []
-    for model in models:
-        own = [seen.dead for seen in observations if seen.model == model]
-        dead += [f"{sum(own)} of {len(own)} of {model}"] if any(own) else []
-    words = f" Not trained: {', '.join(random)}." if random else ""
-    return words + (f" Left out, as their gradient is zero, units: {', '.join(dead)}." if dead else "")
-
-
-def _row(seen: Observation) -> list[object]:
-    own = seen.measures
-    measured = [own.sigma, own.radius, own.area] if own else [None] * 3
-    measured += [seen.inside, seen.covered, seen.agreement, seen.dead]
-    return [seen.model, seen.trained, seen.picture, seen.kind, *seen.centre, *measured]
+    return replknet_sides(total) if total.any() else None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from dk_bench.analysis.drawing import COLORS, GREY
+from dk_bench.analysis.drawing import COLORS, GREY, save_figure, styled
 from dk_bench.analysis.learned import KERNEL
-from dk_bench.analysis.taps.study import Layer, Offsets
+from dk_bench.analysis.taps.study import LayerTaps, Offsets, TapsStudy
 
-__all__ = ["channels_shown", "offsets_figure", "taps_figure"]
+__all__ = ["channels_shown", "offsets_figure", "taps_figure", "write_figures"]
 
 CHANNELS = 3  # with the largest norm, shown beside the mean
 SHOWN = 20_000  # offsets that a violin is drawn from
@@ -20,13 +22,32 @@ BEFORE, AFTER, CLIPPED = COLORS[0], "#E8601C", "#DC050C"
 HALO = {"markeredgecolor": "white", "markeredgewidth": 0.6}
 
 
-def channels_shown(layer: Layer) -> list[int]:
+TAPS = (
+    "Where taps read the image and the scope at the position +, at the start of training and as learnt; the stored "
+    "kernel and what the taps sample of it."
+)
+OFFSETS = "Learned offsets over all positions by layer, and the share of taps outside the scope or the input."
+
+
+def write_figures(study: TapsStudy, folder: Path) -> list[Path]:
+    """Writes both figures as PNG and PDF. Raises UserError where it cannot."""
+    picture = study.picture.copy()
+    picture.thumbnail((640, 640))  # larger ones only make files larger
+    with styled():
+        taps = taps_figure(study.layers, np.asarray(picture), study.position)
+        return [
+            *save_figure(taps, folder, "taps", TAPS),
+            *save_figure(offsets_figure(study.offsets), folder, "offsets", OFFSETS),
+        ]
+
+
+def channels_shown(layer: LayerTaps) -> list[int]:
     """Returns the channels with the largest norm of the stored kernel."""
     norms = np.square(layer.stored).sum((1, 2))
     return np.sort(np.argsort(-norms, kind="stable")[:CHANNELS]).tolist()
 
 
-def taps_figure(layers: list[Layer], picture: np.ndarray, position: tuple[float, float]) -> Figure:
+def taps_figure(layers: list[LayerTaps], picture: np.ndarray, position: tuple[float, float]) -> Figure:
     """Returns a row a layer: taps on the image (H, W, 3), taps in the scope over the mean magnitude (dark: large), what
     is sampled; then some channels, stored and sampled. ``position`` is (y, x) as shares of the image."""
     with_scope = any(layer.kernel for layer in layers)
@@ -53,7 +74,7 @@ def taps_figure(layers: list[Layer], picture: np.ndarray, position: tuple[float,
     return figure
 
 
-def _on_image(axis: Axes, layer: Layer, picture: np.ndarray, position: tuple[float, float]) -> None:
+def _on_image(axis: Axes, layer: LayerTaps, picture: np.ndarray, position: tuple[float, float]) -> None:
     size = np.array(picture.shape[:2])
     first, stride = np.array(layer.lattice).T
 
@@ -73,7 +94,7 @@ def _on_image(axis: Axes, layer: Layer, picture: np.ndarray, position: tuple[flo
     axis.autoscale()  # taps may lie beyond the image
 
 
-def _kernels(axes: np.ndarray, layer: Layer, parts: int) -> None:
+def _kernels(axes: np.ndarray, layer: LayerTaps, parts: int) -> None:
     """Returns the mean and some channels, in ``parts`` panels each: stored, and as sampled where taps move in a
     scope.
     """
@@ -97,7 +118,7 @@ def _kernels(axes: np.ndarray, layer: Layer, parts: int) -> None:
             axis.set_axis_off()
 
 
-def _in_scope(axis: Axes, layer: Layer) -> None:
+def _in_scope(axis: Axes, layer: LayerTaps) -> None:
     taps, size = layer.kernel, np.array(layer.stored.shape[1:])
     landed = np.clip(taps.after, 0, size - 1)
     _arrows(axis, taps.before[:, ::-1].T, landed[:, ::-1].T)
@@ -119,7 +140,7 @@ def _map(axis: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> 
 
 
 def offsets_figure(found: list[Offsets]) -> Figure:
-    """For each kind of offsets a violin a layer, dy above and dx below the line, and the share of taps outside."""
+    """Draws a violin a layer for each kind of offsets, dy above and dx below the line; the share of taps outside."""
     kinds = list(dict.fromkeys(each.source.kind for each in found))
     rows = [sum(each.source.kind == kind for each in found) for kind in kinds]
     figure = Figure(figsize=(8.5, 0.5 * sum(rows) + 1.1 * len(kinds) + 0.5))

@@ -9,24 +9,31 @@ edge reads zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from dk_bench.analysis.console import tracked
 from dk_bench.analysis.lattice import Lattice, Step, lattice_of, steps_down
-from dk_bench.analysis.learned import DATA, KERNEL, Source, recorded, sources
+from dk_bench.analysis.learned import DATA, KERNEL, Loaded, Source, load, recorded, sources
+from dk_bench.analysis.objects import whole_image
+from dk_bench.analysis.pictures import check_inside
+from dk_bench.data.pixels import open_image
+from dk_bench.errors import UserError
 from dk_bench.functional import sample_kernel
 from dk_bench.models.probe import evaluating
 from dk_bench.nn.scope import grid_offset
 from dk_bench.reference.checks import output_size
 
-__all__ = ["Layer", "Offsets", "Taps", "moving", "offsets_at", "offsets_over", "statistics"]
+__all__ = ["LayerTaps", "Offsets", "Taps", "TapsStudy", "offsets_at", "offsets_over", "statistics", "study_taps"]
 
-QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+LAYERS = 4  # that are shown where none are named
+QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "max": 1.0}
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,8 @@ class Taps:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A convolution at one position of an image.
+class LayerTaps:
+    """A convolution's taps and kernels at one position of an image.
 
     Attributes:
         name: in the model.
@@ -89,12 +96,73 @@ class Offsets:
     outside_before: float
 
 
+@dataclass(frozen=True)
+class TapsStudy:
+    """Where a model's taps go.
+
+    Attributes:
+        picture: the image that was looked at, and ``position`` the place in it, (y, x) as shares of height and width.
+        layers: those that are shown, at that place.
+        offsets: of all layers, over all positions of all images.
+    """
+
+    picture: Image.Image
+    position: tuple[float, float]
+    layers: list[LayerTaps]
+    offsets: list[Offsets]
+
+
+def study_taps(
+    checkpoint: str,
+    images: Sequence[str],
+    layers: Sequence[str] | None = None,
+    position: tuple[float, float] | None = None,
+    size: int | None = None,
+) -> TapsStudy:
+    """Looks at a model on images, the first of which is shown; progress shows on standard error.
+
+    Args:
+        checkpoint, images: files.
+        layers: names of those to show; None: some spread over the depth.
+        position: (y, x) in pixels of the first image; None: its middle.
+        size: shorter side of the images as the model sees them, pixels; None: as in evaluation.
+
+    Raises:
+        UserError: a file cannot be read; nothing moves in the model, or in one of the layers; position outside the
+            image.
+    """
+    loaded = load(checkpoint)
+    shown = _shown(loaded, layers)
+    picture = open_image(images[0])
+    place = (0.5, 0.5)
+    if position:
+        check_inside(position, picture.height, picture.width)
+        place = ((position[0] + 0.5) / picture.height, (position[1] + 0.5) / picture.width)
+    transform = whole_image(loaded.config.data, size)
+    at_place = offsets_at(loaded.model, transform(picture), place)
+    with tracked("images", len(images)) as advance:
+        over_all = offsets_over(loaded.model, (transform(open_image(path)) for path in images), advance)
+    return TapsStudy(picture, place, [layer for layer in at_place if layer.name in shown], over_all)
+
+
+def _shown(loaded: Loaded, layers: Sequence[str] | None) -> Sequence[str]:
+    """Returns the names of the layers to show. Raises UserError for one in which no taps move."""
+    names = list(dict.fromkeys(source.layer for source in moving(loaded.model)))
+    if not names:
+        raise UserError(f"{loaded.path}: {loaded.name} has experts but no taps that move")
+    if layers is None:
+        return [names[index] for index in sorted({round(i) for i in np.linspace(0, len(names) - 1, LAYERS)})]
+    if unknown := [layer for layer in layers if layer not in names]:
+        raise UserError(f"--layer {unknown[0]}: no taps move there, expected one of {', '.join(names)}")
+    return layers
+
+
 def moving(model: nn.Module) -> list[Source]:
     """Returns the generators that move taps: of kernel offsets and of data offsets."""
     return [source for source in sources(model) if source.kind in (KERNEL, DATA)]
 
 
-def offsets_at(model: nn.Module, image: Tensor, position: tuple[float, float]) -> list[Layer]:
+def offsets_at(model: nn.Module, image: Tensor, position: tuple[float, float]) -> list[LayerTaps]:
     """Returns every layer whose taps move, for an image (C, H, W), at its unit nearest to a position, (y, x) as shares
     of height and width."""
     found = moving(model)
@@ -114,7 +182,7 @@ def _layer(
     position: tuple[float, float],
     image_size: tuple[int, int],
     steps: list[Step],
-) -> Layer:
+) -> LayerTaps:
     conv, read = next((source.conv, read) for source, read, _ in of_kind.values())
     size = tuple(read.shape[2:])
     cells = output_size(size, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
@@ -141,7 +209,7 @@ def _layer(
         offset = given[DATA].view(-1, len(resting), 2).numpy()
         data = [Taps(resting, resting + each, _beyond(resting + each, size)) for each in offset]
     place = (name, (row, column), size, image_size, lattice)
-    return Layer(*place, kernel, data, resting, *(_channels(each) for each in (stored, sampled)))
+    return LayerTaps(*place, kernel, data, resting, *(_channels(each) for each in (stored, sampled)))
 
 
 def _nearest(at: float, cells: int, lattice: tuple[float, float], conv: nn.Module, axis: int) -> int:
@@ -156,12 +224,12 @@ def _channels(weight: Tensor) -> np.ndarray:
 
 
 def _grid(kernel_size: tuple[int, int]) -> np.ndarray:
-    """(K, 2): row and column of every tap."""
+    """Returns the row and column of every tap, (K, 2)."""
     return np.stack(np.meshgrid(*map(np.arange, kernel_size), indexing="ij"), axis=-1).reshape(-1, 2).astype(float)
 
 
 def _in_scope(conv: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    """(K, 2) where offsets of zero leave the taps, and where they start in training."""
+    """Returns where offsets of zero leave the taps, and where they start in training, (K, 2) each."""
     rest = _grid(conv.kernel_size) + (np.array(conv.scope) - conv.kernel_size) / 2
     return rest, rest + grid_offset(conv.kernel_size, conv.scope, conv.grid).view(-1, 2).numpy()
 
@@ -190,7 +258,7 @@ def offsets_over(
 
 
 def _taps_of_image(source: Source, read: Tensor, given: Tensor) -> tuple[np.ndarray, int, int, int]:
-    """Offsets (K * groups, 2, P); how many taps land outside, how many rigid ones do, how many there are."""
+    """Returns offsets (K * groups, 2, P); how many taps land outside, how many rigid ones do, how many there are."""
     conv = source.conv
     offset = given[0].float().cpu().unflatten(0, (-1, 2)).flatten(2) if given.dim() > 2 else given[0].view(-1, 2, 1)
     values = offset.float().cpu().numpy()
@@ -206,8 +274,9 @@ def _taps_of_image(source: Source, read: Tensor, given: Tensor) -> tuple[np.ndar
     return values, outside, before, values[:, 0].size
 
 
-def statistics(values: np.ndarray) -> Iterator[tuple[str, list[float]]]:
-    """(axis, [mean, standard deviation, quantiles]) of offsets (K, 2, P): of dy, dx, and their length."""
+def statistics(values: np.ndarray) -> Iterator[tuple[str, dict[str, float]]]:
+    """Gives mean, standard deviation and quantiles by name, of dy, of dx and of the length of offsets (K, 2, P)."""
     for axis, each in (("dy", values[:, 0]), ("dx", values[:, 1]), ("length", np.linalg.norm(values, axis=1))):
         each = each.astype(float)
-        yield axis, [float(each.mean()), float(each.std()), *map(float, np.quantile(each, QUANTILES))]
+        quantiles = zip(QUANTILES, map(float, np.quantile(each, list(QUANTILES.values()))), strict=True)
+        yield axis, {"mean": float(each.mean()), "std": float(each.std()), **dict(quantiles)}
