@@ -14,9 +14,9 @@ from mmdet.registry import DATASETS
 from torch import nn
 
 from dk_bench.detection.backbone import TimmBackbone
+from dk_bench.detection.config import config_from_values, load_detection_config, use_scope
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.metrics import DetectionMetric, GroundTruth
-from dk_bench.detection.mmengine_config import config_from_values, load_detection_config, use_scope
 from dk_bench.detection.module import LitDetector, check_num_classes
 from dk_bench.detection.run import train
 from dk_bench.detection.weights import load_start
@@ -178,7 +178,7 @@ def test_custom_imports_hold_for_checkpoints_too(tmp_path):
         path.read_text() + "\ncustom_imports = dict(imports=['my_detector_parts'])\nmodel['neck']['type'] = 'MyFPN'\n"
     )
     read = (
-        "import sys, json\nfrom dk_bench.detection.mmengine_config import load_detection_config, config_from_values\n"
+        "import sys, json\nfrom dk_bench.detection.config import load_detection_config, config_from_values\n"
         "from dk_bench.detection.module import LitDetector\n"
     )
     held, environment = tmp_path / "values.json", {"PYTHONPATH": f"{tmp_path}:{':'.join(sys.path)}"}
@@ -205,7 +205,7 @@ def test_checkpoint_with_more_than_plain_data(tmp_path):
     with pytest.raises(UserError) as raised:
         load_start(nn.Linear(1, 1), str(path))
     message = str(raised.value)
-    assert "key 'load_from'" in message and "it holds test_settings.Carried" in message
+    assert "key 'load_from'" in message and f"it holds {Carried.__module__}.Carried" in message
     assert "weights_only=False)['state_dict']" in message and "\x1b" not in message
 
 

@@ -15,7 +15,7 @@ from dk_bench.functional import fallback, loading
 from dk_bench.runs.environment import collect_device
 
 TESTS = Path(__file__).parents[1] / "cases"
-MODELS = "test_models.py", "test_nn.py", "test_bad_input.py"
+MODELS = [f"../{name}" for name in ("models/test_models.py", "nn/test_nn.py", "functional/test_bad_input.py")]
 ELSEWHERE = """
 import warnings, torch, operator_cases as cases
 from elsewhere import Moved, held, to_elsewhere

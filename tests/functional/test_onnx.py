@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from tests.export_cases import BATCH, MODELS, moved
+from export_cases import BATCH, MODELS, moved
 from torch import nn
 from torch.export import Dim
 

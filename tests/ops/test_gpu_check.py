@@ -113,7 +113,7 @@ for chosen in sys.argv[1:]:
     done = subprocess.run(
         [sys.executable, "-c", code, "test", *chosen],
         env=bare,
-        cwd=TOOLS.parent / "tests",
+        cwd=TOOLS.parent / "tests" / "ops",
         capture_output=True,
         text=True,
         check=False,

@@ -182,7 +182,7 @@ def test_process_that_dies_in_training_leaves_none_that_wait(tmp_path, victim, n
     """In an environment that announces another world, in which nobody would ever be met."""
     (tmp_path / "two.py").write_text(TWO)
     environment = {**os.environ, **SLURM, **TORCHRUN, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "cases")])
     command = [sys.executable, str(tmp_path / "two.py"), str(tmp_path / "out"), str(victim), str(int(number))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
     (path,) = find_records([tmp_path])
