@@ -10,11 +10,11 @@ import torch
 pytest.importorskip("mmdet", reason="mmdet is not installed")
 
 from detection_cases import CLASSES, random_predictions, tiny_detection, tiny_file
+from dk_bench.detection.config import config_from_values, load_detection_config, use_scope
 from mmdet.registry import DATASETS
 from torch import nn
 
 from dk_bench.detection.backbone import TimmBackbone
-from dk_bench.detection.config import config_from_values, load_detection_config, use_scope
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.metrics import DetectionMetric, GroundTruth
 from dk_bench.detection.module import LitDetector, check_num_classes
