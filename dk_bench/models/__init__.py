@@ -2,9 +2,9 @@
 deform.py (how it is done); variants.py lists the models.
 """
 
-from dk_bench.models import deformed, resnetdw, small, tracing  # noqa: F401  (registers what timm has to know)
+from dk_bench.models import bases, deformed, tracing  # noqa: F401  (registers what timm has to know)
 from dk_bench.models.deform import deform
 from dk_bench.models.spec import KernelSpec
-from dk_bench.models.variants import MODELS, PAPER_MODELS, SMALL_MODELS, TEST_MODELS, BenchModel, Variant
+from dk_bench.models.variants import MODELS, PAPER_MODELS, SMALL_MODELS, TEST_MODELS, Variant
 
-__all__ = ["MODELS", "PAPER_MODELS", "SMALL_MODELS", "TEST_MODELS", "BenchModel", "KernelSpec", "Variant", "deform"]
+__all__ = ["MODELS", "PAPER_MODELS", "SMALL_MODELS", "TEST_MODELS", "KernelSpec", "Variant", "deform"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -11,21 +12,7 @@ from dk_bench.nn.convolution import is_depthwise
 # Parts of module names in timm that are not a residual block's main path: projections of the shortcut, squeeze and
 # excitation or attention inside the block, patch embeddings before it; and a convolutional head's hidden layers.
 _OFF_PATH = frozenset(
-    (
-        "downsample",
-        "shortcut",
-        "skip",
-        "short_conv",
-        "down",
-        "se",
-        "se_module",
-        "attn",
-        "attn_layer",
-        "sa",
-        "ca",
-        "gca",
-        "pre_logits",
-    )
+    "downsample shortcut skip short_conv down se se_module attn attn_layer sa ca gca pre_logits".split()
 )
 _STEM_NAMES = ("stem", "patch_embed")  # how the part before the first block begins, wherever a backbone is nested
 
@@ -35,9 +22,9 @@ def block_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
 
     timm's metadata name the first convolution and the classifier; :func:`_stem` says what else is in front.
     """
-    cfg = getattr(model, "pretrained_cfg", None) or {}
     convs = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    ends = {*_stem(model, convs, _names(cfg.get("first_conv"))), *_names(cfg.get("classifier"))}
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    ends = {*_stem(model, convs, layers_named(cfg, "first_conv")), *layers_named(cfg, "classifier")}
     for name, conv in convs.items():
         parts = name.split(".")
         # A backbone inside a patch embedding (hybrid transformers) has a stem and blocks of its own.
@@ -47,8 +34,10 @@ def block_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
             yield name, conv
 
 
-def _names(value: str | tuple[str, ...] | list[str] | None) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value or ())
+def layers_named(cfg: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Returns the layers that ``first_conv`` or ``classifier`` of timm's ``pretrained_cfg`` names, none to several."""
+    names = cfg.get(key)
+    return (names,) if isinstance(names, str) else tuple(names or ())
 
 
 def _is_inside(name: str, module: str) -> bool:

@@ -13,13 +13,8 @@ from dk_bench.models.variants import MODELS
 from dk_bench.nn import RigidStart2d
 
 _HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
+    "_forward_hooks _forward_hooks_with_kwargs _forward_hooks_always_called _forward_pre_hooks "
+    "_forward_pre_hooks_with_kwargs _backward_hooks _backward_pre_hooks".split()
 )
 
 GENERIC = "dk_deformed"  # timm's name for what `deform` makes where no model of ours is the same base and spec
@@ -34,18 +29,11 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
     spread and the experts of conditional convolutions have a random part (drawn from torch's global generator) that
     the function does not show; see :func:`dk_bench.nn.to_scope` and :class:`dk_bench.nn.CondConv2d`.
 
-    What changes (section 4 of Gao et al., ICLR 2020):
-
-    - ``depthwise``: the depthwise convolutions of ``spec.kernel_size``;
-    - ``dcn``: those of them with an output stride of at least ``spec.dcn_min_stride``;
-    - ``pointwise``: the 1x1 convolutions in the residual blocks, and a 1x1 after the last block (MobileNet-V2's);
-      neither the stem's, the classifier's, nor the shortcuts', nor those of squeeze-and-excitation and attention;
-    - ``dense_dcn``: the other convolutions in the residual blocks of ``spec.kernel_size``, with an output stride of at
-      least ``spec.dense_dcn_min_stride``;
-    - ``experts``: the convolutions in the residual blocks that none of the above changes, and that last 1x1.
-
-    ``dilate_last`` comes first and is the exception to keeping the function: see
-    :func:`dk_bench.models.dilate.dilated_last_stage`.
+    The fields of :class:`KernelSpec` say what changes (section 4 of the paper). Convolutions in the residual blocks are
+    those of their main path, and those between the last block and the classifier (MobileNet-V2's last 1x1): not the
+    stem's, the classifier's or the shortcuts', nor those of squeeze-and-excitation and attention. Where several fields
+    ask for one convolution, the first of :data:`dk_bench.models.rules.RULES` decides. ``dilate_last`` comes before and
+    alone changes the function: see :func:`dk_bench.models.dilate.dilated_last_stage`.
 
     The model is any timm model with convolutions, also one made with ``features_only=True``. Names of existing
     parameters stay; a kernel over a scope has a larger shape. In ``pretrained_cfg`` the model then calls itself by the

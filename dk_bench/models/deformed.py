@@ -18,24 +18,19 @@ from timm.models import (
 )
 from torch import nn
 
-from dk_bench.models import resnetdw, small
+from dk_bench.models.bases import BASE_CFGS
 from dk_bench.models.deform import GENERIC, deform
 from dk_bench.models.features import copy_features
-from dk_bench.models.pretrained import load_deformed, names_weights, refuse_pretrained
+from dk_bench.models.pretrained import check_pretrained, load_deformed
 from dk_bench.models.spec import KernelSpec
 from dk_bench.models.variants import MODELS, Variant
 
 __all__: list[str] = []  # register_model adds the entry points
 
-_BASE_CFGS = {
-    **resnetdw.BASE_CFGS,
-    **small.BASE_CFGS,
-    "mobilenetv2_100": resnetdw.cfg(first_conv="conv_stem", classifier="classifier"),
-}
 _DEFORMED = [model for model in MODELS.values() if not model.spec.is_rigid]
 _OF_FEATURES = ("features_only", "out_indices", "feature_cls", "feature_cfg", "output_fmt")  # arguments for maps alone
 
-default_cfgs = generate_default_cfgs({model.name: _BASE_CFGS[model.base] for model in _DEFORMED})
+default_cfgs = generate_default_cfgs({model.name: BASE_CFGS[model.base] for model in _DEFORMED})
 
 
 def _create(
@@ -48,11 +43,8 @@ def _create(
     cache_dir: Any = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Returns a rigid base of timm's, deformed, with weights where timm's arguments name some: its own, or the
-    base's.
-    """
-    if not names_weights(pretrained_cfg, pretrained_cfg_overlay):
-        refuse_pretrained(name, pretrained)
+    """Makes a rigid base of timm's, deformed, with weights where timm's arguments name some: its own or the base's."""
+    check_pretrained(name, pretrained, pretrained_cfg, pretrained_cfg_overlay)
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
     if known := get_pretrained_cfg(base):  # a cfg of the caller's own may leave out what deform() must know
         layers = {key: getattr(cfg, key) or getattr(known, key) for key in ("first_conv", "classifier")}
@@ -92,7 +84,7 @@ def dk_deformed(
     pretrained_cfg: Any = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Returns the timm model ``base`` deformed by ``spec``, fields of `KernelSpec`: what `deform` makes where no name
+    """Makes the timm model ``base`` deformed by ``spec``, fields of `KernelSpec`: what `deform` makes where no name
     of ours says it. timm's ``save_for_hf`` writes both, so that the model is made again from what it wrote.
 
     Raises:

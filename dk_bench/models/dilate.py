@@ -50,7 +50,7 @@ def dilated_last_stage(model: nn.Module, strides: dict[str, int]) -> Iterator[No
 
 
 def _feature_info(model: nn.Module) -> list[dict[str, Any]]:
-    """timm keeps a list in a model, and an object around one in a model of features."""
+    """Returns the list that timm keeps in a model, and inside an object in a model of features."""
     info = getattr(model, "feature_info", None) or []
     return info if isinstance(info, list) else info.info
 

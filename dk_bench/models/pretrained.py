@@ -10,6 +10,7 @@ from typing import Any
 from timm.models import PretrainedCfg, load_pretrained
 from torch import Tensor, nn
 
+from dk_bench.models.blocks import layers_named
 from dk_bench.models.deform import deform
 from dk_bench.models.spec import KernelSpec
 from dk_bench.models.variants import MODELS
@@ -20,21 +21,15 @@ SOURCES = ("url", "file", "hf_hub_id", "state_dict")  # of timm's pretrained_cfg
 
 
 def names_weights(pretrained_cfg: Any, overlay: dict[str, Any] | None) -> bool:
-    """Tells whether timm's ``pretrained_cfg`` or ``pretrained_cfg_overlay``, which users give, says where weights
-    are.
-    """
+    """Tells whether timm's ``pretrained_cfg`` or its overlay, which users give, says where weights are."""
     given = dataclasses.asdict(pretrained_cfg) if dataclasses.is_dataclass(pretrained_cfg) else pretrained_cfg
     given = (given if isinstance(given, dict) else {}) | (overlay or {})
     return any(given.get(source) for source in SOURCES)
 
 
-def refuse_pretrained(name: str, pretrained: bool) -> None:
-    """Says how to get a deformed model with weights all the same.
-
-    Raises:
-        RuntimeError: pretrained is true.
-    """
-    if not pretrained:
+def check_pretrained(name: str, pretrained: bool, pretrained_cfg: Any, overlay: dict[str, Any] | None) -> None:
+    """Raises RuntimeError where weights are asked for that nobody names; it says how to get some all the same."""
+    if not pretrained or names_weights(pretrained_cfg, overlay):
         return
     hint = "Load weights of your own with timm.create_model(..., num_classes=..., checkpoint_path=...)."
     model = MODELS.get(name)
@@ -62,7 +57,7 @@ def load_deformed(
     def fitted(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         names = model.pretrained_cfg
         if not is_of(state, model) and (classes := classes_of(state, names)) is not None:
-            source = rigid(num_classes=classes, in_chans=_channels(state, names) or in_chans)
+            source = rigid(num_classes=classes, in_chans=_size(state, names, "first_conv", 1) or in_chans)
             if is_of(state, source):
                 source.load_state_dict(state)
                 state = deform(source, spec).state_dict()
@@ -76,7 +71,7 @@ def load_deformed(
 
 
 def checked_weights(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """timm's ``pretrained_filter_fn`` of our models: lets weights through that are the model's, all of them.
+    """Lets weights through that are the model's, all of them: timm's ``pretrained_filter_fn`` of our models.
 
     Where the number of classes changes timm loads what it finds, and leaves the rest random without a word. It takes
     the number in ``pretrained_cfg`` for that of the weights, too, and so drops a classifier that fits; so the number is
@@ -99,34 +94,25 @@ def checked_weights(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, 
 
 
 def is_of(state: Mapping[str, Tensor], model: nn.Module) -> bool:
-    """Tells whether weights are a timm model's in names and shapes, those aside that depend on classes and input
-    channels.
-    """
+    """Tells whether weights are a timm model's in names and shapes, for any number of classes and input channels."""
     cfg = model.pretrained_cfg
-    own, free = model.state_dict(), {f"{name}.weight" for name in _listed(cfg.get("first_conv"))}
+    own, free = model.state_dict(), {f"{name}.weight" for name in layers_named(cfg, "first_conv")}
     names = _names(own, cfg)
     return _names(state, cfg) == names and all(state[name].shape == own[name].shape for name in names - free)
 
 
 def _names(state: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> set[str]:
-    """Names of weights, without the classifier's and the counters of normalisation, which old files lack."""
-    heads = tuple(f"{name}." for name in _listed(cfg.get("classifier")))
+    """Returns names of weights, but the classifier's and the counters of normalisation, which old files lack."""
+    heads = tuple(f"{name}." for name in layers_named(cfg, "classifier"))
     return {name for name in state if not name.startswith(heads) and not name.endswith("num_batches_tracked")}
 
 
 def classes_of(state: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> int | None:
-    """Tells how many classes weights tell apart, by the classifier that timm's ``pretrained_cfg`` names; None without
-    one.
-    """
-    found = [state.get(f"{name}.weight") for name in _listed(cfg.get("classifier"))]
-    return len(found[0]) if found and found[0] is not None else None
+    """Tells how many classes weights tell apart, by timm's ``pretrained_cfg``; None where it names no classifier."""
+    return _size(state, cfg, "classifier", 0)
 
 
-def _channels(state: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> int | None:
-    """Tells how many channels images have for these weights."""
-    found = [state.get(f"{name}.weight") for name in _listed(cfg.get("first_conv"))]
-    return found[0].shape[1] if found and found[0] is not None else None
-
-
-def _listed(names: Any) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names or ())
+def _size(state: Mapping[str, Tensor], cfg: Mapping[str, Any], key: str, axis: int) -> int | None:
+    """Returns the size along an axis of the weight of the first layer that timm's ``pretrained_cfg`` names so."""
+    weight = next((state.get(f"{name}.weight") for name in layers_named(cfg, key)), None)
+    return None if weight is None else weight.shape[axis]

@@ -31,10 +31,10 @@ class Words(NamedTuple):
         combined: what else changes, as "DCN" or "SCC"; may be empty.
     """
 
-    pw: str
-    conv3x3: str
-    taps: str
-    combined: str
+    pw: str = "rigid"
+    conv3x3: str = "rigid"
+    taps: str = ""
+    combined: str = ""
 
     @property
     def columns(self) -> tuple[str, str, str]:
@@ -44,8 +44,8 @@ class Words(NamedTuple):
     def __str__(self) -> str:
         """Returns all in one line, without the rigid, as "DCN + local 4x4, centred + 1x1 global 2x2"."""
         pw, conv3x3, combined = self.columns
-        parts = [combined, "" if self.conv3x3 == "rigid" else conv3x3, "" if pw == "rigid" else f"1x1 {pw}"]
-        return " + ".join(filter(None, parts)) or "rigid"
+        said = [combined, conv3x3 * (conv3x3 != "rigid"), f"1x1 {pw}" * (pw != "rigid")]
+        return " + ".join(filter(None, said)) or "rigid"
 
 
 class Convolutions(NamedTuple):

@@ -87,13 +87,10 @@ class KernelSpec:
     @property
     def words(self) -> Words:
         """Returns what tables, figures and messages say of the spec."""
-        said: dict[str, list[str]] = {name: [] for name in Words._fields}
-        for rule in RULES:
-            for name, text in rule.words(self).items() if rule.is_asked(self) else ():
-                said[name].append(text)
-        said["combined"] += ["dilated"] * self.dilate_last
-        rigid = {"pw": "rigid", "conv3x3": "rigid"}
-        return Words(**{name: ", ".join(texts) or rigid.get(name, "") for name, texts in said.items()})
+        said = [rule.words(self) for rule in RULES if rule.is_asked(self)]
+        said += [{"combined": "dilated"}] * self.dilate_last
+        names = dict.fromkeys(name for words in said for name in words)
+        return Words(**{name: ", ".join(words[name] for words in said if name in words) for name in names})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all fields as plain data (str, int, bool, None), as run records keep them."""
@@ -113,9 +110,8 @@ class KernelSpec:
         """
         fields = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(data) - set(fields)):
-            raise ValueError(
-                f"KernelSpec: unknown key {', '.join(map(repr, unknown))}, expected some of {', '.join(fields)}"
-            )
+            keys = ", ".join(map(repr, unknown))
+            raise ValueError(f"KernelSpec: unknown key {keys}, expected some of {', '.join(fields)}")
         return cls(**data)
 
 

@@ -4,18 +4,11 @@ Without that the layers trace too, function by function, but the offset generato
 that learn more slowly, dissolve.
 """
 
-from __future__ import annotations
-
 from timm.models import register_notrace_module
 
 from dk_bench import nn
 
-for _layer in (
-    nn.CondConv2d,
-    nn.DeformConv2d,
-    nn.DeformKernel2d,
-    nn.DeformKernelConv2d,
-    nn.DeformRoIPool,
-    nn.GlobalDeformKernel2d,
-):
-    register_notrace_module(_layer)
+for _name in nn.__all__:
+    _layer = getattr(nn, _name)
+    if isinstance(_layer, type) and issubclass(_layer, nn.RigidStart2d | nn.DeformRoIPool):
+        register_notrace_module(_layer)

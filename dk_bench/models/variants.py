@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dk_bench.models.spec import KernelSpec
 
@@ -16,33 +16,16 @@ class Variant:
         base: timm name of the rigid model.
         suffix: what the deformed model's name adds to it ("" for the base itself).
         spec: what changes.
-        backbone: the base's name in the paper's tables; None for bases that are not in the paper.
     """
 
     base: str
     suffix: str
     spec: KernelSpec
-    backbone: str | None = None
 
     @property
     def name(self) -> str:
         """Returns the timm name, for example ``resnet50dw_dk``."""
         return self.base + self.suffix
-
-    @property
-    def table(self) -> int | None:
-        """Returns the paper's table that has this model: 1 (scopes), 2 (strong baselines) or None."""
-        return (2 if self.spec.words.combined else 1) if self.backbone else None
-
-    @property
-    def row(self) -> dict[str, str] | None:
-        """Returns the keys that identify the model's row in that table, in the paper's words."""
-        words = self.spec.words
-        more = {"with": words.combined} if words.combined else {"pw": words.pw}
-        return {"backbone": self.backbone, **more, "conv3x3": words.conv3x3} if self.backbone else None
-
-
-BenchModel = Variant
 
 
 def _variants(base: str, experts: int, dcn_min_stride: int = 8) -> Iterator[Variant]:
@@ -76,13 +59,9 @@ def _by_name(*variants: Variant) -> dict[str, Variant]:
 _RESNET_ONLY = ("_dk_s3", "_dk_s5", "_dk_s9")  # the paper ablates the scope on ResNet-50-DW alone
 
 PAPER_MODELS = _by_name(
-    Variant("resnet50", "", KernelSpec(), "ResNet-50"),
-    *(replace(variant, backbone="ResNet-50-DW") for variant in _variants("resnet50dw", experts=2)),
-    *(
-        replace(variant, backbone="MobileNet-V2")
-        for variant in _variants("mobilenetv2_100", experts=8)
-        if variant.suffix not in _RESNET_ONLY
-    ),
+    Variant("resnet50", "", KernelSpec()),
+    *_variants("resnet50dw", experts=2),
+    *(each for each in _variants("mobilenetv2_100", experts=8) if each.suffix not in _RESNET_ONLY),
 )
 """One model for every row of tables 1 and 2. ``resnet50`` and ``mobilenetv2_100`` are timm's own."""
 
@@ -90,7 +69,7 @@ TEST_MODELS = _by_name(*_variants("test_resnetdw", experts=4))
 """Tiny models for tests and the demo, with every suffix."""
 
 SMALL_MODELS = _by_name(*_small("small_resnetdw", experts=2), *_small("small_mobilenetv2", experts=8))
-"""Small models for small images (:mod:`dk_bench.models.small`), with the experts of the paper's.
+"""Small models for small images (:mod:`dk_bench.models.bases`), with the experts of the paper's.
 
 DCN takes part from output stride 2 on, so in all stages but the first, in five of six 3x3 convolutions (ResNet-DW;
 MobileNet-V2: also five of six). In the paper's models it is from stride 8 of 224 pixels on, in 13 of 16 (14 of 17).
