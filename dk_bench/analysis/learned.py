@@ -80,11 +80,8 @@ class Loaded:
 
     @property
     def words(self) -> str:
-        """Tells what adapts in it, in the words of the paper."""
-        spec = kernel_spec(self.config.model)
-        parts = ["DCN"] * bool(spec.dcn or spec.dense_dcn) + ["CondConv"] * bool(spec.experts)
-        parts += [f"{spec.depthwise} DK {spec.scope}x{spec.scope}"] if spec.depthwise else []
-        return " + ".join(parts + ["1x1 DK"] * bool(spec.pointwise))
+        """Tells what adapts in it, as tables say it."""
+        return str(kernel_spec(self.config.model).words)
 
     @property
     def cell(self) -> str:

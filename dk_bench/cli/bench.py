@@ -31,7 +31,7 @@ from dk_bench.cli.options import add_number, add_output, check_device, check_fil
 from dk_bench.errors import UserError
 from dk_bench.files import write_atomically
 from dk_bench.functional.loading import why_reference
-from dk_bench.models import MODELS
+from dk_bench.models import MODELS, PAPER_MODELS
 
 ROUNDS = 25
 PLAN = LoaderPlan()
@@ -185,7 +185,7 @@ def _train(args: argparse.Namespace, on_model: Callable[[str], None]) -> dict[st
     sets = CPU_SETS
     if args.models or args.device == "cuda":
         chosen = args.models
-        names = [name for name, model in MODELS.items() if (fnmatch(name, chosen) if chosen else model.backbone)]
+        names = [name for name in MODELS if fnmatch(name, chosen)] if chosen else list(PAPER_MODELS)
         if not names:
             raise UserError(f"--models: no model matches {args.models!r}; `dk-bench models` lists them")
         sets = [ModelSet(tuple(names), {"cpu": 2, "cuda": 64}[args.device], 224)]

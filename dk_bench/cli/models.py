@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from dk_bench.errors import UserError
-from dk_bench.models import MODELS, BenchModel
+from dk_bench.models import MODELS, Variant
 from dk_bench.models.cost import Cost, count_cost
 from dk_bench.tables.paper import figures_of_model
 from dk_bench.tables.terminal import print_table
@@ -61,7 +61,7 @@ class _Line:
         return self.name, counted[0], paper[0], counted[1], paper[1], counted[2]
 
 
-def _line(model: BenchModel, size: int) -> _Line:
+def _line(model: Variant, size: int) -> _Line:
     with torch.device("meta"):
         module = timm.create_model(model.name)
     figures = figures_of_model(model.name)
