@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from urllib.parse import quote
 
 from dk_bench.claims.file import Experiment, Study, on_grid
 from dk_bench.claims.findings import Family, Finding
 from dk_bench.tables.contrasts import ALPHA, CONTRADICTED, EQUIVALENT, POWER, SUPPORTED, UNDECIDED
-from dk_bench.tables.render import Chance, Document, Markup, Number, Table, Value, markdown_table, markdown_text
+from dk_bench.tables.entries import NOTHING, Chance, Markup, Number
+from dk_bench.tables.render import markdown_table, markdown_text
+from dk_bench.tables.table import Column, Document, make_table
 
 DIGITS = {"points": 1, "R2": 2, "share": 3, "cosine": 3}  # after the point, by a claim's unit; 2 for others
-COLUMNS = ("claim", "contrast", "grid", "paper", "ours", "margin", "p, sign flips", "p", "p (Holm)", "verdict")
 
 NOTES = (
     "A row is a claim of the paper, in our words, and its contrast: figures of some arms minus those of others, of one "
@@ -47,17 +50,13 @@ def claims_document(
     plan: tuple[str, Mapping[str, str]] | None = None,
     folders: Mapping[str, str] | None = None,
 ) -> Document:
-    """Tables and notes. ``plan``: its file, and its commit by experiment. ``folders``: by experiment, the folder of its
-    records as seen from the document."""
-    families = list(families)
-    tables = [
-        Table(_heading(family), COLUMNS, [_row(each) for each in family.findings], _note(family, folders or {}))
-        for family in families
-    ]
-    if untested := list(untested):
-        heading = "Not tested: no experiment has these arms"
-        columns = ("base", *COLUMNS)
-        tables.append(Table(heading, columns, [[each.backbone, *_row(each)] for each in untested]))
+    """Returns tables and notes. ``plan``: its file, and its commit by experiment. ``folders``: by experiment, the
+    folder of its records as seen from the document."""
+    families, untested = list(families), list(untested)
+    tables = [make_table(_heading(f), COLUMNS, f.findings, _note(f, folders or {})) for f in families]
+    if untested:
+        base = Column("base", attrgetter("backbone"))
+        tables.append(make_table("Not tested: no experiment has these arms", (base, *COLUMNS), untested))
     notes = [*(_plan_notes(families, *plan) if plan else []), *NOTES]
     return Document("claims", "The paper's claims, decided.", notes, tables)
 
@@ -70,27 +69,31 @@ def claims_summary(families: Iterable[Family], link: str) -> str:
     by_place: dict[tuple[str, str], list[Finding]] = {}
     for family in families:
         by_place.setdefault((family.place.title, family.backbone), []).extend(family.findings)
-    rows: list[list[Value]] = []
-    for place, findings in by_place.items():
-        if counts := sorted({finding.judgement.n for finding in findings} - {0}):
-            name = Markup(f"[{markdown_text(', '.join(place))}]({quote(link)}.md)")
-            n = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-            rows.append([name, n + planned.get(place[0], ""), *_by_verdict(findings)])
+    rows = [(*about, found) for about, found in by_place.items() if any(each.judgement.n for each in found)]
     if not rows:
         return "No claim has been tested yet."
-    columns = ("tested on", "n", SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)
+    columns = [
+        Column("tested on", lambda row: Markup(f"[{markdown_text(', '.join(row[:2]))}]({quote(link)}.md)")),
+        Column("n", lambda row: _seeds(row[2]) + planned.get(row[0], "")),
+        *(Column(word, partial(_names, word)) for word in (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)),
+    ]
     picture = f"![Differences of the paper and ours, with intervals]({quote(link)}.svg)"
-    return f"{picture}\n\n{markdown_table(Table('', columns, rows))}"
+    return f"{picture}\n\n{markdown_table(make_table('', columns, rows))}"
 
 
-def _by_verdict(findings: Iterable[Finding]) -> list[str]:
-    """Returns the names of what is supported, contradicted, equivalent and undecided, each by the correction of its
-    family, and of what is told from zero and within the margin that it is."""
-    words: dict[str, list[str]] = {word: [] for word in (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)}
-    for finding in findings:
-        small = finding.verdict.within_margin and finding.verdict.word in (SUPPORTED, CONTRADICTED)
-        words.get(finding.verdict.word, []).append(contrast_name(finding) + " (within the margin)" * small)
-    return [", ".join(names) for names in words.values()]
+def _seeds(findings: list[Finding]) -> str:
+    """Returns how many seeds count, at least and at most."""
+    counts = sorted({finding.judgement.n for finding in findings} - {0})
+    return "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+
+
+def _names(word: str, row: tuple[str, str, list[Finding]]) -> str:
+    """Returns what has a verdict, by the correction of its family; of what is told from zero and within the margin it
+    says so."""
+    found = [finding for finding in row[-1] if finding.verdict.word == word]
+    told = word in (SUPPORTED, CONTRADICTED)
+    small = (" (within the margin)" * (told and finding.verdict.within_margin) for finding in found)
+    return ", ".join(contrast_name(finding) + mark for finding, mark in zip(found, small, strict=True))
 
 
 def contrast_name(finding: Finding) -> str:
@@ -99,18 +102,22 @@ def contrast_name(finding: Finding) -> str:
 
 
 def short_name(family: Family) -> str:
-    """Experiment or study, base, and which family of several: ``E2, photographs: CIFAR-10, ResNet-50-DW, main``."""
+    """Returns experiment or study, base, and which family of several: ``E2, photographs: CIFAR-10, ResNet-50-DW``."""
     return ", ".join(word for word in (family.place.title, family.backbone, family.name) if word)
 
 
 def figure_text(finding: Finding) -> str:
-    """Our figure as tables print it: ``+1.3 ± 0.5 (n=6)``."""
-    judged, digits = finding.judgement, DIGITS.get(finding.claim.unit, 2)
+    """Returns our figure as tables print it: ``+1.3 ± 0.5 (n=6)``."""
+    judged, digits = finding.judgement, _digits(finding)
     if judged.mean is None:
         return ""
     half = "" if judged.low is None else f" ± {(judged.high - judged.low) / 2:.{digits}f}"
     unit = "" if finding.claim.unit == "points" else f" {finding.claim.unit}"
     return f"{judged.mean:+z.{digits}f}{half}{unit} (n={judged.n})"
+
+
+def _digits(finding: Finding) -> int:
+    return DIGITS.get(finding.claim.unit, 2)
 
 
 def contrast_text(finding: Finding) -> str:
@@ -130,7 +137,7 @@ def contrast_text(finding: Finding) -> str:
 
 
 def _sum(weights: Mapping[str, float]) -> str:
-    """``a + 0.5 b - c``, what is added first."""
+    """Returns ``a + 0.5 b - c``, what is added first."""
     words = ""
     for name, weight in sorted(weights.items(), key=lambda item: item[1] < 0):
         factor = "" if abs(weight) == 1 else f"{abs(weight):g} "
@@ -149,13 +156,18 @@ def _heading(family: Family) -> str:
     return f"{words} as {family.model} on {family.data}{tests}, {family.size} pixels"
 
 
-def _row(finding: Finding) -> list[Value]:
-    judged, verdict, digits = finding.judgement, finding.verdict, DIGITS.get(finding.claim.unit, 2)
-    margin = Number(judged.margin, max(digits, 2))
-    chances = [Chance(judged.p_sign_flip), Chance(judged.p), Chance(verdict.p)]
-    paper = Number(finding.paper, 1, signed=True)
-    ours = figure_text(finding) or "-"
-    return [finding.claim.text, contrast_text(finding), finding.taps, paper, ours, margin, *chances, str(verdict)]
+COLUMNS = (
+    Column("claim", attrgetter("claim.text")),
+    Column("contrast", contrast_text),
+    Column("grid", attrgetter("taps")),
+    Column("paper", lambda finding: Number(finding.paper, 1, signed=True)),
+    Column("ours", lambda finding: figure_text(finding) or NOTHING),
+    Column("margin", lambda finding: Number(finding.judgement.margin, max(_digits(finding), 2))),
+    Column("p, sign flips", lambda finding: Chance(finding.judgement.p_sign_flip)),
+    Column("p", lambda finding: Chance(finding.judgement.p)),
+    Column("p (Holm)", lambda finding: Chance(finding.verdict.p)),
+    Column("verdict", lambda finding: str(finding.verdict)),
+)
 
 
 def _plan_notes(families: Iterable[Family], plan: str, commits: Mapping[str, str]) -> list[str]:
@@ -187,14 +199,11 @@ def _note(family: Family, folders: Mapping[str, str]) -> str:
 
 
 def record_folders(families: Iterable[Family], paths: Mapping[str, Path], start: Path) -> dict[str, str]:
-    """By experiment, the folder that holds all of its records, as seen from ``start``. ``paths``: a record's folder by
-    its run_id."""
-    folders = {}
-    by_experiment: dict[str, set[str]] = {}
+    """Returns, by experiment, the folder that holds all of its records, as seen from ``start``. ``paths``: a record's
+    folder by its run_id."""
+    found: dict[str, list[Path]] = {}
     for family in families:
-        found = {str(paths[run.run_id].parent) for run in family.runs if run.run_id in paths}
-        by_experiment.setdefault(family.place.name, set()).update(found)
-    for name, found in by_experiment.items():
-        if found:
-            folders[name] = Path(os.path.relpath(os.path.commonpath(found), start)).as_posix()
-    return folders
+        for run in family.runs:
+            if run.run_id in paths:
+                found.setdefault(family.place.name, []).append(paths[run.run_id].parent)
+    return {name: Path(os.path.relpath(os.path.commonpath(of), start)).as_posix() for name, of in found.items()}

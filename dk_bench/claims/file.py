@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from dk_bench.claims.studies import CLAIMS as FIGURE_CLAIMS
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, located
 from dk_bench.models import KernelSpec
 from dk_bench.nn.scope import GRIDS
 from dk_bench.reading.yaml_words import read_as_written
@@ -159,161 +161,162 @@ def load_claims(path: str | Path = CLAIMS_FILE) -> Claims:
     margin, an experiment that has not all arms of a claim it is to test.
     """
     content = read_as_written(path, "claims")
-    sections = {"experiments": dict, "studies": dict, "arms": dict, "claims": list}
-    _check_keys(content, sections, {}, str(path))
-    arms = {name: _arm(name, value, f"{path}: arm {name}") for name, value in content["arms"].items()}
-    experiments = {
-        name: _experiment(name, value, arms, f"{path}: experiment {name}")
-        for name, value in content["experiments"].items()
-    }
-    studies = {name: _study(name, value, f"{path}: study {name}") for name, value in content["studies"].items()}
-    claims: dict[str, Claim] = {}
-    for number, value in enumerate(content["claims"], start=1):
-        identity = value.get("id") if isinstance(value, dict) else None
-        where = f"{path}: claim {identity or number}"
-        claim = _claim(value, where)
-        if claim.id in claims:
-            raise UserError(f"{where}: there twice")
-        claims[claim.id] = claim
-    found = Claims(experiments, studies, arms, claims)
-    for claim in claims.values():
-        _check_claim(claim, found, f"{path}: claim {claim.id}")
+    with located(path):
+        _check_keys(content, {"experiments": dict, "studies": dict, "arms": dict, "claims": list})
+        arms = _each("arm", content["arms"], _arm)
+        experiments = _each("experiment", content["experiments"], partial(_experiment, arms=arms))
+        found = Claims(experiments, _each("study", content["studies"], _study), arms, _claims(content["claims"]))
+        for claim in found.claims.values():
+            with located(f"claim {claim.id}"):
+                _check_claim(claim, found)
     return found
 
 
+Entry = TypeVar("Entry")
+
+
+def _each(kind: str, entries: Mapping[str, Any], read: Callable[[str, Any], Entry]) -> dict[str, Entry]:
+    found = {}
+    for name, value in entries.items():
+        with located(f"{kind} {name}"):
+            found[name] = read(name, value)
+    return found
+
+
+def _claims(entries: list[Any]) -> dict[str, Claim]:
+    claims: dict[str, Claim] = {}
+    for number, value in enumerate(entries, start=1):
+        with located(f"claim {isinstance(value, dict) and value.get('id') or number}"):
+            claim = _claim(value)
+            if claim.id in claims:
+                raise UserError("there twice")
+            claims[claim.id] = claim
+    return claims
+
+
 def _comparable(spec: KernelSpec) -> tuple[Any, ...]:
-    """Of a spec what tells arms apart: whether there is SCC, and fields that have an effect beside the others."""
+    """Returns what tells arms apart by their specs: whether there is SCC, and fields that have an effect."""
     local = (spec.scope, spec.clip, spec.scope > spec.kernel_size and spec.grid) if spec.depthwise else ()
     pointwise = spec.pointwise and spec.pointwise_scope
     rest = (spec.kernel_size, spec.dcn, spec.dense_dcn, spec.dilate_last)
     return bool(spec.experts), spec.depthwise, local, pointwise, rest
 
 
-def _arm(name: str, value: Any, where: str) -> Arm:
+def _arm(name: str, value: Any) -> Arm:
     fields = {field.name for field in dataclasses.fields(KernelSpec)} - {"experts"}
     if not isinstance(value, dict):
-        raise UserError(f"{where}: expected what its kernel spec changes, got {value!r}")
+        raise UserError(f"expected what its kernel spec changes, got {value!r}")
     own = {key: value[key] for key in value.keys() - fields}
-    kinds = {"scc": bool, "offset_lr_multiplier": int | float, "backbone": str}
-    _check_keys(own, {}, kinds, where, also=fields)
+    _check_keys(own, {}, {"scc": bool, "offset_lr_multiplier": int | float, "backbone": str}, also=fields)
     scc = own.get("scc", False)
     try:
-        changes = {key: value[key] for key in value.keys() & fields}
-        spec = KernelSpec.from_dict(changes | {"experts": 2 if scc else 0})
+        spec = KernelSpec.from_dict({key: value[key] for key in value.keys() & fields} | {"experts": 2 * scc})
     except ValueError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(str(error)) from error
     return Arm(name, spec, scc, own.get("offset_lr_multiplier"), own.get("backbone"))
 
 
-def _experiment(name: str, value: Any, arms: Mapping[str, Arm], where: str) -> Experiment:
-    _check_keys(value, {"title": str, "runs": str, "metric": str, "seeds": int, "bases": dict}, {}, where)
-    bases = {}
+def _experiment(name: str, value: Any, arms: Mapping[str, Arm]) -> Experiment:
+    _check_keys(value, {"title": str, "runs": str, "metric": str, "seeds": int, "bases": dict})
     if value["seeds"] < 2:
-        raise UserError(f"{where}: seeds is {value['seeds']}, expected 2 at least, as one has no spread")
-    for backbone, base in value["bases"].items():
-        _check_known("base", [backbone], BACKBONES, where)
-        _check_keys(base, {"model": str, "arms": list}, {}, f"{where}: base {backbone}")
-        _check_known("arm", base["arms"], arms, f"{where}: base {backbone}")
-        if twice := [arm for arm in base["arms"] if base["arms"].count(arm) > 1]:
-            raise UserError(f"{where}: base {backbone}: arm {twice[0]} is there twice")
-        bases[backbone] = Base(base["model"], tuple(base["arms"]))
+        raise UserError(f"seeds is {value['seeds']}, expected 2 at least, as one has no spread")
+    _check_known("base", value["bases"], BACKBONES)
+    bases = _each("base", value["bases"], partial(_base, known=arms))
     return Experiment(name, value["title"], value["runs"], value["metric"], value["seeds"], bases)
 
 
-def _study(name: str, value: Any, where: str) -> Study:
-    _check_keys(value, {"title": str, "bases": dict}, {"dynamics": str, "erf": str}, where)
-    _check_known("base", value["bases"], BACKBONES, where)
+def _base(name: str, value: Any, known: Mapping[str, Arm]) -> Base:
+    _check_keys(value, {"model": str, "arms": list})
+    _check_known("arm", value["arms"], known)
+    if twice := [arm for arm in value["arms"] if value["arms"].count(arm) > 1]:
+        raise UserError(f"arm {twice[0]} is there twice")
+    return Base(value["model"], tuple(value["arms"]))
+
+
+def _study(name: str, value: Any) -> Study:
+    _check_keys(value, {"title": str, "bases": dict}, {"dynamics": str, "erf": str})
+    _check_known("base", value["bases"], BACKBONES)
     return Study(name, value["title"], value.get("dynamics"), value.get("erf"), value["bases"])
 
 
-def _claim(value: Any, where: str) -> Claim:
+def _claim(value: Any) -> Claim:
+    plain = {"figure": str, "paper": str, "margin": int | float, "as_good": bool, "family": str, "unit": str}
+    lists = {"grids": list, "bases": list}
     needed = {"id": str, "claim": str, "source": str, "tested": list}
-    optional = {
-        "contrast": dict,
-        "figure": str,
-        "paper": str,
-        "grids": list,
-        "bases": list,
-        "margin": int | float,
-        "as_good": bool,
-        "family": str,
-        "unit": str,
-    }
-    _check_keys(value, needed, optional, where)
+    _check_keys(value, needed, {"contrast": dict, **plain, **lists})
     if ("figure" in value) == ("contrast" in value):
-        raise UserError(f"{where}: expected a contrast, or a figure of the paper")
-    options = {key: value[key] for key in ("figure", "paper", "margin", "as_good", "family", "unit") if key in value}
-    options |= {key: tuple(value[key]) for key in ("grids", "bases") if key in value}
-    contrast = _contrast(value["contrast"], where) if "contrast" in value else ()
+        raise UserError("expected a contrast, or a figure of the paper")
+    options = {key: value[key] for key in plain.keys() & value.keys()}
+    options |= {key: tuple(value[key]) for key in lists.keys() & value.keys()}
+    contrast = _contrast(value["contrast"]) if "contrast" in value else ()
     return Claim(value["id"], value["claim"], value["source"], contrast, tuple(value["tested"]), **options)
 
 
-def _contrast(value: dict[str, Any], where: str) -> tuple[Term, ...]:
+def _contrast(value: dict[str, Any]) -> tuple[Term, ...]:
     terms = []
     for arm, weights in value.items():
         for metric, weight in (weights if isinstance(weights, dict) else {None: weights}).items():
             is_number = isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight)
             if not is_number or weight == 0:
-                raise UserError(f"{where}: contrast: weight of {arm} is {weight!r}, expected a number other than zero")
+                raise UserError(f"contrast: weight of {arm} is {weight!r}, expected a number other than zero")
             if not isinstance(metric, str | None):
-                raise UserError(f"{where}: contrast: metric {metric!r} of {arm}, expected text")
+                raise UserError(f"contrast: metric {metric!r} of {arm}, expected text")
             terms.append(Term(arm, metric, weight))
     total = sum(term.weight for term in terms)
     if len(terms) < 2 or abs(total) > TOLERANCE:
-        raise UserError(f"{where}: contrast: weights sum to {total:g}, expected zero over two terms or more")
+        raise UserError(f"contrast: weights sum to {total:g}, expected zero over two terms or more")
     return tuple(terms)
 
 
-def _check_claim(claim: Claim, claims: Claims, where: str) -> None:
+def _check_claim(claim: Claim, claims: Claims) -> None:
     """Checks what a claim says against the rest of the file."""
-    _check_known("arm", [term.arm for term in claim.contrast], claims.arms, where)
-    _check_known("figure", [claim.figure] if claim.figure else [], FIGURES, where)
-    _check_known("grid", claim.grids, GRIDS, where)
-    _check_known("base", claim.bases, BACKBONES, where)
-    _check_known("paper", [claim.paper] if claim.paper else [], FIGURES_OF_PAPER, where)
+    _check_known("arm", [term.arm for term in claim.contrast], claims.arms)
+    _check_known("figure", [claim.figure] if claim.figure else [], FIGURES)
+    _check_known("grid", claim.grids, GRIDS)
+    _check_known("base", claim.bases, BACKBONES)
+    _check_known("paper", [claim.paper] if claim.paper else [], FIGURES_OF_PAPER)
     places, kind = (claims.studies, "study") if claim.figure else (claims.experiments, "experiment")
-    _check_known(kind, claim.tested, places, where)
-    papers = [claims.paper_difference(claim, backbone) for backbone in BACKBONES]
-    if claim.paper and papers == [None, None]:
-        raise UserError(f"{where}: paper: its tables have no figures of {claim.paper} for these arms")
+    _check_known(kind, claim.tested, places)
+    if claim.paper and all(claims.paper_difference(claim, backbone) is None for backbone in BACKBONES):
+        raise UserError(f"paper: its tables have no figures of {claim.paper} for these arms")
     if claim.margin is not None and not 0 < claim.margin < math.inf:
-        raise UserError(f"{where}: margin is {claim.margin!r}, expected a number above zero")
+        raise UserError(f"margin is {claim.margin!r}, expected a number above zero")
     if claim.margin is None and not claim.paper:
-        raise UserError(f"{where}: margin is missing, and the paper has no figures to take half of its difference")
+        raise UserError("margin is missing, and the paper has no figures to take half of its difference")
     if not claim.figure:
-        _check_arms(claim, claims, where)
+        _check_arms(claim, claims)
 
 
-def _check_arms(claim: Claim, claims: Claims, where: str) -> None:
+def _check_arms(claim: Claim, claims: Claims) -> None:
     if not claim.grids or len({tuple(claim.arms(grid)) for grid in claim.grids}) < len(claim.grids):
         grids = ", ".join(claim.grids) or "none"
-        raise UserError(f"{where}: grids: expected one, or several that have other arms each, got {grids}")
+        raise UserError(f"grids: expected one, or several that have other arms each, got {grids}")
     for name in claim.tested:
-        bases = claims.experiments[name].bases
-        for grid in claim.grids:
-            if not any(set(claim.arms(grid)) <= set(base.arms) for base in bases.values()):
-                arms = ", ".join(claim.arms(grid))
-                raise UserError(f"{where}: tested: no base of experiment {name} has all of its arms ({arms})")
+        for arms in map(claim.arms, claim.grids):
+            if not any(set(arms) <= set(base.arms) for base in claims.experiments[name].bases.values()):
+                raise UserError(f"tested: no base of experiment {name} has all of its arms ({', '.join(arms)})")
 
 
-def _check_known(kind: str, names: Iterable[Any], known: Iterable[str], where: str) -> None:
+def _check_known(kind: str, names: Iterable[Any], known: Iterable[str]) -> None:
     known = list(known)
     if unknown := [name for name in names if name not in known]:
-        raise UserError(f"{where}: unknown {kind} {unknown[0]!r}, expected one of {', '.join(known)}")
+        raise UserError(f"unknown {kind} {unknown[0]!r}, expected one of {', '.join(known)}")
 
 
 def _check_keys(
-    value: Any, needed: Mapping[str, Any], optional: Mapping[str, Any], where: str, also: set[str] = frozenset()
+    value: Any, needed: Mapping[str, Any], optional: Mapping[str, Any] = MappingProxyType({}), also: Iterable[str] = ()
 ) -> None:
     """Raises UserError for a mapping that lacks a key, has an unknown one or one of another kind."""
     if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a mapping, got {value!r}")
+        raise UserError(f"expected a mapping, got {value!r}")
     kinds = {**needed, **optional}
-    for problem, names in (("missing", needed.keys() - value.keys()), ("unknown", value.keys() - kinds.keys())):
-        if names:
-            expected = f", expected some of {', '.join([*kinds, *sorted(also)])}" if problem == "unknown" else ""
-            raise UserError(f"{where}: {problem} {', '.join(map(str, sorted(names, key=str)))}{expected}")
-    for key, kind in kinds.items():
-        if key in value and (not isinstance(value[key], kind) or (kind is not bool and isinstance(value[key], bool))):
+    if missing := needed.keys() - value.keys():
+        raise UserError(f"missing {', '.join(sorted(missing))}")
+    if unknown := value.keys() - kinds.keys():
+        expected = ", ".join([*kinds, *sorted(also)])
+        raise UserError(f"unknown {', '.join(map(str, sorted(unknown, key=str)))}, expected some of {expected}")
+    for key in value:
+        kind = kinds[key]
+        if not isinstance(value[key], kind) or (kind is not bool and isinstance(value[key], bool)):
             words = {dict: "a mapping", list: "a list", str: "text", bool: "true or false"}.get(kind, "a number")
-            raise UserError(f"{where}: {key} is {value[key]!r}, expected {words}")
+            raise UserError(f"{key} is {value[key]!r}, expected {words}")

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 
 from dk_bench.errors import UserError
 from dk_bench.tables.cells import Cell, Data
 from dk_bench.tables.contrasts import ALPHA, Judgement, judge, paired_differences
+from dk_bench.tables.entries import Number
 from dk_bench.tables.pooling import Pair
 from dk_bench.tables.power import MOST, seeds_for_difference, seeds_for_equivalence, std_interval
-from dk_bench.tables.render import Document, Number, Table, Value
+from dk_bench.tables.table import Column, Document, Table, make_table
 
 TERM = re.compile(r"\s*([+-]?)\s*([\w./:]+)\s*(?:\[([^\]]*)\])?\s*")
 
 
 @dataclass(frozen=True)
-class Term:
+class NamedCell:
     """A cell of a contrast: by its model's name, and, where records hold several cells of it, what its label says."""
 
     weight: float
@@ -28,7 +31,7 @@ class Term:
         return self.model + f"[{self.label}]" * bool(self.label)
 
 
-def read_contrast(text: str) -> list[Term]:
+def read_contrast(text: str) -> list[NamedCell]:
     """Returns the cells of ``A - B``, or ``A + B - C - D``; ``A[optim.lr=0.1]`` names a cell of A by its label. Each
     side weighs 1: two cells on it half each.
 
@@ -46,10 +49,10 @@ def read_contrast(text: str) -> list[Term]:
         raise UserError(f"--contrast {text!r}: expected A-B, a model on each side of the difference")
     if both := next((names for names in sides[1] if names in sides[-1]), None):
         raise UserError(f"--contrast {text!r}: {both[0]} is on both sides")
-    return [Term(sign / len(sides[sign]), model, label) for sign, model, label in terms]
+    return [NamedCell(sign / len(sides[sign]), model, label) for sign, model, label in terms]
 
 
-def find_cells(terms: Sequence[Term], cells: Sequence[Cell], data: str | None = None) -> list[Cell]:
+def find_cells(terms: Sequence[NamedCell], cells: Sequence[Cell], data: str | None = None) -> list[Cell]:
     """Returns the one cell that each term names, all on one data set, that called ``data`` where several have them.
 
     Raises UserError where a model has no cell or several, and where the data set stays open.
@@ -67,7 +70,7 @@ def find_cells(terms: Sequence[Term], cells: Sequence[Cell], data: str | None = 
     return [_find(term, [cell for cell in cells if cell.data == whole[0]]) for term in terms]
 
 
-def _find(term: Term, cells: list[Cell]) -> Cell:
+def _find(term: NamedCell, cells: list[Cell]) -> Cell:
     of_model = [cell for cell in cells if cell.model == term.model]
     found = [cell for cell in of_model if term.label in cell.label]
     exact = [cell for cell in found if cell.label == term.label]
@@ -78,7 +81,7 @@ def _find(term: Term, cells: list[Cell]) -> Cell:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Aim:
     """What is planned for: an ``effect`` to tell, a ``margin`` to be within, both in points; ``power``, a share of 1;
     the size of the ``family`` that Holm's method corrects for."""
 
@@ -88,7 +91,7 @@ class Plan:
     family: int = 1
 
 
-def plan_seeds(terms: Sequence[Term], cells: Sequence[Cell], metric: str, plan: Plan) -> Document:
+def plan_seeds(terms: Sequence[NamedCell], cells: Sequence[Cell], metric: str, aim: Aim) -> Document:
     """Returns the seeds that a contrast takes by the spread of its paired differences, and by the ends of that one's
     interval.
 
@@ -101,34 +104,41 @@ def plan_seeds(terms: Sequence[Term], cells: Sequence[Cell], metric: str, plan: 
             f"--contrast {name}: {len(differences)} seeds in common with a finite {metric}, expected at least 2, as "
             "one has no spread"
         )
-    pilot = judge(differences, effect=plan.effect, margin=plan.margin)
+    pilot = judge(differences, effect=aim.effect, margin=aim.margin)
     if pilot.p is None:
         raise UserError(f"--contrast {name}: all differences are {pilot.mean:+.2f}: there is no spread to plan by")
-    table = _table(pilot, differences, cells[0].data, metric, plan)
-    return Document("power", f"Seeds for {name}.", _notes(plan), [table])
+    table = _table(pilot, differences, cells[0].data, metric, aim)
+    return Document("power", f"Seeds for {name}.", _notes(aim), [table])
 
 
-def _table(pilot: Judgement, differences: dict[Pair, float], data: Data, metric: str, plan: Plan) -> Table:
+def _table(pilot: Judgement, differences: dict[Pair, float], data: Data, metric: str, aim: Aim) -> Table:
     low, high = std_interval(pilot.std, pilot.n)
     spreads = {f"by SD {pilot.std:.2f}": pilot.std, f"by {low:.2f}": low, f"by {high:.2f}": high}
-    rows: list[list[Value]] = []
-    for statement, seeds_for, size in (
-        (f"tell a difference of {abs(plan.effect):g}", seeds_for_difference, abs(plan.effect)),
-        (f"find one of 0 within ±{plan.margin:g}", seeds_for_equivalence, plan.margin),
-    ):
-        for family in dict.fromkeys((1, plan.family)):
-            seeds = (seeds_for(size, std, ALPHA / family, plan.power) for std in spreads.values())
-            corrected = f"Holm's worst step of {family}" if family > 1 else "alone"
-            rows.append([statement, corrected, *(f"over {MOST}" if n is None else Number(n, 0) for n in seeds)])
+    statements = (
+        (f"tell a difference of {abs(aim.effect):g}", seeds_for_difference, abs(aim.effect)),
+        (f"find one of 0 within ±{aim.margin:g}", seeds_for_equivalence, aim.margin),
+    )
+    rows = [(*statement, family) for statement in statements for family in dict.fromkeys((1, aim.family))]
+
+    def seeds(std: float, row: tuple[str, Callable, float, int]) -> Number | str:
+        _, seeds_for, size, family = row
+        found = seeds_for(size, std, ALPHA / family, aim.power)
+        return f"over {MOST}" if found is None else Number(found, 0)
+
+    columns = [
+        Column("to", itemgetter(0)),
+        Column("test at 5 %", lambda row: f"Holm's worst step of {row[3]}" if row[3] > 1 else "alone"),
+        *(Column(name, partial(seeds, std)) for name, std in spreads.items()),
+    ]
     each = ", ".join(f"{value:+.2f} (seed {pair.seed})" for pair, value in differences.items())
     spread = f"SD {pilot.std:.2f}, its 95 % interval {low:.2f} to {high:.2f}"
     note = f"Pilot: {pilot.n} seeds, mean {pilot.mean:+.2f}: {each}; {spread}."
-    return Table(f"{metric}, {data}", ("to", "test at 5 %", *spreads), rows, note)
+    return make_table(f"{metric}, {data}", columns, rows, note)
 
 
-def _notes(plan: Plan) -> list[str]:
+def _notes(aim: Aim) -> list[str]:
     return [
-        f"Seeds for a power of {100 * plan.power:g} %, by the standard deviation of the paired differences (SD), and "
+        f"Seeds for a power of {100 * aim.power:g} %, by the standard deviation of the paired differences (SD), and "
         "by the ends of its 95 % interval (chi-square): a pilot of few seeds says little. Differences are told by "
         "Student's paired t test, two-sided; within a margin they are found by two one-sided ones. All in points.",
         "Holm's worst step tests at 5 % over the size of the family; other statements of the family that hold make it "

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from dk_bench.tables.contrasts import ALPHA, MARGIN
+from dk_bench.tables.entries import Number
 from dk_bench.tables.power import power_of_difference, power_of_equivalence
-from dk_bench.tables.render import Document, Number, Table, Value
 from dk_bench.tables.significance import equivalence_p, holm, student_p
+from dk_bench.tables.table import Column, Document, Table, make_table
 
 FAMILIES = 10_000  # simulated for each figure: its standard error is 0.2 points at 5 %
 SEEDS, SIZES = (4, 6, 8), (1, 6, 8, 16)
@@ -31,7 +34,7 @@ RUNS: dict[str, Callable[[Generator, tuple[int, ...]], NDArray[np.float64]]] = {
 
 
 @dataclass(frozen=True)
-class Family:
+class SimulatedFamily:
     """Contrasts of arms with one base: ``seeds`` paired differences each, whose true means are ``effects`` and whose
     true standard deviation is ``std``, in points; ``runs``: the shape of single runs' distribution, of `RUNS`."""
 
@@ -76,30 +79,42 @@ def simulate() -> Document:
 
 def _errors() -> Table:
     generator = np.random.default_rng(0)
-    columns = ["single runs", "seeds", "family", "told at 0", "told, half real", "within, at the margin"]
-    rows: list[list[Value]] = []
-    for runs in RUNS:
-        for seeds in SEEDS:
-            for size in SIZES:
-                real = np.arange(size) % 2 == 0 if size > 1 else np.zeros(1, bool)
-                none = Family(seeds, (0.0,) * size, runs=runs).told(generator)
-                half = Family(seeds, tuple(1.1 * real), 1.1, runs).told(generator)[:, ~real]
-                edge = Family(seeds, (MARGIN,) * size, MARGIN / 2, runs).within(generator)
-                shares = [float(100 * np.mean(wrong.any(axis=1))) for wrong in (none, half, edge)]
-                rows.append([runs, Number(seeds, 0), Number(size, 0), *map(Number, shares)])
-    return Table("Families with any wrong statement, %", tuple(columns), rows)
+    rows = [
+        (runs, seeds, size, _wrong(generator, runs, seeds, size)) for runs in RUNS for seeds in SEEDS for size in SIZES
+    ]
+    columns = [
+        Column("single runs", itemgetter(0)),
+        Column("seeds", lambda row: Number(row[1], 0)),
+        Column("family", lambda row: Number(row[2], 0)),
+        Column("told at 0", lambda row: Number(row[3][0])),
+        Column("told, half real", lambda row: Number(row[3][1])),
+        Column("within, at the margin", lambda row: Number(row[3][2])),
+    ]
+    return make_table("Families with any wrong statement, %", columns, rows)
+
+
+def _wrong(generator: Generator, runs: str, seeds: int, size: int) -> list[float]:
+    """Returns the shares, in percent, of families with a wrong statement: where all true differences are 0, where half
+    of them are, and where all are the margin."""
+    real = np.arange(size) % 2 == 0 if size > 1 else np.zeros(1, bool)
+    none = SimulatedFamily(seeds, (0.0,) * size, runs=runs).told(generator)
+    half = SimulatedFamily(seeds, tuple(1.1 * real), 1.1, runs).told(generator)[:, ~real]
+    edge = SimulatedFamily(seeds, (MARGIN,) * size, MARGIN / 2, runs).within(generator)
+    return [float(100 * np.mean(wrong.any(axis=1))) for wrong in (none, half, edge)]
 
 
 def _powers() -> Table:
-    effects = [f"tell {effect:+g}" for effect in PAPERS_EFFECTS]
-    columns = ["SD of differences", "seeds", "family", *effects, f"find 0 within ±{MARGIN:g}"]
-    rows: list[list[Value]] = []
-    for std in STDS:
-        for seeds in POWER_SEEDS:
-            for size in POWER_SIZES:
-                alpha = ALPHA / size
-                powers = [power_of_difference(seeds, effect, std, alpha) for effect in PAPERS_EFFECTS]
-                powers.append(power_of_equivalence(seeds, MARGIN, std, alpha))
-                row: list[Value] = [Number(std), Number(seeds, 0), Number(size, 0)]
-                rows.append(row + [Number(100 * power, 0) for power in powers])
-    return Table("Power, %", tuple(columns), rows)
+    rows = [(std, seeds, size) for std in STDS for seeds in POWER_SEEDS for size in POWER_SIZES]
+    columns = [
+        Column("SD of differences", lambda row: Number(row[0])),
+        Column("seeds", lambda row: Number(row[1], 0)),
+        Column("family", lambda row: Number(row[2], 0)),
+        *(Column(f"tell {effect:+g}", partial(_power, power_of_difference, effect)) for effect in PAPERS_EFFECTS),
+        Column(f"find 0 within ±{MARGIN:g}", partial(_power, power_of_equivalence, MARGIN)),
+    ]
+    return make_table("Power, %", columns, rows)
+
+
+def _power(power_of: Callable[..., float], size: float, row: tuple[float, int, int]) -> Number:
+    std, seeds, family = row
+    return Number(100 * power_of(seeds, size, std, ALPHA / family), 0)

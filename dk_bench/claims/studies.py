@@ -25,26 +25,26 @@ SEED = re.compile(r"(?P<kind>.*) \(seed (?P<seed>\d+)\)")
 
 @dataclass(frozen=True)
 class FigureClaim:
-    """A claim as a difference that is above zero where the claim holds.
+    """A claim of ``claims.yaml`` as a difference that is above zero where the claim holds.
 
     Attributes:
-        id: its name.
-        words: what is claimed, in our words.
-        source: where the paper says so.
+        id: what the file calls its figure.
         study: `DYNAMICS` or `ERF`.
-        of, over: the rows of the CSV whose difference it is, as values of its columns; a model by what stands behind
-            the base's name (`_dk`).
-        number: the column. ``control`` marks what no figure of the paper has: what of the difference is learnt.
+        number: the column of the CSV.
+        of, over: the rows whose difference it is, as values of its columns; a model by what stands behind the base's
+            name (`_dk`).
     """
 
     id: str
-    words: str
-    source: str
     study: str
+    number: str
     of: Mapping[str, str]
     over: Mapping[str, str]
-    number: str
-    control: bool = False
+
+    @property
+    def control(self) -> bool:
+        """Tells whether it is of one model, so about what is learnt, of which the paper has no figure."""
+        return self.of["model"] == self.over["model"].removesuffix(HELD)
 
 
 def _probe(model: str, kind: str, target: str, features: str = "learned") -> dict[str, str]:
@@ -52,74 +52,23 @@ def _probe(model: str, kind: str, target: str, features: str = "learned") -> dic
 
 
 OFFSETS, SCORES, RANDOM = "kernel offsets", "expert scores", "random generator"
-FIELDS = {
-    "inside": ("adapt", "more of local DK's field lies on the object", "figure 4"),
-    "agreement_rotated": ("rotation", "local DK's field turns with the object", "figure 6"),
-    "agreement_scaled": ("scale", "local DK's field grows with the object", "figure 6"),
-}
+SCALE, CLASS = _probe("_dk", OFFSETS, "log scale"), _probe("_scc", SCORES, "class")
+FIELDS = {"adapt": "inside", "rotation": "agreement_rotated", "scale": "agreement_scaled"}
 CLAIMS = (
-    FigureClaim(
-        "fig3_scale",
-        "local DK's offsets tell an object's scale better than CondConv's scores do",
-        "figure 3",
-        DYNAMICS,
-        _probe("_dk", OFFSETS, "log scale"),
-        _probe("_scc", SCORES, "log scale"),
-        "value",
-    ),
-    FigureClaim(
-        "fig3_class",
-        "CondConv's scores tell an object's class better than local DK's offsets do",
-        "figure 3",
-        DYNAMICS,
-        _probe("_scc", SCORES, "class"),
-        _probe("_dk", OFFSETS, "class"),
-        "value",
-    ),
-    FigureClaim(
-        "fig3_scale_learnt",
-        "what local DK's offsets tell of scale is learnt: a random generator tells less",
-        "figure 3",
-        DYNAMICS,
-        _probe("_dk", OFFSETS, "log scale"),
-        _probe("_dk", OFFSETS, "log scale", RANDOM),
-        "value",
-        control=True,
-    ),
-    FigureClaim(
-        "fig3_class_learnt",
-        "what CondConv's scores tell of class is learnt: random scores tell less",
-        "figure 3",
-        DYNAMICS,
-        _probe("_scc", SCORES, "class"),
-        _probe("_scc", SCORES, "class", RANDOM),
-        "value",
-        control=True,
-    ),
+    FigureClaim("fig3_scale", DYNAMICS, "value", SCALE, _probe("_scc", SCORES, "log scale")),
+    FigureClaim("fig3_class", DYNAMICS, "value", CLASS, _probe("_dk", OFFSETS, "class")),
+    FigureClaim("fig3_scale_learnt", DYNAMICS, "value", SCALE, SCALE | {"features": RANDOM}),
+    FigureClaim("fig3_class_learnt", DYNAMICS, "value", CLASS, CLASS | {"features": RANDOM}),
+    *(FigureClaim(f"fields_{name}", ERF, number, {"model": "_dk"}, {"model": ""}) for name, number in FIELDS.items()),
     *(
-        FigureClaim(
-            f"fields_{name}", f"{words} than the rigid model's", source, ERF, {"model": "_dk"}, {"model": ""}, number
-        )
-        for number, (name, words, source) in FIELDS.items()
-    ),
-    *(
-        FigureClaim(
-            f"fields_{name}_held",
-            f"{words} than with its offsets held at their mean",
-            source,
-            ERF,
-            {"model": "_dk"},
-            {"model": f"_dk{HELD}"},
-            number,
-            control=True,
-        )
-        for number, (name, words, source) in FIELDS.items()
+        FigureClaim(f"fields_{name}_held", ERF, number, {"model": "_dk"}, {"model": f"_dk{HELD}"})
+        for name, number in FIELDS.items()
     ),
 )
 
 
 def differences(claim: FigureClaim, path: str | Path, base: str) -> dict[int, float]:
-    """``{seed: difference}``, over the seeds that both rows have; empty where the file lacks a row.
+    """Returns ``{seed: difference}``, over the seeds that both rows have; empty where the file lacks a row.
 
     Args:
         claim: one of `CLAIMS`.
@@ -138,7 +87,7 @@ def differences(claim: FigureClaim, path: str | Path, base: str) -> dict[int, fl
 
 
 def by_seed(path: str | Path, row: Mapping[str, str], number: str) -> dict[int, float]:
-    """``{seed: value}`` of a column ``number`` in the rows whose columns are as ``row`` has them.
+    """Returns ``{seed: value}`` of a column ``number`` in the rows whose columns are as ``row`` has them.
 
     Of fields a seed's row is the mean over its pictures. Raises UserError where the file cannot be read, for a column
     it lacks, and for two rows of one seed.
@@ -153,7 +102,7 @@ def by_seed(path: str | Path, row: Mapping[str, str], number: str) -> dict[int, 
 
 
 def _rows(path: str | Path, needed: set[str]) -> Iterator[dict[str, str]]:
-    """Rows of one checkpoint each; where the seed stands in the model's name it is taken out of it."""
+    """Yields rows of one checkpoint each; where the seed stands in the model's name it is taken out of it."""
     try:
         with open(path, encoding="utf-8", newline="") as stream:
             reader = csv.DictReader(stream)

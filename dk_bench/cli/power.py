@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dk_bench.claims.planning import Plan, find_cells, plan_seeds, read_contrast
+from dk_bench.claims.planning import Aim, find_cells, plan_seeds, read_contrast
 from dk_bench.claims.simulation import simulate
 from dk_bench.cli.options import add_number, add_output, check_file
 from dk_bench.errors import UserError
@@ -82,7 +82,7 @@ def _plan(args: argparse.Namespace) -> Document:
     task = _task_of(there or found)
     cells = find_cells(terms, gather(record for record in found if record.task == task), args.data)
     metric = args.metric or METRICS[task]
-    return plan_seeds(terms, cells, metric, Plan(args.effect, args.margin, args.power, args.family))
+    return plan_seeds(terms, cells, metric, Aim(args.effect, args.margin, args.power, args.family))
 
 
 def _check(args: argparse.Namespace) -> None:

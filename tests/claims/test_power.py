@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 from table_cases import PROCEDURAL, make_record
 
-from dk_bench.claims.planning import Term, read_contrast
-from dk_bench.claims.simulation import RUNS, Family
+from dk_bench.claims.planning import NamedCell, read_contrast
+from dk_bench.claims.simulation import RUNS, SimulatedFamily
 from dk_bench.cli import main
 from dk_bench.errors import UserError
 from dk_bench.runs.record import write_record
@@ -95,15 +95,15 @@ def test_errors_of_a_family_are_at_most_five_percent():
 def test_tails_and_a_shared_base_make_no_more_errors():
     for number, runs in enumerate(RUNS):
         generator = np.random.default_rng(number)
-        family = Family(6, (0.0,) * 12, runs=runs)
+        family = SimulatedFamily(6, (0.0,) * 12, runs=runs)
         assert family.told(generator, 3000).any(axis=1).mean() < 0.06
-        at_margin = Family(6, (0.5,) * 12, 0.25, runs)
+        at_margin = SimulatedFamily(6, (0.5,) * 12, 0.25, runs)
         assert at_margin.within(generator, 3000).any(axis=1).mean() < 0.06
 
 
 def test_simulated_verdicts_are_those_of_contrasts():
     """The simulation goes through arrays, verdicts through judgements; both say the same of the same runs."""
-    family = Family(6, (0.0, 0.6, 1.2, 0.02), 0.4)
+    family = SimulatedFamily(6, (0.0, 0.6, 1.2, 0.02), 0.4)
     told, within = (check(np.random.default_rng(5), 100) for check in (family.told, family.within))
     generator = np.random.default_rng(5)
     runs = np.stack([generator.standard_normal((100, 5)) * 0.4 / np.sqrt(2) for _ in range(6)])
@@ -117,9 +117,9 @@ def test_simulated_verdicts_are_those_of_contrasts():
 
 def test_power_of_one_contrast_is_what_verdicts_find():
     for n, effect, std in ((6, 1.1, 1.0), (8, 1.8, 1.7), (8, 0.5, 0.5)):
-        found = Family(n, (effect,), std).told(np.random.default_rng(n), 10_000).mean()
+        found = SimulatedFamily(n, (effect,), std).told(np.random.default_rng(n), 10_000).mean()
         assert found == pytest.approx(power_of_difference(n, effect, std), abs=0.02)
-        found = Family(n, (0.0,), std).within(np.random.default_rng(n), 10_000).mean()
+        found = SimulatedFamily(n, (0.0,), std).within(np.random.default_rng(n), 10_000).mean()
         assert found == pytest.approx(power_of_equivalence(n, 0.5, std), abs=0.02)
 
 
@@ -127,14 +127,14 @@ def test_power_of_one_contrast_is_what_verdicts_find():
 
 
 def test_contrasts_are_read():
-    assert read_contrast("a_dk-a") == [Term(1, "a_dk"), Term(-1, "a")]
+    assert read_contrast("a_dk-a") == [NamedCell(1, "a_dk"), NamedCell(-1, "a")]
     assert read_contrast(" a + b[x=1, y=2] - c-d ") == [
-        Term(0.5, "a"),
-        Term(0.5, "b", "x=1, y=2"),
-        Term(-0.5, "c"),
-        Term(-0.5, "d"),
+        NamedCell(0.5, "a"),
+        NamedCell(0.5, "b", "x=1, y=2"),
+        NamedCell(-0.5, "c"),
+        NamedCell(-0.5, "d"),
     ]
-    assert read_contrast("a[lr=0.1]-a[lr=0.2]")[1] == Term(-1, "a", "lr=0.2")
+    assert read_contrast("a[lr=0.1]-a[lr=0.2]")[1] == NamedCell(-1, "a", "lr=0.2")
 
 
 @pytest.mark.parametrize("text", ["", "a", "-a", "a b", "a+b", "a-b[x", "a-", "a-a", "a--b"])
