@@ -11,8 +11,9 @@ import hashlib
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
+
+from dk_bench.runs.environment import told_by
 
 FIELDS = ("started", "ended", "git", "device", "versions", "status", "error")
 STALE = "stale: its process is gone and did not say why"
@@ -20,14 +21,13 @@ INTERRUPTED = "interrupted"  # how the error of an attempt that was asked to sto
 
 
 def attempt_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the attempt that a record's own fields tell of; records from before there were attempts hold only
-    those.
-    """
+    """Returns the attempt that a record's own fields tell of; records from before there were attempts hold no other."""
     return {name: fields[name] for name in FIELDS}
 
 
 def close_attempts(attempts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Attempts as they stand once another one begins: one that still says ``running`` did not live to say more."""
+    """Returns attempts as they stand once another one begins: one that still says ``running`` did not live to say
+    more."""
     closed = []
     for attempt in attempts:
         attempt = {name: value for name, value in attempt.items() if name != "process"}
@@ -43,16 +43,15 @@ def was_interrupted(error: str | None) -> bool:
 def this_process() -> dict[str, Any]:
     """Names this process among all of this and other machines, without telling the machine's name: records are
     committed and passed on."""
-    host = f"{platform.node()} {_read('/etc/machine-id')}"
-    boot = _read("/proc/sys/kernel/random/boot_id")
+    host = f"{platform.node()} {told_by('/etc/machine-id')}"
+    boot = told_by("/proc/sys/kernel/random/boot_id")
     pid = os.getpid()
     return {"host": _digest(host), "boot": _digest(boot) if boot else None, "pid": pid, "began": _began(pid)}
 
 
 def is_gone(process: Mapping[str, Any]) -> bool:
     """Tells whether a process that `this_process` named has ended. False for one of another machine: nobody here
-    knows.
-    """
+    knows."""
     here = this_process()
     if process.get("host") != here["host"]:
         return False
@@ -71,17 +70,10 @@ def is_gone(process: Mapping[str, Any]) -> bool:
 
 
 def _began(pid: int) -> int | None:
-    """When a living process began, in the kernel's ticks since boot; None for one that has ended or without /proc."""
+    """Tells when a living process began, in the kernel's ticks since boot; None once it has ended, or without /proc."""
     # The second field, the program's name, may hold spaces and brackets; what is needed comes after it.
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    fields = told_by(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return int(fields[19]) if fields and fields[0] not in "ZX" else None  # Z: dead, its parent has not taken note
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
 
 
 def _digest(text: str) -> str:

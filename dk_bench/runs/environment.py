@@ -1,4 +1,4 @@
-"""What a run ran on: versions, device, commit; and paths made fit to be committed."""
+"""Collects versions and commit of what runs, and makes paths fit to be committed."""
 
 from __future__ import annotations
 
@@ -12,25 +12,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    "dk_bench",
-    "torch",
-    "torchvision",
-    "timm",
-    "pytorch-lightning",
-    "torchmetrics",
-    "numpy",
-    "wandb",
-    "mmengine",
-    "mmcv",
-    "mmdet",
-)
+PACKAGES = "dk_bench torch torchvision timm pytorch-lightning torchmetrics numpy wandb mmengine mmcv mmdet".split()
 # An absolute path inside text: a slash at the start or after a separator; "//" after a scheme is a URL's and stays.
 ABSOLUTE_PATH = re.compile(r"""(?:(?<![^\s=:'"(\[,])|(?<=file://))/(?!/)[^\s'",:)\]]+""")
 
 
 def collect_versions() -> dict[str, str]:
-    """Versions of Python and of the packages results depend on; one that is not installed is left out."""
+    """Collects the versions of Python and of the packages results depend on, as far as they are installed."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -40,43 +28,16 @@ def collect_versions() -> dict[str, str]:
     return versions
 
 
-def collect_device(device: Any = None) -> dict[str, Any]:
-    """Tells what a torch device is: its type, its product name, how many there are (CPU: cores) and threads in use; and
-    which of our operators compute there, "compiled" or "reference".
-
-    ``device`` defaults to the GPU where there is one, as training does.
-    """
-    import torch
-
-    from dk_bench.functional.loading import operators_on
-
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda":
-        name, count = torch.cuda.get_device_name(device), torch.cuda.device_count()
-    else:
-        name, count = cpu_name(), os.cpu_count()
-    return {
-        "type": device.type,
-        "name": name,
-        "count": count,
-        "threads": torch.get_num_threads(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "operators": operators_on(device.type),
-    }
-
-
-def cpu_name() -> str:
-    """Returns the processor's product name, its architecture where the system does not tell."""
+def told_by(path: str | Path) -> str:
+    """Returns what a file of the system's own says, such as /proc/cpuinfo; nothing where the system has none."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.machine()
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
 
 
 def collect_git(folder: str | Path | None = None) -> dict[str, Any]:
-    """Commit of the code that runs and whether it was changed since; both None where it is not a git checkout.
+    """Tells the commit of the code that runs and whether it was changed since; both None outside a git checkout.
 
     ``folder`` defaults to this file's. Untracked files do not count as changes, nor does the results folder, into
     which a run's own record goes.
@@ -104,10 +65,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def portable(value: Any, *, distinct: bool = False) -> Any:
     """Returns the value with absolute paths made fit to be committed: no folder of this machine's owner stays in it.
 
-    A path below the working folder becomes relative to it, any other keeps its last two parts (never the
-    topmost folder) behind ``.../``.
-    Works through lists, tuples and mappings, and inside text (``output=/a/b/c`` -> ``output=.../b/c``). With
-    ``distinct`` different paths stay different: six digits of the whole path's hash stand before its last parts.
+    A path below the working folder becomes relative to it, any other keeps its last two parts (never the topmost
+    folder) behind ``.../``. Works through lists, tuples and mappings, and inside text (``output=/a/b/c`` ->
+    ``output=.../b/c``). With ``distinct`` different paths stay different: six digits of the whole path's hash stand
+    before its last parts.
     """
     if isinstance(value, Mapping):
         return {key: portable(item, distinct=distinct) for key, item in value.items()}

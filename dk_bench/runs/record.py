@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, get_origin, get_type_hints
 
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, located, system_errors
 from dk_bench.files import write_atomically
 from dk_bench.runs.attempts import FIELDS, STALE, attempt_of, close_attempts, is_gone, this_process
 from dk_bench.runs.environment import collect_git, collect_versions, portable
@@ -24,8 +24,19 @@ STATUSES = ("running", "finished", "failed")
 # classification, detection: a training run, which tables are made from; evaluation: a checkpoint's figures on images.
 TASKS = TRAINING, DETECTION, EVALUATION = "classification", "detection", "evaluation"
 ADDED_LATER = ("attempts", "correct")  # fields that older records do without
-# Keys that tables rely on inside the free-form parts of a record.
-REQUIRED_INSIDE = {"model": ("name",), "data": ("name",), "metrics": ("epochs", "final")}
+ONE_OF = {"status": STATUSES, "task": TASKS}
+# What tables rely on inside the free-form parts of a record; what may be null may be missing.
+INSIDE = {
+    "model.name": str,
+    "model.spec": dict | None,
+    "data.name": str,
+    "data.classes": list | int | None,
+    "data.train_images": int | None,
+    "data.val_images": int | None,
+    "data.test_images": int | None,
+    "metrics.epochs": list,
+    "metrics.final": dict,
+}
 
 
 @dataclass
@@ -132,7 +143,7 @@ def as_it_stands(record: RunRecord) -> RunRecord:
 
 
 def utc_now() -> str:
-    """This moment, ISO 8601 in UTC, to the second."""
+    """Returns this moment, ISO 8601 in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
@@ -155,19 +166,18 @@ def write_record(record: RunRecord, path: str | Path) -> Path:
 
 def read_record(path: str | Path) -> RunRecord:
     """Reads a record and checks its shape. Raises UserError that names the file and what is wrong with it."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:  # bad JSON or bad UTF-8
-        raise UserError(f"{path}: not a JSON file: {error}") from error
-    if fault := _fault(content):
-        raise UserError(f"{path}: {fault}")
+    with located(path):
+        try:
+            with system_errors("cannot be read"):
+                content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant)
+        except ValueError as error:  # bad JSON or bad UTF-8
+            raise UserError(f"not a JSON file: {error}") from error
+        _check(content)
     return RunRecord(**content)
 
 
 def find_records(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Record files, sorted: those named, and ``record.json`` or ``*.record.json`` anywhere below folders named.
+    """Lists record files, sorted: those named, and ``record.json`` or ``*.record.json`` anywhere below folders named.
 
     Raises UserError for a path that does not exist.
     """
@@ -194,67 +204,42 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _fault(content: Any) -> str | None:
-    """Tells what keeps parsed JSON from being a record, in words, or None."""
+def _check(content: Any) -> None:
+    """Raises UserError for what keeps parsed JSON from being a record."""
     if not isinstance(content, dict):
-        return f"a record is a JSON object, this is a {type(content).__name__}"
+        raise UserError(f"a record is a JSON object, this is a {type(content).__name__}")
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
-        return f"schema_version is {version!r}, this program reads {SCHEMA_VERSION}"
+        raise UserError(f"schema_version is {version!r}, this program reads {SCHEMA_VERSION}")
     hints = get_type_hints(RunRecord)
     if missing := [name for name in hints if name not in content and name not in ADDED_LATER]:
-        return f"missing field {', '.join(missing)}"
+        raise UserError(f"missing field {', '.join(missing)}")
     if unknown := sorted(content.keys() - hints.keys()):
-        return f"unknown field {', '.join(unknown)}"
-    for name, hint in hints.items():
-        if name in content and not isinstance(content[name], _plain_types(hint)):
-            return f"{name} is {type(content[name]).__name__}, expected {hint}"
-    if content["status"] not in STATUSES:
-        return f"status is {content['status']!r}, expected one of {', '.join(STATUSES)}"
-    for part, keys in REQUIRED_INSIDE.items():
-        if missing := [key for key in keys if key not in content[part]]:
-            return f"missing field {', '.join(f'{part}.{key}' for key in missing)}"
+        raise UserError(f"unknown field {', '.join(unknown)}")
+    for name in content:
+        kind = hints[name] if isinstance(hints[name], UnionType) else get_origin(hints[name]) or hints[name]
+        if not isinstance(content[name], kind):
+            raise UserError(f"{name} is {type(content[name]).__name__}, expected {hints[name]}")
+    for name, known in ONE_OF.items():
+        if content[name] not in known:
+            raise UserError(f"{name} is {content[name]!r}, expected one of {', '.join(known)}")
+    _check_inside(content)
     for number, attempt in enumerate(content.get("attempts", ())):
         if not isinstance(attempt, dict) or not set(FIELDS) <= attempt.keys():
-            return f"attempts[{number}] is no attempt: expected {', '.join(FIELDS)}"
+            raise UserError(f"attempts[{number}] is no attempt: expected {', '.join(FIELDS)}")
         if not isinstance(attempt["git"], dict) or not isinstance(attempt.get("process", {}), dict | None):
-            return f"attempts[{number}]: expected objects for git and process"
-    return _fault_inside(content)
+            raise UserError(f"attempts[{number}]: expected objects for git and process")
 
 
-NUMBER = int | float | None
-
-
-def _fault_inside(content: dict[str, Any]) -> str | None:
-    """Tells what is wrong with the parts that tables read."""
-    data, metrics, model = content["data"], content["metrics"], content["model"]
-    expected = {
-        "data.name": (data.get("name"), str),
-        "data.classes": (data.get("classes"), list | int | None),
-        "data.train_images": (data.get("train_images"), int | None),
-        "data.val_images": (data.get("val_images"), int | None),
-        "data.test_images": (data.get("test_images"), int | None),
-        "metrics.epochs": (metrics.get("epochs"), list),
-        "metrics.final": (metrics.get("final"), dict),
-        "model.name": (model.get("name"), str),
-        "model.spec": (model.get("spec"), dict | None),
-    }
-    if content["task"] not in TASKS:
-        return f"task is {content['task']!r}, expected one of {', '.join(TASKS)}"
-    for part, figures in (("metrics.final", metrics.get("final")), ("throughput", content["throughput"])):
-        if isinstance(figures, dict):
-            expected |= {f"{part}.{name}": (value, NUMBER) for name, value in figures.items()}
-    for name, (value, kind) in expected.items():
-        if not isinstance(value, kind):
-            words = "a number" if kind == NUMBER else getattr(kind, "__name__", kind)
-            return f"{name} is {value!r}, expected {words}"
-    return None
-
-
-def _plain_types(hint: Any) -> tuple[type, ...]:
-    """Returns the classes isinstance needs for a field's annotation: ``dict[str, Any]`` -> dict, ``str | None`` ->
-    both.
-    """
-    if isinstance(hint, types.UnionType):
-        return get_args(hint)
-    return (get_origin(hint) or hint,)
+def _check_inside(content: dict[str, Any]) -> None:
+    """Raises UserError for what tables could not use of the parts that are free-form."""
+    for key, kind in INSIDE.items():
+        part, name = key.split(".")
+        if name not in content[part] and not isinstance(None, kind):
+            raise UserError(f"missing field {key}")
+        if not isinstance(value := content[part].get(name), kind):
+            raise UserError(f"{key} is {value!r}, expected {getattr(kind, '__name__', kind)}")
+    for part, figures in (("metrics.final", content["metrics"]["final"]), ("throughput", content["throughput"])):
+        for name, value in figures.items():
+            if not isinstance(value, int | float | None):
+                raise UserError(f"{part}.{name} is {value!r}, expected a number")

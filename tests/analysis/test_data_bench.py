@@ -12,7 +12,7 @@ from dk_bench.analysis.bench.printing import print_rates
 from dk_bench.cli import main
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.report.benches import read_bench
-from dk_bench.runs import machine
+from dk_bench.runs import processor
 
 FEW = ["--images", "30", "--sizes", "16", "24", "--batch", "8", "--repeats", "2"]
 
@@ -20,7 +20,7 @@ FEW = ["--images", "30", "--sizes", "16", "24", "--batch", "8", "--repeats", "2"
 @pytest.fixture(autouse=True)
 def unprobed(monkeypatch):
     """Libraries are not asked for their instruction sets, which takes seconds."""
-    monkeypatch.setattr(machine, "_probe", dict)
+    monkeypatch.setattr(processor, "_probe", dict)
 
 
 def test_record(tmp_path, capsys):

@@ -12,7 +12,7 @@ import torch
 
 from dk_bench import functional
 from dk_bench.functional import fallback, loading
-from dk_bench.runs.environment import collect_device
+from dk_bench.runs.hardware import collect_device
 
 TESTS = Path(__file__).parents[1] / "cases"
 MODELS = [f"../{name}" for name in ("models/test_models.py", "nn/test_nn.py", "functional/test_bad_input.py")]

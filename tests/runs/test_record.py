@@ -11,8 +11,8 @@ import torch
 
 from dk_bench.errors import UserError
 from dk_bench.runs import hardware
-from dk_bench.runs.environment import collect_device, collect_git, collect_versions, portable
-from dk_bench.runs.hardware import collect_hardware
+from dk_bench.runs.environment import collect_git, collect_versions, portable
+from dk_bench.runs.hardware import collect_device, collect_hardware
 from dk_bench.runs.identity import config_hash
 from dk_bench.runs.record import RunRecord, find_records, new_record, read_record, write_record
 

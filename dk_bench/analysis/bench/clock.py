@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from dk_bench.analysis.bench.calls import BASE, SLOW, Call
-from dk_bench.runs.machine import collect_machine
+from dk_bench.runs.hardware import collect_machine
 
 SERIES_SECONDS, SERIES_CALLS = 0.008, (2, 50)  # of a series: about so long, but so many calls
 LONG_CALL = 0.02  # seconds from which a call is a series by itself

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dk_bench.errors import UserError
-from dk_bench.runs.machine import HOLDING, instruction_sets_here
+from dk_bench.runs.processor import HOLDING, instruction_sets_here
 
 NATIVE = "native"
 #: What holds our library, torch and oneDNN to an instruction set, in the environment.

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from dk_bench.runs.environment import collect_device, collect_git, collect_versions
-from dk_bench.runs.machine import Watch, collect_machine, disturbances, own_instruction_set
+from dk_bench.analysis.bench.quiet import Watch, disturbances
+from dk_bench.runs.environment import collect_git, collect_versions
+from dk_bench.runs.hardware import collect_device, collect_machine
+from dk_bench.runs.processor import own_instruction_set
 
 __all__ = ["bench_record"]
 

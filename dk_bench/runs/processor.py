@@ -1,4 +1,4 @@
-"""The machine that something was timed on: its processor, the instruction sets in use, and how quiet it was.
+"""The processor, and which of its instruction sets the libraries compute with.
 
 Nothing here names the machine: no host name, no path.
 """
@@ -10,26 +10,21 @@ import functools
 import hashlib
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from dk_bench.files import write_atomically
-from dk_bench.runs.environment import cpu_name
+from dk_bench.runs.environment import told_by
 
 CPUINFO, CPUS = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
 # What decides how wide a vector is and which products there are; the rest of the flags says nothing of speed here.
 FLAGS = re.compile(r"sse4_2|avx\w*|fma|f16c|amx_\w+|asimd\w*|sve\w*|bf16|i8mm|fphp")
 HOLDING = (
-    "DK_BENCH_CPU",
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "DNNL_MAX_CPU_ISA",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "MKL_CBWR",
+    "DK_BENCH_CPU ATEN_CPU_CAPABILITY ONEDNN_MAX_CPU_ISA DNNL_MAX_CPU_ISA MKL_ENABLE_INSTRUCTIONS MKL_CBWR".split()
 )
 # The libraries say what they chose at their first call, to whoever asks by these variables.
 PROBE = """import torch
@@ -43,50 +38,30 @@ SAID = {
         r"^MKL_VERBOSE .*?64 architecture (.+?)(?:(?: enabled)? processors)?, \w+ [\d.]+[GM]Hz", re.MULTILINE
     ),
 }
-LOAD_MARGIN = 0.25  # of the load average, what a system does beside any program
-LEAST_CPU_SHARE = 0.97
-
-
-def collect_machine(*, probe: bool = True) -> dict[str, Any]:
-    """Returns the processor, its caches and cores, torch's threads, and the instruction sets that the libraries chose.
-
-    What the system does not tell is None or left out. ``probe=False`` leaves out oneDNN and MKL.
-    """
-    import torch
-
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "processor": processor(),
-        "caches": _caches(),
-        "cores": os.cpu_count(),
-        "usable_cores": usable,
-        "threads": torch.get_num_threads(),
-        "governor": _read(CPUS / "cpu0/cpufreq/scaling_governor"),
-        "instruction_sets": instruction_sets(probe=probe),
-        "held_by": {name: os.environ[name] for name in HOLDING if name in os.environ},
-    }
 
 
 def processor() -> dict[str, Any]:
-    """Name, vendor, family, model, stepping and the flags of `FLAGS`, as Linux tells of the first core."""
-    first = (_read(CPUINFO) or "").partition("\n\n")[0]
+    """Returns name, vendor, family, model, stepping and the flags of `FLAGS`, as Linux tells of the first core; the
+    name is the architecture's where the system does not tell."""
+    first = told_by(CPUINFO).partition("\n\n")[0]
     fields = dict(re.findall(r"^([^\t:]+?)\s*:[ \t]*(.*)$", first, re.MULTILINE))
+    name = fields.get("model name") or (not first and platform.processor()) or platform.machine()
     known = {"vendor": "vendor_id", "family": "cpu family", "model": "model", "stepping": "stepping"}
-    told = {name: fields[field] for name, field in known.items() if field in fields}
+    told = {key: fields[field] for key, field in known.items() if field in fields}
     flags = (fields.get("flags") or fields.get("Features") or "").split()
-    return {"name": cpu_name(), **told, "flags": [flag for flag in flags if FLAGS.fullmatch(flag)]}
+    return {"name": name, **told, "flags": [flag for flag in flags if FLAGS.fullmatch(flag)]}
 
 
-def _caches() -> list[dict[str, Any]]:
-    """Caches of the first core: level, type, bytes, and how many cores share one."""
-    caches = []
+def caches() -> list[dict[str, Any]]:
+    """Lists the caches of the first core: level, type, bytes, and how many cores share one."""
+    found = []
     for folder in sorted(CPUS.glob("cpu0/cache/index*")):
-        level, kind, size, shared = (_read(folder / n) for n in ("level", "type", "size", "shared_cpu_list"))
-        found = re.fullmatch(r"(\d+)([KMG]?)", size or "")
-        if level and kind and found:
-            size = int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]
-            caches.append({"level": int(level), "type": kind, "bytes": size, "cores": _count(shared or "0")})
-    return caches
+        level, kind, size, shared = (told_by(folder / n) for n in ("level", "type", "size", "shared_cpu_list"))
+        number = re.fullmatch(r"(\d+)([KMG]?)", size)
+        if level and kind and number:
+            size = int(number[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[number[2]]
+            found.append({"level": int(level), "type": kind, "bytes": size, "cores": _count(shared or "0")})
+    return found
 
 
 def _count(cores: str) -> int:
@@ -97,8 +72,7 @@ def _count(cores: str) -> int:
 
 def own_instruction_set() -> str:
     """Tells what our operators on the CPU are compiled for: baseline, avx2 or avx512; reference where plain PyTorch
-    runs.
-    """
+    runs."""
     import torch
 
     from dk_bench.functional.loading import COMPILED, REFERENCE, operators_on
@@ -122,8 +96,11 @@ def instruction_sets(*, probe: bool = True) -> dict[str, str | None]:
 @functools.cache
 def _probe() -> dict[str, str | None]:
     kept = _kept()
-    if answer := kept and _answer_in(kept):
-        return answer
+    if kept:
+        with contextlib.suppress(OSError, ValueError):  # there is none yet, or a damaged one
+            answer = json.loads(kept.read_text())
+            if isinstance(answer, dict) and answer.keys() == SAID.keys():
+                return answer
     answer = _ask()
     if kept and any(answer.values()):
         with contextlib.suppress(OSError):  # a folder that cannot be written: the next process asks again
@@ -131,19 +108,9 @@ def _probe() -> dict[str, str | None]:
     return answer
 
 
-def _answer_in(kept: Path) -> dict[str, str | None] | None:
-    """Returns the answer that a file holds; None where there is none, or a damaged one."""
-    try:
-        answer = json.loads(kept.read_text())
-    except (OSError, ValueError):
-        return None
-    return answer if isinstance(answer, dict) and answer.keys() == SAID.keys() else None
-
-
 def _kept() -> Path | None:
     """Returns the file of the answer that processor, torch and environment decide; None where the user has no such
-    folder.
-    """
+    folder."""
     import torch
 
     folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
@@ -167,47 +134,7 @@ def _ask() -> dict[str, str | None]:
 
 
 def instruction_sets_here() -> list[str]:
-    """Returns those of ``avx2`` and ``avx512`` that this processor has for all three libraries, the wider one first."""
+    """Lists those of ``avx2`` and ``avx512`` that this processor has for all three libraries, the wider one first."""
     flags = set(processor()["flags"])
     needed = {"avx512": {"avx512f", "avx512vl", "avx512dq", "avx512bw"}, "avx2": set()}
     return [name for name, also in needed.items() if {"avx2", "fma"} | also <= flags]
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None
-
-
-class Watch:
-    """How quiet the machine is from here to `finish`: the load average, and the share of the time that this process
-    had a core. A machine without a load average has None."""
-
-    def __init__(self) -> None:
-        self.load, self.wall, self.cpu = _load(), time.perf_counter(), time.process_time()
-
-    def finish(self) -> dict[str, float | None]:
-        """Load averages over a minute at start and end, and processor seconds of this process by seconds that went."""
-        wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
-        return {"load_start": self.load, "load_end": _load(), "cpu_share": cpu / wall}
-
-
-def _load() -> float | None:
-    try:
-        return os.getloadavg()[0]
-    except (OSError, AttributeError):
-        return None
-
-
-def disturbances(watched: dict[str, float | None], threads: int) -> list[str]:
-    """Sentences on what says that others were at work on the machine, of what `Watch.finish` returned."""
-    said = []
-    for moment in ("start", "end"):
-        load = watched[f"load_{moment}"]
-        if load is not None and load > threads + LOAD_MARGIN:
-            said.append(f"the load average at the {moment} was {load:.2f}, with {threads} thread(s) in use here")
-    share = watched["cpu_share"]
-    if threads == 1 and share < LEAST_CPU_SHARE:
-        said.append(f"this process had a core for {100 * share:.0f} % of the time")
-    return said

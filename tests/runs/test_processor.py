@@ -1,4 +1,4 @@
-"""What is recorded of a machine, and when it counts as disturbed."""
+"""What is recorded of a processor, and of the instruction sets that libraries chose on it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from dk_bench.functional import loading
-from dk_bench.runs import machine
-from dk_bench.runs.machine import Watch, collect_machine, disturbances, instruction_sets_here
+from dk_bench.runs import hardware, processor
+from dk_bench.runs.hardware import collect_machine
+from dk_bench.runs.processor import instruction_sets_here
 
 CPUINFO = """processor\t: 0
 vendor_id\t: AuthenticAMD
@@ -36,17 +37,18 @@ def system(tmp_path, monkeypatch):
         values = {"level": level, "type": kind, "size": size, "shared_cpu_list": shared}
         for name, value in values.items():
             (folder / name).write_text(f"{value}\n")
-    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(machine, "CPUS", tmp_path)
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "CPUS", tmp_path)
+    monkeypatch.setattr(hardware, "CPUS", tmp_path)
     return tmp_path
 
 
 def test_processor_and_caches(system):
     found = collect_machine(probe=False)
     flags = "sse4_2 avx avx2 fma f16c avx512f avx512dq avx512bw avx512vl avx512_bf16".split()
-    processor = found["processor"]
-    assert processor.pop("name")
-    assert processor == {"vendor": "AuthenticAMD", "family": "25", "model": "17", "stepping": "1", "flags": flags}
+    told = found["processor"]
+    assert told.pop("name") == "AMD EPYC"
+    assert told == {"vendor": "AuthenticAMD", "family": "25", "model": "17", "stepping": "1", "flags": flags}
     assert found["caches"] == [
         {"level": 1, "type": "Data", "bytes": 32 * 1024, "cores": 1},
         {"level": 3, "type": "Unified", "bytes": 32 * 1024**2, "cores": 3},
@@ -60,22 +62,20 @@ def test_processor_and_caches(system):
 
 
 def test_a_system_that_tells_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
-    monkeypatch.setattr(machine, "CPUS", tmp_path / "none")
-    monkeypatch.delattr(machine.os, "getloadavg")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(processor, "CPUS", tmp_path / "none")
+    monkeypatch.setattr(hardware, "CPUS", tmp_path / "none")
     found = collect_machine(probe=False)
     assert found["processor"]["flags"] == [] and found["caches"] == [] and instruction_sets_here() == []
-    watched = Watch().finish()
-    assert watched["load_start"] is None and watched["load_end"] is None
 
 
 @pytest.fixture
 def ask(tmp_path, monkeypatch):
     """Answers are kept in a folder of the test's own, and none is known."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    machine._probe.cache_clear()
+    processor._probe.cache_clear()
     yield tmp_path / "cache" / "dk_bench"
-    machine._probe.cache_clear()
+    processor._probe.cache_clear()
 
 
 def test_libraries_are_asked_under_the_environment_of_this_process(ask, monkeypatch):
@@ -100,8 +100,8 @@ def test_no_answer_of_the_libraries(ask, monkeypatch):
     def fail(*_, **__):
         raise OSError
 
-    monkeypatch.setattr(machine.subprocess, "run", fail)
-    assert machine.instruction_sets() == machine.instruction_sets(probe=False) | {"oneDNN": None, "MKL": None}
+    monkeypatch.setattr(processor.subprocess, "run", fail)
+    assert processor.instruction_sets() == processor.instruction_sets(probe=False) | {"oneDNN": None, "MKL": None}
     assert not ask.exists()
 
 
@@ -110,21 +110,21 @@ def test_answers_are_kept_for_processor_and_environment(ask, monkeypatch):
 
     def answer():
         asked.append(1)
-        machine._probe.cache_clear()
+        processor._probe.cache_clear()
         return {"oneDNN": f"answer {len(asked)}", "MKL": None}
 
     def told():
-        machine._probe.cache_clear()
-        return machine.instruction_sets()["oneDNN"]
+        processor._probe.cache_clear()
+        return processor.instruction_sets()["oneDNN"]
 
-    monkeypatch.setattr(machine, "_ask", answer)
+    monkeypatch.setattr(processor, "_ask", answer)
     assert [told(), told()] == ["answer 1"] * 2
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert [told(), told()] == ["answer 2"] * 2
     for path in ask.iterdir():
         path.write_text("[]")  # damaged
     assert [told(), told()] == ["answer 3"] * 2
-    monkeypatch.setattr(machine, "processor", lambda: {"flags": []})
+    monkeypatch.setattr(processor, "processor", lambda: {"flags": []})
     assert told() == "answer 4"
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
     assert [told(), told()] == ["answer 5", "answer 6"]  # nothing can be kept
@@ -140,28 +140,5 @@ def test_answers_are_kept_for_processor_and_environment(ask, monkeypatch):
 )
 def test_words_of_libraries(told, understood):
     said = f"MKL_VERBOSE oneMKL 2024.0 for Intel(R) 64 architecture {told}, Lnx 2.60GHz lp64 gnu_thread"
-    found = machine.SAID["MKL"].search(said)[1]
+    found = processor.SAID["MKL"].search(said)[1]
     assert found.startswith("Intel(R) A") and found.endswith(understood)
-
-
-@pytest.mark.parametrize(
-    ("watched", "threads", "said"),
-    [
-        ((0.4, 1.1, 1.0), 1, []),
-        ((None, None, 0.99), 1, []),
-        ((1.9, 1.1, 1.0), 1, ["the load average at the start was 1.90, with 1 thread(s) in use here"]),
-        ((1.9, 2.1, 0.5), 2, []),
-        ((0.4, 2.8, 0.5), 2, ["the load average at the end was 2.80, with 2 thread(s) in use here"]),
-        ((0.4, 1.0, 0.714), 1, ["this process had a core for 71 % of the time"]),
-    ],
-)
-def test_disturbances(watched, threads, said):
-    assert disturbances(dict(zip(("load_start", "load_end", "cpu_share"), watched, strict=True)), threads) == said
-
-
-def test_watch_sees_a_process_that_waits(monkeypatch):
-    seconds = iter([10.0, 20.0])
-    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(seconds))
-    processor = iter([3.0, 7.0])
-    monkeypatch.setattr(machine.time, "process_time", lambda: next(processor))
-    assert Watch().finish()["cpu_share"] == pytest.approx(0.4)
