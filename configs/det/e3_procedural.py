@@ -25,19 +25,9 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=30)),
 )
-train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="Resize", scale=(96, 96), keep_ratio=True),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs"),
-]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(96, 96), keep_ratio=True),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
-]
+_resize = dict(type="Resize", scale=(96, 96), keep_ratio=True)
+train_pipeline = [{{_base_.load}}, {{_base_.boxes}}, _resize, {{_base_.flip}}, {{_base_.pack}}]
+test_pipeline = [{{_base_.load}}, _resize, {{_base_.boxes}}, {{_base_.pack_for_scores}}]
 _loader = dict(num_workers=0, persistent_workers=False)  # reading a small image takes less than handing it over
 _data = dict(data_root=data_root, scenes=_scenes)
 train_dataloader = dict(batch_size=8, **_loader, dataset=dict(**_data, pipeline=train_pipeline))

@@ -2,31 +2,16 @@
 _base_ = "data_procedural.py"
 data_name = "photos_det"
 data_root = "data/photos_det"
-_classes = ("apple", "banana", "orange", "raccoon")
-train_dataloader = dict(
-    dataset=dict(
-        _delete_=True,
-        type="CocoDataset",
-        data_root=data_root,
-        ann_file="annotations/train.json",
-        data_prefix=dict(img="images/"),
-        metainfo=dict(classes=_classes),
-        filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline={{_base_.train_pipeline}},
-    )
+_photos = dict(
+    type="CocoDataset",
+    data_root=data_root,
+    data_prefix=dict(img="images/"),
+    metainfo=dict(classes=("apple", "banana", "orange", "raccoon")),
 )
-val_dataloader = dict(
-    dataset=dict(
-        _delete_=True,
-        type="CocoDataset",
-        data_root=data_root,
-        ann_file="annotations/val.json",
-        data_prefix=dict(img="images/"),
-        metainfo=dict(classes=_classes),
-        test_mode=True,
-        pipeline={{_base_.test_pipeline}},
-    )
-)
+_train = dict(ann_file="annotations/train.json", filter_cfg=dict(filter_empty_gt=True, min_size=32))
+_val = dict(ann_file="annotations/val.json", test_mode=True)
+train_dataloader = dict(dataset=dict(_delete_=True, **_photos, **_train, pipeline={{_base_.train_pipeline}}))
+val_dataloader = dict(dataset=dict(_delete_=True, **_photos, **_val, pipeline={{_base_.test_pipeline}}))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + "/annotations/val.json")
 test_evaluator = val_evaluator

@@ -2,48 +2,29 @@
 data_name = "procedural_det"
 data_root = "data/procedural_det"
 scenes = dict(train_images=400, val_images=100, size=256, seed=0)
-train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="Resize", scale=(256, 256), keep_ratio=True),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs"),
-]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(256, 256), keep_ratio=True),
-    dict(type="LoadAnnotations", with_bbox=True),  # after Resize: boxes stay in the original image's coordinates
-    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
-]
+# Steps of the pipelines, by names, for files that take other ones between them.
+load = dict(type="LoadImageFromFile")
+boxes = dict(type="LoadAnnotations", with_bbox=True)
+flip = dict(type="RandomFlip", prob=0.5)
+pack = dict(type="PackDetInputs")
+pack_for_scores = dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"))
+_resize = dict(type="Resize", scale=(256, 256), keep_ratio=True)
+train_pipeline = [load, boxes, _resize, flip, pack]
+test_pipeline = [load, _resize, boxes, pack_for_scores]  # boxes last: in the original image's coordinates
+_loader = dict(batch_size=4, num_workers=1, persistent_workers=True)
+_images = dict(type="dk_bench.ProceduralCoco", data_root=data_root, scenes=scenes)
+_used = dict(filter_empty_gt=True, min_size=32)
 train_dataloader = dict(
-    batch_size=4,
-    num_workers=1,
-    persistent_workers=True,
+    **_loader,
     sampler=dict(type="DefaultSampler", shuffle=True),
     batch_sampler=dict(type="AspectRatioBatchSampler"),
-    dataset=dict(
-        type="dk_bench.ProceduralCoco",
-        data_root=data_root,
-        split="train",
-        scenes=scenes,
-        filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(**_images, split="train", filter_cfg=_used, pipeline=train_pipeline),
 )
 val_dataloader = dict(
-    batch_size=4,
-    num_workers=1,
-    persistent_workers=True,
+    **_loader,
     drop_last=False,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="dk_bench.ProceduralCoco",
-        data_root=data_root,
-        split="val",
-        scenes=scenes,
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
+    dataset=dict(**_images, split="val", test_mode=True, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(type="CocoMetric", ann_file=data_root + "/annotations/val.json", metric="bbox", format_only=False)
