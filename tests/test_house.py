@@ -28,7 +28,9 @@ MOVING = "rooms are being refurnished"
 ALIKE = (
     (r"(classification|detection)\.(task|module|data|recipe)",),
     (r"analysis\.\w+\.(study|figures|tables)", r"cli\.tables"),
-    (r"(reference|functional|nn)\.(deform_kernel_conv|deform_roi_pool|depthwise_conv_per_image|narrow_conv)",),
+    (
+        r"(reference|functional|nn)\.(deform_kernel_conv|sample_kernel|deform_roi_pool|depthwise_conv_per_image|narrow_conv)",
+    ),
     (r"cli\.(power|replay)", r"tables\.power", r"sweep\.replay"),
 )
 # Words that end as a verb in the third person does, and are none.

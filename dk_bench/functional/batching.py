@@ -22,12 +22,12 @@ def in_front(tensor: Tensor | None, dim: int | None, count: int) -> Tensor | Non
 
 
 def join_images(tensor: Tensor | None, dim: int | None, count: int) -> Tensor | None:
-    """(count, N, ...), with the mapped dimension anywhere or nowhere, to (count * N, ...)."""
+    """Joins (count, N, ...), with the mapped dimension anywhere or nowhere, to (count * N, ...)."""
     return tensor if tensor is None else in_front(tensor, dim, count).flatten(0, 1)
 
 
 def join_channels(tensor: Tensor, dim: int | None, count: int) -> Tensor:
-    """(count, N, C, ...), with the mapped dimension anywhere or nowhere, to (N, count * C, ...)."""
+    """Joins (count, N, C, ...), with the mapped dimension anywhere or nowhere, to (N, count * C, ...)."""
     return in_front(tensor, dim, count).movedim(0, 1).flatten(1, 2)
 
 

@@ -1,19 +1,20 @@
-"""Deformable RoI pooling as a function, and how it behaves under fake tensors, derivatives, vmap and autocast."""
+"""Deformable RoI pooling as a function: its signature, fake tensors, vmap, autocast and derivatives."""
 
 from __future__ import annotations
+
+from math import prod
 
 import torch
 from torch import Tensor
 
+from dk_bench import reference
 from dk_bench.functional.batching import in_front, join_images, split
-from dk_bench.functional.derivatives import Reference, Rules, register_derivatives
-from dk_bench.functional.fallback import check_not_nan, register_fallback
-from dk_bench.functional.loading import library
+from dk_bench.functional.fallback import check_not_nan
 from dk_bench.functional.onnx import is_exporting, refuse_roi_pool
-from dk_bench.functional.registration import determinism, empty_in_format_of, register_autocast
-from dk_bench.reference import deform_roi_pool as reference_roi
+from dk_bench.functional.operators import Operator, empty_in_format_of
+from dk_bench.functional.registration import register
 from dk_bench.reference.checks import IntPair, as_pair
-from dk_bench.reference.roi_checks import check_boxes, check_roi_pool
+from dk_bench.reference.deform_roi_pool import RoISettings, check_boxes, check_deform_roi_pool
 
 __all__ = ["deform_roi_pool"]
 
@@ -34,28 +35,16 @@ def deform_roi_pool(
     aligned: bool = True,
     position_sensitive: bool = False,
 ) -> Tensor:
-    """Deformable RoI pooling (Dai et al., ICCV 2017, section 2.2): average pooling of bins that move.
-
-    Each of a box's Ph x Pw bins is the average of bilinear samples on a grid, as in RoIAlign (He et al., ICCV 2017),
-    and is moved as a whole by gamma * (the box's height, width) * (its offset). Without offset and mask it is
-    ``torchvision.ops.roi_align``; position-sensitive and aligned, ``torchvision.ops.ps_roi_align``.
+    """Averages over the bins of boxes, which move: deformable RoI pooling (Dai et al., ICCV 2017, section 2.2).
 
     Args:
         input: (N, C, H, W), float32, float64, float16 or bfloat16; contiguous or channels_last, the output likewise.
-        rois: (R, 5), rows (image, x1, y1, x2, y2) in pixels of the image; input's dtype, or float32 beside a 16-bit
-            input. They get no gradient, and may have no tangent. Boxes may be empty or lie outside the image; R and N
-            may be 0.
-        offset: (R, 2 * G, Ph, Pw), channels (dy, dx) a group, as fractions of the box's size, or None for zero. The
-            output's channels are cut into G groups, which move apart (position-sensitive pooling: one a class).
-        mask: (R, 1, Ph, Pw), a factor on each bin's output (Zhu et al., CVPR 2019, "DCN v2"), or None for one. Both
-            have input's dtype, or float32 beside a 16-bit input.
-        output_size: (Ph, Pw).
-        spatial_scale: pixels of the map a pixel of the image: 1 / the map's stride.
-        sampling_ratio: samples a bin along each axis; 0 for as many as the bin has pixels, rounded up.
-        gamma: what offsets are multiplied by, 0.1 in the paper.
-        aligned: subtract half a pixel from the boxes' corners, so that they mean the same on every map. Otherwise boxes
-            are at least one pixel of the map large.
-        position_sensitive: C = Cout * Ph * Pw, and bin (i, j) of output channel c reads channel (c * Ph + i) * Pw + j.
+        rois: (R, 5), rows (image, x1, y1, x2, y2) in pixels of the image. They get no gradient, and may have no
+            tangent.
+        offset: (R, 2 * G, Ph, Pw), channels (dy, dx) a group, as fractions of the box's size, or None for zero.
+        mask: (R, 1, Ph, Pw), or None for one.
+        output_size, spatial_scale, sampling_ratio, gamma, aligned, position_sensitive: as in
+            :func:`dk_bench.reference.deform_roi_pool`, which is also what this computes.
 
     Returns:
         (R, Cout, Ph, Pw) in input's dtype; coordinates and sums are float32 (float64 for float64).
@@ -81,71 +70,39 @@ def deform_roi_pool(
     )
 
 
-@torch.library.register_fake("dk_bench::deform_roi_pool")
-def _fake(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, aligned, position_sensitive):
+def _fake(input, rois, offset, mask, output_size, *settings):
     if is_exporting():  # here, as strict exports run no Python of the function's own
         refuse_roi_pool()
-    channels = check_roi_pool(
-        input, rois, offset, mask, tuple(output_size), spatial_scale, sampling_ratio, gamma, position_sensitive
-    )
+    channels = check_deform_roi_pool(input, rois, offset, mask, RoISettings(tuple(output_size), *settings))
     return empty_in_format_of(input, (rois.shape[0], channels, *output_size))
 
 
-@torch.library.register_fake("dk_bench::deform_roi_pool_backward")
-def _fake_backward(grad, input, rois, offset, mask, *settings):
-    return tuple(
-        input.new_empty(0) if t is None or not wanted else empty_in_format_of(t, t.shape)
-        for t, wanted in zip((input, offset, mask), _of_reference.wanted(settings), strict=True)
-    )
+def _along_offset(tangents, operands, settings):
+    """Returns the output's tangent along the offset's.
 
-
-def _backward(grads, operands, settings, wanted):
-    # On CUDA dL/dinput is a sum by atomics; the CPU's sums are always in order. Boxes get no gradient.
-    wanted = [wanted[i] for i in (0, 2, 3)]
-    results = _backward_op(*grads, *operands, *settings, *determinism(), wanted)
-    of_input, *of_others = [g if want else None for g, want in zip(results, wanted, strict=True)]
-    return of_input, None, *of_others
-
-
-def _jvp(tangents, operands, settings):
-    """Input and mask enter linearly: their tangents go through the operator."""
-    terms = [_op(*operands[:i], tangents[i], *operands[i + 1 :], *settings) for i in (0, 3) if tangents[i] is not None]
-    if tangents[2] is not None:
-        terms.append(_along_offset(tangents[2], operands, settings))
-    return sum(terms[1:], terms[0])
-
-
-def _along_offset(tangent, operands, settings):
-    """With an offset for every output channel, dL/doffset at a gradient of ones is the derivative of each output."""
+    With an offset for every output channel, dL/doffset at a gradient of ones is the derivative of each output.
+    """
     input, rois, offset, mask = operands
-    channels = input.shape[1] // (settings[0][0] * settings[0][1]) if settings[5] else input.shape[1]
+    bins = RoISettings(*settings)
+    channels = input.shape[1] // prod(bins.output_size) if bins.position_sensitive else input.shape[1]
 
     def of_each_channel(t):
         pairs = split(t, 1, t.shape[1] // 2)
         return pairs.repeat_interleave(channels // pairs.shape[1], 1)
 
-    ones = input.new_ones(rois.shape[0], channels, *settings[0])
+    ones = input.new_ones(rois.shape[0], channels, *bins.output_size)
     moved = of_each_channel(offset).flatten(1, 2)
     slopes = _backward_op(ones, input, rois, moved, mask, *settings, False, False, (False, True, False))[1]
-    return (split(slopes, 1, channels) * of_each_channel(tangent)).sum(2).to(input.dtype)
+    return (split(slopes, 1, channels) * of_each_channel(tangents[2])).sum(2).to(input.dtype)
 
 
-def _reference(operands, settings):
-    if _is_mapped(operands[1]):
+def _specification(input, rois, *others, **settings):
+    if _is_mapped(rois):
         raise RuntimeError(
             "deform_roi_pool: second derivatives cannot be mapped over rois (torch.vmap), as the number of samples "
             "follows from the boxes; map over the other operands, or differentiate in a loop"
         )
-    output_size, spatial_scale, sampling_ratio, gamma, aligned, position_sensitive = settings
-    return reference_roi.deform_roi_pool(
-        *operands,
-        output_size=tuple(output_size),
-        spatial_scale=spatial_scale,
-        sampling_ratio=sampling_ratio,
-        gamma=gamma,
-        aligned=aligned,
-        position_sensitive=position_sensitive,
-    )
+    return reference.deform_roi_pool(input, rois, *others, **settings)
 
 
 def _is_mapped(tensor):
@@ -173,15 +130,15 @@ def _join(count, in_dims, input, rois, offset, mask, join_input):
 
 
 def _vmap(info, in_dims, input, rois, offset, mask, *settings):
-    """Boxes are independent, so those of all calls go into one; images are joined where they are mapped."""
+    """Joins the boxes of all calls, which are independent; images are joined where they are mapped."""
     count = info.batch_size
     joined = _join(count, in_dims, input, rois, offset, mask, in_dims[0] is not None)
     return split(_op(*joined, *settings), 0, count), 0
 
 
 def _vmap_backward(info, in_dims, grad, input, rois, offset, mask, *settings):
-    """As ``_vmap``; dL/dinput, a sum over boxes, takes images of its own for every call."""
-    count, wanted = info.batch_size, _of_reference.wanted(settings)
+    """Joins as ``_vmap``; dL/dinput, a sum over boxes, takes images of its own for every call."""
+    count, wanted = info.batch_size, _operator.wanted(settings)
     joined = _join(count, in_dims[1:5], input, rois, offset, mask, in_dims[1] is not None or wanted[0])
     results = _backward_op(join_images(grad, in_dims[0], count), *joined, *settings)
     there = [want and t is not None for want, t in zip(wanted, (input, offset, mask), strict=True)]
@@ -190,9 +147,7 @@ def _vmap_backward(info, in_dims, grad, input, rois, offset, mask, *settings):
 
 
 def _autocast(input, rois, offset, mask, *settings):
-    """Returns the map keeps its dtype, as the sums are float32 anyway; boxes and offsets lose nothing: they go as
-    float32.
-    """
+    """Leaves the map its dtype, as the sums are float32 anyway; boxes and offsets, to lose nothing, go as float32."""
     wide = input.dtype if input.dtype == torch.float64 else torch.float32
     given = [t if t is None or t.dtype == input.dtype else t.to(wide) for t in (rois, offset, mask)]
     return input, *given, *settings
@@ -203,8 +158,14 @@ def _check_values(input, rois, offset, mask):
     check_not_nan(offset=offset)
 
 
-_of_reference = Reference(_reference, operands=4, settings=6, differentiable=(0, 2, 3))
-register_derivatives(library, "deform_roi_pool", Rules(4, _backward, _jvp, _vmap, _autocast, constants=(1,)))
-register_derivatives(library, "deform_roi_pool_backward", _of_reference.backward_rules(_vmap_backward))
-register_autocast("deform_roi_pool", _autocast)
-register_fallback("deform_roi_pool", _of_reference, _fake, _fake_backward, _check_values)
+# On CUDA dL/dinput is a sum by atomics; the CPU's sums are always in order. Boxes get no gradient.
+_operator = Operator("deform_roi_pool", _specification, linear=(0, 3), constants=(1,))
+register(
+    _operator,
+    fake=_fake,
+    vmap=_vmap,
+    vmap_backward=_vmap_backward,
+    autocast=_autocast,
+    push=_along_offset,
+    check_values=_check_values,
+)

@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from dk_bench.reference import sample_input
-
-Pair = tuple[int, int]
+from dk_bench.reference.checks import Pair
 
 
 def deform_conv2d(
@@ -22,8 +21,8 @@ def deform_conv2d(
     dilation: Pair,
     mask: Tensor | None,
 ) -> Tensor:
-    """``torchvision.ops.deform_conv2d``, also under torch.func's transforms and for dual numbers, which it refuses, and
-    on devices that it has no kernel for.
+    """Computes ``torchvision.ops.deform_conv2d``, also under torch.func's transforms and for dual numbers, which that
+    refuses, and on devices that it has no kernel for.
 
     There it is computed in plain PyTorch: derivatives of every kind, but memory of N x Cin x taps x positions.
 
@@ -39,9 +38,9 @@ def deform_conv2d(
         (N, Cout, Hout, Wout).
     """
     refused = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    if refused or not _has_kernel(input.device.type):
-        return _in_plain_pytorch(input, offset, weight, bias, stride, padding, dilation, mask)
-    return torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+    plain = refused or not _has_kernel(input.device.type)
+    compute = _in_plain_pytorch if plain else torchvision.ops.deform_conv2d
+    return compute(input, offset, weight, bias, stride, padding, dilation, mask)
 
 
 @torch.compiler.assume_constant_result  # compilers cannot look into the dispatcher
@@ -50,16 +49,7 @@ def _has_kernel(device: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::deform_conv2d", key)
 
 
-def _in_plain_pytorch(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    mask: Tensor | None,
-) -> Tensor:
+def _in_plain_pytorch(input, offset, weight, bias, stride, padding, dilation, mask):
     images, channels = input.shape[:2]
     kernel_size, size = tuple(weight.shape[2:]), tuple(offset.shape[2:])
     taps = kernel_size[0] * kernel_size[1]
@@ -67,10 +57,7 @@ def _in_plain_pytorch(
     read = sample_input(
         input.reshape(images * parts, channels // parts, *input.shape[2:]),
         offset.reshape(-1, 2 * taps, *size),
-        kernel_size,
-        stride,
-        padding,
-        dilation,
+        (kernel_size, stride, padding, dilation),
         size,
     )
     if mask is not None:

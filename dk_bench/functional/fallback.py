@@ -16,26 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dk_bench.functional.derivatives import Reference, Tensors, of_chosen, without_autocast
+from dk_bench.functional.derivatives import without_autocast
 from dk_bench.functional.loading import CHOICE, CHOSEN, REFERENCE, library, why_reference
+from dk_bench.functional.operators import Operator, Tensors
 
 EVERYWHERE = "CompositeExplicitAutograd"  # the dispatcher's key of all devices that have no kernel of their own
 
 
-def register_fallback(
-    name: str,
-    reference: Reference,
-    allocate: Callable[..., Tensor],
-    allocate_gradients: Callable[..., Sequence[Tensor]],
-    check_values: Callable[..., None] = lambda *operands: None,
-) -> None:
-    """Makes the reference compute ``dk_bench::name`` and ``dk_bench::name_backward`` where no compiled operator does.
+def register_fallback(operator: Operator, allocate: Callable[..., Tensor], check_values: Callable[..., None]) -> None:
+    """Makes the reference compute an operator and its backward operator where no compiled one does.
 
     Args:
-        name: the operator's.
-        reference: what computes.
-        allocate, allocate_gradients: the two operators' arguments to tensors as their results are, not yet filled; also
-            what they are under fake tensors. The first raises ValueError for arguments that do not fit.
+        operator: which.
+        allocate: its arguments to a tensor as its output is, not yet filled; raises ValueError for arguments that do
+            not fit.
         check_values: takes the operands; raises ValueError for values that do not fit.
 
     The operators raise RuntimeError where the compiled ones do, but on every device.
@@ -45,31 +39,29 @@ def register_fallback(
         if arguments[0].layout != torch.strided:
             raise ValueError(f"input: expected a dense tensor, got layout {arguments[0].layout}")
         output = allocate(*arguments)
-        check_values(*arguments[: reference.operands])
+        check_values(*operator.split(arguments)[0])
         warn(arguments[0].device.type)
         return output
 
     def forward(*arguments):
         with _as_runtime_errors(), without_autocast(arguments[0]):
-            output = check(arguments)
-            operands, settings = reference.split(arguments)
-            return output.copy_(reference.function(operands, settings))
+            return check(arguments).copy_(operator.evaluate(*operator.split(arguments)))
 
     def backward(grad, *arguments):
-        operands, settings = reference.split(arguments)
+        operands, settings = operator.split(arguments)
         with _as_runtime_errors():
-            shape = check((*operands, *settings[: reference.settings])).shape
+            shape = check((*operands, *settings[: len(operator.settings)])).shape
             if grad.shape != shape:
                 raise ValueError(f"grad: expected shape {tuple(shape)}, got {tuple(grad.shape)}")
-            if (given := len(reference.wanted(settings))) != (expected := len(reference.differentiable)):
+            if (given := len(operator.wanted(settings))) != (expected := len(operator.differentiable)):
                 raise ValueError(f"output_mask: expected {expected} values, got {given}")
-        results = allocate_gradients(grad, *arguments)
-        for o, gradient in _differentiate(reference, grad, operands, settings).items():
+        results = operator.allocate_gradients(grad, *arguments)
+        for o, gradient in _differentiate(operator, grad, operands, settings).items():
             results[o].copy_(gradient)
         return results
 
-    library.impl(name, forward, EVERYWHERE)
-    library.impl(f"{name}_backward", backward, EVERYWHERE)
+    library.impl(operator.name, forward, EVERYWHERE)
+    library.impl(f"{operator.name}_backward", backward, EVERYWHERE)
 
 
 def check_not_nan(**tensors: Tensor | None) -> None:
@@ -98,22 +90,22 @@ def warn(device: str) -> None:
     )
 
 
-def _differentiate(reference: Reference, grad: Tensor, operands: Tensors, settings: Sequence[Any]) -> dict[int, Tensor]:
+def _differentiate(operator: Operator, grad: Tensor, operands: Tensors, settings: Sequence[Any]) -> dict[int, Tensor]:
     """Returns the gradients that are wanted, each under its number among the backward operator's outputs."""
-    outputs = reference.outputs(operands, settings)
+    outputs = operator.outputs(operands, settings)
+    chosen = [operator.differentiable[o] for o in outputs]
     if not outputs or grad.numel() == 0:
-        return {o: torch.zeros_like(operands[reference.differentiable[o]]) for o in outputs}
-    chosen = [reference.differentiable[o] for o in outputs]
-    function = of_chosen(lambda *given: reference.function(given, settings[: reference.settings]), operands, chosen)
+        return {o: torch.zeros_like(operands[i]) for o, i in zip(outputs, chosen, strict=True)}
     with _recording(grad):
         leaves = [operands[i].detach().clone().requires_grad_() for i in chosen]
-        found = torch.autograd.grad(function(*leaves), leaves, grad, allow_unused=True, materialize_grads=True)
+        output = operator.of_chosen(operands, settings, chosen)(*leaves)
+        found = torch.autograd.grad(output, leaves, grad, allow_unused=True, materialize_grads=True)
     return dict(zip(outputs, found, strict=True))
 
 
 @contextmanager
 def _recording(tensor: Tensor) -> Iterator[None]:
-    """Autograd from inside an operator, below which the dispatcher has left it out."""
+    """Lets autograd record inside an operator, below which the dispatcher has left it out."""
     with torch.inference_mode(False), torch.enable_grad(), without_autocast(tensor):
         left_out = torch._C._dispatch_tls_local_exclude_set()
         for key in ("AutogradFunctionality", "AutogradOther", "AutogradNestedTensor"):
@@ -124,7 +116,7 @@ def _recording(tensor: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _as_runtime_errors() -> Iterator[None]:
-    """Returns the reference's ValueErrors as the compiled operators raise them."""
+    """Raises the reference's ValueErrors as the compiled operators do: RuntimeErrors of the same words."""
     try:
         yield
     except ValueError as error:

@@ -16,123 +16,79 @@ from typing import Any
 
 import torch
 import torchvision  # noqa: F401  (defines its operators)
-from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from dk_bench.functional import deform_roi_pool, depthwise_conv_per_image, registration  # noqa: F401  (loads the operators)
 from dk_bench.functional.loading import CHOSEN, COMPILED
 
 _CORNERS = 4
 
-_forward_op = torch.ops.dk_bench.deform_kernel_conv
-_backward_op = torch.ops.dk_bench.deform_kernel_conv_backward
-_per_image_op = torch.ops.dk_bench.depthwise_conv_per_image
-_per_image_backward_op = torch.ops.dk_bench.depthwise_conv_per_image_backward
-_dense_op = torch.ops.torchvision.deform_conv2d
-_roi_op = torch.ops.dk_bench.deform_roi_pool
-_roi_backward_op = torch.ops.dk_bench.deform_roi_pool_backward
+_ours, _dense_op = torch.ops.dk_bench, torch.ops.torchvision.deform_conv2d
 
 
-@register_flop_formula(_forward_op, get_raw=True)
-def deform_kernel_conv_flops(
-    input: Tensor,
-    data_offset: Tensor | None,
-    kernel_offset: Tensor | None,
-    weight: Tensor,
-    kernel_size: list[int],
-    *rest: Any,
-    out_val: Tensor,
-) -> int:
-    """FLOPs of the depthwise convolution, without sampling."""
+@register_flop_formula(_ours.deform_kernel_conv, get_raw=True)
+def _deform_kernel_conv(input, data_offset, kernel_offset, weight, kernel_size, *rest, out_val) -> int:
+    """Counts the depthwise convolution, without sampling."""
     return 2 * prod(kernel_size) * out_val.numel()
 
 
-@register_flop_formula(_backward_op, get_raw=True)
-def deform_kernel_conv_backward_flops(
-    grad: Tensor,
-    input: Tensor,
-    data_offset: Tensor | None,
-    kernel_offset: Tensor | None,
-    weight: Tensor,
-    kernel_size: list[int],
-    *rest: Any,
-    out_val: tuple[Tensor, ...],
-) -> int:
-    """FLOPs of the gradients of input and weight, each as much as the forward pass, without sampling; if wanted."""
+@register_flop_formula(_ours.deform_kernel_conv_backward, get_raw=True)
+def _deform_kernel_conv_backward(grad, input, data_offset, kernel_offset, weight, kernel_size, *rest, out_val) -> int:
+    """Counts the gradients of input and weight, each as much as the forward pass, without sampling; if wanted."""
     of_input, *_, of_weight = out_val  # what is not wanted is empty
     return 2 * prod(kernel_size) * grad.numel() * ((of_input.dim() == 4) + (of_weight.dim() == 4))
 
 
-@register_flop_formula(_per_image_op, get_raw=True)
-def depthwise_conv_per_image_flops(input: Tensor, weight: Tensor, *rest: Any, out_val: Tensor) -> int:
-    """FLOPs of a depthwise convolution."""
+@register_flop_formula(_ours.depthwise_conv_per_image, get_raw=True)
+def _depthwise_conv_per_image(input, weight, *rest, out_val) -> int:
+    """Counts the depthwise convolution."""
     return 2 * prod(weight.shape[2:]) * out_val.numel()
 
 
-@register_flop_formula(_per_image_backward_op, get_raw=True)
-def depthwise_conv_per_image_backward_flops(
-    grad: Tensor, input: Tensor, weight: Tensor, *rest: Any, out_val: tuple[Tensor, ...]
-) -> int:
-    """FLOPs of the gradients of input and weight, each as much as the forward pass; if wanted."""
+@register_flop_formula(_ours.depthwise_conv_per_image_backward, get_raw=True)
+def _depthwise_conv_per_image_backward(grad, input, weight, *rest, out_val) -> int:
+    """Counts the gradients of input and weight, each as much as the forward pass; if wanted."""
     return 2 * prod(weight.shape[2:]) * grad.numel() * sum(t.dim() == 4 for t in out_val)
 
 
-@register_flop_formula(_dense_op, get_raw=True)
-def deform_conv2d_flops(input: Tensor, weight: Tensor, *rest: Any, out_val: Tensor) -> int:
-    """FLOPs of torchvision's deformable convolution, without sampling."""
-    return 2 * out_val.numel() * prod(weight.shape[1:])
+@register_flop_formula((_ours.narrow_conv, _dense_op), get_raw=True)
+def _dense_conv(input, weight, *rest, out_val) -> int:
+    """Counts a convolution, without sampling."""
+    return 2 * prod(weight.shape[1:]) * out_val.numel()
 
 
-@register_flop_formula((_roi_op, _roi_backward_op), get_raw=True)
-def deform_roi_pool_flops(*operands: Any, out_val: Any) -> int:
-    """No convolution and no matrix product: 0, forward and backward."""
-    return 0
+@register_flop_formula(_ours.narrow_conv_weight_gradient, get_raw=True)
+def _narrow_conv_weight_gradient(grad, input, weight, *rest, out_val) -> int:
+    """Counts the gradient of the weight, as much as the forward pass."""
+    return 2 * prod(weight.shape[1:]) * grad.numel()
 
 
-def cpu_variant_flops(out_val: str) -> int:
-    """Returns a question and no arithmetic: 0."""
+@register_flop_formula((_ours.deform_roi_pool, _ours.deform_roi_pool_backward), get_raw=True)
+def _no_convolution(*operands, out_val) -> int:
+    """Counts 0: there is no convolution and no matrix product."""
     return 0
 
 
 if CHOSEN == COMPILED:  # or nobody asks
-    register_flop_formula(torch.ops.dk_bench.cpu_variant, get_raw=True)(cpu_variant_flops)
+    register_flop_formula(_ours.cpu_variant, get_raw=True)(_no_convolution)
 
 
-def _local_sampling(
-    input: Tensor,
-    data_offset: Tensor | None,
-    kernel_offset: Tensor | None,
-    weight: Tensor,
-    kernel_size: list[int],
-    *rest: Any,
-    out_val: Tensor,
-) -> int:
+def _local_sampling(input, data_offset, kernel_offset, weight, kernel_size, *rest, out_val) -> int:
     sampled = (data_offset is not None) + (kernel_offset is not None)
     return sampled * _CORNERS * prod(kernel_size) * out_val.numel()
 
 
-def _dense_sampling(input: Tensor, weight: Tensor, *rest: Any, out_val: Tensor) -> int:
+def _dense_sampling(input, weight, *rest, out_val) -> int:
     images, _, height, width = out_val.shape
     return _CORNERS * prod(weight.shape[2:]) * images * input.shape[1] * height * width
 
 
-def _roi_sampling(
-    input: Tensor,
-    rois: Tensor,
-    offset: Tensor | None,
-    mask: Tensor | None,
-    output_size: list[int],
-    spatial_scale: float,
-    sampling_ratio: int,
-    *rest: Any,
-    out_val: Tensor,
-) -> int:
+def _roi_sampling(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, *rest, out_val) -> int:
     return _CORNERS * max(sampling_ratio, 1) ** 2 * out_val.numel()
 
 
 SAMPLING_MACS: dict[Any, Callable[..., int]] = {
-    _forward_op: _local_sampling,
+    _ours.deform_kernel_conv: _local_sampling,
     _dense_op: _dense_sampling,
-    _roi_op: _roi_sampling,
+    _ours.deform_roi_pool: _roi_sampling,
 }
 """Operator to formula: multiply-adds of the forward pass's bilinear interpolation."""

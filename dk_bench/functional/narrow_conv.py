@@ -7,29 +7,25 @@ channels of the input, in the forward pass and in the gradient of the weight; th
 from __future__ import annotations
 
 import functools
-from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils.flop_counter import register_flop_formula
 
 from dk_bench.functional.loading import COMPILED, operators_on
-from dk_bench.functional.registration import empty_in_format_of
-from dk_bench.reference.checks import output_size
+from dk_bench.functional.operators import empty_in_format_of
+from dk_bench.reference.checks import Pair, output_size
 
 __all__ = ["narrow_conv2d"]
-
-Pair = tuple[int, int]
 
 _op = torch.ops.dk_bench.narrow_conv
 _weight_gradient_op = torch.ops.dk_bench.narrow_conv_weight_gradient
 
 
 def narrow_conv2d(input: Tensor, weight: Tensor, bias: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
-    """``torch.nn.functional.conv2d``, up to the order of summation.
+    """Computes ``torch.nn.functional.conv2d``, up to the order of summation.
 
     Args:
         input: (N, C, H, W) or (C, H, W).
@@ -47,7 +43,7 @@ def narrow_conv2d(input: Tensor, weight: Tensor, bias: Tensor, stride: Pair, pad
 
 @functools.cache
 def _has_wide_vectors() -> bool:
-    """Narrower ones leave fewer lanes idle: a library's convolution is then as fast."""
+    """Tells whether vectors are of 16: narrower ones leave fewer lanes idle, and a library's convolution is as fast."""
     return operators_on("cpu") == COMPILED and torch.ops.dk_bench.cpu_variant() == "avx512"
 
 
@@ -111,15 +107,3 @@ def _fake(input, weight, bias, stride, padding, dilation):
 @torch.library.register_fake("dk_bench::narrow_conv_weight_gradient")
 def _fake_weight_gradient(grad, input, weight, stride, padding, dilation):
     return empty_in_format_of(weight, weight.shape)
-
-
-@register_flop_formula(_op, get_raw=True)
-def narrow_conv_flops(input: Tensor, weight: Tensor, *rest: Any, out_val: Tensor) -> int:
-    """FLOPs of a convolution."""
-    return 2 * prod(weight.shape[1:]) * out_val.numel()
-
-
-@register_flop_formula(_weight_gradient_op, get_raw=True)
-def narrow_conv_weight_gradient_flops(grad: Tensor, input: Tensor, weight: Tensor, *rest: Any, out_val: Tensor) -> int:
-    """FLOPs of the gradient of the weight, as many as the forward pass's."""
-    return 2 * prod(weight.shape[1:]) * grad.numel()

@@ -7,6 +7,7 @@ out. Forward only, with any batch and image size; 16-bit operands are computed i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -14,14 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from dk_bench.functional import registration  # noqa: F401  (loads the operators)
+from dk_bench.functional import loading  # noqa: F401  (loads the operators)
 from dk_bench.functional.taps import tap_views
 from dk_bench.reference import sample_kernel
-from dk_bench.reference.checks import check_local
+from dk_bench.reference.checks import Pair
+from dk_bench.reference.deform_kernel_conv import check_deform_kernel_conv
 
 __all__ = ["DECOMPOSITIONS", "deform_kernel_conv", "is_exporting"]
-
-Pair = tuple[int, int]
 
 
 def is_exporting() -> bool:
@@ -30,49 +30,37 @@ def is_exporting() -> bool:
 
 
 def deform_kernel_conv(
-    input: Tensor,
-    data_offset: Tensor | None,
-    kernel_offset: Tensor | None,
-    weight: Tensor,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    clip: bool,
+    input: Tensor, data_offset: Tensor | None, kernel_offset: Tensor | None, weight: Tensor, *settings: Any
 ) -> Tensor:
-    """:func:`dk_bench.functional.deform_kernel_conv`. Needs opset 19 for data offsets alone (DeformConv), else 16.
+    """Computes what the operator does, from its arguments in its order: settings are kernel_size, stride, padding,
+    dilation (pairs of ints) and clip. Needs opset 19 for data offsets alone (DeformConv), else 16.
 
     Raises:
         ValueError: an argument does not fit; the message names it.
     """
-    geometry = [tuple(pair) for pair in (kernel_size, stride, padding, dilation)]
-    size = check_local(input, data_offset, kernel_offset, weight, *geometry)
+    *geometry, clip = settings
+    geometry = [tuple(pair) for pair in geometry]
+    size = check_deform_kernel_conv(input, data_offset, kernel_offset, weight, geometry)
     dtype = input.dtype
     compute = torch.promote_types(dtype, torch.float32)
     input, weight = input.to(compute), weight.to(compute)
     data_offset, kernel_offset = (t if t is None else t.to(compute) for t in (data_offset, kernel_offset))
     if kernel_offset is None:
-        output = _rigid_kernel(input, data_offset, weight, *geometry, clip)
+        output = _rigid_kernel(input, data_offset, weight, geometry, clip)
     else:
         if data_offset is None:
             read = torch.cat(tap_views(input, *geometry), 1).unflatten(1, (-1, input.shape[1]))
         else:
-            read = _sample_input(input, data_offset, *geometry, size)
+            read = _sample_input(input, data_offset, geometry, size)
         output = (read * _tap_kernels(weight, kernel_offset, geometry[0], clip)).sum(1)
     return output.to(dtype)
 
 
 def _rigid_kernel(
-    input: Tensor,
-    data_offset: Tensor | None,
-    weight: Tensor,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    clip: bool,
+    input: Tensor, data_offset: Tensor | None, weight: Tensor, geometry: Sequence[Pair], clip: bool
 ) -> Tensor:
     """Returns the same kernel everywhere: the one that the taps read where they rest."""
+    kernel_size, stride, padding, dilation = geometry
     if tuple(weight.shape[2:]) != kernel_size:
         rest = weight.new_zeros(1, 2 * kernel_size[0] * kernel_size[1])
         weight = sample_kernel(weight, rest, kernel_size=kernel_size, clip=clip)[0]
@@ -82,7 +70,7 @@ def _rigid_kernel(
 
 
 def _tap_kernels(weight: Tensor, kernel_offset: Tensor, kernel_size: Pair, clip: bool) -> Tensor:
-    """W', (N, taps, C, Hout, Wout): the coefficients of the taps' interpolation times the kernel over the scope."""
+    """Returns W', (N, taps, C, Hout, Wout): the taps' coefficients of interpolation times the kernel over the scope."""
     scope = tuple(weight.shape[2:])
     offset = kernel_offset.unflatten(1, (-1, 2))  # (N, taps, 2, Hout, Wout)
     along_y, along_x = (_hat(offset[:, :, axis], kernel_size, axis, scope[axis], clip) for axis in (0, 1))
@@ -91,7 +79,7 @@ def _tap_kernels(weight: Tensor, kernel_offset: Tensor, kernel_size: Pair, clip:
 
 
 def _hat(offset: Tensor, kernel_size: Pair, axis: int, samples: int, clip: bool) -> Tensor:
-    """B of the paper's equation 6 along one axis: (N, taps, Hout, Wout) to (N, taps, samples, Hout, Wout)."""
+    """Returns B of the paper's equation 6 along one axis: (N, taps, Hout, Wout) to (N, taps, samples, Hout, Wout)."""
     like = {"device": offset.device, "dtype": offset.dtype}
     rest = torch.arange(kernel_size[axis], **like) + (samples - kernel_size[axis]) / 2
     rest = rest.repeat_interleave(kernel_size[1]) if axis == 0 else rest.repeat(kernel_size[0])
@@ -102,10 +90,9 @@ def _hat(offset: Tensor, kernel_size: Pair, axis: int, samples: int, clip: bool)
     return (1 - distance.abs()).relu()
 
 
-def _sample_input(
-    input: Tensor, data_offset: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair
-) -> Tensor:
-    """x_k of deformable convolution, (N, taps, C, Hout, Wout), by one GridSample."""
+def _sample_input(input: Tensor, data_offset: Tensor, geometry: Sequence[Pair], size: Pair) -> Tensor:
+    """Returns x_k of deformable convolution, (N, taps, C, Hout, Wout), by one GridSample."""
+    kernel_size, stride, padding, dilation = geometry
     offset = data_offset.unflatten(1, (-1, 2))
     axes = []
     for axis in (0, 1):

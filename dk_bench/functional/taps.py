@@ -5,16 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from dk_bench.reference.checks import output_size
+from dk_bench.reference.checks import Pair, output_size
 
 
-def tap_views(
-    input: Tensor,
-    kernel_size: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> list[Tensor]:
+def tap_views(input: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> list[Tensor]:
     """Returns one (N, C, Hout, Wout) view a tap, row-major, of the input (N, C, H, W) with its zeros around it.
 
     Neither the number of views nor their making depends on N, H or W, so that exported and compiled graphs may leave

@@ -9,8 +9,7 @@ import torch
 from operator_cases import DTYPES, LAYOUTS, assert_close, in_compute_dtype, lay_out
 from torch import Tensor
 
-from dk_bench import functional
-from dk_bench.reference import deform_roi_pool as reference_roi
+from dk_bench import functional, reference
 
 BOXES = ("inside", "across", "outside", "empty", "swapped", "huge", "whole")
 
@@ -124,7 +123,7 @@ def check_against_reference(case: Case, function=functional.deform_roi_pool, dev
     actual = forward_backward(function, operands, grad, case.settings)
     # On the CPU: CUDA divides by a number by multiplying, which moves samples off the pixels they lie on.
     plain = [in_compute_dtype(t.cpu() if t is not None else t) for t in operands]
-    expected = forward_backward(reference_roi.deform_roi_pool, plain, in_compute_dtype(grad.cpu()), case.settings)
+    expected = forward_backward(reference.deform_roi_pool, plain, in_compute_dtype(grad.cpu()), case.settings)
     assert actual[0].dtype == case.dtype
     names = ("output", "gradient of input", "gradient of offset", "gradient of mask")
     for name, a, e, operand in zip(names, actual, expected, (None, operands[0], *operands[2:]), strict=True):

@@ -10,10 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import ps_roi_align, roi_align
 
+from dk_bench import reference
 from dk_bench.functional import deform_roi_pool
 from dk_bench.models.cost import count_cost
 from dk_bench.nn import DeformRoIPool, OffsetGenerator, RoIOffsetHead, offset_parameter_names
-from dk_bench.reference import deform_roi_pool as reference_roi
 
 SETTINGS = {
     "output_size": (2, 3),
@@ -309,7 +309,7 @@ def good() -> dict:
 @pytest.mark.parametrize(("name", "value", "message"), FAULTS)
 def test_fault_is_named(name, value, message, how):
     arguments = {**good(), name: value}
-    function = reference_roi.deform_roi_pool if how == "reference" else deform_roi_pool
+    function = reference.deform_roi_pool if how == "reference" else deform_roi_pool
     if how == "fake":
         with FakeTensorMode() as mode, pytest.raises((RuntimeError, ValueError), match=message):
             function(**{k: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()})

@@ -10,8 +10,8 @@ from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from transform_cases import along, check_derivative, check_every_mapping, check_gradients, same, total
 
+from dk_bench import reference
 from dk_bench.functional import deform_roi_pool
-from dk_bench.reference import deform_roi_pool as reference_roi
 
 ROIS = torch.tensor([[0, 0.3, 0.7, 4.1, 5.2], [1, 1.3, 0.2, 6.6, 3.9], [1, -3, -2, 2.2, 9.1]], dtype=torch.float64)
 # offset, mask, position_sensitive, sampling_ratio
@@ -53,7 +53,7 @@ def make(variant):
 
         return call
 
-    return of(deform_roi_pool), of(reference_roi.deform_roi_pool), tuple(given)
+    return of(deform_roi_pool), of(reference.deform_roi_pool), tuple(given)
 
 
 def dual(f, t, v):

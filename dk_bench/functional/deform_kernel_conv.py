@@ -1,0 +1,139 @@
+"""The depthwise deformable convolution as a function: taps that move on the data, in the kernel's scope, or both."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dk_bench import reference
+from dk_bench.functional import onnx
+from dk_bench.functional.batching import join_channels, join_images, one_by_one, split
+from dk_bench.functional.fallback import check_not_nan
+from dk_bench.functional.operators import Operator, empty_in_format_of
+from dk_bench.functional.registration import register
+from dk_bench.reference.checks import IntPair, as_pairs
+from dk_bench.reference.deform_kernel_conv import check_deform_kernel_conv
+
+__all__ = ["deform_kernel_conv", "local_deform_kernel"]
+
+_op = torch.ops.dk_bench.deform_kernel_conv
+_backward_op = torch.ops.dk_bench.deform_kernel_conv_backward
+
+
+def local_deform_kernel(
+    input: Tensor,
+    kernel_offset: Tensor,
+    weight: Tensor,
+    *,
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    clip: bool = True,
+) -> Tensor:
+    """Samples a kernel at every position: the local deformable kernel, depthwise (Gao et al., ICLR 2020, equation 7).
+
+    Arguments, result and errors are those of :func:`deform_kernel_conv`, without data offsets.
+    """
+    geometry = as_pairs(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
+    return _convolve(input, None, kernel_offset, weight, *geometry, clip)
+
+
+def deform_kernel_conv(
+    input: Tensor,
+    data_offset: Tensor | None,
+    kernel_offset: Tensor | None,
+    weight: Tensor,
+    *,
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    clip: bool = True,
+) -> Tensor:
+    """Convolves depthwise with taps that move on the data (DCN), in the kernel's scope (DK), or both.
+
+    Args:
+        input: (N, C, H, W), float32, float64, float16 or bfloat16, any strides; contiguous or channels_last give an
+            output of the same memory format.
+        data_offset, kernel_offset: (N, 2 * Kh * Kw, Hout, Wout), channels (dy, dx) a tap, taps row-major, in pixels of
+            the input and of the scope; input's dtype, or float32 beside a 16-bit input; None for zero.
+        weight: (C, 1, Sh, Sw), the kernel over the scope; input's dtype.
+        kernel_size, stride, padding, dilation, clip: as in :func:`dk_bench.reference.deform_kernel_conv`, which is
+            also what this computes.
+
+    Returns:
+        (N, C, Hout, Wout) in input's dtype; sums are float32 (float64 for float64).
+
+    Raises:
+        RuntimeError: an argument's shape, dtype, device or value does not fit, or (on the CPU) an offset is NaN; the
+            message names the argument. On CUDA a NaN offset gives NaN outputs, as raising would cost a synchronisation;
+            what infinite operands give there is in docs/operators.md, What differs on CUDA.
+        TypeError: kernel_size, stride, padding or dilation is not an int or a pair of ints.
+    """
+    geometry = as_pairs(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
+    return _convolve(input, data_offset, kernel_offset, weight, *geometry, clip)
+
+
+def _convolve(*arguments) -> Tensor:
+    return (onnx.deform_kernel_conv if onnx.is_exporting() else _op)(*arguments)
+
+
+def _fake(input, data_offset, kernel_offset, weight, *settings):
+    *geometry, _clip = settings
+    size = check_deform_kernel_conv(input, data_offset, kernel_offset, weight, [tuple(pair) for pair in geometry])
+    return empty_in_format_of(input, (*input.shape[:2], *size))
+
+
+def _vmap(info, in_dims, input, data_offset, kernel_offset, weight, *settings):
+    count, offsets = info.batch_size, (data_offset, kernel_offset)
+    of_input, *of_offsets, of_weight = in_dims[:4]
+    if of_weight is None:
+        joined = [join_images(t, d, count) for t, d in zip((input, *offsets), in_dims, strict=False)]
+        return split(_op(*joined, weight, *settings), 0, count), 0
+    if of_offsets == [None, None]:
+        joined = join_channels(input, of_input, count)
+        out = _op(joined, *offsets, join_images(weight, of_weight, count), *settings)
+        return split(out, 1, count), 1
+    return one_by_one(_op, count, in_dims, (input, *offsets, weight, *settings))
+
+
+def _vmap_backward(info, in_dims, grad, input, data_offset, kernel_offset, weight, *settings):
+    """Joins as ``_vmap``, where no wanted gradient is a sum over what is joined: the weight's over images, offsets'
+    over channels."""
+    count, offsets, wanted = info.batch_size, (data_offset, kernel_offset), _operator.wanted(settings)
+    of_grad, of_input, *of_offsets, of_weight = in_dims[:5]
+    wants_offsets = any(want and o is not None for want, o in zip(wanted[1:3], offsets, strict=True))
+    if of_weight is None and not wanted[3]:
+        joined = [join_images(t, d, count) for t, d in zip((grad, input, *offsets), in_dims, strict=False)]
+        results, dims = _backward_op(*joined, weight, *settings), (0, 0, 0, 0)
+    elif of_offsets == [None, None] and not wants_offsets:
+        joined = [join_channels(grad, of_grad, count), join_channels(input, of_input, count)]
+        results = _backward_op(*joined, *offsets, join_images(weight, of_weight, count), *settings)
+        dims = (1, 0, 0, 0)
+    else:
+        return one_by_one(_backward_op, count, in_dims, (grad, input, *offsets, weight, *settings))
+    there = [want and t is not None for want, t in zip(wanted, (input, *offsets, weight), strict=True)]
+    split_up = [split(r, d, count) if t else r for r, d, t in zip(results, dims, there, strict=True)]
+    return tuple(split_up), tuple(d if t else None for d, t in zip(dims, there, strict=True))
+
+
+def _autocast(input, data_offset, kernel_offset, weight, *settings):
+    """Gives the image and the kernel the autocast dtype; offsets keep theirs where it goes with it."""
+    if input.dtype == torch.float64:  # autocast leaves float64 alone
+        return input, data_offset, kernel_offset, weight, *settings
+    dtype = torch.get_autocast_dtype(input.device.type)
+    offsets = [o if o is None or o.dtype == dtype else o.float() for o in (data_offset, kernel_offset)]
+    return input.to(dtype), *offsets, weight.to(dtype), *settings
+
+
+def _check_values(input, data_offset, kernel_offset, weight):
+    check_not_nan(data_offset=data_offset, kernel_offset=kernel_offset)
+
+
+# With data offsets, dL/dinput on CUDA is a sum by atomics unless told otherwise; the CPU's sums are always ordered.
+# Tangents of offsets go by the reference, slowly.
+_operator = Operator("deform_kernel_conv", reference.deform_kernel_conv, linear=(0, 3))
+register(
+    _operator, fake=_fake, vmap=_vmap, vmap_backward=_vmap_backward, autocast=_autocast, check_values=_check_values
+)
