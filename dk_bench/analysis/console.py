@@ -10,8 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-__all__ = ["progress", "tracked"]
-
 
 def progress(console: Console) -> Progress:
     """Makes a bar with what is done and how long the rest will take; nothing where the output is no terminal."""

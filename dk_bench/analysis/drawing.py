@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 
 from dk_bench.analysis.outputs import write_bytes
 
-__all__ = ["COLORS", "GREY", "MARKERS", "save_figure", "styled"]
-
 # Paul Tol's muted scheme, in an order that puts unlike colours side by side.
 COLORS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#000000")
 GREY = "#999999"

@@ -11,8 +11,6 @@ from scipy.special import stdtr, stdtrit
 from dk_bench.tables.significance import holm
 from dk_bench.tables.statistics import Summary
 
-__all__ = ["Difference", "as_filed", "corrected", "family_note", "interval_text", "p_columns"]
-
 EQUAL = 1e-6  # pixels, shares, cosines, points or R2: seeds that differ by the same but for rounding have no test
 
 

@@ -16,8 +16,6 @@ from dk_bench.analysis.subjects import Subject
 from dk_bench.claims.studies import HELD
 from dk_bench.models.probe import evaluating
 
-__all__ = ["HeldAccuracy", "held_accuracy", "held_at_mean"]
-
 
 @dataclass(frozen=True)
 class HeldAccuracy:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-
-__all__ = ["Lattice", "Step", "lattice_of", "steps_down"]
 
 # Along y and x: where a map's first place lies, pixels of the image, and how far the next one is.
 Lattice = tuple[tuple[float, float], tuple[float, float]]
@@ -35,16 +33,11 @@ def steps_down(model: nn.Module) -> Iterator[list[Step]]:
             first = tuple((k - 1) * d / 2 - p for k, d, p in zip(*reach, strict=True))
             steps.append(Step(tuple(zip(before, after, strict=True)), first))
 
-    hooks = [
-        module.register_forward_hook(record)
-        for module in model.modules()
-        if hasattr(module, "kernel_size") and not isinstance(module.kernel_size, str) and hasattr(module, "stride")
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if hasattr(module, "stride") and not isinstance(getattr(module, "kernel_size", ""), str):
+                hooks.enter_context(module.register_forward_hook(record))
         yield steps
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:

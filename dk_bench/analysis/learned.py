@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,6 @@ from dk_bench.runs.identity import config_hash
 from dk_bench.training import load_model, read_checkpoint
 from dk_bench.training.callbacks import RunKeeper
 from dk_bench.training.checkpoint import kernel_spec
-
-__all__ = [
-    "DATA",
-    "EXPERTS",
-    "FACTORS",
-    "KERNEL",
-    "Loaded",
-    "Source",
-    "check_finite",
-    "epochs_words",
-    "load",
-    "load_classifier",
-    "recorded",
-    "sources",
-]
 
 KERNEL, DATA, FACTORS, EXPERTS = "kernel offsets", "data offsets", "tap factors", "expert scores"
 _KINDS = {"kernel_offset": KERNEL, "data_offset": DATA, "data_mask": FACTORS, "routing": EXPERTS}
@@ -152,15 +138,10 @@ def recorded(found: list[Source], keep: Keep) -> Iterator[dict[Source, list[Any]
     """Collects ``keep(source, generator's input, what it gives)`` of every forward pass in the block, by source."""
     seen: dict[Source, list[Any]] = {source: [] for source in found}
 
-    def watch(source: Source):
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[source].append(keep(source, args[0], source.read(output)))
+    def watch(source: Source, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[source].append(keep(source, args[0], source.read(output)))
 
-        return source.generator.register_forward_hook(hook)
-
-    hooks = [watch(source) for source in found]
-    try:
+    with ExitStack() as hooks:
+        for source in found:
+            hooks.enter_context(source.generator.register_forward_hook(partial(watch, source)))
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()

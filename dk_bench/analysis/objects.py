@@ -22,8 +22,6 @@ from dk_bench.data.pixels import open_image
 from dk_bench.data.sources import open_images
 from dk_bench.errors import UserError
 
-__all__ = ["Objects", "batches", "coco_objects", "procedural_objects", "whole_image"]
-
 BATCH = 32  # images that a model sees at once
 
 

@@ -16,8 +16,6 @@ from dk_bench.runs.identity import config_hash
 from dk_bench.runs.record import read_record
 from dk_bench.tables.render import Table
 
-__all__ = ["Origin", "origin_of", "origin_table", "read_about", "write_about"]
-
 UNKNOWN = "not known"
 
 

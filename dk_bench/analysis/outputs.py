@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 from dk_bench.errors import UserError
 from dk_bench.files import open_atomically
 
-__all__ = ["read_csv", "read_dataclasses", "write_bytes", "write_csv", "write_text"]
-
 Row = TypeVar("Row")
 
 

@@ -18,8 +18,6 @@ from dk_bench.data.scan import images_below
 from dk_bench.data.sources import open_images
 from dk_bench.errors import UserError
 
-__all__ = ["OWN", "Picture", "check_inside", "open_pictures", "scaled"]
-
 OWN = "own"  # in place of a source: the images that the models were validated on
 
 

@@ -19,8 +19,6 @@ from dk_bench.errors import UserError
 from dk_bench.models.deform import GENERIC
 from dk_bench.models.probe import default_input_size
 
-__all__ = ["Subject", "open_model", "open_models"]
-
 
 @dataclass(frozen=True)
 class Subject:

@@ -13,8 +13,6 @@ from dk_bench.runs.environment import collect_git, collect_versions
 from dk_bench.runs.hardware import collect_device, collect_machine
 from dk_bench.runs.processor import own_instruction_set
 
-__all__ = ["bench_record"]
-
 
 def bench_record(
     kind: str,

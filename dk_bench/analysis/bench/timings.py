@@ -9,8 +9,6 @@ from typing import Any
 from dk_bench.analysis.bench.calls import BASE, COPY, FORWARD, OURS, Setting, Shape
 from dk_bench.analysis.bench.clock import Spread, TimedCall, spread
 
-__all__ = ["HALVES", "Timing", "timings_of"]
-
 HALVES = ("bfloat16", "float16")
 
 

@@ -11,8 +11,6 @@ from dk_bench.analysis.family import Difference, corrected
 from dk_bench.analysis.learned import EXPERTS
 from dk_bench.tables.statistics import Summary, summarize
 
-__all__ = ["Compared", "difference", "families"]
-
 
 class Key(NamedTuple):
     """What a score is of, seeds left out."""

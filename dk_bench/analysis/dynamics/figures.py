@@ -21,8 +21,6 @@ from dk_bench.analysis.objects import Objects
 from dk_bench.analysis.outputs import write_csv
 from dk_bench.tables.statistics import summarize
 
-__all__ = ["captions", "deciles", "embed", "probe_figure", "tsne_figure", "write_figures"]
-
 Row = tuple[str, str]  # a cell and a kind of its dynamics
 COLUMNS = 5  # panels in a row
 DECILES = colormaps["viridis"].resampled(10)

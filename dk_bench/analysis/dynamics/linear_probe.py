@@ -18,8 +18,6 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-__all__ = ["CLASS", "FOLDS", "Score", "probe", "targets_of"]
-
 FOLDS = 5
 STRENGTHS = np.logspace(-2, 5, 15)  # of ridge regression, for standardised features
 RESAMPLES = 1000

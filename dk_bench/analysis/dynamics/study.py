@@ -29,22 +29,6 @@ from dk_bench.analysis.origin import Origin, origin_of
 from dk_bench.errors import UserError
 from dk_bench.models.probe import evaluating
 
-__all__ = [
-    "ALL",
-    "LEARNED",
-    "RANDOM",
-    "SHUFFLED",
-    "Dynamics",
-    "DynamicsPlan",
-    "DynamicsStudy",
-    "ProbeResults",
-    "ProbeScore",
-    "collect",
-    "known_alone",
-    "probe_all",
-    "study_dynamics",
-]
-
 ALL = "all"  # in place of a layer's name: the dynamics of all layers, side by side
 LEARNED, RANDOM, SHUFFLED = "learned", "random generator", "shuffled targets"
 

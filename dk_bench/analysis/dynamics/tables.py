@@ -17,8 +17,6 @@ from dk_bench.analysis.outputs import read_dataclasses, write_csv, write_text
 from dk_bench.tables.render import Document, Table, markdown
 from dk_bench.tables.statistics import summarize
 
-__all__ = ["document", "read_tables", "write_dynamics", "write_tables"]
-
 TOP1 = ("top1", "top1_held")
 DIFFERENCES = ("table", "model", "cell", "kind", "target", "seeds", "difference", "half_interval", "p", "p_holm")
 WRITTEN_BY = "a CSV of `dk-bench dynamics`"

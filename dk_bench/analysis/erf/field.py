@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Measures", "area", "energy_radius", "measure", "replknet_sides", "share_inside", "sigma"]
-
 
 @dataclass(frozen=True)
 class Measures:

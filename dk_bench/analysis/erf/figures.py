@@ -16,8 +16,6 @@ from dk_bench.analysis.erf.profile import PARTS, Profile
 from dk_bench.analysis.erf.study import KINDS, Observation
 from dk_bench.analysis.pictures import Picture
 
-__all__ = ["draw_fields", "draw_profiles", "draw_transforms"]
-
 CELL = 1.9  # inches
 HEAT, UNIT = "inferno", "#00e5ff"
 TITLES = {"original": "as it is", "rotated": "rotated by 90°", "scaled": "scaled by 1.5"}

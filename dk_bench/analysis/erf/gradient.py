@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from dk_bench.analysis.lattice import Lattice, lattice_of, steps_down
 from dk_bench.models.probe import evaluating
 from dk_bench.nn.offsets import OffsetGenerator
-
-__all__ = ["fixed_offsets", "layer_output", "unit_gradient"]
 
 
 def unit_gradient(
@@ -79,7 +77,7 @@ def _cell(position: tuple[float, float] | None, size: torch.Size, lattice: Latti
 
 
 def layer_output(model: nn.Module, images: Tensor, layer: str | None) -> Tensor:
-    """(N, C, h, w): what a layer puts out for images (N, C, H, W); tokens, and maps with channels last, become such.
+    """Returns what a layer puts out for images (N, C, H, W) as (N, C, h, w); tokens and maps with channels last too.
 
     Without a layer it is what ``forward_features`` gives. Where that is no map, or has been normalised over its
     channels, whose sum then no image changes, it is timm's last intermediate map, before that.
@@ -100,11 +98,8 @@ def layer_output(model: nn.Module, images: Tensor, layer: str | None) -> Tensor:
             names = ", ".join(name for name in modules if name and "." not in name)
             raise ValueError(f"layer: no module {layer!r}; some of {names}")
         seen: list[Tensor] = []
-        hook = modules[layer].register_forward_hook(lambda module, args, result: seen.append(result))
-        try:
+        with modules[layer].register_forward_hook(lambda module, args, result: seen.append(result)):
             model(images)
-        finally:
-            hook.remove()
         if not seen:
             raise ValueError(f"layer: module {layer!r} does not run in the forward pass")
         output = _as_map(seen[-1], model, modules[layer], images)
@@ -116,7 +111,7 @@ def layer_output(model: nn.Module, images: Tensor, layer: str | None) -> Tensor:
 
 
 def _as_map(output: object, model: nn.Module, module: nn.Module | None, images: Tensor) -> object:
-    """(N, h, w, C) and tokens (N, L, C) as (N, C, h, w); what is neither stays."""
+    """Returns (N, h, w, C) and tokens (N, L, C) as (N, C, h, w), and anything else as it is."""
     if not isinstance(output, Tensor):
         return output
     if output.dim() == 4:
@@ -137,10 +132,8 @@ def _as_map(output: object, model: nn.Module, module: nn.Module | None, images: 
 @contextmanager
 def fixed_offsets(model: nn.Module, fixed: bool = True) -> Iterator[None]:
     """Holds the offsets of deformable convolutions fixed: gradients do not pass through their generators."""
-    generators = [module for module in model.modules() if fixed and isinstance(module, OffsetGenerator)]
-    hooks = [module.register_forward_hook(lambda module, args, offset: offset.detach()) for module in generators]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if fixed and isinstance(module, OffsetGenerator):
+                hooks.enter_context(module.register_forward_hook(lambda module, args, offset: offset.detach()))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -10,8 +10,6 @@ import numpy as np
 from dk_bench.analysis.erf.study import Observation
 from dk_bench.tables.statistics import Summary, summarize
 
-__all__ = ["PARTS", "Profile", "profile_rows", "profiles"]
-
 PARTS = ("absolute", "signed")
 
 

@@ -22,8 +22,6 @@ from dk_bench.analysis.pictures import OWN, Picture, check_inside, open_pictures
 from dk_bench.analysis.subjects import Subject, open_models
 from dk_bench.errors import UserError
 
-__all__ = ["KINDS", "FieldPlan", "FieldStudy", "Observation", "replknet", "study", "study_fields"]
-
 KINDS = ("original", "rotated", "scaled")
 
 

@@ -11,8 +11,6 @@ from dk_bench.analysis.family import Difference, corrected
 from dk_bench.claims.studies import HELD
 from dk_bench.tables.statistics import Summary, summarize
 
-__all__ = ["CHECKPOINTS", "NUMBERS", "PICTURES", "SEEDS", "FieldSummary", "summary", "tested"]
-
 NUMBERS = ("sigma", "radius", "area", "inside", "lift", "agreement_rotated", "agreement_scaled")
 PICTURES, CHECKPOINTS, SEEDS = "pictures", "checkpoints", "seeds"
 

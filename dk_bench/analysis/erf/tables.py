@@ -19,8 +19,6 @@ from dk_bench.analysis.pictures import Picture
 from dk_bench.tables.render import Document, Table, markdown
 from dk_bench.tables.statistics import Summary
 
-__all__ = ["ABOUT", "document", "read_summary", "write_study", "write_summary"]
-
 SHOWN = 4  # pictures in a figure
 DIGITS = dict(zip(NUMBERS, (2, 2, 1, 3, 2, 3, 3), strict=True))
 ABOUT = ("images", "pictures", "side", "layer", "position", "through_offsets")

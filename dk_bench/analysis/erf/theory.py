@@ -33,8 +33,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-__all__ = ["Layer", "field", "split"]
-
 Place = tuple[int, int]
 
 

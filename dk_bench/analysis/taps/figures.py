@@ -14,8 +14,6 @@ from dk_bench.analysis.drawing import COLORS, GREY, save_figure, styled
 from dk_bench.analysis.learned import KERNEL
 from dk_bench.analysis.taps.study import LayerTaps, Offsets, TapsStudy
 
-__all__ = ["channels_shown", "offsets_figure", "taps_figure", "write_figures"]
-
 CHANNELS = 3  # with the largest norm, shown beside the mean
 SHOWN = 20_000  # offsets that a violin is drawn from
 BEFORE, AFTER, CLIPPED = COLORS[0], "#E8601C", "#DC050C"

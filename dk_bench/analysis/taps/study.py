@@ -30,8 +30,6 @@ from dk_bench.models.probe import evaluating
 from dk_bench.nn.scope import grid_offset
 from dk_bench.reference.checks import output_size
 
-__all__ = ["LayerTaps", "Offsets", "Taps", "TapsStudy", "offsets_at", "offsets_over", "statistics", "study_taps"]
-
 LAYERS = 4  # that are shown where none are named
 QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "max": 1.0}
 

@@ -12,8 +12,6 @@ from dk_bench.analysis.outputs import write_csv
 from dk_bench.analysis.taps.figures import channels_shown
 from dk_bench.analysis.taps.study import LayerTaps, Offsets, TapsStudy, statistics
 
-__all__ = ["write_tables"]
-
 
 def write_tables(study: TapsStudy, folder: Path) -> list[Path]:
     """Writes taps.csv, kernels.csv, offsets.csv and outside.csv. Raises UserError where it cannot."""
