@@ -23,15 +23,16 @@ from dk_bench.analysis.bench.instruction_sets import (
     measure_held,
 )
 from dk_bench.analysis.bench.loader import FILES, FOLDER, PROCEDURAL, SOURCES, LoaderPlan, bench_data
-from dk_bench.analysis.bench.printing import print_operators, print_rates, print_speeds
 from dk_bench.analysis.bench.steps import CPU_SETS, ModelSet, bench_models
 from dk_bench.analysis.bench.steps import ROUNDS as TRAIN_ROUNDS
 from dk_bench.analysis.bench.study import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
+from dk_bench.analysis.bench.tables import document
 from dk_bench.cli.options import add_number, add_output, check_device, check_file, writing
 from dk_bench.errors import UserError
 from dk_bench.files import write_atomically
 from dk_bench.functional.loading import why_reference
 from dk_bench.models import MODELS, PAPER_MODELS
+from dk_bench.tables.render import show
 
 ROUNDS = 25
 PLAN = LoaderPlan()
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
             record = _with_threads(args, lambda what: status.update(f"timing {what}"))
         else:
             record = measure_held(names, _arguments(args), lambda name: status.update(f"timing under {name}"))
-    {"ops": print_operators, "train": print_speeds, "data": print_rates}[args.what](record, console)
+    show(document(record), console)
     if args.output:
         with writing(args.output):
             write_atomically(args.output, json.dumps(record, indent=1) + "\n")

@@ -8,11 +8,12 @@ from PIL import Image
 from rich.console import Console
 
 from dk_bench.analysis.bench.loader import LoaderPlan, bench_data, write_images
-from dk_bench.analysis.bench.printing import print_rates
+from dk_bench.analysis.bench.tables import document
 from dk_bench.cli import main
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.report.benches import read_bench
 from dk_bench.runs import processor
+from dk_bench.tables.render import show
 
 FEW = ["--images", "30", "--sizes", "16", "24", "--batch", "8", "--repeats", "2"]
 
@@ -65,7 +66,7 @@ def test_own_images(tmp_path, capsys):
     assert {rate["images"] for rate in record["parts"][0]["rates"]} == {20}  # fewer than a batch
     assert record["settings"]["place"] == "mine"
     record["parts"][0]["warnings"] = ["a sentence"]
-    print_rates(record, Console())
+    show(document(record), Console())
     assert "not quiet:\n  a sentence\n" in capsys.readouterr().out
 
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from table_cases import PROCEDURAL, make_record
 
-from dk_bench.analysis.bench.printing import print_operators, print_speeds
+from dk_bench.analysis.bench.tables import document as bench_document
 from dk_bench.analysis.console import progress
 from dk_bench.analysis.erf.study import study
 from dk_bench.analysis.erf.summary import summary
@@ -96,16 +96,16 @@ def test_bench_shows_every_name(places):
     }
     operators = [timing | {"operator": name} for name in ("torchvision deform_conv2d", "torchvision deform_conv2d v2")]
     speed = dict.fromkeys(("train_images_per_second", "train_ratio", "eval_images_per_second", "eval_ratio"), 1.0)
-    speeds = [speed | {"model": name, "batch": 2, "size": 32, "peak_memory": None} for name in NAMES]
+    speeds = [speed | {"model": name, "base": NAMES[0], "batch": 2, "size": 32, "peak_memory": None} for name in NAMES]
     part = {"instruction_set": "avx2", "conclusions": [], "warnings": [], "host_overhead": {}}
     record = {"device": device, "settings": {"precision": "float32"}, "conclusions": [], "warnings": []}
     wanted = ["128 x 56 x 56", "torchvision deform_conv2d", "torchvision deform_conv2d v2", "forward+backward", *NAMES]
     for width, terminal in places:
         console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
-        print_operators(record | {"parts": [part | {"timings": operators}]}, console)
-        print_speeds(record | {"parts": [part | {"speeds": speeds}]}, console)
+        show(bench_document(record | {"kind": "operator times", "parts": [part | {"timings": operators}]}), console)
+        show(bench_document(record | {"kind": "model speeds", "parts": [part | {"speeds": speeds}]}), console)
         printed = console.file.getvalue()
-        assert printed.count("[processor], ") == 2 and "float32, batches of 2 at 32, random weights\n" in printed
+        assert printed.count("[processor], ") == 2 and "float32, random weights, " in printed and " 2 at 32 " in printed
         assert all(f" {name} " in printed for name in wanted) and "…" not in printed, (width, terminal)
 
 

@@ -1,0 +1,158 @@
+"""Records of ``dk-bench bench`` as tables: all that a terminal shows, and those that the README has too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from operator import itemgetter
+from typing import Any
+
+from dk_bench.analysis.bench.calls import BASE, FORWARD, OURS, TRAIN, Setting
+from dk_bench.analysis.bench.conclusions import sentences, worst_shape
+from dk_bench.tables.entries import Markup, Number, Value
+from dk_bench.tables.render import markdown_text
+from dk_bench.tables.table import Column, Document, Table, make_table
+
+MODES = (FORWARD, TRAIN)
+STORED = str(Setting())
+INSTRUCTIONS = {"avx512": "AVX-512", "avx2": "AVX2"}
+
+Part = dict[str, Any]  # of a record: what was measured under one instruction set
+Record = dict[str, Any]
+
+
+def document(record: Record) -> Document:
+    """Returns all tables of a record, the means and conclusions in words, and what disturbed."""
+    device = f"{record['device']['name']}, {record['device'].get('threads', 1)} CPU thread(s)"
+    title, tables, notes = {"operator times": _operators, "model speeds": _models, "image rates": _rates}[
+        record["kind"]
+    ](record)
+    warnings = _lines("The machine was not quiet:", sentences(record, "warnings"))
+    return Document("bench", f"{device}, {title}", notes + warnings, tables)
+
+
+def _operators(record: Record) -> tuple[str, list[Table], list[str]]:
+    tables = [
+        _timing_table(part, setting)
+        for part in record["parts"]
+        for setting in dict.fromkeys(timing["setting"] for timing in part["timings"])
+    ]
+    overhead = [
+        f"{part['instruction_set']}, {call}: {1e6 * seconds:.1f}"
+        for part in record["parts"]
+        for call, seconds in part["host_overhead"].items()
+    ]
+    notes = _lines("Geometric means over the shapes, warm:", sentences(record, "conclusions"))
+    return "operators,", tables, notes + _lines("Host's microseconds a call of a tiny operand:", overhead)
+
+
+def _models(record: Record) -> tuple[str, list[Table], list[str]]:
+    return f"{record['settings']['precision']}, random weights,", list(map(model_table, record["parts"])), []
+
+
+def _rates(record: Record) -> tuple[str, list[Table], list[str]]:
+    tables = [rate_table(part, f"{name_of(part)}, images of") for part in record["parts"]]
+    openings = [
+        f"{o['source']}, {o['images']} of {o['pixels'][0]} x {o['pixels'][1]}: {o['first_seconds']:.2f}"
+        + ("" if o["again_seconds"] is None else f", opened again {o['again_seconds']:.2f}")
+        for part in record["parts"]
+        for o in part["openings"]
+    ]
+    title = f"images a second, one process, batches of {record['settings']['batch']},"
+    return title, tables, _lines("Seconds to decode all images once:", openings)
+
+
+def _lines(title: str, lines: Iterable[str]) -> list[str]:
+    lines = [f"\n  {line}" for line in lines]
+    return [title + "".join(lines)] if lines else []
+
+
+def name_of(part: Part) -> str:
+    """Returns the name of a part's instruction set."""
+    return INSTRUCTIONS.get(part["instruction_set"], markdown_text(part["instruction_set"]))
+
+
+def _number(name: str, digits: int, factor: float = 1.0) -> Callable[[dict[str, Any]], Number]:
+    def number(row: dict[str, Any]) -> Number:
+        value = row.get(name)
+        return Number(None if value is None else factor * value, digits)
+
+    return number
+
+
+def _timing_table(part: Part, setting: str) -> Table:
+    """Returns every timing of one setting."""
+    columns = [
+        Column("C x H x W", itemgetter("shape")),
+        Column("operator", lambda t: f"{t['operator']} ({t['variant']})" if t["variant"] else t["operator"]),
+        Column("mode", itemgetter("mode")),
+        *(Column(f"{head} ms", _number(name, 3, 1e3)) for head, name in (("warm", "seconds"), ("median", "median"))),
+        Column("cold ms", _number("cold", 3, 1e3)),
+        Column("x depthwise", _number("ratio", 2)),
+        Column("x float32", _number("over_float32", 2)),
+        Column("x copy's rate", _number("copy_share", 2)),
+        Column("memory MB", _number("peak_memory", 1, 1e-6)),
+    ]
+    timings = [timing for timing in part["timings"] if timing["setting"] == setting]
+    return make_table(f"{part['instruction_set']}, {setting}", columns, timings, section=itemgetter("shape"))
+
+
+def mean_table(parts: list[Part]) -> Table:
+    """Returns the ratios to PyTorch's depthwise convolution, and of 16-bit times to those in float32, by operator, mode
+    and instruction set."""
+    rows: list[tuple[str, str, Callable[[Part, str], str]]] = []
+    for setting in dict.fromkeys(setting for part in parts for setting in part["geometric_means"]):
+        if setting.startswith("float32"):
+            rows += [(f"{setting}, over PyTorch's fastest {BASE}", setting, operator, _ratio) for operator in OURS]
+    for setting in dict.fromkeys(setting for part in parts for setting in part["over_float32"]):
+        rows += [(f"{setting}, over float32", setting, operator, _over_float32) for operator in OURS]
+
+    def figure(part: Part, mode: str) -> Callable[[tuple], Value]:
+        return lambda row: Markup(row[3](part, row[1], row[2], mode))
+
+    columns = [
+        Column("time of", lambda row: row[0] if row[2] == OURS[0] else ""),
+        Column("operator", itemgetter(2)),
+        *(Column(f"{name_of(part)}, {mode}", figure(part, mode)) for part in parts for mode in MODES),
+    ]
+    return make_table("", columns, rows)
+
+
+def _ratio(part: Part, setting: str, operator: str, mode: str) -> str:
+    mean = part["geometric_means"][setting][mode][operator]
+    return f"{mean:.2f} ({worst_shape(part, setting, operator, mode)['ratio']:.2f})"
+
+
+def _over_float32(part: Part, setting: str, operator: str, mode: str) -> str:
+    return f"{part['over_float32'][setting][mode][operator]:.2f}"
+
+
+def model_table(part: Part) -> Table:
+    """Returns images per second and ratios to the rigid base, by model."""
+    columns = [
+        Column(f"{name_of(part)}, batch", lambda s: f"{s['batch']} at {s['size']}" if s["model"] == s["base"] else ""),
+        Column("model", itemgetter("model")),
+        Column("training", _number("train_images_per_second", 0)),
+        Column("x base", _number("train_ratio", 2)),
+        Column("evaluation", _number("eval_images_per_second", 0)),
+        Column("x base", _number("eval_ratio", 2)),
+        Column("memory MB", _number("peak_memory", 0, 1e-6), when=lambda of: any(n.value is not None for n in of)),
+    ]
+    return make_table("", columns, part["speeds"])
+
+
+def rate_table(part: Part, heading: str) -> Table:
+    """Returns images per second of the data loader, by source, where decoded images are kept, size and transform."""
+    rates: dict[tuple[str, str], dict[tuple[int, str], float]] = {}
+    for r in part["rates"]:
+        rates.setdefault((r["source"], r["decoded"]), {})[r["size"], r["mode"]] = r["images_per_second"]
+    given = sorted({key for by_key in rates.values() for key in by_key}, key=lambda key: (key[0], key[1] != "train"))
+
+    def rate(key: tuple[int, str]) -> Callable[[tuple], Number]:
+        return lambda row: Number(row[1].get(key), 0)
+
+    columns = [
+        Column(heading, lambda row: row[0][0]),
+        Column("decoded", lambda row: row[0][1]),
+        *(Column(f"{key[0]} pixels, {key[1]}", rate(key)) for key in given),
+    ]
+    return make_table("", columns, rates.items())
