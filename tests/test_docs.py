@@ -9,16 +9,22 @@ import importlib
 import re
 import shlex
 import sys
+import textwrap
 import typing
 from pathlib import Path
 
 import pytest
 
-from dk_bench.cli import COMMANDS
+from dk_bench.claims.file import load_claims
+from dk_bench.cli import COMMANDS, main
 from dk_bench.config import Config
+from dk_bench.models import MODELS, KernelSpec, Variant
+from dk_bench.runs.record import find_records, read_record
+from dk_bench.tables.cells import gather
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+RESULTS = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.glob("results/**/*.md"))}
 PATH = re.compile(r"(?<![\w/.:<-])(?:dk_bench|ops|tests|tools|sweeps|configs|docs|results)/[\w./*{},-]*")
 DOTTED = re.compile(r"(?<![\w/.-])dk_bench(?:\.[A-Za-z_]\w*)+")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
@@ -67,9 +73,9 @@ def is_registered(dotted: str) -> bool:
     return registry.MODELS.get(dotted.rpartition(".")[2]) is not None
 
 
-@each_text
+@pytest.mark.parametrize("name", TEXTS | RESULTS)
 def test_paths_exist(name):
-    text = TEXTS[name].read_text(encoding="utf-8")
+    text = (TEXTS | RESULTS)[name].read_text(encoding="utf-8")
     named = {each for found in PATH.findall(LINK.sub("]", text)) for each in alternatives(found.rstrip(".,"))}
     named = {path for path in named if path not in MMDETS and not re.search(rf"{RECIPE}|\.\.\.|\b[A-Z]+/", path)}
     assert [path for path in sorted(named) if not is_there(path)] == []
@@ -162,6 +168,13 @@ def test_readme_links_to_every_text():
     assert [name for name in TEXTS if name != "README.md" and f"]({name})" not in text] == []
 
 
+def test_every_suffix_of_a_model_is_explained():
+    table = TEXTS["docs/models.md"].read_text(encoding="utf-8").partition("| suffix |")[2].partition("\n\n")[0]
+    explained = set(re.findall(r"`(_\w+)`", table))
+    left = {model.suffix.removesuffix("_pw") for model in MODELS.values()} - explained
+    assert left == {""} and "_pw" in explained
+
+
 def test_lines_of_the_readme_run(monkeypatch):
     """All but the download of weights."""
     text = TEXTS["README.md"].read_text(encoding="utf-8")
@@ -172,3 +185,43 @@ def test_lines_of_the_readme_run(monkeypatch):
     registry = importlib.import_module("dk_bench.registry")
     assert sum("offset" in part for part, _ in found["model"].named_parameters()) > 10
     assert registry.MODELS.get(found["backbone"]["type"]) is not None
+
+
+def blocks_of(recipe: str, language: str) -> list[str]:
+    """Returns what a section of docs/extending.md has in blocks of a language, without the indent of its step."""
+    section = (
+        TEXTS["docs/extending.md"].read_text(encoding="utf-8").partition(f"\n## {recipe}\n")[2].partition("\n## ")[0]
+    )
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", section, re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(block) for _, block in found]
+
+
+def test_the_recipe_of_a_variant():
+    (line,) = blocks_of("A variant", "python")
+    names: dict = {"Variant": Variant, "KernelSpec": KernelSpec}
+    exec(f"def variants(base):\n    {line}", names)
+    (variant,) = names["variants"]("test_resnetdw")
+    assert variant.name == "test_resnetdw_dk_mine"
+
+
+def test_the_recipe_of_an_ablation(tmp_path, capsys):
+    (text,) = blocks_of("An ablation", "yaml")
+    (tmp_path / "mine.yaml").write_text(text)
+    assert main(["sweep", str(tmp_path / "mine.yaml"), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("model.spec.scope=7") == 3
+
+
+def test_the_recipe_of_a_claim(tmp_path):
+    (text,) = blocks_of("A claim", "yaml")
+    claims = (ROOT / "dk_bench" / "claims" / "claims.yaml").read_text(encoding="utf-8")
+    (tmp_path / "claims.yaml").write_text(claims + textwrap.indent(text.replace("id: ", "id: mine-"), "  "))
+    assert len(load_claims(tmp_path / "claims.yaml").claims) == len(load_claims().claims) + 1
+
+
+def test_the_recipe_of_a_table():
+    (lines,) = blocks_of("A table", "python")
+    names: dict = {}
+    exec(lines, names)
+    cells = gather(read_record(path) for path in find_records([ROOT / "results" / "e2"]))
+    (table,) = names["mine_document"](cells).tables
+    assert table.columns == ("data", "model", "top-1", "epochs") and len(table.rows) == len(cells) > 10

@@ -34,7 +34,7 @@ NOTES = (
     "p: Student's paired t test, two-sided, that the mean is zero; beside it the exact test by sign flips, which needs "
     "no normal distribution and decides nothing: of n seeds it is 2^(1-n) at least. p (Holm): Student's, corrected by "
     "Holm's method for all rows of the table, those that are not run too: they are its family, declared in "
-    "dk_bench/tables/claims.yaml.",
+    "dk_bench/claims/claims.yaml.",
     f"Verdict: supported or contradicted where the corrected p is {ALPHA} at most, by the sign; equivalent where two "
     "one-sided t tests, corrected likewise, find the mean within the margin; undecided otherwise, with the seeds with "
     f"which the paper's difference would be told and none be found within the margin, each at a power of {POWER:.0%}, "
