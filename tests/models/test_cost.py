@@ -8,6 +8,7 @@ import sys
 import pytest
 import timm
 import torch
+from module_cases import on_meta
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -79,11 +80,10 @@ def test_importing_the_package_is_enough_for_torchs_counter():
     ids=["resnet50dw", "mobilenetv2"],
 )
 def test_what_offsets_add(base, dk, dcn):
-    """GMACs of the offset convolutions, as the issue states them; local DK's do not depend on the scope."""
+    """GMACs of the offset convolutions, which for local DK do not depend on the scope."""
 
     def gmacs(name):
-        with torch.device("meta"):
-            return count_cost(timm.create_model(name)).macs / 1e9
+        return count_cost(on_meta(name)).macs / 1e9
 
     rigid = gmacs(base)
     assert round(gmacs(base + "_dk") - rigid, 3) == dk
@@ -94,8 +94,7 @@ def test_what_offsets_add(base, dk, dcn):
 
 
 def test_sampling_is_apart():
-    with torch.device("meta"):
-        rigid, deformed = (timm.create_model(name) for name in ("test_resnetdw", "test_resnetdw_dk"))
+    rigid, deformed = (on_meta(name) for name in ("test_resnetdw", "test_resnetdw_dk"))
     assert count_cost(rigid, (3, 64, 64)).sampling_macs == 0
     positions = [(16, 16 * 16), (32, 8 * 8), (64, 4 * 4), (128, 2 * 2)]  # (width, Hout Wout) of every stage
     assert count_cost(deformed, (3, 64, 64)).sampling_macs == sum(4 * 9 * c * p for c, p in positions)
@@ -148,8 +147,7 @@ def test_attention_counts():
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "test_vit", "test_maxvit", "regnety_002"])
 def test_models_of_timm_count(name):
-    with torch.device("meta"):
-        model = timm.create_model(name)
+    model = on_meta(name)
     assert count_cost(model, model.pretrained_cfg["input_size"]).macs > 1e6
 
 

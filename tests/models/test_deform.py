@@ -7,6 +7,7 @@ import copy
 import pytest
 import timm
 import torch
+from module_cases import on_meta
 from torch import nn
 
 from dk_bench import KernelSpec, deform
@@ -36,9 +37,7 @@ ANY_MODEL = [("test_resnetdw", model.spec) for model in TEST_MODELS.values()] + 
 ]
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def trained(name: str) -> nn.Module:
@@ -88,11 +87,6 @@ def test_function_of_a_float64_model_stays_in_float64(name):
     out = deform(copy.deepcopy(rigid), TEST_MODELS[name].spec)(x)
     assert out.dtype == torch.float64
     assert (out - expected).abs().max() <= 1e-13 * expected.abs().max().clamp(min=1)
-
-
-def on_meta(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return timm.create_model(name)
 
 
 def test_depthwise():
@@ -160,12 +154,7 @@ def test_families_whose_stem_shares_a_container_with_the_blocks(name):
     assert not set(selected) & set(STEMS[name])
     every = [key for key, module in on_meta(name).named_modules() if isinstance(module, nn.Conv2d)]
     assert len(selected) > len(every) // 2
-    assert len(kinds(deform(timm_features(name), EXPERTS))) == len(selected)  # timm renames modules there
-
-
-def timm_features(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return timm.create_model(name, features_only=True)
+    assert len(kinds(deform(on_meta(name, features_only=True), EXPERTS))) == len(selected)  # timm renames modules there
 
 
 def test_dcn_is_on_output_stride_8_and_more():

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from module_cases import check_dtypes, on_meta, randomise
 from torch import nn
 from torchvision.ops import deform_conv2d
 
@@ -23,26 +24,11 @@ V1, V2 = KernelSpec(dense_dcn="v1"), KernelSpec(dense_dcn="v2")
 RES5 = [f"layer4.{block}.conv2" for block in range(3)]  # of ResNet-50
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
-def on_meta(name: str, **options) -> nn.Module:
-    with torch.device("meta"):
-        return timm.create_model(name, **options)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def deformed(model: nn.Module) -> dict[str, DeformConv2d]:
     return {name: module for name, module in model.named_modules() if isinstance(module, DeformConv2d)}
-
-
-def randomise(module: nn.Module, scale: float = 0.3) -> nn.Module:
-    for part in module.modules():
-        if isinstance(part, LocalOffset):  # LocalMask too
-            nn.init.normal_(part.weight, std=scale)
-            nn.init.normal_(part.bias, std=scale)
-    return module
 
 
 def test_last_stage_by_default():
@@ -98,7 +84,8 @@ def test_function_stays_until_offsets_move(name, changes):
     expected = rigid(x)
     model = deform(copy.deepcopy(rigid), KernelSpec(**changes))
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
-    assert (randomise(model)(x) - expected).abs().max() > 1e-3 * expected.abs().max()
+    moved = randomise(model, kinds=(LocalOffset,))  # LocalMask too
+    assert (moved(x) - expected).abs().max() > 1e-3 * expected.abs().max()
 
 
 def test_factor_starts_at_one_exactly():
@@ -156,16 +143,7 @@ def test_every_parameter_gets_a_gradient():
 @pytest.mark.parametrize("mode", ["autocast", "bfloat16", "float64"])
 def test_dtypes(mode):
     module = randomise(DeformConv2d(8, 4, 3, padding=1, deform_groups=2, modulated=True), 0.05)
-    x = torch.randn(2, 8, 6, 6)
-    expected = module(x)
-    if mode == "autocast":
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = module(x)
-    else:
-        out = module.to(getattr(torch, mode))(x.to(getattr(torch, mode)))
-        assert out.dtype == getattr(torch, mode)
-    tolerance = 1e-5 if mode == "float64" else 0.05
-    torch.testing.assert_close(out.float(), expected, rtol=tolerance, atol=tolerance)
+    check_dtypes(mode, module, torch.randn(2, 8, 6, 6))
 
 
 def test_empty_batch():

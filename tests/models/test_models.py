@@ -7,6 +7,7 @@ import json
 import pytest
 import timm
 import torch
+from module_cases import on_meta
 from torch import nn
 
 import dk_bench
@@ -18,14 +19,11 @@ OURS = [name for name in MODELS if name not in ("resnet50", "mobilenetv2_100")]
 TINY = list(TEST_MODELS)
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def params(name: str, **kwargs) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in timm.create_model(name, **kwargs).parameters())
+    return sum(p.numel() for p in on_meta(name, **kwargs).parameters())
 
 
 def test_every_row_of_tables_1_and_2_has_one_model():
@@ -53,8 +51,7 @@ def test_names_are_in_timms_registry():
 
 @pytest.mark.parametrize("name", OURS)
 def test_metadata_name_layers_that_exist(name):
-    with torch.device("meta"):
-        model = timm.create_model(name)
+    model = on_meta(name)
     cfg = model.pretrained_cfg
     assert cfg["architecture"] == name
     assert isinstance(model.get_submodule(cfg["first_conv"]), nn.Conv2d)

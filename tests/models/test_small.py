@@ -7,6 +7,7 @@ import copy
 import pytest
 import timm
 import torch
+from module_cases import on_meta
 from torch import nn
 
 from dk_bench import KernelSpec, deform
@@ -21,14 +22,7 @@ from dk_bench.tables.paper import figures_of_model
 RIGID = [name for name, model in SMALL_MODELS.items() if model.spec.is_rigid]
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
-def on_meta(name: str, **kwargs) -> nn.Module:
-    with torch.device("meta"):
-        return timm.create_model(name, **kwargs)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def test_arms_are_those_of_the_paper_and_the_two_of_scope_four():

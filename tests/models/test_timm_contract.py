@@ -22,9 +22,7 @@ NAMES = list(TEST_MODELS)
 DEFORMED = [name for name in NAMES if not MODELS[name].spec.is_rigid]
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def create(name: str, **kwargs) -> nn.Module:
@@ -41,16 +39,12 @@ def on_meta(name: str, **kwargs) -> nn.Module:
     return timm.create_model(name, device="meta", dtype=torch.float32, **kwargs).eval()
 
 
-def images(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape)
-
-
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_forward(name):
     """Any image size, any memory format, 16 bits, and gradient checkpointing set."""
     model = create(name)
-    x = images(1, 3, 72, 40)
+    x = torch.randn(1, 3, 72, 40)
     out = model(x)
     assert out.shape == (1, 5) and out.isfinite().all()
     torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), out, rtol=1e-4, atol=1e-5)
@@ -68,7 +62,7 @@ def test_forward(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_backward_reaches_every_parameter(name):
     model = timm.create_model(name, num_classes=42, in_chans=1, drop_path_rate=0.2).train()
-    out = model(images(2, 1, 32, 32))
+    out = model(torch.randn(2, 1, 32, 32))
     assert out.shape == (2, 42)
     out.mean().backward()
     assert not [key for key, p in model.named_parameters() if p.grad is None]
@@ -137,7 +131,7 @@ def test_groups_of_parameters(name):
 @torch.no_grad()
 def test_features(name):
     """By hooks on stages, by forward_intermediates ("getter") and by torch.fx: the same maps, of the announced size."""
-    x = images(1, 3, 64, 96)
+    x = torch.randn(1, 3, 64, 96)
     model = create(name)
     found = []
     for how in ({}, {"feature_cls": "getter"}, {"feature_cls": "fx"}, {"output_stride": 8}):
@@ -167,7 +161,7 @@ def state_as(net: nn.Module, model: nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", NAMES)
 def test_intermediate_layers_can_be_pruned(name):
     model = create(name)
-    x = images(1, 3, 32, 32)
+    x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         taps = model.forward_intermediates(x, intermediates_only=True)
         early = model.forward_intermediates(x, indices=[2], stop_early=True, intermediates_only=True)
@@ -183,7 +177,7 @@ def test_intermediate_layers_can_be_pruned(name):
 def test_symbolic_tracing(name):
     """timm's tracer keeps our layers whole; torchvision's and torch's own, which know nothing of them, go through."""
     model = create(name)
-    x = images(2, 3, 32, 32)
+    x = torch.randn(2, 3, 32, 32)
     expected = model(x)
     stage = model.forward_intermediates(x, indices=[3], intermediates_only=True)[0]
     by_timm = create_feature_extractor(model, ["layer3", "fc"])
@@ -211,7 +205,7 @@ def maps_of(model: nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
 def test_gradients_through_a_traced_model(name):
     model = create(name).train()
     traced = feature_extraction.create_feature_extractor(model, ["fc"])
-    traced.train()(images(2, 3, 32, 32))["fc"].square().mean().backward()
+    traced.train()(torch.randn(2, 3, 32, 32))["fc"].square().mean().backward()
     assert not [key for key, p in traced.named_parameters() if p.grad is None]
     assert set(dict(traced.named_parameters())) == set(dict(model.named_parameters()))
 
@@ -237,7 +231,7 @@ def test_torchscript_is_refused_by_a_sentence(name):
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_rigid_models_script():
     model = timm.create_model("test_resnetdw", scriptable=True).eval()
-    x = images(1, 3, 32, 32)
+    x = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(torch.jit.script(model)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
@@ -245,14 +239,14 @@ def test_rigid_models_script():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_traced_torchscript_takes_any_batch(name):
     model = create(name)
-    traced = torch.jit.trace(model, images(2, 3, 32, 32))
-    x = images(3, 3, 32, 32)
+    traced = torch.jit.trace(model, torch.randn(2, 3, 32, 32))
+    x = torch.randn(3, 3, 32, 32)
     torch.testing.assert_close(traced(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 def test_drop_path_is_drawn_for_every_image():
     model = create("test_resnetdw_gdk", drop_path_rate=0.5)
-    x = images(1, 3, 32, 32).expand(16, -1, -1, -1)
+    x = torch.randn(1, 3, 32, 32).expand(16, -1, -1, -1)
     torch.testing.assert_close(model(x), model(x[:1]).expand(16, -1), rtol=1e-4, atol=1e-5)
     model.layer4[0].drop_path.train()
     out = model(x).detach()

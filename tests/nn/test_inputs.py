@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from module_cases import randomise
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
@@ -19,7 +20,6 @@ from dk_bench.nn import (
     GlobalOffset,
     LocalMask,
     LocalOffset,
-    OffsetGenerator,
     RoIOffsetHead,
 )
 
@@ -47,12 +47,7 @@ def ids(value):
 def moved(kind: type[nn.Module], options: dict, **changes) -> nn.Module:
     """A module of 6 channels whose offsets, factors and routing depend on the image."""
     torch.manual_seed(0)
-    module = kind(**{"in_channels": 6, "out_channels": 6, "kernel_size": 3, "padding": 1, **options, **changes})
-    for part in module.modules():
-        if isinstance(part, (OffsetGenerator, nn.Linear)):
-            nn.init.normal_(part.weight, std=0.3)
-            nn.init.normal_(part.bias, std=0.3)
-    return module
+    return randomise(kind(**{"in_channels": 6, "out_channels": 6, "kernel_size": 3, "padding": 1} | options | changes))
 
 
 @pytest.mark.parametrize("kind, options", MODULES, ids=ids)

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from module_cases import check_dtypes, randomise
 from torch import nn
 
 from dk_bench import reference
@@ -43,18 +44,7 @@ def ids(value):
     return value.__name__ if isinstance(value, type) else None
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
-def randomise(module: nn.Module, scale: float = 0.3) -> nn.Module:
-    """Gives the zero-initialised parts random values, so that the module is no longer rigid."""
-    for part in module.modules():
-        if isinstance(part, (OffsetGenerator, nn.Linear)):
-            nn.init.normal_(part.weight, std=scale)
-            nn.init.normal_(part.bias, std=scale)
-    return module
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @pytest.mark.parametrize("geometry", GEOMETRY, ids=str)
@@ -187,19 +177,7 @@ def test_empty_batch(groups, kind, options):
 @pytest.mark.parametrize("mode", ["autocast", "bfloat16", "float64"])
 def test_dtypes(mode, groups, kind, options):
     module = randomise(kind(in_channels=6, out_channels=6, kernel_size=3, padding=1, groups=groups, **options), 0.05)
-    x = torch.randn(2, 6, 9, 8)
-    expected = module(x)
-    if mode == "autocast":
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = module(x)
-    else:
-        dtype = getattr(torch, mode)
-        out = module.to(dtype)(x.to(dtype))
-        assert out.dtype == dtype
-    out.sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
-    tolerance = 1e-5 if mode == "float64" else 0.05
-    torch.testing.assert_close(out.float(), expected, atol=tolerance, rtol=tolerance)
+    check_dtypes(mode, module, torch.randn(2, 6, 9, 8))
 
 
 @pytest.mark.parametrize("kind, options", DEPTHWISE[:4], ids=ids)
