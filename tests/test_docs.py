@@ -214,7 +214,7 @@ def test_the_recipe_of_an_ablation(tmp_path, capsys):
 def test_the_recipe_of_a_claim(tmp_path):
     (text,) = blocks_of("A claim", "yaml")
     claims = (ROOT / "dk_bench" / "claims" / "claims.yaml").read_text(encoding="utf-8")
-    (tmp_path / "claims.yaml").write_text(claims + textwrap.indent(text.replace("id: ", "id: mine-"), "  "))
+    (tmp_path / "claims.yaml").write_text(claims + textwrap.indent(text.replace("- id: ", "- id: mine-"), "  "))
     assert len(load_claims(tmp_path / "claims.yaml").claims) == len(load_claims().claims) + 1
 
 
