@@ -14,65 +14,26 @@ from collections.abc import Iterable
 
 __all__ = ["escape", "packages"]
 
+
+def _pairs(words: str) -> dict[str, str]:
+    """Returns what stands for each character, which the words name in turns with it."""
+    characters = words.split()
+    return dict(zip(characters[::2], characters[1::2], strict=True))
+
+
 GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
     "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
 )
-MATHS = {
-    "<": "<",
-    ">": ">",
-    "|": "|",
-    "±": r"\pm",
-    "×": r"\times",
-    "÷": r"\div",
-    "µ": r"\mu",
-    "·": r"\cdot",
-    "−": "-",
-    "≤": r"\leq",
-    "≥": r"\geq",
-    "≠": r"\neq",
-    "≈": r"\approx",
-    "∞": r"\infty",
-    "√": r"\surd",
-    "←": r"\leftarrow",
-    "→": r"\rightarrow",
-    "↑": r"\uparrow",
-    "↓": r"\downarrow",
-    "↔": r"\leftrightarrow",
-    "¬": r"\neg",
-    "°": r"^\circ",
-    "¹": "^1",
-    "²": "^2",
-    "³": "^3",
-}
-COMMANDS = {
-    "\\": "textbackslash",
-    "~": "textasciitilde",
-    "^": "textasciicircum",
-    "'": "textquotesingle",
-    "`": "textasciigrave",
-    "–": "textendash",
-    "—": "textemdash",
-    "‘": "textquoteleft",
-    "’": "textquoteright",
-    "“": "textquotedblleft",
-    "”": "textquotedblright",
-    "…": "ldots",
-    "ß": "ss",
-    "æ": "ae",
-    "Æ": "AE",
-    "œ": "oe",
-    "Œ": "OE",
-    "ø": "o",
-    "Ø": "O",
-    "ł": "l",
-    "Ł": "L",
-    "ı": "i",
-    "§": "S",
-    "¶": "P",
-    "©": "copyright",
-    "£": "pounds",
-}
+MATHS = _pairs(r"""
+    < < > > | | ± \pm × \times ÷ \div µ \mu · \cdot − - ≤ \leq ≥ \geq ≠ \neq ≈ \approx ∞ \infty √ \surd ← \leftarrow
+    → \rightarrow ↑ \uparrow ↓ \downarrow ↔ \leftrightarrow ¬ \neg ° ^\circ ¹ ^1 ² ^2 ³ ^3
+""")
+COMMANDS = _pairs(r"""
+    \ textbackslash ~ textasciitilde ^ textasciicircum ' textquotesingle ` textasciigrave – textendash — textemdash
+    ‘ textquoteleft ’ textquoteright “ textquotedblleft ” textquotedblright … ldots ß ss æ ae Æ AE œ oe Œ OE ø o Ø O
+    ł l Ł L ı i § S ¶ P © copyright £ pounds
+""")
 SHOWN = {
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
     **{sign: f"${formula}$" for sign, formula in MATHS.items()},
@@ -83,22 +44,8 @@ SHOWN = {
 for _name in GREEK.split():
     _case = "CAPITAL" if _name[0].isupper() else "SMALL"
     SHOWN[unicodedata.lookup(f"GREEK {_case} LETTER {_name.upper().replace('LAMBDA', 'LAMDA')}")] = rf"$\{_name}$"
-ACCENTS = {
-    "\u0300": "`",
-    "\u0301": "'",
-    "\u0302": "^",
-    "\u0303": "~",
-    "\u0304": "=",
-    "\u0306": "u",
-    "\u0307": ".",
-    "\u0308": '"',
-    "\u030a": "r",
-    "\u030b": "H",
-    "\u030c": "v",
-    "\u0323": "d",
-    "\u0327": "c",
-    "\u0331": "b",
-}
+_COMBINING = "\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0323\u0327\u0331"
+ACCENTS = dict(zip(_COMBINING, "`'^~=u.\"rHvdcb", strict=True))  # characters that put a mark on a letter
 FONTS = {"gbsn": "gb2312", "bsmi": "big5", "min": "shift_jis", "mj": "euc_kr"}  # of the package CJK, and what they have
 LACKING = "\u2015\u203e\u223c\uff64"  # of these characters the fonts have none
 NEEDED = {"CJK": (r"\begin{CJK}",), "textcomp": (r"\textquotesingle", r"\textasciigrave")}
