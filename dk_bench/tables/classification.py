@@ -10,24 +10,19 @@ from collections.abc import Iterable
 from dk_bench.models import PAPER_MODELS
 from dk_bench.tables.cells import Cell
 from dk_bench.tables.columns import (
-    DIRTY,
-    ENDING,
-    FIGURE,
     GRID,
-    KERNELS,
     MODEL,
     OTHER_DATA,
     SOURCE,
+    Columns,
     Metric,
     beside_paper,
-    differences,
-    notes_of,
-    paper_differences,
-    paper_names,
-    pooling_notes,
+    document,
+    models_columns,
+    paper_columns,
 )
 from dk_bench.tables.costs import Costs
-from dk_bench.tables.rows import ModelRow, rows_of_models, rows_of_paper
+from dk_bench.tables.rows import rows_of_models, rows_of_paper
 from dk_bench.tables.table import Column, Document, Table, make_table
 
 TOP1 = Metric("top-1", "val/top1", "top1")
@@ -60,29 +55,24 @@ ADDED = {
     "once, which computes the same and is cheaper.",
 }
 
-MODELS_COLUMNS = (
-    Column("model", lambda row: row.model, short=MODEL),
-    *KERNELS,
-    TOP1.column(FIGURE),
-    *differences(TOP1),
-    Column("#P (k)", lambda row: row.count("params", 1e3, 1)),
-    Column("MMACs", lambda row: row.count("macs", 1e6)),
-    Column("sampling MMACs", lambda row: row.count("sampling_macs", 1e6)),
-    *ENDING,
+COLUMNS = models_columns(
+    [Column("model", lambda row: row.model, short=MODEL)],
+    TOP1,
+    [
+        Column("#P (k)", lambda row: row.count("params", 1e3, 1)),
+        Column("MMACs", lambda row: row.count("macs", 1e6)),
+        Column("sampling MMACs", lambda row: row.count("sampling_macs", 1e6)),
+    ],
 )
 
 
-def paper_columns(number: int, with_paper: bool) -> list[Column[ModelRow]]:
-    """Returns the columns of the paper's table 1 or 2; ``with_paper``: its figures stand beside ours."""
-    return [
-        *paper_names(number),
-        *beside_paper(TOP1.column(FIGURE), "top1", with_paper),
-        *paper_differences(TOP1, number == 2, with_paper),
+def _paper_columns(number: int, with_paper: bool) -> Columns:
+    counts = [
         *beside_paper(Column("#P (M)", lambda row: row.count("params", 1e6)), "params", with_paper),
         *beside_paper(Column("GMACs", lambda row: row.count("macs", 1e9)), "flops", with_paper, 2),
         Column("sampling GMACs", lambda row: row.count("sampling_macs", 1e9, 3)),
-        *ENDING,
     ]
+    return paper_columns(number, TOP1, counts, with_paper=with_paper)
 
 
 def paper_document(number: int, cells: list[Cell], costs: Costs) -> Document:
@@ -93,16 +83,15 @@ def paper_document(number: int, cells: list[Cell], costs: Costs) -> Document:
     others = [cell for cell in cells if not cell.is_papers_protocol]
     rows = rows_of_paper(number, theirs, TOP1.key, costs)
     models = {row.model for row in rows}
-    tables = [make_table("ImageNet", paper_columns(number, True), rows)]
+    tables = [make_table("ImageNet", _paper_columns(number, True), rows)]
     for data in sorted({cell.data for cell in others if cell.model in models}):
         here = [cell for cell in others if cell.data == data]
         why = OTHER_PROTOCOL if data.is_imagenet else OTHER_DATA
         rows = rows_of_paper(number, here, TOP1.key, {})
-        tables.append(make_table(f"{data}: {why}", paper_columns(number, False), rows))
+        tables.append(make_table(f"{data}: {why}", _paper_columns(number, False), rows))
     subject = {1: "scope, global and local kernels", 2: "with strong baselines"}[number]
-    counting = [COUNTING, BASES, ADDED[number], DIRTY]
-    notes = [SPREAD, *notes_of(tables), GRID, *counting, *pooling_notes(tables), SOURCE]
-    return Document(f"table{number}", f"Table {number}: {subject}.", notes, tables)
+    notes = [GRID, COUNTING, BASES, ADDED[number]]
+    return document(f"table{number}", f"Table {number}: {subject}.", tables, [SPREAD], notes, SOURCE)
 
 
 def models_documents(cells: list[Cell]) -> list[Document]:
@@ -123,8 +112,8 @@ def _models_document(name: str, title: str, cells: list[Cell], expected: Iterabl
         for data in sorted({cell.data for cell in cells})
     ]
     tables = tables or [_models_table("no records yet", [], expected)]
-    return Document(name, title, [SPREAD, *notes_of(tables), GRID, DIRTY, *pooling_notes(tables), COUNTING], tables)
+    return document(name, title, tables, [SPREAD], [GRID], COUNTING)
 
 
 def _models_table(heading: str, cells: list[Cell], expected: Iterable[str]) -> Table:
-    return make_table(heading, MODELS_COLUMNS, rows_of_models(cells, TOP1.key, expected))
+    return make_table(heading, COLUMNS, rows_of_models(cells, TOP1.key, expected))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from dk_bench.models import MODELS
-from dk_bench.tables.entries import Figure, Number, Value
+from dk_bench.tables.entries import Figure, Number
 from dk_bench.tables.paper import TABLES, paper_difference
 from dk_bench.tables.rows import ModelRow
-from dk_bench.tables.table import Column, Table, merged
+from dk_bench.tables.table import Column, Document, Table, merged
 
 OTHER_DATA = "not comparable with the paper"
 DIFFERENCE = (
@@ -39,19 +40,6 @@ FAMILY = "difference"
 MODEL, FIGURE, ABOVE = "model", "top-1 or mAP", "Δ rigid"  # columns of a summary
 
 
-@dataclass(frozen=True)
-class Metric:
-    """What a table is about: its name at a column's head, its key in records, and in the paper's tables."""
-
-    name: str
-    key: str
-    paper: str = ""
-
-    def column(self, short: str = "") -> Column[ModelRow]:
-        """Returns the column of its figures at the end of training."""
-        return Column(self.name, lambda row: row.final(self.key), short=short)
-
-
 KERNELS = (
     Column("1x1", lambda row: row.kernels[0], short=MODEL),
     Column("3x3", lambda row: row.kernels[1], short=MODEL),
@@ -62,67 +50,88 @@ ENDING = (
     Column("pooled", lambda row: "; ".join(row.cell.mixture(row.metric)) if row.cell else "", when=any),
     Column("setting", lambda row: row.cell.label if row.cell else "", when=any, short=MODEL),
 )
+Columns = Iterable[Column[ModelRow]]
 
 
-def paper_names(number: int) -> list[Column[ModelRow]]:
-    """Returns the columns that name a row of one of the paper's tables, in its words but for the 3x3 convolutions."""
-    keys = [key for key in TABLES[f"table{number}"][0] if key in NAMES]
-    return [*(Column(NAMES[key], _of_paper(key), short=MODEL) for key in keys), KERNELS[1]]
+@dataclass(frozen=True)
+class Metric:
+    """A figure of tables: its name at a column's head, its key in records, and in the paper's tables."""
 
+    name: str
+    key: str
+    paper: str = ""
 
-def _of_paper(key: str) -> Callable[[ModelRow], str]:
-    return lambda row: row.paper[key]
+    def column(self, short: str = "") -> Column[ModelRow]:
+        """Returns the column of what it is at the end of training."""
+        return Column(self.name, lambda row: row.final(self.key), short=short)
 
 
 def beside_paper(column: Column[ModelRow], key: str, with_paper: bool, digits: int = 1) -> list[Column[ModelRow]]:
-    """Returns a column, and before it, ``with_paper``, the paper's figures ``key``."""
+    """Returns a column, and before it, ``with_paper``, that of the paper's figures ``key``."""
     return [Column(f"{column.name}, paper", lambda row: Number(row.paper[key], digits), when=with_paper), column]
 
 
-def differences(metric: Metric) -> list[Column[ModelRow]]:
-    """Returns the differences to the rigid base, and of DK with SCC or DCN to that alone."""
+def models_columns(names: Columns, metric: Metric, counts: Columns, more: Iterable[Metric] = ()) -> Columns:
+    """Returns the columns of a table of any models: what names them, their kernels, the metric and its differences to
+    the rigid base and, of DK with SCC or DCN, to that alone, ``more`` metrics, and counts."""
     return [
+        *names,
+        *KERNELS,
+        metric.column(FIGURE),
         Column(ABOVE, ModelRow.above_base, FAMILY, notes=(DIFFERENCE.format(metric.name),), short=ABOVE),
         Column("Δ DK", ModelRow.above_rival, FAMILY, notes=(WITHOUT,)),
+        *(each.column() for each in more),
+        *counts,
+        *ENDING,
     ]
 
 
-def paper_differences(metric: Metric, of_dk: bool, with_paper: bool) -> list[Column[ModelRow]]:
+def paper_columns(
+    number: int, metric: Metric, counts: Columns = (), more: Columns = (), with_paper: bool = True
+) -> Columns:
+    """Returns the columns of one of the paper's tables: what names a row, in its words but for the 3x3 convolutions,
+    the metric, ``more`` figures, differences, and counts. ``with_paper``: its figures stand beside ours."""
+    keys = [key for key in TABLES[f"table{number}"][0] if key in NAMES]
+    return [
+        *(Column(NAMES[key], partial(_of_paper, key), short=MODEL) for key in keys),
+        KERNELS[1],
+        *beside_paper(metric.column(FIGURE), metric.paper, with_paper),
+        *more,
+        *_paper_differences(metric, number in (2, 4), with_paper),
+        *counts,
+        *ENDING,
+    ]
+
+
+def _of_paper(key: str, row: ModelRow) -> str:
+    return row.paper[key]
+
+
+def _paper_differences(metric: Metric, of_dk: bool, with_paper: bool) -> Columns:
     """Returns the difference that a table of the paper is about, its own before it: to the rigid base; ``of_dk``: to
     the rival alone, and that to the rigid base, which gets no verdict, first."""
-    to_rigid = DIFFERENCE.format(metric.name)
 
     def effect(row: ModelRow) -> float | None:
         base = row.model.removesuffix("_dk") if of_dk else MODELS[row.model].base
         return None if base == row.model else paper_difference(row.model, base, metric.paper)
 
-    def above_base(row: ModelRow) -> Value:
-        return row.above_base(effect(row))
-
-    def above_rival(row: ModelRow) -> Value:
-        return row.above_rival(effect(row))
-
-    paper = Column("Δ DK, paper" if of_dk else "Δ rigid, paper", _signed(effect), when=with_paper)
+    to_rigid = DIFFERENCE.format(metric.name)
+    name = "Δ DK" if of_dk else ABOVE
+    paper = Column(f"{name}, paper", lambda row: Number(effect(row), signed=True), when=with_paper)
     if not of_dk:
-        return [paper, Column(ABOVE, above_base, FAMILY, notes=(to_rigid,), short=ABOVE)]
+        return [paper, Column(ABOVE, lambda row: row.above_base(effect(row)), FAMILY, notes=(to_rigid,), short=ABOVE)]
     return [
         Column(ABOVE, ModelRow.above_base, notes=(to_rigid,), short=ABOVE),
         paper,
-        Column("Δ DK", above_rival, FAMILY, notes=(WITHOUT, UNJUDGED)),
+        Column(name, lambda row: row.above_rival(effect(row)), FAMILY, notes=(WITHOUT, UNJUDGED)),
     ]
 
 
-def _signed(effect: Callable[[ModelRow], float | None]) -> Callable[[ModelRow], Number]:
-    return lambda row: Number(effect(row), signed=True)
-
-
-def notes_of(tables: Iterable[Table]) -> list[str]:
-    """Returns the notes on the columns of tables."""
-    return list(merged(table.notes for table in tables))
-
-
-def pooling_notes(tables: Iterable[Table]) -> list[str]:
-    """Returns what explains the column ``pooled``, and marks of differences, where there are some."""
+def document(name: str, title: str, tables: list[Table], first: list[str], more: list[str], last: str) -> Document:
+    """Returns tables of models with notes: the ``first`` ones, those of their columns, ``more``, and what explains
+    marks, as far as there are some."""
     rows = [row for table in tables for row in table.rows]
     marked = any(isinstance(value, Figure) and value.marks for row in rows for value in row)
-    return [POOLED] * (marked or any("pooled" in table.columns for table in tables))
+    pooled = [POOLED] * (marked or any("pooled" in table.columns for table in tables))
+    notes = [*first, *merged(table.notes for table in tables), *more, DIRTY, *pooled, last]
+    return Document(name, title, notes, tables)

@@ -5,21 +5,15 @@ from __future__ import annotations
 from dk_bench.models import PAPER_MODELS
 from dk_bench.tables.cells import Cell
 from dk_bench.tables.columns import (
-    DIRTY,
-    ENDING,
-    FIGURE,
     GRID,
-    KERNELS,
     MODEL,
     OTHER_DATA,
     SOURCE,
     Metric,
     beside_paper,
-    differences,
-    notes_of,
-    paper_differences,
-    paper_names,
-    pooling_notes,
+    document,
+    models_columns,
+    paper_columns,
 )
 from dk_bench.tables.rows import ModelRow, rows_of_paper
 from dk_bench.tables.table import Column, Document, make_table
@@ -41,23 +35,15 @@ SPLITS = (
 STARTS = "Every backbone starts from its own weights; all else is the same for the two runs of a difference."
 COUNTING = "#P: parameters of the whole detector, our own count."
 
-COLUMNS = (
-    Column("detector", lambda row: row.cell.runs[0].model.get("detector") or "", short=MODEL),
-    Column("backbone", lambda row: row.model, short=MODEL),
-    *KERNELS,
-    MAP.column(FIGURE),
-    *differences(MAP),
-    *(metric.column() for metric in (*BY_OVERLAP, *BY_SIZE)),
-    Column("#P (k)", lambda row: row.count("params", 1e3, 1)),
-    *ENDING,
+COLUMNS = models_columns(
+    [
+        Column("detector", lambda row: row.cell.runs[0].model.get("detector") or "", short=MODEL),
+        Column("backbone", lambda row: row.model, short=MODEL),
+    ],
+    MAP,
+    [Column("#P (k)", lambda row: row.count("params", 1e3, 1))],
+    [*BY_OVERLAP, *BY_SIZE],
 )
-
-
-def paper_columns(number: int) -> list[Column[ModelRow]]:
-    """Returns the columns of the paper's table 3 or 4."""
-    by_size = [column for metric in BY_SIZE for column in beside_paper(metric.column(), metric.paper, True)]
-    figures = [*beside_paper(MAP.column(FIGURE), MAP.paper, True), *by_size]
-    return [*paper_names(number), *figures, *paper_differences(MAP, number == 4, True), *ENDING]
 
 
 def detection_documents(cells: list[Cell]) -> list[Document]:
@@ -74,11 +60,12 @@ def detection_documents(cells: list[Cell]) -> list[Document]:
 
 
 def _paper_document(number: int, cells: list[Cell]) -> Document:
-    rows = rows_of_paper(number, cells, MAP.key, {})
-    tables = [make_table("COCO, Faster R-CNN with FPN, 1x", paper_columns(number), rows)]
+    by_size = [column for metric in BY_SIZE for column in beside_paper(metric.column(), metric.paper, True)]
+    columns = paper_columns(number, MAP, more=by_size)
+    table = make_table("COCO, Faster R-CNN with FPN, 1x", columns, rows_of_paper(number, cells, MAP.key, {}))
     subject = {3: "global and local kernels", 4: "with strong baselines"}[number]
-    notes = [SPREAD, SPLITS, *notes_of(tables), STARTS, GRID, DIRTY, *pooling_notes(tables), SOURCE]
-    return Document(f"table{number}", f"Table {number}: object detection, {subject}.", notes, tables)
+    title = f"Table {number}: object detection, {subject}."
+    return document(f"table{number}", title, [table], [SPREAD, SPLITS], [STARTS, GRID], SOURCE)
 
 
 def _others(cells: list[Cell]) -> Document:
@@ -89,5 +76,4 @@ def _others(cells: list[Cell]) -> Document:
         rows = [ModelRow(cell.model, cell, here, MAP.key) for cell in here]
         tables.append(make_table(f"{data}: {OTHER_SETTING if data.is_coco else OTHER_DATA}", COLUMNS, rows))
     title = "Object detection on other data, or in other settings."
-    notes = [SPREAD, *notes_of(tables), GRID, DIRTY, *pooling_notes(tables), COUNTING]
-    return Document("detection", title, notes, tables)
+    return document("detection", title, tables, [SPREAD], [GRID], COUNTING)
