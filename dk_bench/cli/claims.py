@@ -13,20 +13,15 @@ from dk_bench.claims.file import CLAIMS_FILE, load_claims
 from dk_bench.claims.findings import families, untested
 from dk_bench.claims.plan import keep_plan, kept_plan, plan_commits
 from dk_bench.cli.options import add_output, check_file
-from dk_bench.errors import UserError
+from dk_bench.cli.records import RESULTS, add_records, read_records, writing_below
 from dk_bench.files import write_atomically
 from dk_bench.report.forest import forest_file
 from dk_bench.report.readme import write_claims
-from dk_bench.runs.record import as_it_stands, find_records, read_record
 from dk_bench.tables.render import markdown, show
-
-RESULTS = Path("results")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "records", nargs="*", type=Path, metavar="FOLDER", help="folders with records, or record files (results)"
-    )
+    add_records(parser, "FOLDER")
     parser.add_argument("--claims", type=Path, metavar="FILE", default=CLAIMS_FILE, help="claims (the paper's)")
     parser.add_argument(
         "--plan",
@@ -42,28 +37,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints and writes the claims. Raises UserError for a missing folder, a file that is no record, and bad claims."""
-    folders = args.records or [RESULTS]
-    first = folders[0] if folders[0].is_dir() else folders[0].parent
-    out = args.output or first / "claims.md"
+    places = args.records or [RESULTS]
+    folder = places[0] if places[0].is_dir() else places[0].parent
+    out = args.output or folder / "claims.md"
     check_file(out)
     claims = load_claims(args.claims)
-    records = {path: as_it_stands(read_record(path)) for path in find_records(folders)}
-    found = families(claims, records.values(), first)
-    written = []
-    try:
-        if args.plan:
-            written.append(keep_plan(first, args.plan, plan_commits(found, args.plan)))
+    records = read_records(places)
+    found = families(claims, records.values(), folder)
+    with writing_below(out):
+        written = [keep_plan(folder, args.plan, plan_commits(found, args.plan))] if args.plan else []
         paths = {record.run_id: path.parent for path, record in records.items()}
-        document = claims_document(
-            found, untested(claims, found), kept_plan(first), record_folders(found, paths, out.parent)
-        )
+        folders = record_folders(found, paths, out.parent)
+        document = claims_document(found, untested(claims, found), kept_plan(folder), folders)
         show(document, Console())
         written.append(write_atomically(out, markdown(document)))
         written.append(write_atomically(out.with_suffix(".svg"), forest_file(found)))
         if args.readme:
             link = Path(os.path.relpath(out.with_suffix(""), args.readme.parent)).as_posix()
             written.append(write_claims(args.readme, claims_summary(found, link)))
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from error
     print(f"{len(records)} records; wrote {', '.join(map(str, written))}")
     return 0

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
+from collections.abc import Collection
 
 from rich.console import Console
 
 from dk_bench.claims.planning import Aim, find_cells, plan_seeds, read_contrast
 from dk_bench.claims.simulation import simulate
-from dk_bench.cli.options import add_number, add_output, check_file
+from dk_bench.cli.options import add_number, add_output, check_file, writing
+from dk_bench.cli.records import add_records, check_all_hold, read_records
 from dk_bench.errors import UserError
 from dk_bench.files import write_atomically
-from dk_bench.runs.record import DETECTION, TRAINING, RunRecord, as_it_stands, find_records, read_record
+from dk_bench.runs.record import DETECTION, TRAINING, RunRecord
 from dk_bench.tables.cells import Data, gather
 from dk_bench.tables.contrasts import MARGIN, POWER
-from dk_bench.tables.render import Document, markdown, show
+from dk_bench.tables.render import markdown, show
+from dk_bench.tables.table import Document
 
 METRICS = {TRAINING: "val/top1", DETECTION: "val/mAP"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "records", nargs="*", type=Path, metavar="RECORDS", help="folders with records, or record files"
-    )
+    add_records(parser, default="")
     parser.add_argument(
         "--contrast", metavar="A-B", help="the cells by their models' names; A[KEY=VALUE] where a model has several"
     )
@@ -59,10 +59,8 @@ def run(args: argparse.Namespace) -> int:
     document = simulate() if _is_simulation(args) else _plan(args)
     show(document, Console())
     if args.output:
-        try:
+        with writing(args.output):
             write_atomically(args.output, markdown(document))
-        except OSError as error:
-            raise UserError(f"--output {args.output}: {error.strerror or error}") from error
     return 0
 
 
@@ -76,7 +74,7 @@ def _is_simulation(args: argparse.Namespace) -> bool:
 def _plan(args: argparse.Namespace) -> Document:
     _check(args)
     terms = read_contrast(args.contrast)
-    found = [as_it_stands(read_record(path)) for path in find_records(args.records)]
+    found = read_records(args.records).values()
     models = {term.model for term in terms}
     there = [r for r in found if r.model["name"] in models and args.data in (None, Data.of(r).name)]
     task = _task_of(there or found)
@@ -88,8 +86,7 @@ def _plan(args: argparse.Namespace) -> Document:
 def _check(args: argparse.Namespace) -> None:
     if not args.records:
         raise UserError("expected folders with records, or --simulate")
-    if empty := [path for path in args.records if not find_records([path])]:
-        raise UserError(f"{empty[0]}: no record in it, expected record.json or *.record.json anywhere below")
+    check_all_hold(args.records)
     if args.contrast is None:
         raise UserError("--contrast: expected A-B, as in test_resnetdw_dk-test_resnetdw")
     if args.effect is None or not math.isfinite(args.effect) or args.effect == 0:
@@ -100,7 +97,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--power: expected a share above 0 and below 1, got {args.power}")
 
 
-def _task_of(records: list[RunRecord]) -> str:
+def _task_of(records: Collection[RunRecord]) -> str:
     tasks = sorted({record.task for record in records if record.task in METRICS})
     if len(tasks) > 1:
         raise UserError(f"--contrast: records of {' and '.join(tasks)}; name a data set by --data, or give fewer")

@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from dk_bench.cli.options import add_output, check_folder
-from dk_bench.errors import UserError
+from dk_bench.cli.records import RESULTS, add_records, check_all_hold, read_records, writing_below
 from dk_bench.models import PAPER_MODELS
 from dk_bench.report.readme import write_figures
-from dk_bench.runs.record import EVALUATION, as_it_stands, find_records, read_record
+from dk_bench.runs.record import EVALUATION
 from dk_bench.runs.wandb_records import fetch_records
 from dk_bench.tables.costs import count_costs, load_costs, write_costs
 from dk_bench.tables.documents import build_documents, write_documents
@@ -21,13 +21,10 @@ from dk_bench.tables.render import show
 ALL = ("table1", "table2", "table3", "table4", "demo", "other", "detection")
 TABLES = {str(number): (f"table{number}",) for number in (1, 2, 3, 4)}
 TABLES |= {"demo": ("demo",), "detection": ("table3", "table4", "detection"), "all": ALL}
-RESULTS = Path("results")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "records", nargs="*", type=Path, metavar="RECORDS", help="folders with records, or record files (results)"
-    )
+    add_records(parser)
     parser.add_argument(
         "--wandb", metavar="ENTITY/PROJECT/SWEEP", help="records of a W&B sweep, or of a project: ENTITY/PROJECT"
     )
@@ -44,13 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints and writes the tables. Raises UserError for a missing folder or a file that is no record."""
-    folders = [*args.records, *([fetch_records(args.wandb)] if args.wandb else [])] or [RESULTS]
-    first = folders[0]
-    folder = args.output or (first if first.is_dir() else first.parent)
+    places = [*args.records, *([fetch_records(args.wandb)] if args.wandb else [])] or [RESULTS]
+    folder = args.output or (places[0] if places[0].is_dir() else places[0].parent)
     check_folder(folder)
-    if empty := [path for path in args.records if not find_records([path])]:
-        raise UserError(f"{empty[0]}: no record in it, expected record.json or *.record.json anywhere below")
-    records = [as_it_stands(read_record(path)) for path in find_records(folders)]
+    check_all_hold(args.records)
+    records = list(read_records(places).values())
     if args.recount:
         write_costs(count_costs(PAPER_MODELS))
     documents = build_documents(records, load_costs())
@@ -58,13 +53,11 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     for document in chosen:
         show(document, console)
-    try:
+    with writing_below(folder):
         written = write_documents(chosen, folder)
         if args.readme:
             link = Path(os.path.relpath(folder, args.readme.parent)).as_posix()
             written.append(write_figures(args.readme, documents.values(), folder, link))
-    except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
     evaluations = sum(record.task == EVALUATION for record in records)
     left_out = f", {evaluations} of them evaluations, which no table has" if evaluations else ""
     print(f"{len(records)} records{left_out}; wrote {', '.join(map(str, written))}")
