@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from dk_bench.analysis.outputs import write_text
 from dk_bench.config import Config, to_dict
 from dk_bench.errors import UserError
-from dk_bench.files import write_atomically
 from dk_bench.runs.environment import portable
 from dk_bench.runs.identity import config_hash
 from dk_bench.runs.record import read_record
-from dk_bench.tables.render import Table
+from dk_bench.tables.entries import Number
+from dk_bench.tables.table import Column, Table, make_table
 
 UNKNOWN = "not known"
 
@@ -43,35 +44,30 @@ class Origin:
 
 
 def origin_of(path: str | Path, model: str, config: Config, run_id: str) -> Origin:
-    """Of a checkpoint's file; commit and top-1 stand in the record beside it, where that is of the same run."""
+    """Returns the origin of a checkpoint's file; commit and top-1 stand in the record beside it, where that is of the
+    same run."""
+    origin = Origin(model, config.seed, run_id or None, config_hash(to_dict(config)))
     beside = Path(path).with_name("record.json")
     record = read_record(beside) if beside.exists() else None
     if record is None or record.run_id != run_id:
-        return Origin(model, config.seed, run_id or None, config_hash(to_dict(config)))
-    return Origin(
-        model,
-        config.seed,
-        run_id,
-        config_hash(to_dict(config)),
-        record.git.get("commit"),
-        record.git.get("dirty"),
-        record.metrics["final"].get("val/top1"),
-    )
+        return origin
+    git, top1 = record.git, record.metrics["final"].get("val/top1")
+    return replace(origin, run=run_id, commit=git.get("commit"), dirty=git.get("dirty"), top1=top1)
+
+
+COLUMNS: list[Column[Origin]] = [
+    Column("model", lambda of: of.model),
+    Column("run", lambda of: of.run or UNKNOWN),
+    Column("configuration", lambda of: of.configuration or UNKNOWN),
+    Column("seed", lambda of: str(of.seed)),
+    Column("top-1 (%)", lambda of: str(Number(of.top1, 1))),
+    Column("trained at commit", lambda of: (of.commit or UNKNOWN)[:12] + (" with changes" if of.dirty else "")),
+]
 
 
 def origin_table(origins: Sequence[Origin]) -> Table:
     """Returns the checkpoints of a study, a row each."""
-    return Table(
-        "Checkpoints",
-        ("model", "run", "configuration", "seed", "top-1 (%)", "trained at commit"),
-        [_row(origin) for origin in origins],
-    )
-
-
-def _row(origin: Origin) -> list[str]:
-    commit = (origin.commit or UNKNOWN)[:12] + (" with changes" if origin.dirty else "")
-    top1 = "-" if origin.top1 is None else f"{origin.top1:.1f}"
-    return [origin.model, origin.run or UNKNOWN, origin.configuration or UNKNOWN, str(origin.seed), top1, commit]
+    return make_table("Checkpoints", COLUMNS, origins)
 
 
 def write_about(path: Path, about: Mapping[str, Any], origins: Sequence[Origin]) -> Path:
@@ -80,22 +76,20 @@ def write_about(path: Path, about: Mapping[str, Any], origins: Sequence[Origin])
     Raises UserError where it cannot.
     """
     content = portable(dict(about)) | {"checkpoints": [asdict(origin) for origin in origins]}
-    try:
-        return write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_about(path: Path, needed: Sequence[str]) -> tuple[dict[str, Any], list[Origin]]:
-    """Tells what :func:`write_about` wrote. Raises UserError where it cannot be read, or lacks a key of ``needed``."""
+    """Reads what :func:`write_about` wrote. Raises UserError where it cannot be read, or lacks a key of ``needed``."""
+    expected = "what a study's command leaves beside its CSV"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         origins = [Origin(**each) for each in about.pop("checkpoints")]
-        missing = [key for key in needed if key not in about]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         names = ", ".join(each.name for each in fields(Origin))
-        expected = f"what a study's command leaves beside its CSV, with checkpoints of {names}"
-        raise UserError(f"{path}: cannot be read: {error!r}; expected {expected}") from error
-    if missing:
-        raise UserError(f"{path}: no {', '.join(missing)}; expected what a study's command leaves beside its CSV")
+        raise UserError(
+            f"{path}: cannot be read: {error!r}; expected {expected}, with checkpoints of {names}"
+        ) from error
+    if missing := [key for key in needed if key not in about]:
+        raise UserError(f"{path}: no {', '.join(missing)}; expected {expected}")
     return about, origins

@@ -175,7 +175,7 @@ def test_command_lists_models(capsys):
     "arguments, message",
     [
         (["--filter", "nothing"], "no model matches 'nothing'"),
-        (["--input-size", "0"], "expected at least 1 pixel, got 0"),
+        (["--input-size", "0"], "--input-size: expected at least 1, got 0"),
     ],
     ids=["filter", "size"],
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 from dk_bench.analysis.dynamics.differences import Compared, families
@@ -14,10 +15,11 @@ from dk_bench.analysis.held import HeldAccuracy
 from dk_bench.analysis.objects import Objects
 from dk_bench.analysis.origin import origin_table, read_about, write_about
 from dk_bench.analysis.outputs import read_dataclasses, write_csv, write_text
-from dk_bench.tables.render import Document, Table, markdown
+from dk_bench.tables.entries import NOTHING
+from dk_bench.tables.render import markdown
 from dk_bench.tables.statistics import summarize
+from dk_bench.tables.table import Column, Document, Table, make_table
 
-TOP1 = ("top1", "top1_held")
 DIFFERENCES = ("table", "model", "cell", "kind", "target", "seeds", "difference", "half_interval", "p", "p_holm")
 WRITTEN_BY = "a CSV of `dk-bench dynamics`"
 
@@ -31,61 +33,75 @@ NOTES = [
 ]
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A row of numbers as texts, by target."""
+
+    model: str
+    kind: str
+    texts: dict[str, str]
+    layer: str = ""
+    dims: int = 0
+    seeds: str = NOTHING
+
+
 def document(of: ProbeResults) -> Document:
     """Makes all tables."""
-    targets = tuple(dict.fromkeys(score.target for score in of.scores))
+    targets = dict.fromkeys(score.target for score in of.scores)
     whole = [score for score in of.scores if score.layer == ALL]
     components = next(score.features for score in whole if score.features.endswith("components"))
+    model, kind = Column("model", lambda row: row.model), Column("dynamics", lambda row: row.kind)
+    dims = Column("numbers", lambda row: str(row.dims))
+    numbers = [Column(_headed(target), partial(_text_of, target)) for target in targets]
+    columns = [model, kind, dims, Column("seeds", lambda row: row.seeds), *numbers]
+    chance = {target: f"{of.chance:.1f}" if target == CLASS else "0.00" for target in targets}
+    learned = [*_rows(whole, LEARNED), *_rows(of.alone, LEARNED), _Row("no model", "chance", chance)]
     compared = families(of.scores)
-    headed = tuple("class (%)" if target == CLASS else f"{target} (R2)" for target in targets)
-    columns = ("model", "dynamics", "numbers", "seeds", *headed)
-    learned = [*_rows(whole, LEARNED, targets), *_alone(of.alone, targets), _chance(of.chance, targets)]
-    controls = {
-        "Random generators of the same shape": RANDOM,
-        f"The first {components}, the same number for all": components,
-        "Shuffled targets": SHUFFLED,
-    }
-    by_layer = _rows([score for score in of.scores if score.layer != ALL], LEARNED, targets, with_layer=True)
-    tables = [
-        Table("Dynamics of all layers", columns, learned),
-        *(_difference_table(heading, members, targets, headed) for heading, members in compared.items()),
-        *(Table(heading, columns, _rows(whole, features, targets)) for heading, features in controls.items()),
-        Table("By layer", ("model", "dynamics", "layer", "numbers", *headed), by_layer),
-        origin_table(of.origins),
-    ]
-    notes = [
-        f"{heading}: {family_note([each.difference for each in members], 'all numbers of this table')}"
-        for heading, members in compared.items()
-    ]
+    tables, notes = [make_table("Dynamics of all layers", columns, learned)], list(NOTES)
+    for heading, members in compared.items():
+        tables.append(make_table(heading, [model, kind, *numbers], _difference_rows(members)))
+        tests = [each.difference for each in members]
+        notes.append(f"{heading}: {family_note(tests, 'all numbers of this table')}")
     if of.held:
         table, note = _held_table(of.held)
-        tables.insert(1 + len(compared), table)
+        tables.append(table)
         notes.append(note)
-    return Document("probe", f"What learned dynamics tell: {of.objects}", [*NOTES, *notes], tables)
+    tables += [
+        make_table("Random generators of the same shape", columns, _rows(whole, RANDOM)),
+        make_table(f"The first {components}, the same number for all", columns, _rows(whole, components)),
+        make_table("Shuffled targets", columns, _rows(whole, SHUFFLED)),
+    ]
+    by_layer = _rows([score for score in of.scores if score.layer != ALL], LEARNED)
+    columns = [model, kind, Column("layer", lambda row: row.layer), dims, *numbers]
+    tables += [make_table("By layer", columns, by_layer), origin_table(of.origins)]
+    return Document("probe", f"What learned dynamics tell: {of.objects}", notes, tables)
+
+
+def _text_of(target: str, row: _Row) -> str:
+    return row.texts.get(target, NOTHING)
+
+
+def _headed(target: str) -> str:
+    return "class (%)" if target == CLASS else f"{target} (R2)"
 
 
 def _digits(target: str) -> int:
     return 1 if target == CLASS else 2
 
 
-def _cells(scores: Iterable[ProbeScore], *names: str) -> dict[tuple, dict[str, list[ProbeScore]]]:
-    """Groups scores by the values of these fields, then by target."""
+def _rows(scores: Iterable[ProbeScore], features: str) -> list[_Row]:
+    """Returns the scores of some features, a row a cell, kind, layer and size of dynamics."""
     found: dict[tuple, dict[str, list[ProbeScore]]] = {}
     for score in scores:
-        by_target = found.setdefault(tuple(getattr(score, name) for name in names), {})
-        by_target.setdefault(score.target, []).append(score)
-    return found
-
-
-def _rows(
-    scores: Iterable[ProbeScore], features: str, targets: tuple[str, ...], with_layer: bool = False
-) -> list[list[str]]:
-    kept = [score for score in scores if score.features == features]
+        if score.features == features:
+            by_target = found.setdefault((score.model, score.cell, score.kind, score.layer, score.dims), {})
+            by_target.setdefault(score.target, []).append(score)
     rows = []
-    for (model, _, kind, layer, dims), by_target in _cells(kept, "model", "cell", "kind", "layer", "dims").items():
-        seeds = str(len(by_target[targets[0]]))
-        start = [model, kind, layer, str(dims)] if with_layer else [model, kind, str(dims), seeds]
-        rows.append(start + [_text(by_target[target], _digits(target)) for target in targets])
+    for (model, cell, kind, layer, dims), by_target in found.items():
+        texts = {target: _text(of_target, _digits(target)) for target, of_target in by_target.items()}
+        seeds = str(len(next(iter(by_target.values()))))
+        name, count = (model, seeds) if cell else ("no model", NOTHING)
+        rows.append(_Row(name, kind, texts, layer, dims, count))
     return rows
 
 
@@ -96,27 +112,12 @@ def _text(scores: list[ProbeScore], digits: int) -> str:
     return interval_text(summarize([score.value for score in scores]), digits)
 
 
-def _alone(alone: list[ProbeScore], targets: tuple[str, ...]) -> list[list[str]]:
-    return [
-        ["no model", kind, str(dims), "-"]
-        + [_text(by_target[target], _digits(target)) if target in by_target else "-" for target in targets]
-        for (kind, dims), by_target in _cells(alone, "kind", "dims").items()
-    ]
-
-
-def _chance(chance: float, targets: tuple[str, ...]) -> list[str]:
-    return ["no model", "chance", "0", "-", *(f"{chance:.1f}" if target == CLASS else "0.00" for target in targets)]
-
-
-def _difference_table(
-    heading: str, members: list[Compared], targets: tuple[str, ...], headed: tuple[str, ...]
-) -> Table:
-    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+def _difference_rows(members: list[Compared]) -> list[_Row]:
+    rows: dict[tuple[str, str], _Row] = {}
     for each in members:
-        row = rows.setdefault((each.model, each.cell, each.kind), {})
-        row[each.target] = each.difference.text(_digits(each.target))
-    cells = [[model, kind, *(row.get(target, "-") for target in targets)] for (model, _, kind), row in rows.items()]
-    return Table(heading, ("model", "dynamics", *headed), cells)
+        row = rows.setdefault((each.cell, each.kind), _Row(each.model, each.kind, {}))
+        row.texts[each.target] = each.difference.text(_digits(each.target))
+    return list(rows.values())
 
 
 def _held_table(held: list[HeldAccuracy]) -> tuple[Table, str]:
@@ -125,21 +126,17 @@ def _held_table(held: list[HeldAccuracy]) -> tuple[Table, str]:
     for each in held:
         of_cell.setdefault(each.cell, []).append(each)
     tests = corrected([Difference(summarize([e.top1_held - e.top1 for e in own])) for own in of_cell.values()])
-    rows = [
-        [
-            own[0].model,
-            str(len(own)),
-            *(interval_text(summarize([getattr(each, name) for each in own]), 1) for name in TOP1),
-            test.text(1),
-        ]
-        for own, test in zip(of_cell.values(), tests, strict=True)
+    columns = [
+        Column("model", lambda row: row[0][0].model),
+        Column("seeds", lambda row: str(len(row[0]))),
+        Column("top-1 (%)", lambda row: interval_text(summarize([each.top1 for each in row[0]]), 1)),
+        Column("held (%)", lambda row: interval_text(summarize([each.top1_held for each in row[0]]), 1)),
+        Column("held minus as trained", lambda row: row[1].text(1)),
     ]
     heading = "Top-1 with offsets held at their mean"
     words = f"{heading}, of {held[0].images} images, over which the mean is taken, and over all positions: "
-    return (
-        Table(heading, ("model", "seeds", "top-1 (%)", "held (%)", "held minus as trained"), rows),
-        words + family_note(tests, "the differences of this table"),
-    )
+    table = make_table(heading, columns, zip(of_cell.values(), tests, strict=True))
+    return table, words + family_note(tests, "the differences of this table")
 
 
 def write_tables(of: ProbeResults, folder: Path, name: str = "probe") -> list[Path]:

@@ -16,8 +16,10 @@ from dk_bench.analysis.family import family_note, interval_text, p_columns
 from dk_bench.analysis.origin import Origin, origin_table, read_about, write_about
 from dk_bench.analysis.outputs import read_csv, write_csv, write_text
 from dk_bench.analysis.pictures import Picture
-from dk_bench.tables.render import Document, Table, markdown
+from dk_bench.tables.entries import NOTHING
+from dk_bench.tables.render import markdown
 from dk_bench.tables.statistics import Summary
+from dk_bench.tables.table import Column, Document, Table, make_table
 
 SHOWN = 4  # pictures in a figure
 DIGITS = dict(zip(NUMBERS, (2, 2, 1, 3, 2, 3, 3), strict=True))
@@ -130,26 +132,31 @@ def _read_line(row: dict[str, str]) -> FieldSummary:
 
 def document(lines: Sequence[FieldSummary], about: dict[str, Any], origins: Sequence[Origin]) -> Document:
     """Makes the tables of a summary: differences with their tests, models, checkpoints, and where those are from."""
-    shown = [name for name in NUMBERS if any(name in line.numbers for line in lines)]
-    headed = [name.replace("_", " ") for name in shown]
+    dead = Column("dead units", lambda line: f"{line.dead} of {line.units}" if line.units else NOTHING)
     tables, notes = [], list(NOTES)
     if differences := [line for line in lines if line.over == SEEDS]:
-        rows = [
-            [line.model, str(line.count), *(line.tests[n].text(DIGITS[n]) if n in line.tests else "-" for n in shown)]
-            for line in differences
-        ]
-        tables.append(Table("Differences by seed", ("models", "seeds", *headed), rows))
+        tables.append(_table("Differences by seed", "models", lines, SEEDS))
         members = [test for line in differences for test in line.tests.values()]
         notes.append(family_note(members, "all numbers of all rows of differences by seed"))
     for heading, over in (("Models", CHECKPOINTS), ("Checkpoints' means over pictures", PICTURES)):
-        if rows := [_cells(line, shown) for line in lines if line.over == over]:
-            tables.append(Table(heading, ("model", over, *headed, "dead units"), rows))
+        if any(line.over == over for line in lines):
+            tables.append(_table(heading, "model", lines, over, dead))
     return Document("summary", _title(about), notes, [*tables, origin_table(origins)])
 
 
-def _cells(line: FieldSummary, shown: Sequence[str]) -> list[str]:
-    texts = [interval_text(line.numbers[n], DIGITS[n]) if n in line.numbers else "-" for n in shown]
-    return [line.model, str(line.count), *texts, f"{line.dead} of {line.units}" if line.units else "-"]
+def _table(heading: str, head: str, lines: Sequence[FieldSummary], over: str, *more: Column[FieldSummary]) -> Table:
+    """Returns the lines that are over one thing, with the numbers that any line has."""
+
+    def column(name: str) -> Column[FieldSummary]:
+        def text(line: FieldSummary) -> str:
+            if over == SEEDS:
+                return line.tests[name].text(DIGITS[name]) if name in line.tests else NOTHING
+            return interval_text(line.numbers[name], DIGITS[name]) if name in line.numbers else NOTHING
+
+        return Column(name.replace("_", " "), text, when=any(name in line.numbers for line in lines))
+
+    start = [Column(head, lambda line: line.model), Column(over, lambda line: str(line.count))]
+    return make_table(heading, [*start, *map(column, NUMBERS), *more], [line for line in lines if line.over == over])
 
 
 def _title(about: dict[str, Any]) -> str:
