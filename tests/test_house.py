@@ -26,7 +26,7 @@ MOVING = "rooms are being refurnished"
 # Modules that have one name on purpose: both tasks are laid out alike, and so are the studies; an operator has its own
 # name in every room; a command has the name that users type, and its module in cli that of the command.
 ALIKE = (
-    (r"(classification|detection)\.(task|module|data|recipe)",),
+    (r"(training|classification|detection)\.(task|module|data|recipe)",),
     (r"analysis\.\w+\.(study|figures|tables)", r"cli\.tables"),
     (
         r"(reference|functional|nn)\.(deform_kernel_conv|sample_kernel|deform_roi_pool|depthwise_conv_per_image|narrow_conv)",

@@ -33,6 +33,7 @@ BEGAN = time.monotonic()
 
 import torch
 
+import dk_bench.classification.module
 import dk_bench.training.run  # noqa: F401  # here, for all forks; nothing of it touches the GPU
 from dk_bench.classification.data import ClassificationData
 from dk_bench.cli import main as dk_bench_main

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dk_bench.classification.timm_models import kernel_spec, load_model, read_classifier
 from dk_bench.config import Config, config_from_dict, to_dict
 from dk_bench.errors import UserError
 from dk_bench.nn import RigidStart2d
 from dk_bench.runs.identity import config_hash
-from dk_bench.training import load_model, read_checkpoint
 from dk_bench.training.callbacks import RunKeeper
-from dk_bench.training.checkpoint import kernel_spec
 
 KERNEL, DATA, FACTORS, EXPERTS = "kernel offsets", "data offsets", "tap factors", "expert scores"
 _KINDS = {"kernel_offset": KERNEL, "data_offset": DATA, "data_mask": FACTORS, "routing": EXPERTS}
@@ -94,9 +93,7 @@ def load_classifier(path: str | Path) -> Loaded:
 
     Raises UserError for a file that is no checkpoint of ours, a detector's, and for weights that are not finite.
     """
-    checkpoint = read_checkpoint(path)
-    if checkpoint.get("task") == "detection":
-        raise UserError(f"{path}: a detector's checkpoint, expected a classifier's (its backbone)")
+    checkpoint = read_classifier(path)
     held = checkpoint["hyper_parameters"]
     config = config_from_dict(held["config"], source=str(path))
     known = (config, held.get("run_id", ""), list(held["classes"]), epochs_words(checkpoint, config))

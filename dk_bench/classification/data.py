@@ -6,8 +6,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from pytorch_lightning import LightningDataModule
-from pytorch_lightning.callbacks import BatchSizeFinder
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dk_bench.config import DataConfig
@@ -25,13 +23,14 @@ from dk_bench.data.order import (
     processes,
 )
 from dk_bench.data.shifts import TEST, held_out_sets
-from dk_bench.data.sources import Images, open_images
+from dk_bench.data.sources import Images, data_name, open_images
 from dk_bench.data.splits import check_apart, check_same_classes
 from dk_bench.data.transforms import EvalTransform, TrainTransform
 from dk_bench.errors import UserError
+from dk_bench.training.run_data import RunData
 
 
-class ClassificationData(LightningDataModule):
+class ClassificationData(RunData):
     """Loaders of training, validation and test images: (images (N, 3, size, size) float32, labels (N,) int64).
 
     ``config.batch_size`` is that of a step over all devices (under ``Trainer(accumulate_grad_batches=N)``, a step has N
@@ -43,9 +42,11 @@ class ClassificationData(LightningDataModule):
     images, ``memory`` or ``off``; ``decoded`` says of each split, once it was asked for, where its decoded images are.
     """
 
+    batch_key = "data.batch_size"
+
     def __init__(self, config: DataConfig, seed: int, *, cache: str | Path = "memory") -> None:
         super().__init__()
-        self.config, self.seed, self._cache, self._apart = config, seed, cache, False
+        self.config, self.seed, self._cache = config, seed, cache
         self.decoded: dict[str, str] = {}
 
     @cached_property
@@ -93,40 +94,36 @@ class ClassificationData(LightningDataModule):
         self.decoded[split] = pixels.where
         return pixels
 
-    def checksums(self, *splits: str) -> dict[str, str]:
-        """Tells what tells the images of ``train``, ``val`` and, by ``test``, of every test set from others, by their
-        names, see `dk_bench.data.checksum`."""
-        images = {
-            **({"train": self.train_images} if "train" in splits else {}),
-            **({"val": self.val_images} if "val" in splits else {}),
-            **(self.test_images if TEST in splits else {}),
-        }
-        return {name: checksum(found) for name, found in images.items()}
+    @property
+    def name(self) -> str:
+        return data_name(self.config)
 
-    def check_splits(self) -> None:
+    @property
+    def classes(self) -> list[str]:
+        return self.val_images.classes
+
+    def classes_of(self, split: str) -> list[str]:
+        return (self.test_images[TEST] if split == TEST else self.val_images).classes
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.train_images) // self.config.batch_size
+
+    def checksum(self, images: Images) -> str:
+        return checksum(images)
+
+    def compare_splits(self) -> None:
         """Raises UserError where an image is in two of training, validation and test images, and where the latter are
-        of other classes. Looks once."""
-        if self._apart:
-            return
+        of other classes."""
         check_apart(self.train_images, self.val_images)
         if test := self.test_images.get(TEST):
             check_same_classes(self.config, self.val_images.classes, test.classes, ("val", "test"))
             check_apart(self.train_images, test, ("train", "test"))
             check_apart(self.val_images, test, ("val", "test"))
-        self._apart = True
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in an epoch."""
-        return len(self.train_images) // self.config.batch_size
-
-    def setup(self, stage: str) -> None:
-        """Raises UserError where the trainer would change the batch, which the configuration gives."""
-        if any(isinstance(callback, BatchSizeFinder) for callback in self.trainer.callbacks):
-            raise UserError(
-                f"callback BatchSizeFinder, but key 'data.batch_size' is {self.config.batch_size}, of which the "
-                "order of images and the length of an epoch are made: expected no such callback, set the key instead"
-            )
 
     def train_dataloader(self) -> DataLoader:
         """Batches of this process from where the trainer is; the last, incomplete batch of an epoch is dropped.
@@ -165,10 +162,6 @@ class ClassificationData(LightningDataModule):
             raise UserError(f"there are {count} {split} images on {world} devices, expected at least one on each")
         return self._loader(Transformed(pixels, EvalTransform(self.config)), InOrder(count, rank, world))
 
-    def predict_dataloader(self) -> DataLoader:
-        """Returns the validation images in order; on several devices each has every ``world``-th."""
-        return self.val_dataloader()
-
     def _loader(
         self, dataset: Dataset, sampler: Sampler, kind: type[DataLoader] = DataLoader, *, drop_last: bool = False
     ) -> DataLoader:
@@ -186,20 +179,8 @@ class ClassificationData(LightningDataModule):
         )
 
     def _batch_size(self) -> int:
-        """Images of a step on one device. Raises UserError where the devices cannot share the batch evenly."""
+        """Counts the images of a step on one device. Raises UserError where devices cannot share the batch evenly."""
         batch, (_, world) = self.config.batch_size, processes()
         if batch % world:
             raise UserError(f"key 'data.batch_size' is {batch}, not a multiple of {world} devices")
         return batch // world
-
-
-class OneTest(LightningDataModule):
-    """One of the test sets of a `ClassificationData`, for `Trainer.test`: opened, evaluated, let go before the next."""
-
-    def __init__(self, data: ClassificationData, name: str) -> None:
-        super().__init__()
-        self.data, self.name = data, name
-
-    def test_dataloader(self) -> DataLoader:
-        """Its images in order."""
-        return self.data.test_dataloader(self.name)

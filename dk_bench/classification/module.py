@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,13 @@ from torchmetrics.classification import MulticlassAccuracy
 from dk_bench.classification.data import ClassificationData
 from dk_bench.classification.hits import Hits
 from dk_bench.classification.recipe import build_optimizer
+from dk_bench.classification.task import Classification
+from dk_bench.classification.timm_models import build_model, without_initial_weights
 from dk_bench.config import config_from_dict
-from dk_bench.data.order import mix_seed
 from dk_bench.data.shifts import TEST
 from dk_bench.errors import UserError
-from dk_bench.training.checkpoint import build_model, without_initial_weights
-from dk_bench.training.fitting import Diverged
-from dk_bench.training.own_trainer import ConfiguredModule, add_loss, mean_of_losses
-from dk_bench.training.weights import to_lightning_names, to_own_names
+from dk_bench.training.own_trainer import ConfiguredModule, Diverged, add_loss, mean_of_losses
+from dk_bench.training.task import some_of
 
 
 class LitClassifier(ConfiguredModule):
@@ -43,6 +41,8 @@ class LitClassifier(ConfiguredModule):
     `dk_bench.training.own_trainer`; Diverged from a step whose loss is not finite, on every process.
     """
 
+    task = Classification.name
+
     def __init__(
         self,
         config: dict[str, Any],
@@ -55,7 +55,7 @@ class LitClassifier(ConfiguredModule):
         super().__init__()
         # logger=False: loggers are told the configuration by its own keys, see training.tracking.
         self.save_hyperparameters(ignore=["initial_weights"], logger=False)
-        self.config = config_from_dict(config)
+        self.config = self.run = config_from_dict(config)
         model = self.config.model if initial_weights else without_initial_weights(self.config.model)
         self.model = build_model(model, len(classes))
         self.memory_format = torch.channels_last if self.config.trainer.channels_last else torch.contiguous_format
@@ -85,8 +85,8 @@ class LitClassifier(ConfiguredModule):
     def _check_classes(self, classes: list[str]) -> None:
         if classes != list(self.hparams.classes):
             raise UserError(
-                f"the module was made for the classes {_some(self.hparams.classes)}, but the images are of "
-                f"{_some(classes)}: expected LitClassifier(..., classes=data.val_images.classes)"
+                f"the module was made for {some_of(self.hparams.classes)}, but the images are of "
+                f"{some_of(classes)}: expected LitClassifier(..., classes=data.val_images.classes)"
             )
 
     def _check_averaging(self) -> None:
@@ -105,43 +105,22 @@ class LitClassifier(ConfiguredModule):
         """Logits (N, classes)."""
         return self.model(images.contiguous(memory_format=self.memory_format))
 
-    def _logits(self, images: Tensor) -> Tensor:
-        """Logits in a step. Raises Diverged where an operator refuses NaN offsets, before there is a loss."""
-        try:
-            return self(images)
-        except RuntimeError as error:
-            if "NaN" not in str(error):
-                raise
-            raise Diverged(f"{str(error).splitlines()[0]} {self.when()}") from error
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes drop path and the like a function of (seed, batch, rank): resuming needs no state of generators."""
-        if batch_idx == 0:  # Lightning calls no on_train_epoch_start where it goes on from an epoch's last batch
-            self.train_loss.reset()
-        torch.manual_seed(mix_seed(self.config.seed, self.batches_before(batch_idx), self.global_rank))
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        loss = F.cross_entropy(self._logits(images), labels)
+        loss = F.cross_entropy(self.or_diverged(lambda: self(images)), labels)
         self.check_loss(loss)
         add_loss(self.train_loss, loss, len(labels))
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
-    def on_train_epoch_end(self) -> None:
-        self.check_last_loss()
-        self.log("train/loss", self.train_loss.compute())
-        self.train_loss.reset()
-
     def on_validation_epoch_start(self) -> None:
-        self.check_last_loss()
-        self.share_buffers()
+        super().on_validation_epoch_start()
         for metric in (self.val_loss, self.val_top1, self.val_top5, self.val_hits):
             metric.reset()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
-        logits = self._logits(images).float()
+        logits = self.or_diverged(lambda: self(images)).float()
         self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
         self.val_top1.update(logits, labels)
         self.val_top5.update(logits, labels)
@@ -156,15 +135,6 @@ class LitClassifier(ConfiguredModule):
         self.log(f"{split}/top5", 100 * self.val_top5.compute())
         self.hits[split] = self.val_hits.compute()
 
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self.on_validation_epoch_end("test")
-
     def predict_step(self, batch: Tensor | tuple[Tensor, Any], batch_idx: int) -> Tensor:
         """Logits (N, classes) of images, or of a batch that begins with them."""
         return self(batch if isinstance(batch, Tensor) else batch[0])
@@ -173,15 +143,3 @@ class LitClassifier(ConfiguredModule):
         steps = self.hparams.steps_per_epoch if self._trainer is None else self.optimizer_steps()
         optimizer, scheduler = build_optimizer(self.model, self.config.optim, self.config.model.name, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.check_last_loss()
-        to_own_names(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        to_lightning_names(checkpoint)
-        super().on_load_checkpoint(checkpoint)
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} ({len(names)})"

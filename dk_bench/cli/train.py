@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 
-from dk_bench.cli.eval import accuracies, shifted
 from dk_bench.processes.launchers import this_rank
 
 
@@ -19,9 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains and returns 0, or 1 where the run failed. Raises UserError. A run's further processes print nothing."""
-    command = ["dk-bench", "train", args.config, *args.overrides]
+    from dk_bench import tasks
+    from dk_bench.runs.record import tested_sets
+
     try:
-        record, folder = (_detector if args.config.endswith(".py") else _classifier)(args, command)
+        task = tasks.load(args.config, args.overrides)  # errors in it show before the slow imports
+        from dk_bench.training.run import train
+
+        record = train(task, command=["dk-bench", "train", args.config, *args.overrides])
     except Exception as error:
         if os.environ.get("WANDB_SWEEP_ID"):  # else nothing heavy need be imported to say what is wrong
             from dk_bench.training.tracking import tell_sweep_of_failure
@@ -30,38 +34,13 @@ def run(args: argparse.Namespace) -> int:
         raise
     if this_rank().number:
         return int(record.status == "failed")
-    print(f"record: {folder / 'record.json'}")
+    print(f"record: {task.folder / 'record.json'}")
     if record.status == "failed":
         print(f"failed: {record.error}")
         return 1
-    print(f"{_figures(record)}  of {record.data['val_images']} images")
-    if "test/top1" in record.metrics["final"]:
-        print(f"test: {accuracies(record, 'test')}  of {record.data['test_images']} images", *shifted(record), sep="\n")
+    final, classes = record.metrics["final"], len(record.data["classes"])
+    print(f"{task.summary(final, classes)}  of {record.data['val_images']} images")
+    for name in tested_sets(record):
+        images = f"  of {record.data['test_images']} images" if name == "test" else ""
+        print(f"{name}: {task.summary(final, classes, name)}{images}")
     return 0
-
-
-def _classifier(args: argparse.Namespace, command: list[str]):
-    from dk_bench.config import load_config
-
-    config = load_config(args.config, args.overrides)  # errors in it show before the slow imports
-    from dk_bench.training import run_folder, train
-
-    return train(config, command=command), run_folder(config)
-
-
-def _detector(args: argparse.Namespace, command: list[str]):
-    from dk_bench.detection.mmengine_config import load_detection_config
-
-    config = load_detection_config(args.config, args.overrides)
-    from dk_bench.detection.run import run_folder, train
-
-    return train(config, command=command), run_folder(config)
-
-
-def _figures(record) -> str:
-    final = record.metrics["final"]
-    if record.task == "detection":
-        from dk_bench.detection.watch import figures_text
-
-        return figures_text(final)
-    return accuracies(record)

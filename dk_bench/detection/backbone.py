@@ -14,13 +14,13 @@ from timm.layers import Format, nhwc_to
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dk_bench.classification.timm_models import build_model, check_name, kernel_spec
 from dk_bench.config import ModelConfig
 from dk_bench.errors import UserError, located
 from dk_bench.models import MODELS as BENCH_MODELS
 from dk_bench.models import deform
 from dk_bench.models.features import copy_features, flat, outer_name
 from dk_bench.registry import MODELS
-from dk_bench.training.checkpoint import build_model, check_name, kernel_spec
 
 log = logging.getLogger(__name__)
 

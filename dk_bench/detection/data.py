@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
-from pytorch_lightning import LightningDataModule
-from pytorch_lightning.callbacks import BatchSizeFinder
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
 from dk_bench.data.checksum import files_checksum
@@ -31,6 +29,7 @@ from dk_bench.detection.metrics import GroundTruth
 from dk_bench.detection.mmengine_config import DetectionConfig, use_scope
 from dk_bench.errors import UserError
 from dk_bench.reading.sequences import check_names
+from dk_bench.training.run_data import RunData
 
 # Samplers of mmengine and mmdet whose order is that of (seed, epoch), and which end.
 RESUMABLE = ("DefaultSampler", "ClassAwareSampler")
@@ -49,7 +48,7 @@ TRAIN_LOADER_KEYS = ("batch_sampler",)
 LOADER_OPTIONS = ("pin_memory", "prefetch_factor", "timeout")
 
 
-class DetectionData(LightningDataModule):
+class DetectionData(RunData):
     """Loaders of batches as mmdet's detectors take them: a dict of ``inputs`` and ``data_samples``.
 
     ``batch_size`` is that of one device, as under mmdet's runner. Training goes on from where the trainer is.
@@ -58,19 +57,21 @@ class DetectionData(LightningDataModule):
     raises it for an image that is damaged.
     """
 
+    batch_key = "train_dataloader.batch_size"
+
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__()
-        self.config, self.seed, self._apart = config, config.run.seed, False
+        self.config, self.seed = config, config.run.seed
         use_scope(config.cfg)
 
     @cached_property
     def train_images(self) -> Any:
-        """mmdet's training data set."""
+        """Returns mmdet's training data set."""
         return _open(self.config.cfg, "train_dataloader")
 
     @cached_property
     def val_images(self) -> Any:
-        """mmdet's validation data set. Its annotation file is the ground truth."""
+        """Returns mmdet's validation data set. Its annotation file is the ground truth."""
         images = _open(self.config.cfg, "val_dataloader")
         if not getattr(images, "ann_file", None):
             raise UserError(
@@ -104,27 +105,20 @@ class DetectionData(LightningDataModule):
         """Batches in an epoch, on as many devices as there are processes now."""
         return len(self._batches())
 
-    def checksums(self, *splits: str) -> dict[str, str]:
-        """Of splits, ``train`` and ``val``, what tells their images, and the objects in them that are used, from
-        others, see `dk_bench.data.checksum`."""
-        images = {"train": lambda: self.train_images, "val": lambda: self.val_images}
-        return {split: _checksum(images[split](), self.classes) for split in splits}
+    @property
+    def batch_size(self) -> int:
+        return self.config.cfg.train_dataloader.get("batch_size", 1)
 
-    def check_splits(self) -> None:
-        """Raises UserError where training images are validation images as well. Looks once."""
-        if not self._apart:
-            keys = "train_dataloader.dataset and val_dataloader.dataset"
-            check_files_apart(_files(self.train_images), _files(self.val_images), keys)
-            self._apart = True
+    def checksum(self, images: Any) -> str:
+        """Tells a split's images, and the objects in them that are used, from others, see `dk_bench.data.checksum`."""
+        infos = [leaf.get_data_info(index) for leaf in _leaves(images) for index in range(len(leaf))]
+        kept = ("height", "width", "instances")
+        described = [[info.get(key) for key in kept] for info in infos]
+        return files_checksum(_files(images), self.classes, len(images), described)
 
-    def setup(self, stage: str) -> None:
-        """Raises UserError where the trainer would change the batch, which the configuration gives."""
-        if any(isinstance(callback, BatchSizeFinder) for callback in self.trainer.callbacks):
-            size = self.config.cfg.train_dataloader.get("batch_size", 1)
-            raise UserError(
-                f"callback BatchSizeFinder, but key 'train_dataloader.batch_size' is {size}: expected no such "
-                "callback, set the key instead"
-            )
+    def compare_splits(self) -> None:
+        keys = "train_dataloader.dataset and val_dataloader.dataset"
+        check_files_apart(_files(self.train_images), _files(self.val_images), keys)
 
     def train_dataloader(self) -> DataLoader:
         """Batches of this process from where the trainer is.
@@ -135,7 +129,7 @@ class DetectionData(LightningDataModule):
         settings, images = self.config.cfg.train_dataloader, KeyedImages(self.train_images, self.seed)
         batches = self._batches()
         if self.trainer and self.trainer.overfit_batches > 0:
-            (rank, world), size = processes(), settings.get("batch_size", 1)
+            (rank, world), size = processes(), self.batch_size
             whole = len(images) // (size * world) * size * world
             in_order = InOrder(
                 whole or len(images), rank, world, done=lambda: batches_done(self.trainer, len(batches)) * size
@@ -159,10 +153,6 @@ class DetectionData(LightningDataModule):
         """Returns the validation images; ``test_dataloader`` of the configuration is for mmdet's own tools."""
         return self.val_dataloader()
 
-    def predict_dataloader(self) -> DataLoader:
-        """Returns the validation images in order; on several devices each has every ``world``-th."""
-        return self.val_dataloader()
-
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leaves the batch where it is: the detector's preprocessor moves it."""
         return batch
@@ -175,7 +165,7 @@ class DetectionData(LightningDataModule):
             raise UserError(f"key 'train_dataloader.sampler' is {kind!r}, expected one of {', '.join(RESUMABLE)}")
         # mmengine passes the data set by name, and not every sampler takes the seed so.
         made = build(DATA_SAMPLERS, sampler, "train_dataloader.sampler", dataset=self.train_images, seed=self.seed)
-        size = settings.get("batch_size", 1)
+        size = self.batch_size
         if grouping := settings.get("batch_sampler"):
             return build(DATA_SAMPLERS, grouping, "train_dataloader.batch_sampler", sampler=made, batch_size=size)
         return BatchSampler(made, size, drop_last=settings.get("drop_last", False))
@@ -251,7 +241,8 @@ class KeyedImages(Dataset):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random numbers of Python, NumPy and the CPU's torch from ``seed`` on; afterwards as if nothing had been drawn."""
+    """Draws random numbers of Python, NumPy and the CPU's torch from ``seed`` on in the block; afterwards it is as if
+    nothing had been drawn."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         seed_all(seed)
@@ -315,14 +306,6 @@ def _leaves(images: Any) -> Iterator[Any]:
         yield images
     for wrapped in inner:
         yield from _leaves(wrapped)
-
-
-def _checksum(images: Any, classes: list[str]) -> str:
-    """Of a data set's files and of what its annotations say of each image."""
-    infos = [leaf.get_data_info(index) for leaf in _leaves(images) for index in range(len(leaf))]
-    kept = ("height", "width", "instances")
-    described = [[info.get(key) for key in kept] for info in infos]
-    return files_checksum(_files(images), classes, len(images), described)
 
 
 def _files(images: Any) -> PathFiles:

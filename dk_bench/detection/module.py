@@ -14,7 +14,6 @@ from mmengine.model.utils import revert_sync_batchnorm
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from dk_bench.data.order import mix_seed
 from dk_bench.detection.backbone import check_neck
 from dk_bench.detection.building import build
 from dk_bench.detection.data import DetectionData, seed_all
@@ -22,13 +21,11 @@ from dk_bench.detection.metrics import DetectionMetric
 from dk_bench.detection.mmengine_config import PRECISIONS, config_from_values, use_scope
 from dk_bench.detection.mmengine_files import add_for_mmengine
 from dk_bench.detection.recipe import build_schedules, build_wrapper, clip_gradients
+from dk_bench.detection.task import Detection
 from dk_bench.detection.weights import load_start, without_initial_weights
 from dk_bench.errors import UserError
-from dk_bench.training.fitting import Diverged
 from dk_bench.training.own_trainer import ConfiguredModule, add_loss, mean_of_losses
-from dk_bench.training.weights import to_lightning_names, to_own_names
 
-TASK = "detection"
 CLASSLESS = ("rpn_head", "semantic_head")  # tell objects from background, or stuff
 
 
@@ -46,13 +43,15 @@ class LitDetector(ConfiguredModule):
     see `dk_bench.training.own_trainer`; Diverged from a step whose loss is not finite, on every process.
     """
 
+    task = Detection.name
+
     def __init__(
         self, config: dict[str, Any], classes: list[str], run_id: str = "", *, initial_weights: bool = True
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["initial_weights"], logger=False)
         self.config = config_from_values(config)
-        cfg = self.config.cfg
+        self.run, cfg = self.config.run, self.config.cfg
         use_scope(cfg)  # before anything is looked up by its name
         self.model = build_detector(cfg, initial_weights=initial_weights)
         check_num_classes(self.model, classes)
@@ -69,7 +68,7 @@ class LitDetector(ConfiguredModule):
         return self
 
     def forward(self, batch: dict[str, Any]) -> list[Any]:
-        """mmdet's predictions, DetDataSamples in coordinates of the original images, of a collated batch."""
+        """Returns mmdet's predictions, DetDataSamples in coordinates of the original images, of a collated batch."""
         return self.model(**self.model.data_preprocessor(batch, False), mode="predict")
 
     def setup(self, stage: str) -> None:
@@ -126,14 +125,15 @@ class LitDetector(ConfiguredModule):
         self.model.train()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes the choice of proposals and the like a function of (seed, step, rank): resuming needs no state of
-        generators. Sets whether validation follows the epoch, which a step that is resumed into tells too."""
-        if batch_idx == 0:  # Lightning calls no on_train_epoch_start where it goes on from an epoch's last batch
-            self.train_loss.reset()
-        seed_step(self.config.run.seed, self.batches_before(batch_idx), self.global_rank)
+        """Sets also whether validation follows the epoch, which a step that is resumed into tells too."""
+        super().on_train_batch_start(batch, batch_idx)
         epochs = self.current_epoch + 1
         # Lightning validates after epochs that this divides.
         self.trainer.check_val_every_n_epoch = epochs if self._validates_after(epochs) else epochs + 1
+
+    def seed_step(self, seed: int) -> None:
+        seed_all(seed)
+        super().seed_step(seed)  # the GPU's too
 
     def _validates_after(self, epochs: int) -> bool:
         """Tells whether mmengine validates when that many epochs are done."""
@@ -142,24 +142,18 @@ class LitDetector(ConfiguredModule):
         return due and epochs >= train.get("val_begin", 1)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        losses = self._or_diverged(lambda: self.model(**self.model.data_preprocessor(batch, True), mode="loss"))
+        losses = self.or_diverged(lambda: self.model(**self.model.data_preprocessor(batch, True), mode="loss"))
         loss, parts = self.model.parse_losses(losses)
         self.check_loss(loss)
         images = len(batch["inputs"])
         add_loss(self.train_loss, loss, images)
         self.log("loss", loss.detach(), prog_bar=True, batch_size=images)
-        self.log("lr", max(group["lr"] for group in self.optimizers().param_groups))  # mmengine has a group a parameter
+        self.log("lr", self.learning_rate())
         self.log_dict({f"parts/{name}": value.detach() for name, value in parts.items()}, batch_size=images)
         return loss
 
-    def on_train_epoch_end(self) -> None:
-        self.check_last_loss()
-        self.log("train/loss", self.train_loss.compute())
-        self.train_loss.reset()
-
     def on_validation_epoch_start(self) -> None:
-        self.check_last_loss()
-        self.share_buffers()
+        super().on_validation_epoch_start()
         # A trainer may be told to look at a part of the images: what it does not look at is not missed.
         self._metric = DetectionMetric(self.trainer.datamodule.ground_truth, of_seen=True)
 
@@ -167,34 +161,20 @@ class LitDetector(ConfiguredModule):
         # As under mmengine: what trains in mixed precision is validated in full precision, unless val_cfg.fp16 is set.
         full = not (self.config.cfg.get("val_cfg") or {}).get("fp16", False)
         with torch.autocast(self.device.type, enabled=False) if full else nullcontext():
-            self._metric.update(self._or_diverged(lambda: self(batch)))
+            self._metric.update(self.or_diverged(lambda: self(batch)))
 
     def on_validation_epoch_end(self, split: str = "val") -> None:
         for name, value in self._metric.compute().items():
             self.log(f"{split}/{name}", value, prog_bar=name == "mAP")
         self._metric = None
 
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self.on_validation_epoch_end("test")
-
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Any]:
-        """mmdet's predictions for a collated batch."""
+        """Returns mmdet's predictions for a collated batch."""
         return self(batch)
 
-    def _or_diverged(self, call: Callable[[], Any]) -> Any:
-        """Returns the call's result. Raises Diverged where an operator refuses NaN offsets, before there is a loss."""
-        try:
-            return call()
-        except RuntimeError as error:
-            if "NaN" not in str(error):
-                raise
-            raise Diverged(f"{str(error).splitlines()[0]} {self.when()}") from error
+    def learning_rate(self) -> float:
+        """Returns the largest of all groups': mmengine makes a group of every parameter."""
+        return max(float(group["lr"]) for group in self.trainer.optimizers[0].param_groups)
 
     def configure_optimizers(self) -> dict[str, Any]:
         cfg = self.config.cfg
@@ -210,11 +190,9 @@ class LitDetector(ConfiguredModule):
         clip_gradients(self._wrapper)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.check_last_loss()
-        checkpoint["task"] = TASK
+        super().on_save_checkpoint(checkpoint)
         data, trainer = self.trainer.datamodule, self.trainer
         checkpoint["steps_per_epoch"] = data.steps_per_epoch
-        to_own_names(checkpoint)
         as_mmengine_counts = trainer.accumulate_grad_batches == 1 and trainer.limit_train_batches == 1.0
         steps = data.steps_per_epoch if as_mmengine_counts else None
         config = {**self.hparams.config, "model": without_initial_weights(self.hparams.config["model"])}
@@ -222,7 +200,6 @@ class LitDetector(ConfiguredModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError where training goes on and an epoch has other batches than the checkpoint's."""
-        to_lightning_names(checkpoint)
         super().on_load_checkpoint(checkpoint)
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
@@ -235,7 +212,7 @@ class LitDetector(ConfiguredModule):
 
 
 def build_detector(cfg: MMConfig, *, initial_weights: bool = True) -> nn.Module:
-    """mmdet's detector with its weights initialised as ``model`` says, and read from ``load_from`` where given.
+    """Builds mmdet's detector with its weights initialised as ``model`` says, and read from ``load_from`` where given.
 
     Raises UserError for a model that cannot be built, and for weights that cannot be had.
     """
@@ -264,10 +241,3 @@ def check_num_classes(model: nn.Module, classes: Sequence[str]) -> None:
         if isinstance(number, int) and name.rpartition(".")[2] not in CLASSLESS and number != len(classes):
             key = f"model.{name}.num_classes"
             raise UserError(f"key '{key}' is {number}, expected {len(classes)}: {', '.join(classes)}")
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seeds what a detector may draw from in one training step."""
-    mixed = mix_seed(seed, step, rank)
-    seed_all(mixed)
-    torch.manual_seed(mixed)  # the GPU's too

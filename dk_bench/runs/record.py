@@ -130,7 +130,13 @@ def attempts_of(record: RunRecord) -> list[dict[str, Any]]:
 
 def is_tested(record: RunRecord, tests: Iterable[str]) -> bool:
     """Tells whether a record has the final figures of test sets, by their names."""
-    return all(f"{name}/top1" in record.metrics["final"] for name in tests)
+    return set(tests) <= set(tested_sets(record))
+
+
+def tested_sets(record: RunRecord) -> list[str]:
+    """Returns the names of the test sets that a record has final figures of."""
+    sets = dict.fromkeys(name.rpartition("/")[0] for name in record.metrics["final"])
+    return [name for name in sets if name.partition("/")[0] == "test"]
 
 
 def as_it_stands(record: RunRecord) -> RunRecord:

@@ -15,7 +15,7 @@ from dk_bench.reading.overrides import split_override, standing
 from dk_bench.runs.attempts import STALE
 from dk_bench.sweep.grid import Sweep
 from dk_bench.sweep.job import Job
-from dk_bench.sweep.training_runs import TrainingRun, training_runs, training_values
+from dk_bench.sweep.training_runs import TrainingRun, task_in, training_runs
 
 NOTHING = object()
 
@@ -62,14 +62,14 @@ def find_runs(jobs: list[Job]) -> list[tuple[Job, UserError]]:
     owners: dict[Path, Job] = {}
     for job in jobs:
         try:
-            found = training_values(job.argv)
+            task = task_in(job.argv)
         except UserError as error:
             unread.append((job, error))
             continue
-        if found is None:
+        if task is None:
             continue
-        _check_values(job, found[1])
-        job.run = TrainingRun.of(*found)
+        _check_values(job, task.values)
+        job.run = TrainingRun.of(task)
         other = owners.setdefault(job.run.folder.resolve(), job)
         if other.argv != job.argv:
             raise UserError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dk_bench import tasks
 from dk_bench.errors import UserError
 from dk_bench.reading.overrides import split_override
 from dk_bench.runs.environment import collect_git, collect_versions, portable
@@ -72,13 +73,7 @@ def resolve(command: list[str]) -> dict[str, Any]:
     UserError.
     """
     _, _, config, *overrides = command
-    if config.endswith(".py"):
-        from dk_bench.detection.mmengine_config import load_detection_config
-
-        return portable(load_detection_config(config, overrides).to_dict(), distinct=True)
-    from dk_bench.config import load_config, to_dict
-
-    return portable(to_dict(load_config(config, overrides)), distinct=True)
+    return portable(tasks.load(config, overrides).values, distinct=True)
 
 
 def compare_making(record: RunRecord, config: Mapping[str, Any] | None) -> list[Then]:

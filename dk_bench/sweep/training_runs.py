@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
-from dk_bench.config import Config, RunConfig, load_config, to_dict
-from dk_bench.data.shifts import held_out_sets
+from dk_bench import tasks
 from dk_bench.errors import UserError
 from dk_bench.runs.attempts import was_interrupted
-from dk_bench.runs.identity import run_folder
 from dk_bench.runs.lock import claim, is_held
 from dk_bench.runs.record import EVALUATION, RunRecord, as_it_stands, attempts_of, find_records, is_tested, read_record
+from dk_bench.training.task import Task
 
 
 @dataclass
@@ -32,10 +28,9 @@ class TrainingRun:
     tests: tuple[str, ...] = ()  # what it is tested on at its end
 
     @classmethod
-    def of(cls, config: RunConfig, values: Mapping[str, Any]) -> TrainingRun:
-        """Returns the run of a configuration, as `training_values` gives it."""
-        tests = held_out_sets(config.data) if isinstance(config, Config) else ()
-        return cls(run_folder(config, values), Path(config.output), tests=tuple(tests))
+    def of(cls, task: Task) -> TrainingRun:
+        """Returns the run of a configuration."""
+        return cls(task.folder, Path(task.run.output), tests=tuple(task.tests))
 
     def record(self) -> RunRecord | None:
         """Tells what the run's folder holds; None where there is no record that can be read."""
@@ -82,8 +77,8 @@ class TrainingRun:
         return "free", ""
 
 
-def training_values(argv: list[str]) -> tuple[RunConfig, dict[str, Any]] | None:
-    """Reads our keys and the whole configuration, plain data, of ``[...] dk-bench train CONFIG key=value...``, or ``-m
+def task_in(argv: list[str]) -> Task | None:
+    """Returns the task, with its configuration, of ``[...] dk-bench train CONFIG key=value...``, or ``-m
     dk_bench`` in place of ``dk-bench``; None for any other command.
 
     Raises UserError for a configuration that cannot be read.
@@ -91,18 +86,8 @@ def training_values(argv: list[str]) -> tuple[RunConfig, dict[str, Any]] | None:
     for start in range(len(argv) - 2):
         is_module = start > 0 and argv[start - 1 : start + 1] == ["-m", "dk_bench"]
         if (is_module or Path(argv[start]).name == "dk-bench") and argv[start + 1] == "train":
-            return _values(argv[start + 2], argv[start + 3 :])
+            return tasks.load(argv[start + 2], argv[start + 3 :])
     return None
-
-
-def _values(path: str, overrides: list[str]) -> tuple[RunConfig, dict[str, Any]]:
-    if path.endswith(".py"):
-        from dk_bench.detection.mmengine_config import checked  # of packages that may not be installed
-
-        detection = checked(copy.deepcopy(_detection_file(path)), overrides, path)
-        return detection.run, detection.to_dict()
-    config = load_config(path, overrides)
-    return config, to_dict(config)
 
 
 def training_runs(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
@@ -112,10 +97,3 @@ def training_runs(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
             record = as_it_stands(read_record(path))
             if record.task != EVALUATION:
                 yield path.parent, record
-
-
-@functools.cache  # mmengine takes a second for it, and a sweep's runs differ by their overrides alone
-def _detection_file(path: str) -> Any:
-    from dk_bench.detection.mmengine_config import read_file
-
-    return read_file(path)

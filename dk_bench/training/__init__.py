@@ -1,17 +1,23 @@
-"""Training and evaluating, and checkpoints. Begin with run.py."""
+"""One loop for every task, checkpoints, and the names that users know from here. Begin with run.py."""
 
-from dk_bench.classification.module import LitClassifier
-from dk_bench.training.checkpoint import build_model, load_model, read_checkpoint
-from dk_bench.training.fitting import Diverged
-from dk_bench.training.run import evaluate, run_folder, train
+import importlib
+from typing import Any
 
-__all__ = [
-    "Diverged",
-    "LitClassifier",
-    "build_model",
-    "evaluate",
-    "load_model",
-    "read_checkpoint",
-    "run_folder",
-    "train",
-]
+_PLACES = {
+    "Diverged": "dk_bench.training.own_trainer",
+    "LitClassifier": "dk_bench.classification.module",
+    "build_model": "dk_bench.classification.timm_models",
+    "evaluate": "dk_bench.tasks",
+    "load_model": "dk_bench.classification.timm_models",
+    "read_checkpoint": "dk_bench.training.checkpoint",
+    "run_folder": "dk_bench.tasks",
+    "train": "dk_bench.tasks",
+}
+__all__ = sorted(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a name when it is asked for: what trains a task lies above this folder, and is slow to import."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

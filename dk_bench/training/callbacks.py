@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
+from dk_bench.files import remove_leftovers
 from dk_bench.runs.correct import pack_correct
 from dk_bench.runs.record import RunRecord, write_record
-
-EPOCH_METRICS = ("train/loss", "val/loss", "val/top1", "val/top5")
+from dk_bench.training.checkpoint import LAST, states_of_callbacks
+from dk_bench.training.own_trainer import ConfiguredModule
+from dk_bench.training.task import Task
 
 
 class Throughput(Callback):
@@ -24,7 +27,8 @@ class Throughput(Callback):
     Of the seconds of training those are told apart that this process waited for our loader's batches.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, images_in: Callable[[Any], int]) -> None:
+        self.images_in = images_in  # the number of images of a batch
         self._seconds = {"train": 0.0, "eval": 0.0}
         self._images = {"train": 0, "eval": 0}
         self._since: float | None = None
@@ -64,11 +68,6 @@ class Throughput(Callback):
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self._count("eval", trainer, self.images_in(batch))
 
-    @staticmethod
-    def images_in(batch: Any) -> int:
-        """Returns the number of images of a batch (images, labels)."""
-        return len(batch[1])
-
     def _count(self, kind: str, trainer: pl.Trainer, images: int) -> None:
         now = time.perf_counter()
         if self._since is not None:
@@ -80,19 +79,21 @@ class Throughput(Callback):
 class RunKeeper(Checkpoint):
     """Writes the run's record and its checkpoint, ``last.ckpt``, at the end of every epoch.
 
-    With ``every_n_steps`` also checkpoints inside epochs. The epochs' metrics are part of the checkpoint, so that the
-    record of a resumed run is that of an uninterrupted one, but for its attempts. Only the first process writes.
+    As the configuration says it, also checkpoints inside epochs. The epochs' metrics are part of the checkpoint, so
+    that the record of a resumed run is that of an uninterrupted one, but for its attempts. Only the first process
+    writes. A figure is null in epochs that no validation follows, and where it is no number.
     """
 
-    def __init__(self, record: RunRecord, folder: Path, throughput: Throughput, every_n_steps: int | None) -> None:
-        self.record, self.throughput, self.every_n_steps = record, throughput, every_n_steps
-        self.record_path, self.checkpoint_path = folder / "record.json", folder / "last.ckpt"
-        self._epoch_began = time.perf_counter()
+    def __init__(self, task: Task, record: RunRecord, throughput: Throughput) -> None:
+        self.record, self.throughput, self.metrics = record, throughput, task.metrics
+        self.every_n_steps = task.run.trainer.checkpoint_every_n_steps
+        self.record_path, self.checkpoint_path = task.folder / "record.json", task.folder / LAST
+        self._epoch_began, self._is_validated = time.perf_counter(), False
 
     @classmethod
-    def state_in(cls, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    def state_in(cls, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         """Tells what `state_dict` gave for a checkpoint; of an older one less, or nothing."""
-        return checkpoint.get("callbacks", {}).get(cls.__qualname__, {})
+        return states_of_callbacks(checkpoint).get(cls.__qualname__, {})
 
     def state_dict(self) -> dict[str, Any]:
         record = self.record
@@ -108,13 +109,11 @@ class RunKeeper(Checkpoint):
         self.record.metrics["epochs"] = state_dict["epochs"]
         self.record.correct = state_dict.get("correct", {})  # older checkpoints do not have it
 
-    def epoch_metrics(self, trainer: pl.Trainer) -> dict[str, float | None]:
-        """Tells what of the epoch that ends goes into the record, besides its number, learning rate and seconds."""
-        return {name: float(trainer.callback_metrics[name]) for name in EPOCH_METRICS}
-
-    def learning_rate(self, trainer: pl.Trainer) -> float:
-        """For the next step; the first group is not offsets."""
-        return float(trainer.optimizers[0].param_groups[0]["lr"])
+    def begin(self) -> None:
+        """Writes the record of a run that begins, in place of what a killed process has left half-written."""
+        write_record(self.record, self.record_path)
+        remove_leftovers(self.checkpoint_path)
+        remove_leftovers(self.record_path)
 
     def on_train_start(self, *_: Any) -> None:
         self._epoch_began = time.perf_counter()
@@ -126,13 +125,17 @@ class RunKeeper(Checkpoint):
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not trainer.is_last_batch:
             trainer.save_checkpoint(self.checkpoint_path)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, *_: Any) -> None:
+        self._is_validated = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ConfiguredModule) -> None:
         now = time.perf_counter()
-        metrics = self.epoch_metrics(trainer)
-        lr = self.learning_rate(trainer)
+        found = figures(trainer, self.metrics) if self._is_validated else dict.fromkeys(self.metrics)
+        loss, lr = float(trainer.callback_metrics["train/loss"]), pl_module.learning_rate()
         seconds = round(now - self._epoch_began, 3)
-        self.record.metrics["epochs"].append({"epoch": trainer.current_epoch, **metrics, "lr": lr, "seconds": seconds})
-        self._epoch_began = now
+        epoch = {"epoch": trainer.current_epoch, "train/loss": loss, **found, "lr": lr, "seconds": seconds}
+        self.record.metrics["epochs"].append(epoch)
+        self._epoch_began, self._is_validated = now, False
         note_correct(self.record, pl_module)
         self.record.throughput = self.throughput.rates()
         if trainer.is_global_zero:
@@ -140,31 +143,30 @@ class RunKeeper(Checkpoint):
         trainer.save_checkpoint(self.checkpoint_path)
 
 
-def note_correct(record: RunRecord, module: pl.LightningModule) -> None:
+def figures(trainer: pl.Trainer, metrics: Iterable[str]) -> dict[str, float | None]:
+    """Returns what the last evaluation logged under these names; None for what is no number."""
+    values = {name: float(trainer.callback_metrics[name]) for name in metrics}
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def note_correct(record: RunRecord, module: ConfiguredModule) -> None:
     """Puts into a record which images its module told rightly in its last evaluations, of every set that it knows."""
     checksums = record.data.get("checksum", {})
-    for name, hits in getattr(module, "hits", {}).items():
+    for name, hits in module.hits.items():
         record.correct[name] = pack_correct(hits, checksums.get(name))
 
 
 class EpochLines(Checkpoint):
     """One line an epoch, where no terminal shows a progress bar.
 
-    A Checkpoint to Lightning, which calls those after the module has logged its epoch.
+    A Checkpoint to Lightning, which calls those after all else: to come after the `RunKeeper`, which notes the epoch.
     """
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if len(pl_module.hparams.classes) <= 5:
-            metrics.pop("val/top5", None)  # every one is right
-        line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {self.text(metrics)}"
-        print(line, file=sys.stderr, flush=True)
+    def __init__(self, task: Task, record: RunRecord) -> None:
+        self.task, self.record = task, record
 
-    @staticmethod
-    def text(metrics: dict[str, float]) -> str:
-        """Returns the epoch's metrics as the line shows them."""
-        top5 = f"  top-5 {metrics['val/top5']:.1f} %" if "val/top5" in metrics else ""
-        losses = f"loss {metrics['train/loss']:.3f}  val loss {metrics['val/loss']:.3f}"
-        return f"{losses}  top-1 {metrics['val/top1']:.1f} %{top5}"
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            epoch = self.record.metrics["epochs"][-1]
+            line = self.task.epoch_line(epoch, len(self.record.data["classes"]))
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", file=sys.stderr, flush=True)

@@ -1,174 +1,20 @@
-"""Building models by name, and reading back what training left. Checkpoints hold plain data alone."""
+"""Reading back what training left. Checkpoints hold plain data alone."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import nn
 
-from dk_bench.config import ModelConfig, config_from_dict, spec_of
 from dk_bench.errors import UserError
-from dk_bench.models import MODELS, KernelSpec, deform
-from dk_bench.models.deform import GENERIC
-from dk_bench.models.pretrained import classes_of, is_of, names_weights
+from dk_bench.training.task import Task
 from dk_bench.training.weights import is_ours, read_plain, weights_in
 
-log = logging.getLogger(__name__)
-
-
-def kernel_spec(config: ModelConfig) -> KernelSpec | None:
-    """Tells what deforms the model that a configuration names: its ``spec``, or that of a model of ours.
-
-    None for other models of timm, which stay as they are.
-
-    Raises UserError for a spec that makes no sense, and where one is given for a model that is deformed by its name.
-    """
-    ours = MODELS.get(config.name)
-    if config.spec is None:
-        return ours.spec if ours else None
-    if ours and not ours.spec.is_rigid:
-        expected = f"null for {config.name}, which is deformed already; or name its rigid base, {ours.base!r}"
-        raise UserError(f"expected {expected}", key="model.spec", value=config.spec)
-    return spec_of(config)
-
-
-def check_name(name: str) -> None:
-    """Raises UserError, with names that are near, for a model that timm does not know."""
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(str(name), timm.list_models(), n=3)
-        hint = f", did you mean {' or '.join(close)}?" if close else "; `dk-bench models` lists ours"
-        raise UserError(f"which timm does not know{hint}", key="model.name", value=name)
-
-
-def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
-    """Returns the timm model, deformed where its name or ``config.spec`` says so.
-
-    Weights come from ``config.checkpoint`` (of the same model or of its rigid base, as a run of ours, timm's train.py
-    or ``torch.save(model.state_dict(), ...)`` leave them) or, with ``config.pretrained``, from timm (of the rigid base,
-    but where ``config.kwargs`` name others). They may be of another number of classes: then the classifier starts anew;
-    with None as the number it is that of the checkpoint.
-
-    Raises UserError for a name timm does not know (with near ones), arguments the model does not take, a spec that
-    does not fit it, weights that cannot be had, and a checkpoint that cannot be read or is of another model.
-    """
-    check_name(config.name)
-    if config.name == GENERIC:
-        raise UserError("expected the rigid base; 'model.spec' deforms it", key="model.name", value=config.name)
-    base, spec = _base_and_spec(config)
-    if config.checkpoint:
-        return _from_checkpoint(base, spec, config, num_classes)
-    named = names_weights(config.kwargs.get("pretrained_cfg"), config.kwargs.get("pretrained_cfg_overlay"))
-    if config.spec is None and (named or not config.pretrained):
-        return _create(config.name, config, num_classes)
-    return _deform(_create(base, config, num_classes), spec, config)
-
-
-def without_initial_weights(config: ModelConfig) -> ModelConfig:
-    """Returns the same model from random weights: for a checkpoint's to follow, which make the others needless."""
-    return dataclasses.replace(config, checkpoint=None, pretrained=False)
-
-
-def _base_and_spec(config: ModelConfig) -> tuple[str, KernelSpec | None]:
-    """Returns the rigid model and what deforms it, None for nothing: the same for a name of ours as for its base and
-    spec.
-    """
-    spec, ours = kernel_spec(config), MODELS.get(config.name)
-    return ours.base if ours else config.name, spec if spec and not spec.is_rigid else None
-
-
-def _from_checkpoint(base: str, spec: KernelSpec | None, config: ModelConfig, num_classes: int | None) -> nn.Module:
-    path = config.checkpoint
-    content = read_plain(path)
-    weights = weights_in(content)
-    if is_ours(content):
-        classes, is_rigid = _checked(content, base, spec, config)
-        model = _create(base, config, classes)
-    else:
-        cfg = timm.get_pretrained_cfg(base)
-        classes = classes_of(weights, cfg.to_dict() if cfg else {}) or num_classes or 0
-        model = _create(base, config, classes)
-        is_rigid = spec is None or is_of(weights, model)
-    if not is_rigid:
-        model = _deform(model, spec, config)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise _other_weights(content, weights, base, spec, config, error) from error
-    if is_rigid:
-        model = _deform(model, spec, config)
-    if num_classes is not None and classes != num_classes:
-        model.reset_classifier(num_classes)
-        log.warning("%s: of %d classes, so that the classifier of %d starts anew", path, classes, num_classes)
-    return model
-
-
-def _checked(checkpoint: dict[str, Any], base: str, spec: KernelSpec | None, config: ModelConfig) -> tuple[int, bool]:
-    """Tells how many classes a checkpoint of ours tells apart, and whether it is the rigid base's. Raises UserError
-    where it is of another model."""
-    path = config.checkpoint
-    if is_detectors(checkpoint):
-        raise UserError(
-            "a detector's, expected one of a classification run; 'load_from' of a detection's configuration takes "
-            "detectors",
-            key="model.checkpoint",
-            value=path,
-        )
-    held_config = config_from_dict(checkpoint["hyper_parameters"]["config"], source=str(path)).model
-    held = _base_and_spec(held_config)
-    if held not in ((base, spec), (base, None)):
-        of = f"a checkpoint of {_words(held_config)}, expected one of {_expected(base, spec, config)}"
-        raise UserError(of, key="model.checkpoint", value=path)
-    return len(checkpoint["hyper_parameters"]["classes"]), held == (base, None)
-
-
-def _other_weights(
-    content: Any, weights: dict[str, Any], base: str, spec: KernelSpec | None, config: ModelConfig, error: RuntimeError
-) -> UserError:
-    """Returns the error of weights that fit neither the model nor its rigid base."""
-    expected, lines = _expected(base, spec, config), " ".join(str(error).split())[:300]
-    if is_ours(content) and weights:
-        held = content["hyper_parameters"]["config"]["model"]["name"]
-        return UserError(f"{config.checkpoint}: its weights ({held}) do not fit {config.name}: {lines}")
-    of = f" of {content['arch']}" if isinstance(content.get("arch"), str) else ""
-    reason = f"weights{of}, expected those of {expected}: {lines}"
-    if not weights:
-        reason = f"which holds no weights, expected those of {expected}"
-    return UserError(reason, key="model.checkpoint", value=config.checkpoint)
-
-
-def _expected(base: str, spec: KernelSpec | None, config: ModelConfig) -> str:
-    return f"{_words(config)} or of its rigid base {base}" if spec else _words(config)
-
-
-def _words(config: ModelConfig) -> str:
-    return f"{config.name} with spec {config.spec}" if config.spec else config.name
-
-
-def _create(name: str, config: ModelConfig, num_classes: int) -> nn.Module:
-    kwargs = dict(config.kwargs)
-    if config.drop_path_rate:  # not every model takes the argument
-        kwargs["drop_path_rate"] = config.drop_path_rate
-    try:
-        return timm.create_model(name, pretrained=config.pretrained, num_classes=num_classes, **kwargs)
-    except (TypeError, ValueError, RuntimeError, OSError) as error:  # OSError: no network, no file
-        made_with, reason = kwargs or "its defaults", " ".join(str(error).split())[:600]
-        if config.pretrained:
-            unless = f"timm has weights of {name}, can reach them and load them with {made_with}: {reason}"
-            raise UserError(f"expected false unless {unless}", key="model.pretrained", value=True) from error
-        raise UserError(f"model {config.name} cannot be made with {made_with}: {reason}") from error
-
-
-def _deform(model: nn.Module, spec: KernelSpec | None, config: ModelConfig) -> nn.Module:
-    try:
-        return deform(model, spec or KernelSpec())
-    except ValueError as error:
-        reason = f"which does not fit {config.name}: {error}"
-        raise UserError(reason, key="model.spec", value=config.spec) from error
+LAST = "last.ckpt"  # in a run's folder
+# How older checkpoints of detectors call the states of callbacks.
+OLDER_STATES = {"DetectionKeeper": "RunKeeper", "DetectionThroughput": "Throughput"}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -182,41 +28,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def is_detectors(checkpoint: dict[str, Any]) -> bool:
-    """Tells whether a checkpoint of ours is of a detector."""
-    return checkpoint.get("task") == "detection"
-
-
-def check_same_model(checkpoint: dict[str, Any], name: str, num_classes: int, path: str | Path) -> None:
-    """Raises UserError where the checkpoint is of another model, or of as many other classes, than expected."""
-    held = checkpoint["hyper_parameters"]
-    held_name, held_classes = held["config"]["model"]["name"], len(held["classes"])
-    if (held_name, held_classes) != (name, num_classes):
-        raise UserError(
-            f"{path}: checkpoint of {held_name} with {held_classes} classes, expected {name} with {num_classes} classes"
-        )
-
-
-def load_model(path: str | Path) -> nn.Module:
-    """Returns the trained timm model in a checkpoint, in evaluation mode on the CPU. With EMA it is the averaged one.
-
-    Raises UserError as `read_checkpoint` does, and for a detector's checkpoint.
-    """
+def last_checkpoint(task: Task, classes: list[str]) -> dict[str, Any] | None:
+    """Returns the checkpoint to go on from, if any. Raises UserError for one of another model or other classes."""
+    path = task.folder / LAST
+    if not path.exists():
+        return None
     checkpoint = read_checkpoint(path)
-    if is_detectors(checkpoint):
-        raise UserError(f"{path}: a checkpoint of a detector, expected one of a classification run")
-    held = checkpoint["hyper_parameters"]
-    config = config_from_dict(held["config"], source=str(path)).model
-    model = build_model(without_initial_weights(config), len(held["classes"]))
-    load_weights(model, checkpoint, path)
-    return model.eval()
+    task.check_checkpoint(checkpoint, classes, path)
+    return checkpoint
 
 
-def load_weights(model: nn.Module, checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Puts a checkpoint's weights into the timm model. Raises UserError unless every one fits."""
+def states_of_callbacks(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the states of callbacks that a checkpoint holds, by the names that callbacks have now."""
+    return {OLDER_STATES.get(name, name): state for name, state in checkpoint.get("callbacks", {}).items()}
+
+
+def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Puts a checkpoint's weights into the model. Raises UserError unless every one fits."""
     try:
         model.load_state_dict(weights_in(checkpoint))
     except RuntimeError as error:
-        held = checkpoint["hyper_parameters"]["config"]["model"]["name"]
-        lines = " ".join(str(error).split())
-        raise UserError(f"{path}: its weights ({held}) do not fit {type(model).__name__}: {lines[:300]}") from error
+        text = " ".join(str(error).split())
+        raise UserError(f"{path}: its weights do not fit {type(model).__name__}: {text[:300]}") from error

@@ -5,9 +5,10 @@ configuration says, or says at once why it would not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
@@ -23,8 +24,11 @@ from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleD
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from dk_bench.config import RunConfig
+from dk_bench.data.order import mix_seed
 from dk_bench.errors import UserError
-from dk_bench.training.fitting import Diverged
+from dk_bench.training.checkpoint import states_of_callbacks
+from dk_bench.training.weights import to_lightning_names, to_own_names
 
 # Callbacks that change what the configuration gives -> what to do instead.
 REFUSED_CALLBACKS = {
@@ -38,28 +42,81 @@ REFUSED_CALLBACKS = {
 }
 
 
-class ConfiguredModule(pl.LightningModule):
-    """A module that is trained as its configuration says, over the configuration's epochs."""
+class Diverged(Exception):
+    """The loss is not finite any more; training on would only cost time."""
 
+
+class ConfiguredModule(pl.LightningModule):
+    """A module that is trained as its configuration says, over the configuration's epochs.
+
+    A subclass has ``model``, the hyperparameters ``config`` (plain data), ``classes`` and ``run_id``, and Lightning's
+    steps, where it gives its losses to `check_loss` and `add_loss`. ``task`` is the name of its `Task`, ``run`` the
+    part of the configuration that every task has.
+    """
+
+    task: str
+    run: RunConfig
+    train_loss: MeanMetric
+    hits: Mapping[str, np.ndarray] = {}  # of each evaluated set, which images were told rightly: (images,) bool
     _goes_on = False  # whether this fit begins at a checkpoint
     _last_loss: tuple[Callable[[], float], str] | None = None  # not looked at yet, and its step in words
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """As Lightning has it. The weights are the checkpoint's; those that training began with are not looked for."""
+        """Reads a module as Lightning does. The weights are the checkpoint's; those that training began with are not
+        looked for."""
         return super().load_from_checkpoint(checkpoint_path, *args, **{"initial_weights": False, **kwargs})
 
     def check_trainer(self, epochs: int, key: str) -> None:
-        """To be called in ``setup``, before a fit over ``epochs``, which ``key`` of the configuration gives.
-
-        Raises UserError for the first setting of the trainer that would make other figures than the configuration's.
-        """
+        """Raises UserError before a fit over ``epochs``, which ``key`` of the configuration gives, for the first
+        setting of the trainer that would make other figures than the configuration's: to be called in ``setup``."""
         self._goes_on, self._last_loss = False, None
         for wrong in _wrong_in(self.trainer, epochs, key):
             raise UserError(wrong)
 
+    def learning_rate(self) -> float:
+        """Returns the weights' learning rate for the next step."""
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def seed_step(self, seed: int) -> None:
+        """Seeds what a step of training may draw from."""
+        torch.manual_seed(seed)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_last_loss()
+        checkpoint["task"] = self.task
+        to_own_names(checkpoint)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._goes_on = True
+        to_lightning_names(checkpoint)
+        if "callbacks" in checkpoint:  # Lightning restores them after the module
+            checkpoint["callbacks"] = states_of_callbacks(checkpoint)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Makes drop path, the choice of proposals and the like a function of (seed, batch, rank): resuming needs no
+        state of generators."""
+        if batch_idx == 0:  # Lightning calls no on_train_epoch_start where it goes on from an epoch's last batch
+            self.train_loss.reset()
+        self.seed_step(mix_seed(self.run.seed, self.batches_before(batch_idx), self.global_rank))
+
+    def on_train_epoch_end(self) -> None:
+        self.check_last_loss()
+        self.log("train/loss", self.train_loss.compute())
+        self.train_loss.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        self.check_last_loss()
+        self.share_buffers()
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end("test")
 
     def on_fit_start(self) -> None:
         """Raises UserError for a trainer that has trained before, unless it goes on from a checkpoint."""
@@ -70,8 +127,8 @@ class ConfiguredModule(pl.LightningModule):
             )
 
     def optimizer_steps(self) -> int:
-        """Optimiser steps of an epoch under this trainer: one every ``accumulate_grad_batches`` batches, and one at the
-        end. Raises UserError for a loader of unknown length."""
+        """Counts the optimiser steps of an epoch under this trainer: one every ``accumulate_grad_batches`` batches, and
+        one at the end. Raises UserError for a loader of unknown length."""
         total = self.trainer.estimated_stepping_batches
         if math.isinf(self.trainer.num_training_batches):
             raise UserError(
@@ -108,6 +165,15 @@ class ConfiguredModule(pl.LightningModule):
             if not math.isfinite(loss := arrived()):
                 raise Diverged(f"training loss is {loss} {when}")
 
+    def or_diverged(self, call: Callable[[], Any]) -> Any:
+        """Returns the call's result. Raises Diverged where an operator refuses NaN offsets, before there is a loss."""
+        try:
+            return call()
+        except RuntimeError as error:
+            if "NaN" not in str(error):  # operators are C++, of whose exceptions torch keeps the text alone
+                raise
+            raise Diverged(f"{str(error).splitlines()[0]} {self.when()}") from error
+
     def when(self) -> str:
         """Returns the step, in words."""
         return f"at step {self.global_step} (epoch {self.current_epoch})"
@@ -121,8 +187,8 @@ class ConfiguredModule(pl.LightningModule):
 
 
 def mean_of_losses() -> MeanMetric:
-    """For losses that `ConfiguredModule.check_loss` has seen: it does not look for NaN, for which a GPU would have to
-    be waited for in every step."""
+    """Returns a mean of losses that `ConfiguredModule.check_loss` has seen: it does not look for NaN, for which a GPU
+    would have to be waited for in every step."""
     metric = MeanMetric(nan_strategy="disable")
     metric.persistent(True)  # a run resumed in mid-epoch goes on with the mean of the steps before
     return metric

@@ -22,7 +22,7 @@ def in_wandb_sweep() -> bool:
 
 
 def wandb_logger(config: RunConfig, run_id: str, folder: Path) -> Any:
-    """Lightning's logger, or False where the configuration wants none and no sweep needs one."""
+    """Returns Lightning's logger, or False where the configuration wants none and no sweep needs one."""
     sweep = in_wandb_sweep()
     if config.wandb.mode == "disabled" and not sweep:
         return False

@@ -11,8 +11,7 @@ from training_cases import tiny
 
 from dk_bench.classification.data import ClassificationData
 from dk_bench.config import to_dict
-from dk_bench.training import LitClassifier
-from dk_bench.training.fitting import Diverged
+from dk_bench.training import Diverged, LitClassifier
 
 folder = Path(sys.argv[1])
 config = tiny(folder, *sys.argv[2:])

@@ -1,12 +1,13 @@
 """The claims of detection find the runs of their experiment: its sweep's configurations, as records hold them."""
 
+import json
 from pathlib import Path
 
 from claims_cases import CLAIMS
 
 from dk_bench.claims.findings import families
 from dk_bench.detection.mmengine_config import load_detection_config
-from dk_bench.detection.run import _as_json, _describe
+from dk_bench.detection.task import Detection
 from dk_bench.runs.record import DETECTION, new_record
 from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.listing import make_jobs
@@ -21,8 +22,8 @@ def record_of(argv):
     config = load_detection_config(argv[2], argv[3:])
     record = new_record(
         name=config.run.name,
-        config=_as_json(config.to_dict()),
-        model=_describe(config),
+        config=json.loads(json.dumps(config.to_dict())),
+        model=Detection(config).describe_model([]),
         data=SCENES,
         seed=config.run.seed,
         command=argv,

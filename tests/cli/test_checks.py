@@ -6,12 +6,13 @@ import pytest
 import torch
 from learned_cases import checkpoint
 from PIL import Image
-from table_cases import PROCEDURAL, make_record
+from table_cases import make_record
 
 from dk_bench.analysis.learned import load
 from dk_bench.analysis.subjects import open_model
+from dk_bench.classification.task import Classification
 from dk_bench.cli import main
-from dk_bench.cli.eval import accuracies
+from dk_bench.config import Config
 from dk_bench.errors import UserError
 from dk_bench.runs.record import read_record, write_record
 
@@ -86,11 +87,9 @@ def test_record_of_an_unknown_task_is_named(here):
 
 
 def test_top_5_of_five_classes_is_not_told():
-    record = make_record("a", 40.0, data=PROCEDURAL | {"classes": list("abcde")})
-    record.metrics["final"]["val/top5"] = 100.0
-    assert accuracies(record) == "top-1 40.00 %"
-    record.data = PROCEDURAL | {"classes": 6}
-    assert accuracies(record) == "top-1 40.00 %  top-5 100.00 %"
+    task, figures = Classification(Config()), {"val/top1": 40.0, "val/top5": 100.0}
+    assert task.summary(figures, classes=5) == "top-1 40.00 %"
+    assert task.summary(figures, classes=6) == "top-1 40.00 %  top-5 100.00 %"
 
 
 def changed(path, **parts):

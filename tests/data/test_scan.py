@@ -137,7 +137,7 @@ def test_service_folders_are_left_out_and_counted_once(tmp_path, name, as_given)
 
 def test_record_counts_what_was_left_out(tmp_path):
     from dk_bench.config import load_config
-    from dk_bench.training.run import evaluate, run_folder, train
+    from dk_bench.training import evaluate, run_folder, train
 
     splits(tmp_path / "data")
     for name in ("train/.DS_Store", "val/ant/Thumbs.db", "val/bee/._1.png"):

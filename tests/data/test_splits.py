@@ -88,7 +88,7 @@ def test_an_image_that_has_gone_is_named(tmp_path):
 
 
 def test_training_refuses_and_evaluation_does_not_look(tmp_path):
-    from dk_bench.training.run import run_folder, train
+    from dk_bench.training import run_folder, train
 
     splits(tmp_path)
     picture(tmp_path / "val" / "ant" / "9.png", seed=0)  # is train/ant/0.png

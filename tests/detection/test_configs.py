@@ -23,10 +23,10 @@ from PIL import Image
 import dk_bench.tables
 from dk_bench.detection.backbone import check_neck
 from dk_bench.detection.mmengine_config import load_detection_config
-from dk_bench.detection.run import train
 from dk_bench.models import PAPER_MODELS
 from dk_bench.nn import offset_parameter_names
 from dk_bench.tables.paper import paper_models, row_name
+from dk_bench.training import train
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs" / "det"

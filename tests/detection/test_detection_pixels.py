@@ -26,9 +26,9 @@ from dk_bench.data.pixels import open_image
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.image_loading import LoadImage
 from dk_bench.detection.mmengine_config import load_detection_config, use_scope
-from dk_bench.detection.run import run_folder, train
 from dk_bench.detection.sheet import sheet
 from dk_bench.errors import UserError
+from dk_bench.training import run_folder, train
 
 BOX = (4, 8, 20, 12)  # left, top, width, height of the bright part
 

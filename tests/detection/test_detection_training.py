@@ -19,15 +19,15 @@ from mmengine.runner import Runner
 from training_cases import PowerCut
 
 from dk_bench.cli import main
-from dk_bench.detection.data import DetectionData
+from dk_bench.data.order import mix_seed
+from dk_bench.detection.data import DetectionData, seed_all
 from dk_bench.detection.mmengine_config import load_detection_config
-from dk_bench.detection.module import LitDetector, seed_step
-from dk_bench.detection.run import evaluate, run_folder, train
+from dk_bench.detection.module import LitDetector
 from dk_bench.errors import UserError
 from dk_bench.runs.attempts import STALE
 from dk_bench.runs.identity import config_hash
 from dk_bench.runs.record import read_record
-from dk_bench.training import read_checkpoint
+from dk_bench.training import evaluate, read_checkpoint, run_folder, train
 
 STEPS, EPOCHS = 5, 4  # of the runs here
 RETINANET = {
@@ -79,7 +79,9 @@ class RunnersCurve(Hook):
         self.losses, self.rates = [], []
 
     def before_train_iter(self, runner, **_):
-        seed_step(0, runner.iter, 0)
+        seed = mix_seed(0, runner.iter, 0)
+        seed_all(seed)
+        torch.manual_seed(seed)
         self.rates.append([group["lr"] for group in runner.optim_wrapper.optimizer.param_groups])
 
     def after_train_iter(self, runner, outputs=None, **_):
@@ -162,7 +164,7 @@ KILLED = """
 import os, signal, sys
 import pytorch_lightning as pl
 from dk_bench.detection.mmengine_config import load_detection_config
-from dk_bench.detection.run import train
+from dk_bench.training import train
 
 class Killed(pl.Callback):
     def on_train_batch_start(self, trainer, *_):
@@ -412,12 +414,14 @@ def test_checkpoint_of_other_classes_or_of_a_classifier(tmp_path, whole):
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["hyper_parameters"]["classes"] = ["cat", "dog"]
     torch.save(checkpoint, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match=r"its model finds 2 classes \(cat, dog\), the images are of 3 classes"):
+    with pytest.raises(UserError, match=r"its model tells 2 classes \(cat, dog\) apart, the images are of 3 classes"):
         evaluate(tmp_path / "other.ckpt")
-    checkpoint.pop("task")
-    torch.save(checkpoint, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match="not a checkpoint of a detector"):
-        evaluate(tmp_path / "other.ckpt")
+    checkpoint.pop("task")  # a classifier's
+    config = load_detection_config(whole[0].cfg.filename, [f"output={tmp_path}"])
+    run_folder(config).mkdir()
+    torch.save(checkpoint, run_folder(config) / "last.ckpt")
+    with pytest.raises(UserError, match="a checkpoint of classification, expected one of detection"):
+        train(config)
 
 
 def test_starting_from_a_runs_weights(tmp_path, whole):

@@ -22,8 +22,8 @@ from dk_bench.detection.data import DetectionData
 from dk_bench.detection.metrics import DetectionMetric
 from dk_bench.detection.mmengine_config import load_detection_config
 from dk_bench.detection.module import LitDetector
-from dk_bench.detection.run import train
 from dk_bench.errors import UserError
+from dk_bench.training import train
 
 BATCHES = 5  # of an epoch here
 

@@ -18,9 +18,9 @@ from dk_bench.detection.backbone import TimmBackbone
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.metrics import DetectionMetric, GroundTruth
 from dk_bench.detection.module import LitDetector, check_num_classes
-from dk_bench.detection.run import train
 from dk_bench.detection.weights import load_start
 from dk_bench.errors import UserError
+from dk_bench.training import train
 
 
 def change_annotations(path, change):
@@ -240,7 +240,7 @@ def test_other_classes_are_left_out_where_that_is_asked_for(tmp_path):
 
 def test_detectors_checkpoint_as_a_backbones(tmp_path):
     torch.save({"task": "detection", "hyper_parameters": {"config": {}, "classes": []}}, tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match=r"argument 'checkpoint' is .*last\.ckpt', a detector's, expected"):
+    with pytest.raises(UserError, match=r"argument 'checkpoint' is .*last\.ckpt', a checkpoint of detection, expected"):
         TimmBackbone("test_resnetdw", checkpoint=str(tmp_path / "last.ckpt"))
 
 

@@ -16,12 +16,12 @@ from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 
+from dk_bench.classification.timm_models import load_model
 from dk_bench.detection.backbone import TimmBackbone
 from dk_bench.detection.mmengine_config import load_detection_config, use_scope
 from dk_bench.detection.module import build_detector
 from dk_bench.detection.weights import load_start
 from dk_bench.errors import UserError
-from dk_bench.training.checkpoint import load_model
 from dk_bench.training.weights import read_plain, weights_in
 
 FILE = Path(__file__).parents[2] / "configs" / "det" / "tiny_procedural.py"
@@ -140,7 +140,7 @@ def test_pretrained_reads_a_detectors_backbone_by_its_prefix(rigid):
 
 def test_a_detectors_checkpoint_is_no_classifiers(tmp_path):
     torch.save({"task": "detection", "hyper_parameters": {"config": {}, "classes": []}}, tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match="last.ckpt: a checkpoint of a detector, expected one of a classification run"):
+    with pytest.raises(UserError, match="last.ckpt: a checkpoint of detection, expected one of a classification run"):
         load_model(tmp_path / "last.ckpt")
 
 

@@ -17,11 +17,11 @@ from training_cases import PowerCut, tiny
 import dk_bench
 from dk_bench import KernelSpec, deform
 from dk_bench.classification.module import LitClassifier
+from dk_bench.classification.timm_models import build_model
 from dk_bench.config import ModelConfig
 from dk_bench.errors import UserError
 from dk_bench.models import TEST_MODELS
 from dk_bench.training import load_model, read_checkpoint, run_folder, train
-from dk_bench.training.checkpoint import build_model
 
 NAMES = [*TEST_MODELS, "mobilenetv2_100_dcn_dk"]
 RIGID = ["test_resnetdw_dk", "test_resnetdw_gdk_pw", "test_resnetdw_scc_dk", "test_resnetdw_dcn"]

@@ -111,16 +111,14 @@ def test_detector_in_a_job(tmp_path, monkeypatch):
     pytest.importorskip("mmdet")
     from detection_cases import tiny_detection
 
-    from dk_bench.detection import run
-
     config = tiny_detection(tmp_path, "train_cfg.max_epochs=1", "seed=1")
-    right = figures(run.train(config))
-    moved = run.run_folder(config).rename(tmp_path / "outside")
-    run.train(other := tiny_detection(tmp_path, "train_cfg.max_epochs=1"))
-    shutil.copy(run.run_folder(other) / "last.ckpt", tmp_path / "runs" / "hpc_ckpt_1.ckpt")
+    right = figures(train(config))
+    moved = run_folder(config).rename(tmp_path / "outside")
+    train(other := tiny_detection(tmp_path, "train_cfg.max_epochs=1"))
+    shutil.copy(run_folder(other) / "last.ckpt", tmp_path / "runs" / "hpc_ckpt_1.ckpt")
     enter(monkeypatch, "srun, one task")
-    assert figures(run.train(config)) == right
-    again = run.evaluate(moved / "last.ckpt").metrics["final"]
+    assert figures(train(config)) == right
+    again = evaluate(moved / "last.ckpt").metrics["final"]
     assert again == {name: right[name] for name in again}
     assert len([*(tmp_path / "runs").iterdir()]) == 3
 

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from training_cases import EPOCHS, STEPS, TINY, tiny
 
+from dk_bench.classification.task import Classification
 from dk_bench.cli import main
 from dk_bench.processes import interrupts
 from dk_bench.processes.interrupts import STOPS, Interrupted
@@ -146,7 +147,7 @@ def test_train_ends_with_the_signals_status_and_a_sentence(tmp_path, monkeypatch
 
 
 def test_signal_before_training_begins(tmp_path, monkeypatch, capsys):
-    send_in(monkeypatch, training, "ClassificationData", signal.SIGTERM)
+    send_in(monkeypatch, Classification, "data", signal.SIGTERM)
     assert main(command(tmp_path)) == 143
     assert capsys.readouterr().err == f"dk-bench train: interrupted by SIGTERM; {GOES_ON}\n"
     assert not find_records([tmp_path])  # there is nothing to tell of yet
@@ -154,9 +155,9 @@ def test_signal_before_training_begins(tmp_path, monkeypatch, capsys):
 
 
 def test_further_signals_do_not_keep_the_record_from_being_written(tmp_path, monkeypatch, capsys):
-    from dk_bench.training import fitting
+    from dk_bench.training import ending
 
-    write = fitting.write_record
+    write = ending.write_record
 
     def interrupted(record, path):
         if record.status == "failed":
@@ -164,7 +165,7 @@ def test_further_signals_do_not_keep_the_record_from_being_written(tmp_path, mon
             os.kill(os.getpid(), signal.SIGINT)
         return write(record, path)
 
-    monkeypatch.setattr(fitting, "write_record", interrupted)
+    monkeypatch.setattr(ending, "write_record", interrupted)
     send_in(monkeypatch, LitClassifier, "training_step", signal.SIGHUP, call=2)
     assert main(command(tmp_path)) == 128 + signal.SIGHUP
     (path,) = find_records([tmp_path])
@@ -172,7 +173,7 @@ def test_further_signals_do_not_keep_the_record_from_being_written(tmp_path, mon
 
 
 def test_wandb_that_waits_for_a_network_is_ended_by_another_signal(tmp_path, monkeypatch, capsys):
-    from dk_bench.training import fitting
+    from dk_bench.training import ending
 
     ended = []
 
@@ -186,8 +187,8 @@ def test_wandb_that_waits_for_a_network_is_ended_by_another_signal(tmp_path, mon
     strategy = types.SimpleNamespace(root_device=torch.device("cpu"))
     trainer = types.SimpleNamespace(is_global_zero=True, world_size=1, strategy=strategy)
     monkeypatch.setattr(training, "make_trainer", lambda *_: trainer)
-    monkeypatch.setattr(fitting, "log_config", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr(fitting, "close_logger", close)
+    monkeypatch.setattr(training, "log_config", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(ending, "close_logger", close)
     assert main(command(tmp_path)) == 130
     assert ended == ["interrupted by SIGTERM"]
     assert capsys.readouterr().err.splitlines()[-1] == f"dk-bench train: interrupted by SIGINT; {GOES_ON}"

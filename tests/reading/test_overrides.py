@@ -14,7 +14,7 @@ from dk_bench.reading.overrides import split_override, standing
 from dk_bench.runs.identity import run_folder
 from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.listing import make_jobs
-from dk_bench.sweep.training_runs import training_values
+from dk_bench.sweep.training_runs import task_in
 
 TEXTS = [
     "try #1",
@@ -427,7 +427,7 @@ def test_points_are_what_the_file_says(tmp_path, monkeypatch, capsys):
         assert main(["sweep", str(path), "--dry-run"]) == 0
         jobs = make_jobs(read_sweep(path), None)
         assert len(capsys.readouterr().out.splitlines()) == len(jobs)
-        read.append([training_values(job.argv)[0] for job in jobs])
+        read.append([task_in(job.argv).run for job in jobs])
     assert [config.name for config in read[0]] == NAMES
     assert {config.optim.lr for config in read[1]} == {1e-4, 1e-5, 4.0}
     assert [config.model.kwargs["a"] for config in read[2]] == FREE

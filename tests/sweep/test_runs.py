@@ -19,7 +19,7 @@ from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.job import Job
 from dk_bench.sweep.listing import make_jobs, skip_finished
 from dk_bench.sweep.runner import run_jobs
-from dk_bench.sweep.training_runs import TrainingRun, training_values
+from dk_bench.sweep.training_runs import TrainingRun, task_in
 from dk_bench.training import run_folder, train
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def test_run_that_another_process_trains_is_refused(tmp_path, capsys):
             train(config)
         Path(tmp_path / "c.yaml").write_text("{}")
         overrides = ["name=tiny", f"output={tmp_path}"]
-        folder = TrainingRun.of(*training_values(["dk-bench", "train", str(tmp_path / "c.yaml"), *overrides])).folder
+        folder = TrainingRun.of(task_in(["dk-bench", "train", str(tmp_path / "c.yaml"), *overrides])).folder
         with hold(folder):
             assert main(["train", str(tmp_path / "c.yaml"), *overrides]) == 75
     assert [path.name for path in run_folder(config).iterdir()] == [LOCK]
@@ -177,10 +177,10 @@ def test_claim_goes_back_when_the_run_has_ended_or_could_not_start(tmp_path):
 @pytest.mark.parametrize("command", ["dk-bench", "/opt/bin/dk-bench", "python -m dk_bench", "torchrun -m dk_bench"])
 def test_command_is_known_as_training(tmp_path, command):
     (tmp_path / "c.yaml").write_text("{}")
-    run = TrainingRun.of(*training_values([*command.split(), "train", str(tmp_path / "c.yaml"), "seed=3"]))
+    run = TrainingRun.of(task_in([*command.split(), "train", str(tmp_path / "c.yaml"), "seed=3"]))
     assert run and run.folder.name.endswith("-s3")
-    assert training_values([*command.split(), "eval", str(tmp_path / "c.yaml"), "seed=3"]) is None
-    assert training_values(["dk_bench", "train", str(tmp_path / "c.yaml")]) is None
+    assert task_in([*command.split(), "eval", str(tmp_path / "c.yaml"), "seed=3"]) is None
+    assert task_in(["dk_bench", "train", str(tmp_path / "c.yaml")]) is None
 
 
 @pytest.mark.parametrize(("retries", "state"), [(0, "failed"), (1, "failed"), (2, "finished")])
@@ -224,8 +224,6 @@ def test_workers_have_a_gpu_each(tmp_path, monkeypatch):
 
 def test_finished_detectors_are_skipped(tmp_path, monkeypatch):
     detection = pytest.importorskip("dk_bench.detection.mmengine_config")
-    from dk_bench.detection import run
-
     monkeypatch.chdir(ROOT)
     config = detection.load_detection_config("configs/det/tiny_procedural.py", ["seed=1", f"output={tmp_path}"])
     content = {
@@ -244,7 +242,7 @@ def test_finished_detectors_are_skipped(tmp_path, monkeypatch):
         task="detection",
         device="cpu",
     )
-    write_record(dataclasses.replace(record, status="finished"), run.run_folder(config) / "record.json")
+    write_record(dataclasses.replace(record, status="finished"), run_folder(config) / "record.json")
     skip_finished(jobs)
     assert [job.state for job in jobs] == ["waiting", "skipped"]
 
@@ -252,11 +250,9 @@ def test_finished_detectors_are_skipped(tmp_path, monkeypatch):
 @pytest.mark.parametrize("override", ["randomness.seed=5", "optim_wrapper.type=AmpOptimWrapper", "sync_bn=torch"])
 def test_run_of_a_detectors_cell_is_the_one_that_is_trained(override):
     detection = pytest.importorskip("dk_bench.detection.mmengine_config")
-    from dk_bench.detection import run
-
     path = str(ROOT / "configs/det/tiny_procedural.py")
-    trained = run.run_folder(detection.load_detection_config(path, [override]))
-    assert TrainingRun.of(*training_values(["dk-bench", "train", path, override])).folder == trained
+    trained = run_folder(detection.load_detection_config(path, [override]))
+    assert TrainingRun.of(task_in(["dk-bench", "train", path, override])).folder == trained
 
 
 def test_run_cut_before_its_first_checkpoint_keeps_its_name(tmp_path):

@@ -25,7 +25,7 @@ from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.job import Job
 from dk_bench.sweep.listing import make_jobs, skip_finished
 from dk_bench.sweep.runner import run_jobs
-from dk_bench.sweep.training_runs import TrainingRun, training_values
+from dk_bench.sweep.training_runs import TrainingRun, task_in
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -144,7 +144,7 @@ def test_committed_sweeps_are_sound(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     jobs = make_jobs(read_sweep(path), None)
     assert all(job.argv[:2] == ["dk-bench", "train"] for job in jobs)
-    runs = [TrainingRun.of(*training_values(job.argv)) for job in jobs]
+    runs = [TrainingRun.of(task_in(job.argv)) for job in jobs]
     assert all(runs) and len({run.folder for run in runs}) == len(jobs)
     assert path.read_text().startswith("# Claim: ")
 

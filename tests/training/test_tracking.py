@@ -12,7 +12,7 @@ from dk_bench.cli import main
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.runs.wandb_records import RECORD_FILE
 from dk_bench.training import run_folder, train
-from dk_bench.training.fitting import name_run
+from dk_bench.training.opening import name_run
 
 SHORT = ("optim.epochs=2", "optim.warmup_epochs=1")
 

@@ -8,12 +8,12 @@ import torch
 from training_cases import EPOCHS, STEPS, TINY, PowerCut, tiny
 
 from dk_bench.classification.data import ClassificationData
+from dk_bench.classification.timm_models import build_model
 from dk_bench.cli import main
 from dk_bench.errors import UserError
 from dk_bench.nn import DeformKernel2d
 from dk_bench.runs.record import read_record
 from dk_bench.training import evaluate, load_model, read_checkpoint, run_folder, train
-from dk_bench.training.checkpoint import build_model
 
 
 def outcome(config):

@@ -9,12 +9,12 @@ import timm
 import torch
 
 from dk_bench import KernelSpec
+from dk_bench.classification.timm_models import build_model, kernel_spec
 from dk_bench.config import ModelConfig, load_config
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS, TEST_MODELS
 from dk_bench.nn import DeformKernel2d, offset_parameter_names
 from dk_bench.training import evaluate, load_model, run_folder, train
-from dk_bench.training.checkpoint import build_model, kernel_spec
 
 ONE_STEP = (
     "name=step",

@@ -1,0 +1,113 @@
+"""The task of classification: a timm model, deformed or not, on images of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dk_bench.config import Config, config_from_dict, load_config, to_dict
+from dk_bench.data.shifts import TEST, held_out_sets
+from dk_bench.errors import UserError
+from dk_bench.training.task import Task
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from pytorch_lightning.callbacks import Callback
+
+    from dk_bench.classification.data import ClassificationData
+    from dk_bench.classification.module import LitClassifier
+
+DECODED = "decoded"  # folder of decoded images, beside those of the runs
+
+
+class Classification(Task):
+    """Training by the paper's recipe, on procedural images or any that timm reads."""
+
+    name = "classification"
+    metrics = ("val/loss", "val/top1", "val/top5")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, to_dict(config))
+        self.config, self.tests = config, held_out_sets(config.data)
+
+    @classmethod
+    def load(cls, path: str | Path | None, overrides: Iterable[str] = ()) -> Classification:
+        return cls(load_config(path, overrides))
+
+    @classmethod
+    def from_values(
+        cls, values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "configuration"
+    ) -> Classification:
+        return cls(config_from_dict(values, overrides, source))
+
+    @property
+    def epochs(self) -> int:
+        return self.config.optim.epochs
+
+    def data(self, *, once: bool = False) -> ClassificationData:
+        from dk_bench.classification.data import ClassificationData
+
+        cache = "off" if once else Path(self.config.output, DECODED)
+        return ClassificationData(self.config.data, self.config.seed, cache=cache)
+
+    def module(
+        self, classes: list[str], *, steps: int = 1, run_id: str = "", initial_weights: bool = True
+    ) -> LitClassifier:
+        from dk_bench.classification.module import LitClassifier
+
+        return LitClassifier(self.values, classes, steps, run_id, initial_weights=initial_weights)
+
+    def callbacks(self, *, logged: bool) -> list[Callback]:
+        from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor
+
+        averaging = [EMAWeightAveraging(decay=self.config.ema.decay)] if self.config.ema.decay is not None else []
+        return averaging + ([LearningRateMonitor(logging_interval="step")] if logged else [])
+
+    def describe_model(self, classes: list[str]) -> dict[str, Any]:
+        from dk_bench.classification.timm_models import kernel_spec
+
+        spec, side = kernel_spec(self.config.model), self.config.data.size
+        return {
+            "name": self.config.model.name,
+            "num_classes": len(classes),
+            "input_size": [3, side, side],
+            "spec": spec.to_dict() if spec else None,
+        }
+
+    def summary(self, figures: Mapping[str, float | None], classes: int, split: str = "val") -> str:
+        """Returns top-1 and top-5 in percent; of five classes or fewer every top-5 is right."""
+        top5 = f"  top-5 {figures[f'{split}/top5']:.2f} %" if classes > 5 else ""
+        return f"top-1 {figures[f'{split}/top1']:.2f} %{top5}"
+
+    def epoch_line(self, figures: Mapping[str, float | None], classes: int) -> str:
+        top5 = f"  top-5 {figures['val/top5']:.1f} %" if classes > 5 else ""
+        losses = f"loss {figures['train/loss']:.3f}  val loss {figures['val/loss']:.3f}"
+        return f"{losses}  top-1 {figures['val/top1']:.1f} %{top5}"
+
+    def details(self, figures: Mapping[str, float | None], classes: int, split: str = "val") -> str:
+        return f"{self.summary(figures, classes, split)}  loss {figures[f'{split}/loss']:.4f}"
+
+    def check_split(self, split: str) -> None:
+        if split == TEST and not self.tests:
+            key = "data.test=PLACE" if self.config.data.source == "timm" else "data.procedural.test_images=N"
+            raise UserError(f"there are no test images: expected {key}")
+
+    def check_checkpoint(self, checkpoint: Mapping[str, Any], classes: list[str], path: str | Path) -> None:
+        held, name = checkpoint["hyper_parameters"], self.config.model.name
+        if (held_name := held["config"]["model"].get("name")) != name:
+            then, now = (f"{len(names)} classes" for names in (held["classes"], classes))
+            raise UserError(f"{path}: checkpoint of {held_name} with {then}, expected {name} with {now}")
+        super().check_checkpoint(checkpoint, classes, path)
+
+    def sheet(self, rows: int, split: str = "train") -> Image.Image:
+        from dk_bench.data.procedural import sheet
+        from dk_bench.data.sources import open_images
+
+        data = self.config.data
+        if data.source != "procedural":
+            raise UserError(f"key 'data.source' is {data.source!r}, expected procedural: there is nothing else to draw")
+        if split == "train":
+            return sheet([open_images(data, "train")], rows)
+        self.check_split(split)
+        return sheet([open_images(data, name) for name in self.tests], rows, self.tests)

@@ -1,0 +1,139 @@
+"""The task of detection: any detector of mmdet, on data in COCO's format. Configurations are mmengine's."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mmengine
+from torch import nn
+
+from dk_bench.classification.timm_models import kernel_spec
+from dk_bench.config import ModelConfig
+from dk_bench.detection.building import quiet_mmengine
+from dk_bench.detection.mmengine_config import DetectionConfig, checked, config_from_values, read_file
+from dk_bench.training.task import Task
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from dk_bench.detection.data import DetectionData
+    from dk_bench.detection.module import LitDetector
+
+
+class Detection(Task):
+    """Training as mmdet's runner does it, scored by COCO's average precision."""
+
+    name = "detection"
+    metrics = ("val/mAP", "val/mAP_50", "val/mAP_75", "val/mAP_s", "val/mAP_m", "val/mAP_l")
+
+    def __init__(self, config: DetectionConfig) -> None:
+        super().__init__(config.run, config.to_dict())
+        self.config = config
+
+    @classmethod
+    def load(cls, path: str | Path | None, overrides: Iterable[str] = ()) -> Detection:
+        return cls(checked(copy.deepcopy(_file(str(path), _changed(path))), overrides, str(path)))
+
+    @classmethod
+    def from_values(
+        cls, values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "configuration"
+    ) -> Detection:
+        return cls(config_from_values(values, overrides, source))
+
+    @property
+    def epochs(self) -> int:
+        return self.config.max_epochs
+
+    def data(self, *, once: bool = False) -> DetectionData:
+        from dk_bench.detection.data import DetectionData
+
+        return DetectionData(self.config)
+
+    def module(
+        self, classes: list[str], *, steps: int = 1, run_id: str = "", initial_weights: bool = True
+    ) -> LitDetector:
+        from dk_bench.detection.module import LitDetector
+
+        return LitDetector(self.values, classes, run_id, initial_weights=initial_weights)
+
+    def trainer_options(self) -> dict[str, Any]:
+        unused = self.config.cfg.get("find_unused_parameters")
+        return {"strategy": "ddp_find_unused_parameters_true"} if unused else {}
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Silences mmengine, and the warning of modules that mmdet keeps in evaluation mode in training."""
+        with quiet_mmengine(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+            yield
+
+    def images_in(self, batch: dict[str, Any]) -> int:
+        return len(batch["inputs"])
+
+    def describe_model(self, classes: list[str]) -> dict[str, Any]:
+        """Names the backbone, by its timm name or mmdet's type, what deforms it, and the detector around it."""
+        cfg = self.config.cfg
+        backbone = cfg.model.get("backbone") or {}
+        name = backbone.get("model_name") or f"{backbone.get('type')}{backbone.get('depth') or ''}"
+        given = backbone.get("spec")
+        spec = kernel_spec(ModelConfig(name, dict(given) if given else None))
+        return {
+            "name": name,
+            "detector": str(cfg.model.type).rpartition(".")[2],
+            "spec": spec.to_dict() if spec else None,
+            "input_size": _input_size(cfg.val_dataloader.dataset),
+        }
+
+    def count(self, model: nn.Module, input_size: tuple[int, ...]) -> dict[str, Any]:
+        """Counts the backbone alone: what follows it does more or less work as the image has it."""
+        backbone = super().count(model.backbone, input_size)
+        note = "multiply-adds depend on the image; the backbone's alone are counted"
+        return {"note": note} | {f"backbone_{name}": value for name, value in backbone.items()}
+
+    def summary(self, figures: Mapping[str, float | None], classes: int, split: str = "val") -> str:
+        """Returns the figures, each with its name; n/a for one that there is not."""
+        parts = []
+        for name in self.metrics:
+            value = figures.get(name)
+            shown = "n/a" if value is None or math.isnan(value) else f"{value:.1f}"
+            parts.append(f"{name.removeprefix('val/').replace('mAP_', 'AP_')} {shown}")
+        return "  ".join(parts)
+
+    def sheet(self, rows: int, split: str = "train") -> Image.Image:
+        from dk_bench.detection.sheet import sheet
+
+        self.check_split(split)
+        return sheet(self.config, rows)
+
+
+def _input_size(dataset: Any) -> list[int] | None:
+    """Returns [3, height, width] of the box that validation images are scaled to fit; None where the pipeline has no
+    size."""
+    for step in dataset.get("pipeline") or ():
+        scale = step.get("scale") or step.get("img_scale")
+        if scale is not None and "Resize" in str(step.get("type")):
+            width, height = (scale, scale) if isinstance(scale, int) else scale
+            return [3, int(height), int(width)]
+    return None
+
+
+@functools.cache
+def _file(path: str, changed: int) -> mmengine.Config:
+    """Reads a file as it is since it was ``changed``, once: mmengine takes a second for it, and the runs of a sweep
+    differ by their overrides alone."""
+    return read_file(path)
+
+
+def _changed(path: str | Path) -> int:
+    """Tells when a file was changed last, in nanoseconds; 0 where there is none, which reading it will say."""
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0

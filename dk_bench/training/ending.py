@@ -1,0 +1,91 @@
+"""How a run ends: finished, diverged, interrupted, or because another process of it is gone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+
+from dk_bench.errors import UserError
+from dk_bench.processes import interrupts
+from dk_bench.processes.world import ProcessLost, own_world
+from dk_bench.runs.attempts import INTERRUPTED
+from dk_bench.runs.record import RunRecord, utc_now, write_record
+from dk_bench.training.callbacks import RunKeeper
+from dk_bench.training.own_trainer import Diverged
+from dk_bench.training.tracking import close_logger
+
+SIGNALS_APART_SECONDS = 0.5
+
+
+@contextmanager
+def together(trainer: pl.Trainer, tell: Callable[[BaseException], None]) -> Iterator[None]:
+    """Runs what the trainer does in all its processes. ``tell`` is called before the process exits because it waits for
+    another one that is gone. An interrupt comes out as itself, not as Lightning's exit or as what it did to others."""
+
+    def last_words(why: BaseException) -> None:
+        tell(why)
+        interrupted = isinstance(why, interrupts.Interrupted)
+        print(f"{why}; the same command goes on" if interrupted else f"failed: {why}", file=sys.stderr)
+
+    try:
+        with own_world().together(trainer.world_size, last_words):
+            yield
+    except BaseException as error:
+        if "DataLoader worker" in str(error):  # is gone; whoever signals a whole group may reach this process last
+            time.sleep(SIGNALS_APART_SECONDS)
+        if not isinstance(error, interrupts.Interrupted):
+            interrupts.hold_on()
+        raise
+
+
+@contextmanager
+def evaluating(trainer: pl.Trainer) -> Iterator[None]:
+    """Evaluates in the block, in all processes.
+
+    Raises UserError, with the last line of a worker process's traceback alone, and its ProcessLost.
+    """
+    try:
+        with together(trainer, lambda why: None):
+            yield
+    except ProcessLost:
+        raise
+    except UserError as error:
+        raise UserError(reason(error)) from error
+
+
+def end(trainer: pl.Trainer, keeper: RunKeeper, error: BaseException | None = None) -> None:
+    """Writes that the run has finished, or failed with an error."""
+    record = keeper.record
+    record.status, record.error = ("finished", None) if error is None else ("failed", reason(error))
+    record.ended = utc_now()
+    record.attempts[-1].setdefault("steps", 0)
+    if trainer.is_global_zero:
+        write_record(record, keeper.record_path)
+
+
+def end_log(logger: Any, record: RunRecord) -> None:
+    """Ends W&B's run. Where that fails, it hides no error that the run itself failed with; another signal ends it."""
+    interrupts.heed_another()  # the record is written, and W&B waits for a network as long as it takes
+    try:
+        close_logger(logger, record)
+    except Exception as error:
+        if record.status != "failed":
+            raise
+        print(f"W&B's run could not be ended: {reason(error)}", file=sys.stderr)
+
+
+def reason(error: BaseException) -> str:
+    """Returns the exception in one line; Lightning turns a plain KeyboardInterrupt into an exit."""
+    if isinstance(error, interrupts.Interrupted):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return INTERRUPTED
+    if isinstance(error, UserError | Diverged):
+        # From a worker process the text is a traceback, the exception itself on its last line.
+        return str(error).strip().splitlines()[-1].removeprefix("dk_bench.errors.UserError: ")
+    return f"{type(error).__name__}: {error}".strip()

@@ -1,0 +1,136 @@
+"""How a run begins: alone in its folder, under its old name, with the record of what is known before the first step."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from dk_bench.data.shifts import TEST
+from dk_bench.errors import BusyError, UserError
+from dk_bench.processes.launchers import announced_world, this_rank
+from dk_bench.processes.world import own_process
+from dk_bench.runs.lock import hold
+from dk_bench.runs.record import RunRecord, attempts_of, new_record, read_record
+from dk_bench.training.callbacks import RunKeeper
+from dk_bench.training.held_out import tell_other_tests
+from dk_bench.training.own_trainer import ConfiguredModule
+from dk_bench.training.run_data import RunData
+from dk_bench.training.task import Task
+from dk_bench.training.tracking import in_wandb_sweep, tell_sweep
+
+
+@contextmanager
+def open_run(folder: Path) -> Iterator[RunRecord | None]:
+    """Returns a run's record so far, if any. Until the block is left no other process opens the run: see `hold`, which
+    raises BusyError. The further processes of a run belong to its first, which started them; nobody else's do."""
+    with own_process() as rank, nullcontext() if rank.number else _held(folder):
+        path = folder / "record.json"
+        try:
+            record = read_record(path) if path.exists() else None
+        except UserError as error:
+            raise UserError(f"{error}; move it away, and the run goes on from its last checkpoint, if any") from error
+        yield record
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold(folder))
+        except BusyError as error:
+            if not (world := announced_world()):
+                raise
+            text = f"{error}. {world}: expected one process, which starts those that trainer.devices asks for itself"
+            raise BusyError(text) from error
+        yield
+
+
+def not_again(task: Task, record: RunRecord) -> RunRecord:
+    """Says of a run that finished before that it is not repeated; a sweep of W&B's gets its metrics all the same."""
+    print(f"{task.folder}: finished {record.ended}, not trained again", file=sys.stderr)
+    if in_wandb_sweep() and this_rank().number == 0:
+        tell_sweep(task.run, task.values, record, task.folder)
+    tell_other_tests(task, record)
+    return record
+
+
+def name_run(folder: Path, checkpoint: Mapping[str, Any] | None, previous: RunRecord | None) -> str:
+    """Returns the run's name for W&B: what it was called before, or a new one. The random part keeps apart runs of one
+    cell on several machines that share a project."""
+    if checkpoint:
+        return checkpoint["hyper_parameters"]["run_id"]
+    if previous:
+        return previous.run_id
+    cell, seed = folder.name.rsplit("-", 2)[1:]  # after the run's own name, which W&B might not take
+    return f"{cell}-{seed}-{secrets.token_hex(4)}"
+
+
+def start_record(
+    task: Task,
+    module: ConfiguredModule,
+    data: RunData,
+    command: Sequence[str],
+    *,
+    splits: Sequence[str] = ("train", "val", TEST),
+    kind: str | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
+) -> RunRecord:
+    """Returns the record of a run that begins, with the model's cost and what of ``data`` it is about. ``kind`` is the
+    task in the record where it is not the run's own, ``earlier`` are the attempts before this one."""
+    classes = list(module.hparams.classes)
+    model = task.describe_model(classes)
+    counts = _counts(data, splits)
+    record = new_record(
+        name=task.run.name,
+        config=json.loads(json.dumps(task.values)),  # tuples as lists: the record in memory is the one read back
+        model=model,
+        data={"name": data.name, "classes": classes, **counts, "checksum": data.checksums(*splits)},
+        seed=task.run.seed,
+        command=command or sys.argv,
+        run_id=module.hparams.run_id or None,
+        task=kind or task.name,
+        earlier=earlier,
+    )
+    if data.decoded is not None:  # filled in when they are: an image that cannot be read is a run's failure
+        record.data["decoded"] = data.decoded
+    record.cost = task.cost(module.model, model["input_size"])
+    return record
+
+
+def _counts(data: RunData, splits: Sequence[str]) -> dict[str, int | None]:
+    """Tells how many images there are of the splits that a record is about, and, where folders and tars were scanned,
+    how many service files and folders of theirs were passed over."""
+    images = {split: data.images(split).get(split) if split in splits else None for split in ("train", "val", TEST)}
+    counts = {f"{split}_images": len(found) if found else None for split, found in images.items()}
+    if counts["test_images"] is None:  # as in older records
+        del counts["test_images"]
+    left_out = [found.left_out for found in images.values() if hasattr(found, "left_out")]
+    return counts | ({"left_out": sum(left_out)} if left_out else {})
+
+
+def attempts_before(previous: RunRecord | None, checkpoint: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Returns the attempts so far. The record knows those that left no checkpoint; the checkpoint does where the record
+    is lost."""
+    return attempts_of(previous) if previous else RunKeeper.state_in(checkpoint or {}).get("attempts", [])
+
+
+def go_on_from(record: RunRecord, checkpoint: Mapping[str, Any] | None) -> None:
+    """Puts the epochs of a checkpoint into the record at once: what follows may fail before Lightning restores them.
+
+    Raises UserError where the run had other images before, which an older checkpoint does not say; a run without a
+    checkpoint begins anew, with whatever images.
+    """
+    held = RunKeeper.state_in(checkpoint or {})
+    now, then = record.data.get("checksum") or {}, held.get("checksum") or {}
+    if other := [split for split in now if then.get(split, now[split]) != now[split]]:
+        split = other[0]
+        raise UserError(
+            f"the {split} images are others than when this run began (checksum {now[split]}, then {then[split]}): "
+            "expected the same images, or another output, in which the run begins anew"
+        )
+    record.metrics["epochs"] = list(held.get("epochs", []))

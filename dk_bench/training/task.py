@@ -1,0 +1,161 @@
+"""What a task is to the loop that trains every task, `dk_bench.training.run`.
+
+A new task is a folder beside `dk_bench.classification` and a line in `dk_bench.tasks`:
+
+- ``task.py`` with a `Task`, which imports what is heavy only inside its methods;
+- ``module.py`` with a `dk_bench.training.own_trainer.ConfiguredModule`, the Lightning module;
+- ``data.py`` with a `dk_bench.training.run_data.RunData`, the Lightning data module.
+
+Resuming, records, devices, interrupts, W&B, sweeps and ``dk-bench train``, ``eval`` and ``replay`` are there for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from dk_bench.config import RunConfig
+from dk_bench.data.shifts import TEST
+from dk_bench.errors import UserError
+from dk_bench.runs.identity import run_folder
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from pytorch_lightning.callbacks import Callback
+    from torch import nn
+
+    from dk_bench.training.own_trainer import ConfiguredModule
+    from dk_bench.training.run_data import RunData
+
+
+class Task(ABC):
+    """One configuration of one task: everything that the training loop has to ask about it.
+
+    Attributes:
+        name: the task in records, checkpoints and `dk_bench.tasks`.
+        metrics: the figures that a validation gives, as the module logs them (``val/...``) and in the records' order.
+        run: the keys that every task has: name, seed, output, trainer, wandb.
+        values: the whole configuration as plain data, from which `from_values` makes the same task.
+        tests: names of the sets that the trained model is evaluated on once; empty where there are none.
+    """
+
+    name: ClassVar[str]
+    metrics: ClassVar[Sequence[str]]
+    tests: Sequence[str] = ()
+
+    def __init__(self, run: RunConfig, values: dict[str, Any]) -> None:
+        self.run, self.values = run, values
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: str | Path | None, overrides: Iterable[str] = ()) -> Self:
+        """Reads a configuration file and applies ``key=value`` overrides. Raises UserError for either."""
+
+    @classmethod
+    @abstractmethod
+    def from_values(cls, values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "") -> Self:
+        """Returns the task of ``values``, as a checkpoint holds them, with overrides. Errors name ``source``."""
+
+    @property
+    @abstractmethod
+    def epochs(self) -> int:
+        """Tells how many epochs the configuration trains for."""
+
+    @abstractmethod
+    def data(self, *, once: bool = False) -> RunData:
+        """Returns the data module; ``once``: every image will be seen once, so that none need be kept."""
+
+    @abstractmethod
+    def module(
+        self, classes: list[str], *, steps: int = 1, run_id: str = "", initial_weights: bool = True
+    ) -> ConfiguredModule:
+        """Returns the Lightning module for these classes and ``steps`` batches an epoch. Without ``initial_weights``
+        it reads none from files: a checkpoint's follow."""
+
+    @abstractmethod
+    def describe_model(self, classes: list[str]) -> dict[str, Any]:
+        """Tells what a record says of the model; ``name``, ``spec`` and ``input_size`` ([3, height, width], or None)
+        at least."""
+
+    @abstractmethod
+    def summary(self, figures: Mapping[str, float | None], classes: int, split: str = "val") -> str:
+        """Returns a split's figures in a few words, as ``dk-bench train`` ends with them."""
+
+    def epoch_line(self, figures: Mapping[str, float | None], classes: int) -> str:
+        """Returns the figures of an epoch in a line."""
+        return f"loss {figures['train/loss']:.3f}  {self.summary(figures, classes)}"
+
+    def details(self, figures: Mapping[str, float | None], classes: int, split: str = "val") -> str:
+        """Returns a split's figures as ``dk-bench eval`` prints them."""
+        return self.summary(figures, classes, split)
+
+    @property
+    def folder(self) -> Path:
+        """Tells where the run keeps record, checkpoint and lock, see `dk_bench.runs.identity.run_folder`."""
+        return run_folder(self.run, self.values)
+
+    def callbacks(self, *, logged: bool) -> list[Callback]:
+        """Returns what the configuration wants done in training besides; ``logged``: there is a logger."""
+        return []
+
+    def trainer_options(self) -> dict[str, Any]:
+        """Returns further arguments of ``pl.Trainer``."""
+        return {}
+
+    def quiet(self) -> AbstractContextManager:
+        """Silences what the task's own libraries say of every run."""
+        return nullcontext()
+
+    def images_in(self, batch: Any) -> int:
+        """Returns the number of images of a batch (images, labels)."""
+        return len(batch[1])
+
+    def sheet(self, rows: int, split: str = "train") -> Image.Image:
+        """Draws ``rows`` rows of a split's images. Raises UserError where there is nothing to draw."""
+        raise UserError(f"images of {self.name} cannot be drawn")
+
+    def check_split(self, split: str) -> None:
+        """Raises UserError where the configuration has no images of a split."""
+        if split == TEST and not self.tests:
+            raise UserError(f"there are no test images: {self.name} has none of its own")
+
+    def check_checkpoint(self, checkpoint: Mapping[str, Any], classes: list[str], path: str | Path) -> None:
+        """Raises UserError where a checkpoint is not of this task, or of other classes than the data has."""
+        held = list(checkpoint["hyper_parameters"]["classes"])
+        if task_of(checkpoint) != self.name:
+            raise UserError(f"{path}: a checkpoint of {task_of(checkpoint)}, expected one of {self.name}")
+        if held != list(classes):
+            raise UserError(f"{path}: its model tells {some_of(held)} apart, the images are of {some_of(classes)}")
+
+    def cost(self, model: nn.Module, input_size: Sequence[int] | None) -> dict[str, Any]:
+        """Tells what one image costs, as records hold it. Counting must not keep a model from training: where it fails,
+        at an operator without a formula or one that cannot run without data, only the parameters are known, and why."""
+        params = sum(parameter.numel() for parameter in model.parameters())
+        cost = {"params": params, "macs": None, "sampling_macs": None, "input_size": input_size and list(input_size)}
+        try:
+            return cost | self.count(model, tuple(input_size or (3, 224, 224)))
+        except (AttributeError, NotImplementedError, RuntimeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[0]
+            print(f"multiply-adds are not known: {reason}", file=sys.stderr)
+            return cost | {"error": reason}
+
+    def count(self, model: nn.Module, input_size: tuple[int, ...]) -> dict[str, Any]:
+        """Counts multiply-adds of one image. May raise what `cost` tells as the reason that they are not known."""
+        from dk_bench.models.cost import count_cost
+
+        return dataclasses.asdict(count_cost(model, input_size))
+
+
+def task_of(checkpoint: Mapping[str, Any]) -> str:
+    """Tells the name of the task that a checkpoint is of. Those of classification do not say."""
+    return checkpoint.get("task", "classification")
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Returns the number of classes and the first of their names."""
+    return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
