@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Any, Protocol
+from typing import Any
 
+from dk_bench.data.image_files import Files
 from dk_bench.data.images import FileImages, NamedImages
 from dk_bench.data.procedural import ShapeImages
-from dk_bench.data.splits import Files
-from dk_bench.errors import UserError
 
 MANY = 100_000  # of up to so many images, and so many bytes of files, all are read
 MANY_BYTES = 2_000_000_000
 SAMPLE = 32  # of more, and of images that are drawn, so many, or a few more, that lie spread over all
 
 
-class Contents(Protocol):
-    """Images whose files can be read."""
-
-    def __len__(self) -> int: ...
-
-    def content(self, index: int) -> bytes:
-        """Returns the file's bytes."""
-
-
 def checksum(images: FileImages | NamedImages | ShapeImages) -> str:
-    """Of a split's images, in their order, with their labels and the names of their classes: 16 hexadecimal digits.
+    """Returns what tells a split's images, in their order, with their labels and the names of their classes: 16
+    hexadecimal digits.
 
     Equal for a folder and its tar. Of files the bytes count: of all of them up to `MANY` images and `MANY_BYTES`, of
     larger splits their names, sizes and labels, and the bytes of some. Of procedural images their settings and the
@@ -35,8 +26,8 @@ def checksum(images: FileImages | NamedImages | ShapeImages) -> str:
     digest = hashlib.blake2b(digest_size=8)
     _add(digest, len(images), *images.classes)
     if isinstance(images, FileImages):
-        _add(digest, *images.files.labels)
-        _add_files(digest, images.files, images)
+        _add(digest, *images.labels)
+        _add_files(digest, images.files)
     elif len(images) <= MANY or isinstance(images, ShapeImages):
         _add(digest, content_digest(images))
     else:
@@ -45,16 +36,20 @@ def checksum(images: FileImages | NamedImages | ShapeImages) -> str:
 
 
 def files_checksum(files: Files, *described: Any) -> str:
-    """Of files as `checksum` has it, and of what is said of them, plain data. Raises UserError as it does."""
+    """Returns the `checksum` of files and of what is said of them, plain data. Raises UserError as it does."""
     digest = hashlib.blake2b(digest_size=8)
     _add(digest, *described)
-    _add_files(digest, files, _Read(files))
+    _add_files(digest, files)
     return digest.hexdigest()
 
 
-def content_digest(images: Contents | ShapeImages, *, again: bool = False) -> bytes:
-    """Of the bytes of all images, in their order, worked out once unless ``again``; of procedural images of their
-    settings, and of the pixels of some, which tell programs that draw otherwise: 16 bytes. Raises UserError."""
+def content_digest(images: Files | FileImages | NamedImages | ShapeImages, *, again: bool = False) -> bytes:
+    """Returns a digest of 16 bytes of the bytes of all images, in their order, worked out once unless ``again``; of
+    procedural images of their settings, and of the pixels of some, which tell programs that draw otherwise.
+
+    Raises UserError for an image that cannot be read.
+    """
+    images = images.files if isinstance(images, FileImages) else images
     known = getattr(images, "_content_digest", None)
     if known is None or again:
         digest = hashlib.blake2b(digest_size=16)
@@ -73,38 +68,14 @@ def spread(count: int) -> range:
     return range(0, count, max(1, count // SAMPLE))
 
 
-class _Read:
-    """Files as `Contents`."""
-
-    def __init__(self, files: Files) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files.names)
-
-    def content(self, index: int) -> bytes:
-        """Returns the file's bytes. Raises UserError."""
-        try:
-            return self.files.read(index)
-        except OSError as error:
-            raise _unreadable(error) from error
-
-
-def _add_files(digest: Any, files: Files, contents: Contents) -> None:
-    try:
-        sizes = [files.size(index) for index in range(len(files.names))]
-    except OSError as error:
-        raise _unreadable(error) from error
+def _add_files(digest: Any, files: Files) -> None:
+    sizes = [files.size(index) for index in range(len(files))]
     if len(sizes) <= MANY and sum(sizes) <= MANY_BYTES:
-        _add(digest, content_digest(contents))
+        _add(digest, content_digest(files))
         return
     for name, size in zip(files.names, sizes, strict=True):
         _add(digest, os.path.basename(name), size)
-    _add(digest, *map(contents.content, spread(len(sizes))))
-
-
-def _unreadable(error: OSError) -> UserError:
-    return UserError(f"image {error.filename} cannot be read: {error.strerror or error}")
+    _add(digest, *map(files.content, spread(len(sizes))))
 
 
 def _add(digest: Any, *parts: Any) -> None:

@@ -23,37 +23,26 @@ TEST_NAMES = ("val", "valid", "validation", "eval", "evaluation", "test")
 class FileImages:
     """One split of a folder or tar as map-style data set: item ``index`` is (RGB image, label).
 
-    ``classes`` are the names in order of the labels, ``files`` where images come from, ``left_out`` the number of
-    service files. Raises UserError for a path that is missing or holds anything but images of classes, see
-    `dk_bench.data.layout`; an item raises it, with the file's name, where its image cannot be read.
+    ``labels`` are of all images in order, ``classes`` the names in order of the labels, ``files`` where images come
+    from, ``left_out`` the number of service files. Raises UserError for a path that is missing or holds anything but
+    images of classes, see `dk_bench.data.layout`; an item raises it, with the file's name, where its image cannot be
+    read.
     """
 
     def __init__(self, config: DataConfig, split: str) -> None:
         self.files = scan(_place(config, split), f"data.{split}")
-        self.classes, self.left_out = self.files.classes, self.files.left_out
-
-    @property
-    def labels(self) -> list[int]:
-        """Of all images, in order."""
-        return self.files.labels
+        self.classes, self.labels, self.left_out = self.files.classes, self.files.labels, self.files.left_out
 
     def __len__(self) -> int:
-        return len(self.files.names)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        content = self.content(index)
-        return open_image(io.BytesIO(content), name=self._name(index)), self.files.labels[index]
+        content = io.BytesIO(self.content(index))
+        return open_image(content, name=self.files.called(index)), self.labels[index]
 
     def content(self, index: int) -> bytes:
         """Returns the file's bytes. Raises UserError."""
-        try:
-            return self.files.read(index)
-        except OSError as error:
-            raise UserError(f"{self._name(index)} cannot be read: {error.strerror or error}") from error
-
-    def _name(self, index: int) -> str:
-        file = self.files.names[index].encode(errors="backslashreplace").decode()  # records cannot hold other names
-        return f"{self.files.place}: image {file}"
+        return self.files.content(index)
 
 
 class NamedImages:
@@ -76,7 +65,7 @@ class NamedImages:
         self.classes = _class_names(self._dataset if self.reader is None else self.reader)
         self.source = f"{config.reader}, split {place!r}"
         if len(self) == 0:
-            raise UserError(f"key 'data.{split}': no images in {self.source}")
+            raise UserError(f"no images in {self.source}", key=f"data.{split}")
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -126,29 +115,26 @@ def _place(config: DataConfig, split: str) -> str:
 
 
 def _check_reader(reader: str) -> None:
-    kind, _, name = reader.partition("/")
-    if kind.lower() in STREAMS:
-        raise UserError(
-            f"key 'data.reader' is {reader!r}: a stream has no order to resume in; expected a folder, a tar, or a data "
-            "set with random access (hfds/NAME, torch/NAME)"
-        )
-    if kind.lower() not in ("hfds", "torch") or not name:  # timm takes any other name for a folder
-        raise UserError(
-            f"key 'data.reader' is {reader!r}, expected hfds/NAME or torch/NAME, or nothing where data.train and "
-            "data.val are folders or tars"
-        )
-    if kind.lower() == "torch" and name.lower().rpartition("/")[2] in ("image_folder", "folder"):
-        raise UserError(
-            f"key 'data.reader' is {reader!r}, which reads one folder for both splits; leave data.reader empty, and "
-            "give the folders as data.train=... and data.val=..."
-        )
+    """Raises UserError for a reader without random access, and for one that opens something else than is meant."""
+    kind, _, name = reader.lower().partition("/")
+    reason = None
+    if kind in STREAMS:
+        access = "a folder, a tar, or a data set with random access (hfds/NAME, torch/NAME)"
+        reason = f"a stream, which has no order to resume in; expected {access}"
+    elif kind not in ("hfds", "torch") or not name:  # timm takes any other name for a folder
+        reason = "expected hfds/NAME or torch/NAME, or nothing where data.train and data.val are folders or tars"
+    elif kind == "torch" and name.rpartition("/")[2] in ("image_folder", "folder"):
+        instead = "leave data.reader empty, and give the folders as data.train=... and data.val=..."
+        reason = f"which reads one folder for both splits; {instead}"
+    if reason:
+        raise UserError(reason, key="data.reader", value=reader)
 
 
 def _check_split(reader: str, place: str, key: str) -> None:
     """Raises UserError for a split's name that timm would take for test, whatever it says."""
     name = reader.lower().rpartition("/")[2]
     if reader.lower().startswith("torch/") and name in TWO_SPLITS and place not in (*TRAIN_NAMES, *TEST_NAMES):
-        raise UserError(f"key '{key}' is {place!r}, expected a split of {reader}: train or test")
+        raise UserError(f"expected a split of {reader}: train or test", key=key, value=place)
 
 
 def _create(config: DataConfig, split: str) -> Any:
@@ -158,17 +144,14 @@ def _create(config: DataConfig, split: str) -> Any:
         return create_dataset(config.reader, root=config.root, split=split, search_split=False)
     except (RuntimeError, ValueError, AssertionError, OSError, ImportError, TypeError, KeyError) as error:
         why = str(error) or type(error).__name__
-        raise UserError(f"key 'data.reader': {config.reader!r}, split {split!r}: {why}") from error
+        raise UserError(f"{config.reader!r}, split {split!r}: {why}", key="data.reader") from error
 
 
 def _class_names(source: object) -> list[str]:
-    """Class names in the order of their labels, from whatever attribute the source has for them."""
-    for attribute in ("wnids", "all_categories"):  # torchvision's ImageNet (its classes have several names each), iNat
+    """Returns class names in the order of their labels, from whatever attribute the source has for them."""
+    # torchvision's ImageNet (its classes have several names each), iNat, then what most sources have.
+    for attribute in ("wnids", "all_categories", "class_to_idx", "class_name_to_idx", "classes"):
         if names := getattr(source, attribute, None):
-            return [str(name) for name in names]
-    for attribute in ("class_to_idx", "class_name_to_idx"):
-        if index_of := getattr(source, attribute, None):
-            return [str(name) for name in sorted(index_of, key=index_of.get)]
-    if names := getattr(source, "classes", None):
-        return [str(name) for name in names]
-    raise UserError("key 'data.reader': this data set does not say which classes it has")
+            ordered = sorted(names, key=names.get) if attribute.endswith("_to_idx") else names
+            return [str(name) for name in ordered]
+    raise UserError("this data set does not say which classes it has", key="data.reader")

@@ -17,46 +17,18 @@ from dk_bench.errors import UserError
 
 # By operating systems, file managers, synchronisation, version control and notebooks; compared in lower case.
 SERVICE_FILES = (
-    "._*",
-    ".ds_store",
-    "thumbs.db",
-    "ehthumbs.db",
-    "desktop.ini",
-    "icon\r",
-    ".directory",
-    ".git*",
-    ".nfs*",
-    ".localized",
-    ".nomedia",
-    "*:zone.identifier",
-)
+    "._* .ds_store thumbs.db ehthumbs.db desktop.ini icon\r .directory .git* .nfs* .localized .nomedia "
+    "*:zone.identifier"
+).split(" ")
 SERVICE_FOLDERS = (
-    ".ipynb_checkpoints",
-    "__macosx",
-    "@eadir",
-    "#recycle",
-    "#snapshot",
-    ".git",
-    ".svn",
-    ".hg",
-    ".dvc",
-    "__pycache__",
-    ".cache",
-    "lost+found",
-    "$recycle.bin",
-    "system volume information",
-    ".trash*",
-    ".spotlight-v100",
-    ".fseventsd",
-    ".temporaryitems",
-    ".appledouble",
-    ".snapshot",
-    ".snapshots",
-)
+    ".ipynb_checkpoints __macosx @eadir #recycle #snapshot .git .svn .hg .dvc __pycache__ .cache lost+found "
+    "$recycle.bin .trash* .spotlight-v100 .fseventsd .temporaryitems .appledouble .snapshot .snapshots"
+).split()
 SERVICE_FILE, SERVICE_FOLDER = (
-    re.compile("|".join(map(fnmatch.translate, names))) for names in (SERVICE_FILES, SERVICE_FOLDERS)
+    re.compile("|".join(map(fnmatch.translate, names)))
+    for names in (SERVICE_FILES, [*SERVICE_FOLDERS, "system volume information"])
 )
-SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "eval", "dev", "test", "testing"})
+SPLIT_NAMES = frozenset("train training val valid validation eval dev test testing".split())
 NO_IMAGE = "no image by its name's end"
 SHOWN = 3  # of what is wrong, so many are named
 
@@ -90,7 +62,7 @@ def natural_key(name: str) -> tuple:
 
 
 def arrange(listing: Listing, place: str, key: str) -> tuple[list[str], list[str], list[int]]:
-    """Classes in order, images in order, and every image's label, the index of its class.
+    """Returns classes in order, images in order, and every image's label, the index of its class.
 
     Raises UserError that names ``key``, ``place`` and, the first few of many, what is not used, classes without
     images, and classes whose names cannot be told apart on every file system.
@@ -103,13 +75,14 @@ def arrange(listing: Listing, place: str, key: str) -> tuple[list[str], list[str
             images.append(name)
     if not images and not faults:
         empty = f": {_some(sorted(listing.folders))} are empty" if listing.folders else ""
-        raise UserError(f"key '{key}': no images in {place}{empty}, expected {EXPECTED}")
+        raise UserError(f"no images in {place}{empty}, expected {EXPECTED}", key=key)
     if faults:
-        raise UserError(_told(faults, listing, place, key))
+        raise UserError(_told(faults, listing, place), key=key)
     classes = sorted({name.partition("/")[0] for name in images}, key=natural_key)
     if empty := sorted(set(listing.folders) - set(classes), key=natural_key):
-        raise UserError(f"key '{key}': no images in {place}/{_some(empty)}, expected some in the folder of every class")
-    _check_names(classes, place, key)
+        raise UserError(f"no images in {place}/{_some(empty)}, expected some in the folder of every class", key=key)
+    if fault := _fault_of_names(classes):
+        raise UserError(f"{place}: {fault}", key=key)
     images.sort(key=natural_key)
     label = {name: index for index, name in enumerate(classes)}
     return classes, images, [label[name.partition("/")[0]] for name in images]
@@ -128,11 +101,11 @@ def _fault(name: str) -> str | None:
     return "lies deeper than in the folder of a class" if depth > 1 else None
 
 
-def _told(faults: Mapping[str, str], listing: Listing, place: str, key: str) -> str:
+def _told(faults: Mapping[str, str], listing: Listing, place: str) -> str:
     names = sorted(faults, key=natural_key)
     shown = _some([f"{name} ({faults[name]})" for name in names])
     files = "1 entry is" if len(names) == 1 else f"{len(names)} entries are"
-    return f"key '{key}': {files} not used in {place}: {shown}; expected {EXPECTED}, and nothing else{_hint(listing)}"
+    return f"{files} not used in {place}: {shown}; expected {EXPECTED}, and nothing else{_hint(listing)}"
 
 
 def _hint(listing: Listing) -> str:
@@ -149,22 +122,28 @@ def _hint(listing: Listing) -> str:
     return ""
 
 
-def _check_names(classes: Sequence[str], place: str, key: str) -> None:
+def _fault_of_names(classes: Sequence[str]) -> str | None:
+    """Tells why these are no names of classes, or None."""
     seen: dict[str, str] = {}
     for name in classes:
         if not name.isprintable():  # also bytes that are no UTF-8, which no record can hold
-            raise UserError(f"key '{key}': {place}: {name!r} is no name of a class, expected plain text in UTF-8")
-        same = unicodedata.normalize("NFC", name).casefold()
-        if same in seen:
-            raise UserError(
-                f"key '{key}': {place}: the classes {ascii(seen[same])} and {ascii(name)} differ only in capitals or "
-                "in how letters are encoded, expected names that every file system tells apart"
+            return f"{name!r} is no name of a class, expected plain text in UTF-8"
+        if (same := plain_name(name)) in seen:
+            return (
+                f"the classes {ascii(seen[same])} and {ascii(name)} differ only in capitals or in how letters are "
+                "encoded, expected names that every file system tells apart"
             )
         seen[same] = name
     if len(classes) < 2:
-        raise UserError(f"key '{key}': only one class, {classes[0]}, in {place}, expected two or more: {EXPECTED}")
+        return f"only one class, {classes[0]}, expected two or more: {EXPECTED}"
     if {name.lower() for name in classes} <= SPLIT_NAMES:
-        raise UserError(f"key '{key}': {place} holds {', '.join(classes)}, which are splits and no classes; name one")
+        return f"it holds {', '.join(classes)}, which are splits and no classes; name one"
+    return None
+
+
+def plain_name(name: str) -> str:
+    """Returns a name without what some file systems do not tell apart: capitals, and how letters are encoded."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _some(texts: Iterable[str]) -> str:

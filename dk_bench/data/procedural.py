@@ -34,65 +34,35 @@ def _ring(inner: float, points: int = 40) -> list[tuple[float, float]]:
     return [tuple(p) for p in np.concatenate([circle, inner * circle[::-1]])]  # a keyhole: out, round, in, back
 
 
+def _corners(text: str) -> list[tuple[float, float]]:
+    numbers = [float(number) for number in text.split()]
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
 # Corners in the unit square [-1, 1]^2, x to the right and y down. No discs and no bars: those are the clutter.
 _CORNERS: dict[str, list[tuple[float, float]]] = {
-    "triangle": [(0, -1), (1, 0.8), (-1, 0.8)],
+    "triangle": _corners("0 -1  1 0.8  -1 0.8"),
     "star": _regular_star(5, 0.4),
     "ring": _ring(0.55),
-    "cross": [
-        (-0.3, -1),
-        (0.3, -1),
-        (0.3, -0.3),
-        (1, -0.3),
-        (1, 0.3),
-        (0.3, 0.3),
-        (0.3, 1),
-        (-0.3, 1),
-        (-0.3, 0.3),
-        (-1, 0.3),
-        (-1, -0.3),
-        (-0.3, -0.3),
-    ],
-    "tee": [(-1, -1), (1, -1), (1, -0.4), (0.3, -0.4), (0.3, 1), (-0.3, 1), (-0.3, -0.4), (-1, -0.4)],
-    "ell": [(-1, -1), (-0.4, -1), (-0.4, 0.4), (1, 0.4), (1, 1), (-1, 1)],
-    "zed": [(-1, -1), (0.3, -1), (0.3, 0.5), (1, 0.5), (1, 1), (-0.3, 1), (-0.3, -0.5), (-1, -0.5)],
-    "arrow": [(-1, -0.3), (0.1, -0.3), (0.1, -1), (1, 0), (0.1, 1), (0.1, 0.3), (-1, 0.3)],
-    "aitch": [
-        (-1, -1),
-        (-0.45, -1),
-        (-0.45, -0.28),
-        (0.45, -0.28),
-        (0.45, -1),
-        (1, -1),
-        (1, 1),
-        (0.45, 1),
-        (0.45, 0.28),
-        (-0.45, 0.28),
-        (-0.45, 1),
-        (-1, 1),
-    ],
-    "fork": [
-        (-1, -1),
-        (1, -1),
-        (1, -0.5),
-        (-0.4, -0.5),
-        (-0.4, -0.25),
-        (1, -0.25),
-        (1, 0.25),
-        (-0.4, 0.25),
-        (-0.4, 0.5),
-        (1, 0.5),
-        (1, 1),
-        (-1, 1),
-    ],
+    "cross": _corners(
+        "-0.3 -1  0.3 -1  0.3 -0.3  1 -0.3  1 0.3  0.3 0.3  0.3 1  -0.3 1  -0.3 0.3  -1 0.3  -1 -0.3  -0.3 -0.3"
+    ),
+    "tee": _corners("-1 -1  1 -1  1 -0.4  0.3 -0.4  0.3 1  -0.3 1  -0.3 -0.4  -1 -0.4"),
+    "ell": _corners("-1 -1  -0.4 -1  -0.4 0.4  1 0.4  1 1  -1 1"),
+    "zed": _corners("-1 -1  0.3 -1  0.3 0.5  1 0.5  1 1  -0.3 1  -0.3 -0.5  -1 -0.5"),
+    "arrow": _corners("-1 -0.3  0.1 -0.3  0.1 -1  1 0  0.1 1  0.1 0.3  -1 0.3"),
+    "aitch": _corners(
+        "-1 -1  -0.45 -1  -0.45 -0.28  0.45 -0.28  0.45 -1  1 -1  1 1  0.45 1  0.45 0.28  -0.45 0.28  -0.45 1  -1 1"
+    ),
+    "fork": _corners(
+        "-1 -1  1 -1  1 -0.5  -0.4 -0.5  -0.4 -0.25  1 -0.25  1 0.25  -0.4 0.25  -0.4 0.5  1 0.5  1 1  -1 1"
+    ),
 }
 SHAPES = tuple(_CORNERS)
 
 
 def _outline(corners: list[tuple[float, float]], step: float = 0.15) -> np.ndarray:
-    """Returns the closed polygon with points at most ``step`` apart, so that bending curves its straight edges: (P,
-    2).
-    """
+    """Returns the closed polygon, (P, 2), with points at most ``step`` apart, so that bending curves its edges."""
     points = []
     for start, end in zip(np.array(corners), np.roll(np.array(corners), -1, axis=0), strict=True):
         pieces = max(1, math.ceil(np.linalg.norm(end - start) / step))
@@ -127,7 +97,7 @@ class Pose:
         return self.scale * np.stack([cos * x - sin * y, sin * x + cos * y], axis=1) + self.center
 
     def box(self) -> tuple[float, float, float, float]:
-        """Bounding box in pixels as COCO writes it: left, top, width, height."""
+        """Returns the bounding box in pixels as COCO writes it: left, top, width, height."""
         points = self.contour()
         low, extent = points.min(axis=0), np.ptp(points, axis=0)
         return float(low[0]), float(low[1]), float(extent[0]), float(extent[1])
@@ -243,7 +213,7 @@ class ShapeImages:
 
     @property
     def labels(self) -> list[int]:
-        """Of all images, in order."""
+        """Returns the labels of all images, in order."""
         return [index % len(self.classes) for index in range(self.count)]
 
     @property
@@ -257,7 +227,7 @@ class ShapeImages:
         return sample_pose(self._rng(index, 0), index % len(self.classes), **self._pose)
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """Tells what is known of image ``index``: label, class, center, scale, box (pixels), rotation (radians),
+        """Returns what is known of image ``index``: label, class, center, scale, box (pixels), rotation (radians) and
         bend.
         """
         pose = self.pose(index)

@@ -4,64 +4,44 @@ from __future__ import annotations
 
 import os
 import tarfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
+from dk_bench.data.image_files import Files, PathFiles
 from dk_bench.data.layout import EXPECTED, NO_IMAGE, Listing, arrange, is_service
 from dk_bench.data.pixels import is_image_name
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, system_errors
 
 BLOCK = tarfile.BLOCKSIZE
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, Zstandard
 INNER = "a folder inside the folder of a class"
 
 
-class Scan(ABC):
-    """Image files in order.
+class Scan(Files):
+    """Image files of classes, in order.
 
     Attributes:
-        place: what was scanned.
+        place: what was scanned; names are relative to it.
         classes: names of the classes in order of their labels.
-        names: of the images, relative to ``place``, with ``/`` between their parts.
         labels: of each image the index of its class.
-        left_out: service files and folders that were passed over.
+        left_out: how many service files and folders were passed over.
     """
 
     def __init__(self, place: str, listing: Listing, key: str) -> None:
         self.place, self.left_out = place, listing.left_out
         self.classes, self.names, self.labels = arrange(listing, place, key)
 
-    @abstractmethod
-    def read(self, index: int) -> bytes:
-        """Returns the file's bytes. Raises OSError."""
-
-    @abstractmethod
-    def size(self, index: int) -> int:
-        """Tells how many bytes the file has. Raises OSError."""
-
-    @abstractmethod
-    def identity(self, index: int) -> tuple[str, int]:
-        """Returns the same for the same file on the disk, by whatever links it is reached: its real path, and where in
-        it.
-        """
+    def called(self, index: int) -> str:
+        name = self.names[index].encode(errors="backslashreplace").decode()  # records cannot hold other names
+        return f"{self.place}: image {name}"
 
 
-class FolderScan(Scan):
+class FolderScan(Scan, PathFiles):
     """A folder with one folder of images a class. Links to files and folders are followed, each once."""
 
     def __init__(self, place: str, key: str) -> None:
         super().__init__(place, _list_folder(Path(place), key), key)
-
-    def read(self, index: int) -> bytes:
-        return Path(self.place, self.names[index]).read_bytes()
-
-    def size(self, index: int) -> int:
-        return os.stat(os.path.join(self.place, self.names[index])).st_size
-
-    def identity(self, index: int) -> tuple[str, int]:
-        return real_path(os.path.join(self.place, self.names[index])), 0
+        self._folder = place
 
 
 class TarScan(Scan):
@@ -74,11 +54,14 @@ class TarScan(Scan):
         try:
             listing, places = _list_tar(place, key)
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            raise UserError(f"key '{key}': {place} cannot be read as a tar: {error}") from error
+            raise UserError(f"{place} cannot be read as a tar: {error}", key=key) from error
         super().__init__(place, listing, key)
         self._places = [places[name] for name in self.names]
 
-    def read(self, index: int) -> bytes:
+    def identity(self, index: int) -> tuple[str, int]:
+        return os.path.realpath(self.place), self._places[index][0]
+
+    def _read(self, index: int) -> bytes:
         offset, size = self._places[index]
         with open(self.place, "rb") as stream:
             stream.seek(offset)
@@ -87,23 +70,8 @@ class TarScan(Scan):
             raise OSError("the tar has become shorter")
         return content
 
-    def size(self, index: int) -> int:
+    def _size(self, index: int) -> int:
         return self._places[index][1]
-
-    def identity(self, index: int) -> tuple[str, int]:
-        return os.path.realpath(self.place), self._places[index][0]
-
-
-def real_path(path: str) -> str:
-    """Tells where a file lies when links are followed; quick for many files of few folders."""
-    folder, name = os.path.split(path)
-    path = os.path.join(_real_folder(folder), name)
-    return os.path.realpath(path) if os.path.islink(path) else path
-
-
-@lru_cache(1 << 16)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
 
 
 def scan(place: str, key: str) -> Scan:
@@ -112,9 +80,9 @@ def scan(place: str, key: str) -> Scan:
     if path.is_dir():
         return FolderScan(place, key)
     if not path.exists():
-        raise UserError(f"key '{key}': {place} does not exist, expected {EXPECTED}")
+        raise UserError(f"{place} does not exist, expected {EXPECTED}", key=key)
     if not path.is_file() or path.suffix.lower() != ".tar":
-        raise UserError(f"key '{key}': {place} is a file but no .tar, expected {EXPECTED}")
+        raise UserError(f"{place} is a file but no .tar, expected {EXPECTED}", key=key)
     return TarScan(place, key)
 
 
@@ -168,11 +136,9 @@ def _list_folder(root: Path, key: str) -> Listing:
 
 def _entries(folder: Path, key: str) -> Iterator[os.DirEntry]:
     """Tells what is in a folder, links last, so that of several names of a file the link is the odd one."""
-    try:
-        with os.scandir(folder) as entries:
-            yield from sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
-    except OSError as error:
-        raise UserError(f"key '{key}': folder {folder} cannot be read: {error.strerror}") from error
+    with system_errors(f"key '{key}': folder {folder} cannot be read"), os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
+    yield from found
 
 
 def _add_inner(listing: Listing, links: dict[str, str], entry: os.DirEntry, name: str) -> None:

@@ -31,8 +31,8 @@ def held_out_sets(config: DataConfig) -> list[str]:
 
 
 def ranges(shapes: ProceduralConfig, shift: str = "") -> dict[str, Any]:
-    """Scale, bend and rotation of images as `dk_bench.data.procedural.ShapeImages` takes them: those of training but
-    for ``shift``, one of `SHIFTS` or empty."""
+    """Returns scale, bend and rotation of images as `dk_bench.data.procedural.ShapeImages` takes them: those of
+    training but for ``shift``, one of `SHIFTS` or empty."""
     (small, large), to = shapes.scale, getattr(shapes.shifts, shift) if shift else None
     beyond = {
         "scale_up": {"scale": (large, to)},
@@ -46,26 +46,19 @@ def ranges(shapes: ProceduralConfig, shift: str = "") -> dict[str, Any]:
 
 def check_beyond(shapes: ProceduralConfig, shift: str) -> None:
     """Raises UserError where a shift does not lead out of training's range, or shapes out of the image."""
-    to, (small, large) = getattr(shapes.shifts, shift), shapes.scale
+    to, (small, large), turn, bend = getattr(shapes.shifts, shift), shapes.scale, shapes.rotation, shapes.bend
+    key = f"data.procedural.shifts.{shift}"
     holds, expected = {
         "scale_up": (large < to <= MAX_SCALE, f"above {large}, the upper end of scale, and up to {MAX_SCALE}"),
         "scale_down": (0 < to < small, f"above 0 and below {small}, the lower end of scale"),
-        "rotation": (
-            shapes.rotation < to <= math.pi,
-            f"above {shapes.rotation}, the largest rotation in training, and up to pi",
-        ),
-        "bend": (
-            shapes.bend < to <= BEND_LIMIT,
-            f"above {shapes.bend}, the largest bend in training, and up to {BEND_LIMIT}",
-        ),
+        "rotation": (turn < to <= math.pi, f"above {turn}, the largest rotation in training, and up to pi"),
+        "bend": (bend < to <= BEND_LIMIT, f"above {bend}, the largest bend in training, and up to {BEND_LIMIT}"),
     }[shift]
-    key = f"key 'data.procedural.shifts.{shift}' is {to}"
     if not holds:
-        raise UserError(f"{key}, expected null or a number {expected}")
-    reach = {"scale_up": large, "bend": shapes.bend, "rotation": shapes.rotation, shift: to}
+        raise UserError(f"expected null or a number {expected}", key=key, value=to)
+    reach = {"scale_up": large, "bend": bend, "rotation": turn, shift: to}
     fits = largest_scale(reach["bend"], reach["rotation"])
     if shift != "scale_down" and reach["scale_up"] > fits:  # smaller ones fit better than those of training
-        raise UserError(
-            f"{key}: shapes of half extent {reach['scale_up']}, bent by up to {reach['bend']}, reach out of the image; "
-            f"expected half extents (scale, shifts.scale_up) of up to {math.floor(1000 * fits) / 1000}"
-        )
+        bent = f"shapes of half extent {reach['scale_up']}, bent by up to {reach['bend']}, reach out of the image"
+        expected = f"half extents (scale, shifts.scale_up) of up to {math.floor(1000 * fits) / 1000}"
+        raise UserError(f"by which {bent}; expected {expected}", key=key, value=to)

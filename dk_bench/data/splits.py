@@ -3,57 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Protocol
 
 from dk_bench.config import DataConfig
+from dk_bench.data.image_files import Files, PathFiles
 from dk_bench.data.images import FileImages, NamedImages
-from dk_bench.data.scan import real_path
-from dk_bench.errors import UserError
+from dk_bench.data.layout import plain_name
+from dk_bench.errors import UserError, located
 
 SMALL = 100_000  # of up to so many images, both splits together, the contents are compared
 SHOWN = 3
 FEW = 0.01  # of a published data set's split; so many may be in the other one as well, with a warning
 TRAIN_VAL = ("train", "val")
 KIND = {"train": "training", "val": "validation", "test": "test"}
-
-
-class Files(Protocol):
-    """Files by number, as `dk_bench.data.scan.Scan` has them."""
-
-    names: Sequence[str]
-
-    def read(self, index: int) -> bytes:
-        """Returns the file's bytes."""
-
-    def size(self, index: int) -> int:
-        """Tells how many they are."""
-
-    def identity(self, index: int) -> object:
-        """Returns the same for the same file."""
-
-
-class PathFiles:
-    """Files by their paths."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.names = paths
-
-    def read(self, index: int) -> bytes:
-        """Returns the file's bytes. Raises OSError."""
-        return Path(self.names[index]).read_bytes()
-
-    def size(self, index: int) -> int:
-        """Tells how many bytes the file has. Raises OSError."""
-        return os.stat(self.names[index]).st_size
-
-    def identity(self, index: int) -> str:
-        """Returns the real path."""
-        return real_path(self.names[index])
 
 
 def check_same_classes(
@@ -67,7 +30,7 @@ def check_same_classes(
         for split, classes in zip(names, (set(one) - set(other), set(other) - set(one)), strict=True)
         if classes
     ]
-    if sorted(map(_plain, one)) == sorted(map(_plain, other)):
+    if sorted(map(plain_name, one)) == sorted(map(plain_name, other)):
         only.append("they are the same but for capitals or how letters are encoded")
     splits = (
         f"{name} ({getattr(config, name)}, {len(classes)} classes)"
@@ -94,13 +57,11 @@ def _keys(names: tuple[str, str]) -> str:
 
 
 def check_files_apart(train: Files, val: Files, keys: str, names: tuple[str, str] = TRAIN_VAL) -> None:
-    """As `check_apart`, of files; ``keys`` are those that name them."""
-    try:
+    """Does what `check_apart` does, of files; ``keys`` are those that name them."""
+    with located(f"keys {keys}"):
         shared = _same(train.names, val.names, train.identity, val.identity)
-        if not shared and len(train.names) + len(val.names) <= SMALL:
+        if not shared and len(train) + len(val) <= SMALL:
             shared = _same_content(train, val)
-    except OSError as error:
-        raise UserError(f"keys {keys}: image {error.filename} cannot be read: {error.strerror or error}") from error
     if shared:
         shown = ", ".join(f"{b} ({names[1]}) is {a} ({names[0]})" for a, b in shared[:SHOWN])
         more = ", ..." if len(shared) > SHOWN else ""
@@ -127,11 +88,11 @@ def _same(
 
 def _same_content(train: Files, val: Files) -> list[tuple[str, str]]:
     """Pairs of files with the same bytes. Only those are read that have the same number of them."""
-    train_sizes, val_sizes = ([files.size(index) for index in range(len(files.names))] for files in (train, val))
+    train_sizes, val_sizes = ([files.size(index) for index in range(len(files))] for files in (train, val))
     common = set(train_sizes) & set(val_sizes)
 
     def digest(files: Files, sizes: list[int]) -> Callable[[int], object]:
-        return lambda index: _digest(files.read(index)) if sizes[index] in common else (id(files), index)
+        return lambda index: _digest(files.content(index)) if sizes[index] in common else (id(files), index)
 
     return _same(train.names, val.names, digest(train, train_sizes), digest(val, val_sizes))
 
@@ -165,7 +126,3 @@ def _same_samples(train: NamedImages, val: NamedImages, count: int = 16) -> bool
     """Tells whether images spread over both are the same in the same places."""
     places = range(0, len(val), max(1, len(val) // count))
     return all(train.content(index) == val.content(index) for index in places)
-
-
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()

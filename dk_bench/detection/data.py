@@ -21,8 +21,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampl
 
 from dk_bench.data.checksum import files_checksum
 from dk_bench.data.coco_checks import check_annotations
+from dk_bench.data.image_files import PathFiles
 from dk_bench.data.order import InOrder, ResumingLoader, batches_done, check_processes, mix_seed, processes
-from dk_bench.data.splits import PathFiles, check_files_apart
+from dk_bench.data.splits import check_files_apart
 from dk_bench.detection.building import build
 from dk_bench.detection.image_loading import REMOTE, check_pipeline
 from dk_bench.detection.metrics import GroundTruth

@@ -79,7 +79,7 @@ def test_order_is_that_of_timms_readers(tmp_path):
         assert images.classes == sorted(index, key=index.get)
         theirs = [reader[index] for index in range(len(reader))]
         assert images.labels == [label for _, label in theirs]
-        assert [images.read(index) for index in range(len(images.names))] == [file.read() for file, _ in theirs]
+        assert [images.content(index) for index in range(len(images.names))] == [file.read() for file, _ in theirs]
 
 
 def test_images_of_a_tar_are_those_of_the_folder(tmp_path):
@@ -101,7 +101,7 @@ def test_tar_of_one_tar_a_class(tmp_path):
             tar.add(pack(folder / name), arcname=f"{name}.tar")
     images, expected = scan(str(tmp_path / "outer.tar"), "k"), scan_without_tars(folder)
     assert images.classes == ["ant", "bee"] and images.names == expected.names
-    assert [images.read(i) for i in range(6)] == [expected.read(i) for i in range(6)]
+    assert [images.content(i) for i in range(6)] == [expected.content(i) for i in range(6)]
 
 
 def scan_without_tars(folder):
@@ -263,7 +263,8 @@ def test_names_that_a_file_system_may_not_tell_apart_are_named():
 
 
 def test_only_one_class_is_named(tmp_path, as_given):
-    assert "only one class, ant, in" in fault(as_given(splits(tmp_path, ("ant",)) / "train"))
+    place = as_given(splits(tmp_path, ("ant",)) / "train")
+    assert f"{place}: only one class, ant, expected two or more" in fault(place)
 
 
 # Links

@@ -115,7 +115,10 @@ def test_no_shape_becomes_another_when_turned_or_mirrored():
             "scale_up' is 0.2, expected null or a number above 0.24, the upper end of scale, and up to 0.35",
         ),
         ("scale_up=0.4", "scale_up' is 0.4, expected null or a number above 0.24"),
-        ("scale_up=0.349", r"scale_up' is 0.349: shapes .*bent by up to 0.5, reach out of the image; .* up to 0.347"),
+        (
+            "scale_up=0.349",
+            r"scale_up' is 0.349, by which shapes .*bent by up to 0.5, reach out of the image; .* up to 0.347",
+        ),
         ("scale_down=0.2", "scale_down' is 0.2, expected null or a number above 0 and below 0.16"),
         ("scale_down=0", "scale_down' is 0.0, expected null or a number above 0 and below 0.16"),
         ("rotation=0.7", "rotation' is 0.7, expected null or a number above 0.8, the largest rotation in training"),

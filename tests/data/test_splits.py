@@ -83,7 +83,7 @@ def test_an_image_that_has_gone_is_named(tmp_path):
     data = ClassificationData(data_config(splits(tmp_path)), 0)
     data.train_images  # noqa: B018
     (tmp_path / "val" / "bee" / "1.png").unlink()
-    with pytest.raises(UserError, match=r"image .*val/bee/1\.png cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"val: image bee/1\.png cannot be read: No such file"):
         data.check_splits()
 
 
