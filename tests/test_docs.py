@@ -14,11 +14,12 @@ import typing
 from pathlib import Path
 
 import pytest
+import torch
 
 from dk_bench.claims.file import load_claims
 from dk_bench.cli import COMMANDS, main
 from dk_bench.config import Config
-from dk_bench.models import MODELS, KernelSpec, Variant
+from dk_bench.models import MODELS, KernelSpec, Variant, rules
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.tables.cells import gather
 
@@ -128,7 +129,7 @@ def test_settings_exist(name):
 
 def is_setting(dotted: str) -> bool:
     first, second, *rest = dotted.split(".")
-    if (first, second) in (("model", "backbone"), ("data", "mean")) or second in ("py", "png"):
+    if (first, second) in (("model", "backbone"), ("data", "mean")) or RECIPE in rest:
         return True
     hints: typing.Any = Config
     for part in (first, second, *rest):
@@ -202,6 +203,17 @@ def test_the_recipe_of_a_variant():
     exec(f"def variants(base):\n    {line}", names)
     (variant,) = names["variants"]("test_resnetdw")
     assert variant.name == "test_resnetdw_dk_mine"
+
+
+def test_the_recipe_of_a_layer():
+    layer, rule = blocks_of("A layer", "python")
+    names: dict = vars(rules).copy()
+    exec(layer, names)
+    conv = torch.nn.Conv2d(6, 6, 3, padding=1, groups=6)
+    (mine,) = eval(f"({rule})", names)
+    made, images = mine.make(conv, KernelSpec()), torch.randn(2, 6, 5, 4)
+    torch.testing.assert_close(made(images), conv(images))
+    assert mine.matches(KernelSpec()).include(conv, 1) and mine.words(KernelSpec())["combined"] == "scaled"
 
 
 def test_the_recipe_of_an_ablation(tmp_path, capsys):
