@@ -275,7 +275,7 @@ def _with_short_spec(config: Config) -> Config:
     if config.model.spec is not None:
         spec = spec_of(config.model)
         if spec.is_rigid:
-            what = "null, or one or more of depthwise, pointwise, experts, dcn, dense_dcn and dilate_last"
+            what = f"null, or one or more of {', '.join(spec.PARTS)}"
             raise UserError(f"which changes nothing; expected {what}", key="model.spec", value=config.model.spec)
         config.model.spec = spec.changed()
     return config

@@ -28,18 +28,17 @@ FIGURES = {claim.id: claim for claim in FIGURE_CLAIMS}
 
 @dataclass(frozen=True)
 class Arm:
-    """What a run trains. ``scc``: with CondConv, of any number of experts. ``multiplier``: of the offsets' learning
-    rate, None for the experiment's. ``backbone``: another of the paper's bases, None for the row's own."""
+    """What a run trains. ``spec``: with experts for CondConv of any number of them. ``multiplier``: of the offsets'
+    learning rate, None for the experiment's. ``backbone``: another of the paper's bases, None for the row's own."""
 
     name: str
     spec: KernelSpec
-    scc: bool = False
     multiplier: float | None = None
     backbone: str | None = None
 
     def trains(self, spec: KernelSpec) -> bool:
         """Tells whether a model of this spec is this arm's, whatever the number of experts and where DCN begins."""
-        return _comparable(spec) == (self.scc, *_comparable(self.spec)[1:])
+        return (spec.kernel_size, spec.words) == (self.spec.kernel_size, self.spec.words)
 
 
 @dataclass(frozen=True)
@@ -194,26 +193,18 @@ def _claims(entries: list[Any]) -> dict[str, Claim]:
     return claims
 
 
-def _comparable(spec: KernelSpec) -> tuple[Any, ...]:
-    """Returns what tells arms apart by their specs: whether there is SCC, and fields that have an effect."""
-    local = (spec.scope, spec.clip, spec.scope > spec.kernel_size and spec.grid) if spec.depthwise else ()
-    pointwise = spec.pointwise and spec.pointwise_scope
-    rest = (spec.kernel_size, spec.dcn, spec.dense_dcn, spec.dilate_last)
-    return bool(spec.experts), spec.depthwise, local, pointwise, rest
-
-
 def _arm(name: str, value: Any) -> Arm:
     fields = {field.name for field in dataclasses.fields(KernelSpec)} - {"experts"}
     if not isinstance(value, dict):
         raise UserError(f"expected what its kernel spec changes, got {value!r}")
     own = {key: value[key] for key in value.keys() - fields}
     _check_keys(own, {}, {"scc": bool, "offset_lr_multiplier": int | float, "backbone": str}, also=fields)
-    scc = own.get("scc", False)
+    experts = 2 * own.get("scc", False)
     try:
-        spec = KernelSpec.from_dict({key: value[key] for key in value.keys() & fields} | {"experts": 2 * scc})
+        spec = KernelSpec.from_dict({key: value[key] for key in value.keys() & fields} | {"experts": experts})
     except ValueError as error:
         raise UserError(str(error)) from error
-    return Arm(name, spec, scc, own.get("offset_lr_multiplier"), own.get("backbone"))
+    return Arm(name, spec, own.get("offset_lr_multiplier"), own.get("backbone"))
 
 
 def _experiment(name: str, value: Any, arms: Mapping[str, Arm]) -> Experiment:

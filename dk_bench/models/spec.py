@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from dk_bench.models.rules import RULES, Words
 from dk_bench.nn.scope import GRIDS
@@ -64,6 +64,8 @@ class KernelSpec:
     dense_dcn_groups: int = _at_least(1, default=1)
     dilate_last: bool = False
 
+    PARTS: ClassVar = (*dict.fromkeys(part for rule in RULES for part in rule.parts), "dilate_last")  # ask for changes
+
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
             _check(each, getattr(self, each.name))
@@ -82,7 +84,7 @@ class KernelSpec:
     @property
     def is_rigid(self) -> bool:
         """Tells whether the spec changes nothing."""
-        return not self.dilate_last and not any(rule.is_asked(self) for rule in RULES)
+        return not any(getattr(self, part) for part in self.PARTS)
 
     @property
     def words(self) -> Words:

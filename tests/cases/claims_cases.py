@@ -18,7 +18,7 @@ def run_of(arm, figure, seed=0, *, experiment="photographs", backbone="ResNet-50
     record = make_record(model, seed=seed, status=status, data=CIFAR10)
     record.run_id, record.name = f"{experiment}-{model}-{arm}-s{seed}", place.runs
     record.task = DETECTION if experiment == "detection" else record.task
-    experts = {"experts": 8} if trained.scc else {}
+    experts = {"experts": 8} if trained.spec.experts else {}
     record.model |= {"spec": trained.spec.to_dict() | experts, "input_size": [3, 32, 32]}
     record.config = copy.deepcopy(record.config)
     record.config["model"]["spec"] = trained.spec.changed() | experts
