@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -295,3 +296,18 @@ def test_from_rigid_keeps_device_dtype_mode_and_frozen_weights():
     assert module.weight.dtype == torch.float64 and not module.training
     assert not module.weight.requires_grad and module.bias.requires_grad and module.kernel_offset.weight.requires_grad
     assert DeformKernel2d.from_rigid(nn.Conv2d(4, 4, 3, groups=4, device="meta"), scope=4).weight.is_meta
+
+
+def test_constructors_show_and_take_a_convolutions_arguments():
+    """By place too, in the order that ``inspect.signature`` shows, where a module's own may stand first or last."""
+    shared = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias"]
+    for kind, first, last in (
+        (DeformKernel2d, ["scope"], ["clip", "grid", "device", "dtype"]),
+        (CondConv2d, ["experts"], ["device", "dtype"]),
+        (DeformConv2d, [], ["device", "dtype", "deform_groups", "modulated"]),
+    ):
+        assert list(inspect.signature(kind).parameters) == [*first, *shared, *last]
+    module = DeformConv2d(8, 4, (3, 1), 2, 1, 1, 2, False, None, torch.float64, 4, True)
+    assert (module.kernel_size, module.stride, module.padding, module.groups) == ((3, 1), (2, 2), (1, 1), 2)
+    assert module.bias is None and module.weight.dtype == torch.float64
+    assert module.deform_groups == 4 and module.modulated

@@ -1,0 +1,80 @@
+"""Rules: what a spec asks for, in what words, and that a new kind of layer is a field of the spec and a rule."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import pytest
+from module_cases import on_meta
+from torch import nn
+
+from dk_bench import KernelSpec, deform
+from dk_bench.models import MODELS
+from dk_bench.models.rules import RULES, Convolutions, Rule
+from dk_bench.nn import CondConv2d, DeformKernel2d
+
+WORDS = [  # spec, cells of tables, all in a line
+    ({}, ("rigid", "rigid", ""), "rigid"),
+    ({"depthwise": "local"}, ("rigid", "local 4x4, centred", ""), "local 4x4, centred"),
+    ({"depthwise": "local", "scope": 3, "grid": "spread"}, ("rigid", "local 3x3", ""), "local 3x3"),
+    (
+        {"depthwise": "global", "grid": "spread", "clip": False, "pointwise": "global"},
+        ("global 2x2", "global 4x4, spread, unclipped", ""),
+        "global 4x4, spread, unclipped + 1x1 global 2x2",
+    ),
+    ({"depthwise": "local", "dcn": True}, ("rigid", "local 4x4, centred", "DCN"), "DCN + local 4x4, centred"),
+    ({"dcn": True, "experts": 2}, ("rigid", "rigid", "DCN, SCC"), "DCN, SCC"),
+    (
+        {"dense_dcn": "v2", "dense_dcn_groups": 4, "dilate_last": True},
+        ("rigid", "rigid", "full DCN v2 from stride 32, 4 groups, dilated"),
+        "full DCN v2 from stride 32, 4 groups, dilated",
+    ),
+]
+
+
+@pytest.mark.parametrize("changes, columns, line", WORDS, ids=str)
+def test_words(changes, columns, line):
+    words = KernelSpec(**changes).words
+    assert words.columns == columns and str(words) == line
+
+
+def test_rules_ask_for_fields_by_themselves():
+    fields = {field.name for field in dataclasses.fields(KernelSpec)}
+    assert set(KernelSpec.PARTS) - {"dilate_last"} == {rule.parts[0] for rule in RULES if len(rule.parts) == 1}
+    assert set(KernelSpec.PARTS) <= fields
+    for model in MODELS.values():
+        assert model.spec.is_rigid == (str(model.spec.words) == "rigid") == (model.suffix == "")
+
+
+@dataclasses.dataclass(frozen=True)
+class NewSpec(KernelSpec):
+    dense: bool = False
+
+    PARTS = (*KernelSpec.PARTS, "dense")
+
+
+@pytest.fixture
+def new_rule(monkeypatch):
+    rule = Rule(
+        ("dense",),
+        lambda spec: Convolutions(False, spec.kernel_size),
+        lambda conv, spec: CondConv2d.from_rigid(conv, experts=2),
+        lambda spec: {"combined": "mixed"},
+    )
+    for module in ("deform", "spec"):
+        monkeypatch.setattr(sys.modules[f"dk_bench.models.{module}"], "RULES", (rule, *RULES))
+
+
+@pytest.mark.usefixtures("new_rule")
+def test_a_new_kind_is_a_field_and_a_rule():
+    spec = NewSpec(dense=True, depthwise="local")
+    assert not spec.is_rigid and spec.words.columns == ("rigid", "local 4x4, centred", "mixed")
+    convs = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3)))
+    deform(convs, spec)
+    assert [type(each) for each in convs[1]] == [DeformKernel2d, CondConv2d]
+    message = (
+        r"^dense: ResNet has no dense 3x3 convolution in a block; its dense kernels there have the sizes \[\(1, 1\)\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        deform(on_meta("test_resnetdw"), spec)
