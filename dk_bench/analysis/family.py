@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from scipy.special import stdtr, stdtrit
 
+from dk_bench.tables.entries import Chance
 from dk_bench.tables.significance import holm
 from dk_bench.tables.statistics import Summary
 
@@ -25,7 +26,7 @@ class Difference:
 
     def text(self, digits: int) -> str:
         """Says it as tables have it: ``+3.64 ± 2.40, p 0.023 (0.523)``, the corrected in brackets."""
-        chance = "" if self.p is None else f", p {_chance(self.p)} ({_chance(self.p_holm)})"
+        chance = "" if self.p is None else f", p {Chance(self.p)} ({Chance(self.p_holm)})"
         return interval_text(self.of, digits, sign="+") + chance
 
 
@@ -67,10 +68,6 @@ def _p_value(difference: Difference) -> float | None:
     freedom = of.n - 1
     t = as_filed(of.mean) / half * stdtrit(freedom, 0.975)
     return float(2 * stdtr(freedom, -abs(t)))
-
-
-def _chance(p: float | None) -> str:
-    return "-" if p is None else f"{p:.3f}" if p >= 0.0005 else "<0.001"
 
 
 def family_note(differences: Sequence[Difference], words: str) -> str:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from field_by_paths import Layer, field, split
 from torch import nn
 
 from dk_bench.analysis.erf.gradient import unit_gradient
-from dk_bench.analysis.erf.theory import Layer, field, split
 from dk_bench.nn import DeformConv2d, DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d
 from dk_bench.nn.offsets import OffsetGenerator
 

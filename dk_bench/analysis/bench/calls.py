@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -65,18 +67,15 @@ class Call:
 
 
 def make_group(shape: Shape, settings: Iterable[Setting], device: torch.device) -> list[Call]:
-    """The calls of one shape in all ``settings``, those of `SLOW` operators in the first one alone; and the depthwise
-    convolution in every way PyTorch has for their dtypes, also in the memory format that is not among them."""
-    settings = list(settings)
-    calls = [
-        call
-        for setting in settings
-        for call in make_calls(shape, setting, device)
-        if call.operator not in SLOW or setting == settings[0]
-    ]
-    every = [Setting(dtype, name) for dtype in dict.fromkeys(s.dtype for s in settings) for name in MEMORY_FORMATS]
-    for setting in every:
-        if setting not in settings:
+    """Returns the calls of one shape in all ``settings``, those of `SLOW` operators in the first one alone; and the
+    depthwise convolution in every way PyTorch has for their dtypes, also in the memory format that is not among
+    them."""
+    first, *others = settings
+    calls = make_calls(shape, first, device)
+    for setting in others:
+        calls += [call for call in make_calls(shape, setting, device) if call.operator not in SLOW]
+    for dtype, name in product(dict.fromkeys(s.dtype for s in (first, *others)), MEMORY_FORMATS):
+        if (setting := Setting(dtype, name)) not in (first, *others):
             calls += [call for call in make_calls(shape, setting, device) if call.operator == BASE]
     return calls
 
@@ -93,53 +92,47 @@ def make_calls(shape: Shape, setting: Setting, device: torch.device) -> list[Cal
         values = std * torch.randn(*sizes, generator=generator)
         return values.to(device, dtype, memory_format=memory_format).requires_grad_()
 
-    def both_modes(
-        operator: str,
-        function: Callable[[], Tensor],
-        operands: tuple[Tensor, ...],
-        variant: str = "",
-        context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
-    ) -> list[Call]:
-        forward_bytes = _bytes(*operands, grad)
-        # Backward reads the operands and the gradient, and writes a gradient for every operand.
-        train_bytes = 2 * forward_bytes + _bytes(*operands)
-        return [
-            Call(operator, FORWARD, variant, torch.no_grad()(function), forward_bytes, setting, context),
-            Call(
-                operator,
-                TRAIN,
-                variant,
-                lambda: torch.autograd.grad(function(), operands, grad),
-                train_bytes,
-                setting,
-                context,
-            ),
-        ]
-
     n, c, size, taps = shape.batch, shape.channels, shape.size, KERNEL_SIZE**2
     x, grad = normal(n, c, size, size), normal(n, c, size, size).detach()
     data, kernel = (normal(n, 2 * taps, size, size, std=OFFSET_STD) for _ in range(2))
     rigid, scope = normal(c, 1, KERNEL_SIZE, KERNEL_SIZE), normal(c, 1, SCOPE, SCOPE)
     ours = {"kernel_size": KERNEL_SIZE, "padding": 1}
-    functions: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
-        "local DK": (lambda: local_deform_kernel(x, kernel, scope, **ours), (x, kernel, scope)),
-        "depthwise DCN": (lambda: deform_kernel_conv(x, data, None, rigid, **ours), (x, data, rigid)),
-        "DK+DCN": (lambda: deform_kernel_conv(x, data, kernel, scope, **ours), (x, data, kernel, scope)),
-    }
+    both = partial(_both_modes, grad=grad, setting=setting)
     calls = []
     for variant, context in WAYS[device.type].items():
-        calls += both_modes(BASE, lambda: F.conv2d(x, rigid, padding=1, groups=c), (x, rigid), variant, context)
-    for name, (function, operands) in functions.items():
-        calls += both_modes(name, function, operands)
+        calls += both(BASE, lambda: F.conv2d(x, rigid, padding=1, groups=c), (x, rigid), variant, context)
+    calls += both(OURS[0], lambda: local_deform_kernel(x, kernel, scope, **ours), (x, kernel, scope))
+    calls += both(OURS[1], lambda: deform_kernel_conv(x, data, None, rigid, **ours), (x, data, rigid))
+    calls += both(OURS[2], lambda: deform_kernel_conv(x, data, kernel, scope, **ours), (x, data, kernel, scope))
     target = torch.empty_like(x, requires_grad=False)
     calls.append(Call(COPY, FORWARD, "", lambda: target.copy_(x.detach()), 2 * _bytes(x), setting))
-    slow = {
-        TORCHVISION: (lambda: deform_conv2d(x, data, rigid, padding=1), (x, data, rigid)),
-        REFERENCE: (lambda: reference.local_deform_kernel(x, kernel, scope, **ours), (x, kernel, scope)),
-    }
-    for name, (function, operands) in slow.items():
-        calls += both_modes(name, function, operands)[:1]
-    return calls
+    calls += both(TORCHVISION, lambda: deform_conv2d(x, data, rigid, padding=1), (x, data, rigid))[:1]
+    plain = both(REFERENCE, lambda: reference.local_deform_kernel(x, kernel, scope, **ours), (x, kernel, scope))
+    return calls + plain[:1]
+
+
+def _both_modes(
+    operator: str,
+    function: Callable[[], Tensor],
+    operands: tuple[Tensor, ...],
+    variant: str = "",
+    context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    *,
+    grad: Tensor,
+    setting: Setting,
+) -> list[Call]:
+    """Returns the call of a function forward, and forward and backward from the gradient of what it returns."""
+    forward_bytes = _bytes(*operands, grad)
+    # Backward reads the operands and the gradient, and writes a gradient for every operand.
+    train_bytes = 2 * forward_bytes + _bytes(*operands)
+    return [
+        Call(operator, FORWARD, variant, torch.no_grad()(function), forward_bytes, setting, context),
+        Call(operator, TRAIN, variant, partial(_train, function, operands, grad), train_bytes, setting, context),
+    ]
+
+
+def _train(function: Callable[[], Tensor], operands: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(function(), operands, grad)
 
 
 def _bytes(*tensors: Tensor) -> int:

@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def make_series(
             TimedCall(call, *_on_cuda(call), min(rounds, LEAST_ROUNDS) if call.operator in SLOW else rounds)
             for call in calls
         ]
-    lasting = [_once(call, clock) for call in calls]
+    lasting = [max(seconds_on_host(call, 1, clock), 1e-9) for call in calls]
     ways: dict[tuple[str, str], float] = {}
     for call, seconds in zip(calls, lasting, strict=True):
         key = call.setting.dtype, call.mode
@@ -100,29 +101,18 @@ def make_series(
             fitting = LEAST_ROUNDS
         elif call.operator == BASE and seconds > LOST * ways[call.setting.dtype, call.mode]:
             fitting = 1
-        series.append(TimedCall(call, _on_cpu(call, number, clock), number, min(rounds, fitting)))
+        series.append(TimedCall(call, partial(seconds_on_host, call, number, clock), number, min(rounds, fitting)))
     return series
 
 
-def _once(call: Call, clock: Clock) -> float:
-    """Returns the seconds of a call that is warm."""
+def seconds_on_host(call: Call, calls: int, clock: Clock = time.perf_counter) -> float:
+    """Returns the mean over so many calls, after one that is not timed."""
     with call.context():
         call.function()
         begin = clock()
-        call.function()
-        return max(clock() - begin, 1e-9)
-
-
-def _on_cpu(call: Call, calls: int, clock: Clock) -> Callable[[], float]:
-    def seconds() -> float:
-        with call.context():
+        for _ in range(calls):
             call.function()
-            begin = clock()
-            for _ in range(calls):
-                call.function()
-            return (clock() - begin) / calls
-
-    return seconds
+        return (clock() - begin) / calls
 
 
 def _on_cuda(call: Call) -> tuple[Callable[[], float], int]:
@@ -168,18 +158,15 @@ def cold_times(
     median of a few. None for a series of few rounds."""
     empty = empty or _make_empty()
 
-    def measure(call: Call) -> Callable[[], float]:
-        def seconds() -> float:
-            with call.context():
-                empty()
-                begin = clock()
-                call.function()
-                return clock() - begin
-
-        return seconds
+    def seconds(call: Call) -> float:
+        with call.context():
+            empty()
+            begin = clock()
+            call.function()
+            return clock() - begin
 
     rounds = [min(COLD_ROUNDS, s.rounds) if s.rounds > LEAST_ROUNDS else 0 for s in series]
-    results = in_rounds([measure(s.call) for s in series], rounds)
+    results = in_rounds([partial(seconds, s.call) for s in series], rounds)
     return [statistics.median(times) if times else None for times in results]
 
 

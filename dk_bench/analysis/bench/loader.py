@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -107,29 +105,29 @@ def bench_data(plan: LoaderPlan, on_source: Callable[[str], Any] = lambda name: 
 
 
 def _measure(source: str, plan: LoaderPlan, folder: Path) -> tuple[list[Rate], Opening]:
-    """Returns all sizes, transforms and ways of keeping images of one source, which take turns."""
+    """Times all sizes, transforms and ways of keeping images of one source, which take turns."""
     configs = [_config(source, plan, size, folder) for size in plan.sizes]
-    with _opened(source, configs[-1], plan, folder) as (images, opening):
-        rows, measures, rounds = [], [], []
-        for config in configs:
-            plain = open_images(config, "train")
-            own = keep(plain, config) if source == PROCEDURAL else images  # those of each size are drawn anew
-            for pixels in (own, Encoded(plain)):
-                slow = pixels.where == EVERY_TIME
-                count = min(len(pixels), SLOW_IMAGES) if slow else len(pixels)
-                for mode in (TRAIN, EVAL):
-                    rows.append((source, pixels.where, config.size, mode, count))
-                    measures.append(_pass(pixels, config, mode, count))
-                    rounds.append(min(plan.rounds, SLOW_ROUNDS) if slow else plan.rounds)
-        for measure in measures:
-            measure()  # what is made once is not counted
-        times = map(spread, in_rounds(measures, rounds))
-        return [_rate(*row) for row in zip(rows, rounds, times, strict=True)], opening
+    images, opening = _open(source, configs[-1], plan, folder)
+    rows, measures = [], []
+    for config in configs:
+        plain = open_images(config, "train")
+        own = keep(plain, config) if source == PROCEDURAL else images  # those of each size are drawn anew
+        for pixels in (own, Encoded(plain)):
+            slow = pixels.where == EVERY_TIME
+            count = min(len(pixels), SLOW_IMAGES) if slow else len(pixels)
+            rounds = min(plan.rounds, SLOW_ROUNDS) if slow else plan.rounds
+            for mode in (TRAIN, EVAL):
+                rows.append((source, pixels.where, config.size, mode, count, rounds))
+                measures.append(_pass(pixels, config, mode, count))
+    for measure in measures:
+        measure()  # what is made once is not counted
+    times = map(spread, in_rounds(measures, [rounds for *_, rounds in rows]))
+    return [_rate(*row, seconds) for row, seconds in zip(rows, times, strict=True)], opening
 
 
-def _rate(row: tuple, rounds: int, seconds: Spread) -> Rate:
-    count = row[-1]
-    return Rate(*row, rounds, round(count / seconds.low, 1), round(count / seconds.median, 1))
+def _rate(source: str, decoded: str, size: int, mode: str, count: int, rounds: int, seconds: Spread) -> Rate:
+    rates = (round(count / at, 1) for at in (seconds.low, seconds.median))
+    return Rate(source, decoded, size, mode, count, rounds, *rates)
 
 
 def _config(source: str, plan: LoaderPlan, size: int, folder: Path) -> DataConfig:
@@ -140,22 +138,19 @@ def _config(source: str, plan: LoaderPlan, size: int, folder: Path) -> DataConfi
     return DataConfig(source="timm", size=size, train=place, val=place, batch_size=plan.batch)
 
 
-@contextmanager
-def _opened(
-    source: str, config: DataConfig, plan: LoaderPlan, folder: Path
-) -> Iterator[tuple[Decoded | Encoded, Opening]]:
+def _open(source: str, config: DataConfig, plan: LoaderPlan, folder: Path) -> tuple[Decoded | Encoded, Opening]:
     """Returns the source's images, decoded once, and how long that took."""
     if source != PROCEDURAL and plan.place is None:
         write_images(Path(config.train), plan.images, plan.side)
     images, cache = open_images(config, "train"), folder / "decoded"
+    pixels, first = _timed(lambda: keep(images, config, cache))
+    again = _timed(lambda: keep(images, config, cache))[1] if cache.exists() else None
+    return pixels, Opening(source, pixels.where, len(images), images[0][0].size, first, again)
+
+
+def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
     begin = time.perf_counter()
-    pixels = keep(images, config, cache)
-    first, again = time.perf_counter() - begin, None
-    if cache.exists():
-        begin = time.perf_counter()
-        keep(images, config, cache)
-        again = time.perf_counter() - begin
-    yield pixels, Opening(source, pixels.where, len(images), images[0][0].size, first, again)
+    return function(), time.perf_counter() - begin
 
 
 def _pass(pixels: Decoded | Encoded, config: DataConfig, mode: str, count: int) -> Callable[[], float]:
@@ -184,23 +179,16 @@ def _pass(pixels: Decoded | Encoded, config: DataConfig, mode: str, count: int) 
 def write_images(place: Path, count: int, side: int) -> None:
     """Writes ``count`` procedural images of ``side`` pixels as JPEG files, a folder a class: to a folder, or, where
     ``place`` ends so, into a tar."""
-    shapes = ShapeImages("train", count, size=side)
-    numbered = ((index, *shapes[index]) for index in range(count))
-    files = ((f"{shapes.classes[label]}/{index}.jpg", _jpeg(image)) for index, image, label in numbered)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if place.suffix != ".tar":
-        for name, content in files:
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            (place / name).write_bytes(content)
+    if place.suffix == ".tar":
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder, tarfile.open(place, "w") as tar:
+            write_images(Path(folder), count, side)
+            for file in sorted(Path(folder).rglob("*.jpg")):
+                tar.add(file, file.relative_to(folder))
         return
-    with tarfile.open(place, "w") as tar:
-        for name, content in files:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-
-
-def _jpeg(image: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=QUALITY)
-    return stream.getvalue()
+    shapes = ShapeImages("train", count, size=side)
+    for index in range(count):
+        image, label = shapes[index]
+        file = place / shapes.classes[label] / f"{index}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file, "JPEG", quality=QUALITY)

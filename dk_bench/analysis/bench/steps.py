@@ -32,6 +32,7 @@ ROUNDS = 15
 WARM_UP = 2  # steps of each kind before the first round
 SERIES_SECONDS = 0.25  # of steps of one model; one step where the base's take longer
 OFFSET_STD = 0.5  # pixels: offsets at zero would read memory more evenly than trained ones
+Heard = Callable[[str], Any]  # is told what comes next
 VARIANTS = ("", "_dk", "_gdk", "_dcn", "_dcn_dk", "_scc", "_scc_dk")
 
 
@@ -183,41 +184,23 @@ def _synchronise(device: torch.device) -> None:
 
 
 def _bench_base(
-    base: str,
-    names: Sequence[str],
-    of: ModelSet,
-    device: torch.device,
-    bfloat16: bool,
-    rounds: int,
-    on_model: Callable[[str], Any],
+    base: str, names: Sequence[str], of: ModelSet, device: torch.device, bfloat16: bool, rounds: int, on_model: Heard
 ) -> list[Speed]:
-    """Times the base and the models that have it, in turn."""
+    """Returns the speeds of the base and of the models that have it, which are timed in turn."""
     models = []
     for name in dict.fromkeys((base, *names)):
         on_model(name)
         models.append(make_model(name, device, of.batch, of.size, bfloat16))
     on_model(f"{base} and {len(models) - 1} more in turn")
     times = time_models(models, device, rounds)
-    base_train, base_evaluation = times[0]
-    return [
-        Speed(
-            timed.name,
-            base,
-            of.batch,
-            of.size,
-            rounds,
-            train.low,
-            train.median,
-            evaluation.low,
-            evaluation.median,
-            of.batch / train.low,
-            of.batch / evaluation.low,
-            base_train.low / train.low,
-            base_evaluation.low / evaluation.low,
-            timed.peak_memory,
-        )
-        for timed, (train, evaluation) in zip(models, times, strict=True)
-    ]
+    speeds = []
+    for timed, (train, evaluation) in zip(models, times, strict=True):
+        known = (timed.name, base, of.batch, of.size, rounds)
+        seconds = (train.low, train.median, evaluation.low, evaluation.median)
+        ratios = (times[0][0].low / train.low, times[0][1].low / evaluation.low)
+        rates = (of.batch / train.low, of.batch / evaluation.low)
+        speeds.append(Speed(*known, *seconds, *rates, *ratios, timed.peak_memory))
+    return speeds
 
 
 def bench_models(
@@ -226,7 +209,7 @@ def bench_models(
     *,
     bfloat16: bool,
     rounds: int = ROUNDS,
-    on_model: Callable[[str], Any] = lambda name: None,
+    on_model: Heard = lambda name: None,
 ) -> dict[str, Any]:
     """Times every model beside its rigid base and returns the record, with one part, as `bench_operators` does.
 

@@ -7,7 +7,6 @@ oneDNN or cuDNN or by its own kernels.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -29,7 +28,7 @@ from dk_bench.analysis.bench.calls import (
     make_calls,
     make_group,
 )
-from dk_bench.analysis.bench.clock import LEAST_ROUNDS, cold_times, in_rounds, make_series, peak_memory
+from dk_bench.analysis.bench.clock import LEAST_ROUNDS, cold_times, in_rounds, make_series, peak_memory, seconds_on_host
 from dk_bench.analysis.bench.conclusions import conclusions, geometric_means, means_over_float32, uneven
 from dk_bench.analysis.bench.recording import bench_record
 from dk_bench.analysis.bench.timings import HALVES, Timing, timings_of
@@ -88,11 +87,7 @@ def host_overhead(device: torch.device) -> dict[str, float]:
             continue
         series = []
         for _ in range(3):
-            with call.context():
-                begin = time.perf_counter()
-                for _ in range(OVERHEAD_CALLS):
-                    call.function()
-                series.append((time.perf_counter() - begin) / OVERHEAD_CALLS)
+            series.append(seconds_on_host(call, OVERHEAD_CALLS))
             if device.type == "cuda":
                 torch.cuda.synchronize()
         overhead[f"{call.operator} {call.mode}"] = min(series)

@@ -58,23 +58,8 @@ def timings_of(
         float32 = fastest.get((call.operator, call.mode, Setting("float32", setting.memory_format)))
         over = q.low / float32 if float32 and call.operator in OURS and setting.dtype in HALVES else None
         rate, copy_rate = call.bytes / q.low, copied[setting.dtype] / copy
-        return Timing(
-            str(shape),
-            str(setting),
-            call.operator,
-            call.variant,
-            call.mode,
-            s.rounds,
-            s.calls,
-            q.low,
-            q.median,
-            (q.low, q.high),
-            cold,
-            q.low / base,
-            over,
-            rate / 1e9,
-            rate / copy_rate,
-            peak,
-        )
+        known = (str(shape), str(setting), call.operator, call.variant, call.mode, s.rounds, s.calls)
+        seconds = (q.low, q.median, (q.low, q.high), cold)
+        return Timing(*known, *seconds, q.low / base, over, rate / 1e9, rate / copy_rate, peak)
 
     return [timing(*row) for row in zip(series, spreads, cold, memory, strict=True)]

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -83,12 +83,8 @@ def probe(
 
 def _predicted(model: Pipeline, features: np.ndarray, target: np.ndarray, folds: list) -> np.ndarray:
     """Returns each object's prediction by a model fitted to the other folds."""
-    found = np.empty_like(target)
-    for train, test in folds:
-        with np.errstate(invalid="ignore"):  # principal components of what does not vary
-            model.fit(features[train], target[train])
-        found[test] = model.predict(features[test]).reshape(found[test].shape)
-    return found
+    with np.errstate(invalid="ignore"):  # principal components of what does not vary
+        return cross_val_predict(model, features, target, cv=folds)
 
 
 def _score(errors: np.ndarray, spreads: np.ndarray, groups: np.ndarray, unit: float) -> Score:
@@ -102,7 +98,7 @@ def _score(errors: np.ndarray, spreads: np.ndarray, groups: np.ndarray, unit: fl
 
 @lru_cache(1)
 def _resamples(images: int) -> np.ndarray:
-    """(images, RESAMPLES): how often each image is drawn."""
+    """Returns how often each image is drawn, (images, RESAMPLES)."""
     rng = np.random.default_rng(0)
     drawn = (np.bincount(rng.integers(images, size=images), minlength=images) for _ in range(RESAMPLES))
     return np.stack(list(drawn), axis=1).astype(float)

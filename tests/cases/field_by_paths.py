@@ -71,7 +71,7 @@ class Layer:
                 yield place, weight * part
 
     def _weight(self, tap: Place, unit: Place) -> float:
-        """W[k + dk]: the stored kernel where the tap reads it, clipped to the scope."""
+        """Returns the stored kernel where the tap reads it, clipped to the scope: W[k + dk]."""
         moved = (0.0, 0.0) if self.kernel_offset is None else self.kernel_offset[tap][:, unit[0], unit[1]]
         y, x = (
             min(max(tap[axis] + (scope - size) / 2 + moved[axis], 0.0), scope - 1.0)
@@ -82,14 +82,14 @@ class Layer:
 
 
 def _around(y: float, x: float) -> Iterator[tuple[Place, float]]:
-    """B: the four samples around a point and the shares of linear interpolation."""
+    """Gives the four samples around a point and the shares of linear interpolation (B)."""
     top, left = math.floor(y), math.floor(x)
     for row, column in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
         yield (row, column), (1 - abs(y - row)) * (1 - abs(x - column))
 
 
 def field(layers: list[Layer], sizes: list[tuple[int, int]], unit: Place) -> np.ndarray:
-    """R(.; unit): the field of a unit of the last layer, (H, W) of the image.
+    """Returns the field of a unit of the last layer, R(.; unit): (H, W) of the image.
 
     Args:
         layers: first to last.
@@ -109,7 +109,7 @@ def field(layers: list[Layer], sizes: list[tuple[int, int]], unit: Place) -> np.
 
 
 def split(layers: list[Layer], sizes: list[tuple[int, int]], unit: Place, at: int) -> dict[Place, np.ndarray]:
-    """R(.; unit) by the taps of layer ``at``, counted from 0: the field of the network with that one tap in its place.
+    """Returns R(.; unit) by the taps of layer ``at``, counted from 0: the field with that one tap in the layer's place.
 
     Their sum is :func:`field`.
     """
