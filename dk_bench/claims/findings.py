@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from dk_bench.claims.file import BACKBONES, FIGURES, Arm, Base, Claim, Claims, Experiment, Study, on_grid
 from dk_bench.claims.studies import DYNAMICS, differences
@@ -19,6 +20,15 @@ from dk_bench.tables.cells import OFFSET_MULTIPLIER, Cell, Data, gather
 from dk_bench.tables.contrasts import Judgement, Verdict, decide, judge
 from dk_bench.tables.pooling import Pair, count_dirty, mixture, pair_of
 from dk_bench.tables.rows import spec_of
+
+
+class Contrast(NamedTuple):
+    """A claim's contrast at one of the paper's bases, by what its runs are paired by; on ``grid``, of the claim's."""
+
+    claim: Claim
+    backbone: str
+    grid: str = ""
+    differences: Mapping[Any, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -79,25 +89,25 @@ def families(claims: Claims, records: Iterable[RunRecord], folder: Path) -> list
             groups = _groups([cell for cell in cells if _base_of(cell) == base.model], base, claims)
             groups = [group for group in groups if _is_tested(group, experiment.metric)]
             for group in groups or [{}]:
-                rows = _rows_of_cells(claims, experiment, backbone, group)
-                found += [_of_cells(experiment, backbone, group, *family) for family in _families(claims, rows)]
+                contrasts = _contrasts_of_cells(claims, experiment, backbone, group)
+                found += [_of_cells(experiment, backbone, group, *family) for family in _families(claims, contrasts)]
     for study in claims.studies.values():
         for backbone, model in study.bases.items():
-            rows = _rows_of_study(claims, study, backbone, folder)
-            found += [Family(study, backbone, name, model, of) for name, of in _families(claims, rows)]
+            contrasts = _contrasts_of_study(claims, study, backbone, folder)
+            found += [Family(study, backbone, name, model, of) for name, of in _families(claims, contrasts)]
     return found
 
 
 def untested(claims: Claims, found: Iterable[Family]) -> list[Finding]:
-    """Claims that no experiment is to test, at each base that the paper makes them of: not run."""
+    """Returns the claims that no experiment is to test, at each base that the paper makes them of: not run."""
     tested = {(finding.claim.id, finding.backbone) for family in found for finding in family.findings}
-    rows = []
+    alone: list[Contrast] = []
     for claim in claims.claims.values():
         with_figures = [b for b in claim.bases if claims.paper_difference(claim, b) is not None]
         if not any((claim.id, backbone) in tested for backbone in BACKBONES):
             with_figures = with_figures or claim.bases[:1]
-        rows += [(claim, backbone, "", {}) for backbone in with_figures if (claim.id, backbone) not in tested]
-    return [finding for row in rows for finding in _findings(claims, [row])]  # each alone: they are no family
+        alone += [Contrast(claim, backbone) for backbone in with_figures if (claim.id, backbone) not in tested]
+    return [finding for each in alone for finding in _findings(claims, [each])]  # they are no family
 
 
 def _base_of(cell: Cell) -> str:
@@ -137,18 +147,18 @@ def _is_of(cell: Cell, arm: Arm, arms: list[Arm]) -> bool:
     return rate == arm.multiplier if arm.multiplier is not None else rate not in own
 
 
-def _rows_of_cells(
+def _contrasts_of_cells(
     claims: Claims, experiment: Experiment, backbone: str, cells: Mapping[str, Cell]
-) -> list[tuple[Claim, str, str, Mapping[Any, float]]]:
-    arms = experiment.bases[backbone].arms
-    whole = _whole(cells, experiment.metric)
-    rows = []
-    for claim in claims.claims.values():
-        for grid in claim.grids:
-            if experiment.name in claim.tested and set(claim.arms(grid)) <= set(arms):
-                values = _by_seed(claim, grid, experiment.metric, cells)
-                rows.append((claim, backbone, grid, {pair: values[pair] for pair in values if pair in whole}))
-    return rows
+) -> list[Contrast]:
+    arms, whole = set(experiment.bases[backbone].arms), _whole(cells, experiment.metric)
+    tested = [claim for claim in claims.claims.values() if experiment.name in claim.tested]
+    contrasts = []
+    for claim, grid in ((each, grid) for each in tested for grid in each.grids):
+        if set(claim.arms(grid)) <= arms:
+            values = _by_seed(claim, grid, experiment.metric, cells)
+            found = {pair: value for pair, value in values.items() if pair in whole}
+            contrasts.append(Contrast(claim, backbone, grid, found))
+    return contrasts
 
 
 def _of_cells(
@@ -168,41 +178,36 @@ def _of_cells(
     return Family(experiment, backbone, name, base.model, findings, runs, first.data, size, *state)
 
 
-def _rows_of_study(
-    claims: Claims, study: Study, backbone: str, folder: Path
-) -> list[tuple[Claim, str, str, Mapping[Any, float]]]:
-    rows = []
-    for claim in claims.claims.values():
-        if study.name in claim.tested:
-            figure = FIGURES[claim.figure]
-            file = study.dynamics if figure.study == DYNAMICS else study.erf
-            there = file is not None and (folder / file).exists()
-            values = differences(figure, folder / file, study.bases[backbone]) if there else {}
-            rows.append((claim, backbone, "", values))
-    return rows
+def _contrasts_of_study(claims: Claims, study: Study, backbone: str, folder: Path) -> list[Contrast]:
+    contrasts = []
+    for claim in (claim for claim in claims.claims.values() if study.name in claim.tested):
+        figure = FIGURES[claim.figure]
+        file = study.dynamics if figure.study == DYNAMICS else study.erf
+        there = file is not None and (folder / file).exists()
+        values = differences(figure, folder / file, study.bases[backbone]) if there else {}
+        contrasts.append(Contrast(claim, backbone, "", values))
+    return contrasts
 
 
-def _families(
-    claims: Claims, rows: list[tuple[Claim, str, str, Mapping[Any, float]]]
-) -> list[tuple[str, list[Finding]]]:
+def _families(claims: Claims, contrasts: list[Contrast]) -> list[tuple[str, list[Finding]]]:
     """Returns the families of what one place tests, with their names, which are empty where there is one alone."""
-    names = list(dict.fromkeys(claim.family for claim, *_ in rows))
-    several = len(names) > 1
-    return [(name * several, _findings(claims, [row for row in rows if row[0].family == name])) for name in names]
+    by_name: dict[str, list[Contrast]] = defaultdict(list)
+    for contrast in contrasts:
+        by_name[contrast.claim.family].append(contrast)
+    several = len(by_name) > 1
+    return [(name * several, _findings(claims, family)) for name, family in by_name.items()]
 
 
-def _findings(claims: Claims, rows: list[tuple[Claim, str, str, Mapping[Any, float]]]) -> list[Finding]:
-    """Returns the rows of one family, judged together."""
-    papers = [claims.paper_difference(claim, backbone) for claim, backbone, *_ in rows]
-    judgements = [
-        judge(values, margin=claims.margin(claim, backbone), expected_sign=0 if claim.as_good else 1, effect=paper)
-        for (claim, backbone, _, values), paper in zip(rows, papers, strict=True)
-    ]
+def _findings(claims: Claims, family: list[Contrast]) -> list[Finding]:
+    """Returns what a family's contrasts say, judged together."""
+    papers = [claims.paper_difference(each.claim, each.backbone) for each in family]
+    judgements = []
+    for (claim, backbone, _, values), paper in zip(family, papers, strict=True):
+        sign, margin = 0 if claim.as_good else 1, claims.margin(claim, backbone)
+        judgements.append(judge(values, margin=margin, expected_sign=sign, effect=paper))
     return [
-        Finding(claim, backbone, paper, grid, _taps(claims, claim, grid), judgement, verdict)
-        for (claim, backbone, grid, _), paper, judgement, verdict in zip(
-            rows, papers, judgements, decide(judgements), strict=True
-        )
+        Finding(claim, backbone, paper, grid, _taps(claims, claim, grid), *said)
+        for (claim, backbone, grid, _), paper, *said in zip(family, papers, judgements, decide(judgements), strict=True)
     ]
 
 
@@ -246,7 +251,7 @@ def _pooled(cells: Mapping[str, Cell]) -> list[str]:
 
 
 def _apart(cells: Mapping[str, Cell]) -> dict[int, str]:
-    """Seeds whose finished runs may not all be paired, and how these differ: the hardware, or else the images."""
+    """Returns the seeds whose finished runs may not all be paired, and how these differ: hardware, or else images."""
     kinds: dict[int, set[Pair]] = defaultdict(set)
     for run in (run for cell in cells.values() for run in cell.runs if run.status == "finished"):
         kinds[run.seed].add(pair_of(run))

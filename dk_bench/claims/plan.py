@@ -17,8 +17,8 @@ KEPT = "plan.json"  # beside the tables, so that they come out the same from an 
 
 
 def plan_commits(families: list[Family], plan: Path) -> dict[str, str]:
-    """By experiment, the commit that last changed the plan as the code of its first run had it; where git does not
-    know that code, the last one before the run began.
+    """Returns, by experiment, the commit that last changed the plan as the code of its first run had it; where git does
+    not know that code, the last one before the run began.
 
     An experiment without a run is left out. Raises UserError where git does not know the file, so in a clone without
     its history, and where it was committed after the first run began.
@@ -39,7 +39,7 @@ def plan_commits(families: list[Family], plan: Path) -> dict[str, str]:
 
 
 def _first_runs(families: list[Family]) -> dict[str, RunRecord]:
-    """Of each experiment the run that began first."""
+    """Returns the run of each experiment that began first."""
     first: dict[str, RunRecord] = {}
     for family in families:
         for run in family.runs:

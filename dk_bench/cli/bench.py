@@ -32,7 +32,7 @@ from dk_bench.errors import UserError
 from dk_bench.files import write_atomically
 from dk_bench.functional.loading import why_reference
 from dk_bench.models import MODELS, PAPER_MODELS
-from dk_bench.tables.render import show
+from dk_bench.tables.terminal import show
 
 ROUNDS = 25
 PLAN = LoaderPlan()

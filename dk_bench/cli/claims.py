@@ -17,7 +17,8 @@ from dk_bench.cli.records import RESULTS, add_records, read_records, writing_bel
 from dk_bench.files import write_atomically
 from dk_bench.report.forest import forest_file
 from dk_bench.report.readme import write_claims
-from dk_bench.tables.render import markdown, show
+from dk_bench.tables.render import markdown
+from dk_bench.tables.terminal import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

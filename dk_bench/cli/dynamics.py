@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from dk_bench.analysis.dynamics.figures import write_figures
     from dk_bench.analysis.dynamics.study import DynamicsPlan, study_dynamics
     from dk_bench.analysis.dynamics.tables import document, read_tables, write_dynamics, write_tables
-    from dk_bench.tables.render import show
+    from dk_bench.tables.terminal import show
 
     if bool(args.checkpoints) == bool(args.tables_from):
         raise UserError("expected checkpoints, or --tables-from CSV; one of them")

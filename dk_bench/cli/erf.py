@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from dk_bench.analysis.erf.study import FieldPlan, study_fields
     from dk_bench.analysis.erf.summary import summary
     from dk_bench.analysis.erf.tables import document, read_summary, write_study, write_summary
-    from dk_bench.tables.render import show
+    from dk_bench.tables.terminal import show
 
     if bool(args.models) == bool(args.tables_from):
         raise UserError("expected models, or --tables-from CSV; one of them")

@@ -17,8 +17,8 @@ from dk_bench.models import MODELS
 from dk_bench.models.cost import Cost, count_cost
 from dk_bench.tables.entries import Number, Right
 from dk_bench.tables.paper import figures_of_model
-from dk_bench.tables.render import show
 from dk_bench.tables.table import Column, Document, make_table
+from dk_bench.tables.terminal import show
 
 Row = tuple[str, Cost, dict[str, float]]  # a model's name, what it costs, and the paper's figures
 COLUMNS: list[Column[Row]] = [

@@ -17,8 +17,9 @@ from dk_bench.files import write_atomically
 from dk_bench.runs.record import DETECTION, TRAINING, RunRecord
 from dk_bench.tables.cells import Data, gather
 from dk_bench.tables.contrasts import MARGIN, POWER
-from dk_bench.tables.render import markdown, show
+from dk_bench.tables.render import markdown
 from dk_bench.tables.table import Document
+from dk_bench.tables.terminal import show
 
 METRICS = {TRAINING: "val/top1", DETECTION: "val/mAP"}
 

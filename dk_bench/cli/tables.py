@@ -16,7 +16,7 @@ from dk_bench.runs.record import EVALUATION
 from dk_bench.runs.wandb_records import fetch_records
 from dk_bench.tables.costs import count_costs, load_costs, write_costs
 from dk_bench.tables.documents import build_documents, write_documents
-from dk_bench.tables.render import show
+from dk_bench.tables.terminal import show
 
 ALL = ("table1", "table2", "table3", "table4", "demo", "other", "detection")
 TABLES = {str(number): (f"table{number}",) for number in (1, 2, 3, 4)}

@@ -9,7 +9,8 @@ from typing import Any
 
 from dk_bench.analysis.bench.calls import BASE, COPY
 from dk_bench.errors import UserError
-from dk_bench.tables.render import Number, Table, Value
+from dk_bench.tables.entries import Number, Value
+from dk_bench.tables.table import Table
 
 
 @dataclass(frozen=True)

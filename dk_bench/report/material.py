@@ -18,7 +18,7 @@ from dk_bench.report.benches import Bench, read_bench
 from dk_bench.runs.record import RunRecord, as_it_stands, find_records, read_record
 from dk_bench.tables.costs import load_costs
 from dk_bench.tables.documents import build_documents
-from dk_bench.tables.render import Document
+from dk_bench.tables.table import Document
 
 CLAIMS_PICTURE = "claims.svg"  # of `dk-bench claims`
 LARGEST_PICTURE = 8 * 2**20  # bytes: what a page on a phone still bears

@@ -25,8 +25,8 @@ from dk_bench.report.material import Material, Run, collect
 from dk_bench.report.plots import METRICS, Group, Plot, make_groups, plots_of, ratios
 from dk_bench.report.svg import MARKERS, SERIES, UNFIT
 from dk_bench.runs.record import RunRecord, attempts_of
-from dk_bench.tables.cells import Figure
-from dk_bench.tables.render import Document, Table, Value, text
+from dk_bench.tables.entries import Figure, Value
+from dk_bench.tables.table import Document, Table
 
 LONGEST = 300  # characters of a name or a cell that are shown
 
@@ -119,7 +119,7 @@ def _short(value: Any, longest: int = LONGEST) -> str:
 
 def _cell(value: Value) -> Cell:
     """Returns a table's value as its cell."""
-    shown = text(value)
+    shown = str(value)
     if isinstance(value, str):
         return Cell(_short(shown), key=_short(shown), empty=not shown)
     if isinstance(value, Figure):

@@ -16,7 +16,6 @@ from dk_bench.report.benches import Ratios
 from dk_bench.report.svg import CARD, INK, MARKERS, drawing, label, series_colour, to_svg
 from dk_bench.runs.record import DETECTION, TRAINING, RunRecord
 from dk_bench.tables.cells import Cell, Data, Figure, gather
-from dk_bench.tables.render import text
 from dk_bench.tables.rows import ModelRow, spec_of
 from dk_bench.tables.table import as_figure
 
@@ -121,7 +120,7 @@ def _accuracy_and_cost(group: Group) -> Plot | None:
     unit, axis = (1e9, "multiply-adds, billions") if largest >= 1e9 else (1e6, "multiply-adds, millions")
     points = [(series, macs / unit, figure) for series, macs, figure in points]
     tooltips = {
-        f"t{n}": f"{label(s.name, TOOLTIP)}: {text(figure)}, {x:.4g} {axis}" for n, (s, x, figure) in enumerate(points)
+        f"t{n}": f"{label(s.name, TOOLTIP)}: {figure}, {x:.4g} {axis}" for n, (s, x, figure) in enumerate(points)
     }
     places: dict[float, list[Series]] = {}
     for series, x, _ in points:
@@ -182,7 +181,7 @@ def _gains(group: Group) -> Plot | None:
     points = [(series, figure) for series, value in judged if isinstance(figure := as_figure(value), Figure)]
     if not points:
         return None
-    tooltips = {f"t{n}": f"{label(series.name, TOOLTIP)}: {text(figure)}" for n, (series, figure) in enumerate(points)}
+    tooltips = {f"t{n}": f"{label(series.name, TOOLTIP)}: {figure}" for n, (series, figure) in enumerate(points)}
     with drawing(height=max(3.1, 0.32 * len(points) + 0.7)) as (drawn, axes):
         axes.axvline(0, color=INK, linewidth=1)
         for n, (series, figure) in enumerate(points):

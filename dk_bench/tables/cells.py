@@ -1,4 +1,4 @@
-"""Runs gathered into cells (one point of a grid, all its seeds) and the figures a cell gives."""
+"""Records grouped into cells, a cell being one point of a grid with all its seeds, and the figures a cell gives."""
 
 from __future__ import annotations
 
@@ -136,7 +136,10 @@ class Cell:
 
     def final(self, metric: str) -> Figure:
         """Returns a metric at the end of training, over the finished runs."""
-        return self._figure([run.metrics["final"].get(metric) for run in self._finished()])
+        values = [run.metrics["final"].get(metric) for run in self._finished()]
+        known, states = list(filter(_is_number, values)), [run.status for run in self.runs]
+        summary, without = summarize(known) if known else None, len(values) - len(known)
+        return Figure(summary, states.count("failed"), states.count("running"), without, count_dirty(self.runs))
 
     def figures(self, metric: str) -> dict[Pair, float]:
         """Returns a metric at the end of training of every finished run that has it, by what runs are paired by."""
@@ -153,32 +156,25 @@ class Cell:
         return mixture(self._finished()) + run_again(self.again, metric)
 
     def cost(self, key: str) -> float | str | None:
-        """Returns a count that is the same for every seed; also a failed run knows it. UNKNOWN where counting
-        failed.
-        """
+        """Returns a count, the same for every seed, which a failed run knows too; UNKNOWN where counting failed."""
         known = (run.cost[key] for run in self.runs if run.cost.get(key) is not None)
         return next(known, UNKNOWN if any(run.cost.get("error") for run in self.runs) else None)
 
     def epochs(self) -> int | None:
-        """Epochs the finished runs trained for."""
+        """Returns for how many epochs the finished runs trained."""
         return max((len(run.metrics["epochs"]) for run in self._finished()), default=None)
 
     def _finished(self) -> list[RunRecord]:
         return [run for run in self.runs if run.status == "finished"]
 
-    def _figure(self, values: Iterable[float | None]) -> Figure:
-        values = list(values)
-        known = [value for value in values if _is_number(value)]
-        states = [run.status for run in self.runs]
-        summary, without = summarize(known) if known else None, len(values) - len(known)
-        return Figure(summary, states.count("failed"), states.count("running"), without, count_dirty(self.runs))
-
 
 def gather(records: Iterable[RunRecord]) -> list[Cell]:
-    """Cells, sorted by data, model and label. A run found twice counts once; of a seed that was run again the first
-    that finished, see `dk_bench.tables.pooling`. The cell is that of the record's configuration, not of the hash it
-    holds, which older records made by other rules; runs on other images, or on more devices where that matters, are
-    other cells."""
+    """Groups runs into cells, sorted by data, model and label.
+
+    A run found twice counts once; of a seed that was run again the first that finished, see `dk_bench.tables.pooling`.
+    The cell is that of the record's configuration, not of the hash it holds, which older records made by other rules;
+    runs on other images, or on more devices where that matters, are other cells.
+    """
     by_cell: dict[tuple, list[RunRecord]] = defaultdict(list)
     for record in records:
         by_cell[Data.of(record), record.model["name"], devices_of(record), config_hash(record.config)].append(record)

@@ -44,9 +44,9 @@ UNDECIDED, NOT_RUN = "undecided", "not run"
 
 
 def paired_differences(cells: Sequence[Cell], weights: Sequence[float], metric: str) -> dict[Pair, float]:
-    """A contrast by what its runs have in common, seed, draw and images (see `dk_bench.tables.pooling`): the sum of
-    ``weights`` times the cells' ``metric`` at the end of training, over the runs that every cell has finished with a
-    finite figure; in order of the seeds, perhaps none.
+    """Returns a contrast by what its runs have in common, seed, draw and images (see `dk_bench.tables.pooling`): the
+    sum of ``weights`` times the cells' ``metric`` at the end of training, over the runs that every cell has finished
+    with a finite figure; in order of the seeds, perhaps none.
 
     Raises ValueError where weights do not match the cells or do not sum to zero.
     """

@@ -21,7 +21,7 @@ Costs = dict[str, dict[str, int]]
 
 
 def count_costs(models: Iterable[str]) -> Costs:
-    """params, macs and sampling_macs of each model, for one image of 3 x 224 x 224 and 1000 classes."""
+    """Counts params, macs and sampling_macs of each model, for one image of 3 x 224 x 224 and 1000 classes."""
     import timm
     import torch
 

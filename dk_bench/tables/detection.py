@@ -47,7 +47,7 @@ COLUMNS = models_columns(
 
 
 def detection_documents(cells: list[Cell]) -> list[Document]:
-    """``table3`` and ``table4``, and ``detection`` where there are cells that do not belong there.
+    """Returns ``table3`` and ``table4``, and ``detection`` where there are cells that do not belong there.
 
     Beside the paper's figures stand its models, on COCO, in Faster R-CNN with FPN and the setting 1x; nothing else.
     """

@@ -50,7 +50,7 @@ class Figure:
     marks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """As people read it: ``71.2 ± 0.5 (n=3), 1 failed``; one run has no spread: ``71.2 (n=1)``."""
+        """Returns it as people read it: ``71.2 ± 0.5 (n=3), 1 failed``; one run has no spread: ``71.2 (n=1)``."""
         summary = self.summary
         if summary is None:
             return self.state
@@ -60,7 +60,7 @@ class Figure:
 
     @property
     def state(self) -> str:
-        """What to say beside the figure, or in place of one: ``1 failed``, ``running``, ``not run``; often empty."""
+        """Says what stands beside the figure or in place of one: ``1 failed``, ``running``, ``not run``; or nothing."""
         if not self.run:
             return "not run"
         alone = self.summary is None and self.failed + self.running == 1

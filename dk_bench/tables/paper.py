@@ -54,7 +54,7 @@ def load_paper(path: str | Path = PAPER_FILE) -> dict[str, list[dict[str, Any]]]
 
 
 def row_name(row: dict[str, Any]) -> tuple[str, ...]:
-    """Tells what tells a row from the others of its table: backbone, 1x1, 3x3, what it is combined with."""
+    """Returns what tells a row from the others of its table: backbone, 1x1, 3x3, what it is combined with."""
     return row["backbone"], row.get("pw", "rigid"), row["conv3x3"], row.get("with", "")
 
 
@@ -90,7 +90,7 @@ def paper_difference(model: str, base: str, key: str) -> float | None:
 
 @cache
 def _figures() -> dict[tuple[str, ...], dict[str, float]]:
-    """The figures of all tables by the names of rows, which stand in one of classification and one of detection."""
+    """Returns all figures by the names of rows: a row may stand in a table of classification and one of detection."""
     found: dict[tuple[str, ...], dict[str, float]] = {}
     for table, rows in load_paper().items():
         for row in rows:

@@ -27,7 +27,7 @@ class Kind(NamedTuple):
     rounding: tuple[tuple[str, Any], ...] | None
 
     def __str__(self) -> str:
-        """In words: ``CPU (oneDNN ..., torch AVX512)``."""
+        """Returns it in words: ``CPU (oneDNN ..., torch AVX512)``."""
         unknown = "settings unknown" if self.type == "cuda" else "instruction sets unknown"
         known = ", ".join(f"{name} {value}" for name, value in self.rounding or ())
         count = f"{self.devices} x " if self.devices > 1 else ""
@@ -78,7 +78,7 @@ def _count(device: Mapping[str, Any]) -> int | None:
 
 
 def checksums_of(record: RunRecord) -> tuple[str | None, ...]:
-    """Of the images trained and validated on; None where a record does not say."""
+    """Returns the checksums of the images trained and validated on; None where a record does not say."""
     held = _section(record.data.get("checksum"))
     return tuple(str(held[split]) if split in held else None for split in SPLITS)
 
@@ -90,8 +90,8 @@ def devices_of(record: RunRecord) -> int:
 
 
 def first_of_each(records: Iterable[RunRecord]) -> tuple[list[RunRecord], list[RunRecord]]:
-    """Of the runs of a cell those that count, by seed, and those that were run again after one of the same seed and
-    draw had finished, which change no figure.
+    """Returns the runs of a cell that count, by seed, and those that were run again after one of the same seed and draw
+    had finished, which change no figure.
 
     Of a seed that has not finished the one that began last counts, which may be running.
     """
@@ -161,12 +161,12 @@ def _device(type_: str) -> str:
 
 
 def run_again(again: Sequence[RunRecord], metric: str) -> list[str]:
-    """Runs that came after the one that counts, each with its figure, in words."""
+    """Tells which runs came after the one that counts, each with its figure, in words."""
     figures = ((run.seed, run.metrics["final"].get(metric)) for run in again)
     return [f"seed {seed} again: {'no figure' if value is None else f'{value:.1f}'}" for seed, value in figures]
 
 
 def unpaired(cells: Sequence[Mapping[Pair, float]]) -> int:
-    """Of the figures of several cells by what they are paired by: seeds that all have, but no pair of."""
+    """Counts the seeds that all cells have figures of, but no pair, by the figures and what they are paired by."""
     seeds = set.intersection(*({pair.seed for pair in figures} for figures in cells))
     return len(seeds - {pair.seed for pair in set.intersection(*map(set, cells))})

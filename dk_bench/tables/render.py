@@ -1,30 +1,30 @@
-"""Tables as text: Markdown, CSV, LaTeX, and for the terminal."""
+"""Tables as files: Markdown, CSV, LaTeX."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Callable
-
-from rich.console import Console
+from collections.abc import Callable, Iterable
 
 from dk_bench.tables import latex as tex
-from dk_bench.tables.entries import Chance, Markup, Number, Value
+from dk_bench.tables.entries import Figure, Markup, Value
 from dk_bench.tables.table import Document, Table
-from dk_bench.tables.terminal import print_table
 
 # What may begin or end emphasis, code, links, tags, entities, formulas or cells; an underscore inside a word does not.
 MARKS = re.compile(r"[\\`*<&~$|]|(?<![^\W_])_|\](?=[(\[])")
-
-
-def text(value: Value) -> str:
-    """Returns a value as people read it."""
-    return str(value)
+LATEX_TABLE = r"""\begin{table}
+\caption{%s}
+\begin{tabular}{%s}
+\toprule
+%s
+\bottomrule
+\end{tabular}
+\end{table}"""
 
 
 def markdown(document: Document) -> str:
-    """GitHub's Markdown."""
+    """Returns a document in GitHub's Markdown."""
     parts = [f"# {markdown_text(document.title)}"]
     for table in document.tables:
         parts += [f"## {markdown_text(table.heading)}", markdown_table(table), *([table.note] if table.note else [])]
@@ -33,8 +33,8 @@ def markdown(document: Document) -> str:
 
 def markdown_table(table: Table) -> str:
     """Returns a table alone: text on the left, figures on the right."""
-    rule = [":--" if place in table.names else "--:" for place in range(len(table.columns))]
-    lines = [map(markdown_text, table.columns), rule, *(map(_markdown_cell, row) for row in table.rows)]
+    lines = [map(markdown_text, table.columns), table.sides(":--", "--:")]
+    lines += [map(_markdown_cell, row) for row in table.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -46,21 +46,15 @@ def markdown_text(words: str) -> str:
 
 
 def _markdown_cell(value: Value) -> str:
-    """Names are from users; figures are ours."""
-    if isinstance(value, Markup):
-        return value
-    return markdown_text(value) if isinstance(value, str) else text(value)
+    """Returns a value as a cell has it: names are from users, figures are ours."""
+    return markdown_text(value) if isinstance(value, str) and not isinstance(value, Markup) else str(value)
 
 
 def csv_text(document: Document) -> str:
     """Returns one line a row of every table, with numbers as numbers; a figure over seeds takes four columns."""
-    rows = []
-    for table in document.tables:
-        for row in table.rows:
-            flat = {"table": table.heading}
-            for column, value in zip(table.columns, row, strict=True):
-                flat |= _csv_fields(column, value)
-            rows.append(flat)
+    rows = [
+        {"table": table.heading} | _csv_fields(table.columns, row) for table in document.tables for row in table.rows
+    ]
     stream = io.StringIO()
     header = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(stream, header, restval="", lineterminator="\n")
@@ -75,24 +69,10 @@ def latex(document: Document) -> str:
     """
     parts = []
     for table in document.tables:
-        alignment = "".join("l" if place in table.names else "r" for place in range(len(table.columns)))
-        lines = [" & ".join(tex.escape(text(value)) for value in row) + r" \\" for row in table.rows]
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table}",
-                    rf"\caption{{{tex.escape(document.title)} {tex.escape(table.heading)}.}}",
-                    rf"\begin{{tabular}}{{{alignment}}}",
-                    r"\toprule",
-                    " & ".join(map(tex.escape, table.columns)) + r" \\",
-                    r"\midrule",
-                    *lines,
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    r"\end{table}",
-                ]
-            )
-        )
+        head, *rows = (" & ".join(tex.escape(str(value)) for value in row) for row in (table.columns, *table.rows))
+        lines = "\n".join([rf"{head} \\", r"\midrule", *(rf"{row} \\" for row in rows)])
+        caption = f"{tex.escape(document.title)} {tex.escape(table.heading)}."
+        parts.append(LATEX_TABLE % (caption, "".join(table.sides("l", "r")), lines))
     body = "\n\n".join(parts) + "\n"
     needed = "".join(rf"% Needs \usepackage{{{name}}} beside booktabs." + "\n" for name in tex.packages(body))
     return f"% {tex.escape(document.title)}\n{needed}\n{body}"
@@ -101,23 +81,21 @@ def latex(document: Document) -> str:
 FORMATS: dict[str, Callable[[Document], str]] = {"md": markdown, "csv": csv_text, "tex": latex}
 
 
-def show(document: Document, console: Console) -> None:
-    """Prints a document to a terminal."""
-    for number, table in enumerate(document.tables, start=1):
-        rows = [[text(value) for value in row] for row in table.rows]
-        notes = [table.note] * bool(table.note) + document.notes * (number == len(document.tables))
-        print_table(console, f"{document.title} {table.heading}", table.columns, rows, names=table.names, notes=notes)
+def _csv_fields(columns: Iterable[str], row: Iterable[Value]) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for column, value in zip(columns, row, strict=True):
+        if isinstance(value, str):
+            fields[column] = value
+        elif isinstance(value, Figure):
+            summary = value.summary
+            fields[column] = _digits(summary and summary.mean)
+            fields[f"{column} ±95%"] = _digits(summary and summary.half_width)
+            fields[f"{column} n"] = str(summary.n if summary else 0)
+            fields[f"{column} state"] = value.state
+        else:
+            fields[column] = _digits(value.value)
+    return fields
 
 
-def _csv_fields(column: str, value: Value) -> dict[str, str]:
-    if isinstance(value, str):
-        return {column: value}
-    if isinstance(value, Number | Chance):
-        return {column: "" if value.value is None else f"{value.value:.8g}"}
-    summary = value.summary
-    return {
-        column: f"{summary.mean:.8g}" if summary else "",
-        f"{column} ±95%": f"{summary.half_width:.8g}" if summary and summary.half_width is not None else "",
-        f"{column} n": str(summary.n if summary else 0),
-        f"{column} state": value.state,
-    }
+def _digits(number: float | None) -> str:
+    return "" if number is None else f"{number:.8g}"

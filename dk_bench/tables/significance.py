@@ -17,7 +17,7 @@ DRAWN = 100_000  # patterns of signs, where there are more differences than that
 
 
 def student_p(mean: ArrayLike, std: ArrayLike, n: int, null: float = 0.0) -> NDArray[np.float64]:
-    """Two-sided p of Student's t test that n differences (n >= 2) have the mean ``null``: the paired test.
+    """Returns the two-sided p of Student's t test that n differences (n >= 2) have the mean ``null``: the paired test.
 
     ``std`` is the sample's (n - 1). NaN where the differences are equal but for rounding: they do not tell how far
     another seed would be off. ``scipy.stats.ttest_1samp`` gives the same.
@@ -28,7 +28,7 @@ def student_p(mean: ArrayLike, std: ArrayLike, n: int, null: float = 0.0) -> NDA
 
 
 def equivalence_p(mean: ArrayLike, std: ArrayLike, n: int, margin: float) -> NDArray[np.float64]:
-    """p of two one-sided t tests (Schuirmann, 1987) that the mean of n differences is outside of +-``margin``.
+    """Returns the p of two one-sided t tests (Schuirmann, 1987) that n differences' mean is outside of +-``margin``.
 
     NaN as in `student_p`.
     """
@@ -38,7 +38,8 @@ def equivalence_p(mean: ArrayLike, std: ArrayLike, n: int, margin: float) -> NDA
 
 
 def sign_flip_p(differences: ArrayLike, null: float = 0.0) -> float:
-    """Two-sided p of the sign-flip test that differences, (n,), are symmetric about ``null``; of no assumption else.
+    """Returns the two-sided p of the sign-flip test that differences, (n,), are symmetric about ``null``, which assumes
+    nothing else.
 
     Exact up to n = 16, where it is a multiple of 2^(1 - n): below 0.05 from n = 6 on. Above, 100,000 patterns of signs
     are drawn, the same each time, and the one observed counts among them (Phipson and Smyth, 2010).
@@ -53,7 +54,7 @@ def sign_flip_p(differences: ArrayLike, null: float = 0.0) -> float:
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """p values corrected by Holm's method for their number, the length of the last axis; any dependence is allowed.
+    """Corrects p values by Holm's method for their number, the length of the last axis; any dependence is allowed.
 
     NaN stands for a test of the family that there is no p of (not run, one seed): it stays, and counts as 1. So a
     verdict does not change when what was declared is run later, but by what that says.

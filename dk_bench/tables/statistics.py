@@ -24,7 +24,7 @@ class Summary:
 
 
 def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
-    """Mean, sample standard deviation and the half width of the mean's interval by Student's t distribution.
+    """Returns mean, sample standard deviation and the half width of the mean's interval by Student's t distribution.
 
     Raises ValueError for no values, and for NaN or infinity: such a run has no figure.
     """

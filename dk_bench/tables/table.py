@@ -8,7 +8,8 @@
     ]
     table = make_table("ImageNet", columns, runs)
 
-`dk_bench.tables.render` writes a table as Markdown, CSV, LaTeX, and on the terminal; `dk_bench.report` as HTML.
+`dk_bench.tables.render` writes tables as Markdown, CSV and LaTeX, `dk_bench.tables.terminal` shows them on a terminal,
+and `dk_bench.report` as HTML.
 """
 
 from __future__ import annotations
@@ -89,6 +90,10 @@ class Table:
         """Places of the columns that hold text alone, which stand on the left; all others hold figures."""
         places = range(len(self.columns))
         return tuple(place for place in places if all(is_name(row[place]) for row in self.rows))
+
+    def sides(self, left: str, right: str) -> list[str]:
+        """Returns ``left`` for every column of names, ``right`` for all others."""
+        return [left if place in self.names else right for place in range(len(self.columns))]
 
 
 @dataclass(frozen=True)

@@ -2,61 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
+
+from dk_bench.tables.table import Document, Table
 
 WIDEST = 100_000  # columns, more than any table has
 
 
-def print_table(
-    console: Console,
-    title: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str] | None],
-    *,
-    names: Iterable[int] = (0,),
-    notes: Iterable[str] = (),
-) -> None:
-    """Prints rows of texts under a title, and notes below; a row that is None is a rule between sections.
+def show(document: Document, console: Console) -> None:
+    """Prints a document to a terminal."""
+    for number, table in enumerate(document.tables, start=1):
+        notes = [table.note] * bool(table.note) + document.notes * (number == len(document.tables))
+        print_table(console, f"{document.title} {table.heading}", table, notes)
 
-    Columns with an index in ``names`` stand left and are never broken, all others right and broken at blanks alone. So
-    a table that does not fit is wider than its terminal: a cell that was cut could not be told from another. Where the
-    output is no terminal, nothing is broken.
+
+def print_table(console: Console, title: str, table: Table, notes: Iterable[str] = ()) -> None:
+    """Prints a table under a title, and notes below.
+
+    Columns of names stand left and are never broken, all others right and broken at blanks alone. So a table that does
+    not fit is wider than its terminal: a cell that was cut could not be told from another. Where the output is no
+    terminal, nothing is broken.
     """
-    table, names = Table(), set(names)
-    for index, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if index in names else "right")
-    for row in rows:
-        if row is None:
-            table.add_section()
-        else:
-            table.add_row(*map(Text, row))  # Text: brackets are no markup
-    before = console.width
-    console.width = _fit(table, console, names)
+    grid, before = Grid(), console.width
+    for name, side in zip(table.columns, table.sides("left", "right"), strict=True):
+        grid.add_column(Text(name), justify=side)
+    for place, row in enumerate(table.rows):
+        if place in table.rules:
+            grid.add_section()
+        grid.add_row(*(Text(str(value)) for value in row))  # Text: brackets are no markup
+    console.width = _fit(grid, console, table.names)
     console.print(Text(title, style="italic"), soft_wrap=True)
-    console.print(table)
+    console.print(grid)
     console.width = before
     for note in notes:
         console.print(Text(note, style="dim"), soft_wrap=not console.is_terminal)
 
 
-def _fit(table: Table, console: Console, names: set[int]) -> int:
-    """Sets the widths of a table's columns, and returns that of the console that it needs, at least what it has.
+def _fit(grid: Grid, console: Console, names: Collection[int]) -> int:
+    """Sets the widths of columns, and returns that of the console that they need, at least what it has.
 
     rich's own way with a narrow console is to shorten words.
     """
-    options, borders = console.options.update(width=WIDEST), 3 * len(table.columns) + 1
+    options, borders = console.options.update(width=WIDEST), 3 * len(grid.columns) + 1
     limits = []
-    for index, column in enumerate(table.columns):
+    for place, column in enumerate(grid.columns):
         cells = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
         widest = max(cell.maximum for cell in cells)
-        limits.append((widest if index in names else max(cell.minimum for cell in cells), widest))
+        limits.append((widest if place in names else max(cell.minimum for cell in cells), widest))
     room = console.width - borders - sum(low for low, _ in limits)
-    for column, (low, high) in zip(table.columns, limits, strict=True):
+    for column, (low, high) in zip(grid.columns, limits, strict=True):
         column.width = high if high - low <= room or not console.is_terminal else low
         room -= column.width - low
-    return max(console.width, borders + sum(column.width for column in table.columns))
+    return max(console.width, borders + sum(column.width for column in grid.columns))

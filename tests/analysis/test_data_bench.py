@@ -13,7 +13,7 @@ from dk_bench.cli import main
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.report.benches import read_bench
 from dk_bench.runs import processor
-from dk_bench.tables.render import show
+from dk_bench.tables.terminal import show
 
 FEW = ["--images", "30", "--sizes", "16", "24", "--batch", "8", "--repeats", "2"]
 

@@ -17,7 +17,7 @@ from dk_bench.analysis.erf.tables import ABOUT, document, write_study, write_sum
 from dk_bench.analysis.pictures import Picture
 from dk_bench.analysis.subjects import Subject, open_model
 from dk_bench.cli import main
-from dk_bench.tables.render import show
+from dk_bench.tables.terminal import show
 
 SIDE = 24
 

@@ -2,7 +2,8 @@
 
 from dk_bench.runs.identity import config_hash
 from dk_bench.runs.record import RunRecord
-from dk_bench.tables.render import Document, markdown
+from dk_bench.tables.render import markdown
+from dk_bench.tables.table import Document
 
 PROCEDURAL = {"name": "procedural", "classes": ["a", "b"], "train_images": 3000, "val_images": 1000}
 IMAGENET = {

@@ -13,8 +13,10 @@ from table_cases import PROCEDURAL, make_record
 
 from dk_bench.report.readme import differences
 from dk_bench.tables.documents import build_documents, write_documents
+from dk_bench.tables.entries import Number
 from dk_bench.tables.latex import escape
-from dk_bench.tables.render import Document, Number, Table, csv_text, latex, markdown
+from dk_bench.tables.render import csv_text, latex, markdown
+from dk_bench.tables.table import Document, Table
 
 NAMES = (
     "a>b|c",

@@ -14,7 +14,8 @@ from table_cases import IMAGENET, lines_of, make_record
 
 from dk_bench.runs.attempts import attempt_of
 from dk_bench.tables.documents import build_documents
-from dk_bench.tables.render import Chance, csv_text, latex, markdown, text
+from dk_bench.tables.entries import Chance
+from dk_bench.tables.render import csv_text, latex, markdown
 from dk_bench.tables.statistics import summarize
 
 SAMPLES = [np.random.default_rng(seed).normal(70, 3, (2, n)) for seed, n in product(range(4), (2, 3, 5, 30))]
@@ -124,7 +125,7 @@ def test_one_seed_shows_neither_interval_nor_p_anywhere():
     ]
     for document in build_documents(records).values():
         for table in document.tables:
-            shown = " ".join(text(value) for row in table.rows for value in row)
+            shown = " ".join(str(value) for row in table.rows for value in row)
             assert "±" not in shown and "supported" not in shown and "equivalent" not in shown
             assert not any(isinstance(value, Chance) and value.value is not None for row in table.rows for value in row)
     assert "| 78.1 | 70.0 (n=1) | +1.8 | +0.0 (n=1) | - | undecided |" in markdown(build_documents(records)["table1"])
@@ -145,7 +146,7 @@ def test_tables_1_and_2_have_differences_on_every_data_set():
     records = [make_record(m, float(top), seed=s, data=mine) for m, v in tops.items() for s, top in enumerate(v)]
     records.append(make_record("resnet50dw", 10.0, data=mine | {"val_images": 50}))  # the same settings, other images
     _, table = build_documents(records)["table2"].tables
-    shown = {(row[1], row[2]): [text(value) for value in row[3:8]] for row in table.rows if row[0] == "ResNet-50-DW"}
+    shown = {(row[1], row[2]): [str(value) for value in row[3:8]] for row in table.rows if row[0] == "ResNet-50-DW"}
     assert table.columns[3:8] == ("top-1", "Δ rigid", "Δ DK", "Δ DK, p (Holm)", "Δ DK, verdict")
     p = scipy.stats.ttest_1samp((2, 1, 3), 0).pvalue
     assert shown["SCC", "rigid"][1:] == ["+2.0 ± 2.5 (n=3)", "-", "-", ""]
@@ -168,7 +169,7 @@ def test_verdicts_stand_beside_the_papers_differences():
         for seed, gain in enumerate(all_gains)
     ]
     (table,) = build_documents(records)["table1"].tables
-    shown = {(row[0], row[1], row[2]): [text(value) for value in row[5:9]] for row in table.rows}
+    shown = {(row[0], row[1], row[2]): [str(value) for value in row[5:9]] for row in table.rows}
     assert table.columns[5:9] == ("Δ rigid, paper", "Δ rigid", "Δ rigid, p (Holm)", "Δ rigid, verdict")
     assert shown["ResNet-50-DW", "rigid", "rigid"] == ["-", "-", "-", ""]
     assert shown["ResNet-50-DW", "rigid", "local 4x4, centred"] == ["+1.8", "+1.8 ± 0.0 (n=3)", "<0.001", "supported"]

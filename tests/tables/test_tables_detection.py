@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from dk_bench.cli import main
-from dk_bench.models import PAPER_MODELS, KernelSpec
+from dk_bench.models import MODELS, KernelSpec
 from dk_bench.runs.identity import config_hash
 from dk_bench.runs.record import RunRecord, write_record
 from dk_bench.tables.cells import gather
 from dk_bench.tables.documents import build_documents
-from dk_bench.tables.paper import load_paper, row_name
-from dk_bench.tables.render import Document, csv_text, markdown
+from dk_bench.tables.paper import load_paper, paper_models, row_name
+from dk_bench.tables.render import csv_text, markdown
+from dk_bench.tables.table import Document
 
 COCO = {"name": "coco", "classes": [f"c{n}" for n in range(80)], "train_images": 117_266, "val_images": 5000}
 SHAPES = {"name": "procedural_det", "classes": ["star", "ring"], "train_images": 400, "val_images": 100}
@@ -87,10 +88,10 @@ def empty_documents():
 
 def test_every_row_of_tables_3_and_4_has_its_model_and_configuration():
     paper = load_paper()
-    models = {row_name(model.row): model.name for model in PAPER_MODELS.values() if model.row}
-    names = {models[row_name(row)] for row in paper["table3"] + paper["table4"]}
+    names = {paper_models()[row_name(row)] for row in paper["table3"] + paper["table4"]}
     assert len(names) == 18
-    assert {path.stem for path in CONFIGS.glob("*_fpn_1x.py")} == {f"faster_rcnn_{name}_fpn_1x" for name in names}
+    bases = {MODELS[name].base for name in names}
+    assert {path.stem for path in CONFIGS.glob("*_fpn_1x.py")} == {f"faster_rcnn_{base}_fpn_1x" for base in bases}
 
 
 def test_tables_without_records_hold_the_papers_figures():

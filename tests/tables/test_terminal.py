@@ -17,8 +17,9 @@ from dk_bench.cli import main
 from dk_bench.runs.record import write_record
 from dk_bench.sweep.job import Job
 from dk_bench.sweep.progress import SweepProgress
-from dk_bench.tables.render import show
-from dk_bench.tables.terminal import print_table
+from dk_bench.tables.entries import Right
+from dk_bench.tables.table import Table
+from dk_bench.tables.terminal import print_table, show
 
 NAMES = ["test_resnetdw_dcn_dk", "test_resnetdw_dcn", "test_resnetdw_dk_s3", "test_resnetdw_dk_s5"]
 COLUMNS = ("model", "top-1", "sampling MMACs")
@@ -42,23 +43,24 @@ def places(monkeypatch):
     return enter()
 
 
-def shown(width: int, terminal: bool, rows: list) -> list[str]:
+def shown(width: int, terminal: bool) -> list[str]:
     console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
-    print_table(console, "A title of\n[b] names", COLUMNS, rows, notes=["A note of several words."])
+    rows = [["[b] a name of words", Right("59.7 ± 2.9 (n=3)"), Right("1")], ["b", Right("-"), Right("2")]]
+    table = Table("", COLUMNS, rows, rules=(1,))
+    print_table(console, "A title of\n[b] names", table, ["A note of several words."])
     assert console.width == width
     return console.file.getvalue().splitlines()
 
 
 def test_table_is_as_wide_as_its_words():
-    rows = [["[b] a name of words", "59.7 ± 2.9 (n=3)", "1"], None, ["b", "-", "2"]]
-    lines = shown(20, False, rows)
+    lines = shown(20, False)
     assert "│ [b] a name of words │ 59.7 ± 2.9 (n=3) │              1 │" in lines and len(lines) == 10
-    lines = shown(20, True, rows)
+    lines = shown(20, True)
     assert "│ [b] a name of words │  59.7 │        1 │" in lines
     assert "┃ model               ┃ top-1 ┃    MMACs ┃" in lines
     assert len({len(line) for line in lines[2:-2] if line[0] in "│┃├"}) == 1
     assert any("┃ sampling ┃" in line for line in lines)
-    assert "│ 59.7 ± 2.9 (n=3) │ " in " ".join(shown(60, True, rows))  # where there is room, it is used
+    assert "│ 59.7 ± 2.9 (n=3) │ " in " ".join(shown(60, True))  # where there is room, it is used
 
 
 def test_tables_show_every_name(places, tmp_path, capsys):
