@@ -16,17 +16,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dk_bench.classification.timm_models import build_model, check_name, kernel_spec
 from dk_bench.config import ModelConfig
+from dk_bench.detection.freezing import FIRST_STRIDE, bad_argument, frozen_names, last_of_each_stride, without_open_ones
 from dk_bench.errors import UserError, located
 from dk_bench.models import MODELS as BENCH_MODELS
 from dk_bench.models import deform
-from dk_bench.models.features import copy_features, flat, outer_name
+from dk_bench.models.features import copy_features
 from dk_bench.registry import MODELS
 
 log = logging.getLogger(__name__)
 
 # Keys of a classification's configuration -> arguments that say the same.
 KEYS = {"model.name": "model_name"} | {f"model.{name}": name for name in ("spec", "checkpoint", "pretrained")}
-FIRST_STRIDE = 4  # of feature pyramids; what comes before a stage of this stride is the stem
 
 
 @MODELS.register_module()
@@ -75,11 +75,7 @@ class TimmBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         _check_flags(pretrained=pretrained, norm_eval=norm_eval, with_cp=with_cp)
-        if checkpoint == "":
-            raise _bad_argument("checkpoint", checkpoint, "expected a file or None")
-        sources = {"checkpoint": checkpoint, "pretrained": pretrained, "init_cfg": init_cfg}
-        if len(given := [name for name, value in sources.items() if value]) > 1:
-            raise UserError(f"TimmBackbone: arguments {' and '.join(given)} both set weights, expected one of them")
+        given = _given_weights(checkpoint=checkpoint, pretrained=pretrained, init_cfg=init_cfg)
         config = ModelConfig(
             model_name, dict(spec) if spec else None, pretrained=bool(pretrained), checkpoint=checkpoint, kwargs=kwargs
         )
@@ -90,24 +86,20 @@ class TimmBackbone(BaseModule):
         if with_cp:
             self.net.set_grad_checkpointing()
         maps = self.net.feature_info.get_dicts()
-        self._picked = _last_of_each_stride(maps) if out_indices is None else list(range(len(maps)))
+        self._picked = last_of_each_stride(maps) if out_indices is None else list(range(len(maps)))
         if not self._picked:
             raise UserError(f"TimmBackbone: {model_name} has no feature map of stride {FIRST_STRIDE} or more")
         self.out_channels = [maps[i]["num_chs"] for i in self._picked]
         self.strides = [maps[i]["reduction"] for i in self._picked]
-        if given and not init_cfg:
+        if given in ("checkpoint", "pretrained"):
             _load(self.net, config)
-        elif not given and (frozen_stages >= 0 or norm_eval):
-            log.warning(
-                "TimmBackbone: %s starts from random weights, of which frozen_stages=%d and norm_eval=%s keep some as "
-                "they are; set checkpoint or pretrained, unless weights of the whole detector follow",
-                model_name,
-                frozen_stages,
-                norm_eval,
-            )
+        elif given is None and (frozen_stages >= 0 or norm_eval):
+            keep = f"of which frozen_stages={frozen_stages} and norm_eval={norm_eval} keep some as they are"
+            instead = "set checkpoint or pretrained, unless weights of the whole detector follow"
+            log.warning("TimmBackbone: %s starts from random weights, %s; %s", model_name, keep, instead)
         # Names, not modules: a conversion of normalisation layers puts new modules in the place of old ones.
-        frozen = _frozen_names(self.net, frozen_stages)
-        self._frozen = frozenset(_without_open_ones(self.net, frozen))
+        frozen = frozen_names(self.net, frozen_stages)
+        self._frozen = frozenset(without_open_ones(self.net, frozen))
         for name in frozen:
             for parameter in self.net.get_submodule(name).parameters(recurse=False):
                 parameter.requires_grad = False
@@ -139,33 +131,41 @@ def check_neck(detector: nn.Module) -> None:
     backbone, neck = getattr(detector, "backbone", None), getattr(detector, "neck", None)
     takes = getattr(neck, "in_channels", None)
     if isinstance(backbone, TimmBackbone) and isinstance(takes, list | tuple) and list(takes) != backbone.out_channels:
-        raise UserError(
-            f"key 'model.neck.in_channels' is {list(takes)}, expected {backbone.out_channels}, the channels of "
-            f"{backbone.model_name}'s maps of strides {', '.join(map(str, backbone.strides))}"
-        )
+        maps = f"the channels of {backbone.model_name}'s maps of strides {', '.join(map(str, backbone.strides))}"
+        reason = f"expected {backbone.out_channels}, {maps}"
+        raise UserError(reason, key="model.neck.in_channels", value=list(takes))
 
 
 def _check_flags(**flags: Any) -> None:
     """Raises UserError for what is no truth value: any text, ``no`` too, would count as true."""
     for name, value in flags.items():
         if not isinstance(value, bool | None):
-            raise _bad_argument(name, value, "expected True or False")
+            raise bad_argument(name, value, "expected True or False")
+
+
+def _given_weights(**sources: Any) -> str | None:
+    """Returns the name of the argument that sets the weights, None for none. Raises UserError for two of them."""
+    if sources["checkpoint"] == "":
+        raise bad_argument("checkpoint", "", "expected a file or None")
+    if len(given := [name for name, value in sources.items() if value]) > 1:
+        raise UserError(f"TimmBackbone: arguments {' and '.join(given)} both set weights, expected one of them")
+    return given[0] if given else None
 
 
 def _checked_indices(out_indices: Sequence[int] | None) -> dict[str, Any]:
-    """``out_indices`` as an argument for timm, none for None. Maps come in the network's order, so they must rise."""
+    """Returns ``out_indices`` as an argument for timm, none for None: rising, as maps come."""
     if out_indices is None:
         return {}
     indices = tuple(out_indices) if isinstance(out_indices, list | tuple) else ()
     rises = all(a < b for a, b in zip(indices, indices[1:], strict=False))
     if not indices or not rises or any(type(i) is not int for i in indices) or indices[0] < 0 <= indices[-1]:
         expected = "expected rising integers, either from 0 or all negative, or None"
-        raise _bad_argument("out_indices", out_indices, expected)
+        raise bad_argument("out_indices", out_indices, expected)
     return {"out_indices": indices}
 
 
 def _feature_net(config: ModelConfig, indices: dict[str, Any]) -> nn.Module:
-    """timm's model that puts out feature maps, deformed as the configuration says, without loaded weights."""
+    """Returns timm's model that puts out feature maps, deformed as the configuration says, without loaded weights."""
     name, kwargs = config.name, {**config.kwargs, **indices}
     with _as_arguments():
         check_name(name)
@@ -174,20 +174,12 @@ def _feature_net(config: ModelConfig, indices: dict[str, Any]) -> nn.Module:
         net = timm.create_model(name, features_only=True, **kwargs)
     except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, IndexError) as error:
         made_with, reason = kwargs or "its defaults", " ".join(str(error).split())[:400]
-        raise UserError(
-            f"TimmBackbone: {name} cannot be made with {made_with}, or gives no feature maps: "
-            f"{type(error).__name__} {reason}"
-        ) from error
+        fault = f"cannot be made with {made_with}, or gives no feature maps: {type(error).__name__} {reason}"
+        raise UserError(f"TimmBackbone: {name} {fault}") from error
     try:
         return deform(net, spec) if spec else net
     except ValueError as error:
-        raise _bad_argument("spec", config.spec, f"which does not fit {name}: {error}") from error
-
-
-def _last_of_each_stride(maps: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Positions of the maps after which the resolution changes, from `FIRST_STRIDE` on."""
-    last = {one["reduction"]: i for i, one in enumerate(maps) if one["reduction"] >= FIRST_STRIDE}
-    return sorted(last.values())
+        raise bad_argument("spec", config.spec, f"which does not fit {name}: {error}") from error
 
 
 def _load(net: nn.Module, config: ModelConfig) -> None:
@@ -197,17 +189,14 @@ def _load(net: nn.Module, config: ModelConfig) -> None:
     """
     with _as_arguments():
         source = build_model(config, None if config.checkpoint else 0)
-    wrong = copy_features(source, net)
-    if wrong:
-        raise UserError(
-            f"TimmBackbone: weights of {config.name} ({config.checkpoint or 'pretrained'}) do not fit the network of "
-            f"its feature maps at {len(wrong)} keys: {', '.join(wrong[:5])}"
-        )
+    if wrong := copy_features(source, net):
+        of = f"weights of {config.name} ({config.checkpoint or 'pretrained'})"
+        at = f"at {len(wrong)} keys: {', '.join(wrong[:5])}"
+        raise UserError(f"TimmBackbone: {of} do not fit the network of its feature maps {at}")
 
 
 def _check_weights(backbone: TimmBackbone, state_dict: dict[str, Tensor], prefix: str) -> None:
-    """Sees to it that weights about to be loaded are the network's; in place of the rigid base's it puts theirs,
-    deformed."""
+    """Checks that weights to be loaded are the network's; in place of the rigid base's it puts those deformed."""
     held = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
     own = backbone.net.state_dict()
     if not (wrong := _unfit(held, own)):
@@ -225,17 +214,17 @@ def _check_weights(backbone: TimmBackbone, state_dict: dict[str, Tensor], prefix
 
 
 def _unfit(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Names of own tensors that are not held in their shape."""
+    """Returns the names of own tensors that are not held in their shape."""
     return [name for name in _counted(own) if name not in held or held[name].shape != own[name].shape]
 
 
 def _counted(names: Iterable[str]) -> list[str]:
-    """Names of tensors without the counters of normalisation, which old files lack and mmengine does not miss."""
+    """Leaves out the counters of normalisation, which old files lack and mmengine does not miss."""
     return [name for name in names if not name.endswith("num_batches_tracked")]
 
 
 def _deformed(held: dict[str, Tensor], config: ModelConfig, indices: dict[str, Any]) -> dict[str, Tensor] | None:
-    """Weights of the rigid base's network, deformed; None where they are not that, or the network is not deformed."""
+    """Deforms the weights of the rigid base's network; None where they are not that, or the network is not deformed."""
     spec, ours = kernel_spec(config), BENCH_MODELS.get(config.name)
     if spec is None or spec.is_rigid:
         return None
@@ -244,13 +233,6 @@ def _deformed(held: dict[str, Tensor], config: ModelConfig, indices: dict[str, A
         return None
     rigid.load_state_dict({name: value for name, value in held.items() if name in rigid.state_dict()}, strict=False)
     return deform(rigid, spec).state_dict()
-
-
-def _bad_argument(name: str, value: Any, reason: str) -> UserError:
-    """Returns the error of an argument that cannot be used."""
-    error = UserError(reason, key=name, value=value, noun="argument")
-    error.places.append("TimmBackbone")
-    return error
 
 
 @contextmanager
@@ -262,44 +244,3 @@ def _as_arguments() -> Iterator[None]:
         except UserError as error:
             error.noun, error.key = "argument", KEYS.get(error.key, error.key)
             raise
-
-
-def _frozen_names(net: nn.Module, stages: int) -> list[str]:
-    """Names of the modules in the stem and the first stages, in the order of their making, which timm's models keep.
-
-    A stage ends with the module that makes the last map of its stride. What is before the first is the stem: all up to
-    the last map of a smaller stride or, where there is none, up to the module of stage 1.
-    """
-    if type(stages) is not int or stages < -1:
-        raise _bad_argument("frozen_stages", stages, "expected an integer of at least -1")
-    if stages < 0:
-        return []
-    info = net.feature_info.info if hasattr(net.feature_info, "info") else list(net.feature_info)
-    ends = [info[i]["module"] for i in _last_of_each_stride(info)]
-    if stages > len(ends):
-        raise _bad_argument("frozen_stages", stages, f"expected at most {len(ends)}, the number of stages")
-    if stages:
-        return _names_until(net, ends[stages - 1], inclusive=True)
-    before = [one["module"] for one in info if one["reduction"] < FIRST_STRIDE]
-    return _names_until(net, before[-1] if before else ends[0], inclusive=bool(before))
-
-
-def _without_open_ones(net: nn.Module, frozen: list[str]) -> list[str]:
-    """Returns the frozen modules that hold nothing else: not the network itself, nor what contains all of its
-    blocks.
-    """
-    rest = [name for name, _ in net.named_modules() if name not in set(frozen)]
-    return [name for name in frozen if name and not any(other.startswith(name + ".") for other in rest)]
-
-
-def _names_until(net: nn.Module, module: str, *, inclusive: bool) -> list[str]:
-    """Names of all modules before one, or up to its end."""
-    names = [name for name, _ in net.named_modules()]
-    outer = outer_name(net)
-    inside = [i for i, name in enumerate(names) if f"{flat(name.removeprefix(outer))}_".startswith(f"{flat(module)}_")]
-    if not inside:
-        raise UserError(
-            f"TimmBackbone: argument 'frozen_stages' cannot be followed: the network has no module {module}, with "
-            "which a stage ends; set it to -1"
-        )
-    return names[: inside[-1] + 1 if inclusive else inside[0]]

@@ -22,7 +22,7 @@ from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from dk_bench.config import RunConfig, to_dict
-from dk_bench.errors import UserError, located
+from dk_bench.errors import UserError, located, system_errors
 from dk_bench.reading.overrides import Key, joined, put, split_override, standing
 from dk_bench.reading.schema import merged, read_value
 from dk_bench.reading.sequences import check_sequences
@@ -31,14 +31,8 @@ from dk_bench.reading.values import annotation_of, read_text
 OURS = tuple(field.name for field in dataclasses.fields(RunConfig))
 NEEDED = ("model", "train_dataloader", "val_dataloader", "train_cfg", "optim_wrapper")
 # Top-level keys that mean something to mmdet's runner or to us; a file may hold others, for its own use.
-KNOWN = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | {
-    *OURS,
-    "data_name",
-    "other_classes",
-    "sync_bn",
-    "find_unused_parameters",
-    "custom_imports",
-}
+OF_THE_RUNNER = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
+KNOWN = OF_THE_RUNNER.union(OURS, "data_name other_classes sync_bn find_unused_parameters custom_imports".split())
 # Keys that take more than what stands there shows, or of which nothing may stand there.
 TAKES = {
     "data_name": str | None,
@@ -55,7 +49,9 @@ TAKES = {
     "model.backbone.model_name": str,
     "model.backbone.checkpoint": str | None,
 }
-TRAIN_CFG = ("type", "by_epoch", "max_epochs", "val_interval", "val_begin")
+LOOP = "EpochBasedTrainLoop"
+COUNTS = {"max_epochs": None, "val_interval": 1, "val_begin": 1}  # of train_cfg, and what holds where none stands
+TRAIN_CFG = ("type", "by_epoch", *COUNTS)
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 # Hooks that watch and change nothing: without them a run under Lightning is the same.
 HARMLESS_HOOKS = ("NumClassCheckHook", "CheckInvalidLossHook", "MemoryProfilerHook", "EmptyCacheHook")
@@ -93,13 +89,12 @@ def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> De
 
 
 def read_file(path: str | Path) -> mmengine.Config:
-    """Returns a configuration file as it is, with its ``name``, for `checked`. Raises UserError where it cannot be
-    read.
-    """
+    """Reads a configuration file as it is, with its ``name``, for `checked`. Raises UserError where it cannot be."""
     try:
-        cfg = mmengine.Config.fromfile(path)
-    except OSError as error:
-        raise UserError(f"{path}: no configuration can be read there: {error.strerror or error}") from error
+        with system_errors(f"{path}: no configuration can be read there"):
+            cfg = mmengine.Config.fromfile(path)
+    except UserError:
+        raise
     except Exception as error:  # whatever the file's own code, or mmengine reading it, may raise
         raise UserError(f"{path}: not a configuration: {type(error).__name__}: {error}") from error
     cfg.setdefault("name", Path(path).stem)
@@ -121,7 +116,7 @@ def use_scope(cfg: mmengine.Config) -> None:
         try:
             import_modules_from_strings(**imports)
         except (ImportError, TypeError) as error:
-            raise UserError(f"key 'custom_imports' is {dict(imports)}: {error}") from error
+            raise UserError(f"which cannot be imported: {error}", key="custom_imports", value=dict(imports)) from error
     register_all_modules(init_default_scope=False)
     scope, current = cfg.get("default_scope") or "mmdet", DefaultScope.get_current_instance()
     if current is None or current.scope_name != scope:
@@ -138,11 +133,11 @@ def checked(cfg: mmengine.Config, overrides: Iterable[str], source: str) -> Dete
     ours = {key: cfg[key] for key in OURS if key in cfg}
     ours.setdefault("seed", (cfg.get("randomness") or {}).get("seed") or 0)
     if isinstance(ours.setdefault("trainer", {}), Mapping):  # else the schema says what is wrong
-        ours["trainer"] = _trainer(cfg, dict(ours["trainer"]))
+        ours["trainer"] = _told_elsewhere(cfg) | dict(ours["trainer"])
     run = merged(RunConfig, [(source, _plain(ours))], ())
-    _check_trainer(run)
-    check_sequences(cfg.to_dict(), source)
-    _check_supported(cfg, source)
+    with located(source):
+        check_sequences(cfg.to_dict())
+        _check_supported(cfg, run)
     return DetectionConfig(cfg, run)
 
 
@@ -167,10 +162,8 @@ def _annotation(cfg: mmengine.Config, key: Key) -> Any:
 def _no_key(cfg: mmengine.Config, first: str, source: str) -> str:
     """Tells why a top-level key cannot be set."""
     if first in cfg:
-        return (
-            f"'{first}' is a variable of {source}, and what it is used for holds its value already; set that instead, "
-            "for example train_dataloader.dataset..."
-        )
+        held = f"'{first}' is a variable of {source}, and what it is used for holds its value already"
+        return f"{held}; set that instead, for example train_dataloader.dataset..."
     keys = sorted(KNOWN & set(cfg.keys()))
     close = difflib.get_close_matches(first, sorted(KNOWN), n=1)
     hint = f", did you mean '{close[0]}'?" if close else f"; keys of {source}: {', '.join(keys)}"
@@ -195,55 +188,46 @@ def _move_data(cfg: mmengine.Config, root: str, source: str) -> None:
     cfg.merge_from_dict({key: moved(cfg[key]) for key in parts if cfg[key] is not None})
 
 
-def _trainer(cfg: mmengine.Config, trainer: dict[str, Any]) -> dict[str, Any]:
-    """Section ``trainer`` with what mmdet says elsewhere: mixed precision by the optimiser wrapper's type, synchronised
-    batch normalisation by ``sync_bn``."""
-    wrapper = cfg.optim_wrapper
+def _told_elsewhere(cfg: mmengine.Config) -> dict[str, Any]:
+    """Returns what mmdet says elsewhere of section ``trainer``: mixed precision by the optimiser wrapper's type,
+    synchronised batch normalisation by ``sync_bn``; memory is laid out as mmdet has it."""
+    wrapper, told = cfg.optim_wrapper, {"channels_last": False}
     if "AmpOptimWrapper" in str(wrapper.get("type")):
-        trainer.setdefault("precision", "bf16-mixed" if wrapper.get("dtype") == "bfloat16" else "16-mixed")
-    if cfg.get("sync_bn"):
-        trainer.setdefault("sync_batchnorm", True)
-    trainer.setdefault("channels_last", False)  # as mmdet has it
-    return trainer
+        told["precision"] = "bf16-mixed" if wrapper.get("dtype") == "bfloat16" else "16-mixed"
+    return told | ({"sync_batchnorm": True} if cfg.get("sync_bn") else {})
 
 
-def _check_trainer(run: RunConfig) -> None:
-    if (precision := run.trainer.precision) not in PRECISIONS:
-        raise UserError(f"key 'trainer.precision' is {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    if run.trainer.compile:
-        raise UserError("key 'trainer.compile' is True, expected false: detectors are not compiled")
-
-
-def _check_supported(cfg: mmengine.Config, source: str) -> None:
+def _check_supported(cfg: mmengine.Config, run: RunConfig) -> None:
+    """Raises UserError for what only mmdet's own runner can do, and for what detectors cannot be trained with."""
     train, wrapper = cfg.train_cfg, cfg.optim_wrapper  # mmengine marks what comes from mmdet's files with a _scope_
     if unknown := sorted(set(train) - {*TRAIN_CFG, "_scope_"}):
-        raise UserError(f"{source}: unknown key 'train_cfg.{unknown[0]}', expected {', '.join(TRAIN_CFG)}")
-    if train.get("type", "EpochBasedTrainLoop") != "EpochBasedTrainLoop" or not train.get("by_epoch", True):
-        raise UserError(f"{source}: key 'train_cfg.type' is {train.get('type')!r}, expected 'EpochBasedTrainLoop'")
-    for key in ("max_epochs", "val_interval", "val_begin"):
-        value = train.get(key, None if key == "max_epochs" else 1)
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"{source}: key 'train_cfg.{key}' is {value!r}, expected an integer of at least 1")
-    if cfg.get("load_from") == "":
-        raise UserError(f"{source}: key 'load_from' is '', expected a file, or null")
-    if wrapper.get("accumulative_counts", 1) != 1:
-        raise UserError(
-            f"{source}: key 'optim_wrapper.accumulative_counts' is {wrapper.accumulative_counts!r}, expected 1"
-        )
+        raise UserError(f"unknown key 'train_cfg.{unknown[0]}', expected {', '.join(TRAIN_CFG)}")
+    by_epoch = train.get("type", LOOP) == LOOP and train.get("by_epoch", True)
+    accumulated, precision = wrapper.get("accumulative_counts", 1), run.trainer.precision
+    counts = {f"train_cfg.{key}": train.get(key, default) for key, default in COUNTS.items()}
+    rules = [
+        ("trainer.precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
+        ("trainer.compile", run.trainer.compile, not run.trainer.compile, "false: detectors are not compiled"),
+        ("train_cfg.type", train.get("type"), by_epoch, repr(LOOP)),
+        *((key, n, isinstance(n, int) and n >= 1, "an integer of at least 1") for key, n in counts.items()),
+        ("load_from", cfg.get("load_from"), cfg.get("load_from") != "", "a file, or null"),
+        ("optim_wrapper.accumulative_counts", accumulated, accumulated == 1, "1"),
+    ]
+    for key, value, holds, expected in rules:
+        if not holds:
+            raise UserError(f"expected {expected}", key=key, value=value)
     for hook in cfg.get("custom_hooks") or ():
         if str(hook.get("type")).rpartition(".")[2] not in HARMLESS_HOOKS:
-            raise UserError(
-                f"{source}: key 'custom_hooks' has {hook.get('type')!r}, which only mmdet's own runner calls; "
-                "expected none that changes results"
-            )
+            what = f"has {hook.get('type')!r}, which only mmdet's own runner calls; expected none that changes results"
+            raise UserError(f"key 'custom_hooks' {what}")
 
 
 def _plain(value: Any, key: str = "") -> Any:
-    """mmengine's dictionaries as plain ones. Raises UserError for values that are no plain data."""
+    """Returns mmengine's dictionaries as plain ones. Raises UserError for values that are no plain data."""
     if isinstance(value, Mapping):
         return {str(name): _plain(item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_plain(item, key) for item in value)
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    raise UserError(f"key '{key}' is {value!r}, expected plain data: text, number, list or dict")
+    raise UserError("expected plain data: text, number, list or dict", key=key, value=value)

@@ -31,7 +31,7 @@ EXPECTED = {
 }
 
 
-def check_sequences(cfg: Mapping[str, Any], source: str) -> None:
+def check_sequences(cfg: Mapping[str, Any]) -> None:
     """Raises UserError that names the first key of a configuration which holds one value in place of several."""
     for key, section in _sections(cfg):
         for name, value in section.items():
@@ -41,11 +41,11 @@ def check_sequences(cfg: Mapping[str, Any], source: str) -> None:
             if kind is None or value is None or _is_left_to_mmdet(plain, section, value):
                 continue
             if fault := _fault(value, kind):
-                raise UserError(f"{source}: key '{'.'.join(path)}' is {value!r}, {fault}")
+                raise UserError(fault, key=".".join(path), value=value)
 
 
 def check_names(value: Any, what: str) -> list[str]:
-    """Names of classes as a list. Raises UserError, which calls them ``what``, for a text or what are no texts."""
+    """Returns names of classes as a list. Raises UserError, which calls them ``what``, for what are no texts."""
     if fault := _fault(value, NAMES):
         raise UserError(f"{what} is {value!r}, {fault}")
     return list(value)

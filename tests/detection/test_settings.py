@@ -10,13 +10,13 @@ import torch
 pytest.importorskip("mmdet", reason="mmdet is not installed")
 
 from detection_cases import CLASSES, random_predictions, tiny_detection, tiny_file
-from dk_bench.detection.config import config_from_values, load_detection_config, use_scope
 from mmdet.registry import DATASETS
 from torch import nn
 
 from dk_bench.detection.backbone import TimmBackbone
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.metrics import DetectionMetric, GroundTruth
+from dk_bench.detection.mmengine_config import config_from_values, load_detection_config, use_scope
 from dk_bench.detection.module import LitDetector, check_num_classes
 from dk_bench.detection.weights import load_start
 from dk_bench.errors import UserError
@@ -178,7 +178,7 @@ def test_custom_imports_hold_for_checkpoints_too(tmp_path):
         path.read_text() + "\ncustom_imports = dict(imports=['my_detector_parts'])\nmodel['neck']['type'] = 'MyFPN'\n"
     )
     read = (
-        "import sys, json\nfrom dk_bench.detection.config import load_detection_config, config_from_values\n"
+        "import sys, json\nfrom dk_bench.detection.mmengine_config import load_detection_config, config_from_values\n"
         "from dk_bench.detection.module import LitDetector\n"
     )
     held, environment = tmp_path / "values.json", {"PYTHONPATH": f"{tmp_path}:{':'.join(sys.path)}"}
