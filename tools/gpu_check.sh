@@ -54,7 +54,7 @@ wait
 part bench "$BENCH" bench.log "$python" -c "
 import json, torch
 from dk_bench.analysis.bench.study import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
-from dk_bench.analysis.bench.conclusions import sentences
+from dk_bench.analysis.bench.timings import sentences
 shapes = [Shape(*s, BATCH['cuda']) for s in RESNET50DW]
 for settings, rounds in (SETTINGS['cuda'][:1], 11), (SETTINGS['cuda'], 5):
     record = bench_operators(shapes, settings, torch.device('cuda'), rounds, lambda what: print(what, flush=True))

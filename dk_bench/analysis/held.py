@@ -89,12 +89,12 @@ def _held(model: nn.Module, images: Iterable[Tensor]) -> tuple[nn.Module, list[T
 
 
 def _sum(output: Tensor) -> Tensor:
-    """(D,): over images, of the mean over the positions of a map (N, D, h, w)."""
+    """Sums over images the mean over the positions of a map (N, D, h, w): (D,)."""
     return (output.mean((2, 3)) if output.dim() == 4 else output).sum(0)
 
 
 def _hold(source: Source, mean: Tensor) -> None:
-    """``mean`` is of what the generator stands for; experts' scores are the sigmoid of what theirs puts out."""
+    """Makes a generator stand for ``mean`` everywhere; experts' scores are the sigmoid of what theirs puts out."""
     value = torch.logit(mean) if source.kind == EXPERTS else mean
 
     def give(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

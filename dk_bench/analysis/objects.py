@@ -79,7 +79,7 @@ def procedural_objects(data: DataConfig, count: int) -> Objects:
 
 
 def coco_objects(path: str | Path, folder: str | Path | None, count: int) -> Objects:
-    """Up to ``count`` objects of a file in COCO's format, drawn evenly from all by a fixed seed; no crowds.
+    """Returns up to ``count`` objects of a file in COCO's format, no crowds, drawn evenly from all by a fixed seed.
 
     ``folder`` holds the images; None: ``images`` beside the file's folder. The pose is known where every annotation
     has one, as in the procedural detection data.
@@ -135,7 +135,7 @@ def batches(objects: Objects, transform: Callable[[Image.Image], Tensor]) -> Ite
 
 
 def _centres(boxes: list, sizes: np.ndarray) -> np.ndarray:
-    """(M, 2) shares from boxes (left, top, width, height) and images' (height, width), both in pixels."""
+    """Returns the middles of boxes (left, top, width, height) as shares of their images' (height, width): (M, 2)."""
     left, top, width, height = np.array(boxes, dtype=float).T
     middle = np.stack([top + height / 2, left + width / 2], axis=1)
     return middle / sizes

@@ -105,7 +105,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Times, prints and writes. Raises UserError for a device that is not there, a number below 1, no such model, an
+    """Measures, prints and writes. Raises UserError for a device that is not there, a number below 1, no such model, an
     instruction set that the processor has not."""
     names = _check(args)
     console = Console()

@@ -15,9 +15,8 @@ from torch import nn
 
 from dk_bench.analysis.erf.field import area, energy_radius, measure, replknet_sides, share_inside, sigma
 from dk_bench.analysis.erf.gradient import unit_gradient
-from dk_bench.analysis.erf.profile import profile_rows, profiles
 from dk_bench.analysis.erf.study import replknet, study
-from dk_bench.analysis.erf.summary import summary
+from dk_bench.analysis.erf.summary import profile_rows, profiles, summary
 from dk_bench.analysis.pictures import Picture, open_pictures
 from dk_bench.analysis.subjects import Subject, open_model
 from dk_bench.cli import main

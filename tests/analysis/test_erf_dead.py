@@ -10,9 +10,8 @@ from rich.console import Console
 from torch import nn
 
 from dk_bench.analysis.erf.gradient import unit_gradient
-from dk_bench.analysis.erf.profile import profiles
 from dk_bench.analysis.erf.study import study
-from dk_bench.analysis.erf.summary import summary
+from dk_bench.analysis.erf.summary import profiles, summary
 from dk_bench.analysis.erf.tables import ABOUT, document, write_study, write_summary
 from dk_bench.analysis.pictures import Picture
 from dk_bench.analysis.subjects import Subject, open_model

@@ -27,9 +27,9 @@ from dk_bench.analysis.bench.calls import (
     Shape,
 )
 from dk_bench.analysis.bench.clock import LEAST_ROUNDS, cold_times, in_rounds, make_series, spread
-from dk_bench.analysis.bench.conclusions import geometric_means, means_over_float32, sentences, uneven
 from dk_bench.analysis.bench.instruction_sets import default_instruction_sets, join, measure_held
-from dk_bench.analysis.bench.study import Timing, bench_operators
+from dk_bench.analysis.bench.study import bench_operators
+from dk_bench.analysis.bench.timings import Timing, geometric_means, means_over_float32, sentences, uneven
 from dk_bench.cli import main
 from dk_bench.cli.bench import _arguments as arguments_of
 from dk_bench.cli.bench import add_arguments

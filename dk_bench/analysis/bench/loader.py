@@ -73,7 +73,7 @@ class LoaderPlan:
 
 
 def bench_data(plan: LoaderPlan, on_source: Callable[[str], Any] = lambda name: None) -> dict[str, Any]:
-    """Times the loader of this process, without workers, and returns the record; ``on_source`` hears of each at first.
+    """Measures the loader of this process, without workers, and returns the record; ``on_source`` hears of each at first.
 
     Raises UserError for a place that holds no images of classes.
     """
@@ -105,7 +105,7 @@ def bench_data(plan: LoaderPlan, on_source: Callable[[str], Any] = lambda name: 
 
 
 def _measure(source: str, plan: LoaderPlan, folder: Path) -> tuple[list[Rate], Opening]:
-    """Times all sizes, transforms and ways of keeping images of one source, which take turns."""
+    """Measures all sizes, transforms and ways of keeping images of one source, which take turns."""
     configs = [_config(source, plan, size, folder) for size in plan.sizes]
     images, opening = _open(source, configs[-1], plan, folder)
     rows, measures = [], []

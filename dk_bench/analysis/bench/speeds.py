@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dk_bench.analysis.bench.calls import FORWARD, OURS, TORCHVISION
-from dk_bench.analysis.bench.conclusions import sentences
 from dk_bench.analysis.bench.tables import STORED, Record, mean_table, model_table, name_of, rate_table
+from dk_bench.analysis.bench.timings import sentences
 from dk_bench.errors import UserError
 from dk_bench.tables.render import markdown_table, markdown_text
 

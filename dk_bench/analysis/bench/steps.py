@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from dk_bench.analysis.bench.clock import Clock, Spread, in_rounds, spread
-from dk_bench.analysis.bench.conclusions import uneven
 from dk_bench.analysis.bench.recording import bench_record
+from dk_bench.analysis.bench.timings import uneven
 from dk_bench.config import OptimConfig
 from dk_bench.models import MODELS
 from dk_bench.nn.offsets import offset_parameter_names
@@ -211,7 +211,7 @@ def bench_models(
     rounds: int = ROUNDS,
     on_model: Heard = lambda name: None,
 ) -> dict[str, Any]:
-    """Times every model beside its rigid base and returns the record, with one part, as `bench_operators` does.
+    """Measures every model beside its rigid base and returns the record, with one part, as `bench_operators` does.
 
     Raises KeyError for a name that is not ours.
     """

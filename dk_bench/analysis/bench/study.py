@@ -29,9 +29,16 @@ from dk_bench.analysis.bench.calls import (
     make_group,
 )
 from dk_bench.analysis.bench.clock import LEAST_ROUNDS, cold_times, in_rounds, make_series, peak_memory, seconds_on_host
-from dk_bench.analysis.bench.conclusions import conclusions, geometric_means, means_over_float32, uneven
 from dk_bench.analysis.bench.recording import bench_record
-from dk_bench.analysis.bench.timings import HALVES, Timing, timings_of
+from dk_bench.analysis.bench.timings import (
+    HALVES,
+    Timing,
+    conclusions,
+    geometric_means,
+    means_over_float32,
+    timings_of,
+    uneven,
+)
 
 SCHEMA_VERSION = 3
 OVERHEAD_CALLS = 200
@@ -46,7 +53,7 @@ SETTINGS = {
 def bench_shape(
     shape: Shape, settings: Sequence[Setting], device: torch.device, rounds: int
 ) -> tuple[list[Timing], list[dict[str, str]]]:
-    """Times every call on one shape and these settings, in turn in each round; returns also the calls left out, and
+    """Measures every call on one shape and these settings, in turn in each round; returns also the calls left out, and
     why."""
     every = make_group(shape, settings, device)
     reasons = [_why_not(call) for call in every]
@@ -101,7 +108,7 @@ def bench_operators(
     rounds: int,
     on_shape: Callable[[str], Any] = lambda what: None,
 ) -> dict[str, Any]:
-    """Times every operator on every shape and setting and returns the record; ``on_shape`` hears of each at first.
+    """Measures every operator on every shape and setting and returns the record; ``on_shape`` hears of each at first.
 
     On the CPU all settings of a shape take turns, on CUDA, for the sake of its memory, those of one dtype. The record
     has one part, of the instruction set that this process uses; `bench.instruction_sets` joins several.

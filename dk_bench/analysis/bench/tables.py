@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import Any
 
 from dk_bench.analysis.bench.calls import BASE, FORWARD, OURS, TRAIN, Setting
-from dk_bench.analysis.bench.conclusions import sentences, worst_shape
+from dk_bench.analysis.bench.timings import sentences, worst_shape
 from dk_bench.tables.entries import Markup, Number, Value
 from dk_bench.tables.render import markdown_text
 from dk_bench.tables.table import Column, Document, Table, make_table
@@ -23,24 +23,18 @@ Record = dict[str, Any]
 def document(record: Record) -> Document:
     """Returns all tables of a record, the means and conclusions in words, and what disturbed."""
     device = f"{record['device']['name']}, {record['device'].get('threads', 1)} CPU thread(s)"
-    title, tables, notes = {"operator times": _operators, "model speeds": _models, "image rates": _rates}[
-        record["kind"]
-    ](record)
+    kinds = {"operator times": _operators, "model speeds": _models, "image rates": _rates}
+    title, tables, notes = kinds[record["kind"]](record)
     warnings = _lines("The machine was not quiet:", sentences(record, "warnings"))
     return Document("bench", f"{device}, {title}", notes + warnings, tables)
 
 
 def _operators(record: Record) -> tuple[str, list[Table], list[str]]:
-    tables = [
-        _timing_table(part, setting)
-        for part in record["parts"]
-        for setting in dict.fromkeys(timing["setting"] for timing in part["timings"])
-    ]
-    overhead = [
-        f"{part['instruction_set']}, {call}: {1e6 * seconds:.1f}"
-        for part in record["parts"]
-        for call, seconds in part["host_overhead"].items()
-    ]
+    tables, overhead = [], []
+    for part in record["parts"]:
+        tables += [_timing_table(part, setting) for setting in dict.fromkeys(t["setting"] for t in part["timings"])]
+        name = part["instruction_set"]
+        overhead += [f"{name}, {call}: {1e6 * seconds:.1f}" for call, seconds in part["host_overhead"].items()]
     notes = _lines("Geometric means over the shapes, warm:", sentences(record, "conclusions"))
     return "operators,", tables, notes + _lines("Host's microseconds a call of a tiny operand:", overhead)
 
@@ -51,12 +45,11 @@ def _models(record: Record) -> tuple[str, list[Table], list[str]]:
 
 def _rates(record: Record) -> tuple[str, list[Table], list[str]]:
     tables = [rate_table(part, f"{name_of(part)}, images of") for part in record["parts"]]
-    openings = [
-        f"{o['source']}, {o['images']} of {o['pixels'][0]} x {o['pixels'][1]}: {o['first_seconds']:.2f}"
-        + ("" if o["again_seconds"] is None else f", opened again {o['again_seconds']:.2f}")
-        for part in record["parts"]
-        for o in part["openings"]
-    ]
+    openings = []
+    for o in (o for part in record["parts"] for o in part["openings"]):
+        again = "" if o["again_seconds"] is None else f", opened again {o['again_seconds']:.2f}"
+        width, height = o["pixels"]
+        openings.append(f"{o['source']}, {o['images']} of {width} x {height}: {o['first_seconds']:.2f}{again}")
     title = f"images a second, one process, batches of {record['settings']['batch']},"
     return title, tables, _lines("Seconds to decode all images once:", openings)
 
@@ -99,31 +92,24 @@ def _timing_table(part: Part, setting: str) -> Table:
 def mean_table(parts: list[Part]) -> Table:
     """Returns the ratios to PyTorch's depthwise convolution, and of 16-bit times to those in float32, by operator, mode
     and instruction set."""
-    rows: list[tuple[str, str, Callable[[Part, str], str]]] = []
-    for setting in dict.fromkeys(setting for part in parts for setting in part["geometric_means"]):
-        if setting.startswith("float32"):
-            rows += [(f"{setting}, over PyTorch's fastest {BASE}", setting, operator, _ratio) for operator in OURS]
-    for setting in dict.fromkeys(setting for part in parts for setting in part["over_float32"]):
-        rows += [(f"{setting}, over float32", setting, operator, _over_float32) for operator in OURS]
-
-    def figure(part: Part, mode: str) -> Callable[[tuple], Value]:
-        return lambda row: Markup(row[3](part, row[1], row[2], mode))
-
-    columns = [
-        Column("time of", lambda row: row[0] if row[2] == OURS[0] else ""),
-        Column("operator", itemgetter(2)),
-        *(Column(f"{name_of(part)}, {mode}", figure(part, mode)) for part in parts for mode in MODES),
-    ]
-    return make_table("", columns, rows)
+    rows: list[list[Value]] = []
+    for name, words in (("geometric_means", f"over PyTorch's fastest {BASE}"), ("over_float32", "over float32")):
+        for setting in dict.fromkeys(setting for part in parts for setting in part[name]):
+            if name == "over_float32" or setting.startswith("float32"):
+                for operator in OURS:
+                    head = f"{setting}, {words}" if operator == OURS[0] else ""
+                    figures = (_mean(part, name, setting, operator, mode) for part in parts for mode in MODES)
+                    rows.append([head, operator, *figures])
+    columns = ("time of", "operator", *(f"{name_of(part)}, {mode}" for part in parts for mode in MODES))
+    return Table("", columns, rows)
 
 
-def _ratio(part: Part, setting: str, operator: str, mode: str) -> str:
-    mean = part["geometric_means"][setting][mode][operator]
-    return f"{mean:.2f} ({worst_shape(part, setting, operator, mode)['ratio']:.2f})"
-
-
-def _over_float32(part: Part, setting: str, operator: str, mode: str) -> str:
-    return f"{part['over_float32'][setting][mode][operator]:.2f}"
+def _mean(part: Part, name: str, setting: str, operator: str, mode: str) -> Markup:
+    """Returns a mean over shapes, with the largest ratio among them where it is of ratios."""
+    mean = f"{part[name][setting][mode][operator]:.2f}"
+    if name == "over_float32":
+        return Markup(mean)
+    return Markup(f"{mean} ({worst_shape(part, setting, operator, mode)['ratio']:.2f})")
 
 
 def model_table(part: Part) -> Table:
@@ -146,13 +132,6 @@ def rate_table(part: Part, heading: str) -> Table:
     for r in part["rates"]:
         rates.setdefault((r["source"], r["decoded"]), {})[r["size"], r["mode"]] = r["images_per_second"]
     given = sorted({key for by_key in rates.values() for key in by_key}, key=lambda key: (key[0], key[1] != "train"))
-
-    def rate(key: tuple[int, str]) -> Callable[[tuple], Number]:
-        return lambda row: Number(row[1].get(key), 0)
-
-    columns = [
-        Column(heading, lambda row: row[0][0]),
-        Column("decoded", lambda row: row[0][1]),
-        *(Column(f"{key[0]} pixels, {key[1]}", rate(key)) for key in given),
-    ]
-    return make_table("", columns, rates.items())
+    columns = (heading, "decoded", *(f"{size} pixels, {mode}" for size, mode in given))
+    rows = [[*about, *(Number(by_key.get(key), 0) for key in given)] for about, by_key in rates.items()]
+    return Table("", columns, rows)

@@ -219,9 +219,8 @@ def collect(
             model(images.to(device))
             on_images(len(images))
     parts: tuple[dict, dict] = ({}, {})
-    for which, part in enumerate(parts):
-        for source in found:
-            values = np.concatenate([pair[which] for pair in seen[source]])
+    for source in found:
+        for part, values in zip(parts, map(np.concatenate, zip(*seen[source], strict=True)), strict=True):
             if not np.isfinite(values).all():
                 raise UserError(f"{loaded.path}: {source.kind} of {source.layer} are not finite on {objects.source}")
             part.setdefault(source.kind, {})[source.layer] = values

@@ -38,7 +38,7 @@ def measure(field: np.ndarray, centre: tuple[float, float], share: float = 0.5) 
 
 
 def sigma(field: np.ndarray, centre: tuple[float, float]) -> float:
-    """Root mean square distance to the centre under the weight of the gradient's magnitude, over the root of two."""
+    """Returns the root mean square distance to the centre, weighed by the gradient's magnitude, over the root of two."""
     weight = np.abs(_checked(field))
     return math.sqrt(float((weight * _squared_distance(field.shape, centre)).sum() / weight.sum()) / 2)
 
@@ -58,7 +58,7 @@ def area(field: np.ndarray, share: float = 0.5) -> int:
 
 
 def share_inside(field: np.ndarray, mask: np.ndarray) -> float:
-    """Share of the energy inside a mask (H, W) of bool; beside it belongs the mask's share of the pixels.
+    """Returns the share of the energy inside a mask (H, W) of bool, to be seen beside the mask's share of the pixels.
 
     Raises:
         ValueError: mask has another shape, or as :func:`measure`.
@@ -106,7 +106,7 @@ def _squared_distance(shape: tuple[int, ...], centre: tuple[float, float]) -> np
 
 
 def _first_with(values: np.ndarray, share: float) -> int:
-    """Index of the value at which the running sum reaches the share of the total."""
+    """Returns the index of the value at which the running sum reaches the share of the total."""
     if not 0 < share < 1:
         raise ValueError(f"share: expected above 0 and below 1, got {share!r}")
     total = np.cumsum(values)

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dk_bench.analysis.drawing import COLORS, GREY
-from dk_bench.analysis.erf.profile import PARTS, Profile
 from dk_bench.analysis.erf.study import KINDS, Observation
+from dk_bench.analysis.erf.summary import PARTS, Profile
 from dk_bench.analysis.pictures import Picture
 
 CELL = 1.9  # inches

@@ -1,10 +1,12 @@
-"""Numbers of effective receptive fields: over pictures, over checkpoints, and differences by seed."""
+"""Numbers of effective receptive fields: over pictures, over checkpoints, differences by seed; and by distance."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
+
+import numpy as np
 
 from dk_bench.analysis.erf.study import KINDS, Observation
 from dk_bench.analysis.family import Difference, corrected
@@ -12,6 +14,7 @@ from dk_bench.claims.studies import HELD
 from dk_bench.tables.statistics import Summary, summarize
 
 NUMBERS = ("sigma", "radius", "area", "inside", "lift", "agreement_rotated", "agreement_scaled")
+PARTS = ("absolute", "signed")  # of a profile
 PICTURES, CHECKPOINTS, SEEDS = "pictures", "checkpoints", "seeds"
 
 
@@ -100,3 +103,52 @@ def tested(differences: Sequence[FieldSummary]) -> list[FieldSummary]:
     tests = iter(corrected([Difference(each) for line in differences for each in line.numbers.values()]))
     found = dict(zip(places, tests, strict=True))
     return [replace(line, tests={name: found[line.model, name] for name in line.numbers}) for line in differences]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Of a kind of model, over ``count`` pictures of its one checkpoint, or over its ``count`` checkpoints: by distance
+    in whole pixels the mean over the ring's pixels, each field divided by the sum of its magnitudes."""
+
+    model: str
+    over: str
+    count: int
+    parts: dict[str, list[Summary]]
+
+
+def profiles(observations: Sequence[Observation]) -> list[Profile]:
+    """Returns one a kind of model, of the pictures as they are, dead units left out; to half the image's side."""
+    members: dict[str, dict[str, list[Observation]]] = {}
+    for seen in observations:
+        if seen.kind == "original" and not seen.dead:
+            members.setdefault(seen.kind_of_model, {}).setdefault(seen.model, []).append(seen)
+    found = []
+    for kind, checkpoints in members.items():
+        of_each = [np.stack([_rings(seen) for seen in own]) for own in checkpoints.values()]  # (pictures, 2, distances)
+        several = len(of_each) > 1
+        samples = np.stack([each.mean(0) for each in of_each]) if several else of_each[0]
+        parts = {name: list(map(summarize, samples[:, index].T.tolist())) for index, name in enumerate(PARTS)}
+        found.append(Profile(kind, CHECKPOINTS if several else PICTURES, len(samples), parts))
+    return found
+
+
+def _rings(seen: Observation) -> np.ndarray:
+    """Returns the means of the absolute and the signed field over rings one pixel wide about the unit, (2,
+    distances)."""
+    side = seen.absolute.shape[0]
+    y, x = np.ogrid[:side, :side]
+    distance = np.rint(np.hypot(y - seen.centre[0], x - seen.centre[1])).astype(int).ravel()
+    count = np.bincount(distance, minlength=side)
+    total = seen.absolute.sum()
+    sums = [np.bincount(distance, each.ravel(), minlength=side) / total for each in (seen.absolute, seen.signed)]
+    return (np.stack(sums) / np.maximum(count, 1))[:, : side // 2 + 1]
+
+
+def profile_rows(found: Sequence[Profile]) -> Iterator[dict[str, object]]:
+    """Gives the lines of profile.csv, one a distance."""
+    for each in found:
+        for distance, means in enumerate(zip(*(each.parts[name] for name in PARTS), strict=True)):
+            row = {"model": each.model, "over": each.over, "count": each.count, "distance": distance}
+            for name, mean in zip(PARTS, means, strict=True):
+                row |= {name: mean.mean, f"{name}_half_interval": mean.half_width}
+            yield row

@@ -9,9 +9,17 @@ from typing import Any
 
 from dk_bench.analysis.drawing import save_figure, styled
 from dk_bench.analysis.erf.figures import draw_fields, draw_profiles, draw_transforms
-from dk_bench.analysis.erf.profile import profile_rows, profiles
 from dk_bench.analysis.erf.study import Observation
-from dk_bench.analysis.erf.summary import CHECKPOINTS, NUMBERS, PICTURES, SEEDS, FieldSummary, tested
+from dk_bench.analysis.erf.summary import (
+    CHECKPOINTS,
+    NUMBERS,
+    PICTURES,
+    SEEDS,
+    FieldSummary,
+    profile_rows,
+    profiles,
+    tested,
+)
 from dk_bench.analysis.family import family_note, interval_text, p_columns
 from dk_bench.analysis.origin import Origin, origin_table, read_about, write_about
 from dk_bench.analysis.outputs import read_csv, write_csv, write_text

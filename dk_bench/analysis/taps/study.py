@@ -168,46 +168,44 @@ def offsets_at(model: nn.Module, image: Tensor, position: tuple[float, float]) -
         with steps_down(model) as steps:
             model(image[None])
         size = tuple(image.shape[1:])
+        at = tuple(share * side - 0.5 for share, side in zip(position, size, strict=True))
         parts: dict[str, dict[str, tuple[Source, Tensor, Tensor]]] = {}
         for source in found:
             parts.setdefault(source.layer, {})[source.kind] = (source, *seen[source][0])
-        return [_layer(name, of_kind, position, size, steps) for name, of_kind in parts.items()]
+        return [_layer(name, of_kind, at, size, steps) for name, of_kind in parts.items()]
 
 
 def _layer(
     name: str,
     of_kind: dict[str, tuple[Source, Tensor, Tensor]],
-    position: tuple[float, float],
+    at: tuple[float, float],
     image_size: tuple[int, int],
     steps: list[Step],
 ) -> LayerTaps:
+    """Returns a layer at its unit nearest to a place in the image, pixels."""
     conv, read = next((source.conv, read) for source, read, _ in of_kind.values())
     size = tuple(read.shape[2:])
     cells = output_size(size, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
     lattice = lattice_of(image_size, size, steps)
-    row, column = (
-        _nearest(share * image_size[axis] - 0.5, cells[axis], lattice[axis], conv, axis)
-        for axis, share in enumerate(position)
-    )
+    row, column = (_nearest(at[axis], cells[axis], lattice[axis], conv, axis) for axis in (0, 1))
     given = {
         kind: (values[0] if values.dim() == 2 else values[0, :, row, column]).double()
         for kind, (_, _, values) in of_kind.items()
     }
-    resting = np.array([row, column]) * conv.stride - conv.padding + _grid(conv.kernel_size) * conv.dilation
-    kernel, stored, sampled = None, conv.weight, conv.weight
+    resting = _resting(conv, cells)[:, :, row, column]
+    kernel, data, sampled = None, None, conv.weight
     if KERNEL in given:
         offset = given[KERNEL].view(-1, 2).numpy()
-        rest, before = _in_scope(conv)
+        rest = _in_scope(conv)
+        before = rest + grid_offset(conv.kernel_size, conv.scope, conv.grid).view(-1, 2).numpy()
         kernel = Taps(before, rest + offset, _beyond(rest + offset, conv.scope))
-        sampled = sample_kernel(
-            conv.weight, given[KERNEL].to(conv.weight)[None], kernel_size=conv.kernel_size, clip=conv.clip
-        )[0]
-    data = None
+        moved = given[KERNEL].to(conv.weight)[None]
+        (sampled,) = sample_kernel(conv.weight, moved, kernel_size=conv.kernel_size, clip=conv.clip)
     if DATA in given:
         offset = given[DATA].view(-1, len(resting), 2).numpy()
         data = [Taps(resting, resting + each, _beyond(resting + each, size)) for each in offset]
-    place = (name, (row, column), size, image_size, lattice)
-    return LayerTaps(*place, kernel, data, resting, *(_channels(each) for each in (stored, sampled)))
+    kernels = (each.detach().flatten(0, 1).double().cpu().numpy() for each in (conv.weight, sampled))
+    return LayerTaps(name, (row, column), size, image_size, lattice, kernel, data, resting, *kernels)
 
 
 def _nearest(at: float, cells: int, lattice: tuple[float, float], conv: nn.Module, axis: int) -> int:
@@ -217,19 +215,21 @@ def _nearest(at: float, cells: int, lattice: tuple[float, float], conv: nn.Modul
     return min(max(math.floor(((at - first) / stride - middle) / conv.stride[axis] + 0.5), 0), cells - 1)
 
 
-def _channels(weight: Tensor) -> np.ndarray:
-    return weight.detach().flatten(0, 1).double().cpu().numpy()
+def _grid(size: Sequence[int]) -> np.ndarray:
+    """Returns the row and column of every place of a map or tap of a kernel, in order, (places, 2)."""
+    return np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1).reshape(-1, 2).astype(float)
 
 
-def _grid(kernel_size: tuple[int, int]) -> np.ndarray:
-    """Returns the row and column of every tap, (K, 2)."""
-    return np.stack(np.meshgrid(*map(np.arange, kernel_size), indexing="ij"), axis=-1).reshape(-1, 2).astype(float)
+def _in_scope(conv: nn.Module) -> np.ndarray:
+    """Returns where offsets of zero leave the taps in the scope, (K, 2)."""
+    return _grid(conv.kernel_size) + (np.array(conv.scope) - conv.kernel_size) / 2
 
 
-def _in_scope(conv: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    """Returns where offsets of zero leave the taps, and where they start in training, (K, 2) each."""
-    rest = _grid(conv.kernel_size) + (np.array(conv.scope) - conv.kernel_size) / 2
-    return rest, rest + grid_offset(conv.kernel_size, conv.scope, conv.grid).view(-1, 2).numpy()
+def _resting(conv: nn.Module, cells: Sequence[int]) -> np.ndarray:
+    """Returns where rigid taps of every unit of a map (h, w) read the input, (K, 2, h, w)."""
+    first = _grid(cells) * conv.stride - conv.padding
+    taps = _grid(conv.kernel_size) * conv.dilation
+    return (taps[:, :, None] + first.T).reshape(len(taps), 2, *cells)
 
 
 def _beyond(taps: np.ndarray, size: tuple[int, int], axis: int = -1) -> np.ndarray:
@@ -257,17 +257,13 @@ def offsets_over(
 
 def _taps_of_image(source: Source, read: Tensor, given: Tensor) -> tuple[np.ndarray, int, int, int]:
     """Returns offsets (K * groups, 2, P); how many taps land outside, how many rigid ones do, how many there are."""
-    conv = source.conv
-    offset = given[0].float().cpu().unflatten(0, (-1, 2)).flatten(2) if given.dim() > 2 else given[0].view(-1, 2, 1)
-    values = offset.float().cpu().numpy()
+    conv, values = source.conv, given[0].float().cpu().numpy()
+    values = values.reshape(-1, 2, values[0].size)  # of a global kernel one position
     if source.kind == KERNEL:
-        rest, size = _in_scope(conv)[0][:, :, None], conv.scope
+        rest, size = _in_scope(conv)[:, :, None], conv.scope
     else:
-        size = tuple(read.shape[2:])
-        cells = np.stack(np.meshgrid(*map(np.arange, given.shape[2:]), indexing="ij")).reshape(2, -1)
-        first = cells * np.array(conv.stride)[:, None] - np.array(conv.padding)[:, None]
-        rest = (_grid(conv.kernel_size) * conv.dilation)[:, :, None] + first
-        rest = np.tile(rest, (len(values) // len(rest), 1, 1))
+        rest, size = _resting(conv, given.shape[2:]), tuple(read.shape[2:])
+        rest = np.tile(rest.reshape(*rest.shape[:2], -1), (len(values) // len(rest), 1, 1))
     outside, before = (int(_beyond(taps, size, axis=-2).sum()) for taps in (rest + values, rest + 0 * values))
     return values, outside, before, values[:, 0].size
 
@@ -276,5 +272,5 @@ def statistics(values: np.ndarray) -> Iterator[tuple[str, dict[str, float]]]:
     """Gives mean, standard deviation and quantiles by name, of dy, of dx and of the length of offsets (K, 2, P)."""
     for axis, each in (("dy", values[:, 0]), ("dx", values[:, 1]), ("length", np.linalg.norm(values, axis=1))):
         each = each.astype(float)
-        quantiles = zip(QUANTILES, map(float, np.quantile(each, list(QUANTILES.values()))), strict=True)
-        yield axis, {"mean": float(each.mean()), "std": float(each.std()), **dict(quantiles)}
+        quantiles = {name: float(np.quantile(each, share)) for name, share in QUANTILES.items()}
+        yield axis, {"mean": float(each.mean()), "std": float(each.std()), **quantiles}
