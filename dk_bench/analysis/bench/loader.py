@@ -73,7 +73,7 @@ class LoaderPlan:
 
 
 def bench_data(plan: LoaderPlan, on_source: Callable[[str], Any] = lambda name: None) -> dict[str, Any]:
-    """Measures the loader of this process, without workers, and returns the record; ``on_source`` hears of each at first.
+    """Measures the loader of this process, without workers, and returns the record; ``on_source`` hears of each first.
 
     Raises UserError for a place that holds no images of classes.
     """

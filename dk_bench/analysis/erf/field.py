@@ -38,13 +38,13 @@ def measure(field: np.ndarray, centre: tuple[float, float], share: float = 0.5) 
 
 
 def sigma(field: np.ndarray, centre: tuple[float, float]) -> float:
-    """Returns the root mean square distance to the centre, weighed by the gradient's magnitude, over the root of two."""
+    """Returns the root mean square distance to the centre, weighed by the gradient's magnitude, over root two."""
     weight = np.abs(_checked(field))
     return math.sqrt(float((weight * _squared_distance(field.shape, centre)).sum() / weight.sum()) / 2)
 
 
 def energy_radius(field: np.ndarray, centre: tuple[float, float], share: float = 0.5) -> float:
-    """Radius of the smallest disc about the centre with that share of the energy."""
+    """Returns the radius of the smallest disc about the centre with that share of the energy."""
     energy = np.square(_checked(field)).ravel()
     distance = _squared_distance(field.shape, centre).ravel()
     order = np.argsort(distance, kind="stable")
