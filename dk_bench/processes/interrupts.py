@@ -38,7 +38,6 @@ def interrupts() -> Iterator[None]:
     A signal that is ignored (as under nohup) or that has a handler of somebody else's is left alone; so are all in a
     thread other than the main one, which gets no signals. Inside another such block this one changes nothing.
     """
-    global _received, _ending
     if _ours or not _in_main_thread():
         yield
         return
@@ -48,11 +47,7 @@ def interrupts() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in (_ours | _children).items():
-            signal.signal(number, handler)
-        _ours.clear()
-        _children.clear()
-        _received, _ending = None, False
+        _give_back()
 
 
 @contextmanager
@@ -72,13 +67,10 @@ def deferred() -> Iterator[None]:
 
 
 def begin_anew() -> None:
-    """In a process that was just forked: signals do what they do by default, whatever blocks its parent is in."""
-    global _received, _waiting, _ending
-    for number, handler in (_ours | _children).items():
-        signal.signal(number, handler)
-    _ours.clear()
-    _children.clear()
-    _received, _waiting, _ending = None, 0, False
+    """Lets signals do what they do by default in a process that was just forked, whatever blocks its parent is in."""
+    global _waiting
+    _waiting = 0
+    _give_back()
 
 
 def hold_on() -> None:
@@ -121,6 +113,16 @@ def _heed_no_child(*_: object) -> None:
 def _raise_received() -> None:
     if _received is not None and not _ending and not _waiting:
         raise Interrupted(_received)
+
+
+def _give_back() -> None:
+    """Puts the handlers back that were there before ours, and forgets what was received."""
+    global _received, _ending
+    for number, handler in (_ours | _children).items():
+        signal.signal(number, handler)
+    _ours.clear()
+    _children.clear()
+    _received, _ending = None, False
 
 
 def _in_main_thread() -> bool:

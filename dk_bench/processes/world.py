@@ -174,25 +174,14 @@ class HoldOn(Callback):
     def on_train_start(self, *_: object) -> None:
         hold_on()
 
-    def on_validation_start(self, *_: object) -> None:
-        hold_on()
-
-    def on_test_start(self, *_: object) -> None:
-        hold_on()
-
-    def on_train_batch_end(self, *_: object) -> None:
-        hold_on()
-
-    def on_validation_batch_end(self, *_: object) -> None:
-        hold_on()
-
-    def on_test_batch_end(self, *_: object) -> None:
-        hold_on()
+    on_validation_start = on_test_start = on_train_start
+    on_train_batch_end = on_validation_batch_end = on_test_batch_end = on_train_start
 
 
 @functools.cache
 def own_world() -> OwnWorld:
-    """This process's; its further processes stay from one trainer to the next, as torch's process group does."""
+    """Returns this process's world; its further processes stay from one trainer to the next, as torch's process group
+    does."""
     return OwnWorld()
 
 
