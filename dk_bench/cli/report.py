@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dk_bench.cli.options import add_output, check_file
-from dk_bench.errors import UserError
+from dk_bench.errors import system_errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +32,8 @@ def run(args: argparse.Namespace) -> int:
     with console.status("reading the records, drawing"):
         from dk_bench.report.page import write_report  # torch and matplotlib take seconds to import
 
-        try:
-            counts = write_report(args.folder, out)
-        except OSError as error:
-            raise UserError(f"--output {out}: {error.strerror or error}") from error
-    left_out = f", {counts.problems} files left out, which the page names" if counts.problems else ""
-    print(f"{counts.runs} records, {counts.plots} plots, {counts.pictures} pictures{left_out}; wrote {out}")
+        with system_errors(f"--output {out}"):
+            shown = write_report(args.folder, out)
+    left_out = f", {shown.problems} files left out, which the page names" if shown.problems else ""
+    print(f"{shown.runs} records, {shown.plots} plots, {shown.pictures} pictures{left_out}; wrote {out}")
     return 0

@@ -1,16 +1,22 @@
-"""Records of `dk-bench bench` as a report shows them."""
+"""Reads records of `dk-bench bench` as a report shows them: ratios that can be drawn, and all of it as a table."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dk_bench.analysis.bench.calls import BASE, COPY
 from dk_bench.errors import UserError
-from dk_bench.tables.entries import Number, Value
-from dk_bench.tables.table import Table
+from dk_bench.files import read_json
+from dk_bench.tables.entries import Number
+from dk_bench.tables.table import Column, Table, make_table
+
+Row = dict[str, Any]  # a timing of a record, with what its part says of all
+INSTRUCTIONS = ("instructions", "instructions")
+NOT_ALWAYS = ("cold", "peak_memory")  # measured
 
 
 @dataclass(frozen=True)
@@ -40,94 +46,110 @@ class Bench:
 def read_bench(path: Path) -> Bench:
     """Reads a record.
 
-    Raises UserError for one of another kind or with figures that are none, OSError, and KeyError, TypeError or
-    ValueError for one of another shape.
+    Raises UserError for one that cannot be read, is of another kind or has figures that are none, and KeyError,
+    TypeError or ValueError for one of another shape.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
-    parts = {"operator times": _operators, "model speeds": _speeds, "image rates": _rates}
+    content = read_json(path)
+    readers = {"operator times": _operators, "model speeds": _speeds, "image rates": _rates}
     kind = content.get("kind") if isinstance(content, dict) else None
-    if kind not in parts:
+    if kind not in readers:
         raise UserError("no record of `dk-bench bench`")
-    return Bench(dict(content["device"]), dict(content["git"]), *parts[kind](content))
+    return Bench(dict(content["device"]), dict(content["git"]), *readers[kind](content))
 
 
-def _parts(content: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """Returns the parts of a record with their instruction set and what disturbed them, as a note; older ones have one
-    part.
-    """
-    parts = content.get("parts") or [content]
-    return [(str(part.get("instruction_set", "")), _disturbed(part.get("warnings", [])), part) for part in parts]
+def _rows(content: Row, name: str) -> list[Row]:
+    """Returns what a record lists under a name, by its parts: with the instruction set of each, and what disturbed it,
+    as a note; older records have one part."""
+    rows = []
+    for part in content.get("parts") or [content]:
+        said = "; ".join(map(str, part.get("warnings", [])))
+        about = {
+            "instructions": part.get("instruction_set", ""),
+            "disturbed": f" The machine was not quiet: {said}." if said else "",
+        }
+        rows += [row | about for row in part[name]]
+    return rows
 
 
-def _disturbed(warnings: list[str]) -> str:
-    return f" The machine was not quiet: {'; '.join(map(str, warnings))}." if warnings else ""
+def _ratios(
+    title: str, note: str, axis: str, drawn: Iterable[tuple[Row, tuple[Any, ...], str, str, Any]]
+) -> list[Ratios]:
+    """Groups ratios: of each its row, what its group is called by, its own name and mode, and the ratio."""
+    found: dict[tuple[str, str], Ratios] = {}
+    for row, words, name, mode, ratio in drawn:
+        about = ", ".join(str(word) for word in (title, *words) if word)
+        group = found.setdefault((about, row["instructions"]), Ratios(about, note + row["disturbed"], axis, {}))
+        group.rows.setdefault(name, {}).setdefault(mode, []).append(_positive("ratio", ratio))
+    return list(found.values())
 
 
-def _operators(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
-    times = ("1st quartile ms", "median ms", "3rd quartile ms", "cold ms")
-    columns = ("operator", "pass", "C x H x W", "stored as", "instructions", *times, f"x {BASE}", "memory MB")
-    rows: list[list[Value]] = []
-    ratios = []
-    for instructions, disturbed, part in _parts(content):
-        by_setting: dict[str, dict[str, dict[str, list[float]]]] = {}
-        for t in part["timings"]:
-            setting, mode, ratio = str(t["setting"]), str(t["mode"]), _positive(t, "ratio")
-            operator = f"{t['operator']} ({t['variant']})" if t["variant"] else str(t["operator"])
-            low, high = t["quartiles"]
-            numbers = [_scaled(time, 1e3, 3) for time in (low, t["median"], high, t.get("cold"))]
-            memory = _scaled(t["peak_memory"] or None, 1e-6, 1)
-            rows.append([operator, mode, str(t["shape"]), setting, instructions, *numbers, Number(ratio, 2), memory])
-            if t["operator"] not in (BASE, COPY):
-                by_setting.setdefault(setting, {}).setdefault(operator, {}).setdefault(mode, []).append(ratio)
-        note = f"Large marks: geometric mean over the shapes. Small marks: each shape.{disturbed}"
-        axis = f"time over PyTorch's {BASE}"
-        for setting, by_row in by_setting.items():
-            about = ", ".join(word for word in ("Operators", instructions, setting) if word)
-            ratios.append(Ratios(about, note, axis, by_row))
-    return ratios, Table("Operator times", columns, rows)
+def _operators(content: Row) -> tuple[list[Ratios], Table]:
+    rows = _rows(content, "timings")
+    for row in rows:
+        row["name"] = f"{row['operator']} ({row['variant']})" if row["variant"] else str(row["operator"])
+        row["low"], row["high"] = row["quartiles"]
+    drawn = (
+        (row, (row["instructions"], row["setting"]), row["name"], str(row["mode"]), row["ratio"])
+        for row in rows
+        if row["operator"] not in (BASE, COPY)
+    )
+    note = "Large marks: geometric mean over the shapes. Small marks: each shape."
+    ratios = _ratios("Operators", note, f"time over PyTorch's {BASE}", drawn)
+    columns = (
+        *_texts(("operator", "name"), ("pass", "mode"), ("C x H x W", "shape"), ("stored as", "setting"), INSTRUCTIONS),
+        *_numbers(("1st quartile ms", "low", 3, 1e3), ("median ms", "median", 3, 1e3)),
+        *_numbers(("3rd quartile ms", "high", 3, 1e3), ("cold ms", "cold", 3, 1e3)),
+        *_numbers((f"x {BASE}", "ratio", 2, 1), ("memory MB", "peak_memory", 1, 1e-6)),
+    )
+    return ratios, make_table("Operator times", columns, rows)
 
 
-def _speeds(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
-    columns = ("model", "batch", "instructions", "train images/s", "x base", "eval images/s", "x base", "memory MB")
-    rows: list[list[Value]] = []
-    ratios = []
-    settings = content["settings"]
-    for instructions, disturbed, part in _parts(content):
-        by_batch: dict[str, dict[str, dict[str, list[float]]]] = {}
-        for s in part["speeds"]:
-            batch = f"batches of {s.get('batch', settings.get('batch'))} at {s.get('size', settings.get('size'))}"
-            numbers = [
-                Number(_positive(s, f"{mode}_{name}"), digits)
-                for mode in ("train", "eval")
-                for name, digits in (("images_per_second", 1), ("ratio", 2))
-            ]
-            memory = _scaled(s["peak_memory"] or None, 1e-6, 0)
-            rows.append([str(s["model"]), batch, instructions, *numbers, memory])
-            by_model = by_batch.setdefault(batch, {})
-            by_model[str(s["model"])] = {"training": [s["train_ratio"]], "evaluation": [s["eval_ratio"]]}
-        note, axis = f"Random weights, offsets spread at random.{disturbed}", "images/s over the rigid base's"
-        for batch, by_model in by_batch.items():
-            about = ", ".join(str(word) for word in ("Models", batch, settings["precision"], instructions) if word)
-            ratios.append(Ratios(about, note, axis, by_model))
-    return ratios, Table("Model speeds", columns, rows)
+def _speeds(content: Row) -> tuple[list[Ratios], Table]:
+    settings, rows = content["settings"], _rows(content, "speeds")
+    for row in rows:
+        batch, size = (row.get(name, settings.get(name)) for name in ("batch", "size"))
+        row["batches"] = f"batches of {batch} at {size}"
+    drawn = (
+        (row, (row["batches"], settings["precision"], row["instructions"]), str(row["model"]), mode, row[ratio])
+        for row in rows
+        for mode, ratio in (("training", "train_ratio"), ("evaluation", "eval_ratio"))
+    )
+    note = "Random weights, offsets spread at random."
+    ratios = _ratios("Models", note, "images/s over the rigid base's", drawn)
+    columns = (
+        *_texts(("model", "model"), ("batch", "batches"), INSTRUCTIONS),
+        *_numbers(("train images/s", "train_images_per_second", 1, 1), ("x base", "train_ratio", 2, 1)),
+        *_numbers(("eval images/s", "eval_images_per_second", 1, 1), ("x base", "eval_ratio", 2, 1)),
+        *_numbers(("memory MB", "peak_memory", 0, 1e-6)),
+    )
+    return ratios, make_table("Model speeds", columns, rows)
 
 
-def _rates(content: dict[str, Any]) -> tuple[list[Ratios], Table]:
-    columns = ("source", "decoded", "size", "transform", "instructions", "images/s", "at the median")
-    rows: list[list[Value]] = []
-    for instructions, _, part in _parts(content):
-        for r in part["rates"]:
-            words = [str(r[name]) for name in ("source", "decoded", "size", "mode")]
-            rows.append([*words, instructions, *(Number(_positive(r, n), 0) for n in ("images_per_second", "median"))])
-    return [], Table("Images a second of the data loader, one process", columns, rows)
+def _rates(content: Row) -> tuple[list[Ratios], Table]:
+    columns = (
+        *_texts(("source", "source"), ("decoded", "decoded"), ("size", "size"), ("transform", "mode"), INSTRUCTIONS),
+        *_numbers(("images/s", "images_per_second", 0, 1), ("at the median", "median", 0, 1)),
+    )
+    return [], make_table("Images a second of the data loader, one process", columns, _rows(content, "rates"))
 
 
-def _scaled(value: float | None, factor: float, digits: int) -> Number:
-    return Number(None) if value is None else Number(factor * _positive({"time": value}, "time"), digits)
+def _texts(*columns: tuple[str, str]) -> list[Column[Row]]:
+    """Returns columns of texts: of each its head and the key of a row."""
+    return [Column(head, lambda row, key=key: str(row[key])) for head, key in columns]
 
 
-def _positive(numbers: dict[str, Any], name: str) -> float:
-    value = numbers[name]
+def _numbers(*columns: tuple[str, str, int, float]) -> list[Column[Row]]:
+    """Returns columns of numbers: of each its head, the key of a row, digits, and the factor to its unit."""
+    return [Column(head, partial(_number, *how)) for head, *how in columns]
+
+
+def _number(key: str, digits: int, factor: float, row: Row) -> Number:
+    """Returns a positive number of a row, or none of one that was not measured. Raises UserError for any other."""
+    value = row.get(key) if key in NOT_ALWAYS else row[key]
+    return Number(None if not value and key in NOT_ALWAYS else factor * _positive(key, value), digits)
+
+
+def _positive(name: str, value: Any) -> float:
     if isinstance(value, int | float) and 0 < value < 1e30:
         return value
     raise UserError(f"{name} is {str(value)[:60]!r}, expected a positive number")

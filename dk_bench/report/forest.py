@@ -78,34 +78,15 @@ def _tooltip(finding: Finding) -> str:
 
 def _panel(axes: Axes, family: Family, findings: list[Finding], gid: str) -> None:
     axes.axvline(0, color=INK, linewidth=1)
+    bar = {"markersize": 6, "elinewidth": 1.4, "markeredgecolor": CARD, "markeredgewidth": 0.6}
+    beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
     for n, finding in enumerate(findings):
         judged, (colour, marker) = finding.judgement, LOOKS[finding.verdict.word]
         if finding.paper is not None:
             axes.plot([finding.paper], [n], "D", color=INK, markersize=7, markerfacecolor="none", markeredgewidth=1.1)
-        half = None if judged.low is None else [(judged.high - judged.low) / 2]
-        axes.errorbar(
-            [judged.mean],
-            [n],
-            xerr=half,
-            fmt=marker,
-            color=colour,
-            markersize=6,
-            elinewidth=1.4,
-            markeredgecolor=CARD,
-            markeredgewidth=0.6,
-            gid=f"{gid}-{n}",
-        )
-        axes.annotate(
-            str(finding.verdict),
-            (1, n),
-            (6, 0),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            textcoords="offset points",
-            color=colour,
-            fontsize=9,
-            annotation_clip=False,
-        )
+        half = None if judged.low is None else (judged.high - judged.low) / 2
+        axes.errorbar(judged.mean, n, xerr=half, fmt=marker, color=colour, gid=f"{gid}-{n}", **bar)
+        axes.annotate(str(finding.verdict), (1, n), (6, 0), va="center", color=colour, fontsize=9, **beside)
     axes.set_yticks(range(len(findings)), [label(contrast_name(each), 44) for each in findings], color=INK)
     axes.set_ylim(len(findings) - 0.4, -0.6)
     axes.grid(False, axis="y")
@@ -114,13 +95,11 @@ def _panel(axes: Axes, family: Family, findings: list[Finding], gid: str) -> Non
 
 
 def _limits(findings: list[Finding]) -> tuple[float, float]:
-    """Wide enough for all means, the paper's too, and for intervals as long as they are not far beyond."""
-    means = [f.judgement.mean for f in findings] + [f.paper for f in findings if f.paper is not None] + [0.0]
-    lows = [f.judgement.low for f in findings if f.judgement.low is not None]
-    highs = [f.judgement.high for f in findings if f.judgement.high is not None]
-    low = max(min([*means, *lows]), min(means) - BEYOND)
-    high = min(max([*means, *highs]), max(means) + BEYOND)
-    return low - 0.3, high + 0.3
+    """Returns limits that hold all means, the paper's too, and intervals as long as they are not far beyond."""
+    means = [0.0, *(f.judgement.mean for f in findings), *(f.paper for f in findings if f.paper is not None)]
+    ends = [end for f in findings for end in (f.judgement.low, f.judgement.high) if end is not None]
+    low, high = min([*means, *ends]), max([*means, *ends])
+    return max(low, min(means) - BEYOND) - 0.3, min(high, max(means) + BEYOND) + 0.3
 
 
 def _legend() -> list[Line2D]:

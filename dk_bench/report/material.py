@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 from xml.etree import ElementTree
 
 from PIL import Image
@@ -20,6 +20,7 @@ from dk_bench.tables.costs import load_costs
 from dk_bench.tables.documents import build_documents
 from dk_bench.tables.table import Document
 
+Content = TypeVar("Content")
 CLAIMS_PICTURE = "claims.svg"  # of `dk-bench claims`
 LARGEST_PICTURE = 8 * 2**20  # bytes: what a page on a phone still bears
 LARGEST_NUMBER = 1e30  # of a record: beyond this sums overflow, and nothing that is measured comes near it
@@ -28,133 +29,104 @@ FOREIGN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeErr
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run record and where it lies, relative to the report's folder."""
+class Found(Generic[Content]):
+    """A file of the report's folder: where it lies, relative to the folder, and what was read of it."""
 
     path: str
-    record: RunRecord
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture: where it lies, what it shows (its own description, else empty) and its bytes as a data URI."""
-
-    path: str
-    description: str
-    uri: str
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A file that the report had to leave out, and why."""
-
-    path: str
-    reason: str
+    content: Content
 
 
 @dataclass(frozen=True)
 class Material:
-    runs: list[Run]
+    """What a report shows. ``pictures``: of each its own description, else empty, and its bytes as a data URI.
+    ``problems``: files that had to be left out, and why."""
+
+    runs: list[Found[RunRecord]]
     documents: dict[str, Document]
-    benches: list[tuple[str, Bench]]
-    pictures: list[Picture]
-    problems: list[Problem]
+    benches: list[Found[Bench]]
+    pictures: list[Found[tuple[str, str]]]
+    problems: list[Found[str]]
     claims: list[Family]
 
 
 def collect(folder: Path) -> Material:
-    """Everything a report of ``folder`` shows: run records anywhere below it, ``bench/*.json``, ``*.png``, ``*.svg``.
+    """Collects everything a report of ``folder`` shows: run records anywhere below it, ``bench/*.json``, ``*.png``,
+    ``*.svg``.
 
     A file that cannot be read or is not what its name says becomes a problem. Where a picture is there as PNG and as
     SVG, the SVG is taken. Hidden folders are left out. Raises UserError where ``folder`` is no folder.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    problems: list[Problem] = []
+    problems: list[Found[str]] = []
 
-    def read_all(paths: Iterable[Path], read: Callable[[Path], Any]) -> list[tuple[str, Any]]:
+    def read_all(paths: Iterable[Path], read: Callable[[Path], Any]) -> list[Found[Any]]:
         found = []
         for path in paths:
             below = path.relative_to(folder)
             if any(part.startswith(".") for part in below.parts):
                 continue
             try:
-                found.append((below.as_posix(), read(path)))
+                found.append(Found(below.as_posix(), read(path)))
             except (OSError, SyntaxError, Image.DecompressionBombError, *FOREIGN) as error:  # SyntaxError: PIL's, XML's
-                problems.append(Problem(below.as_posix(), _reason(error, path)))
+                problems.append(Found(below.as_posix(), _reason(error, path)))
         return found
 
-    runs = [Run(*item) for item in read_all(find_records([folder]), _read_run)]
+    runs = read_all(find_records([folder]), _read_run)
     benches = read_all(sorted(folder.rglob("bench/*.json")), read_bench)
-    svgs = sorted(folder.rglob("*.svg"))
-    pngs = [path for path in sorted(folder.rglob("*.png")) if not path.with_suffix(".svg").exists()]
-    pictures = [Picture(path, *read) for path, read in read_all(sorted([*svgs, *pngs]), _read_picture)]
-    pictures = [picture for picture in pictures if picture.path != CLAIMS_PICTURE]  # the page draws it itself
+    svgs = [path for path in folder.rglob("*.svg") if path != folder / CLAIMS_PICTURE]  # the page draws it itself
+    pngs = [path for path in folder.rglob("*.png") if not path.with_suffix(".svg").exists()]
+    pictures = read_all(sorted([*svgs, *pngs]), _read_picture)
     runs, documents = _tables(runs, problems)
     claims = _claims(runs, folder, problems)
     return Material(runs, documents, benches, pictures, sorted(problems, key=lambda problem: problem.path), claims)
 
 
 def _read_run(path: Path) -> RunRecord:
+    """Reads a record. Raises UserError for what tables and plots could not use of its free-form parts."""
     record = as_it_stands(read_record(path))
-    _check(record)
-    return record
-
-
-def _check(record: RunRecord) -> None:
-    """Raises UserError for what tables and plots could not use of the free-form parts of a record."""
-    for part in (record.model, record.data):
-        if not isinstance(part["name"], str):
-            raise UserError(f"a name is {part['name']!r}, expected text")
-    final, epochs = record.metrics["final"], record.metrics["epochs"]
-    if not isinstance(final, dict):
-        raise UserError("metrics.final is no object")
-    if not isinstance(epochs, list) or not all(isinstance(epoch, dict) for epoch in epochs):
+    epochs = record.metrics["epochs"]
+    if not all(isinstance(epoch, dict) for epoch in epochs):
         raise UserError("metrics.epochs is no list of objects")
     counts = {key: record.data.get(key) for key in ("train_images", "val_images", "test_images")}
     costs = {key: record.cost.get(key) for key in ("params", "macs", "sampling_macs")}
-    for numbers in (counts, costs, record.throughput, final, *epochs):
+    for numbers in (counts, costs, record.throughput, record.metrics["final"], *epochs):
         for name, value in numbers.items():
-            _check_number(name, value)
+            if not (value is None or isinstance(value, int | float) and abs(value) < LARGEST_NUMBER):
+                raise UserError(f"{name} is {str(value)[:60]!r}, expected a number")
+    return record
 
 
-def _check_number(name: str, value: Any) -> None:
-    """Raises UserError for a value that is neither a number of sound size nor None."""
-    if value is None or isinstance(value, int | float) and abs(value) < LARGEST_NUMBER:
-        return
-    raise UserError(f"{name} is {str(value)[:60]!r}, expected a number")
-
-
-def _tables(runs: list[Run], problems: list[Problem]) -> tuple[list[Run], dict[str, Document]]:
-    """Returns the tables and the runs that they could be made with: all of them, unless one is foreign in its
-    depths.
-    """
+def _tables(
+    runs: list[Found[RunRecord]], problems: list[Found[str]]
+) -> tuple[list[Found[RunRecord]], dict[str, Document]]:
+    """Returns the runs that tables could be made with, all unless one is foreign in its depths, and the tables."""
     costs = load_costs()
     try:
-        return runs, build_documents([run.record for run in runs], costs)
+        return runs, build_documents([run.content for run in runs], costs)
     except FOREIGN:
         usable = []
         for run in runs:
             try:
-                build_documents([run.record])
+                build_documents([run.content])
                 usable.append(run)
             except FOREIGN as error:
-                problems.append(Problem(run.path, _reason(error)))
-        return usable, build_documents([run.record for run in usable], costs)
+                problems.append(Found(run.path, _reason(error)))
+        return usable, build_documents([run.content for run in usable], costs)
 
 
-def _claims(runs: list[Run], folder: Path, problems: list[Problem]) -> list[Family]:
+def _claims(runs: list[Found[RunRecord]], folder: Path, problems: list[Found[str]]) -> list[Family]:
     """Returns the families of claims that anything was run of; none where runs or studies' files are foreign."""
     try:
-        found = families(load_claims(), [run.record for run in runs], folder)
+        found = families(load_claims(), [run.content for run in runs], folder)
     except FOREIGN as error:
-        problems.append(Problem(CLAIMS_PICTURE, f"no claims: {_reason(error)}"))
+        problems.append(Found(CLAIMS_PICTURE, f"no claims: {_reason(error)}"))
         return []
     return [family for family in found if any(finding.judgement.n for finding in family.findings)]
 
 
 def _read_picture(path: Path) -> tuple[str, str]:
-    """Description and data URI. Raises OSError, SyntaxError, ValueError or UserError for what no browser shows."""
+    """Returns description and data URI. Raises OSError, SyntaxError, ValueError or UserError for no such picture."""
     if (size := path.stat().st_size) > LARGEST_PICTURE:
         raise UserError(f"{size / 2**20:.0f} MiB, a report takes pictures up to {LARGEST_PICTURE // 2**20} MiB")
     content = path.read_bytes()

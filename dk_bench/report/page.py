@@ -21,19 +21,19 @@ from dk_bench.claims.document import claims_document
 from dk_bench.files import write_atomically
 from dk_bench.report.benches import Bench
 from dk_bench.report.forest import forest
-from dk_bench.report.material import Material, Run, collect
+from dk_bench.report.material import Material, collect
 from dk_bench.report.plots import METRICS, Group, Plot, make_groups, plots_of, ratios
 from dk_bench.report.svg import MARKERS, SERIES, UNFIT
 from dk_bench.runs.record import RunRecord, attempts_of
 from dk_bench.tables.entries import Figure, Value
-from dk_bench.tables.table import Document, Table
+from dk_bench.tables.table import Document
 
 LONGEST = 300  # characters of a name or a cell that are shown
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What is on a page."""
+class OnPage:
+    """How much is on a page."""
 
     runs: int
     plots: int
@@ -41,31 +41,21 @@ class Counts:
     problems: int
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table: its text, what stands behind it in small, and what it is sorted by (nothing: it goes last)."""
-
-    text: str
-    small: str = ""
-    key: Any = ""
-    empty: bool = False
-
-
-def write_report(folder: Path, out: Path) -> Counts:
+def write_report(folder: Path, out: Path) -> OnPage:
     """Writes the report of a folder's records to ``out``, atomically. The same files give the same bytes.
 
     Raises UserError where ``folder`` is no folder, OSError where ``out`` cannot be written.
     """
     material = collect(folder)
-    groups = [(group, plots_of(group)) for group in make_groups(run.record for run in material.runs)]
+    groups = [(group, plots_of(group)) for group in make_groups(run.content for run in material.runs)]
     benches = [
-        (path, bench, [(ratios(f"b{n}-{m}", each), each.modes) for m, each in enumerate(bench.ratios)])
-        for n, (path, bench) in enumerate(material.benches)
+        (found.path, found.content, [(ratios(f"b{n}-{m}", r), r.modes) for m, r in enumerate(found.content.ratios)])
+        for n, found in enumerate(material.benches)
     ]
     claims = forest(material.claims)
     write_atomically(out, render(folder.resolve().name, material, groups, benches, claims))
     plots = sum(len(drawn) for *_, drawn in [*groups, *benches]) + (claims is not None)
-    return Counts(len(material.runs), plots, len(material.pictures), len(material.problems))
+    return OnPage(len(material.runs), plots, len(material.pictures), len(material.problems))
 
 
 def render(
@@ -80,13 +70,13 @@ def render(
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
     )
-    environment.filters |= {"short": _short, "cell": _cell, "took": _took, "command": _command}
-    environment.globals |= {"is_numeric": _is_numeric, "attempts_of": attempts_of, "final_of": _final_of}
+    environment.filters |= {"short": _short, "entry": _entry, "took": _took, "command": _command}
+    environment.globals |= {"attempts_of": attempts_of, "final_of": _final_of}
     environment.tests["has_figures"] = _has_figures
     template, script, style = (
         resources.files("dk_bench.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "js", "css")
     )
-    records = [run.record for run in material.runs]
+    records = [run.content for run in material.runs]
     page = environment.from_string(template).render(
         name=name,
         material=material,
@@ -117,20 +107,16 @@ def _short(value: Any, longest: int = LONGEST) -> str:
     return value if len(value) <= longest else value[: longest - 1] + "…"
 
 
-def _cell(value: Value) -> Cell:
-    """Returns a table's value as its cell."""
+def _entry(value: Value) -> tuple[str, str, Any, bool]:
+    """Returns what a table shows of a value: its text, what stands behind it in small, what it is sorted by (nothing:
+    it goes last), and whether there is nothing."""
     shown = str(value)
     if isinstance(value, str):
-        return Cell(_short(shown), key=_short(shown), empty=not shown)
+        return _short(shown), "", _short(shown), not shown
     if isinstance(value, Figure):
         head, bracket, tail = shown.partition(" (n=")
-        summary = value.summary
-        return Cell(head, bracket + tail, summary.mean if summary else "", summary is None)
-    return Cell(shown, key="" if value.value is None else value.value, empty=value.value is None)
-
-
-def _is_numeric(table: Table, column: int) -> bool:
-    return any(not isinstance(row[column], str) for row in table.rows)
+        return head, bracket + tail, value.summary.mean if value.summary else "", value.summary is None
+    return shown, "", "" if value.value is None else value.value, value.value is None
 
 
 def _final_of(record: RunRecord) -> float | None:
@@ -140,7 +126,7 @@ def _final_of(record: RunRecord) -> float | None:
 
 
 def _took(record: RunRecord) -> float | None:
-    """Seconds from a run's start to its end, pauses included; None where it does not say."""
+    """Returns the seconds from a run's start to its end, pauses included; None where it does not say."""
     try:
         return (datetime.fromisoformat(record.ended or "") - datetime.fromisoformat(record.started)).total_seconds()
     except (ValueError, TypeError):  # no end yet, no times at all, or one with and one without a zone
@@ -148,10 +134,10 @@ def _took(record: RunRecord) -> float | None:
 
 
 def _dates(records: Iterable[RunRecord]) -> list[str]:
-    """First and last day on which runs began, or the one day."""
+    """Returns the first and the last day on which runs began, or the one day."""
     days = sorted({record.started[:10] for record in records if re.match(r"\d{4}-\d\d-\d\d", record.started)})
     return days[:1] + days[1:][-1:]
 
 
-def _command(run: Run) -> str:
-    return shlex.join(map(str, run.record.command))
+def _command(record: RunRecord) -> str:
+    return shlex.join(map(str, record.command))

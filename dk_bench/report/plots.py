@@ -15,7 +15,8 @@ from dk_bench.models import MODELS
 from dk_bench.report.benches import Ratios
 from dk_bench.report.svg import CARD, INK, MARKERS, drawing, label, series_colour, to_svg
 from dk_bench.runs.record import DETECTION, TRAINING, RunRecord
-from dk_bench.tables.cells import Cell, Data, Figure, gather
+from dk_bench.tables.cells import Cell, Data, gather
+from dk_bench.tables.entries import Figure
 from dk_bench.tables.rows import ModelRow, spec_of
 from dk_bench.tables.table import as_figure
 
@@ -23,18 +24,21 @@ WIDE_RANGE = 15  # a span of values from which on an axis is logarithmic
 TOOLTIP = 120  # characters of a name in one
 METRICS = {TRAINING: ("val/top1", "top-1, %"), DETECTION: ("val/mAP", "mAP, %")}
 
-
-Look = tuple[int | None, str]
+Look = tuple[int | None, str]  # a colour, None for that of text, and a marker
 
 
 @dataclass(frozen=True)
-class Series:
-    """A cell as plots show it, in a colour, None for that of text, and with a marker."""
+class PlottedCell:
+    """A cell with its name and look in plots."""
 
     name: str
     cell: Cell
     colour: int | None
     marker: str
+
+    @property
+    def tooltip(self) -> str:
+        return label(self.name, TOOLTIP)
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,11 @@ class Group:
     data: Data
     metric: str
     axis: str
-    series: list[Series]
+    cells: list[PlottedCell]
 
 
 def make_groups(records: Iterable[RunRecord]) -> list[Group]:
-    """Groups with the rigid models first, then as the models are listed.
+    """Returns groups with the rigid models first, then as the models are listed.
 
     A model has the same colour and marker in all of them.
     """
@@ -68,27 +72,22 @@ def make_groups(records: Iterable[RunRecord]) -> list[Group]:
     for task, (metric, axis) in METRICS.items():
         cells = gather(record for record in records if record.task == task)
         for data in sorted({cell.data for cell in cells}):
-            here = [(_is_rigid(cell), cell) for cell in cells if cell.data == data]
-            series = []
+            here = [(spec_of(cell.model, cell).is_rigid, cell) for cell in cells if cell.data == data]
+            plotted = []
             for rigid, cell in sorted(here, key=lambda item: (not item[0], known.get(item[1].model, len(known)))):
                 look = looks.get((cell.model, cell.label)) or _next_look(rigid, list(looks.values()))
                 looks[cell.model, cell.label] = look
                 name = f"{cell.model}, {cell.label}" if cell.label else cell.model
-                series.append(Series(name, cell, *look))
-            groups.append(Group(f"g{len(groups)}", data, metric, axis, series))
+                plotted.append(PlottedCell(name, cell, *look))
+            groups.append(Group(f"g{len(groups)}", data, metric, axis, plotted))
     return groups
 
 
 def _next_look(rigid: bool, taken: list[Look]) -> Look:
     """Returns a colour and a marker; the first rigid model, with which others are compared, is in the colour of
-    text.
-    """
+    text."""
     number = len(taken)
     return None if rigid and None not in dict(taken) else number, MARKERS[number % len(MARKERS)]
-
-
-def _is_rigid(cell: Cell) -> bool:
-    return spec_of(cell.model, cell).is_rigid
 
 
 def plots_of(group: Group) -> list[Plot]:
@@ -102,38 +101,27 @@ def plots_of(group: Group) -> list[Plot]:
     return [plot for plot in drawn if plot]
 
 
-Point = tuple[float, float | None]  # a value and half of its interval
-
-
-def _point(figure: Figure) -> Point | None:
-    summary = figure.summary
-    return summary and (summary.mean, summary.half_width)
-
-
 def _accuracy_and_cost(group: Group) -> Plot | None:
-    """Returns the metric, with its interval, against multiply-adds. Marks of the same place stand side by side."""
-    counts = [(series, series.cell.cost("macs"), series.cell.final(group.metric)) for series in group.series]
+    """Draws the metric, with its interval, against multiply-adds. Marks of the same place stand side by side."""
+    counts = [(shown, shown.cell.cost("macs"), shown.cell.final(group.metric)) for shown in group.cells]
     points = [(s, macs, figure) for s, macs, figure in counts if isinstance(macs, int | float) and figure.summary]
     if not points:
         return None
     largest = max(macs for _, macs, _ in counts if isinstance(macs, int | float))
     unit, axis = (1e9, "multiply-adds, billions") if largest >= 1e9 else (1e6, "multiply-adds, millions")
-    points = [(series, macs / unit, figure) for series, macs, figure in points]
-    tooltips = {
-        f"t{n}": f"{label(s.name, TOOLTIP)}: {figure}, {x:.4g} {axis}" for n, (s, x, figure) in enumerate(points)
-    }
-    places: dict[float, list[Series]] = {}
-    for series, x, _ in points:
-        places.setdefault(x, []).append(series)
+    points = [(shown, macs / unit, figure) for shown, macs, figure in points]
+    tooltips = {f"t{n}": f"{s.tooltip}: {figure}, {x:.4g} {axis}" for n, (s, x, figure) in enumerate(points)}
+    places: dict[float, list[PlottedCell]] = {}
+    for shown, x, _ in points:
+        places.setdefault(x, []).append(shown)
     with drawing() as (drawn, axes):
-        for n, (series, x, figure) in enumerate(points):
-            same = places[x]
-            aside = 7 * (same.index(series) - (len(same) - 1) / 2) / 72
+        for n, (shown, x, figure) in enumerate(points):
+            same, summary = places[x], figure.summary
+            aside = 7 * (same.index(shown) - (len(same) - 1) / 2) / 72
             shift = axes.transData + ScaledTranslation(aside, 0, drawn.dpi_scale_trans)
-            y, half = _point(figure)
-            _mark(axes, series, x, y, None, half, gid=f"t{n}", transform=shift)
+            _mark(axes, shown, (x, summary.mean), yerr=summary.half_width, gid=f"t{n}", transform=shift)
             # Errorbars that are moved aside do not count for the limits.
-            axes.update_datalim([(x, y + sign * (half or 0)) for sign in (-1, 1)])
+            axes.update_datalim([(x, summary.mean + sign * (summary.half_width or 0)) for sign in (-1, 1)])
         axes.autoscale_view()
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
         _log_if_wide(axes, [x for _, x, _ in points])
@@ -152,44 +140,30 @@ def _uncertainty(figures: Sequence[Figure], several: str = "Bars: 95 % interval 
     return several + " Open marks: one seed, no interval." * any(single)
 
 
-def _mark(
-    axes: Axes, series: Series, x: float, y: float, x_half: float | None, y_half: float | None, **settings
-) -> None:
-    """Returns one mark with its bars; open where a single seed says nothing about the spread."""
-    colour = series_colour(series.colour)
-    known = x_half is not None or y_half is not None
-    axes.errorbar(
-        [x],
-        [y],
-        xerr=x_half and [x_half],
-        yerr=y_half and [y_half],
-        fmt=series.marker,
-        color=colour,
-        markersize=8,
-        markerfacecolor=colour if known else CARD,
-        markeredgecolor=CARD if known else colour,
-        markeredgewidth=0.8 if known else 1.6,
-        elinewidth=1.3,
-        **settings,
+def _mark(axes: Axes, shown: PlottedCell, point: tuple[float, float], **settings) -> None:
+    """Draws a mark with its bar, ``xerr`` or ``yerr``; open where a single seed says nothing about the spread."""
+    colour = series_colour(shown.colour)
+    face, edge, width = (
+        (colour, CARD, 0.8) if settings.get("xerr", settings.get("yerr")) is not None else (CARD, colour, 1.6)
     )
+    look = {"markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": width, "markersize": 8}
+    axes.errorbar(*point, fmt=shown.marker, color=colour, elinewidth=1.3, **look, **settings)
 
 
 def _gains(group: Group) -> Plot | None:
-    """Differences to the rigid base, run by run, with their intervals."""
-    cells = [series.cell for series in group.series]
-    judged = [(s, ModelRow(s.cell.model, s.cell, cells, group.metric).above_base()) for s in group.series]
-    points = [(series, figure) for series, value in judged if isinstance(figure := as_figure(value), Figure)]
+    """Draws differences to the rigid base, run by run, with their intervals."""
+    cells = [shown.cell for shown in group.cells]
+    judged = [(s, ModelRow(s.cell.model, s.cell, cells, group.metric).above_base()) for s in group.cells]
+    points = [(shown, figure) for shown, value in judged if isinstance(figure := as_figure(value), Figure)]
     if not points:
         return None
-    tooltips = {f"t{n}": f"{label(series.name, TOOLTIP)}: {figure}" for n, (series, figure) in enumerate(points)}
+    tooltips = {f"t{n}": f"{shown.tooltip}: {figure}" for n, (shown, figure) in enumerate(points)}
     with drawing(height=max(3.1, 0.32 * len(points) + 0.7)) as (drawn, axes):
         axes.axvline(0, color=INK, linewidth=1)
-        for n, (series, figure) in enumerate(points):
-            mean, half = _point(figure)
-            _mark(axes, series, mean, n, half, None, gid=f"t{n}")
-        axes.set_yticks(range(len(points)), [label(series.name) for series, _ in points], color=INK)
-        axes.set(ylim=(len(points) - 0.5, -0.5), xlabel=f"difference in {group.axis.removesuffix(', %')}, points")
-        axes.grid(False, axis="y")
+        for n, (shown, figure) in enumerate(points):
+            _mark(axes, shown, (figure.summary.mean, n), xerr=figure.summary.half_width, gid=f"t{n}")
+        _name_rows(axes, [label(shown.name) for shown, _ in points])
+        axes.set(xlabel=f"difference in {group.axis.removesuffix(', %')}, points")
         axes.xaxis.set_major_locator(MaxNLocator(7, steps=(1, 2, 5, 10)))
         several = (
             "Paired by seed. Bars: 95 % interval, not corrected for the number of models, which have the base's runs "
@@ -201,40 +175,31 @@ def _gains(group: Group) -> Plot | None:
 
 
 def _curves(group: Group, metric: str, title: str, axis: str) -> Plot | None:
-    """Returns a figure of every epoch: thin lines for runs, dotted where they did not finish, bold for finished runs'
-    mean.
-    """
-    drawn_runs, tooltips = 0, {}
+    """Draws every epoch: thin lines for runs, dotted where they did not finish, bold for finished runs' mean."""
+    curves = [
+        (shown, [(run.status == "finished", _values(run, metric)) for run in shown.cell.runs]) for shown in group.cells
+    ]
+    if not any(values for _, runs in curves for _, values in runs):
+        return None
+    tooltips = {}
     with drawing() as (drawn, axes):
-        for n, series in enumerate(group.series):
-            colour, finished = series_colour(series.colour), []
-            for run in series.cell.runs:
-                values = _values(run, metric)
+        for n, (shown, runs) in enumerate(curves):
+            colour = series_colour(shown.colour)
+            for done, values in runs:
                 if values:
-                    done = run.status == "finished"
-                    finished += [values] * done
-                    drawn_runs += 1
-                    axes.plot(
-                        *zip(*values.items(), strict=True),
-                        color=colour,
-                        linewidth=0.9,
-                        alpha=0.4,
-                        linestyle="-" if done else ":",
-                        marker="" if len(values) > 1 else ".",
-                    )
-            if finished:
+                    look = {"linestyle": "-" if done else ":", "marker": "" if len(values) > 1 else "."}
+                    axes.plot(*zip(*values.items(), strict=True), color=colour, linewidth=0.9, alpha=0.4, **look)
+            if finished := [values for done, values in runs if done and values]:
                 common = sorted(set.intersection(*map(set, finished)))
                 means = [statistics.fmean(values[epoch] for values in finished) for epoch in common]
-                tooltips[f"t{n}"] = f"{label(series.name, TOOLTIP)}: mean of {len(finished)}"
+                tooltips[f"t{n}"] = f"{shown.tooltip}: mean of {len(finished)}"
                 axes.plot(common, means, color=colour, linewidth=2, gid=f"t{n}", marker="" if len(means) > 1 else ".")
-        if not drawn_runs:
-            return None
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.set(xlabel="epoch", ylabel=axis)
-        key = f"{group.key}-{metric.replace('/', '-')}"
-        several = any(len(series.cell.runs) > 1 for series in group.series)
+        several = any(len(runs) > 1 for _, runs in curves)
         note = "Thin: each seed. Bold: their mean." if several else "One seed a model."
-        note += " Dotted: not finished." * any(run.status != "finished" for s in group.series for run in s.cell.runs)
+        note += " Dotted: not finished." * any(not done for _, runs in curves for done, _ in runs)
+        key = f"{group.key}-{metric.replace('/', '-')}"
         return Plot(key, title, note, to_svg(drawn, key, title, tooltips))
 
 
@@ -245,38 +210,35 @@ def _values(run: RunRecord, metric: str) -> dict[int, float]:
 
 
 def ratios(key: str, of: Ratios) -> Plot:
-    """Positive ratios to something, by row and mode: small marks, and a large one for their geometric mean."""
-    rows, modes, tooltips = of.rows, of.modes, {}
+    """Draws positive ratios to something, by row and mode: small marks, and a large one for their geometric mean."""
+    rows, tooltips, everything = of.rows, {}, []
     with drawing(width=5, height=0.42 * len(rows) + 0.9) as (drawn, axes):
         axes.axvline(1, color=INK, linewidth=1)
         for n, (row, by_mode) in enumerate(rows.items()):
             for mode, values in by_mode.items():
-                m = modes.index(mode)
-                y, colour = n + min(0.22, 0.7 / len(modes)) * (m - (len(modes) - 1) / 2), series_colour(m)
-                mean, gid = statistics.geometric_mean(values), f"t{n}-{m}"
-                tooltips[gid] = (
-                    f"{label(row, TOOLTIP)}, {label(mode, TOOLTIP)}: {mean:.2f}, {min(values):.2f} to {max(values):.2f}"
-                )
+                m, gid = of.modes.index(mode), f"t{n}-{of.modes.index(mode)}"
+                y, colour = n + min(0.22, 0.7 / len(of.modes)) * (m - (len(of.modes) - 1) / 2), series_colour(m)
+                mean, span = statistics.geometric_mean(values), f"{min(values):.2f} to {max(values):.2f}"
+                tooltips[gid] = f"{label(row, TOOLTIP)}, {label(mode, TOOLTIP)}: {mean:.2f}, {span}"
                 axes.plot(sorted(values), [y] * len(values), "o-", color=colour, markersize=3, linewidth=1.3)
-                axes.plot(
-                    [mean],
-                    [y],
-                    MARKERS[m % len(MARKERS)],
-                    color=colour,
-                    markersize=8,
-                    gid=gid,
-                    markeredgecolor=CARD,
-                    markeredgewidth=0.8,
-                )
-        axes.set_yticks(range(len(rows)), [label(row, 28) for row in rows], color=INK)
-        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=of.axis)
-        axes.grid(False, axis="y")
-        _log_if_wide(axes, [v for by_mode in rows.values() for values in by_mode.values() for v in values])
+                look = {"markersize": 8, "markeredgecolor": CARD, "markeredgewidth": 0.8}
+                axes.plot([mean], [y], MARKERS[m % len(MARKERS)], color=colour, gid=gid, **look)
+                everything += values
+        _name_rows(axes, [label(row, 28) for row in rows])
+        axes.set(xlabel=of.axis)
+        _log_if_wide(axes, everything)
         return Plot(key, of.title, of.note, to_svg(drawn, key, of.title, tooltips))
 
 
+def _name_rows(axes: Axes, names: list[str]) -> None:
+    """Names the rows of a plot that is read from the top down."""
+    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.set(ylim=(len(names) - 0.5, -0.5))
+    axes.grid(False, axis="y")
+
+
 def _log_if_wide(axes: Axes, values: list[float]) -> None:
-    """Returns a logarithmic horizontal axis where values differ by factors, with its numbers written out."""
+    """Makes the horizontal axis logarithmic where values differ by factors, with its numbers written out."""
     low, high = min(values), max(values)
     if low > 0 and high / low > WIDE_RANGE:
         axes.set_xscale("log")
