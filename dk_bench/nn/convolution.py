@@ -58,7 +58,10 @@ def takes_convolution(init: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(init)
     def made(*args: Any, **kwargs: Any) -> None:
-        given = signature.bind(*args, **kwargs).arguments
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{init.__qualname__}() {error}") from None
         convolution = {name: given.pop(name) for name in ARGUMENTS if name in given}
         init(convolution=Convolution(**convolution), **given)
 

@@ -267,6 +267,7 @@ BAD = [
     (DeformConv2d, {"padding": (-1, 0)}, ValueError, r"padding: expected values of at least 0, got \(-1, 0\)"),
     (CondConv2d, {"dilation": 0}, ValueError, "dilation: expected values of at least 1"),
     (CondConv2d, {"kernel_size": "3"}, TypeError, "kernel_size: expected an int or a pair of ints, got '3'"),
+    (CondConv2d, {"expert": 2}, TypeError, r"CondConv2d.__init__\(\) got an unexpected keyword argument 'expert'"),
     (CondConv2d, {"experts": 1}, ValueError, "experts: expected an int of at least 2, got 1"),
 ]
 
