@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from torch import nn
 
 from dk_bench.models.blocks import block_convolutions
@@ -55,9 +57,8 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
     asked = {rule: rule.matches(spec) for rule in RULES if rule.is_asked(spec)}
     by_stride = spec.dilate_last or any(wanted.stride for wanted in asked.values())
     strides = output_strides(model) if by_stride else {}
-    if not spec.dilate_last:
-        return _named(_replace(model, spec, asked, strides), spec)
-    with dilated_last_stage(model, strides):  # undone where the rest of the spec is refused
+    # A dilated stage is undone where the rest of the spec is refused.
+    with dilated_last_stage(model, strides) if spec.dilate_last else nullcontext():
         return _named(_replace(model, spec, asked, strides), spec)
 
 
