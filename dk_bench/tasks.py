@@ -10,24 +10,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dk_bench.errors import UserError
+from dk_bench.runs.record import EVALUATION, RunRecord
 from dk_bench.training.task import Task, task_of
-
-if TYPE_CHECKING:
-    from dk_bench.runs.record import RunRecord
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is known of a task without its packages."""
+    """What is known of a task without its packages.
 
-    name: str  # in records and checkpoints
-    place: str  # module and class of its `Task`
-    files: str  # pattern of its configuration files; the first that fits counts
-    metric: str  # what its runs are compared by; higher is better
-    words: str  # the same on the axis of a figure
+    Attributes:
+        name: the task in records and checkpoints.
+        place: module and class of its `Task`.
+        metric: the figure that its runs are compared by; higher is better.
+        words: the same on the axis of a plot.
+        files: pattern of its configuration files; empty for those in the form of `dk_bench.config`.
+    """
+
+    name: str
+    place: str
+    metric: str
+    words: str
+    files: str = ""
 
     @property
     def task(self) -> type[Task]:
@@ -36,14 +42,11 @@ class Kind:
         return getattr(importlib.import_module(module), name)
 
 
+DEFAULT = Kind("classification", "dk_bench.classification.task:Classification", "val/top1", "top-1, %")
 KINDS = {
     kind.name: kind
-    for kind in (
-        Kind("detection", "dk_bench.detection.task:Detection", "*.py", "val/mAP", "mAP, %"),
-        Kind("classification", "dk_bench.classification.task:Classification", "*", "val/top1", "top-1, %"),
-    )
+    for kind in (DEFAULT, Kind("detection", "dk_bench.detection.task:Detection", "val/mAP", "mAP, %", "*.py"))
 }
-DEFAULT = "classification"  # of configurations in `dk_bench.config`'s own form
 
 
 def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Task:
@@ -51,8 +54,8 @@ def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Task:
 
     Raises UserError for a file or override that does not fit.
     """
-    kind = next(kind for kind in KINDS.values() if fnmatch(str(path or ""), kind.files))
-    return kind.task.load(path, overrides)
+    kind = next((kind for kind in KINDS.values() if kind.files and fnmatch(str(path), kind.files)), DEFAULT)
+    return kind.task(kind.task.read(path, overrides))
 
 
 def from_checkpoint(
@@ -61,7 +64,8 @@ def from_checkpoint(
     """Returns the task of what `read_checkpoint` read, with overrides. Raises UserError that names ``source``."""
     if (name := task_of(checkpoint)) not in KINDS:
         raise UserError(f"{source}: a checkpoint of {name}, expected one of {', '.join(KINDS)}")
-    return KINDS[name].task.from_values(checkpoint["hyper_parameters"]["config"], overrides, str(source))
+    task = KINDS[name].task
+    return task(task.parse(checkpoint["hyper_parameters"]["config"], overrides, str(source)))
 
 
 def of(config: Any) -> Task:
@@ -69,8 +73,16 @@ def of(config: Any) -> Task:
     if isinstance(config, Task):
         return config
     place = f"{type(config).__module__.rpartition('.')[0]}.task:"
-    kind = next((kind for kind in KINDS.values() if kind.place.startswith(place)), KINDS[DEFAULT])
+    kind = next((kind for kind in KINDS.values() if kind.place.startswith(place)), DEFAULT)
     return kind.task(config)
+
+
+def check_known(record: RunRecord, source: str | Path) -> RunRecord:
+    """Returns the record. Raises UserError that names ``source`` where it is of no task, as it would stand nowhere."""
+    known = (*KINDS, EVALUATION)
+    if record.task not in known:
+        raise UserError(f"{source}: task is {record.task!r}, expected one of {', '.join(known)}")
+    return record
 
 
 def train(config: Any, **more: Any) -> RunRecord:

@@ -150,10 +150,9 @@ class ClassificationData(RunData):
         return self._in_order("val", self.val_pixels)
 
     def test_dataloader(self, name: str = TEST) -> DataLoader:
-        """Returns all images of one of `test_images` likewise, which are not kept in memory. Where the configuration
-        has none these are the validation images."""
+        """Returns all images of a test set likewise, which are not kept in memory."""
         if not self.test_images:
-            return self.val_dataloader()
+            return super().test_dataloader(name)
         return self._in_order(name, self._kept(name, self.test_images[name], once=True))
 
     def _in_order(self, split: str, pixels: Decoded | Encoded) -> DataLoader:

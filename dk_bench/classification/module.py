@@ -21,7 +21,6 @@ from dk_bench.config import config_from_dict
 from dk_bench.data.shifts import TEST
 from dk_bench.errors import UserError
 from dk_bench.training.own_trainer import ConfiguredModule, Diverged, add_loss, mean_of_losses
-from dk_bench.training.task import some_of
 
 
 class LitClassifier(ConfiguredModule):
@@ -77,17 +76,9 @@ class LitClassifier(ConfiguredModule):
             self._check_averaging()
         data = self.trainer.datamodule
         if isinstance(data, ClassificationData):
-            images = data.test_images.get(TEST) if stage == "test" else None
-            self._check_classes((images or data.val_images).classes)
+            self.check_classes(data.classes_of(TEST if stage == "test" and data.test_images else "val"))
         if self.config.trainer.compile:
             self.model.compile()
-
-    def _check_classes(self, classes: list[str]) -> None:
-        if classes != list(self.hparams.classes):
-            raise UserError(
-                f"the module was made for {some_of(self.hparams.classes)}, but the images are of "
-                f"{some_of(classes)}: expected LitClassifier(..., classes=data.val_images.classes)"
-            )
 
     def _check_averaging(self) -> None:
         """Raises UserError where the configuration has what the trainer would have to do, and does not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,23 +27,10 @@ class Classification(Task):
     name = "classification"
     metrics = ("val/loss", "val/top1", "val/top5")
 
+    read, parse = staticmethod(load_config), staticmethod(config_from_dict)
+
     def __init__(self, config: Config) -> None:
-        super().__init__(config, to_dict(config))
-        self.config, self.tests = config, held_out_sets(config.data)
-
-    @classmethod
-    def load(cls, path: str | Path | None, overrides: Iterable[str] = ()) -> Classification:
-        return cls(load_config(path, overrides))
-
-    @classmethod
-    def from_values(
-        cls, values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "configuration"
-    ) -> Classification:
-        return cls(config_from_dict(values, overrides, source))
-
-    @property
-    def epochs(self) -> int:
-        return self.config.optim.epochs
+        super().__init__(config, config, to_dict(config), config.optim.epochs, held_out_sets(config.data))
 
     def data(self, *, once: bool = False) -> ClassificationData:
         from dk_bench.classification.data import ClassificationData
@@ -51,12 +38,10 @@ class Classification(Task):
         cache = "off" if once else Path(self.config.output, DECODED)
         return ClassificationData(self.config.data, self.config.seed, cache=cache)
 
-    def module(
-        self, classes: list[str], *, steps: int = 1, run_id: str = "", initial_weights: bool = True
-    ) -> LitClassifier:
+    def module(self, classes: list[str], run_id: str = "", *, initial_weights: bool = True) -> LitClassifier:
         from dk_bench.classification.module import LitClassifier
 
-        return LitClassifier(self.values, classes, steps, run_id, initial_weights=initial_weights)
+        return LitClassifier(self.values, classes, run_id=run_id, initial_weights=initial_weights)
 
     def callbacks(self, *, logged: bool) -> list[Callback]:
         from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor

@@ -14,14 +14,13 @@ from dk_bench.cli.options import add_number, add_output, check_file, writing
 from dk_bench.cli.records import add_records, check_all_hold, read_records
 from dk_bench.errors import UserError
 from dk_bench.files import write_atomically
-from dk_bench.runs.record import DETECTION, TRAINING, RunRecord
+from dk_bench.runs.record import TRAINING, RunRecord
 from dk_bench.tables.cells import Data, gather
 from dk_bench.tables.contrasts import MARGIN, POWER
 from dk_bench.tables.render import markdown
 from dk_bench.tables.table import Document
 from dk_bench.tables.terminal import show
-
-METRICS = {TRAINING: "val/top1", DETECTION: "val/mAP"}
+from dk_bench.tasks import KINDS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +79,7 @@ def _plan(args: argparse.Namespace) -> Document:
     there = [r for r in found if r.model["name"] in models and args.data in (None, Data.of(r).name)]
     task = _task_of(there or found)
     cells = find_cells(terms, gather(record for record in found if record.task == task), args.data)
-    metric = args.metric or METRICS[task]
+    metric = args.metric or KINDS[task].metric
     return plan_seeds(terms, cells, metric, Aim(args.effect, args.margin, args.power, args.family))
 
 
@@ -99,7 +98,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _task_of(records: Collection[RunRecord]) -> str:
-    tasks = sorted({record.task for record in records if record.task in METRICS})
+    tasks = sorted({record.task for record in records if record.task in KINDS})
     if len(tasks) > 1:
         raise UserError(f"--contrast: records of {' and '.join(tasks)}; name a data set by --data, or give fewer")
     return tasks[0] if tasks else TRAINING

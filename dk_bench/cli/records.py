@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dk_bench.errors import UserError
 from dk_bench.runs.record import RunRecord, as_it_stands, find_records, read_record
+from dk_bench.tasks import check_known
 
 RESULTS = Path("results")
 
@@ -21,8 +22,8 @@ def add_records(parser: argparse.ArgumentParser, metavar: str = "RECORDS", defau
 
 def read_records(places: Iterable[Path]) -> dict[Path, RunRecord]:
     """Returns the records in files and below folders, by their files, as they stand now. Raises UserError for a place
-    that is not there, and for a file that is no record."""
-    return {path: as_it_stands(read_record(path)) for path in find_records(places)}
+    that is not there, for a file that is no record, and for a record of no task."""
+    return {path: as_it_stands(check_known(read_record(path), path)) for path in find_records(places)}
 
 
 def check_all_hold(places: Iterable[Path]) -> None:

@@ -35,16 +35,7 @@ from dk_bench.training.run_data import RunData
 # Samplers of mmengine and mmdet whose order is that of (seed, epoch), and which end.
 RESUMABLE = ("DefaultSampler", "ClassAwareSampler")
 # Settings of mmengine's loaders that are heeded here, and those handed to torch's as they are.
-LOADER_KEYS = (
-    "_scope_",
-    "batch_size",
-    "collate_fn",
-    "dataset",
-    "drop_last",
-    "num_workers",
-    "persistent_workers",
-    "sampler",
-)
+LOADER_KEYS = "_scope_ batch_size collate_fn dataset drop_last num_workers persistent_workers sampler".split()
 TRAIN_LOADER_KEYS = ("batch_sampler",)
 LOADER_OPTIONS = ("pin_memory", "prefetch_factor", "timeout")
 
@@ -149,10 +140,6 @@ class DetectionData(RunData):
         settings, images = self.config.cfg.val_dataloader, KeyedImages(self.val_images, self.seed)
         sampler = InOrder(count, rank, world)
         return self._loader(settings, images, sampler=sampler, batch_size=settings.get("batch_size", 1))
-
-    def test_dataloader(self) -> DataLoader:
-        """Returns the validation images; ``test_dataloader`` of the configuration is for mmdet's own tools."""
-        return self.val_dataloader()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leaves the batch where it is: the detector's preprocessor moves it."""

@@ -8,8 +8,10 @@ which mmdet leaves out.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
+import functools
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -85,11 +87,17 @@ def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> De
     a variable (whose value was copied to where it is used when the file was read), and for what only mmdet's own runner
     can do: loops that count iterations, accumulated gradients, hooks that change results.
     """
-    return checked(read_file(path), overrides, str(path))
+    try:
+        changed = Path(path).stat().st_mtime_ns
+    except OSError:
+        changed = 0  # there is none, which reading it will say
+    return checked(copy.deepcopy(_file(str(path), changed)), overrides, str(path))
 
 
-def read_file(path: str | Path) -> mmengine.Config:
-    """Reads a configuration file as it is, with its ``name``, for `checked`. Raises UserError where it cannot be."""
+@functools.cache
+def _file(path: str, changed: int) -> mmengine.Config:
+    """Reads a file, as it is since it was ``changed``, once, and gives it its ``name``: mmengine takes a second for it,
+    and the runs of a sweep differ by their overrides alone. Raises UserError where it cannot be read."""
     try:
         with system_errors(f"{path}: no configuration can be read there"):
             cfg = mmengine.Config.fromfile(path)

@@ -114,11 +114,7 @@ class LitDetector(ConfiguredModule):
                 f"LitDetector was given {given}, expected a DetectionData, whose annotations it is scored by: "
                 "datamodule=DetectionData(config)"
             )
-        if data.classes != list(self.hparams.classes):
-            raise UserError(
-                f"the module was made for the classes {', '.join(self.hparams.classes)}, but the data has "
-                f"{', '.join(data.classes)}: expected LitDetector(..., classes=data.classes)"
-            )
+        self.check_classes(data.classes)
 
     def on_train_start(self) -> None:
         """Sets the modes that the detector wants in training: some keep normalisation in evaluation mode then."""

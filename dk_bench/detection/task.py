@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mmengine
 from torch import nn
 
 from dk_bench.classification.timm_models import kernel_spec
 from dk_bench.config import ModelConfig
 from dk_bench.detection.building import quiet_mmengine
-from dk_bench.detection.mmengine_config import DetectionConfig, checked, config_from_values, read_file
+from dk_bench.detection.mmengine_config import DetectionConfig, config_from_values, load_detection_config
 from dk_bench.training.task import Task
 
 if TYPE_CHECKING:
@@ -33,32 +29,17 @@ class Detection(Task):
     name = "detection"
     metrics = ("val/mAP", "val/mAP_50", "val/mAP_75", "val/mAP_s", "val/mAP_m", "val/mAP_l")
 
+    read, parse = staticmethod(load_detection_config), staticmethod(config_from_values)
+
     def __init__(self, config: DetectionConfig) -> None:
-        super().__init__(config.run, config.to_dict())
-        self.config = config
-
-    @classmethod
-    def load(cls, path: str | Path | None, overrides: Iterable[str] = ()) -> Detection:
-        return cls(checked(copy.deepcopy(_file(str(path), _changed(path))), overrides, str(path)))
-
-    @classmethod
-    def from_values(
-        cls, values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "configuration"
-    ) -> Detection:
-        return cls(config_from_values(values, overrides, source))
-
-    @property
-    def epochs(self) -> int:
-        return self.config.max_epochs
+        super().__init__(config, config.run, config.to_dict(), config.max_epochs)
 
     def data(self, *, once: bool = False) -> DetectionData:
         from dk_bench.detection.data import DetectionData
 
         return DetectionData(self.config)
 
-    def module(
-        self, classes: list[str], *, steps: int = 1, run_id: str = "", initial_weights: bool = True
-    ) -> LitDetector:
+    def module(self, classes: list[str], run_id: str = "", *, initial_weights: bool = True) -> LitDetector:
         from dk_bench.detection.module import LitDetector
 
         return LitDetector(self.values, classes, run_id, initial_weights=initial_weights)
@@ -122,18 +103,3 @@ def _input_size(dataset: Any) -> list[int] | None:
             width, height = (scale, scale) if isinstance(scale, int) else scale
             return [3, int(height), int(width)]
     return None
-
-
-@functools.cache
-def _file(path: str, changed: int) -> mmengine.Config:
-    """Reads a file as it is since it was ``changed``, once: mmengine takes a second for it, and the runs of a sweep
-    differ by their overrides alone."""
-    return read_file(path)
-
-
-def _changed(path: str | Path) -> int:
-    """Tells when a file was changed last, in nanoseconds; 0 where there is none, which reading it will say."""
-    try:
-        return Path(path).stat().st_mtime_ns
-    except OSError:
-        return 0

@@ -19,6 +19,7 @@ from dk_bench.runs.record import RunRecord, as_it_stands, find_records, read_rec
 from dk_bench.tables.costs import load_costs
 from dk_bench.tables.documents import build_documents
 from dk_bench.tables.table import Document
+from dk_bench.tasks import check_known
 
 Content = TypeVar("Content")
 CLAIMS_PICTURE = "claims.svg"  # of `dk-bench claims`
@@ -84,7 +85,7 @@ def collect(folder: Path) -> Material:
 
 def _read_run(path: Path) -> RunRecord:
     """Reads a record. Raises UserError for what tables and plots could not use of its free-form parts."""
-    record = as_it_stands(read_record(path))
+    record = check_known(as_it_stands(read_record(path)), path)
     epochs = record.metrics["epochs"]
     if not all(isinstance(epoch, dict) for epoch in epochs):
         raise UserError("metrics.epochs is no list of objects")

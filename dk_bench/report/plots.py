@@ -14,15 +14,16 @@ from matplotlib.transforms import ScaledTranslation
 from dk_bench.models import MODELS
 from dk_bench.report.benches import Ratios
 from dk_bench.report.svg import CARD, INK, MARKERS, drawing, label, series_colour, to_svg
-from dk_bench.runs.record import DETECTION, TRAINING, RunRecord
+from dk_bench.runs.record import RunRecord
 from dk_bench.tables.cells import Cell, Data, gather
 from dk_bench.tables.entries import Figure
 from dk_bench.tables.rows import ModelRow, spec_of
 from dk_bench.tables.table import as_figure
+from dk_bench.tasks import KINDS
 
 WIDE_RANGE = 15  # a span of values from which on an axis is logarithmic
 TOOLTIP = 120  # characters of a name in one
-METRICS = {TRAINING: ("val/top1", "top-1, %"), DETECTION: ("val/mAP", "mAP, %")}
+METRICS = {kind.name: (kind.metric, kind.words) for kind in KINDS.values()}
 
 Look = tuple[int | None, str]  # a colour, None for that of text, and a marker
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dk_bench.config import Config, RunConfig
-from dk_bench.runs.detection_settings import detection_cell, is_detection
 from dk_bench.runs.environment import portable
+from dk_bench.runs.mmengine_settings import is_mmengines, mmengine_cell
 
 # What the trained model is tested on, which training does not see.
 TESTS = (
@@ -73,7 +73,7 @@ def cell_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     of the images do not count where ``data.name`` says which images they are, the number of devices only where each
     normalises by its own statistics, and the configuration says that they are several.
     """
-    flat = dict(flatten(portable(detection_cell(config) if is_detection(config) else config, distinct=True)))
+    flat = dict(flatten(portable(mmengine_cell(config) if is_mmengines(config) else config, distinct=True)))
     ignored = set(NOT_OF_THE_CELL)
     if not _split_counts(flat):
         ignored |= {"data.train", "data.val"}
@@ -82,7 +82,7 @@ def cell_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flat.items()
         if key not in ignored and (key not in DEFAULTS or value != DEFAULTS[key])
     }
-    several = not is_detection(config) and is_per_device(config) and devices_asked(config) > 1
+    several = not is_mmengines(config) and is_per_device(config) and devices_asked(config) > 1
     return kept | ({"trainer.devices": devices_asked(config)} if several else {})
 
 
@@ -95,9 +95,9 @@ def devices_asked(config: Mapping[str, Any]) -> int:
 
 
 def is_per_device(config: Mapping[str, Any]) -> bool:
-    """Tells whether another number of devices trains otherwise: each normalises by its own statistics, in detection
+    """Tells whether another number of devices trains otherwise: each normalises by its own statistics, under mmengine
     each has a batch of its own."""
-    return is_detection(config) or not setting(config, "trainer.sync_batchnorm")
+    return is_mmengines(config) or not setting(config, "trainer.sync_batchnorm")
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ from dk_bench.config import RunConfig
 from dk_bench.data.order import mix_seed
 from dk_bench.errors import UserError
 from dk_bench.training.checkpoint import states_of_callbacks
+from dk_bench.training.task import some_of
 from dk_bench.training.weights import to_lightning_names, to_own_names
 
 # Callbacks that change what the configuration gives -> what to do instead.
@@ -73,6 +74,14 @@ class ConfiguredModule(pl.LightningModule):
         self._goes_on, self._last_loss = False, None
         for wrong in _wrong_in(self.trainer, epochs, key):
             raise UserError(wrong)
+
+    def check_classes(self, classes: list[str]) -> None:
+        """Raises UserError for data of other classes than the module was made for."""
+        if classes != list(self.hparams.classes):
+            raise UserError(
+                f"the module was made for {some_of(self.hparams.classes)}, but the images are of {some_of(classes)}: "
+                f"expected {type(self).__name__}(..., classes=data.classes)"
+            )
 
     def learning_rate(self) -> float:
         """Returns the weights' learning rate for the next step."""

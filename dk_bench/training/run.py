@@ -47,7 +47,7 @@ def train(task: Task, *, callbacks: Sequence[Callback] = (), command: Sequence[s
         checkpoint = last_checkpoint(task, classes)
         run_id = name_run(task.folder, checkpoint, previous)
         # Going on, all weights are the checkpoint's: those that training began with need not exist any more.
-        module = task.module(classes, steps=steps, run_id=run_id, initial_weights=checkpoint is None)
+        module = task.module(classes, run_id, initial_weights=checkpoint is None)
 
         # Record: what is known before the first step, and the epochs before this attempt.
         record = start_record(task, module, data, command, earlier=attempts_before(previous, checkpoint))

@@ -77,6 +77,10 @@ class RunData(LightningDataModule):
                 "order of images and the length of an epoch are made: expected no such callback, set the key instead"
             )
 
+    def test_dataloader(self, name: str = TEST) -> DataLoader:
+        """Returns the images of a test set, or, where the configuration has none, those of validation."""
+        return self.val_dataloader()
+
     def predict_dataloader(self) -> DataLoader:
         """Returns the validation images in order; on several devices each has every ``world``-th."""
         return self.val_dataloader()

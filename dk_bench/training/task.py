@@ -14,10 +14,10 @@ from __future__ import annotations
 import dataclasses
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dk_bench.config import RunConfig
 from dk_bench.data.shifts import TEST
@@ -39,43 +39,32 @@ class Task(ABC):
     Attributes:
         name: the task in records, checkpoints and `dk_bench.tasks`.
         metrics: the figures that a validation gives, as the module logs them (``val/...``) and in the records' order.
-        run: the keys that every task has: name, seed, output, trainer, wandb.
-        values: the whole configuration as plain data, from which `from_values` makes the same task.
+        read: makes a configuration of a file and ``key=value`` overrides.
+        parse: makes one of plain data, overrides, and where errors are to say that it is from.
+        config: the configuration, as ``read`` made it.
+        run: its keys that every task has: name, seed, output, trainer, wandb.
+        values: the whole of it as plain data, as checkpoints hold it and ``parse`` takes it.
+        epochs: how long it trains.
         tests: names of the sets that the trained model is evaluated on once; empty where there are none.
     """
 
     name: ClassVar[str]
     metrics: ClassVar[Sequence[str]]
-    tests: Sequence[str] = ()
+    read: ClassVar[Callable[[str | Path | None, Iterable[str]], Any]]
+    parse: ClassVar[Callable[[Mapping[str, Any], Iterable[str], str], Any]]
 
-    def __init__(self, run: RunConfig, values: dict[str, Any]) -> None:
-        self.run, self.values = run, values
-
-    @classmethod
-    @abstractmethod
-    def load(cls, path: str | Path | None, overrides: Iterable[str] = ()) -> Self:
-        """Reads a configuration file and applies ``key=value`` overrides. Raises UserError for either."""
-
-    @classmethod
-    @abstractmethod
-    def from_values(cls, values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "") -> Self:
-        """Returns the task of ``values``, as a checkpoint holds them, with overrides. Errors name ``source``."""
-
-    @property
-    @abstractmethod
-    def epochs(self) -> int:
-        """Tells how many epochs the configuration trains for."""
+    def __init__(
+        self, config: Any, run: RunConfig, values: dict[str, Any], epochs: int, tests: Sequence[str] = ()
+    ) -> None:
+        self.config, self.run, self.values, self.epochs, self.tests = config, run, values, epochs, tests
 
     @abstractmethod
     def data(self, *, once: bool = False) -> RunData:
         """Returns the data module; ``once``: every image will be seen once, so that none need be kept."""
 
     @abstractmethod
-    def module(
-        self, classes: list[str], *, steps: int = 1, run_id: str = "", initial_weights: bool = True
-    ) -> ConfiguredModule:
-        """Returns the Lightning module for these classes and ``steps`` batches an epoch. Without ``initial_weights``
-        it reads none from files: a checkpoint's follow."""
+    def module(self, classes: list[str], run_id: str = "", *, initial_weights: bool = True) -> ConfiguredModule:
+        """Returns the Lightning module. Without ``initial_weights`` it reads none from files: a checkpoint's follow."""
 
     @abstractmethod
     def describe_model(self, classes: list[str]) -> dict[str, Any]:

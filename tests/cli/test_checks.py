@@ -1,6 +1,7 @@
 """Arguments that would be passed over, checkpoints that mislead, and what is left out: each is told."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from dk_bench.analysis.learned import load
 from dk_bench.analysis.subjects import open_model
 from dk_bench.classification.task import Classification
 from dk_bench.cli import main
+from dk_bench.cli.records import read_records
 from dk_bench.config import Config
 from dk_bench.errors import UserError
-from dk_bench.runs.record import read_record, write_record
+from dk_bench.runs.record import write_record
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_record_of_an_unknown_task_is_named(here):
     content = json.loads((here / "record.json").read_text()) | {"task": "segmentation"}
     (here / "record.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="task is 'segmentation', expected one of classification, detection, eval"):
-        read_record("record.json")
+        read_records([Path("record.json")])
 
 
 def test_top_5_of_five_classes_is_not_told():

@@ -211,10 +211,10 @@ def test_loading_share_is_of_the_seconds_of_training(monkeypatch):
     epoch(throughput)
     expected = {"train_images_per_second": 1.4, "eval_images_per_second": None, "loading_share": 0.6}
     assert throughput.rates() == expected
-    resumed = callbacks.Throughput()
+    resumed = callbacks.Throughput(lambda batch: len(batch[1]))
     resumed.load_state_dict(throughput.state_dict())
     epoch(resumed)
     assert resumed.rates() == expected and resumed.state_dict()["waited"] == 3 * 4 * 3
-    older = callbacks.Throughput()
+    older = callbacks.Throughput(lambda batch: len(batch[1]))
     older.load_state_dict({"seconds": {"train": 1.0, "eval": 1.0}, "images": {"train": 5, "eval": 5}})
     assert older.rates() == {"train_images_per_second": 5, "eval_images_per_second": 5, "loading_share": None}

@@ -1,6 +1,4 @@
-"""The settings of a detection configuration (mmengine's, as plain data) that can change results. Needs none of mmdet's
-packages.
-"""
+"""The settings that can change results in a configuration of mmengine's form, plain data. Needs none of its code."""
 
 from __future__ import annotations
 
@@ -9,29 +7,19 @@ from typing import Any
 
 # All else says where files are written, what is printed, or is an intermediate of the configuration's own.
 OF_THE_CELL = (
-    "model",
-    "data_preprocessor",
-    "train_dataloader",
-    "val_dataloader",
-    "train_cfg",
-    "val_cfg",
-    "optim_wrapper",
-    "param_scheduler",
-    "load_from",
-    "sync_bn",
-    "trainer",
-    "data_name",
-)
+    "model data_preprocessor train_dataloader val_dataloader train_cfg val_cfg optim_wrapper param_scheduler load_from "
+    "sync_bn trainer data_name"
+).split()
 LOADERS = ("train_dataloader", "val_dataloader")
 OF_THE_MACHINE = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory", "timeout")  # of loaders
 
 
-def is_detection(config: Mapping[str, Any]) -> bool:
-    """Tells whether a plain configuration is mmengine's."""
+def is_mmengines(config: Mapping[str, Any]) -> bool:
+    """Tells whether a plain configuration has mmengine's form, not that of `dk_bench.config`."""
     return "train_dataloader" in config
 
 
-def detection_cell(config: Mapping[str, Any]) -> dict[str, Any]:
+def mmengine_cell(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the part of the configuration that makes its cell, see `dk_bench.runs.identity`.
 
     Where images lie does not count where ``data_name`` says which they are. A list of sections, as a pipeline is,
