@@ -19,7 +19,7 @@ SETTINGS_OF_CUDA = ("runtime", "cudnn", "capability", "float32_products", "float
 SPLITS = ("train", "val")  # whose images make the data; tests come after training
 
 
-class Kind(NamedTuple):
+class Hardware(NamedTuple):
     """One kind of hardware: the device's type and number, and what rounds, None where a record does not tell."""
 
     type: str
@@ -38,7 +38,7 @@ class Pair(NamedTuple):
     """What runs must have in common to be paired: the seed, the draw, and the images' checksums."""
 
     seed: int
-    draw: tuple[Kind, ...]
+    draw: tuple[Hardware, ...]
     data: tuple[str | None, ...]
 
 
@@ -47,7 +47,7 @@ def pair_of(record: RunRecord) -> Pair:
     return Pair(record.seed, draw_of(record), checksums_of(record))
 
 
-def draw_of(record: RunRecord) -> tuple[Kind, ...]:
+def draw_of(record: RunRecord) -> tuple[Hardware, ...]:
     """Returns the hardware that a run was trained on: one kind, or in turn those of the attempts that it took. An
     attempt that says that it took no step, but evaluated the trained model, say, does not count."""
     compiled = bool(setting(record.config, "trainer.compile"))
@@ -56,7 +56,7 @@ def draw_of(record: RunRecord) -> tuple[Kind, ...]:
     return tuple(kind for place, kind in enumerate(kinds) if kind not in kinds[:place][-1:])
 
 
-def _kind(device: Any, compiled: bool) -> Kind:
+def _kind(device: Any, compiled: bool) -> Hardware:
     device = _section(device)
     rounding, cuda = _section(device.get("instruction_sets")), _section(device.get("cuda"))
     if device.get("type") == "cuda":
@@ -64,7 +64,7 @@ def _kind(device: Any, compiled: bool) -> Kind:
     if rounding and compiled:
         rounding = {**rounding, "compiled": True}
     known = tuple(sorted((name, str(value)) for name, value in rounding.items())) if rounding else None
-    return Kind(str(device.get("type") or "unknown"), _count(device) or 1, known)
+    return Hardware(str(device.get("type") or "unknown"), _count(device) or 1, known)
 
 
 def _section(value: Any) -> Mapping[str, Any]:

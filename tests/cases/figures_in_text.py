@@ -272,7 +272,9 @@ def learning_rates(grid: str) -> list[float]:
 
 def checked() -> list[str]:
     assert FACTOR[float16] == FACTOR[bfloat16]
+    paper = load_paper()
     return [
+        f"all {len(paper['table3'] + paper['table4'])} models of tables 3 and 4",
         f"no more than {FACTOR[float16]} times PyTorch's depthwise convolution's in float16 and bfloat16, "
         f"{FACTOR[float32]:g} times in float32",
         gpu_summary(),
