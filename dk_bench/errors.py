@@ -50,9 +50,9 @@ def located(place: object) -> Iterator[None]:
 
 
 @contextmanager
-def system_errors(what: object) -> Iterator[None]:
-    """Turns an OSError of the block into a UserError: ``what``, say a path and what was tried, and why."""
+def system_errors(what: object, hint: str = "") -> Iterator[None]:
+    """Turns an OSError of the block into a UserError: ``what``, say a path and what was tried, why, and a ``hint``."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{what}: {error.strerror or error}") from error
+        raise UserError(f"{what}: {error.strerror or error}{hint}") from error

@@ -15,7 +15,6 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from dk_bench.data.checksum import content_digest, spread
 from dk_bench.data.images import FileImages
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.sources import Images
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, system_errors
 from dk_bench.files import open_atomically, remove_leftovers, write_atomically
 from dk_bench.runs.lock import wait_for
 
@@ -56,7 +55,7 @@ class Encoded:
         return len(self._images)
 
     def load(self, indices: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-        """Pixels (1, 3, H, W) uint8 of each, in channels_last, and labels (N,) int64."""
+        """Returns pixels (1, 3, H, W) uint8 of each, in channels_last, and labels (N,) int64."""
         items = [self._images[index] for index in indices]
         pixels = [torch.from_numpy(np.array(image)[None]).permute(0, 3, 1, 2) for image, _ in items]
         return pixels, torch.tensor([label for _, label in items])
@@ -79,11 +78,11 @@ class Decoded:
         return len(self._sizes)
 
     def load(self, indices: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-        """As `Encoded.load`; the pixels are views, not to be written to."""
+        """Returns what `Encoded.load` does; the pixels are views, not to be written to."""
         return [self._image(index) for index in indices], self.labels(indices)
 
     def labels(self, indices: Sequence[int]) -> Tensor:
-        """Labels (N,) int64."""
+        """Returns labels (N,) int64."""
         return self._labels[list(indices)]
 
     def _image(self, index: int) -> Tensor:
@@ -120,7 +119,7 @@ def keep(images: Images, config: DataConfig, auto: str | Path = "memory", *, onc
 
 
 def _estimate(images: Images) -> float:
-    """Bytes of all decoded images, by some that lie spread over them."""
+    """Estimates the bytes of all decoded images, by some that lie spread over them."""
     count = len(images)
     chosen = spread(count)
     sizes = [images[index][0].size for index in chosen]
@@ -136,7 +135,7 @@ def _in_memory(images: Images, limit: float) -> Decoded:
 def _decode(
     images: Images, limit: float, write: Callable[[memoryview], Any]
 ) -> tuple[list[tuple[int, int]], list[int]]:
-    """Writes the pixels of all images; their sizes and labels. Raises TooLarge."""
+    """Writes the pixels of all images and returns their sizes and labels. Raises TooLarge."""
     sizes, labels, total = [], [], 0
     for index in range(len(images)):
         image, label = images[index]
@@ -150,38 +149,24 @@ def _decode(
     return sizes, labels
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file of pixels and its description, by their common name."""
-
-    name: Path
-
-    @property
-    def pixels(self) -> Path:
-        return self.name.with_suffix(".pixels")
-
-    @property
-    def description(self) -> Path:
-        return self.name.with_suffix(".json")
-
-
 def _in_file(images: FileImages | ShapeImages, folder: Path, limit: float) -> Decoded:
     """Returns the images in the file that holds them, which is written where there is none, or none that is whole."""
-    file = _File(folder / content_key(images))
-    try:
-        sizes = _sizes_in(file, len(images))
+    pixels = folder / f"{content_key(images)}.pixels"
+    hint = "; expected a folder that can be written and has room, memory, or off"
+    with system_errors(f"key 'data.cache': decoded images cannot be kept in {folder}", hint):
+        sizes = _sizes_in(pixels, len(images))
         if sizes is None:
             folder.mkdir(parents=True, exist_ok=True)
-            with wait_for(file.name.with_suffix(".lock")):  # and then another process may have written it
-                sizes = _sizes_in(file, len(images)) or _write(images, file, limit)
+            with wait_for(pixels.with_suffix(".lock")):  # and then another process may have written it
+                sizes = _sizes_in(pixels, len(images)) or _write(images, pixels, limit)
         if _bytes(sizes) > limit:
             raise TooLarge
-        return _mapped(sizes, images.labels, file.pixels)
-    except OSError as error:
-        raise UserError(
-            f"key 'data.cache': decoded images cannot be kept in {folder}: {error.strerror or error}; expected a "
-            "folder that can be written and has room, memory, or off"
-        ) from error
+        return _mapped(sizes, images.labels, pixels)
+
+
+def _description(pixels: Path) -> Path:
+    """Tells where the description of a file of pixels is."""
+    return pixels.with_suffix(".json")
 
 
 def content_key(images: FileImages | ShapeImages, *, again: bool = False) -> str:
@@ -195,41 +180,35 @@ def content_key(images: FileImages | ShapeImages, *, again: bool = False) -> str
     return digest.hexdigest()
 
 
-def _write(images: FileImages | ShapeImages, file: _File, limit: float) -> list[tuple[int, int]]:
-    """Writes pixels, then their description; the sizes of the images. Raises TooLarge, OSError, UserError."""
-    if file.description.exists():
-        warnings.warn(f"{file.pixels}: damaged, so the images are decoded anew", stacklevel=2)
-    for path in (file.pixels, file.description):
-        remove_leftovers(path)
+def _write(images: FileImages | ShapeImages, path: Path, limit: float) -> list[tuple[int, int]]:
+    """Writes pixels, then their description, and returns the images' sizes. Raises TooLarge, OSError, UserError."""
+    if _description(path).exists():
+        warnings.warn(f"{path}: damaged, so the images are decoded anew", stacklevel=2)
+    remove_leftovers(path)
+    remove_leftovers(_description(path))
     checksum = _checksum()
-    with open_atomically(file.pixels) as stream:
+    with open_atomically(path) as stream:
 
         def write(pixels: memoryview) -> None:
             checksum.update(pixels)
             stream.write(pixels)
 
         sizes, _ = _decode(images, limit, write)
-    if isinstance(images, FileImages) and content_key(images, again=True) != file.name.name:
+    if isinstance(images, FileImages) and content_key(images, again=True) != path.stem:
         raise UserError(f"{images.files.place}: its images changed while they were read")
     described = sizes[:1] if len(set(sizes)) == 1 else sizes
     checksum.update(json.dumps(described).encode())
-    description = {
-        "format": FORMAT,
-        "images": len(sizes),
-        "bytes": _bytes(sizes),
-        "checksum": checksum.hexdigest(),
-        "sizes": described,
-    }
-    write_atomically(file.description, json.dumps(description) + "\n")
+    description = {"format": FORMAT, "images": len(sizes), "bytes": _bytes(sizes), "checksum": checksum.hexdigest()}
+    write_atomically(_description(path), json.dumps(description | {"sizes": described}) + "\n")
     return sizes
 
 
-def _sizes_in(file: _File, count: int) -> list[tuple[int, int]] | None:
+def _sizes_in(pixels: Path, count: int) -> list[tuple[int, int]] | None:
     """Returns the sizes of the images that a file holds; None where there is none, or a damaged one."""
     try:
-        description = json.loads(file.description.read_text())
-        whole = description["images"] == count and description["bytes"] == os.path.getsize(file.pixels)
-        if whole and description["checksum"] == _checksum_of(file.pixels, description["sizes"]):
+        description = json.loads(_description(pixels).read_text())
+        whole = description["images"] == count and description["bytes"] == os.path.getsize(pixels)
+        if whole and description["checksum"] == _checksum_of(pixels, description["sizes"]):
             sizes = [(height, width) for height, width in description["sizes"]]
             return sizes * count if len(sizes) == 1 else sizes
     except (KeyError, TypeError, ValueError, FileNotFoundError):
@@ -242,7 +221,7 @@ def _checksum() -> Any:
 
 
 def _checksum_of(path: Path, sizes: Any) -> str:
-    """Of the pixels in a file and what its description says of sizes."""
+    """Returns the checksum of the pixels in a file and of what its description says of sizes."""
     with open(path, "rb") as stream:
         checksum = hashlib.file_digest(stream, _checksum)
     checksum.update(json.dumps(sizes).encode())

@@ -33,7 +33,7 @@ ROUNDS = 10
 
 
 def philox(key: int, counters: np.ndarray) -> np.ndarray:
-    """Four random 32-bit words for each counter of four: (..., 4) uint64 -> (..., 4) uint64, all below 2^32.
+    """Returns four random 32-bit words for each counter of four: (..., 4) uint64 -> (..., 4) uint64, all below 2^32.
 
     ``key`` has 64 bits.
     """
@@ -47,7 +47,7 @@ def philox(key: int, counters: np.ndarray) -> np.ndarray:
 
 
 def uniform(key: int, epochs: Sequence[int], indices: Sequence[int], count: int = NUMBERS) -> np.ndarray:
-    """``count`` numbers in [0, 1) for each of N images, a row a pair of epoch and index: (N, count) float64."""
+    """Draws ``count`` numbers in [0, 1) for each of N images, by epoch and index: (N, count) float64."""
     blocks = math.ceil(count / 4)
     counters = np.zeros((len(indices), blocks, 4), np.uint64)
     counters[..., 0] = np.arange(blocks, dtype=np.uint64)
@@ -66,7 +66,7 @@ class Jitter:
 
 
 def draw_crops(numbers: np.ndarray, heights: np.ndarray, widths: np.ndarray, config: AugmentConfig) -> np.ndarray:
-    """Boxes (N, 4) int64 of (top, left, height, width) in pixels, by the rule of torchvision's RandomResizedCrop.
+    """Draws boxes (N, 4) int64 of (top, left, height, width) in pixels, by the rule of torchvision's RandomResizedCrop.
 
     Of ten tries the first that fits: its area uniform in ``scale``, its ratio of width to height log-uniform in
     ``ratio``, its place uniform. Where none fits, the largest centred crop whose ratio is in range. ``numbers`` are
@@ -105,7 +105,7 @@ def draw_flips(numbers: np.ndarray, probability: float) -> np.ndarray:
 
 
 def draw_jitter(numbers: np.ndarray, strength: float) -> Jitter:
-    """Factors uniform in [max(0, 1 - strength), 1 + strength], all orders alike, as torchvision's ColorJitter."""
+    """Draws factors uniform in [max(0, 1 - strength), 1 + strength], all orders alike, as torchvision's ColorJitter."""
     low, high = max(0.0, 1 - strength), 1 + strength
     factors = low + (high - low) * numbers[:, FACTORS]
     return Jitter(factors.astype(np.float32), (numbers[:, ORDER] * len(ORDERS)).astype(np.int64))

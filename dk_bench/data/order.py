@@ -28,7 +28,7 @@ def mix_seed(*parts: int) -> int:
 
 
 def processes() -> tuple[int, int]:
-    """This process's rank among those that train together, and how many they are, as torch.distributed has it."""
+    """Returns this process's rank among those that train together, and how many they are."""
     together = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
 
@@ -37,10 +37,9 @@ def check_processes(world: int) -> None:
     """Raises UserError where a loader made for ``world`` processes is read by another number of them, who would all
     see the same images."""
     if (now := processes()[1]) not in (1, world):
-        raise UserError(
-            f"a loader that was made for {world} process is read by {now}: expected the data module itself, "
-            "trainer.fit(module, datamodule=data), which makes its loaders when all processes have started"
-        )
+        expected = "the data module itself, trainer.fit(module, datamodule=data), which makes its loaders"
+        when = "when all processes have started"
+        raise UserError(f"a loader that was made for {world} process is read by {now}: expected {expected} {when}")
 
 
 def batches_done(trainer: pl.Trainer, steps: int) -> int:
@@ -77,8 +76,8 @@ class ResumingLoader(DataLoader):
             begin = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the trainer's checkpoint has its progress. Lightning takes loaders with these two methods for ones
-        that can resume, and warns of others."""
+        """Returns nothing: the trainer's checkpoint has its progress. Lightning takes loaders with these two methods
+        for ones that can resume, and warns of others."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -185,5 +184,5 @@ class Augmented(Transformed):
 
 
 def as_it_is(batch: Any) -> Any:
-    """For loaders of data sets that give whole batches."""
+    """Collates nothing: for loaders of data sets that give whole batches."""
     return batch

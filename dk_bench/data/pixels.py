@@ -126,7 +126,7 @@ def _turn(image: Image.Image, size: tuple[int, int] | None, name: str, stated_by
 
 
 def _orientation(image: Image.Image) -> int:
-    """From 1, as it lies, to 8. What cannot be read, or is no orientation, is none: viewers show the picture so too."""
+    """Returns 1, as it lies, to 8. What cannot be read, or is no orientation, is 1: viewers show the picture so too."""
     if image.format == "TIFF":
         return 1  # Pillow turns these by itself
     try:

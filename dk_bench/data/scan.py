@@ -199,7 +199,7 @@ def _list_tar(place: str, key: str) -> tuple[Listing, dict[str, tuple[int, int]]
 
 
 def _members(stream, start: int, prefix: str) -> Iterator[tuple[str, tarfile.TarInfo, int]]:
-    """(name, member, offset of the tar it is in), of tars inside their members in place of them.
+    """Yields (name, member, offset of the tar it is in); of tars inside their members in place of them.
 
     Raises ReadError where the tar does not end as tars end, with zeros: what was lost would not be missed.
     """

@@ -80,14 +80,14 @@ def _count(shared: Sequence, val: Sequence, keys: str, names: tuple[str, str]) -
 def _same(
     train: Sequence, val: Sequence, train_key: Callable[[int], object], val_key: Callable[[int], object]
 ) -> list[tuple[str, str]]:
-    """(training, validation) pairs of items that have the same key."""
+    """Returns (training, validation) pairs of items that have the same key."""
     known = {train_key(index): name for index, name in enumerate(train)}
     pairs = ((known.get(val_key(index)), name) for index, name in enumerate(val))
     return [(name, other) for name, other in pairs if name is not None]
 
 
 def _same_content(train: Files, val: Files) -> list[tuple[str, str]]:
-    """Pairs of files with the same bytes. Only those are read that have the same number of them."""
+    """Returns pairs of files with the same bytes. Only those are read that have the same number of them."""
     train_sizes, val_sizes = ([files.size(index) for index in range(len(files))] for files in (train, val))
     common = set(train_sizes) & set(val_sizes)
 

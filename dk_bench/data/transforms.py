@@ -79,9 +79,7 @@ class TrainTransform(EvalTransform):
         return out
 
     def levels(self, images: Sequence[Tensor], numbers: np.ndarray) -> Tensor:
-        """Returns the same images before mean and deviation: grey levels, (N, 3, size, size) uint8. See
-        `from_levels`.
-        """
+        """Returns the same before mean and deviation: grey levels, (N, 3, size, size) uint8. See `from_levels`."""
         out = torch.empty(len(images), 3, self.size, self.size, dtype=torch.uint8)
         for part, pixels in self._changed(images, numbers):
             out.index_copy_(0, torch.tensor(part), pixels.to(torch.uint8))
@@ -92,7 +90,7 @@ class TrainTransform(EvalTransform):
         return levels.float().mul_(self.scale).sub_(self.shift)
 
     def _changed(self, images: Sequence[Tensor], numbers: np.ndarray) -> Iterator[tuple[list[int], Tensor]]:
-        """Parts of the batch, by their places, and their pixels: whole grey levels in float32, to be written to."""
+        """Yields parts of the batch, by their places, and their pixels: whole grey levels, float32, free to change."""
         boxes = self._boxes(images, numbers)
         flips = draw_flips(numbers, self.augment.flip)
         jitter = draw_jitter(numbers, self.augment.color_jitter) if self.augment.color_jitter > 0 else None
@@ -120,7 +118,7 @@ class TrainTransform(EvalTransform):
         return resize(image[..., top : top + height, left : left + width], self.size, self.size)
 
     def _alike(self, count: int, jitter: Jitter | None) -> Iterator[list[int]]:
-        """Parts of the batch whose colours change in one order."""
+        """Yields parts of the batch whose colours change in one order."""
         if jitter is None:
             yield from self._parts(range(count))
             return
@@ -129,7 +127,7 @@ class TrainTransform(EvalTransform):
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear, antialiased: (1, 3, H, W) uint8 -> (1, 3, height, width) uint8."""
+    """Resizes bilinearly, antialiased: (1, 3, H, W) uint8 -> (1, 3, height, width) uint8."""
     if image.shape[2:] == (height, width):
         return image
     return F.interpolate(image, size=(height, width), mode="bilinear", antialias=True)
@@ -156,6 +154,6 @@ def change_colors(pixels: Tensor, factors: np.ndarray, order: Sequence[int]) -> 
 
 
 def _grey(pixels: Tensor) -> Tensor:
-    """(N, 3, H, W) -> (N, 1, H, W), whole levels. Nothing is rounded on the way: all are multiples of 2^-16."""
+    """Returns (N, 1, H, W) of (N, 3, H, W), in whole levels. Before, nothing is rounded: all are multiples of 2^-16."""
     red, green, blue = pixels.split(1, dim=1)
     return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2]).add_(0.5).floor_()

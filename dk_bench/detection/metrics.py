@@ -72,9 +72,7 @@ class GroundTruth:
         return cls({image: _target(found, label_of) for image, found in objects.items()})
 
     def only(self, ids: Container[int]) -> GroundTruth:
-        """Tells what is said of those images alone: a validation that leaves images out does not count their
-        objects.
-        """
+        """Returns what is said of those images alone: a validation that leaves images out misses no objects there."""
         return GroundTruth({image: target for image, target in self.images.items() if image in ids})
 
 
@@ -89,7 +87,7 @@ def _target(annotations: list[dict[str, Any]], label_of: Mapping[int, int]) -> d
 
 
 def prediction_of(sample: Any) -> tuple[int, dict[str, Tensor]]:
-    """Image id and predictions of mmdet's DetDataSample, on the CPU.
+    """Returns image id and predictions of mmdet's DetDataSample, on the CPU.
 
     boxes (n, 4) float64 as x, y, width, height in pixels of the original image, to which mmdet scales them back by
     itself; scores (n,) float32; labels (n,) int64.
@@ -107,7 +105,7 @@ def prediction_of(sample: Any) -> tuple[int, dict[str, Tensor]]:
 def average_precision(
     predictions: Mapping[int, Mapping[str, Tensor]], truth: GroundTruth, backend: str | None = None
 ) -> dict[str, float]:
-    """mAP (IoU 0.5 to 0.95), mAP_50, mAP_75, mAP_s, mAP_m and mAP_l, from 0 to 1; -1 where there is nothing to find.
+    """Returns mAP (IoU 0.5 to 0.95), mAP_50, mAP_75, mAP_s, mAP_m and mAP_l, 0 to 1; -1 where there is nothing to find.
 
     All images of the ground truth count; one without predictions has found nothing. ``predictions``: image id -> what
     `prediction_of` gives. ``backend``: one of `BACKENDS`, by default the first one that is installed.
@@ -162,5 +160,5 @@ class DetectionMetric:
 
 
 def _installed_backend() -> str:
-    """faster_coco_eval, which gives the same figures sooner, where it is installed."""
+    """Returns faster_coco_eval, which gives the same figures sooner, where it is installed."""
     return next(name for name in BACKENDS if importlib.util.find_spec(name) or name == BACKENDS[-1])

@@ -48,6 +48,8 @@ MAX_OBJECTS = 6
 EMPTY_EVERY, EMPTY_AT = 10, 9  # image 9, 19, ... of a split has no object
 CROWD_EVERY, CROWD_AT = 5, 2  # image 2, 7, ... has a crowd
 CROWD_SHAPES, CROWD_PATCH, CROWD_LENGTHS = (12, 25), (80, 130), (8, 14)  # how many, where, how large (as in SIZES)
+LOWEST = {"train_images": 1, "val_images": 1, "size": MIN_SIZE, "seed": 0, "classes": 1, "bend": 0, "clutter": 0}
+HIGHEST = {"classes": len(SHAPES), "bend": BEND_LIMIT}
 TRIES = 30  # places tried for an object before it is left out
 
 
@@ -83,26 +85,15 @@ class Scenes:
     shares: tuple[float, ...] = SHARES
 
     def __post_init__(self) -> None:
-        bounds = {
-            "train_images": (1, math.inf),
-            "val_images": (1, math.inf),
-            "size": (MIN_SIZE, math.inf),
-            "seed": (0, math.inf),
-            "classes": (1, len(SHAPES)),
-            "bend": (0, BEND_LIMIT),
-            "clutter": (0, math.inf),
-        }
-        for name, (low, high) in bounds.items():
-            value, number = getattr(self, name), (int, float) if name == "bend" else int
+        for name, low in LOWEST.items():
+            value, high = getattr(self, name), HIGHEST.get(name, math.inf)
+            kind, number = ("a number", (int, float)) if name == "bend" else ("an integer", int)
             if isinstance(value, bool) or not isinstance(value, number) or not low <= value <= high:
-                kind = "a number" if name == "bend" else "an integer"
                 upper = "" if high == math.inf else f" and up to {high}"
                 raise UserError(f"procedural data: {name} is {value!r}, expected {kind} from {low}{upper}")
         if not _are_shares(self.shares):
-            raise UserError(
-                f"procedural data: shares is {self.shares!r}, expected {len(SIZES)} numbers from 0 that sum to 1: of "
-                "small, medium and large objects"
-            )
+            expected = f"{len(SIZES)} numbers from 0 that sum to 1: of small, medium and large objects"
+            raise UserError(f"procedural data: shares is {self.shares!r}, expected {expected}")
 
     def count(self, split: str) -> int:
         """Tells how many images a split has."""
@@ -129,7 +120,7 @@ class Scenes:
         return draw(poses, self.size, self._rng(split, index, 1), self.clutter)
 
     def annotations(self, split: str, index: int) -> list[dict[str, Any]]:
-        """COCO annotations of an image, but for ids: category_id (label + 1), bbox, area, iscrowd and segmentation
+        """Returns COCO annotations of an image, but for ids: category_id (label + 1), bbox, area, iscrowd, segmentation
         (a crowd's as run lengths, else empty). An object's ``pose`` has what it was drawn by: center and scale in
         pixels, rotation and bend in radians; ``visible`` is the share of its pixels that nothing hides."""
         items, k = self.items(split, index), SUPERSAMPLING
@@ -159,7 +150,7 @@ class Scenes:
         return Item((pose,), visible=(size.visible * self.size / NATIVE_SIZE) ** 2)
 
     def _crowd(self, rng: np.random.Generator) -> Item:
-        """Many small shapes of one class in a patch, anywhere."""
+        """Draws many small shapes of one class in a patch, anywhere."""
         label, count = int(rng.integers(self.classes)), rng.integers(*CROWD_SHAPES)
         patch = rng.uniform(*CROWD_PATCH) * self.size / NATIVE_SIZE
         poses = [self._pose(label, CROWD_LENGTHS, rng) for _ in range(count)]
@@ -191,9 +182,7 @@ class Scenes:
         return bool((areas >= least).all())
 
     def _samples(self, items: list[Item]) -> np.ndarray:
-        """Tells which item shows, from 1 on, 0 for none: uint8, (k * size, k * size), the very samples `draw`
-        colours.
-        """
+        """Tells which item shows in each sample that `draw` colours, from 1 on, 0 for none: (k size, k size)."""
         k = SUPERSAMPLING
         numbers = Image.new("L", (k * self.size, k * self.size))
         pen = ImageDraw.Draw(numbers)
@@ -219,14 +208,14 @@ def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
 
 
 def _box_and_area(mask: np.ndarray) -> dict[str, Any]:
-    """bbox (left, top, width, height) and area of a mask with at least a pixel on, in pixels."""
+    """Returns bbox (left, top, width, height) and area of a mask with at least a pixel on, in pixels."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     left, top = int(columns[0]), int(rows[0])
     return {"bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top], "area": int(mask.sum())}
 
 
 def _polygon_area(points: np.ndarray) -> float:
-    """Area of a closed polygon, (P, 2), by the shoelace formula."""
+    """Returns the area of a closed polygon, (P, 2), by the shoelace formula."""
     x, y = points.T
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
 

@@ -55,9 +55,9 @@ def standing(values: Any, key: Key, default: Any = None) -> Any:
 
 
 def put(values: Any, key: Key, value: Any, done: Key = ()) -> Any:
-    """``values`` with a value at a place, as a copy where they change. A section is laid over the one that stands, key
-    by key; one without keys empties it, and one with ``_delete_: true``, as in mmengine, takes its place. The key
-    ``_delete_`` alone, true, empties its section.
+    """Returns ``values`` with a value at a place, as a copy where they change. A section is laid over the one that
+    stands, key by key; one without keys empties it, and one with ``_delete_: true``, as in mmengine, takes its place.
+    The key ``_delete_`` alone, true, empties its section.
 
     Raises UserError for an index beyond a list's end and for a place within what is neither list nor section.
     """

@@ -101,7 +101,7 @@ def read_text(text: str, annotation: Any, key: str) -> Any:
 
 
 def read(raw: Any, annotation: Any, key: str = "") -> Any:
-    """Plain data in which texts may be `Word`, as the value that ``key`` takes. A section may be a part of it.
+    """Returns the value that ``key`` takes of plain data in which texts may be `Word`. A section may be a part of it.
 
     Raises UserError, UnknownKey for a key that the schema does not have.
     """
@@ -143,7 +143,7 @@ def _misread(raw: Any, kinds: tuple[Any, ...], key: str) -> UserError:
 
 
 def plain(raw: Any) -> Any:
-    """Plain data without `Word`: every text as it is written."""
+    """Returns plain data without `Word`: every text as it is written."""
     if isinstance(raw, Mapping):
         return {str(key): plain(item) for key, item in raw.items()}
     if isinstance(raw, list | tuple):
@@ -186,7 +186,7 @@ def _read_list(raw: list | tuple, kinds: tuple[Any, ...], key: str) -> list | tu
 
 
 def _read_word(raw: str, kinds: tuple[Any, ...], key: str) -> Any:
-    """In the order: null, truth value, integer, number, text. A text in quotes is one where a text may stand."""
+    """Tries null, truth value, integer, number, text, in that order. A text in quotes is one where a text may stand."""
     takes_text, text = Any in kinds or str in kinds, str(raw)
     if takes_text and not isinstance(raw, Word):
         return text

@@ -108,7 +108,7 @@ def _is_as_written(node: yaml.ScalarNode) -> bool:
 
 
 def _made(node: yaml.ScalarNode) -> str:
-    """In words, what YAML makes of a scalar without quotes."""
+    """Says in words what YAML makes of a scalar without quotes."""
     if node.tag == f"{TAG}timestamp":
         return "a date"
     try:
