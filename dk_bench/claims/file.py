@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from dk_bench.claims.studies import CLAIMS as FIGURE_CLAIMS
 from dk_bench.errors import UserError, located
 from dk_bench.models import KernelSpec
 from dk_bench.nn.scope import GRIDS
+from dk_bench.reading.mappings import check_keys
 from dk_bench.reading.yaml_words import read_as_written
 from dk_bench.tables.paper import figures_of_row, paper_row
 
@@ -161,7 +161,7 @@ def load_claims(path: str | Path = CLAIMS_FILE) -> Claims:
     """
     content = read_as_written(path, "claims")
     with located(path):
-        _check_keys(content, {"experiments": dict, "studies": dict, "arms": dict, "claims": list})
+        check_keys(content, {"experiments": dict, "studies": dict, "arms": dict, "claims": list})
         arms = _each("arm", content["arms"], _arm)
         experiments = _each("experiment", content["experiments"], partial(_experiment, arms=arms))
         found = Claims(experiments, _each("study", content["studies"], _study), arms, _claims(content["claims"]))
@@ -198,7 +198,7 @@ def _arm(name: str, value: Any) -> Arm:
     if not isinstance(value, dict):
         raise UserError(f"expected what its kernel spec changes, got {value!r}")
     own = {key: value[key] for key in value.keys() - fields}
-    _check_keys(own, {}, {"scc": bool, "offset_lr_multiplier": int | float, "backbone": str}, also=fields)
+    check_keys(own, {}, {"scc": bool, "offset_lr_multiplier": int | float, "backbone": str}, also=fields)
     experts = 2 * own.get("scc", False)
     try:
         spec = KernelSpec.from_dict({key: value[key] for key in value.keys() & fields} | {"experts": experts})
@@ -208,7 +208,7 @@ def _arm(name: str, value: Any) -> Arm:
 
 
 def _experiment(name: str, value: Any, arms: Mapping[str, Arm]) -> Experiment:
-    _check_keys(value, {"title": str, "runs": str, "metric": str, "seeds": int, "bases": dict})
+    check_keys(value, {"title": str, "runs": str, "metric": str, "seeds": int, "bases": dict})
     if value["seeds"] < 2:
         raise UserError(f"seeds is {value['seeds']}, expected 2 at least, as one has no spread")
     _check_known("base", value["bases"], BACKBONES)
@@ -217,7 +217,7 @@ def _experiment(name: str, value: Any, arms: Mapping[str, Arm]) -> Experiment:
 
 
 def _base(name: str, value: Any, known: Mapping[str, Arm]) -> Base:
-    _check_keys(value, {"model": str, "arms": list})
+    check_keys(value, {"model": str, "arms": list})
     _check_known("arm", value["arms"], known)
     if twice := [arm for arm in value["arms"] if value["arms"].count(arm) > 1]:
         raise UserError(f"arm {twice[0]} is there twice")
@@ -225,7 +225,7 @@ def _base(name: str, value: Any, known: Mapping[str, Arm]) -> Base:
 
 
 def _study(name: str, value: Any) -> Study:
-    _check_keys(value, {"title": str, "bases": dict}, {"dynamics": str, "erf": str})
+    check_keys(value, {"title": str, "bases": dict}, {"dynamics": str, "erf": str})
     _check_known("base", value["bases"], BACKBONES)
     return Study(name, value["title"], value.get("dynamics"), value.get("erf"), value["bases"])
 
@@ -234,7 +234,7 @@ def _claim(value: Any) -> Claim:
     plain = {"figure": str, "paper": str, "margin": int | float, "as_good": bool, "family": str, "unit": str}
     lists = {"grids": list, "bases": list}
     needed = {"id": str, "claim": str, "source": str, "tested": list}
-    _check_keys(value, needed, {"contrast": dict, **plain, **lists})
+    check_keys(value, needed, {"contrast": dict, **plain, **lists})
     if ("figure" in value) == ("contrast" in value):
         raise UserError("expected a contrast, or a figure of the paper")
     options = {key: value[key] for key in plain.keys() & value.keys()}
@@ -292,22 +292,3 @@ def _check_known(kind: str, names: Iterable[Any], known: Iterable[str]) -> None:
     known = list(known)
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"unknown {kind} {unknown[0]!r}, expected one of {', '.join(known)}")
-
-
-def _check_keys(
-    value: Any, needed: Mapping[str, Any], optional: Mapping[str, Any] = MappingProxyType({}), also: Iterable[str] = ()
-) -> None:
-    """Raises UserError for a mapping that lacks a key, has an unknown one or one of another kind."""
-    if not isinstance(value, dict):
-        raise UserError(f"expected a mapping, got {value!r}")
-    kinds = {**needed, **optional}
-    if missing := needed.keys() - value.keys():
-        raise UserError(f"missing {', '.join(sorted(missing))}")
-    if unknown := value.keys() - kinds.keys():
-        expected = ", ".join([*kinds, *sorted(also)])
-        raise UserError(f"unknown {', '.join(map(str, sorted(unknown, key=str)))}, expected some of {expected}")
-    for key in value:
-        kind = kinds[key]
-        if not isinstance(value[key], kind) or (kind is not bool and isinstance(value[key], bool)):
-            words = {dict: "a mapping", list: "a list", str: "text", bool: "true or false"}.get(kind, "a number")
-            raise UserError(f"{key} is {value[key]!r}, expected {words}")

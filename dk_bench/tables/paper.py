@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, located
 from dk_bench.models import MODELS, KernelSpec
+from dk_bench.reading.mappings import check_keys
+from dk_bench.reading.yaml_words import read_as_written
 
 PAPER_FILE = Path(__file__).with_name("paper.yaml")  # package data, so that it is there however one installs
 
@@ -32,24 +32,20 @@ def load_paper(path: str | Path = PAPER_FILE) -> dict[str, list[dict[str, Any]]]
     Units: top1 and map in percent, params in millions, flops in 10^9 multiply-adds. Raises UserError that names file,
     table and row for anything missing, unknown, not a number or there twice.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: the paper's figures cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
-    if not isinstance(content, dict) or "source" not in content:
-        raise UserError(f"{path}: expected the tables and their source")
-    for table, (keys, figures) in TABLES.items():
-        if not isinstance(content.get(table), list):
-            raise UserError(f"{path}: {table} is not a list of rows")
-        seen = set()
-        for number, row in enumerate(content[table], start=1):
-            where = f"{path}: {table}, row {number}"
-            _check_row(row, keys, figures, where)
-            if (name := row_name(row)) in seen:
-                raise UserError(f"{where}: there twice")
-            seen.add(name)
+    content = read_as_written(path, "figures of the paper")
+    with located(path):
+        if not isinstance(content, dict) or "source" not in content:
+            raise UserError("expected the tables and their source")
+        for table, (keys, figures) in TABLES.items():
+            if not isinstance(content.get(table), list):
+                raise UserError(f"{table} is not a list of rows")
+            kinds, seen = dict.fromkeys(keys, str) | dict.fromkeys(figures, int | float), set()
+            for number, row in enumerate(content[table], start=1):
+                with located(f"{table}, row {number}"):
+                    check_keys(row, kinds)
+                    if row_name(row) in seen:
+                        raise UserError("there twice")
+                seen.add(row_name(row))
     return {table: content[table] for table in TABLES}
 
 
@@ -96,18 +92,3 @@ def _figures() -> dict[tuple[str, ...], dict[str, float]]:
         for row in rows:
             found.setdefault(row_name(row), {}).update({key: row[key] for key in TABLES[table][1]})
     return found
-
-
-def _check_row(row: Any, keys: tuple[str, ...], figures: tuple[str, ...], where: str) -> None:
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a mapping")
-    expected = set(keys) | set(figures)
-    for kind, names in (("missing", expected - row.keys()), ("unknown", row.keys() - expected)):
-        if names:
-            raise UserError(f"{where}: {kind} {', '.join(sorted(names))}")
-    for key in keys:
-        if not isinstance(row[key], str):
-            raise UserError(f"{where}: {key} is {row[key]!r}, expected text")
-    for key in figures:
-        if isinstance(row[key], bool) or not isinstance(row[key], int | float):
-            raise UserError(f"{where}: {key} is {row[key]!r}, expected a number")
