@@ -1,5 +1,8 @@
-# make demo: everything from a bare clone to an ablation table. make test: everything to a passed suite.
-# make tables: every table in results/ and README.md again from the records.
+# make demo     from a bare clone to an ablation table
+# make test     from a bare clone to a passed suite, linter first
+# make lint     the linter alone
+# make tables   writes every table in results/ and README.md again, from the records
+# make clean    removes .venv, what was built, and runs/
 .PHONY: demo test lint tables clean
 .DELETE_ON_ERROR:
 
@@ -7,8 +10,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Old pips take three times as long over the large wheels of torch, and compile modules on one core.
 PIP := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
-# Without bytecode every command spends 20 seconds on imports, for ever where Python may not write it. Some packages
-# hold templates that do not compile; that fails nothing.
+# Without bytecode every command spends 20 seconds on imports, and Python may not be allowed to write it later. Some
+# packages hold templates that do not compile; that is no fault.
 BYTECODE := $(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
 OPS := $(wildcard ops/*.h ops/*/*)
 
