@@ -10,15 +10,17 @@ import re
 import shlex
 import sys
 import textwrap
+import types
 import typing
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from dk_bench.claims.file import load_claims
 from dk_bench.cli import COMMANDS, main
-from dk_bench.config import Config
+from dk_bench.config import Config, load_config
 from dk_bench.models import MODELS, KernelSpec, Variant, rules
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.tables.cells import gather
@@ -30,7 +32,7 @@ PATH = re.compile(r"(?<![\w/.:<-])(?:dk_bench|ops|tests|tools|sweeps|configs|doc
 DOTTED = re.compile(r"(?<![\w/.-])dk_bench(?:\.[A-Za-z_]\w*)+")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 SETTING = re.compile(r"(?<![\w./-])(?:model|data|optim|ema|trainer|wandb)(?:\.\w+)+(?==)")
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 MMDETS = ("tools/test.py", "tools/train.py")  # in mmdet's folder
 RECIPE = "mine"  # what the recipes of docs/extending.md make is called so, and is not there
 
@@ -237,3 +239,14 @@ def test_the_recipe_of_a_table():
     cells = gather(read_record(path) for path in find_records([ROOT / "results" / "e2"]))
     (table,) = names["mine_document"](cells).tables
     assert table.columns == ("data", "model", "top-1", "epochs") and len(table.rows) == len(cells) > 10
+
+
+def test_the_recipe_of_a_study(tmp_path):
+    names: dict = {}
+    for lines in blocks_of("A study", "python"):
+        exec(lines, names)
+    model, config = timm.create_model("test_resnetdw_dk").eval(), load_config(ROOT / "configs" / "demo.yaml")
+    names["load_classifier"] = lambda path: types.SimpleNamespace(model=model, config=config)
+    rows = names["study_offsets"]("last.ckpt", 2)
+    assert [row["kind"] for row in rows] == ["kernel offsets"] * 4 and all(row["mean"] == 0 for row in rows)
+    assert [path.name for path in names["write_figure"](rows, tmp_path)] == ["mine.png", "mine.pdf"]
