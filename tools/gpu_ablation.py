@@ -32,6 +32,7 @@ from typing import IO
 BEGAN = time.monotonic()
 
 import torch
+from forked import Forked
 
 import dk_bench.classification.module
 import dk_bench.training.run  # noqa: F401  # here, for all forks; nothing of it touches the GPU
@@ -43,7 +44,6 @@ from dk_bench.data.shifts import held_out_sets
 from dk_bench.processes.interrupts import Interrupted, begin_anew, interrupts
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.sweep.deadline import Deadline
-from dk_bench.sweep.forked import Forked
 from dk_bench.sweep.job import Job
 from dk_bench.sweep.listing import find_runs, skip_finished
 from dk_bench.sweep.runner import run_jobs

@@ -33,13 +33,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from forked import Forked
 
 from dk_bench.cli import main as dk_bench
 from dk_bench.errors import UserError
 from dk_bench.runs.attempts import is_gone, this_process
 from dk_bench.runs.record import RunRecord, find_records, read_record
 from dk_bench.sweep import runner
-from dk_bench.sweep.forked import Forked
 from dk_bench.tables.documents import build_documents, write_documents
 from dk_bench.training import read_checkpoint
 from dk_bench.training import run as training

@@ -16,15 +16,15 @@ from dk_bench.runs.record import RunRecord
 
 
 def pack_correct(hits: np.ndarray, order: str | None) -> dict[str, Any]:
-    """What a record holds of hits (N,) bool, in the order of the set's images: ``images``, their number; ``order``, the
-    set's checksum, which also is one of its order, None where nobody knows it; ``bits``, the hits packed eight to a
-    byte, the first in the highest bit, in base64."""
+    """Returns what a record holds of hits (N,) bool, in the order of the set's images: ``images``, their number;
+    ``order``, the set's checksum, which also is one of its order, None where nobody knows it; ``bits``, the hits packed
+    eight to a byte, the first in the highest bit, in base64."""
     hits = np.asarray(hits, bool)
     return {"images": len(hits), "order": order, "bits": base64.b64encode(np.packbits(hits).tobytes()).decode()}
 
 
 def correct_images(record: RunRecord, name: str = "val") -> np.ndarray:
-    """Of each image of a set, in order, whether the model told its class at the end of training: (N,) bool.
+    """Tells of each image of a set, in order, whether the model told its class at the end of training: (N,) bool.
 
     Raises UserError where the record does not say, as those of detectors and older ones.
     """
@@ -53,8 +53,8 @@ def correct_together(records: Sequence[RunRecord], name: str = "val") -> np.ndar
 
 
 def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int, float]:
-    """McNemar's exact test of two rows of hits, (N,) bool each, on the same images: how many images only the first and
-    only the second told rightly, and the two-sided p of so uneven a split by chance."""
+    """Returns McNemar's exact test of two rows of hits, (N,) bool each, on the same images: how many images only the
+    first and only the second told rightly, and the two-sided p of so uneven a split by chance."""
     only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     count = only_ours + only_theirs
     p = min(1.0, 2 * float(bdtr(min(only_ours, only_theirs), count, 0.5))) if count else 1.0
@@ -62,8 +62,8 @@ def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int, float]:
 
 
 def crossed_interval(differences: np.ndarray, confidence: float = 0.95) -> Mapping[str, float]:
-    """Of differences (seeds, images), such as hits minus the base's, the ``mean`` and its interval if seeds and images
-    are both drawn at random: ``half_width``, and the standard errors by ``seeds`` and by ``images`` alone.
+    """Returns the ``mean`` of differences (seeds, images), such as hits minus the base's, and its interval if seeds and
+    images are both drawn at random: ``half_width``, and the standard errors by ``seeds`` and by ``images`` alone.
 
     By the two-way layout with one value a cell: the variance of the mean is that over seeds plus that over images,
     less what both count, the rest's; the part of a source is never below 0. Student's t has as many degrees of freedom

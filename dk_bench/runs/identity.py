@@ -19,37 +19,19 @@ from dk_bench.runs.mmengine_settings import is_mmengines, mmengine_cell
 
 # What the trained model is tested on, which training does not see.
 TESTS = (
-    "data.test",
-    "data.procedural.test_images",
-    "data.procedural.shifts.scale_up",
-    "data.procedural.shifts.scale_down",
-    "data.procedural.shifts.rotation",
-    "data.procedural.shifts.bend",
+    "data.test data.procedural.test_images data.procedural.shifts.scale_up data.procedural.shifts.scale_down "
+    "data.procedural.shifts.rotation data.procedural.shifts.bend".split()
 )
 # What tells runs of one cell apart, how a run is called and where it writes, where images lie, how fast it goes, and
 # `TESTS`.
 NOT_OF_THE_CELL = frozenset(
-    {
-        "seed",
-        "output",
-        "name",
-        "wandb.mode",
-        "wandb.project",
-        "data.root",
-        "data.workers",
-        "data.cache",
-        "data.cache_gb",
-        "trainer.accelerator",
-        "trainer.devices",
-        "trainer.checkpoint_every_n_steps",
-        "trainer.compile",
-        *TESTS,
-    }
-)
+    "seed output name wandb.mode wandb.project data.root data.workers data.cache data.cache_gb trainer.accelerator "
+    "trainer.devices trainer.checkpoint_every_n_steps trainer.compile".split()
+) | set(TESTS)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of nested sections; an empty section gives nothing."""
+    """Yields (dotted key, value) of nested sections; an empty section gives nothing."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
@@ -66,8 +48,8 @@ def setting(config: Mapping[str, Any], key: str) -> Any:
 
 
 def cell_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Tells what of a plain configuration makes its cell: dotted keys whose values can change results and are no
-    default.
+    """Returns the settings of a plain configuration that can change results, by their dotted keys: those that are not
+    at their defaults.
 
     A key that the schema got later stands at its default in older configurations, and so changes none of them. Paths
     of the images do not count where ``data.name`` says which images they are, the number of devices only where each
@@ -117,9 +99,7 @@ def run_folder(run: RunConfig, values: Mapping[str, Any]) -> Path:
 
 
 def _split_counts(flat: Mapping[str, Any]) -> bool:
-    """Tells whether data.train and data.val say which images: as names of splits, or as paths of data without a
-    name.
-    """
+    """Tells whether data.train and data.val say which images: as names of splits, or as paths of unnamed data."""
     if flat.get("data.source", DEFAULTS["data.source"]) != "timm":
         return False
     return bool(flat.get("data.reader")) or flat.get("data.name", DEFAULTS["data.name"]) == DEFAULTS["data.name"]

@@ -77,7 +77,7 @@ def resolve(command: list[str]) -> dict[str, Any]:
 
 
 def compare_making(record: RunRecord, config: Mapping[str, Any] | None) -> list[Then]:
-    """Commit, changes, versions and device then and now, and the settings that differ; ``config`` is today's, if known.
+    """Compares commit, changes, versions and device then and now, and the settings; ``config`` is today's, if known.
 
     The device does not matter: that a run comes out the same on another may be what a replay is to show.
     """
@@ -91,7 +91,7 @@ def compare_making(record: RunRecord, config: Mapping[str, Any] | None) -> list[
 
 
 def compare_rounding(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Then]:
-    """Of two devices as records hold them, what decides how their numbers are rounded: the instruction set that each
+    """Compares what decides how numbers are rounded, of two devices as records hold them: the instruction set that each
     library chose, and how CUDA is set. Nothing where the first is an older record's, which does not tell."""
     return [
         Then(name.format(key), _word(value), _word((now.get(part) or {}).get(key)), False)

@@ -6,9 +6,10 @@ import os
 import time
 from pathlib import Path
 
+from forked import Forked
+
 from dk_bench.processes.interrupts import Interrupted, interrupts
 from dk_bench.sweep.deadline import Deadline
-from dk_bench.sweep.forked import Forked
 from dk_bench.sweep.job import Job
 from dk_bench.sweep.runner import run_jobs
 
