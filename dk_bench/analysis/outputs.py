@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, system_errors
 from dk_bench.files import open_atomically
 
 Row = TypeVar("Row")
@@ -59,9 +59,6 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_bytes(path: Path, content: bytes) -> Path:
     """Writes a file, its folder made where there is none. Raises UserError where it cannot."""
-    try:
-        with open_atomically(path) as stream:
-            stream.write(content)
-    except OSError as error:
-        raise UserError(f"--output {path.parent}: {error.strerror or error}") from error
+    with system_errors(f"--output {path.parent}"), open_atomically(path) as stream:
+        stream.write(content)
     return path

@@ -27,8 +27,8 @@ from dk_bench.analysis.bench.steps import CPU_SETS, ModelSet, bench_models
 from dk_bench.analysis.bench.steps import ROUNDS as TRAIN_ROUNDS
 from dk_bench.analysis.bench.study import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
 from dk_bench.analysis.bench.tables import document
-from dk_bench.cli.options import add_number, add_output, check_device, check_file, writing
-from dk_bench.errors import UserError
+from dk_bench.cli.options import add_number, add_output, check_device, check_file
+from dk_bench.errors import UserError, system_errors
 from dk_bench.files import write_atomically
 from dk_bench.functional.loading import why_reference
 from dk_bench.models import MODELS, PAPER_MODELS
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
             record = measure_held(names, _arguments(args), lambda name: status.update(f"timing under {name}"))
     show(document(record), console)
     if args.output:
-        with writing(args.output):
+        with system_errors(f"--output {args.output}"):
             write_atomically(args.output, json.dumps(record, indent=1) + "\n")
     return 0
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from dk_bench.cli.options import check_file
-from dk_bench.errors import UserError
+from dk_bench.errors import system_errors
 from dk_bench.processes.launchers import this_rank
 
 
@@ -48,8 +48,6 @@ def run(args: argparse.Namespace) -> int:
     for name in tested_sets(record)[1:]:
         print(f"{name}: {task.summary(final, classes, name)}")
     if args.record:
-        try:
+        with system_errors(f"--record {args.record}"):
             print(f"record: {write_record(record, args.record)}")
-        except OSError as error:
-            raise UserError(f"--record {args.record}: {error.strerror or error}") from error
     return 0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,15 +126,6 @@ def _path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got an empty text")
     return Path(text)
-
-
-@contextmanager
-def writing(path: str | Path, argument: str = "--output") -> Iterator[None]:
-    """Turns an error in writing what an argument names into UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{argument} {path}: {error.strerror or error}") from error
 
 
 def check_folder(folder: Path, given: str = "") -> None:

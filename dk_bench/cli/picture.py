@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dk_bench.cli.options import add_number, add_output, check_file, writing
+from dk_bench.cli.options import add_number, add_output, check_file
+from dk_bench.errors import system_errors
 
 CAPTIONS = {
     "train": "Training images, before augmentation.",
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     page = tasks.load(args.config, [*sized, *args.overrides]).sheet(args.rows, args.split)
     texts = PngInfo()  # where `dk-bench report` finds the caption
     texts.add_text("Description", CAPTIONS[args.split])
-    with writing(args.output):
+    with system_errors(f"--output {args.output}"):
         page.save(args.output, format="PNG", pnginfo=texts)
     print(args.output)
     return 0

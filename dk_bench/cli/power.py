@@ -10,9 +10,9 @@ from rich.console import Console
 
 from dk_bench.claims.planning import Aim, find_cells, plan_seeds, read_contrast
 from dk_bench.claims.simulation import simulate
-from dk_bench.cli.options import add_number, add_output, check_file, writing
+from dk_bench.cli.options import add_number, add_output, check_file
 from dk_bench.cli.records import add_records, check_all_hold, read_records
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, system_errors
 from dk_bench.files import write_atomically
 from dk_bench.runs.record import TRAINING, RunRecord
 from dk_bench.tables.cells import Data, gather
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     document = simulate() if _is_simulation(args) else _plan(args)
     show(document, Console())
     if args.output:
-        with writing(args.output):
+        with system_errors(f"--output {args.output}"):
             write_atomically(args.output, markdown(document))
     return 0
 
