@@ -4,9 +4,12 @@ import io
 import tarfile
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from dk_bench.config import load_config
+from dk_bench.data.scan import scan
+from dk_bench.errors import UserError
 
 FORMATS = {"tif": "TIFF", "jpg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "JPG": "JPEG", "pgm": "PPM", "dib": "BMP"}
 
@@ -57,3 +60,31 @@ def data_config(root, *overrides):
         "data.workers=0",
     ]
     return load_config(None, [*settings, *overrides]).data
+
+
+def found(place):
+    """Classes, and the numbers of images and of service files of a scan of the place."""
+    images = scan(str(place), "data.train")
+    return images.classes, len(images.names), images.left_out
+
+
+def fault(place):
+    """What a scan of the place says is wrong, which names it."""
+    with pytest.raises(UserError) as error:
+        scan(str(place), "data.train")
+    assert str(error.value).startswith("key 'data.train': ") and str(place) in str(error.value)
+    return str(error.value)
+
+
+def run_config(data, output):
+    """The configuration of a run of an epoch on the splits that lie in a folder."""
+    return load_config(
+        None,
+        [
+            "data.source=timm",
+            *(f"data.{split}={data}/{split}" for split in ("train", "val")),
+            *"data.size=32 data.batch_size=2 data.workers=0 model.name=test_resnetdw optim.epochs=1".split(),
+            *"optim.warmup_epochs=0 trainer.accelerator=cpu wandb.mode=disabled".split(),
+            f"output={output}",
+        ],
+    )

@@ -21,6 +21,19 @@ TINY = (
     "optim.warmup_epochs=1",
     "optim.lr=0.05",
 )
+# Of the shortest run that trains.
+ONE_STEP = (
+    "wandb.mode=disabled",
+    "data.size=32",
+    "data.crop_pct=1",
+    "data.workers=0",
+    "data.batch_size=4",
+    "data.procedural.train_images=4",
+    "data.procedural.val_images=2",
+    "data.procedural.classes=3",
+    "optim.epochs=1",
+    "optim.warmup_epochs=0",
+)
 
 
 def tiny(output, *overrides):

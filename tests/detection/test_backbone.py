@@ -14,6 +14,7 @@ import timm
 import torch
 from mmdet.registry import MODELS
 from torch import nn
+from training_cases import ONE_STEP
 
 from dk_bench import KernelSpec, deform
 from dk_bench.config import load_config
@@ -25,18 +26,6 @@ from dk_bench.training import load_model, run_folder, train
 
 ROOT = Path(__file__).parents[2]
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
-ONE_STEP = (
-    "wandb.mode=disabled",
-    "data.size=32",
-    "data.crop_pct=1",
-    "data.workers=0",
-    "data.batch_size=4",
-    "data.procedural.train_images=4",
-    "data.procedural.val_images=2",
-    "data.procedural.classes=3",
-    "optim.epochs=1",
-    "optim.warmup_epochs=0",
-)
 
 
 def build(model_name="test_resnetdw", **arguments):

@@ -7,6 +7,7 @@ import logging
 import pytest
 import timm
 import torch
+from training_cases import ONE_STEP
 
 from dk_bench import KernelSpec
 from dk_bench.classification.timm_models import build_model, kernel_spec
@@ -16,25 +17,11 @@ from dk_bench.models import MODELS, TEST_MODELS
 from dk_bench.nn import DeformKernel2d, offset_parameter_names
 from dk_bench.training import evaluate, load_model, run_folder, train
 
-ONE_STEP = (
-    "name=step",
-    "wandb.mode=disabled",
-    "data.size=32",
-    "data.crop_pct=1",
-    "data.workers=0",
-    "data.batch_size=4",
-    "data.procedural.train_images=4",
-    "data.procedural.val_images=2",
-    "data.procedural.classes=3",
-    "optim.epochs=1",
-    "optim.warmup_epochs=0",
-)
-
 
 @pytest.mark.parametrize("name", TEST_MODELS)
 def test_model_trains(name, tmp_path):
     """One step by the defaults, channels_last among them."""
-    config = load_config(None, [*ONE_STEP, f"output={tmp_path}", f"model.name={name}"])
+    config = load_config(None, ["name=step", *ONE_STEP, f"output={tmp_path}", f"model.name={name}"])
     record = train(config)
     assert record.status == "finished" and len(record.metrics["epochs"]) == 1
     checkpoint = torch.load(run_folder(config) / "last.ckpt", weights_only=True)
@@ -45,7 +32,7 @@ CONVNEXT = ("model.name=test_convnext", "model.spec={depthwise: local, kernel_si
 
 
 def one_step(output, *overrides):
-    return load_config(None, [*ONE_STEP, f"output={output}", *overrides])
+    return load_config(None, ["name=step", *ONE_STEP, f"output={output}", *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +158,8 @@ def test_what_does_not_go_together(convnext, tmp_path, overrides, message):
 @pytest.mark.parametrize("override", ["trainer.precision=bf16-mixed", "ema.decay=0.9"])
 def test_ways_to_train(tmp_path, override):
     """Mixed precision, averaged weights: the run finishes and its checkpoint evaluates the same."""
-    config = load_config(None, [*ONE_STEP, f"output={tmp_path}", "model.name=test_resnetdw_dcn_dk", override])
+    ways = ["name=step", f"output={tmp_path}", "model.name=test_resnetdw_dcn_dk", override]
+    config = load_config(None, [*ONE_STEP, *ways])
     record = train(config)
     assert record.status == "finished"
     evaluated = evaluate(run_folder(config) / "last.ckpt")
