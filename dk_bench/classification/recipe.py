@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from dk_bench.config import OptimConfig
-from dk_bench.errors import UserError
 from dk_bench.nn import offset_parameter_names
+from dk_bench.training.own_trainer import check_same_steps
 
 
 def offset_lr_multiplier(config: OptimConfig, model_name: str) -> float:
@@ -25,7 +25,7 @@ def offset_lr_multiplier(config: OptimConfig, model_name: str) -> float:
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig, model_name: str) -> list[dict]:
-    """Trainable parameters in up to four groups: (offset generators or not) x (weight decay or not).
+    """Returns the trainable parameters in up to four groups: (offset generators or not) x (weight decay or not).
 
     Weight decay acts on weights; biases and normalisation layers, whose parameters have one dimension, go without, as
     timm has it. The paper gives the decay (4e-5) and not what it acts on.
@@ -48,7 +48,8 @@ def parameter_groups(model: nn.Module, config: OptimConfig, model_name: str) -> 
 
 
 def schedule(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Factor on the learning rate at a step (from 0): linear from 0 to 1 at ``warmup_steps``, then a cosine to 0."""
+    """Returns the factor on the learning rate at a step (from 0): linear from 0 to 1 at ``warmup_steps``, then a cosine
+    to 0."""
     if step < warmup_steps:
         return step / warmup_steps
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, total_steps - warmup_steps)))
@@ -63,19 +64,15 @@ class WarmupCosine(LambdaLR):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on. Raises UserError for a schedule of another length, which would end elsewhere than at zero."""
-        held = state_dict.get("total_steps", self.total_steps)  # what is older does not say
-        if held != self.total_steps:
-            raise UserError(
-                f"the checkpoint to go on from is of a run of {held} optimiser steps, this one has {self.total_steps}: "
-                "expected the same batches, epochs and accumulated gradients"
-            )
+        held, same = state_dict.get("total_steps"), "batches, epochs and accumulated gradients"
+        check_same_steps(held, self.total_steps, "optimiser steps", same)
         super().load_state_dict(state_dict)
 
 
 def build_optimizer(
     model: nn.Module, config: OptimConfig, model_name: str, steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, WarmupCosine]:
-    """SGD over `parameter_groups`, and its schedule, to be stepped after every optimiser step."""
+    """Returns SGD over `parameter_groups`, and its schedule, to be stepped after every optimiser step."""
     optimizer = torch.optim.SGD(parameter_groups(model, config, model_name), lr=config.lr, momentum=config.momentum)
     warmup, total = round(config.warmup_epochs * steps_per_epoch), config.epochs * steps_per_epoch
     return optimizer, WarmupCosine(optimizer, warmup, total)

@@ -24,7 +24,7 @@ from dk_bench.detection.recipe import build_schedules, build_wrapper, clip_gradi
 from dk_bench.detection.task import Detection
 from dk_bench.detection.weights import load_start, without_initial_weights
 from dk_bench.errors import UserError
-from dk_bench.training.own_trainer import ConfiguredModule, add_loss, mean_of_losses
+from dk_bench.training.own_trainer import ConfiguredModule, add_loss, check_same_steps, mean_of_losses
 
 CLASSLESS = ("rpn_head", "semantic_head")  # tell objects from background, or stuff
 
@@ -200,11 +200,7 @@ class LitDetector(ConfiguredModule):
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         held, now = checkpoint.get("steps_per_epoch"), self.trainer.datamodule.steps_per_epoch
-        if held != now:
-            raise UserError(
-                f"the checkpoint to go on from has {held} steps an epoch, this run {now}: expected the same number of "
-                "devices and the same training images"
-            )
+        check_same_steps(held, now, "steps an epoch", "number of devices and training images")
 
 
 def build_detector(cfg: MMConfig, *, initial_weights: bool = True) -> nn.Module:

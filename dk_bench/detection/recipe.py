@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from dk_bench.detection.building import build, quiet_mmengine
 from dk_bench.errors import UserError
+from dk_bench.training.own_trainer import check_same_steps
 
 OF_MIXED_PRECISION = ("dtype", "loss_scale", "use_fp16")  # AmpOptimWrapper's; here the trainer's precision does that
 
@@ -46,12 +47,8 @@ class Schedules:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on. Raises UserError where an epoch has other steps than before."""
-        held = state_dict.get("steps_per_epoch", self.steps_per_epoch)  # what is older does not say
-        if held != self.steps_per_epoch:
-            raise UserError(
-                f"the checkpoint to go on from has {held} optimiser steps an epoch, this run {self.steps_per_epoch}: "
-                "expected the same batches and accumulated gradients"
-            )
+        held, now = state_dict.get("steps_per_epoch"), self.steps_per_epoch
+        check_same_steps(held, now, "optimiser steps an epoch", "batches and accumulated gradients")
         self.steps = state_dict["steps"]
         for scheduler, state in zip(self.schedulers, state_dict["schedulers"], strict=True):
             scheduler.load_state_dict(state)

@@ -20,7 +20,7 @@ class SharedBatchNorm(LayerSync):
     cannot do without GPUs. On one device Lightning leaves it out."""
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """``model`` with every batch normalisation synchronised; parameters and buffers stay the same tensors."""
+        """Synchronises every batch normalisation of ``model``; parameters and buffers stay the same tensors."""
         if dist.get_backend() == dist.Backend.NCCL:
             return timm.layers.convert_sync_batchnorm(model)  # torch's fused layer, which takes no input on a CPU
         for module in model.modules():
@@ -29,7 +29,7 @@ class SharedBatchNorm(LayerSync):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """``model`` as it is: outside a process group its layers are ordinary ones."""
+        """Returns ``model`` as it is: outside a process group its layers are ordinary ones."""
         return model
 
 

@@ -36,8 +36,8 @@ class Throughput(Callback):
         self._waited_before = 0.0  # the loader's own count, when the clock was read last
 
     def rates(self) -> dict[str, float | None]:
-        """train_images_per_second and eval_images_per_second so far, and loading_share, the part of the seconds of
-        training that passed in waiting for images; None where another loader than ours gave them."""
+        """Returns train_images_per_second and eval_images_per_second so far, and loading_share, the part of the seconds
+        of training that passed in waiting for images; None where another loader than ours gave them."""
         rates = {
             f"{kind}_images_per_second": round(self._images[kind] / seconds, 2) if seconds > 0 else None
             for kind, seconds in self._seconds.items()

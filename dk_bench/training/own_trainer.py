@@ -208,6 +208,13 @@ def add_loss(mean: MeanMetric, loss: Tensor, images: int) -> None:
     mean.update(loss.detach(), torch.full((), float(images), device=loss.device))
 
 
+def check_same_steps(held: int | None, now: int, words: str, same: str) -> None:
+    """Raises UserError where a checkpoint to go on from counted other steps than this run does; an older one may not
+    say. ``words`` says what steps, ``same`` what makes them."""
+    if held not in (None, now):
+        raise UserError(f"the checkpoint to go on from has {held} {words}, this run {now}: expected the same {same}")
+
+
 def _is_late(loss: Tensor) -> bool:
     return loss.is_cuda
 

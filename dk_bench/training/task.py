@@ -141,7 +141,7 @@ class Task(ABC):
 
 
 def task_of(checkpoint: Mapping[str, Any]) -> str:
-    """Tells the name of the task that a checkpoint is of. Those of classification do not say."""
+    """Tells the name of the task that a checkpoint is of. Older ones of classification do not say."""
     return checkpoint.get("task", "classification")
 
 

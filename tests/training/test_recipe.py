@@ -76,5 +76,5 @@ def test_a_schedule_goes_on_as_long_as_it_was_meant():
     older = {key: value for key, value in state.items() if key not in ("warmup_steps", "total_steps")}
     scheduler.load_state_dict(older)  # of checkpoints that do not say
     assert (scheduler.last_epoch, scheduler.total_steps) == (0, 12)
-    with pytest.raises(UserError, match="of a run of 20 optimiser steps, this one has 12: expected the same batches"):
+    with pytest.raises(UserError, match="has 20 optimiser steps, this run 12: expected the same batches"):
         scheduler.load_state_dict({**state, "total_steps": 20})

@@ -15,6 +15,7 @@ from dk_bench.runs.attempts import STALE
 from dk_bench.runs.record import read_record
 from dk_bench.training import callbacks, evaluate, read_checkpoint, run_folder, train
 from dk_bench.training.callbacks import RunKeeper
+from dk_bench.training.own_trainer import ConfiguredModule
 
 
 class PowerCutInSetup(pl.Callback):
@@ -117,6 +118,13 @@ def test_throughput_counts_the_attempts_before(tmp_path):
 def test_keeper_reads_states_of_older_checkpoints():
     assert RunKeeper.state_in({"callbacks": {"RunKeeper": {"epochs": []}}}) == {"epochs": []}
     assert RunKeeper.state_in({}) == {}
+
+
+def test_older_checkpoints_of_detectors_call_states_otherwise():
+    older = {"state_dict": {}, "callbacks": {"DetectionKeeper": {"epochs": [1]}, "DetectionThroughput": {}, "Else": {}}}
+    assert RunKeeper.state_in(older) == {"epochs": [1]}
+    ConfiguredModule().on_load_checkpoint(older)
+    assert older["callbacks"] == {"RunKeeper": {"epochs": [1]}, "Throughput": {}, "Else": {}}
 
 
 def test_resuming_needs_no_checkpoint_that_training_began_with(tmp_path):
