@@ -1,7 +1,8 @@
 """Builds the compiled operators: ``dk_bench/_cpu*.so`` always, ``dk_bench/_cuda*.so`` where there is nvcc.
 
-The operators use PyTorch's stable ABI, so one build serves torch 2.11 and later and any Python 3. Everything else
-about the package stands in pyproject.toml.
+Sources are found by their names: every ``cpu*.cpp`` and ``cuda*.cu`` of a folder in ops/. The operators use PyTorch's
+stable ABI, so one build serves torch 2.11 and later and any Python 3. Everything else about the package stands in
+pyproject.toml.
 
 DK_BENCH_CUDA=0 leaves the CUDA operators out, DK_BENCH_CUDA=1 makes it an error if they cannot be built.
 DK_BENCH_STRICT=1 makes compilers' warnings errors.
@@ -88,22 +89,14 @@ def build_arguments() -> dict:
     find_toolkit()
     from torch.utils import cpp_extension as torch_build
 
-    headers = glob.glob("ops/*.h") + glob.glob("ops/*/*.h")
-    cpu = [
-        f"ops/cpu/{name}.cpp"
-        for name in (
-            "deform_kernel_conv",
-            "deform_roi_pool",
-            "depthwise_conv_per_image",
-            "narrow_conv",
-            "row_kernels_baseline",
-            "row_kernels_avx2",
-            "row_kernels_avx512",
-        )
-    ]
+    headers = glob.glob("ops/*/*.h")
     extensions = [
         torch_build.CppExtension(
-            "dk_bench._cpu", cpu, depends=headers, extra_compile_args={"cxx": CPU_FLAGS}, py_limited_api=True
+            "dk_bench._cpu",
+            sorted(glob.glob("ops/*/cpu*.cpp")),
+            depends=headers,
+            extra_compile_args={"cxx": CPU_FLAGS},
+            py_limited_api=True,
         )
     ]
     reason = why_no_cuda(torch, torch_build.CUDA_HOME)
@@ -112,18 +105,7 @@ def build_arguments() -> dict:
         extensions.append(
             torch_build.CUDAExtension(
                 "dk_bench._cuda",
-                [
-                    f"ops/cuda/{name}.cu"
-                    for name in (
-                        "deform_kernel_conv",
-                        "deform_roi_pool",
-                        "depthwise_conv_per_image",
-                        "fast_bfloat16",
-                        "fast_half",
-                        "fast_float",
-                        "plain",
-                    )
-                ],
+                sorted(glob.glob("ops/*/cuda*.cu")),
                 depends=headers,
                 extra_compile_args={"cxx": COMMON, "nvcc": NVCC_FLAGS},
                 py_limited_api=True,

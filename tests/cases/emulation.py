@@ -1,4 +1,4 @@
-"""Compiles and loads CUDA kernels for the emulator on the host (ops/cuda/emulator.h)."""
+"""Compiles and loads CUDA kernels for the emulator on the host (tests/emulated/emulator.h)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
+from torch.autograd.function import once_differentiable
 
 SOURCES = Path(__file__).parents[1] / "emulated"
 
@@ -31,7 +32,8 @@ def load_emulated(name: str, tmp_path_factory, *, watch: bool = False) -> None:
         "-Wno-attributes",
         "-fPIC",
         "-DTORCH_TARGET_VERSION=0x020b000000000000",
-        "-DDK_SHARE_WARPS=32",
+        '-DDK_DEVICE_HEADER="emulator.h"',
+        f"-I{SOURCES}",
         f"-I{torch_folder}/include",
     ]
     link = ["-shared", "-o", str(library), f"-L{torch_folder}/lib", "-ltorch_cpu", "-ltorch", "-lc10"]
@@ -44,6 +46,35 @@ def load_emulated(name: str, tmp_path_factory, *, watch: bool = False) -> None:
         elif not library.exists():
             run([*compiler, source, *link])
     torch.ops.load_library(str(library))
+
+
+def emulated_function(library: str, operands: int, constants: tuple[int, ...] = ()) -> type[torch.autograd.Function]:
+    """An operator by the emulated kernels ``torch.ops.<library>.forward`` and ``backward``.
+
+    Its first ``operands`` arguments are tensors, of which ``constants`` get no gradient. ``determinism`` is what the
+    backward operator is asked for: whether it must be deterministic, and whether to warn alone.
+    """
+
+    class Emulated(torch.autograd.Function):
+        determinism = (False, False)
+
+        @staticmethod
+        def forward(ctx, *arguments):
+            ctx.save_for_backward(*arguments[:operands])
+            ctx.settings = arguments[operands:]
+            return getattr(torch.ops, library).forward(*arguments)
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx, grad):
+            given = ctx.saved_tensors
+            found = getattr(torch.ops, library).backward(grad, *given, *ctx.settings, *Emulated.determinism)
+            differentiable = [i for i in range(operands) if i not in constants]
+            gradients = dict(zip(differentiable, found, strict=True))
+            kept = (gradients.get(i) if t is not None else None for i, t in enumerate(given))
+            return *kept, *(None for _ in ctx.settings)
+
+    return Emulated
 
 
 def run(command: list[str]) -> None:

@@ -207,6 +207,21 @@ def check_against_reference(
     compare(actual, forward_backward(*call), operands, extra, sum_magnitudes(*call) if extra else None)
 
 
+def check_any_number_of_threads(compute) -> None:
+    """Raises AssertionError where results are not the same bits, whatever number of threads computes them."""
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(compute())
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for i, (first, second) in enumerate(zip(results[0], other, strict=True)):
+            assert first is second is None or torch.equal(first, second), f"output {i} (0) or gradient of an operand"
+
+
 def largest_errors(cases: Iterable[Case], function, extra: float = 0.0, device: str = "cpu") -> dict[str, list[float]]:
     """The largest error of output, dL/dinput and dL/dweight over all cases, as a share of the largest of
     ``sum_magnitudes``: ours, and PyTorch's in its depthwise convolution of the same input in the same dtype. Exact is

@@ -11,6 +11,14 @@ from torch import Tensor
 
 from dk_bench import functional, reference
 
+SETTINGS = {
+    "output_size": (2, 3),
+    "spatial_scale": 0.5,
+    "sampling_ratio": 2,
+    "gamma": 0.1,
+    "aligned": True,
+    "position_sensitive": False,
+}
 BOXES = ("inside", "across", "outside", "empty", "swapped", "huge", "whole")
 
 
@@ -83,6 +91,13 @@ def make_boxes(case: Case) -> Tensor:
             x1, y1, x2, y2 = 0, 0, round(width), round(height)
         rows.append((r.randrange(case.batch), x1, y1, x2, y2))
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def random_boxes(count: int, images: int, size: float, generator: torch.Generator) -> torch.Tensor:
+    """Boxes with ordered corners (RoIAlign fails at others), many of them partly or wholly outside (size, size)."""
+    corners = torch.rand(count, 2, 2, generator=generator, dtype=torch.float64) * 2 * size - size / 2
+    index = torch.randint(0, images, (count, 1), generator=generator)
+    return torch.cat((index, corners.amin(1), corners.amax(1)), 1)
 
 
 def make_tensors(case: Case, device: str = "cpu") -> tuple[list[Tensor | None], Tensor]:

@@ -1,7 +1,7 @@
 // The CUDA operator's kernels, compiled for the emulator on the host and registered as operators of their own.
 #include <torch/csrc/stable/library.h>
 
-#include "../../ops/cuda/fast.h"
+#include "../../ops/deform_kernel_conv/cuda_fast.h"
 
 #if !defined(DK_LIBRARY)
 #define DK_LIBRARY dk_bench_emulated
@@ -13,43 +13,25 @@
 namespace dk {
 namespace {
 
-template <class F>
-void with_type(ScalarType type, const F& f) {
-  switch (type) {
-    case ScalarType::Float: return f(float());
-    case ScalarType::Half: return f(torch::headeronly::Half());
-    case ScalarType::BFloat16: return f(torch::headeronly::BFloat16());
-    default: fail("input: the emulated path has no ", dtype_text(type));
+struct Emulated {
+  static void forward(const Operator& op, Tensor& output) {
+    check(op);
+    with_stored_type(op.input.scalar_type(), [&](auto zero) { fast_forward<decltype(zero)>(op, output); });
   }
-}
 
-Tensor forward(const Tensor& input, const OptionalTensor& data_offset, const OptionalTensor& kernel_offset, const Tensor& weight,
-               const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation, bool clip) {
-  const Geometry g =
-      check_arguments(input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip);
-  if (!fits_fast(g, input.scalar_type(), data_offset, kernel_offset, weight)) fail("not a call for this path");
-  Tensor output = empty_in_format_of(input, {g.batch, g.channels, g.out_height, g.out_width});
-  if (output.numel() == 0) return output;
-  with_type(input.scalar_type(), [&](auto zero) {
-    fast_forward<decltype(zero)>({g, input, data_offset, kernel_offset, weight, nullptr}, output);
-  });
-  return output;
-}
+  static void backward(const Operator& op, const Tensor& grad, Gradients& gradients, const Mask& wanted,
+                       Determinism deterministic) {
+    check(op);
+    with_stored_type(op.input.scalar_type(), [&](auto zero) {
+      fast_backward<decltype(zero)>(op, grad, gradients, wanted, deterministic.asked);
+    });
+  }
 
-Gradients backward(const Tensor& grad, const Tensor& input, const OptionalTensor& data_offset,
-                   const OptionalTensor& kernel_offset, const Tensor& weight, const Pair& kernel_size, const Pair& stride,
-                   const Pair& padding, const Pair& dilation, bool clip, bool deterministic, const Mask& output_mask) {
-  const Geometry g =
-      check_arguments(input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip);
-  check_gradient(grad, input, g);
-  Gradients gradients = empty_gradients(input, data_offset, kernel_offset, weight, output_mask);
-  if (are_trivial(grad, gradients, output_mask)) return gradients;
-  with_type(input.scalar_type(), [&](auto zero) {
-    fast_backward<decltype(zero)>(
-        {g, input, data_offset, kernel_offset, weight, nullptr}, grad, gradients, output_mask, deterministic);
-  });
-  return gradients;
-}
+  static void check(const Operator& op) {
+    if (!fits_fast(op.g, op.input.scalar_type(), op.data_offset, op.kernel_offset, op.weight))
+      fail("not a call for this path");
+  }
+};
 
 // What the device is said to hold of every kernel at a time.
 void set_resident_blocks(int64_t count) { device::resident_blocks() = count; }
@@ -59,12 +41,12 @@ void set_resident_blocks(int64_t count) { device::resident_blocks() = count; }
 DK_DEFINE(DK_LIBRARY, m) {
   m.def("set_resident_blocks(int count) -> ()");
   m.def(
-      "forward(Tensor input, Tensor? data_offset, Tensor? kernel_offset, Tensor weight, int[] kernel_size, int[] stride, "
-      "int[] padding, int[] dilation, bool clip) -> Tensor");
+      "forward(Tensor input, Tensor? data_offset, Tensor? kernel_offset, Tensor weight, int[] kernel_size, "
+      "int[] stride, int[] padding, int[] dilation, bool clip) -> Tensor");
   m.def(
-      "backward(Tensor grad, Tensor input, Tensor? data_offset, Tensor? kernel_offset, Tensor weight, int[] kernel_size, "
-      "int[] stride, int[] padding, int[] dilation, bool clip, bool deterministic, "
-      "bool[4] output_mask=[True, True, True, True]) -> (Tensor, Tensor, Tensor, Tensor)");
+      "backward(Tensor grad, Tensor input, Tensor? data_offset, Tensor? kernel_offset, Tensor weight, "
+      "int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool clip, bool deterministic, "
+      "bool warn_only=False, bool[4] output_mask=[True, True, True, True]) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 DK_IMPLEMENT(DK_LIBRARY, CompositeExplicitAutograd, m) {
@@ -72,8 +54,8 @@ DK_IMPLEMENT(DK_LIBRARY, CompositeExplicitAutograd, m) {
 }
 
 DK_IMPLEMENT(DK_LIBRARY, CPU, m) {
-  m.impl("forward", TORCH_BOX(&forward));
-  m.impl("backward", TORCH_BOX(&backward));
+  m.impl("forward", TORCH_BOX(&deform_kernel_conv<Emulated>));
+  m.impl("backward", TORCH_BOX(&deform_kernel_conv_backward<Emulated>));
 }
 
 }  // namespace dk

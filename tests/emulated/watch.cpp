@@ -1,8 +1,8 @@
 // Finds races of the emulated kernels. The kernels are compiled with -fsanitize=thread, which puts a call before every
 // access to memory; the calls come here, not to a sanitizer's library. Two accesses to a word by different threads, of
 // which one writes, have to be in order: by a barrier of the block, or of the warp for threads of one; nothing orders
-// blocks. Shuffles and products make lanes wait, but order no memory. Shared memory has to be written before it is read.
-// A word here has 2 bytes, the least that a kernel stores.
+// blocks. Shuffles and products make lanes wait, but order no memory. Shared memory has to be written before it is
+// read. A word here has 2 bytes, the least that a kernel stores.
 #include <pthread.h>
 
 #include <array>
@@ -10,7 +10,7 @@
 #include <string>
 #include <unordered_map>
 
-#include "../../ops/cuda/emulator.h"
+#include "emulator.h"
 
 namespace dk::device {
 namespace {
@@ -41,7 +41,9 @@ class Races : public Watch {
     stack_ = {static_cast<char*>(stack), static_cast<char*>(stack) + size};
   }
 
-  void start_block(const Block& b) override { ++number_, shared_.assign(b.shared.size() / kWordBytes + 1, Word()), running_ = true; }
+  void start_block(const Block& b) override {
+    ++number_, shared_.assign(b.shared.size() / kWordBytes + 1, Word()), running_ = true;
+  }
 
   void end_launch() override {
     running_ = false, block_ = nullptr;
@@ -57,7 +59,8 @@ class Races : public Watch {
       for (size_t i = from / kWordBytes; i <= (from + size - 1) / kWordBytes; ++i) check(shared_[i], i, true, writes);
     } else if (!is_private(first)) {
       const uintptr_t from = uintptr_t(first);
-      for (uintptr_t i = from / kWordBytes; i <= (from + size - 1) / kWordBytes; ++i) check(global_[i], i, false, writes);
+      for (uintptr_t i = from / kWordBytes; i <= (from + size - 1) / kWordBytes; ++i)
+        check(global_[i], i, false, writes);
     }
   }
 
@@ -72,7 +75,8 @@ class Races : public Watch {
   bool is_private(const char* at) const {
     const Block& b = *block_;
     return (at >= stack_[0] && at < stack_[1]) || is_in(b.stacks, at) || is_in(b.exchange, at) || is_in(b.places, at) ||
-        is_in(b.contexts, at) || is_in(b.started, at) || is_in(b.ended, at) || is_in(b.warps, at) || is_in(b.lockstep, at);
+        is_in(b.contexts, at) || is_in(b.started, at) || is_in(b.ended, at) || is_in(b.warps, at) ||
+        is_in(b.lockstep, at);
   }
 
   Access now() const {
@@ -81,7 +85,8 @@ class Races : public Watch {
   }
 
   static bool in_order(const Access& before, const Access& after) {
-    if (before.thread == kNobody || (before.launch_block == after.launch_block && before.thread == after.thread)) return true;
+    if (before.thread == kNobody || (before.launch_block == after.launch_block && before.thread == after.thread))
+      return true;
     if (before.launch_block != after.launch_block) return false;
     if (before.block_time < after.block_time) return true;
     return before.thread != kMany && before.warp == after.warp && before.warp_time < after.warp_time;
@@ -99,7 +104,8 @@ class Races : public Watch {
     } else if (in_order(word.read, access)) {
       word.read = access;
     } else {
-      const bool one_warp = word.read.thread != kMany && word.read.launch_block == access.launch_block && word.read.warp == access.warp;
+      const bool one_warp =
+          word.read.thread != kMany && word.read.launch_block == access.launch_block && word.read.warp == access.warp;
       word.read.thread = one_warp ? kManyInWarp : kMany;
       word.read.warp_time = access.warp_time;
     }
@@ -129,14 +135,15 @@ const bool watching = (watch() = &races);
 }  // namespace dk::device
 
 // What -fsanitize=thread calls.
-#define ACCESS(size)                                                                             \
-  void __tsan_read##size(void* at) { dk::device::races.access(at, size, false); }               \
-  void __tsan_write##size(void* at) { dk::device::races.access(at, size, true); }               \
-  void __tsan_unaligned_read##size(void* at) { dk::device::races.access(at, size, false); }     \
+#define ACCESS(size)                                                                        \
+  void __tsan_read##size(void* at) { dk::device::races.access(at, size, false); }           \
+  void __tsan_write##size(void* at) { dk::device::races.access(at, size, true); }           \
+  void __tsan_unaligned_read##size(void* at) { dk::device::races.access(at, size, false); } \
   void __tsan_unaligned_write##size(void* at) { dk::device::races.access(at, size, true); }
 extern "C" {
-ACCESS(1) ACCESS(2) ACCESS(4) ACCESS(8) ACCESS(16)
-void __tsan_read_range(void* at, unsigned long size) { dk::device::races.access(at, size, false); }
+ACCESS(1) ACCESS(2) ACCESS(4) ACCESS(8) ACCESS(16) void __tsan_read_range(void* at, unsigned long size) {
+  dk::device::races.access(at, size, false);
+}
 void __tsan_write_range(void* at, unsigned long size) { dk::device::races.access(at, size, true); }
 int __tsan_atomic32_fetch_add(int* at, int value, int) { return __atomic_fetch_add(at, value, __ATOMIC_SEQ_CST); }
 void __tsan_init() {}

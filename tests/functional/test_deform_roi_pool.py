@@ -1,11 +1,20 @@
-"""Deformable RoI pooling: the compiled operator against the reference, RoIAlign and finite differences; the module."""
+"""Deformable RoI pooling: the compiled operator against the reference, RoIAlign and finite differences."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from operator_cases import LAYOUTS, assert_close
-from roi_cases import BOXES, Case, check_against_reference, forward_backward, make_tensors, random_case
+from operator_cases import LAYOUTS, assert_close, check_any_number_of_threads
+from roi_cases import (
+    BOXES,
+    SETTINGS,
+    Case,
+    check_against_reference,
+    forward_backward,
+    make_tensors,
+    random_boxes,
+    random_case,
+)
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import ps_roi_align, roi_align
@@ -13,16 +22,8 @@ from torchvision.ops import ps_roi_align, roi_align
 from dk_bench import reference
 from dk_bench.functional import deform_roi_pool
 from dk_bench.models.cost import count_cost
-from dk_bench.nn import DeformRoIPool, OffsetGenerator, RoIOffsetHead, offset_parameter_names
+from dk_bench.nn import DeformRoIPool
 
-SETTINGS = {
-    "output_size": (2, 3),
-    "spatial_scale": 0.5,
-    "sampling_ratio": 2,
-    "gamma": 0.1,
-    "aligned": True,
-    "position_sensitive": False,
-}
 op, backward_op = torch.ops.dk_bench.deform_roi_pool, torch.ops.dk_bench.deform_roi_pool_backward
 
 
@@ -45,13 +46,6 @@ def test_channels_in_several_blocks(layout):
         settings = {**SETTINGS, "position_sensitive": sensitive}
         case = Case(5, 2, 75, 3, (5, 6), BOXES[:5], True, True, settings, torch.float32, torch.float32, (layout,) * 4)
         check_against_reference(case)
-
-
-def random_boxes(count: int, images: int, size: float, generator: torch.Generator) -> torch.Tensor:
-    """Boxes with ordered corners (RoIAlign fails at others), many of them partly or wholly outside (size, size)."""
-    corners = torch.rand(count, 2, 2, generator=generator, dtype=torch.float64) * 2 * size - size / 2
-    index = torch.randint(0, images, (count, 1), generator=generator)
-    return torch.cat((index, corners.amin(1), corners.amax(1)), 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -173,17 +167,7 @@ def test_result_is_the_same_for_any_number_of_threads(dtype, layout):
     boxes = ("inside", "across", "whole", "inside") * 10
     case = Case(4, 3, 70, 2, (9, 11), boxes, True, True, {**SETTINGS, "sampling_ratio": 0}, dtype, dtype, (layout,) * 4)
     operands, grad = make_tensors(case)
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(forward_backward(deform_roi_pool, operands, grad, case.settings))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        for name, first, second in zip(("output", "input", "offset", "mask"), results[0], other, strict=True):
-            assert torch.equal(first, second), name
+    check_any_number_of_threads(lambda: forward_backward(deform_roi_pool, operands, grad, case.settings))
 
 
 @pytest.mark.parametrize("given", ["all", "none"])
@@ -354,62 +338,3 @@ def test_nan_offset_is_an_error_that_tells_where():
 def test_gradient_of_the_wrong_shape_is_named():
     with pytest.raises(RuntimeError, match=r"grad: expected shape \(R, Cout, Ph, Pw\) with size 4 in dimension 1"):
         backward_op(torch.zeros(3, 5, 2, 3), *good().values(), False)
-
-
-@pytest.mark.parametrize("modulated", [False, True])
-def test_module_starts_as_roi_align_and_learns(modulated):
-    torch.manual_seed(0)
-    module = DeformRoIPool(4, 3, 0.25, 2, modulated=modulated, hidden=16)
-    x, rois = torch.randn(2, 4, 12, 12), random_boxes(6, 2, 40, torch.Generator().manual_seed(0)).float()
-    expected = roi_align(x, rois, 3, 0.25, 2, True)
-    torch.testing.assert_close(module(x, rois), expected, rtol=1e-6, atol=1e-6)
-    optimiser = torch.optim.SGD(module.parameters(), lr=1.0)
-    for _ in range(3):
-        optimiser.zero_grad()
-        module(x, rois).square().sum().backward()
-        optimiser.step()
-    assert all(p.grad.abs().max() > 0 for p in module.parameters())
-    assert (module(x, rois) - expected).abs().max() > 1e-3
-    assert offset_parameter_names(module) == {"head.data_offset.weight", "head.data_offset.bias"}
-    assert isinstance(module.head.data_offset, OffsetGenerator)
-
-
-def test_module_has_the_papers_layers():
-    with torch.device("meta"):
-        head = RoIOffsetHead(256, 7, modulated=True)
-    shapes = [tuple(p.shape) for name, p in head.named_parameters() if name.endswith("weight")]
-    assert shapes == [(1024, 256 * 49), (1024, 1024), (3 * 49, 1024)]
-    offset, mask = RoIOffsetHead(2, (2, 3), modulated=True, hidden=4)(torch.randn(5, 2, 2, 3))
-    assert offset.shape == (5, 2, 2, 3) and not offset.any() and mask.shape == (5, 1, 2, 3) and mask.eq(1).all()
-
-
-@pytest.mark.parametrize("images, boxes", [(2, 0), (0, 0)])
-def test_module_without_boxes(images, boxes):
-    module = DeformRoIPool(4, 3, hidden=8, modulated=True)
-    module(torch.randn(images, 4, 6, 6), torch.empty(boxes, 5)).sum().backward()
-    assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
-
-
-def test_module_under_autocast():
-    torch.manual_seed(0)
-    module, x = DeformRoIPool(4, 3, hidden=8), torch.randn(1, 4, 6, 6)
-    torch.nn.init.normal_(module.head.data_offset.bias)
-    rois = torch.tensor([[0.0, 1, 1, 5, 4]])
-    with torch.autocast("cpu", torch.bfloat16):
-        out = module(x, rois)
-    torch.testing.assert_close(out, module(x, rois), rtol=0.05, atol=0.05)
-
-
-@pytest.mark.parametrize(
-    "change, error, message",
-    [
-        ({"in_channels": 0}, ValueError, "in_channels: expected an int of at least 1, got 0"),
-        ({"hidden": 1.5}, ValueError, "hidden: expected an int of at least 1, got 1.5"),
-        ({"output_size": 0}, ValueError, "output_size: expected values of at least 1, got 0"),
-        ({"output_size": "7"}, TypeError, "output_size: expected an int or a pair of ints, got '7'"),
-    ],
-    ids=str,
-)
-def test_module_names_bad_arguments(change, error, message):
-    with pytest.raises(error, match=message):
-        DeformRoIPool(**{"in_channels": 4, "output_size": 3, **change})

@@ -19,6 +19,7 @@ from operator_cases import (
     Case,
     assert_close,
     check_against_reference,
+    check_any_number_of_threads,
     forward_backward,
     make_tensors,
     random_case,
@@ -138,17 +139,7 @@ def test_memory_format_of_a_channels_last_slice():
 def test_same_bits_for_any_number_of_threads(dtype, offsets, layout):
     case = Case(4, 5, 130, (9, 11), (4, 4), offsets, SQUARE, dtype, dtype, (layout,) * 5, False)
     operands, grad = make_tensors(case)
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(forward_backward(functional.deform_kernel_conv, operands, grad, case.geometry))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        for name, first, second in zip(("output", "input", "data", "kernel", "weight"), results[0], other, strict=True):
-            assert first is None or torch.equal(first, second), name
+    check_any_number_of_threads(lambda: forward_backward(functional.deform_kernel_conv, operands, grad, case.geometry))
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:

@@ -1,8 +1,8 @@
 """The CUDA operator's tensor-core kernels without a GPU: the same source, run on the host by an emulator.
 
-The emulator (ops/cuda/emulator.h) runs every thread of a block, lays out the fragments of mma.m16n8k8 and m16n8k16 as
-PTX says, starts shared memory as NaN, rounds as the tensor core does, refuses what no GPU launches and detects threads
-that wait for each other. It knows nothing of speed; test_cuda_races.py watches it for races.
+The emulator (tests/emulated/emulator.h) runs every thread of a block, lays out the fragments of mma.m16n8k8 and
+m16n8k16 as PTX says, starts shared memory as NaN, rounds as the tensor core does, refuses what no GPU launches and
+detects threads that wait for each other. It knows nothing of speed; test_cuda_races.py watches it for races.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import itertools
 
 import pytest
 import torch
-from emulation import load_emulated
+from emulation import emulated_function, load_emulated
 from operator_cases import (
     FACTOR,
     Case,
@@ -23,7 +23,6 @@ from operator_cases import (
     make_tensors,
     random_case,
 )
-from torch.autograd.function import once_differentiable
 
 from dk_bench import reference
 
@@ -37,23 +36,7 @@ def emulated(tmp_path_factory):
     load_emulated("operator", tmp_path_factory)
 
 
-class Emulated(torch.autograd.Function):
-    """deform_kernel_conv by the emulated kernels."""
-
-    deterministic = False
-
-    @staticmethod
-    def forward(ctx, input, data_offset, kernel_offset, weight, *geometry):
-        ctx.save_for_backward(input, data_offset, kernel_offset, weight)
-        ctx.geometry = geometry
-        return torch.ops.dk_bench_emulated.forward(input, data_offset, kernel_offset, weight, *geometry)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        given = ctx.saved_tensors
-        grads = torch.ops.dk_bench_emulated.backward(grad, *given, *ctx.geometry, Emulated.deterministic)
-        return *(None if t is None else g for t, g in zip(given, grads, strict=True)), *(None for _ in ctx.geometry)
+Emulated = emulated_function("dk_bench_emulated", 4)
 
 
 def emulated_conv(*operands, kernel_size, stride, padding, dilation, clip):
@@ -99,7 +82,7 @@ def test_weight_in_any_memory(dtype):
 @pytest.mark.parametrize("offsets", ["kernel", "both"])
 def test_any_number_of_blocks(offsets, dtype, monkeypatch):
     """How many blocks a device holds decides how tiles are shared out, and on no bit of a result."""
-    monkeypatch.setattr(Emulated, "deterministic", True)
+    monkeypatch.setattr(Emulated, "determinism", (True, False))
     layouts = ("channels_last",) * 5
     case = Case(9, 2, 72, (9, 7), (4, 4), offsets, SQUARE, dtype, dtype, layouts, False)  # 8 tiles
     operands, grad = make_tensors(case)
@@ -161,7 +144,7 @@ def test_more_channels_than_a_grid_takes():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_ordered_scatter(dtype, monkeypatch):
     """The deterministic dL/dinput of data offsets."""
-    monkeypatch.setattr(Emulated, "deterministic", True)
+    monkeypatch.setattr(Emulated, "determinism", (True, False))
     layouts = ("channels_last",) * 5
     for channels, size in ((40, (5, 7)), (300, (2, 3))):
         check(Case(6, 3, channels, size, (4, 4), "both", SQUARE, dtype, torch.float32, layouts, False))
@@ -231,7 +214,7 @@ def test_every_choice_of_gradients(offsets):
     operands = [t if t is None else t.detach() for t in operands]
     full = torch.ops.dk_bench_emulated.backward(grad, *operands, *SQUARE.values(), True)
     for mask in itertools.product((True, False), repeat=4):
-        part = torch.ops.dk_bench_emulated.backward(grad, *operands, *SQUARE.values(), True, mask)
+        part = torch.ops.dk_bench_emulated.backward(grad, *operands, *SQUARE.values(), True, False, mask)
         for wanted, p, f in zip(mask, part, full, strict=True):
             assert torch.equal(p, f) if wanted else p.shape == (0,)
 

@@ -7,21 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from emulation import load_emulated
-from roi_cases import Case, check_against_reference, make_tensors, random_case
-from torch.autograd.function import once_differentiable
+from emulation import emulated_function, load_emulated
+from roi_cases import SETTINGS, Case, check_against_reference, make_tensors, random_case
 
 from dk_bench.functional import deform_roi_pool
 from dk_bench.functional.loading import HAS_CUDA
 
-SETTINGS = {
-    "output_size": (2, 3),
-    "spatial_scale": 0.5,
-    "sampling_ratio": 2,
-    "gamma": 0.1,
-    "aligned": True,
-    "position_sensitive": False,
-}
 needs_gpu = pytest.mark.skipif(not (HAS_CUDA and torch.cuda.is_available()), reason="needs a GPU and the operators")
 
 
@@ -30,26 +21,7 @@ def emulated(tmp_path_factory):
     load_emulated("roi", tmp_path_factory)
 
 
-class Emulated(torch.autograd.Function):
-    """deform_roi_pool by the emulated kernels."""
-
-    determinism = (False, False)  # whether it is asked for, and whether to warn alone
-
-    @staticmethod
-    def forward(ctx, input, rois, offset, mask, *settings):
-        ctx.save_for_backward(input, rois, offset, mask)
-        ctx.settings = settings
-        return torch.ops.dk_bench_emulated_roi.forward(input, rois, offset, mask, *settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        _, _, offset, mask = given = ctx.saved_tensors
-        of_input, of_offset, of_mask = torch.ops.dk_bench_emulated_roi.backward(
-            grad, *given, *ctx.settings, *Emulated.determinism
-        )
-        others = None if offset is None else of_offset, None if mask is None else of_mask
-        return of_input, None, *others, *(None for _ in ctx.settings)
+Emulated = emulated_function("dk_bench_emulated_roi", 4, constants=(1,))
 
 
 def emulated_pool(*operands, output_size, spatial_scale, sampling_ratio, gamma, aligned, position_sensitive):

@@ -8,11 +8,10 @@ from collections import Counter
 
 import pytest
 import torch
-from emulation import load_emulated
+from emulation import emulated_function, load_emulated
 from operator_cases import DTYPES, lay_out
 from per_image_cases import GEOMETRY, MASKS, check_random_case, operands
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dk_bench import reference
@@ -31,20 +30,7 @@ def emulated(tmp_path_factory):
     return torch.ops.dk_bench_emulated_per_image
 
 
-class Emulated(torch.autograd.Function):
-    """depthwise_conv_per_image by the emulated kernels."""
-
-    @staticmethod
-    def forward(ctx, input, weight, *geometry):
-        ctx.save_for_backward(input, weight)
-        ctx.geometry = geometry
-        return torch.ops.dk_bench_emulated_per_image.forward(input, weight, *geometry)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        grads = torch.ops.dk_bench_emulated_per_image.backward(grad, *ctx.saved_tensors, *ctx.geometry)
-        return *grads, *(None for _ in ctx.geometry)
+Emulated = emulated_function("dk_bench_emulated_per_image", 2)
 
 
 @pytest.mark.usefixtures("emulated")
@@ -111,7 +97,7 @@ def test_every_choice_of_gradients(emulated, layout):
     full = emulated.backward(grad, *given, *GEOMETRY.values())
     assert full[0].stride() == given[0].stride() and full[1].is_contiguous()
     for mask in MASKS:
-        part = emulated.backward(grad, *given, *GEOMETRY.values(), mask)
+        part = emulated.backward(grad, *given, *GEOMETRY.values(), True, False, mask)
         for wanted, p, f in zip(mask, part, full, strict=True):
             assert torch.equal(p, f) if wanted else p.shape == (0,)
 

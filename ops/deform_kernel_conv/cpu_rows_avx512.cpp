@@ -1,0 +1,6 @@
+// The row kernels for AVX-512.
+#include "cpu_row.h"
+#include "../common/cpu_for_avx512.h"
+#if DK_HAS_AVX
+#include "cpu_row_kernels.h"
+#endif
