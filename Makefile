@@ -13,7 +13,7 @@ PIP := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
 # Without bytecode every command spends 20 seconds on imports, and Python may not be allowed to write it later. Some
 # packages hold templates that do not compile; that is no fault.
 BYTECODE := $(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
-OPS := $(wildcard ops/*.h ops/*/*)
+OPS := $(wildcard ops/*/*)
 
 demo: .venv/installed
 	$(BIN)/dk-bench sweep sweeps/demo.yaml
@@ -22,12 +22,13 @@ demo: .venv/installed
 	$(BIN)/dk-bench report runs/demo
 
 test: export DK_BENCH_STRICT := 1
-test: .venv/sweeps
-	$(BIN)/ruff check .
+test: .venv/sweeps lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(OPS) $(wildcard tests/emulated/*)
 
 tables: .venv/installed
 	$(BIN)/dk-bench tables results --readme results/README.md
