@@ -37,6 +37,17 @@ def split(tensor: Tensor, dim: int, count: int) -> Tensor:
     return tensor.reshape(*tensor.shape[:dim], count, share, *tensor.shape[dim + 1 :])
 
 
+def split_each(
+    results: Sequence[Tensor], dims: Sequence[int], filled: Sequence[int], count: int
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """Undoes the joins of a backward operator's results, along ``dims``; those not ``filled`` are empty and stay so.
+
+    Returns the results and where their mapped dimension is, as ``torch.autograd.Function.vmap`` does.
+    """
+    parts = (split(r, d, count) if i in filled else r for i, (r, d) in enumerate(zip(results, dims, strict=True)))
+    return tuple(parts), tuple(d if i in filled else None for i, d in enumerate(dims))
+
+
 def one_by_one(op: Callable[..., Any], count: int, in_dims: Sequence[int | None], arguments: Sequence[Any]) -> Any:
     """Returns the results of ``count`` calls, stacked in front."""
 

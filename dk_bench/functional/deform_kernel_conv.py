@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from dk_bench import reference
 from dk_bench.functional import onnx
-from dk_bench.functional.batching import join_channels, join_images, one_by_one, split
+from dk_bench.functional.batching import join_channels, join_images, one_by_one, split, split_each
 from dk_bench.functional.fallback import check_not_nan
 from dk_bench.functional.operators import Operator, empty_in_format_of
 from dk_bench.functional.registration import register
@@ -20,23 +22,13 @@ _op = torch.ops.dk_bench.deform_kernel_conv
 _backward_op = torch.ops.dk_bench.deform_kernel_conv_backward
 
 
-def local_deform_kernel(
-    input: Tensor,
-    kernel_offset: Tensor,
-    weight: Tensor,
-    *,
-    kernel_size: IntPair,
-    stride: IntPair = 1,
-    padding: IntPair = 0,
-    dilation: IntPair = 1,
-    clip: bool = True,
-) -> Tensor:
+def local_deform_kernel(input: Tensor, kernel_offset: Tensor, weight: Tensor, **geometry: Any) -> Tensor:
     """Samples a kernel at every position: the local deformable kernel, depthwise (Gao et al., ICLR 2020, equation 7).
 
-    Arguments, result and errors are those of :func:`deform_kernel_conv`, without data offsets.
+    Arguments (``geometry``: kernel_size, stride, padding, dilation and clip), result and errors are those of
+    :func:`deform_kernel_conv`, without data offsets.
     """
-    geometry = as_pairs(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
-    return _convolve(input, None, kernel_offset, weight, *geometry, clip)
+    return deform_kernel_conv(input, None, kernel_offset, weight, **geometry)
 
 
 def deform_kernel_conv(
@@ -72,11 +64,8 @@ def deform_kernel_conv(
         TypeError: kernel_size, stride, padding or dilation is not an int or a pair of ints.
     """
     geometry = as_pairs(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
-    return _convolve(input, data_offset, kernel_offset, weight, *geometry, clip)
-
-
-def _convolve(*arguments) -> Tensor:
-    return (onnx.deform_kernel_conv if onnx.is_exporting() else _op)(*arguments)
+    compute = onnx.deform_kernel_conv if onnx.is_exporting() else _op
+    return compute(input, data_offset, kernel_offset, weight, *geometry, clip)
 
 
 def _fake(input, data_offset, kernel_offset, weight, *settings):
@@ -113,9 +102,7 @@ def _vmap_backward(info, in_dims, grad, input, data_offset, kernel_offset, weigh
         dims = (1, 0, 0, 0)
     else:
         return one_by_one(_backward_op, count, in_dims, (grad, input, *offsets, weight, *settings))
-    there = [want and t is not None for want, t in zip(wanted, (input, *offsets, weight), strict=True)]
-    split_up = [split(r, d, count) if t else r for r, d, t in zip(results, dims, there, strict=True)]
-    return tuple(split_up), tuple(d if t else None for d, t in zip(dims, there, strict=True))
+    return split_each(results, dims, _operator.outputs((input, *offsets, weight), settings), count)
 
 
 def _autocast(input, data_offset, kernel_offset, weight, *settings):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dk_bench import reference
-from dk_bench.functional.batching import in_front, join_images, split
+from dk_bench.functional.batching import in_front, join_images, split, split_each
 from dk_bench.functional.fallback import check_not_nan
 from dk_bench.functional.onnx import is_exporting, refuse_roi_pool
 from dk_bench.functional.operators import Operator, empty_in_format_of
@@ -39,12 +39,10 @@ def deform_roi_pool(
 
     Args:
         input: (N, C, H, W), float32, float64, float16 or bfloat16; contiguous or channels_last, the output likewise.
-        rois: (R, 5), rows (image, x1, y1, x2, y2) in pixels of the image. They get no gradient, and may have no
-            tangent.
-        offset: (R, 2 * G, Ph, Pw), channels (dy, dx) a group, as fractions of the box's size, or None for zero.
-        mask: (R, 1, Ph, Pw), or None for one.
-        output_size, spatial_scale, sampling_ratio, gamma, aligned, position_sensitive: as in
-            :func:`dk_bench.reference.deform_roi_pool`, which is also what this computes.
+        rois, offset, mask: as in :func:`dk_bench.reference.deform_roi_pool`, which is also what this computes; rois may
+            have no tangent.
+        output_size, spatial_scale, sampling_ratio, gamma, aligned, position_sensitive: see
+            :class:`dk_bench.reference.RoISettings`.
 
     Returns:
         (R, Cout, Ph, Pw) in input's dtype; coordinates and sums are float32 (float64 for float64).
@@ -141,9 +139,7 @@ def _vmap_backward(info, in_dims, grad, input, rois, offset, mask, *settings):
     count, wanted = info.batch_size, _operator.wanted(settings)
     joined = _join(count, in_dims[1:5], input, rois, offset, mask, in_dims[1] is not None or wanted[0])
     results = _backward_op(join_images(grad, in_dims[0], count), *joined, *settings)
-    there = [want and t is not None for want, t in zip(wanted, (input, offset, mask), strict=True)]
-    split_up = tuple(split(r, 0, count) if t else r for r, t in zip(results, there, strict=True))
-    return split_up, tuple(0 if t else None for t in there)
+    return split_each(results, (0, 0, 0), _operator.outputs((input, rois, offset, mask), settings), count)
 
 
 def _autocast(input, rois, offset, mask, *settings):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from dk_bench import reference
-from dk_bench.functional.batching import join_images, split
+from dk_bench.functional.batching import join_images, split, split_each
 from dk_bench.functional.operators import Operator, empty_in_format_of
 from dk_bench.functional.registration import register
 from dk_bench.reference.depthwise_conv_per_image import check_per_image
@@ -32,9 +32,8 @@ def _vmap(info, in_dims, input, weight, *geometry):
 
 def _vmap_backward(info, in_dims, grad, input, weight, *settings):
     joined = [join_images(t, d, info.batch_size) for t, d in zip((grad, input, weight), in_dims, strict=False)]
-    results, wanted = _backward_op(*joined, *settings), _operator.wanted(settings)
-    split_up = [split(r, 0, info.batch_size) if want else r for r, want in zip(results, wanted, strict=True)]
-    return tuple(split_up), tuple(0 if want else None for want in wanted)
+    results = _backward_op(*joined, *settings)
+    return split_each(results, (0, 0), _operator.outputs((input, weight), settings), info.batch_size)
 
 
 def _autocast(input, weight, *geometry):

@@ -148,11 +148,7 @@ def check_deform_kernel_conv(
     weight: Tensor,
     geometry: Sequence[Pair],  # kernel_size, stride, padding, dilation
 ) -> Pair:
-    """Checks the arguments of ``deform_kernel_conv`` and returns (Hout, Wout).
-
-    Raises:
-        ValueError: a shape, dtype or device does not fit; the message names the argument.
-    """
+    """Raises ValueError that names the argument that does not fit; returns (Hout, Wout)."""
     check_input(input)
     if weight.dim() != 4 or weight.shape[0] != input.shape[1] or weight.shape[1] != 1 or 0 in weight.shape[2:]:
         raise ValueError(

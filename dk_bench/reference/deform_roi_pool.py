@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,14 +26,24 @@ from dk_bench.reference.checks import IntPair, Pair, as_pair, check_input, check
 
 
 class RoISettings(NamedTuple):
-    """The operator's arguments that are no tensors, in its order; see :func:`deform_roi_pool`."""
+    """The arguments of :func:`deform_roi_pool` that are no tensors, in the operator's order.
 
-    output_size: Pair
-    spatial_scale: float
-    sampling_ratio: int
-    gamma: float
-    aligned: bool
-    position_sensitive: bool
+    Attributes:
+        output_size: (Ph, Pw).
+        spatial_scale: pixels of the map a pixel of the image: 1 / the map's stride.
+        sampling_ratio: samples a bin along each axis; 0 for as many as the bin has pixels, rounded up.
+        gamma: what offsets are multiplied by, 0.1 in the paper.
+        aligned: subtract half a pixel from the boxes' corners, so that they mean the same on every map. Otherwise boxes
+            are at least one pixel of the map large.
+        position_sensitive: C = Cout * Ph * Pw, and bin (i, j) of output channel c reads channel (c * Ph + i) * Pw + j.
+    """
+
+    output_size: IntPair
+    spatial_scale: float = 1.0
+    sampling_ratio: int = 0
+    gamma: float = 0.1
+    aligned: bool = True
+    position_sensitive: bool = False
 
 
 def axis_coefficients(start: Tensor, extent: Tensor, bins: int, index: int, sampling_ratio: int, size: int) -> Tensor:
@@ -82,11 +92,7 @@ def deform_roi_pool(
     mask: Tensor | None = None,
     *,
     output_size: IntPair,
-    spatial_scale: float = 1.0,
-    sampling_ratio: int = 0,
-    gamma: float = 0.1,
-    aligned: bool = True,
-    position_sensitive: bool = False,
+    **settings: Any,
 ) -> Tensor:
     """Averages over the bins of boxes, which move: deformable RoI pooling (Dai et al., ICCV 2017, section 2.2).
 
@@ -101,13 +107,7 @@ def deform_roi_pool(
             output's channels are cut into G groups, which move apart (position-sensitive pooling: one a class).
         mask: (R, 1, Ph, Pw), a factor on each bin's output (Zhu et al., CVPR 2019, "DCN v2"), or None for one. Both
             have input's dtype, or float32 beside a 16-bit input.
-        output_size: (Ph, Pw).
-        spatial_scale: pixels of the map a pixel of the image: 1 / the map's stride.
-        sampling_ratio: samples a bin along each axis; 0 for as many as the bin has pixels, rounded up.
-        gamma: what offsets are multiplied by, 0.1 in the paper.
-        aligned: subtract half a pixel from the boxes' corners, so that they mean the same on every map. Otherwise boxes
-            are at least one pixel of the map large.
-        position_sensitive: C = Cout * Ph * Pw, and bin (i, j) of output channel c reads channel (c * Ph + i) * Pw + j.
+        output_size, settings: :class:`RoISettings`, by name.
 
     Returns:
         (R, Cout, Ph, Pw) in input's dtype; coordinates and sums are float32 (float64 for float64).
@@ -117,7 +117,7 @@ def deform_roi_pool(
         TypeError: output_size is not an int or a pair of ints.
     """
     size = as_pair("output_size", output_size)
-    settings = RoISettings(size, spatial_scale, sampling_ratio, gamma, aligned, position_sensitive)
+    settings = RoISettings(size, **settings)
     channels = check_deform_roi_pool(input, rois, offset, mask, settings)
     pooled = _pool(input.to(compute_dtype(input)), rois, offset, settings)
     if not pooled:
@@ -150,11 +150,7 @@ def _pool(input: Tensor, rois: Tensor, offset: Tensor | None, settings: RoISetti
 def check_deform_roi_pool(
     input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, settings: RoISettings
 ) -> int:
-    """Checks the arguments of ``deform_roi_pool`` and returns the number of output channels.
-
-    Raises:
-        ValueError: a shape, dtype, device or setting does not fit; the message names the argument.
-    """
+    """Raises ValueError that names the argument that does not fit; returns the number of output channels."""
     check_input(input)
     if rois.dim() != 2 or rois.shape[1] != 5:
         raise ValueError(f"rois: expected shape (R, 5), an image and two corners a row, got {tuple(rois.shape)}")
@@ -207,18 +203,17 @@ def _check_moves(
                 f"offset: expected shape (R, 2 G, Ph, Pw) with G a divisor of the {channels} output channels, got "
                 f"{tuple(offset.shape)}"
             )
-    shapes = {
-        "offset": ("(R, 2 G, Ph, Pw)", offset, None if offset is None else (rois.shape[0], offset.shape[1], *size)),
-        "mask": ("(R, 1, Ph, Pw)", mask, (rois.shape[0], 1, *size)),
-    }
-    for name, (layout, tensor, expected) in shapes.items():
-        if tensor is None:
-            continue
-        if tensor.dim() != 4:
-            raise ValueError(f"{name}: expected shape {layout}, got {tuple(tensor.shape)}")
-        for d, wanted in enumerate(expected):
-            if tensor.shape[d] != wanted:
-                raise ValueError(
-                    f"{name}: expected shape {layout} with size {wanted} in dimension {d}, got {tuple(tensor.shape)}"
-                )
-        check_like(name, tensor, input, offset_dtypes(input.dtype))
+        _check_bins("offset", "(R, 2 G, Ph, Pw)", offset, (rois.shape[0], offset.shape[1], *size), input)
+    if mask is not None:
+        _check_bins("mask", "(R, 1, Ph, Pw)", mask, (rois.shape[0], 1, *size), input)
+
+
+def _check_bins(name: str, layout: str, tensor: Tensor, expected: tuple[int, ...], input: Tensor) -> None:
+    if tensor.dim() != 4:
+        raise ValueError(f"{name}: expected shape {layout}, got {tuple(tensor.shape)}")
+    for d, wanted in enumerate(expected):
+        if tensor.shape[d] != wanted:
+            raise ValueError(
+                f"{name}: expected shape {layout} with size {wanted} in dimension {d}, got {tuple(tensor.shape)}"
+            )
+    check_like(name, tensor, input, offset_dtypes(input.dtype))

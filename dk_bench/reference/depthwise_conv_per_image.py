@@ -28,11 +28,7 @@ def depthwise_conv_per_image(
 
 
 def check_per_image(input: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
-    """Checks the arguments of ``depthwise_conv_per_image`` and returns (Hout, Wout).
-
-    Raises:
-        ValueError: a shape, dtype or device does not fit; the message names the argument.
-    """
+    """Raises ValueError that names the argument that does not fit; returns (Hout, Wout)."""
     check_input(input)
     if weight.dim() != 4 or weight.shape[:2] != input.shape[:2] or 0 in weight.shape[2:]:
         raise ValueError(
