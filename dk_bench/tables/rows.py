@@ -62,7 +62,7 @@ class ModelRow:
     def above_rival(self, effect: float | None = None) -> Judgement | Number:
         """Tells how far the metric is above that of the same model with SCC or DCN alone; nothing for all others."""
         rival = MODELS.get(self.model.removesuffix("_dk"))
-        if rival is None or rival.name == self.model or not (rival.spec.dcn or rival.spec.experts):
+        if rival is None or rival.name == self.model or not rival.spec.words.combined:
             return NO_DIFFERENCE
         return self.above_base(effect, rival.name)
 
