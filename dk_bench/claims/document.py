@@ -111,7 +111,7 @@ def figure_text(finding: Finding) -> str:
     judged, digits = finding.judgement, _digits(finding)
     if judged.mean is None:
         return ""
-    half = "" if judged.low is None else f" ± {(judged.high - judged.low) / 2:.{digits}f}"
+    half = "" if judged.half is None else f" ± {judged.half:.{digits}f}"
     unit = "" if finding.claim.unit == "points" else f" {finding.claim.unit}"
     return f"{judged.mean:+z.{digits}f}{half}{unit} (n={judged.n})"
 

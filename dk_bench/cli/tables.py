@@ -15,12 +15,11 @@ from dk_bench.report.readme import write_figures
 from dk_bench.runs.record import EVALUATION
 from dk_bench.runs.wandb_records import fetch_records
 from dk_bench.tables.costs import count_costs, load_costs, write_costs
-from dk_bench.tables.documents import build_documents, write_documents
+from dk_bench.tables.documents import NAMES, build_documents, write_documents
 from dk_bench.tables.terminal import show
 
-ALL = ("table1", "table2", "table3", "table4", "demo", "other", "detection")
-TABLES = {str(number): (f"table{number}",) for number in (1, 2, 3, 4)}
-TABLES |= {"demo": ("demo",), "detection": ("table3", "table4", "detection"), "all": ALL}
+TABLES = {name.removeprefix("table"): (name,) for name in NAMES}
+TABLES |= {"detection": ("table3", "table4", "detection"), "all": NAMES}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

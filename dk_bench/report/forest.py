@@ -84,8 +84,7 @@ def _panel(axes: Axes, family: Family, findings: list[Finding], gid: str) -> Non
         judged, (colour, marker) = finding.judgement, LOOKS[finding.verdict.word]
         if finding.paper is not None:
             axes.plot([finding.paper], [n], "D", color=INK, markersize=7, markerfacecolor="none", markeredgewidth=1.1)
-        half = None if judged.low is None else (judged.high - judged.low) / 2
-        axes.errorbar(judged.mean, n, xerr=half, fmt=marker, color=colour, gid=f"{gid}-{n}", **bar)
+        axes.errorbar(judged.mean, n, xerr=judged.half, fmt=marker, color=colour, gid=f"{gid}-{n}", **bar)
         axes.annotate(str(finding.verdict), (1, n), (6, 0), va="center", color=colour, fontsize=9, **beside)
     axes.set_yticks(range(len(findings)), [label(contrast_name(each), 44) for each in findings], color=INK)
     axes.set_ylim(len(findings) - 0.4, -0.6)

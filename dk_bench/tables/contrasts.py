@@ -89,6 +89,11 @@ class Judgement:
         """Tells what the mean is tested against: 0, and -margin where the claim is "as good as" (sign 0)."""
         return 0.0 if self.expected_sign else -self.margin
 
+    @property
+    def half(self) -> float | None:
+        """Returns half the length of the mean's interval; None of fewer than two differences."""
+        return None if self.low is None else (self.high - self.low) / 2
+
 
 def judge(
     differences: Sequence[float] | Mapping[Any, float],

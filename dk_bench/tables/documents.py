@@ -15,12 +15,13 @@ from dk_bench.tables.detection import detection_documents
 from dk_bench.tables.render import FORMATS
 from dk_bench.tables.table import Document
 
+NAMES = ("table1", "table2", "table3", "table4", "demo", "other", "detection")  # in the order that a terminal has
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def build_documents(records: Iterable[RunRecord], costs: Costs | None = None) -> dict[str, Document]:
-    """Returns every table by name: ``table1`` to ``table4``, ``demo``, ``other`` where there are other models, and
-    ``detection`` where there are detectors on other data than COCO. Only finished runs give figures.
+    """Returns the documents by their `NAMES`: ``other`` where there are other models, ``detection`` where there are
+    detectors on other data than COCO, all others in any case. Only finished runs give figures.
 
     ``costs`` gives params, macs and sampling_macs by model name, for rows that have no record on ImageNet.
     """

@@ -87,7 +87,7 @@ class Table:
 
     @property
     def names(self) -> tuple[int, ...]:
-        """Places of the columns that hold text alone, which stand on the left; all others hold figures."""
+        """Returns the places of columns that hold text alone, which stand on the left; all others hold figures."""
         places = range(len(self.columns))
         return tuple(place for place in places if all(is_name(row[place]) for row in self.rows))
 
@@ -130,10 +130,10 @@ def make_table(
         heading,
         tuple(column.name for column, _ in parts),
         [list(row) for row in zip(*(values for _, values in parts), strict=True)],
-        " ".join(filter(None, [note, *(_said(name, found) for name, found in families.items())])),
-        merged([*(column.notes for column, _ in filled), *[(CHANCE, VERDICT)] * bool(families)]),
-        tuple(at for at, (a, b) in enumerate(pairwise(rows), 1) if section and section(a) != section(b)),
-        _short(column for column, _ in parts),
+        note=" ".join(filter(None, [note, *(_said(name, found) for name, found in families.items())])),
+        notes=merged([*(column.notes for column, _ in filled), *[(CHANCE, VERDICT)] * bool(families)]),
+        rules=tuple(at for at, (a, b) in enumerate(pairwise(rows), 1) if section and section(a) != section(b)),
+        short=_short(column for column, _ in parts),
     )
 
 
@@ -148,8 +148,7 @@ def as_figure(judged: Value | Judgement) -> Value:
         return judged
     if judged.mean is None:
         return NO_DIFFERENCE
-    half = None if judged.high is None else (judged.high - judged.low) / 2
-    return Figure(Summary(judged.n, judged.mean, judged.std, half), signed=True, marks=judged.marks)
+    return Figure(Summary(judged.n, judged.mean, judged.std, judged.half), signed=True, marks=judged.marks)
 
 
 Filled = tuple[Column, list[Value | Judgement]]  # a column and its values
@@ -171,7 +170,7 @@ def _decided(by_column: Mapping[str, list[Judgement]]) -> dict[Judgement, Verdic
 
 
 def _parts(column: Column, values: list[Value | Judgement], verdicts: Mapping[Any, Verdict]) -> Iterator[Filled]:
-    """Gives a column as it is shown, and behind a judged one the corrected p and the verdict."""
+    """Yields a column as it is shown, and behind a judged one the corrected p and the verdict."""
     yield column, [as_figure(value) for value in values]
     if column.family:
         found = [verdicts.get(value) for value in values]
