@@ -52,7 +52,7 @@ class _Number(argparse.Action):
             if self.type is int and value < self.least:
                 raise UserError(f"{option}: expected at least {self.least}, got {value}")
             if self.type is float and not self.least < value < float("inf"):
-                raise UserError(f"{option} {value:g}: expected a positive number")
+                raise UserError(f"{option}: expected a number above {self.least:g}, got {value}")
         setattr(namespace, self.dest, values)
 
 

@@ -33,13 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", metavar="NAME", help="data set, where the cells are on several")
     parser.add_argument("--effect", type=float, metavar="X", help="difference to tell from zero, in points")
-    parser.add_argument(
-        "--margin",
-        type=float,
-        default=MARGIN,
-        metavar="M",
-        help=f"half the width of what counts as no difference, in points ({MARGIN})",
-    )
+    margin = f"half the width of what counts as no difference, in points ({MARGIN})"
+    add_number(parser, "--margin", "M", margin, default=MARGIN, least=0.0)
     parser.add_argument(
         "--power", type=float, default=POWER, metavar="P", help=f"how often it shall be found, a share of 1 ({POWER})"
     )
@@ -91,8 +86,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--contrast: expected A-B, as in test_resnetdw_dk-test_resnetdw")
     if args.effect is None or not math.isfinite(args.effect) or args.effect == 0:
         raise UserError(f"--effect: expected a difference in points, not 0, got {args.effect}")
-    if not (args.margin > 0 and math.isfinite(args.margin)):
-        raise UserError(f"--margin: expected a number above 0, got {args.margin}")
     if not 0 < args.power < 1:
         raise UserError(f"--power: expected a share above 0 and below 1, got {args.power}")
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dk_bench.cli.options import add_output
-from dk_bench.errors import UserError
+from dk_bench.cli.options import add_number, add_output
 from dk_bench.runs.attempts import STALE
 from dk_bench.sweep.deadline import Deadline
 from dk_bench.sweep.grid import Sweep, read_sweep
@@ -32,24 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="sweep file in W&B's format, method grid; the runs of several go in one queue",
     )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="runs at a time, with a GPU or a share of the cores each (one)"
-    )
-    parser.add_argument(
-        "--retries", type=int, metavar="N", default=0, help="how often to start a run that failed again (0)"
-    )
+    add_number(parser, "--workers", "N", "runs at a time, with a GPU or a share of the cores each (one)")
+    add_number(parser, "--retries", "N", "how often to start a run that failed again (0)", default=0, least=0)
     add_output(parser, "FOLDER", "for runs and logs, in place of the file's parameter 'output'")
     parser.add_argument(
         "--by",
         metavar="PARAMETER",
         help="runs in order of this parameter first: `--by seed` ends a seed before it begins another",
     )
-    parser.add_argument(
-        "--time-limit",
-        type=float,
-        metavar="SECONDS",
-        help="start no run that would not end by then, as those like it did, and stop what runs",
-    )
+    limit = "start no run that would not end by then, as those like it did, and stop what runs"
+    add_number(parser, "--time-limit", "SECONDS", limit, least=0.0)
     parser.add_argument("--dry-run", action="store_true", help="print the commands and what is wrong, run nothing")
 
 
@@ -57,9 +48,6 @@ def run(args: argparse.Namespace) -> int:
     """Starts the runs. Returns 1 if any failed; one left for want of time has not. Raises UserError for a faulty file,
     and what stopped the runs."""
     deadline = Deadline(args.time_limit)
-    for name, low in ("workers", 1), ("retries", 0), ("time_limit", 0.001):
-        if (given := getattr(args, name)) is not None and not given >= low:
-            raise UserError(f"--{name.replace('_', '-')} is {given}, expected at least {low}")
     sweeps = [read_sweep(path) for path in args.file]
     jobs = _queue(args, sweeps)
     if args.dry_run:

@@ -47,9 +47,9 @@ def here(tmp_path, monkeypatch):
             ["dynamics", "last.ckpt", "--images", "folder"],
             "--images folder: goes with --data, annotations that name them",
         ),
-        (["dynamics", "last.ckpt", "--perplexity", "nan"], "--perplexity nan: expected a positive number"),
-        (["dynamics", "last.ckpt", "--perplexity", "0"], "--perplexity 0: expected a positive number"),
-        (["dynamics", "last.ckpt", "--perplexity", "-3"], "--perplexity -3: expected a positive number"),
+        (["dynamics", "last.ckpt", "--perplexity", "nan"], "--perplexity: expected a number above 0, got nan"),
+        (["dynamics", "last.ckpt", "--perplexity", "0"], "--perplexity: expected a number above 0, got 0.0"),
+        (["dynamics", "last.ckpt", "--perplexity", "-3"], "--perplexity: expected a number above 0, got -3.0"),
         (["replay", "record.json", "--force"], "--force: goes with --run"),
         (["eval", "last.ckpt", "--record", "folder"], "--record folder: is a folder, expected a file"),
         (

@@ -100,4 +100,4 @@ def test_runs_left_for_want_of_time_are_no_failures(tmp_path, capsys, monkeypatc
     assert main(["sweep", path, "--workers", "1", "--time-limit", "0.5"]) == 0
     assert "0 of 1 runs finished, 1 left for want of time" in capsys.readouterr().err
     assert main(["sweep", path, "--time-limit", "0"]) == 2
-    assert "--time-limit is 0.0, expected at least 0.001" in capsys.readouterr().err
+    assert "--time-limit: expected a number above 0, got 0.0" in capsys.readouterr().err

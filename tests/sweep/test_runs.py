@@ -202,7 +202,7 @@ def test_retries_are_told(tmp_path, monkeypatch, capsys):
     assert shown.count("failed try: exit status 1, see out/logs/try-001-run.log") == 2
     assert shown.count("will be run again") == 1 and "0 of 1 runs finished" in shown
     assert main(["sweep", "try.yaml", "--retries", "-1"]) == 2
-    assert "--retries is -1, expected at least 0" in capsys.readouterr().err
+    assert "--retries: expected at least 0, got -1" in capsys.readouterr().err
 
 
 def test_workers_have_a_gpu_each(tmp_path, monkeypatch):
