@@ -10,7 +10,6 @@ import math
 import os
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,6 @@ FEW = 10_000  # images; of so many the sizes are compared before training, of mo
 SLACK = 0.5  # pixels by which a box may be outside before it is worth a word: files are written rounded
 
 
-@dataclass(frozen=True)
-class Tally:
-    """What an annotation file holds. ``partly_outside``: boxes that reach over the image's edge; ``no_area``: boxes of
-    no width or height, which mmdet leaves out in training. COCO itself has a few of both."""
-
-    images: int
-    empty_images: int
-    annotations: int
-    crowds: int
-    partly_outside: int
-    no_area: int
-
-
 def check_annotations(
     path: str | Path,
     image_folder: str | Path,
@@ -45,8 +31,8 @@ def check_annotations(
     *,
     other_classes: bool = False,
     decode: bool = False,
-) -> Tally:
-    """Checks an annotation file, and that its images are there; returns what is there, for whoever wants to tell.
+) -> None:
+    """Checks an annotation file, and that its images are there.
 
     ``classes`` are the names in order of the labels. ``other_classes`` allows annotations of classes not listed, which
     mmdet then leaves out. ``decode`` reads every image to its end (COCO: half an hour).
@@ -64,15 +50,6 @@ def check_annotations(
     _check_images(held.path, Path(image_folder), held.images.values(), decode)
     if told := [f"{len(names)} boxes {what} (the first: {names[0]})" for what, names in odd.items() if names]:
         warnings.warn(f"{path}: {', '.join(told)}; they are used as they are", stacklevel=2)
-    used = {annotation["image_id"] for annotation in held.annotations}
-    return Tally(
-        images=len(held.images),
-        empty_images=len(held.images.keys() - used),
-        annotations=len(held.annotations),
-        crowds=sum(bool(annotation.get("iscrowd")) for annotation in held.annotations),
-        partly_outside=len(odd[OUTSIDE]),
-        no_area=len(odd[FLAT]),
-    )
 
 
 def _check_classes(held: Annotations, classes: list[str], other_classes: bool) -> None:
@@ -85,10 +62,8 @@ def _check_classes(held: Annotations, classes: list[str], other_classes: bool) -
     for annotation in held.annotations:
         name = names[annotation["category_id"]]
         if not other_classes and name not in classes:
-            raise UserError(
-                f"{path}: annotation {annotation['id']}: category {name!r} is not in the list; {listed}, or "
-                "other_classes=True in the configuration"
-            )
+            what = f"category {name!r} is not in the list; {listed}, or other_classes=True in the configuration"
+            raise UserError(f"{path}: annotation {annotation['id']}: {what}")
 
 
 def _check_sizes(held: Annotations) -> None:

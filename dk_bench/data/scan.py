@@ -91,18 +91,7 @@ def images_below(root: Path, key: str) -> list[str]:
 
     Raises UserError that names ``key`` where there are none, and what is neither image nor service file.
     """
-    listing, links, seen, waiting = Listing(), {}, set(), [root]
-    while waiting:
-        folder = waiting.pop()
-        if (real := os.path.realpath(folder)) in seen:
-            continue  # by a link; every folder counts once
-        seen.add(real)
-        for entry in _entries(folder, key):
-            if not entry.is_dir():
-                _add_file(listing, links, entry, Path(entry.path).relative_to(root).as_posix())
-            elif not is_service(entry.name, folder=True):
-                waiting.append(Path(entry.path))
-    _name_aliases(listing, links, root)
+    listing = _list_folder(root, key, of_classes=False)
     faults = listing.faults | {name: NO_IMAGE for name in listing.files if not is_image_name(name)}
     if faults:
         name = min(faults)
@@ -115,21 +104,27 @@ def images_below(root: Path, key: str) -> list[str]:
 # Folders
 
 
-def _list_folder(root: Path, key: str) -> Listing:
-    listing, links = Listing(), {}
-    folders = {os.path.realpath(root): "the folder itself"}
-    for entry in _entries(root, key):
-        if not entry.is_dir():
-            _add_file(listing, links, entry, entry.name)
-        elif is_service(entry.name, folder=True):
-            listing.left_out += 1
-        elif (real := os.path.realpath(entry.path)) in folders:
-            listing.faults[entry.name] = f"the same folder as {folders[real]}, by a link"
-        else:
-            folders[real] = entry.name
-            listing.folders.append(entry.name)
-            for inner in _entries(Path(entry.path), key):
-                _add_inner(listing, links, inner, f"{entry.name}/{inner.name}")
+def _list_folder(root: Path, key: str, *, of_classes: bool = True) -> Listing:
+    """Lists a folder and those in it: those of classes, in which there are no others, or, otherwise, to any depth."""
+    listing, links, waiting = Listing(), {}, [(root, "")]
+    seen = {os.path.realpath(root): "the folder itself"}
+    while waiting:
+        folder, within = waiting.pop(0)
+        for entry in _entries(folder, key):
+            name = within + entry.name
+            if not entry.is_dir():
+                _add_file(listing, links, entry, name)
+            elif is_service(entry.name, folder=True):
+                listing.left_out += 1
+            elif of_classes and within:
+                by_link = f", by a link to {os.readlink(entry.path)}" if entry.is_symlink() else ""
+                listing.faults[name] = INNER + by_link
+            elif (real := os.path.realpath(entry.path)) not in seen:
+                seen[real] = name
+                listing.folders.append(name)
+                waiting.append((Path(entry.path), f"{name}/"))
+            elif of_classes:  # elsewhere a folder counts once, by whatever links it is reached
+                listing.faults[name] = f"the same folder as {seen[real]}, by a link"
     _name_aliases(listing, links, root)
     return listing
 
@@ -139,15 +134,6 @@ def _entries(folder: Path, key: str) -> Iterator[os.DirEntry]:
     with system_errors(f"key '{key}': folder {folder} cannot be read"), os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
     yield from found
-
-
-def _add_inner(listing: Listing, links: dict[str, str], entry: os.DirEntry, name: str) -> None:
-    if not entry.is_dir():
-        _add_file(listing, links, entry, name)
-    elif is_service(entry.name, folder=True):
-        listing.left_out += 1
-    else:
-        listing.faults[name] = f"{INNER}, by a link to {os.readlink(entry.path)}" if entry.is_symlink() else INNER
 
 
 def _add_file(listing: Listing, links: dict[str, str], entry: os.DirEntry, name: str) -> None:

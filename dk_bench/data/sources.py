@@ -49,14 +49,10 @@ def data_name(config: DataConfig) -> str:
 def _check_places(config: DataConfig) -> None:
     """Raises UserError for settings of where images lie that the source would not heed."""
     if config.source == "procedural":
+        reason = "but 'data.source' is 'procedural', which reads no files; expected data.source=timm with it"
         for key in ("train", "val", "test", "reader"):
             if value := getattr(config, key):
-                raise UserError(
-                    f"key 'data.{key}' is {value!r}, but 'data.source' is 'procedural', which reads no files; expected "
-                    "data.source=timm with it"
-                )
+                raise UserError(reason, key=f"data.{key}", value=value)
     elif config.root is not None and not config.reader:
-        raise UserError(
-            f"key 'data.root' is {config.root!r}, but 'data.reader' is empty: only named data sets lie below it; "
-            "expected data.train and data.val as whole paths"
-        )
+        reason = "but 'data.reader' is empty: only named data sets lie below it; expected data.train and data.val as "
+        raise UserError(f"{reason}whole paths", key="data.root", value=config.root)

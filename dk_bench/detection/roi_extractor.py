@@ -82,22 +82,13 @@ class DeformRoIExtractor(SingleRoIExtractor):
         gamma = settings.pop("gamma")
         unknown = sorted(set(settings) - set(_KEYS))
         if settings.pop("type", None) != "RoIAlign" or unknown or "output_size" not in settings:
-            raise UserError(
-                f"roi_layer: expected type='RoIAlign', output_size and at most {', '.join(_KEYS[2:])}, got "
-                f"{ {key: value for key, value in layer_cfg.items() if key != 'gamma'} }"
-            )
+            given = {key: value for key, value in layer_cfg.items() if key != "gamma"}
+            expected = f"type='RoIAlign', output_size and at most {', '.join(_KEYS[2:])}"
+            raise UserError(f"roi_layer: expected {expected}, got {given}")
         size = settings.pop("output_size")
         size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-        return nn.ModuleList(
-            _Level(
-                size,
-                1 / stride,
-                gamma,
-                sampling_ratio=settings.get("sampling_ratio", 0),
-                aligned=settings.get("aligned", True),
-            )
-            for stride in featmap_strides
-        )
+        settings = {"sampling_ratio": 0, "aligned": True, **settings}
+        return nn.ModuleList(_Level(size, 1 / stride, gamma, **settings) for stride in featmap_strides)
 
     def forward(self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         """Returns the boxes' features; ``rois`` are (image, x1, y1, x2, y2) in pixels of the image."""

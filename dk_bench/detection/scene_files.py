@@ -21,57 +21,50 @@ from typing import Any
 from mmdet.datasets import CocoDataset
 
 from dk_bench.data.procedural import SHAPES, SPLITS
-from dk_bench.detection.scenes import NATIVE_SIZE, SHARES, Scenes
-from dk_bench.errors import UserError
-from dk_bench.files import write_atomically
+from dk_bench.detection.scenes import SHARES, Scenes
+from dk_bench.errors import UserError, system_errors
+from dk_bench.files import read_json, write_atomically
 from dk_bench.registry import DATASETS
 from dk_bench.runs.lock import wait_for
 
 MARKER = "dataset.json"  # what the folder was drawn by; a folder that has it is whole
 VERSION = 1  # of the drawing: one more whenever the same settings give other images
-TRAIN_IMAGES, VAL_IMAGES = 400, 100
+COLOURS = "e63c3c 3ca0e6 46c85a f0b428 a05adc 28c8be f078b4 969696 b4783c 78c828"  # of the classes, in drawings
 
 
-def write_dataset(
-    folder: str | Path,
-    *,
-    train_images: int = TRAIN_IMAGES,
-    val_images: int = VAL_IMAGES,
-    size: int = NATIVE_SIZE,
-    seed: int = 0,
-    **more: Any,
-) -> Path:
+def write_dataset(folder: str | Path, **settings: Any) -> Path:
     """Writes images/*.png and annotations/train.json, val.json unless the folder holds them, and returns the folder.
 
-    ``size`` is the side of the images in pixels, ``more`` further fields of `Scenes`: classes, bend, clutter, shares.
-    The folder appears whole or not at all. Of several processes one writes and the others wait; what a killed one
-    left is removed. Takes some 0.15 s an image of 256 x 256.
+    ``settings`` are fields of `Scenes`. The folder appears whole or not at all. Of several processes one writes and the
+    others wait; what a killed one left is removed. Takes some 0.15 s an image of 256 x 256.
 
-    Raises UserError for a setting out of range, for a folder that holds other data, or data of other settings, and
-    where it cannot be written.
+    Raises UserError for a setting that is unknown or out of range, for a folder that holds other data, or data of other
+    settings, and where it cannot be written.
     """
     folder, names = Path(folder), {field.name for field in dataclasses.fields(Scenes)}
-    if unknown := sorted(more.keys() - names):
+    if unknown := sorted(settings.keys() - names):
         raise UserError(f"procedural data: unknown setting {unknown[0]!r}, expected {', '.join(sorted(names))}")
-    scenes = Scenes(train_images, val_images, size, seed, **more)
+    scenes = Scenes(**settings)
     if _is_written(folder, scenes):
         return folder
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
+    with system_errors(f"procedural data cannot be written to {folder}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with wait_for(folder.with_name(f".{folder.name}.lock")):
-            if _is_written(folder, scenes):  # by whom we waited for
-                return folder
-            for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
-                shutil.rmtree(leftover)
-            try:
-                _write(temporary, scenes)
-                os.rename(temporary, folder)  # an empty folder of that name is replaced
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"procedural data cannot be written to {folder}: {error.strerror or error}") from error
+            if not _is_written(folder, scenes):  # by whom we waited for
+                _write_whole(folder, scenes)
     return folder
+
+
+def _write_whole(folder: Path, scenes: Scenes) -> None:
+    """Writes beside the folder, which then takes its name; nobody else may be at it. Raises OSError."""
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        shutil.rmtree(leftover)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        _write(temporary, scenes)
+        os.rename(temporary, folder)  # an empty folder of that name is replaced
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @DATASETS.register_module()
@@ -82,21 +75,7 @@ class ProceduralCoco(CocoDataset):
     `write_dataset` does, also for a ``data_root`` that is empty and a split there is not.
     """
 
-    METAINFO = {
-        "classes": SHAPES,
-        "palette": [
-            (230, 60, 60),
-            (60, 160, 230),
-            (70, 200, 90),
-            (240, 180, 40),
-            (160, 90, 220),
-            (40, 200, 190),
-            (240, 120, 180),
-            (150, 150, 150),
-            (180, 120, 60),
-            (120, 200, 40),
-        ],
-    }
+    METAINFO = {"classes": SHAPES, "palette": [tuple(bytes.fromhex(colour)) for colour in COLOURS.split()]}
 
     def __init__(
         self, *, data_root: str, split: str = "train", scenes: Mapping[str, Any] | None = None, **settings: Any
@@ -117,14 +96,11 @@ class ProceduralCoco(CocoDataset):
 
 def _is_written(folder: Path, scenes: Scenes) -> bool:
     """Tells whether the folder holds this very data. Raises UserError where it holds anything else."""
-    try:
-        found = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-            return False
-        raise UserError(f"{folder}: holds no procedural data and is not empty, expected no such folder") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / MARKER}: cannot be read: {error}") from error
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    if folder.is_dir() and not (folder / MARKER).exists():
+        raise UserError(f"{folder}: holds no procedural data and is not empty, expected no such folder")
+    found = read_json(folder / MARKER)
     if found != (wanted := _settings(scenes)):
         raise UserError(f"{folder}: holds procedural data of {found}, expected {wanted}: remove it or name another")
     return True
@@ -140,7 +116,7 @@ def _settings(scenes: Scenes) -> dict[str, Any]:
 
 
 def _write(folder: Path, scenes: Scenes) -> None:
-    """Returns both splits and, last, the marker."""
+    """Writes both splits and, last, the marker."""
     (folder / "images").mkdir(parents=True)
     first_image = first_annotation = 1  # pycocotools takes the id 0 for no annotation
     for split in SPLITS:

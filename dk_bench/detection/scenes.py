@@ -75,8 +75,8 @@ class Scenes:
     objects that are asked for. Raises UserError for a setting out of range.
     """
 
-    train_images: int
-    val_images: int
+    train_images: int = 400
+    val_images: int = 100
     size: int = NATIVE_SIZE
     seed: int = 0
     classes: int = len(SHAPES)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, system_errors
 from dk_bench.reading.values import DECIMAL, Word
 
 TAG = "tag:yaml.org,2002:"
@@ -41,9 +41,8 @@ def read_as_written(path: str | Path, what: str) -> Any:
 
 def _compose(path: str | Path, what: str) -> yaml.Node | None:
     try:
-        return yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
-    except OSError as error:
-        raise UserError(f"{path}: no {what} can be read there: {error.strerror or error}") from error
+        with system_errors(f"{path}: no {what} can be read there"):
+            return yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 
 import pytest
 
@@ -22,12 +23,10 @@ def annotations(folder, split="train"):
     return json.loads((folder / "annotations" / f"{split}.json").read_text())
 
 
-def test_checks_pass_and_count(folder):
-    for split, images in (("train", 12), ("val", 6)):
-        found = annotations(folder, split)["annotations"]
-        counts = check_annotations(folder / f"annotations/{split}.json", folder / "images", SHAPES, decode=True)
-        assert (counts.images, counts.annotations, counts.empty_images) == (images, len(found), split == "train")
-        assert counts.crowds == sum(a["iscrowd"] for a in found) and counts.partly_outside == counts.no_area == 0
+def test_what_is_written_passes_without_a_word(folder):
+    for split in ("train", "val"):
+        with warnings.catch_warnings(action="error"):
+            check_annotations(folder / f"annotations/{split}.json", folder / "images", SHAPES, decode=True)
 
 
 def first(content, **change):
@@ -111,8 +110,8 @@ def test_boxes_over_the_edge_and_of_no_area_are_counted_and_told_once(folder, tm
     path = tmp_path / "train.json"
     path.write_text(json.dumps(content))
     with pytest.warns(UserWarning, match="2 boxes partly outside .*bbox .-3, 2, 9, 9.*1 boxes of no area") as told:
-        counts = check_annotations(path, folder / "images", SHAPES)
-    assert len(told) == 1 and (counts.partly_outside, counts.no_area) == (2, 1)
+        check_annotations(path, folder / "images", SHAPES)
+    assert len(told) == 1
 
 
 def test_part_of_the_classes_can_be_asked_for(folder):
