@@ -94,9 +94,7 @@ def _convolve(input: Tensor, route: Tensor, experts: Tensor, kernel_shape: tuple
 
 
 def _mix_outputs(input: Tensor, route: Tensor, experts: Tensor) -> Tensor:
-    """Returns a 1x1 convolution of all experts in one matrix product, whose outputs are mixed in place of the
-    kernels.
-    """
+    """Computes 1x1 convolutions by all experts in one matrix product, and mixes outputs in place of kernels."""
     count, channels, height, width = input.shape
     rows = input.permute(0, 2, 3, 1).reshape(-1, channels)
     shape = (count, height * width, len(experts), experts.shape[1] // channels)

@@ -51,9 +51,9 @@ class DeformConv2d(RigidStart2d):
         self.deform_groups, self.modulated = deform_groups, modulated
         shape = (self.out_channels, in_channels // self.groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        geometry = (in_channels, self.kernel_size, self.stride, self.padding, self.dilation, device, dtype)
-        self.data_offset = LocalOffset(*geometry, groups=deform_groups)
-        self.data_mask = LocalMask(*geometry, groups=deform_groups) if modulated else None
+        generator = {"in_channels": in_channels, **self.geometry, "device": device, "dtype": dtype}
+        self.data_offset = LocalOffset(**generator, groups=deform_groups)
+        self.data_mask = LocalMask(**generator, groups=deform_groups) if modulated else None
         self.reset_parameters()
 
     def load_kernel(self, kernel: Tensor) -> None:

@@ -67,10 +67,7 @@ class _Depthwise(ScopedKernel2d):
                 f"groups: {type(self).__name__} is depthwise, so that groups == in_channels == out_channels; got "
                 f"groups={self.groups}, in_channels={self.in_channels}, out_channels={self.out_channels}"
             )
-        self.kernel_offset = self._local_offset(device, dtype)
-
-    def _local_offset(self, device: torch.device | None, dtype: torch.dtype | None) -> LocalOffset:
-        return LocalOffset(self.in_channels, self.kernel_size, self.stride, self.padding, self.dilation, device, dtype)
+        self.kernel_offset = LocalOffset(self.in_channels, **self.geometry, device=device, dtype=dtype)
 
 
 class DeformKernel2d(_Depthwise):
@@ -101,7 +98,7 @@ class DeformKernelConv2d(_Depthwise):
 
     def add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
         super().add_offsets(device, dtype)
-        self.data_offset = self._local_offset(device, dtype)
+        self.data_offset = LocalOffset(self.in_channels, **self.geometry, device=device, dtype=dtype)
 
     def convolve(self, input: Tensor) -> Tensor:
         output = deform_kernel_conv(

@@ -28,9 +28,7 @@ def as_batch(input: Tensor, channels: int, weight: Tensor, module: str) -> Tenso
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """Tells what autocast turns the tensor into; None where it is off or leaves the tensor alone, as it does
-    float64.
-    """
+    """Tells what autocast turns the tensor into; None where it is off or leaves it alone, as it does float64."""
     kind = tensor.device.type
     if kind == "meta" or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return None
