@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import re
 import shlex
+import shutil
 import sys
 import textwrap
 import types
@@ -18,6 +19,8 @@ import pytest
 import timm
 import torch
 
+import dk_bench
+from dk_bench import tasks
 from dk_bench.claims.file import load_claims
 from dk_bench.cli import COMMANDS, main
 from dk_bench.config import Config, load_config
@@ -250,3 +253,20 @@ def test_the_recipe_of_a_study(tmp_path):
     rows = names["study_offsets"]("last.ckpt", 2)
     assert [row["kind"] for row in rows] == ["kernel offsets"] * 4 and all(row["mean"] == 0 for row in rows)
     assert [path.name for path in names["write_figure"](rows, tmp_path)] == ["mine.png", "mine.pdf"]
+
+
+def test_the_recipe_of_a_task(tmp_path, monkeypatch):
+    task, module, kind = blocks_of("A task", "python")
+    (tmp_path / "mine").mkdir()
+    for name, lines in (("__init__", ""), ("task", task), ("module", module)):
+        (tmp_path / "mine" / f"{name}.py").write_text(lines)
+    monkeypatch.setattr("dk_bench.__path__", [*dk_bench.__path__, str(tmp_path)])
+    monkeypatch.setattr("dk_bench.tasks.KINDS", tasks.KINDS | {"mine": eval(kind, vars(tasks))})
+    shutil.copy(ROOT / "configs" / "demo.yaml", tmp_path / "mine.yaml")
+    few = [f"data.procedural.{split}_images=32" for split in ("train", "val")]
+    command = ["train", str(tmp_path / "mine.yaml"), *few, "optim.epochs=1", "optim.warmup_epochs=0", "data.size=32"]
+    assert main([*command, f"output={tmp_path}"]) == 0
+    (record,) = (read_record(path) for path in find_records([tmp_path]))
+    assert (record.task, record.status) == ("mine", "finished") and "val/near" in record.metrics["final"]
+    for name in [name for name in sys.modules if name.startswith("dk_bench.mine")]:
+        monkeypatch.delitem(sys.modules, name)
