@@ -3,6 +3,7 @@
 import pytorch_lightning as pl
 
 from dk_bench.config import load_config
+from dk_bench.training import read_checkpoint, run_folder
 
 EPOCHS, STEPS = 4, 3  # of the runs here
 TINY = (
@@ -38,6 +39,16 @@ ONE_STEP = (
 
 def tiny(output, *overrides):
     return load_config(None, [*TINY, f"output={output}", *overrides])
+
+
+def timeless(record):
+    """Epochs' metrics without what the clock says."""
+    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in record.metrics["epochs"]]
+
+
+def weights(config):
+    """The weights that a run has left, by name."""
+    return read_checkpoint(run_folder(config) / "last.ckpt")["state_dict"]
 
 
 class PowerCut(pl.Callback):

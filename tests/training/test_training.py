@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from training_cases import EPOCHS, STEPS, TINY, PowerCut, tiny
+from training_cases import EPOCHS, STEPS, TINY, PowerCut, timeless, tiny
 
 from dk_bench.classification.data import ClassificationData
 from dk_bench.classification.timm_models import build_model
@@ -19,8 +19,7 @@ from dk_bench.training import evaluate, load_model, read_checkpoint, run_folder,
 def outcome(config):
     """Everything a run computed: checkpoint tensors and the record's metrics, without times."""
     checkpoint = read_checkpoint(run_folder(config) / "last.ckpt")
-    epochs = read_record(run_folder(config) / "record.json").metrics["epochs"]
-    metrics = [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in epochs]
+    metrics = timeless(read_record(run_folder(config) / "record.json"))
     return checkpoint, metrics
 
 
