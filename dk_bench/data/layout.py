@@ -38,16 +38,16 @@ class Listing:
     """What a folder or a tar holds, service files left out: paths in it with ``/`` between their parts.
 
     Attributes:
-        files: of everything that may be an image.
+        files: everything that may be an image; of a tar's, the offset and number of its bytes.
         folders: those at the first level, where classes are, the empty ones included.
         faults: what can be no image, with the reason.
-        left_out: how many service files and folders there were.
+        left_out: the service files and folders.
     """
 
-    files: list[str] = field(default_factory=list)
+    files: dict[str, tuple[int, int] | None] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
     faults: dict[str, str] = field(default_factory=dict)
-    left_out: int = 0
+    left_out: set[str] = field(default_factory=set)
 
 
 def is_service(name: str, folder: bool) -> bool:

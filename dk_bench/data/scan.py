@@ -28,7 +28,7 @@ class Scan(Files):
     """
 
     def __init__(self, place: str, listing: Listing, key: str) -> None:
-        self.place, self.left_out = place, listing.left_out
+        self.place, self.left_out = place, len(listing.left_out)
         self.classes, self.names, self.labels = arrange(listing, place, key)
 
     def called(self, index: int) -> str:
@@ -52,11 +52,11 @@ class TarScan(Scan):
 
     def __init__(self, place: str, key: str) -> None:
         try:
-            listing, places = _list_tar(place, key)
+            listing = _list_tar(place)
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
             raise UserError(f"{place} cannot be read as a tar: {error}", key=key) from error
         super().__init__(place, listing, key)
-        self._places = [places[name] for name in self.names]
+        self._places = [listing.files[name] for name in self.names]
 
     def identity(self, index: int) -> tuple[str, int]:
         return os.path.realpath(self.place), self._places[index][0]
@@ -115,7 +115,7 @@ def _list_folder(root: Path, key: str, *, of_classes: bool = True) -> Listing:
             if not entry.is_dir():
                 _add_file(listing, links, entry, name)
             elif is_service(entry.name, folder=True):
-                listing.left_out += 1
+                listing.left_out.add(name)
             elif of_classes and within:
                 by_link = f", by a link to {os.readlink(entry.path)}" if entry.is_symlink() else ""
                 listing.faults[name] = INNER + by_link
@@ -138,7 +138,7 @@ def _entries(folder: Path, key: str) -> Iterator[os.DirEntry]:
 
 def _add_file(listing: Listing, links: dict[str, str], entry: os.DirEntry, name: str) -> None:
     if is_service(entry.name, folder=False):
-        listing.left_out += 1
+        listing.left_out.add(name)
     elif entry.is_symlink() and not os.path.exists(entry.path):
         listing.faults[name] = "a link that leads nowhere"
     elif not entry.is_file():
@@ -146,7 +146,7 @@ def _add_file(listing: Listing, links: dict[str, str], entry: os.DirEntry, name:
     elif is_image_name(entry.name) and entry.stat().st_size == 0:
         listing.faults[name] = "an empty file"
     else:
-        listing.files.append(name)
+        listing.files[name] = None
         if entry.is_symlink():
             links[name] = os.path.realpath(entry.path)
 
@@ -165,23 +165,22 @@ def _name_aliases(listing: Listing, links: dict[str, str], root: Path) -> None:
         if target in known:
             listing.faults[name] = f"the same file as {known[target]}, by a link"
         known.setdefault(target, name)
-    listing.files = [name for name in listing.files if name not in listing.faults]
+    listing.files = {name: None for name in listing.files if name not in listing.faults}
 
 
 # Tars
 
 
-def _list_tar(place: str, key: str) -> tuple[Listing, dict[str, tuple[int, int]]]:
-    """Tells what a tar holds, and of each file the offset and size of its bytes."""
-    listing, places, service = Listing(), {}, set()
+def _list_tar(place: str) -> Listing:
+    """Lists a tar, and of each file the offset and size of its bytes. Raises ValueError, OSError or TarError."""
+    listing = Listing()
     with open(place, "rb") as stream:
         if stream.read(8).startswith(COMPRESSED):
             raise ValueError("it is compressed, expected a plain one, in which images can be looked up")
         stream.seek(0)
         for name, member, start in _members(stream, 0, ""):
-            _add_member(listing, places, service, name, member, start)
-    listing.left_out = len(service)
-    return _below_the_top(listing, places)
+            _add_member(listing, name, member, start)
+    return _below_the_top(listing)
 
 
 def _members(stream, start: int, prefix: str) -> Iterator[tuple[str, tarfile.TarInfo, int]]:
@@ -207,49 +206,39 @@ def _members(stream, start: int, prefix: str) -> Iterator[tuple[str, tarfile.Tar
                 raise tarfile.ReadError(f"there is more behind its end, after {last}: several tars in one file")
 
 
-def _add_member(
-    listing: Listing,
-    places: dict[str, tuple[int, int]],
-    service: set[str],
-    name: str,
-    member: tarfile.TarInfo,
-    start: int,
-) -> None:
+def _add_member(listing: Listing, name: str, member: tarfile.TarInfo, start: int) -> None:
     parts = name.split("/")
     for depth, part in enumerate(parts, start=1):
         if is_service(part, folder=depth < len(parts) or member.isdir()):
-            service.add("/".join(parts[:depth]))
+            listing.left_out.add("/".join(parts[:depth]))
             return
     if ".." in parts:
         listing.faults[name] = "leads out of the tar"
     elif member.isdir():
         listing.folders.append(name)
     elif not member.isfile():
-        kind = "a link" if member.issym() or member.islnk() else "neither file nor folder"
-        listing.faults[name] = kind
-    elif name in places:
+        listing.faults[name] = "a link" if member.issym() or member.islnk() else "neither file nor folder"
+    elif name in listing.files:
         listing.faults[name] = "is there twice"
     elif member.issparse() or (is_image_name(name) and member.size == 0):
         listing.faults[name] = "a file with holes" if member.issparse() else "an empty file"
     else:
-        listing.files.append(name)
-        places[name] = (start + member.offset_data, member.size)
+        listing.files[name] = (start + member.offset_data, member.size)
 
 
-def _below_the_top(listing: Listing, places: dict[str, tuple[int, int]]) -> tuple[Listing, dict[str, tuple[int, int]]]:
+def _below_the_top(listing: Listing) -> Listing:
     """Returns the same without the folders that everything lies in, above those of the classes."""
     names, cut = [*listing.files, *listing.faults, *listing.folders], 0
     while (
         any(name.count("/", cut) >= 2 for name in listing.files)
         and len({name[cut:].partition("/")[0] for name in names if len(name) > cut}) == 1
     ):
-        cut = listing.files[0].index("/", cut) + 1
+        cut = next(iter(listing.files)).index("/", cut) + 1
     folders = {name[cut:] for name in listing.folders if len(name) > cut}
     inner = {name: INNER for name in folders if "/" in name}
-    below = Listing(
-        files=[name[cut:] for name in listing.files],
+    return Listing(
+        files={name[cut:]: place for name, place in listing.files.items()},
         folders=sorted(folders - inner.keys()),
         faults={name[cut:]: why for name, why in listing.faults.items()} | inner,
         left_out=listing.left_out,
     )
-    return below, {name[cut:]: place for name, place in places.items()}

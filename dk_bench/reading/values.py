@@ -236,22 +236,21 @@ class _Brackets:
         self.text, self.at = text, 0
 
     def whole(self) -> Any:
-        value = self._value(",]})")
+        value = self._value()
         if self.at < len(self.text):
             raise _Unbalanced(f"after its end comes {self.text[self.at :]!r}")
         return value
 
-    def _value(self, ends: str) -> Any:
-        self._skip()
-        opening = self.text[self.at : self.at + 1]
+    def _value(self) -> Any:
+        opening = self._peek()
         if opening == "{":
             return self._section()
         if opening in CLOSING:
-            start, items = self.at, self._items(CLOSING[opening], lambda: self._value(",]})"))
+            start, items = self.at, self._items(CLOSING[opening], self._value)
             if opening == "(" and len(items) == 1 and not re.search(r",\s*\)$", self.text[start : self.at]):
                 raise _Unbalanced("expected a comma after the only item of a tuple, or brackets")  # ('a') is a text
             return tuple(items) if opening == "(" else items
-        return self._word(ends)
+        return self._word(",]})")
 
     def _section(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -266,7 +265,7 @@ class _Brackets:
         if self._peek() != ":":
             raise _Unbalanced(f"expected ':' after {key!r}")
         self.at += 1
-        return key, self._value(",]})")
+        return key, self._value()
 
     def _items(self, closing: str, read_one: typing.Callable[[], Any]) -> list[Any]:
         items = []
@@ -282,8 +281,7 @@ class _Brackets:
 
     def _word(self, ends: str) -> str:
         """Returns a text in quotes, or a `Word` up to one of ``ends``, without the blanks around it."""
-        self._skip()
-        if self.text[self.at : self.at + 1] in ("'", '"'):
+        if self._peek() in ("'", '"'):
             found = QUOTED.match(self.text, self.at)
             if not found:
                 raise _Unbalanced("a quote has no end")
@@ -300,9 +298,7 @@ class _Brackets:
         return Word(word)
 
     def _peek(self) -> str:
-        self._skip()
-        return self.text[self.at : self.at + 1]
-
-    def _skip(self) -> None:
+        """Returns the next character that is no blank, to which it goes; empty at the end."""
         while self.text[self.at : self.at + 1].isspace():
             self.at += 1
+        return self.text[self.at : self.at + 1]
