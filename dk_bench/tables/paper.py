@@ -60,6 +60,13 @@ def paper_row(backbone: str, spec: KernelSpec) -> tuple[str, ...]:
     return backbone, words.pw, words.conv3x3, words.combined
 
 
+@cache
+def paper_tables() -> dict[str, list[dict[str, Any]]]:
+    """Returns the tables of `load_paper`, read once."""
+    return load_paper()
+
+
+@cache
 def paper_models() -> dict[tuple[str, ...], str]:
     """Returns the models that are rows of the paper's tables, by the rows' names."""
     models = (model for model in MODELS.values() if model.base in BACKBONES)
@@ -88,7 +95,7 @@ def paper_difference(model: str, base: str, key: str) -> float | None:
 def _figures() -> dict[tuple[str, ...], dict[str, float]]:
     """Returns all figures by the names of rows: a row may stand in a table of classification and one of detection."""
     found: dict[tuple[str, ...], dict[str, float]] = {}
-    for table, rows in load_paper().items():
+    for table, rows in paper_tables().items():
         for row in rows:
             found.setdefault(row_name(row), {}).update({key: row[key] for key in TABLES[table][1]})
     return found

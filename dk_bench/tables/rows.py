@@ -11,7 +11,7 @@ from dk_bench.models import MODELS, KernelSpec
 from dk_bench.tables.cells import Cell, pair_marks
 from dk_bench.tables.contrasts import Judgement, judge, paired_differences
 from dk_bench.tables.entries import NOT_RUN, Figure, Number
-from dk_bench.tables.paper import load_paper, paper_models, row_name
+from dk_bench.tables.paper import paper_models, paper_tables, row_name
 from dk_bench.tables.table import NO_DIFFERENCE
 
 
@@ -86,7 +86,7 @@ def rows_of_paper(
 ) -> list[ModelRow]:
     """Returns the rows of one of the paper's tables, in its order. ``costs``: counts by model."""
     models = paper_models()
-    rows = [(paper, models[row_name(paper)]) for paper in load_paper()[f"table{number}"]]
+    rows = [(paper, models[row_name(paper)]) for paper in paper_tables()[f"table{number}"]]
     return [
         ModelRow(model, cell, cells, metric, paper, costs.get(model, {}))
         for paper, model in rows
