@@ -44,8 +44,7 @@ def interval_text(of: Summary, digits: int, sign: str = "") -> str:
 
 def as_filed(value: float) -> float:
     """Returns a number as CSV files hold it, with seven digits, so that what is made of it comes out the same from a
-    file.
-    """
+    file."""
     return float(f"{value:.7g}")
 
 

@@ -57,8 +57,7 @@ SCALE = 1.5
 
 def scaled(image: Image.Image, centre: tuple[float, float], how: Image.Resampling) -> Image.Image:
     """Returns the image enlarged about a place (y, x), which stays where it is; the size stays, what leaves it is
-    lost.
-    """
+    lost."""
     y, x = centre[0] + 0.5, centre[1] + 0.5  # Pillow counts from pixels' corners
     matrix = (1 / SCALE, 0, x - x / SCALE, 0, 1 / SCALE, y - y / SCALE)
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=how)

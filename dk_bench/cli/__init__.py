@@ -1,6 +1,5 @@
 """The command ``dk-bench``: a module a subcommand, imported only when it is asked for, which parses, calls and prints.
-Begin with train.py.
-"""
+Begin with train.py."""
 
 from __future__ import annotations
 

@@ -66,8 +66,7 @@ def spread(times: Sequence[float]) -> Spread:
 
 def in_rounds(measures: Sequence[Callable[[], float]], rounds: Sequence[int]) -> list[list[float]]:
     """Tells what each measure returned in each of its rounds; a round has an order of its own, the same in every
-    run.
-    """
+    run."""
     results: list[list[float]] = [[] for _ in measures]
     for number in range(max(rounds, default=0)):
         order = [index for index, last in enumerate(rounds) if number < last]

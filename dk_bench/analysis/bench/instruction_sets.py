@@ -25,8 +25,7 @@ LAST_WORDS = 500  # characters of what a process that failed said
 
 def default_instruction_sets() -> list[str]:
     """Returns both where the processor has both and the environment holds no library to one; else what the libraries
-    choose.
-    """
+    choose."""
     here = instruction_sets_here()
     return here if len(here) > 1 and not any(name in os.environ for name in HOLDING) else [NATIVE]
 

@@ -94,8 +94,7 @@ def _means(ratios: Iterable[tuple[Timing, float]]) -> Means:
 
 def sentences(record: dict[str, Any], name: str) -> list[str]:
     """Returns the ``conclusions`` or ``warnings`` of a record's parts; they say of which part they are if it has
-    several.
-    """
+    several."""
     parts = record["parts"]
     return [f"{part['instruction_set']}, {line}" if len(parts) > 1 else line for part in parts for line in part[name]]
 

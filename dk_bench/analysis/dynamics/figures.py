@@ -114,8 +114,7 @@ def tsne_figure(
 
 def captions(lines: list[ProbeScore]) -> dict[Row, tuple[str, str]]:
     """Tells what the probes of all layers tell of class and scale, mean over seeds: what stands under t-SNE's
-    panels.
-    """
+    panels."""
     found: dict[Row, dict[str, list[float]]] = {}
     for line in lines:
         if (line.layer, line.features) == (ALL, LEARNED):

@@ -156,8 +156,7 @@ def _load(checkpoints: Sequence[str]) -> list[Loaded]:
 
 def _objects(loaded: Sequence[Loaded], plan: DynamicsPlan) -> Objects:
     """Returns the objects that all models see. Raises UserError where their own validation images differ, and for too
-    few.
-    """
+    few."""
     if plan.data != PROCEDURAL:
         objects = coco_objects(plan.data, plan.images, plan.objects)
     else:
@@ -229,8 +228,7 @@ def collect(
 
 def _control(generator: nn.Module) -> nn.Module:
     """Returns a generator of the same shape whose weights are random, of a scale that keeps its input's, and no
-    bias.
-    """
+    bias."""
     control = copy.deepcopy(generator)
     with torch.no_grad():
         fan_in = control.weight[0].numel()

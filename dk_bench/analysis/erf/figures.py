@@ -63,8 +63,7 @@ def _find(observations: Sequence[Observation], model: str, picture: str, kind: s
 
 def _show(axes: Axes, picture: Picture, seen: Observation | None = None) -> None:
     """Returns the picture with its object's outline; a field over it as heat, brightest at its own 99.5th
-    percentile.
-    """
+    percentile."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
