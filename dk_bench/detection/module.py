@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from dk_bench.detection.backbone import check_neck
 from dk_bench.detection.building import build
 from dk_bench.detection.data import DetectionData, seed_all
+from dk_bench.detection.initial_weights import load_start, without_initial_weights
 from dk_bench.detection.metrics import DetectionMetric
 from dk_bench.detection.mmengine_config import PRECISIONS, config_from_values, use_scope
 from dk_bench.detection.mmengine_files import add_for_mmengine
 from dk_bench.detection.recipe import build_schedules, build_wrapper, clip_gradients
 from dk_bench.detection.task import Detection
-from dk_bench.detection.weights import load_start, without_initial_weights
 from dk_bench.errors import UserError
 from dk_bench.training.own_trainer import ConfiguredModule, add_loss, check_same_steps, mean_of_losses
 
