@@ -13,9 +13,9 @@ from dk_bench.claims.file import load_claims
 from dk_bench.claims.findings import families
 from dk_bench.claims.plan import kept_plan, plan_commits
 from dk_bench.cli import main
-from dk_bench.cli.tables import ALL
 from dk_bench.report.readme import BEGIN, CLAIMS_BEGIN, CLAIMS_END, END, SPEED_BEGIN, SPEED_END
 from dk_bench.runs.record import find_records, read_record
+from dk_bench.tables.documents import NAMES
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -33,7 +33,7 @@ def test_tables_are_those_of_the_records(tmp_path):
             without = without.partition(begin)[0] + begin + "old" + end + without.partition(end)[2]
         path.write_text(without)
     for table in [*copy.glob("*.md"), *copy.glob("*.csv"), *copy.glob("*.tex")]:
-        if table.stem in (*ALL, "claims"):
+        if table.stem in (*NAMES, "claims"):
             table.unlink()
     assert main(["tables", str(copy), "--readme", str(copy / "README.md")]) == 0
     assert main(["claims", str(copy), "--readme", str(tmp_path / "README.md")]) == 0
