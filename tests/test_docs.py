@@ -24,6 +24,7 @@ from dk_bench import tasks
 from dk_bench.claims.file import load_claims
 from dk_bench.cli import COMMANDS, main
 from dk_bench.config import Config, load_config
+from dk_bench.functional import loading
 from dk_bench.models import MODELS, KernelSpec, Variant, rules
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.tables.cells import gather
@@ -219,6 +220,33 @@ def test_the_recipe_of_a_layer():
     made, images = mine.make(conv, KernelSpec()), torch.randn(2, 6, 5, 4)
     torch.testing.assert_close(made(images), conv(images))
     assert mine.matches(KernelSpec()).include(conv, 1) and mine.words(KernelSpec())["combined"] == "scaled"
+
+
+def test_the_recipe_of_an_operator(tmp_path, monkeypatch):
+    """Its Python, where the reference computes: nobody compiles here. What is compiled has the same schemas."""
+    specification, function, schemas = blocks_of("An operator", "python")
+    (source,) = blocks_of("An operator", "cpp")
+    said = re.findall(r"m\.def\(\s*(.*?)\);", source, re.DOTALL)
+    schemas = eval(f"({schemas})")
+    assert [eval(f"({text})") for text in said] == list(schemas)
+    for schema in schemas:
+        loading.library.define(schema)
+    for folder, lines in (("reference", specification), ("functional", function)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(lines)
+        package = importlib.import_module(f"dk_bench.{folder}")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / folder)])
+        monkeypatch.setattr(package, "mine", importlib.import_module(f"dk_bench.{folder}.mine").mine, raising=False)
+    images, factor = torch.randn(2, 3, 2, 2, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+    operands = (images.requires_grad_(), factor.requires_grad_())
+    mine = importlib.import_module("dk_bench.functional").mine
+    assert torch.autograd.gradcheck(mine, operands, check_forward_ad=True) and torch.autograd.gradgradcheck(
+        mine, operands
+    )
+    same = torch.func.vmap(mine)(*(t[None].expand(2, *t.shape) for t in operands))
+    torch.testing.assert_close(same[1], images * factor[..., None, None])
+    with pytest.raises(RuntimeError, match=r"factor: expected \(N, C\) = \(2, 3\), got shape \(2, 2\)"):
+        mine(images, factor[:, :2])
 
 
 def test_the_recipe_of_an_ablation(tmp_path, capsys):
