@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from dk_bench.cli.options import add_output
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, located
 from dk_bench.processes.interrupts import Interrupted, deferred
 from dk_bench.processes.launchers import without_launchers
 from dk_bench.runs.record import RunRecord, read_record
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.again:
         return 0
     if obstacle:
-        raise UserError(f"{args.record}: {obstacle}") from obstacle
+        with located(args.record):
+            raise obstacle
     found = faults(record, making)
     if found and not args.force:
         raise UserError(f"{args.record}: would not be the same run: {'; '.join(found)}. --force runs it all the same")

@@ -200,8 +200,7 @@ def own_process() -> Iterator[Rank]:
 
 def start_seconds() -> float:
     """Tells how long the processes of a run may take to meet. Raises UserError where the variable is no positive
-    number.
-    """
+    number."""
     value = os.environ.get(START_TIMEOUT)
     try:
         seconds = DEFAULT_START_SECONDS if value is None else float(value)

@@ -70,8 +70,7 @@ def label(text: str, longest: int = 24) -> str:
 @contextmanager
 def drawing(width: float = 4.5, height: float = 3.1) -> Iterator[tuple[Figure, Axes]]:
     """Returns a figure, in inches, with one pair of axes, in the page's style; to be drawn and made SVG inside the
-    block.
-    """
+    block."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # The reader's browser draws the text, in fonts of its own.
         warnings.filterwarnings("ignore", message="Glyph .* missing")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, located
 from dk_bench.reading.yaml_words import read_as_written
 
 # Top-level keys of W&B's schema; those that only a server can honour are refused below.
@@ -75,11 +75,9 @@ class Sweep:
 
 def read_sweep(path: str | Path) -> Sweep:
     """Reads a sweep file. Raises UserError that names the file, the key and what was expected there."""
-    path = Path(path)
-    try:
-        return _checked(read_as_written(path, "sweep"), default_name=path.stem)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+    content = read_as_written(path, "sweep")
+    with located(path):
+        return _checked(content, default_name=Path(path).stem)
 
 
 def _points(parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -122,113 +120,107 @@ def _as_sent(value: Any) -> Any:
 
 
 def _checked(content: Any, default_name: str) -> Sweep:
-    """Returns the sweep that a file's content describes. Raises ValueError for the first fault."""
+    """Returns the sweep that a file's content describes. Raises UserError for the first fault."""
     if not isinstance(content, dict):
-        raise ValueError("expected keys and values, such as method and parameters")
+        raise UserError("expected keys and values, such as method and parameters")
     if unknown := sorted(map(str, content.keys() - set(KEYS))):
-        raise ValueError(f"unknown key '{unknown[0]}'; keys here: {', '.join(KEYS)}")
+        raise UserError(f"unknown key '{unknown[0]}'; keys here: {', '.join(KEYS)}")
     if needs := [key for key in SERVER_KEYS if key in content]:
-        raise ValueError(f"key '{needs[0]}' needs W&B's server; use wandb sweep and wandb agent")
-    method = content.get("method")
-    if method in ("bayes", "random", "custom"):
-        raise ValueError(f"key 'method' is {method!r}, which needs W&B's server; here only grid runs")
-    if method != "grid":
-        raise ValueError(f"key 'method' is {method!r}, expected grid")
-    program, command = content.get("program"), content.get("command", DEFAULT_COMMAND)
-    _check_command(command, program)
+        raise UserError(f"key '{needs[0]}' needs W&B's server; use wandb sweep and wandb agent")
+    method, run_cap, name = content.get("method"), content.get("run_cap"), content.get("name", default_name)
+    _need(
+        method not in ("bayes", "random", "custom"), "which needs W&B's server; here only grid runs", "method", method
+    )
+    _need(method == "grid", "expected grid", "method", method)
+    command = _checked_command(content.get("command", DEFAULT_COMMAND), content.get("program"))
     metrics = content.get("metrics")
     for metric in (content.get("metric"), *(metrics if isinstance(metrics, list) else [metrics])):
-        _check_metric(metric)
-    run_cap, name = content.get("run_cap"), content.get("name", default_name)
-    if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
-        raise ValueError(f"key 'run_cap' is {run_cap!r}, expected a positive integer")
-    if not isinstance(name, str):
-        raise ValueError(f"key 'name' is {name!r}, expected a text")
+        if metric is not None:
+            _check_metric(metric)
+    _need(run_cap is None or type(run_cap) is int and run_cap > 0, "expected a positive integer", "run_cap", run_cap)
+    _need(isinstance(name, str), "expected a text", "name", name)
     _check_parameters(content.get("parameters"), "parameters")
-    return Sweep(name, program, [str(part) for part in command], content["parameters"], run_cap)
+    return Sweep(name, content.get("program"), command, content["parameters"], run_cap)
 
 
-def _check_command(command: Any, program: Any) -> None:
-    if program is not None and not isinstance(program, str):
-        raise ValueError(f"key 'program' is {program!r}, expected a text")
-    if not isinstance(command, list) or not command:
-        raise ValueError(f"key 'command' is {command!r}, expected a list of arguments")
+def _need(holds: bool, reason: str, key: str, value: Any = ...) -> None:
+    if not holds:
+        raise UserError(reason, key=key, value=value)
+
+
+def _checked_command(command: Any, program: Any) -> list[str]:
+    _need(program is None or isinstance(program, str), "expected a text", "program", program)
+    _need(isinstance(command, list) and bool(command), "expected a list of arguments", "command", command)
     for part in map(str, command):
         macro = MACRO.fullmatch(part)
         if macro and macro[1] not in MACROS:
-            raise ValueError(f"key 'command' has {part}, expected one of {', '.join(f'${{{m}}}' for m in MACROS)}")
+            raise UserError(f"key 'command' has {part}, expected one of {', '.join(f'${{{m}}}' for m in MACROS)}")
         if macro and macro[1] == "program" and not program:
-            raise ValueError("key 'program' is missing, and 'command' uses it")
+            raise UserError("key 'program' is missing, and 'command' uses it")
+    return [str(part) for part in command]
 
 
 def _check_metric(metric: Any) -> None:
-    if metric is None:
-        return
-    if not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
-        raise ValueError(f"key 'metric' is {metric!r}, expected a name and a goal")
-    if metric["name"].startswith("test/"):
-        raise ValueError(
-            f"key 'metric.name' is {metric['name']!r}, expected a figure of validation, as val/top1: settings that are "
-            "chosen by test images leave nothing to test them on"
-        )
-    if metric.get("goal", "minimize") not in ("minimize", "maximize"):
-        raise ValueError(f"key 'metric.goal' is {metric['goal']!r}, expected minimize or maximize")
+    has_name = isinstance(metric, dict) and isinstance(metric.get("name"), str)
+    _need(has_name, "expected a name and a goal", "metric", metric)
+    expected = (
+        "expected a figure of validation, as val/top1: settings that are chosen by test images leave nothing to test "
+        "them on"
+    )
+    _need(not metric["name"].startswith("test/"), expected, "metric.name", metric["name"])
+    goal = metric.get("goal", "minimize")
+    _need(goal in ("minimize", "maximize"), "expected minimize or maximize", "metric.goal", goal)
 
 
 def _check_parameters(parameters: Any, where: str) -> None:
-    if not isinstance(parameters, dict) or not parameters:
-        raise ValueError(f"key '{where}' is {parameters!r}, expected parameters by name")
+    _need(isinstance(parameters, dict) and bool(parameters), "expected parameters by name", where, parameters)
     for name, parameter in parameters.items():
         key = f"{where}.{name}"
-        if not isinstance(name, str) or not PARAMETER_NAME.fullmatch(name):
-            raise ValueError(f"key '{key}': {name!r} is no name for a parameter")
+        _need(isinstance(name, str) and PARAMETER_NAME.fullmatch(name), f"{name!r} is no name for a parameter", key)
         kind = _kind(parameter, key)
         if kind == ("parameters",):
             _check_parameters(parameter["parameters"], f"{key}.parameters")
         elif kind == ("min", "max"):
             _check_range(parameter, key)
         else:
-            distribution = DISTRIBUTIONS[kind[0]]
-            if parameter.get("distribution", distribution) != distribution:
-                raise ValueError(f"key '{key}.distribution' is {parameter['distribution']!r}, expected {distribution}")
-            if kind == ("values",) and not (isinstance(parameter["values"], list) and parameter["values"]):
-                raise ValueError(f"key '{key}.values' is {parameter['values']!r}, expected a list of values")
-            _check_value(parameter[kind[0]], f"{key}.{kind[0]}")
+            named, value = DISTRIBUTIONS[kind[0]], parameter[kind[0]]
+            given = parameter.get("distribution", named)
+            _need(given == named, f"expected {named}", f"{key}.distribution", given)
+            several = kind == ("value",) or isinstance(value, list) and bool(value)
+            _need(several, "expected a list of values", f"{key}.values", value)
+            _check_value(value, f"{key}.{kind[0]}")
 
 
 def _check_value(value: Any, key: str) -> None:
-    """Raises ValueError for what YAML has and JSON, which W&B's server speaks, has not: dates, sets, keys that are no
+    """Raises UserError for what YAML has and JSON, which W&B's server speaks, has not: dates, sets, keys that are no
     text."""
     try:
         json.dumps(value, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:  # ValueError: NaN, infinity, a list that holds itself
-        raise ValueError(f"key '{key}' is {value!r}, expected what JSON can hold: {error}") from error
+        raise UserError(f"expected what JSON can hold: {error}", key=key, value=value) from error
 
 
 def _kind(parameter: Any, key: str) -> tuple[str, ...]:
-    """Returns the one of `PARAMETER_KINDS` that a parameter is of. Raises ValueError where it is of none."""
+    """Returns the one of `PARAMETER_KINDS` that a parameter is of. Raises UserError where it is of none."""
     expected = "expected value, values, parameters, or min and max"
-    if not isinstance(parameter, dict):
-        raise ValueError(f"key '{key}' is {parameter!r}, {expected}")
+    _need(isinstance(parameter, dict), expected, key, parameter)
     kind = next((kind for kind in PARAMETER_KINDS if set(kind) <= parameter.keys()), None)
     if kind is None:
-        raise ValueError(f"key '{key}' has {', '.join(map(str, parameter)) or 'nothing'}; for a grid {expected}")
+        raise UserError(f"key '{key}' has {', '.join(map(str, parameter)) or 'nothing'}; for a grid {expected}")
     if extra := sorted(map(str, parameter.keys() - PARAMETER_KINDS[kind])):
-        raise ValueError(f"key '{key}.{extra[0]}' does not go with {' and '.join(kind)} in a grid")
+        raise UserError(f"key '{key}.{extra[0]}' does not go with {' and '.join(kind)} in a grid")
     return kind
 
 
 def _check_range(parameter: dict[str, Any], key: str) -> None:
-    low, high, distribution = parameter["min"], parameter["max"], parameter.get("distribution", "int_uniform")
-    if distribution not in ("int_uniform", "q_uniform"):
-        raise ValueError(f"key '{key}.distribution' is {distribution!r}, expected int_uniform or q_uniform")
-    number = (int, float) if distribution == "q_uniform" else int
-    for name in ("min", "max", "q"):
-        if name in parameter and (isinstance(parameter[name], bool) or not isinstance(parameter[name], number)):
-            raise ValueError(f"key '{key}.{name}' is {parameter[name]!r}, not a number that {distribution} takes")
-    if not all(math.isfinite(parameter.get(name, 0)) for name in ("min", "max", "q")):
-        raise ValueError(f"key '{key}': expected finite numbers")
-    if distribution == "int_uniform" and "q" in parameter:
-        raise ValueError(f"key '{key}.q' does not go with {distribution}")
-    if low >= high or parameter.get("q", 1) <= 0:
-        raise ValueError(f"key '{key}': expected min below max and q above zero")
+    distribution = parameter.get("distribution", "int_uniform")
+    kinds = {"int_uniform": int, "q_uniform": int | float}
+    _need(distribution in list(kinds), f"expected {' or '.join(kinds)}", f"{key}.distribution", distribution)
+    given = {name: parameter[name] for name in ("min", "max", "q") if name in parameter}
+    for name, value in given.items():
+        fits = isinstance(value, kinds[distribution]) and not isinstance(value, bool)
+        _need(fits, f"not a number that {distribution} takes", f"{key}.{name}", value)
+    _need(all(map(math.isfinite, given.values())), "expected finite numbers", key)
+    if distribution == "int_uniform" and "q" in given:
+        raise UserError(f"key '{key}.q' does not go with {distribution}")
+    _need(given["min"] < given["max"] and given.get("q", 1) > 0, "expected min below max and q above zero", key)

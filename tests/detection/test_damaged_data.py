@@ -58,7 +58,7 @@ def test_bad_data_is_named(tmp_path, capsys):
         )
         == 2
     )
-    assert "tiny_data/train.json does not exist" in capsys.readouterr().err
+    assert "tiny_data/train.json cannot be read: No such file" in capsys.readouterr().err
     content = json.loads((data / "moved.json").read_text())
     content["categories"][0]["name"] = "cat"
     (data / "train.json").write_text(json.dumps(content))
