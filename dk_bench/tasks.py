@@ -1,4 +1,4 @@
-"""Which tasks there are, and the task of a configuration or a checkpoint: nothing else tells them apart.
+"""The tasks, and the task of a configuration or a checkpoint: no other module tells tasks apart.
 
 A task is a line of `KINDS`. Its folder is imported when it is asked for: one may need packages that are not installed.
 """

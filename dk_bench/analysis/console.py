@@ -1,4 +1,4 @@
-"""What a study shows while it goes on."""
+"""Shows how far a study is."""
 
 from __future__ import annotations
 

@@ -125,8 +125,7 @@ class Claims:
 
     def paper_difference(self, claim: Claim, backbone: str) -> float | None:
         """Returns the contrast of the paper's own figures, in its units (percentage points); None where one is not
-        printed.
-        """
+        printed."""
         figures = [self._figure(claim.paper, self.arms[term.arm], backbone) for term in claim.contrast]
         if claim.paper is None or backbone not in claim.bases or None in figures:
             return None
@@ -134,8 +133,7 @@ class Claims:
 
     def margin(self, claim: Claim, backbone: str) -> float:
         """Returns the smallest difference that counts: the claim's own, or half of the paper's, and then at least
-        0.3.
-        """
+        0.3."""
         if claim.margin is not None:
             return claim.margin
         difference = self.paper_difference(claim, backbone)

@@ -132,8 +132,7 @@ def _groups(cells: list[Cell], base: Base, claims: Claims) -> list[dict[str, Cel
 
 def _is_tested(cells: Mapping[str, Cell], metric: str) -> bool:
     """Tells whether there is something to compare: not of runs that chose the settings, which are of rigid models
-    alone.
-    """
+    alone."""
     return len(cells) > 1 and any(_finished(cell, metric) for cell in cells.values())
 
 
@@ -241,8 +240,7 @@ def _finished(cell: Cell | None, metric: str) -> set[int]:
 
 def _pooled(cells: Mapping[str, Cell]) -> list[str]:
     """Tells what of the finished runs of all arms is not alike, and those that were run again, which change no
-    figure.
-    """
+    figure."""
     runs = [run for cell in cells.values() for run in cell.runs if run.status == "finished"]
     again = [f"{arm}, seed {run.seed}" for arm, cell in cells.items() for run in cell.again]
     dirty = count_dirty(runs)

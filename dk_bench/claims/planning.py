@@ -82,7 +82,7 @@ def _find(term: NamedCell, cells: list[Cell]) -> Cell:
 
 @dataclass(frozen=True)
 class Aim:
-    """What is planned for: an ``effect`` to tell, a ``margin`` to be within, both in points; ``power``, a share of 1;
+    """The aim of a plan: an ``effect`` to tell, a ``margin`` to be within, both in points; ``power``, a share of 1;
     the size of the ``family`` that Holm's method corrects for."""
 
     effect: float

@@ -82,8 +82,7 @@ class ClassificationData(RunData):
     @property
     def augmented(self) -> LaidDown | Augmented:
         """Returns the training images as they are trained on, by epoch and index; from files where an epoch was laid
-        down.
-        """
+        down."""
         transform = TrainTransform(self.config)
         if isinstance(self.train_pixels, Decoded) and self.train_pixels.path:
             return LaidDown(self.train_pixels, transform, self.seed)

@@ -13,8 +13,7 @@ from dk_bench.data.order import processes
 class Hits:
     """Takes logits (N, classes) and labels (N,) of the images that this process has: every ``world``-th, in order, as
     `dk_bench.data.order.InOrder` shares them out. A loader that is read in part, as under ``limit_val_batches``, has
-    its first images alone.
-    """
+    its first images alone."""
 
     def __init__(self) -> None:
         self._batches: list[Tensor] = []

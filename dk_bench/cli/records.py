@@ -1,4 +1,4 @@
-"""What the commands that make tables of records share: the argument, reading them, and files that cannot be written."""
+"""Shared by the commands that make tables of records: their argument, reading records, and errors in writing files."""
 
 from __future__ import annotations
 

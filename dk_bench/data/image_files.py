@@ -36,8 +36,7 @@ class Files(ABC):
     @abstractmethod
     def identity(self, index: int) -> tuple[str, int]:
         """Returns the same for the same file on the disk, by whatever links it is reached: its real path, and where in
-        that file it begins.
-        """
+        that file it begins."""
 
     @abstractmethod
     def _read(self, index: int) -> bytes: ...

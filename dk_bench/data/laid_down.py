@@ -27,7 +27,7 @@ TOGETHER = 4096  # images of an epoch that are computed at once
 
 
 class LaidDown(Augmented):
-    """As `Augmented`, of images decoded in a file, from the files of its epochs where there are any.
+    """As `Augmented`, for images decoded in a file; read from the files of augmented epochs where there are some.
 
     A file holds the grey levels of all images in their order, (images, 3, size, size) uint8.
     """

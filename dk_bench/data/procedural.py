@@ -228,8 +228,7 @@ class ShapeImages:
 
     def metadata(self, index: int) -> dict[str, Any]:
         """Returns what is known of image ``index``: label, class, center, scale, box (pixels), rotation (radians) and
-        bend.
-        """
+        bend."""
         pose = self.pose(index)
         return {**vars(pose), "class": self.classes[pose.label], "box": pose.box()}
 

@@ -1,4 +1,4 @@
-"""Which parts of a timm network stay as they are in training: the stem and the first stages of feature pyramids."""
+"""Freezes parts of a timm network in training: the stem and the first stages of feature pyramids."""
 
 from __future__ import annotations
 

@@ -68,8 +68,7 @@ class DetectionConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it as plain data: dicts, lists, tuples, texts, numbers, None. What `config_from_values`
-        takes.
-        """
+        takes."""
         return _plain(self.cfg.to_dict()) | to_dict(self.run)
 
     @property

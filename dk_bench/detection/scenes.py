@@ -55,7 +55,7 @@ TRIES = 30  # places tried for an object before it is left out
 
 @dataclass(frozen=True)
 class Item:
-    """What one annotation is about: a shape, or the many of a crowd. ``visible``: the area, in pixels, to remain."""
+    """The shape of one annotation, or the shapes of a crowd. ``visible``: the area, in pixels, to remain."""
 
     poses: tuple[Pose, ...]
     crowd: bool = False

@@ -87,8 +87,7 @@ def _determinism() -> tuple[bool, bool]:
 
 def _gradients(operator: Operator, operands: Tensors, settings: Sequence[Any], outputs: Sequence[int]):
     """Returns what the backward operator computes, as a function of the output's gradient and of those operands that
-    have one and are there, and these operands' numbers.
-    """
+    have one and are there, and these operands' numbers."""
     there = [i for i in operator.differentiable if operands[i] is not None]
     forward = operator.of_chosen(operands, settings, there)
 

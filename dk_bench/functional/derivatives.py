@@ -24,7 +24,7 @@ from dk_bench.functional.operators import Tensors
 
 @dataclass(frozen=True)
 class Rules:
-    """How one operator is differentiated. Its first ``operands`` arguments are tensors or None, the others settings.
+    """The derivatives of one operator. Its first ``operands`` arguments are tensors or None, the others settings.
 
     Attributes:
         backward: (gradients of the outputs, operands, settings, which gradients are wanted) to those of the operands.

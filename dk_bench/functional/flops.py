@@ -1,4 +1,4 @@
-"""What the operators cost, as formulas. Importing the package registers them in torch.utils.flop_counter.
+"""Formulas of what the operators cost. Importing the package registers them in torch.utils.flop_counter.
 
 A multiply-add (MAC) is two FLOPs. The formulas registered in torch count the convolution alone, Kh Kw multiply-adds
 for each of the N C Hout Wout outputs, so that a deformed convolution costs what the rigid one does. The bilinear

@@ -1,4 +1,4 @@
-"""Which operators compute: the compiled ones, which importing this module loads, or the reference in their place.
+"""Loads the compiled operators, or has the reference compute in their place.
 
 ``_cpu`` must be there, ``_cuda`` is where it was built (it needs nvcc). Where no compiled operator fits a tensor's
 device, plain PyTorch computes (see `dk_bench.functional.fallback`). With DK_BENCH_OPS=reference it does so everywhere,
@@ -113,8 +113,7 @@ HAS_CUDA = _NO_CUDA is None
 
 def why_reference(device: str) -> str | None:
     """Tells why the reference computes on devices of a type ("cpu", "mps"), in words; None where compiled operators
-    do.
-    """
+    do."""
     if CHOSEN == REFERENCE:
         return f"{CHOICE}={REFERENCE}"
     if device == "cuda":

@@ -1,4 +1,4 @@
-"""What is known of an operator: its names and numbers, read off its schema, and the reference that says what it is."""
+"""Describes an operator: its operands and settings, read off its schema, and the reference that it computes like."""
 
 from __future__ import annotations
 

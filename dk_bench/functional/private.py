@@ -1,4 +1,4 @@
-"""What the operators' registration needs of torch that is private to it, and so may go away in a later version."""
+"""The private parts of torch that the registration of operators needs, and that a later version may drop."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """Rigid models, kernel specs, and the deformed models that timm knows by name. Begin with spec.py (what may change) and
-deform.py (how it is done); variants.py lists the models.
-"""
+deform.py (how it is done); variants.py lists the models."""
 
 from dk_bench.models import bases, deformed, tracing  # noqa: F401  (registers what timm has to know)
 from dk_bench.models.deform import deform

@@ -49,7 +49,7 @@ class Words(NamedTuple):
 
 
 class Convolutions(NamedTuple):
-    """Convolutions in the blocks of a model, by what tells them from the others there.
+    """A choice among the convolutions in a model's blocks.
 
     Attributes:
         depthwise: whether they are; None for both.

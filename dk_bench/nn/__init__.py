@@ -1,6 +1,5 @@
 """Layers: convolutions that adapt at run time, each of which starts as the rigid one that it replaces. Begin with
-deform_kernel.py; base.py has what all of them share.
-"""
+deform_kernel.py; base.py has what all of them share."""
 
 from dk_bench.nn.base import RigidStart2d
 from dk_bench.nn.cond_conv import CondConv2d

@@ -42,8 +42,8 @@ _hidden: dict[str, str] = {}  # what `ordinary_environment` has taken away, whil
 
 @dataclass(frozen=True)
 class Rank:
-    """This process among those of its run: its number, how many there are, the port at which they meet on this
-    machine, and the process that started it (0: nobody of ours; it is the first)."""
+    """The place of this process among those of its run: its number, how many there are, the port at which they meet on
+    this machine, and the process that started it (0: nobody of ours; it is the first)."""
 
     number: int = 0
     size: int = 1

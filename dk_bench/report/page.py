@@ -33,7 +33,7 @@ LONGEST = 300  # characters of a name or a cell that are shown
 
 @dataclass(frozen=True)
 class OnPage:
-    """How much is on a page."""
+    """Counts what is on a page."""
 
     runs: int
     plots: int

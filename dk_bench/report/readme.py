@@ -1,6 +1,5 @@
 """Writes figures from the records into a README, each part between two markers: differences to rigid bases, speeds, and
-verdicts on the claims.
-"""
+verdicts on the claims."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""What numbers depend on besides code and configuration: the device, the instruction sets that libraries chose on it,
-and how CUDA was set. Rounding differs between these, and after some epochs a run differs as between seeds.
-"""
+"""Collects what numbers depend on besides code and configuration: the device, the instruction sets that libraries chose
+on it, and how CUDA was set. Rounding differs between these, and after some epochs a run differs as between seeds."""
 
 from __future__ import annotations
 

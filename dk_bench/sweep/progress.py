@@ -14,7 +14,7 @@ from dk_bench.sweep.job import Job
 
 
 class Shown:
-    """A stream for what is shown alone: that its disk is full, its terminal closed or its reader gone stops no run."""
+    """A stream for display: a full disk, a closed terminal or a reader that is gone stops no run."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream

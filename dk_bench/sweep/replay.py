@@ -25,8 +25,8 @@ TIMES = ("seconds",)  # of an epoch; no two runs take the same
 
 @dataclass(frozen=True)
 class Then:
-    """One thing of a run's making: what it was, and what it is here and now, in words. ``matters``: the same run
-    needs the same."""
+    """One circumstance of a run, such as a version: what it was, and what it is here and now, in words. ``matters``:
+    the same run needs the same."""
 
     name: str
     then: str

@@ -37,8 +37,7 @@ def count_costs(models: Iterable[str]) -> Costs:
 
 def load_costs(path: str | Path = COSTS_FILE) -> Costs:
     """Returns the counts `write_costs` left; none where there is no file. Raises UserError for a file that holds no
-    counts.
-    """
+    counts."""
     path = Path(path)
     if not path.exists():
         return {}

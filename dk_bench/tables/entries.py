@@ -1,4 +1,4 @@
-"""What stands in a table: numbers, p values, figures over seeds, and text; a value says itself how it is printed."""
+"""Entries of tables: numbers, p values, figures over seeds, and text. A value knows how it is printed."""
 
 from __future__ import annotations
 

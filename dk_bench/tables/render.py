@@ -40,8 +40,7 @@ def markdown_table(table: Table) -> str:
 
 def markdown_text(words: str) -> str:
     """Returns a text as Markdown shows it, in a line or a cell of a table: nothing in it is mark-up, line breaks are
-    blanks.
-    """
+    blanks."""
     return MARKS.sub(r"\\\g<0>", " ".join(words.splitlines()))
 
 
@@ -65,8 +64,7 @@ def csv_text(document: Document) -> str:
 
 def latex(document: Document) -> str:
     """Returns one table environment a table, in ASCII; needs the package booktabs, and what a comment at its head
-    names.
-    """
+    names."""
     parts = []
     for table in document.tables:
         head, *rows = (" & ".join(tex.escape(str(value)) for value in row) for row in (table.columns, *table.rows))

@@ -1,4 +1,4 @@
-"""How checkpoints get to the disk."""
+"""Writes checkpoints to the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the data modules of all tasks share: splits, their checksums, and where training goes on."""
+"""The base of all tasks' data modules: splits, their checksums, and where training goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task is to the loop that trains every task, `dk_bench.training.run`.
+"""The protocol of a task: what `dk_bench.training.run`, the loop that trains every task, asks of it.
 
 A new task is a folder beside `dk_bench.classification` and a line in `dk_bench.tasks`:
 

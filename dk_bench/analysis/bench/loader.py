@@ -49,7 +49,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Opening:
-    """Seconds until a split's decoded images are at hand: decoded the first time, and, of a file, mapped again."""
+    """Seconds until a split's decoded images can be read: decoded the first time and, from a file, mapped again."""
 
     source: str
     decoded: str
@@ -61,7 +61,8 @@ class Opening:
 
 @dataclass(frozen=True)
 class LoaderPlan:
-    """What is measured: ``images`` of ``side`` pixels are written where files are wanted and ``place`` names none."""
+    """Sizes of a measurement. Where files are needed and ``place`` names none, ``images`` of ``side`` pixels are
+    written."""
 
     sources: Sequence[str] = SOURCES
     sizes: Sequence[int] = (32, 64, 96)

@@ -1,4 +1,4 @@
-"""How quiet a machine is while something is timed on it."""
+"""Watches how quiet a machine is while something is timed on it."""
 
 from __future__ import annotations
 

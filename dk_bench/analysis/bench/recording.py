@@ -1,4 +1,4 @@
-"""What every record of ``dk-bench bench`` says beside its figures: when, on what machine, with which code."""
+"""Notes what every record of ``dk-bench bench`` says beside its figures: when, on what machine, with which code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is made of measured seconds: timings, their ratios, means over shapes, conclusions, and warnings."""
+"""Turns measured seconds into timings, their ratios, means over shapes, conclusions, and warnings."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from dk_bench.tables.statistics import Summary, summarize
 
 
 class Key(NamedTuple):
-    """What a score is of, seeds left out."""
+    """Names a score without its seed: cell, kind of dynamics, features, target."""
 
     cell: str
     kind: str

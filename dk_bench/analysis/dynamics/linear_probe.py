@@ -26,8 +26,8 @@ CLASS = "class"
 
 @dataclass(frozen=True)
 class Score:
-    """How well a target is told: accuracy in percent of a class, R2 of a number, and its 95 % interval, by a
-    bootstrap over images."""
+    """A probe's score on a target: accuracy in percent for a class, R2 for a number; its 95 % interval by a bootstrap
+    over images."""
 
     value: float
     low: float

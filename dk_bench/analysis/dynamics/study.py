@@ -35,8 +35,8 @@ LEARNED, RANDOM, SHUFFLED = "learned", "random generator", "shuffled targets"
 
 @dataclass(frozen=True)
 class DynamicsPlan:
-    """What is looked at: at most so many ``objects``, of the models' own procedural images, or of ``data``, annotations
-    in COCO's format whose images are in the folder ``images``.
+    """The settings of a study: at most so many ``objects``, of the models' own procedural images, or of ``data``,
+    annotations in COCO's format whose images are in the folder ``images``.
 
     Attributes:
         size: shorter side of the images, pixels; None: as in evaluation.

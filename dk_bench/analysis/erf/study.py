@@ -62,7 +62,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class FieldPlan:
-    """What is looked at: so many images of a source, see :func:`open_pictures`, and the unit of a layer.
+    """The settings of a study: so many images of a source, see :func:`open_pictures`, and the unit of a layer.
 
     Attributes:
         side: pixels the images are resized to; None: what the models were trained at.

@@ -107,8 +107,9 @@ def tested(differences: Sequence[FieldSummary]) -> list[FieldSummary]:
 
 @dataclass(frozen=True)
 class Profile:
-    """Of a kind of model, over ``count`` pictures of its one checkpoint, or over its ``count`` checkpoints: by distance
-    in whole pixels the mean over the ring's pixels, each field divided by the sum of its magnitudes."""
+    """The mean field of a kind of model, over ``count`` pictures of its one checkpoint or over its ``count``
+    checkpoints: by distance in whole pixels the mean over the ring's pixels, each field divided by the sum of its
+    magnitudes."""
 
     model: str
     over: str
