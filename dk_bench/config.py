@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, located
 from dk_bench.models.spec import KernelSpec
 from dk_bench.reading.schema import Layer, checked, merged
 from dk_bench.reading.values import plain
@@ -76,9 +76,8 @@ class ModelConfig:
         of_section=True,
     )
     drop_path_rate: float = checked(0.0, "0 to below 1", lambda rate: 0 <= rate < 1)
-    checkpoint: str | None = _place(
-        "a file"
-    )  # weights to start from: what `train` left of this model or its rigid base
+    # Weights to start from: what `train` left of this model or its rigid base.
+    checkpoint: str | None = _place("a file")
     kwargs: dict[str, Any] = field(default_factory=dict)  # handed to timm.create_model
 
 
@@ -252,18 +251,18 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 def _file_layers(path: Path, children: tuple[Path, ...] = ()) -> list[Layer]:
     """Returns name and content of a file and its bases, the base first."""
-    if path.resolve() in children:
-        raise UserError(f"{path}: 'base' leads back to this file")
     content = read_words(path)
     content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected keys and values, found {type(plain(content)).__name__}")
-    base = content.pop("base", None)
-    if base is None:
-        return [(str(path), content)]
-    if not isinstance(base, str):
-        raise UserError(f"{path}: key 'base' is {plain(base)!r}, expected the path of another configuration")
-    return [*_file_layers(path.parent / base, (*children, path.resolve())), (str(path), content)]
+    with located(path):
+        if path.resolve() in children:
+            raise UserError("'base' leads back to this file")
+        if not isinstance(content, dict):
+            raise UserError(f"expected keys and values, found {type(plain(content)).__name__}")
+        base = content.pop("base", None)
+        if not isinstance(base, str | None):
+            raise UserError("expected the path of another configuration", key="base", value=plain(base))
+    below = [] if base is None else _file_layers(path.parent / base, (*children, path.resolve()))
+    return [*below, (str(path), content)]
 
 
 def _with_short_spec(config: Config) -> Config:

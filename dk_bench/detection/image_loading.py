@@ -21,6 +21,13 @@ from dk_bench.data.pixels import open_image
 from dk_bench.errors import UserError
 
 REMOTE = "://"
+# Options of mmcv's transform -> their values by which it gives colours of eight bits.
+OPTIONS = {
+    "color_type": ("color",),
+    "imdecode_backend": ("cv2", "pillow"),
+    "ignore_empty": (False,),
+    "file_client_args": (None,),
+}
 
 
 @TRANSFORMS.register_module(name="LoadImageFromFile")
@@ -34,14 +41,10 @@ class LoadImage(FromFile):
     @property
     def fault(self) -> str | None:
         """Returns the option that asks for something else, or None."""
-        expected = {
-            "color_type": ("color",),
-            "imdecode_backend": ("cv2", "pillow"),
-            "ignore_empty": (False,),
-            "file_client_args": (None,),
-        }
-        given = {name: getattr(self, name) for name, known in expected.items() if getattr(self, name) not in known}
-        return next((f"{name} is {value!r}, expected {expected[name][0]!r}" for name, value in given.items()), None)
+        for name, known in OPTIONS.items():
+            if (value := getattr(self, name)) not in known:
+                return f"{name} is {value!r}, expected {known[0]!r}"
+        return None
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Adds ``img``, (height, width, 3) of uint8 in the order blue, green, red, and its size.

@@ -29,14 +29,8 @@ from dk_bench.data.coco_checks import NEEDED
 from dk_bench.errors import UserError
 
 # Names in records -> torchmetrics' names.
-NAMES = {
-    "mAP": "map",
-    "mAP_50": "map_50",
-    "mAP_75": "map_75",
-    "mAP_s": "map_small",
-    "mAP_m": "map_medium",
-    "mAP_l": "map_large",
-}
+OF_A_SIZE = {"mAP_s": "map_small", "mAP_m": "map_medium", "mAP_l": "map_large"}
+NAMES = {"mAP": "map", "mAP_50": "map_50", "mAP_75": "map_75"} | OF_A_SIZE
 MAX_DETECTIONS = [1, 10, 100]  # COCO's; average precision is of the best 100 of an image
 BACKENDS = ("faster_coco_eval", "pycocotools")
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()  # as COCO's own evaluation has them, to the last bit
