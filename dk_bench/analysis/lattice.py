@@ -44,24 +44,24 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value, value)
 
 
-def lattice_of(image: Sequence[int], cells: Sequence[int], steps: list[Step]) -> Lattice:
-    """Returns the lattice of a map of ``cells`` (h, w) of an image (H, W), which came about by some of these steps.
+def lattice_of(image: Sequence[int], places: Sequence[int], steps: list[Step]) -> Lattice:
+    """Returns the lattice of a map of ``places`` (h, w) of an image (H, W), which came about by some of these steps.
 
     A 3x3 convolution with stride 2 and padding 1 puts out places 0, 2, 4, ... of what it reads, not 0.5, 2.5, ...: the
     units of a stack of them begin on the image's upper left corner. Where several modules beside each other halve a map
     (a residual block's convolution and its shortcut) the first one counts. A map whose size no chain of modules
     explains is spread over the image evenly.
     """
-    y, x = (_along(axis, image[axis], cells[axis], steps) for axis in (0, 1))
+    y, x = (_along(axis, image[axis], places[axis], steps) for axis in (0, 1))
     return y, x
 
 
-def _along(axis: int, side: int, cells: int, steps: list[Step]) -> tuple[float, float]:
+def _along(axis: int, side: int, places: int, steps: list[Step]) -> tuple[float, float]:
     first, stride, size = 0.0, 1.0, side
-    while size > cells:
+    while size > places:
         step = next((step for step in steps if step.sizes[axis][0] == size), None)
         if step is None:
-            return (side / cells - 1) / 2, side / cells
+            return (side / places - 1) / 2, side / places
         before, after = step.sizes[axis]
         first += step.first[axis] * stride
         stride *= round(before / after)

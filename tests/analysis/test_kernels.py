@@ -28,7 +28,7 @@ def test_taps_in_the_scope(kind):
     plant(conv.kernel_offset, 0.5, 0.75)
     model, image = nn.Sequential(conv), torch.rand(2, 6, 8)
     (layer,) = offsets_at(model, image, (0.5, 0.99))
-    assert (layer.name, layer.cell, layer.input_size, layer.data) == ("0", (3, 7), (6, 8), None)
+    assert (layer.name, layer.unit, layer.input_size, layer.data) == ("0", (3, 7), (6, 8), None)
     np.testing.assert_array_equal(layer.kernel.before, np.array(GRID) + 0.5)
     np.testing.assert_array_equal(layer.kernel.after, np.array(GRID) + [1.0, 1.25])
     assert layer.kernel.outside.tolist() == [x == 2 for _, x in GRID]
@@ -59,7 +59,7 @@ def test_taps_on_the_data():
     plant(conv.data_offset, -0.5, 2.0)
     model, image = nn.Sequential(conv), torch.rand(2, 6, 7)
     (layer,) = offsets_at(model, image, (0.0, 1.0))
-    assert layer.cell == (0, 3)
+    assert layer.unit == (0, 3)
     (taps,) = layer.data
     np.testing.assert_array_equal(taps.before, np.array(GRID) + [-1, 5])
     np.testing.assert_array_equal(taps.after, np.array(GRID) + [-1.5, 7.0])

@@ -1,7 +1,7 @@
 """Learned dynamics of objects (the paper's figure 3), and what linear probes tell from them.
 
 An object's dynamics are the learned values by which a model adapts at the object's place. Of local generators these are
-the offsets at the cell of each map that holds the middle of the object's box; of global generators and of experts, the
+the offsets at the place of each map that holds the middle of the object's box; of global generators and of experts, the
 values for the whole image. They are taken as the generators give them, before any clipping to the scope. Probes tell
 the object's class, scale and pose from them, from what random generators give there, and from class or scale alone.
 """
@@ -239,7 +239,7 @@ def _control(generator: nn.Module) -> nn.Module:
 
 
 def _at(values: Tensor, image: Tensor, centre: Tensor) -> Tensor:
-    """Returns maps (N, D, h, w) at each object's cell, or what is of its image (N, D): (M, D)."""
+    """Returns maps (N, D, h, w) at each object's place, or what is of its image (N, D): (M, D)."""
     if values.dim() == 2:
         return values[image]
     size = torch.tensor(values.shape[2:], device=values.device)

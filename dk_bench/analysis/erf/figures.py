@@ -16,7 +16,7 @@ from dk_bench.analysis.erf.study import KINDS, Observation
 from dk_bench.analysis.erf.summary import PARTS, Profile
 from dk_bench.analysis.pictures import Picture
 
-CELL = 1.9  # inches
+PANEL = 1.9  # inches
 HEAT, UNIT = "inferno", "#00e5ff"
 TITLES = {"original": "as it is", "rotated": "rotated by 90°", "scaled": "scaled by 1.5"}
 
@@ -24,36 +24,36 @@ TITLES = {"original": "as it is", "rotated": "rotated by 90°", "scaled": "scale
 def draw_fields(observations: Sequence[Observation], pictures: Sequence[Picture]) -> Figure:
     """Returns a row a picture, a column a model: the field over the picture (figure 4 of the paper)."""
     models = list(dict.fromkeys(seen.model for seen in observations))
-    figure, cells = _grid(len(pictures), 1 + len(models))
+    figure, panels = _panels(len(pictures), 1 + len(models))
     for row, picture in enumerate(pictures):
-        _show(cells[row][0], picture)
+        _show(panels[row][0], picture)
         for column, model in enumerate(models, start=1):
             seen = _find(observations, model, picture.name, "original")
-            _show(cells[row][column], picture, seen)
+            _show(panels[row][column], picture, seen)
             if row == 0:
-                cells[row][column].set_title(_wrapped(model), fontsize=8)
-    _key(figure, cells[:, 1:], any(picture.mask is not None for picture in pictures))
+                panels[row][column].set_title(_wrapped(model), fontsize=8)
+    _key(figure, panels[:, 1:], any(picture.mask is not None for picture in pictures))
     return figure
 
 
 def draw_transforms(observations: Sequence[Observation], picture: Picture) -> Figure:
     """Returns a row a model, a column a transformation of one picture (figure 6 of the paper)."""
     models = list(dict.fromkeys(seen.model for seen in observations))
-    figure, cells = _grid(1 + len(models), len(KINDS))
+    figure, panels = _panels(1 + len(models), len(KINDS))
     for column, kind in enumerate(KINDS):
         moved = picture if kind == "original" else picture.transformed(kind)
-        cells[0][column].set_title(TITLES[kind], fontsize=9)
-        _show(cells[0][column], moved)
+        panels[0][column].set_title(TITLES[kind], fontsize=9)
+        _show(panels[0][column], moved)
         for row, model in enumerate(models, start=1):
-            _show(cells[row][column], moved, _find(observations, model, picture.name, kind))
+            _show(panels[row][column], moved, _find(observations, model, picture.name, kind))
             if column == 0:
-                cells[row][0].set_ylabel(_wrapped(model), fontsize=8)
-    _key(figure, cells, picture.mask is not None)
+                panels[row][0].set_ylabel(_wrapped(model), fontsize=8)
+    _key(figure, panels, picture.mask is not None)
     return figure
 
 
-def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(CELL * columns, CELL * rows + 0.9), layout="constrained")
+def _panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(PANEL * columns, PANEL * rows + 0.9), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -86,11 +86,11 @@ def _show(axes: Axes, picture: Picture, seen: Observation | None = None) -> None
         axes.contour(picture.mask, levels=[0.5], colors=UNIT, linewidths=0.7)
 
 
-def _key(figure: Figure, cells: np.ndarray, outlined: bool) -> None:
+def _key(figure: Figure, panels: np.ndarray, outlined: bool) -> None:
     """Tells what colours and marks are, under the panels."""
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), HEAT),
-        ax=cells.ravel().tolist(),
+        ax=panels.ravel().tolist(),
         orientation="horizontal",
         fraction=0.02,
         aspect=40,

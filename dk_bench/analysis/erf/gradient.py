@@ -53,16 +53,16 @@ def unit_gradient(
         with steps_down(model) as steps:
             output = layer_output(model, batch, layer)
         lattice = lattice_of(batch.shape[2:], output.shape[2:], steps)
-        row, column = _cell(position, output.shape[2:], lattice, in_pixels)
+        row, column = _unit(position, output.shape[2:], lattice, in_pixels)
         unit = output[0, :, row, column].sum()
         gradient = torch.autograd.grad(unit, batch, allow_unused=True)[0] if unit.requires_grad else None
         if gradient is None:  # the image has no part in it
             gradient = torch.zeros_like(batch)
-    centre = tuple(first + cell * stride for cell, (first, stride) in zip((row, column), lattice, strict=True))
+    centre = tuple(first + place * stride for place, (first, stride) in zip((row, column), lattice, strict=True))
     return gradient[0].double().cpu().numpy(), centre
 
 
-def _cell(position: tuple[float, float] | None, size: torch.Size, lattice: Lattice, in_pixels: bool) -> tuple[int, int]:
+def _unit(position: tuple[float, float] | None, size: torch.Size, lattice: Lattice, in_pixels: bool) -> tuple[int, int]:
     """Returns the unit at a place of the map, or the nearest to a place in the image."""
     if position is None:
         return size[0] // 2, size[1] // 2
@@ -72,7 +72,7 @@ def _cell(position: tuple[float, float] | None, size: torch.Size, lattice: Latti
             raise ValueError(f"position: expected a place on the layer's map of {size[0]} x {size[1]}, got {position}")
         return row, column
     nearest = [round((at - first) / stride) for at, (first, stride) in zip(position, lattice, strict=True)]
-    row, column = (min(max(cell, 0), cells - 1) for cell, cells in zip(nearest, size, strict=True))
+    row, column = (min(max(place, 0), places - 1) for place, places in zip(nearest, size, strict=True))
     return row, column
 
 

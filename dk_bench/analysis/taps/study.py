@@ -55,7 +55,7 @@ class LayerTaps:
 
     Attributes:
         name: in the model.
-        cell: (row, column) of the position on the layer's output.
+        unit: (row, column) of the position on the layer's output.
         input_size: (H, W) of what it reads.
         image_size, lattice: (H, W) of the image the network saw, and where in it what the layer reads lies.
         kernel: its taps in the scope; None where its kernel is rigid.
@@ -66,7 +66,7 @@ class LayerTaps:
     """
 
     name: str
-    cell: tuple[int, int]
+    unit: tuple[int, int]
     input_size: tuple[int, int]
     image_size: tuple[int, int]
     lattice: Lattice
@@ -185,14 +185,14 @@ def _layer(
     """Returns a layer at its unit nearest to a place in the image, pixels."""
     conv, read = next((source.conv, read) for source, read, _ in of_kind.values())
     size = tuple(read.shape[2:])
-    cells = output_size(size, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    places = output_size(size, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
     lattice = lattice_of(image_size, size, steps)
-    row, column = (_nearest(at[axis], cells[axis], lattice[axis], conv, axis) for axis in (0, 1))
+    row, column = (_nearest(at[axis], places[axis], lattice[axis], conv, axis) for axis in (0, 1))
     given = {
         kind: (values[0] if values.dim() == 2 else values[0, :, row, column]).double()
         for kind, (_, _, values) in of_kind.items()
     }
-    resting = _resting(conv, cells)[:, :, row, column]
+    resting = _resting(conv, places)[:, :, row, column]
     kernel, data, sampled = None, None, conv.weight
     if KERNEL in given:
         offset = given[KERNEL].view(-1, 2).numpy()
@@ -208,28 +208,28 @@ def _layer(
     return LayerTaps(name, (row, column), size, image_size, lattice, kernel, data, resting, *kernels)
 
 
-def _nearest(at: float, cells: int, lattice: tuple[float, float], conv: nn.Module, axis: int) -> int:
+def _nearest(at: float, places: int, lattice: tuple[float, float], conv: nn.Module, axis: int) -> int:
     """Returns the unit of a convolution whose middle tap at rest is nearest to a place in the image, along an axis."""
     first, stride = lattice
     middle = (conv.kernel_size[axis] - 1) * conv.dilation[axis] / 2 - conv.padding[axis]
-    return min(max(math.floor(((at - first) / stride - middle) / conv.stride[axis] + 0.5), 0), cells - 1)
+    return min(max(math.floor(((at - first) / stride - middle) / conv.stride[axis] + 0.5), 0), places - 1)
 
 
-def _grid(size: Sequence[int]) -> np.ndarray:
+def _rows_and_columns(size: Sequence[int]) -> np.ndarray:
     """Returns the row and column of every place of a map or tap of a kernel, in order, (places, 2)."""
     return np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1).reshape(-1, 2).astype(float)
 
 
 def _in_scope(conv: nn.Module) -> np.ndarray:
     """Returns where offsets of zero leave the taps in the scope, (K, 2)."""
-    return _grid(conv.kernel_size) + (np.array(conv.scope) - conv.kernel_size) / 2
+    return _rows_and_columns(conv.kernel_size) + (np.array(conv.scope) - conv.kernel_size) / 2
 
 
-def _resting(conv: nn.Module, cells: Sequence[int]) -> np.ndarray:
+def _resting(conv: nn.Module, places: Sequence[int]) -> np.ndarray:
     """Returns where rigid taps of every unit of a map (h, w) read the input, (K, 2, h, w)."""
-    first = _grid(cells) * conv.stride - conv.padding
-    taps = _grid(conv.kernel_size) * conv.dilation
-    return (taps[:, :, None] + first.T).reshape(len(taps), 2, *cells)
+    first = _rows_and_columns(places) * conv.stride - conv.padding
+    taps = _rows_and_columns(conv.kernel_size) * conv.dilation
+    return (taps[:, :, None] + first.T).reshape(len(taps), 2, *places)
 
 
 def _beyond(taps: np.ndarray, size: tuple[int, int], axis: int = -1) -> np.ndarray:
