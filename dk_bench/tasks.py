@@ -24,7 +24,7 @@ class Kind:
     Attributes:
         name: the task in records and checkpoints.
         place: module and class of its `Task`.
-        metric: the figure that its runs are compared by; higher is better.
+        metric: the figure that its runs are compared by.
         words: the same on the axis of a plot.
         files: pattern of its configuration files; empty for those in the form of `dk_bench.config`.
     """
@@ -45,7 +45,11 @@ class Kind:
 DEFAULT = Kind("classification", "dk_bench.classification.task:Classification", "val/top1", "top-1, %")
 KINDS = {
     kind.name: kind
-    for kind in (DEFAULT, Kind("detection", "dk_bench.detection.task:Detection", "val/mAP", "mAP, %", "*.py"))
+    for kind in (
+        DEFAULT,
+        Kind("detection", "dk_bench.detection.task:Detection", "val/mAP", "mAP, %", "*.py"),  # mmengine's own files
+        # A new task goes here.
+    )
 }
 
 

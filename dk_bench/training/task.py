@@ -1,6 +1,6 @@
 """The protocol of a task: what `dk_bench.training.run`, the loop that trains every task, asks of it.
 
-A new task is a folder beside `dk_bench.classification` and a line in `dk_bench.tasks`:
+A new task is a folder beside `dk_bench.classification` and a line in `dk_bench.tasks` (and a floor in tools/rooms.py):
 
 - ``task.py`` with a `Task`, which imports what is heavy only inside its methods;
 - ``module.py`` with a `dk_bench.training.own_trainer.ConfiguredModule`, the Lightning module;
