@@ -199,13 +199,13 @@ sys.exit(int(code))
     ],
 )
 def test_a_sweep_believes_the_record(tmp_path, monkeypatch, status, code, state, reason):
-    from test_runs import make_record
+    from table_cases import make_record
 
     from dk_bench.runs.record import write_record
     from dk_bench.sweep.training_runs import TrainingRun
 
     monkeypatch.chdir(tmp_path)
-    write_record(make_record(), "template.json")
+    write_record(make_record("a", 50.0), "template.json")
     argv = [sys.executable, "-S", "-c", LEAVES, str(tmp_path / "run"), status, str(code)]
     job = Job("run", argv, tmp_path / "log", TrainingRun(tmp_path / "run", tmp_path))
     run_jobs([job], 1)
