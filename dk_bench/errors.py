@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,3 +56,9 @@ def system_errors(what: object, hint: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{what}: {error.strerror or error}{hint}") from error
+
+
+def some(texts: Iterable[object], shown: int = 3) -> str:
+    """Lists the first of many texts in an error, and says how many there are where those are not all."""
+    texts = list(map(str, texts))
+    return ", ".join(texts[:shown]) + (f", ... ({len(texts)} in all)" if len(texts) > shown else "")

@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dk_bench.data.coco import PARTS, Annotations, read_annotations
 from dk_bench.data.pixels import check_size, open_image
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, some
 from dk_bench.reading.sequences import check_names
 
 NEEDED = PARTS | {"annotations": (*PARTS["annotations"], "bbox", "area")}
 OUTSIDE, FLAT = "partly outside their image", "of no area"
 FEW = 10_000  # images; of so many the sizes are compared before training, of more when they are read
+SHOWN = 10  # classes
 SLACK = 0.5  # pixels by which a box may be outside before it is worth a word: files are written rounded
 
 
@@ -54,11 +55,11 @@ def check_annotations(
 
 def _check_classes(held: Annotations, classes: list[str], other_classes: bool) -> None:
     path, names = held.path, held.classes
-    listed = f"expected the classes {_some(classes)}"
+    listed = f"expected the classes {some(classes, SHOWN)}"
     if missing := [name for name in classes if name not in names.values()]:
-        raise UserError(f"{path}: no category {missing[0]!r}, found {_some(names.values())}; {listed}")
+        raise UserError(f"{path}: no category {missing[0]!r}, found {some(names.values(), SHOWN)}; {listed}")
     if (order := [name for name in names.values() if name in classes]) != classes:
-        raise UserError(f"{path}: categories in the order {_some(order)}, by which mmdet numbers them; {listed}")
+        raise UserError(f"{path}: categories in the order {some(order, SHOWN)}, by which mmdet numbers them; {listed}")
     for annotation in held.annotations:
         name = names[annotation["category_id"]]
         if not other_classes and name not in classes:
@@ -120,8 +121,3 @@ def _name(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> str:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _some(names: Iterable[str]) -> str:
-    names = [str(name) for name in names]
-    return ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")

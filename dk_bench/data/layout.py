@@ -9,11 +9,11 @@ from __future__ import annotations
 import fnmatch
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dk_bench.data.pixels import is_image_name
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, some
 
 # By operating systems, file managers, synchronisation, version control and notebooks; compared in lower case.
 SERVICE_FILES = (
@@ -30,7 +30,6 @@ SERVICE_FILE, SERVICE_FOLDER = (
 )
 SPLIT_NAMES = frozenset("train training val valid validation eval dev test testing".split())
 NO_IMAGE = "no image by its name's end"
-SHOWN = 3  # of what is wrong, so many are named
 
 
 @dataclass
@@ -74,13 +73,13 @@ def arrange(listing: Listing, place: str, key: str) -> tuple[list[str], list[str
         else:
             images.append(name)
     if not images and not faults:
-        empty = f": {_some(sorted(listing.folders))} are empty" if listing.folders else ""
+        empty = f": {some(sorted(listing.folders))} are empty" if listing.folders else ""
         raise UserError(f"no images in {place}{empty}, expected {EXPECTED}", key=key)
     if faults:
         raise UserError(_told(faults, listing, place), key=key)
     classes = sorted({name.partition("/")[0] for name in images}, key=natural_key)
     if empty := sorted(set(listing.folders) - set(classes), key=natural_key):
-        raise UserError(f"no images in {place}/{_some(empty)}, expected some in the folder of every class", key=key)
+        raise UserError(f"no images in {place}/{some(empty)}, expected some in the folder of every class", key=key)
     if fault := _fault_of_names(classes):
         raise UserError(f"{place}: {fault}", key=key)
     images.sort(key=natural_key)
@@ -103,7 +102,7 @@ def _fault(name: str) -> str | None:
 
 def _told(faults: Mapping[str, str], listing: Listing, place: str) -> str:
     names = sorted(faults, key=natural_key)
-    shown = _some([f"{name} ({faults[name]})" for name in names])
+    shown = some([f"{name} ({faults[name]})" for name in names])
     files = "1 entry is" if len(names) == 1 else f"{len(names)} entries are"
     return f"{files} not used in {place}: {shown}; expected {EXPECTED}, and nothing else{_hint(listing)}"
 
@@ -144,8 +143,3 @@ def _fault_of_names(classes: Sequence[str]) -> str | None:
 def plain_name(name: str) -> str:
     """Returns a name without what some file systems do not tell apart: capitals, and how letters are encoded."""
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def _some(texts: Iterable[str]) -> str:
-    texts = list(texts)
-    return ", ".join(texts[:SHOWN]) + (f", ... ({len(texts)} in all)" if len(texts) > SHOWN else "")

@@ -10,7 +10,7 @@ from dk_bench.config import DataConfig
 from dk_bench.data.image_files import Files, PathFiles
 from dk_bench.data.images import FileImages, NamedImages
 from dk_bench.data.layout import plain_name
-from dk_bench.errors import UserError, located
+from dk_bench.errors import UserError, located, some
 
 SMALL = 100_000  # of up to so many images, both splits together, the contents are compared
 SHOWN = 3
@@ -26,7 +26,7 @@ def check_same_classes(
     if one == other:
         return
     only = [
-        f"only in {split}: {', '.join(sorted(classes)[:5])}{', ...' if len(classes) > 5 else ''}"
+        f"only in {split}: {some(sorted(classes), 5)}"
         for split, classes in zip(names, (set(one) - set(other), set(other) - set(one)), strict=True)
         if classes
     ]
@@ -63,9 +63,8 @@ def check_files_apart(train: Files, val: Files, keys: str, names: tuple[str, str
         if not shared and len(train) + len(val) <= SMALL:
             shared = _same_content(train, val)
     if shared:
-        shown = ", ".join(f"{b} ({names[1]}) is {a} ({names[0]})" for a, b in shared[:SHOWN])
-        more = ", ..." if len(shared) > SHOWN else ""
-        raise UserError(f"{_count(shared, val.names, keys, names)}: {shown}{more}; {_wanted(names)}")
+        shown = [f"{b} ({names[1]}) is {a} ({names[0]})" for a, b in shared[:SHOWN]] + ["..."] * (len(shared) > SHOWN)
+        raise UserError(f"{_count(shared, val.names, keys, names)}: {', '.join(shown)}; {_wanted(names)}")
 
 
 def _wanted(names: tuple[str, str]) -> str:

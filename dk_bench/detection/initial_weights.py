@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dk_bench.detection.backbone import TimmBackbone
-from dk_bench.errors import UserError, located
+from dk_bench.errors import UserError, located, some
 from dk_bench.training.weights import read_plain, weights_in
 
 OF_THE_START = ("init_cfg", "checkpoint", "pretrained")  # settings of mmdet's modules and ours that name weights
@@ -33,11 +33,8 @@ def load_start(model: nn.Module, path: str) -> None:
     with located(f"key 'load_from' is {path!r}"):
         model.load_state_dict(fitting, strict=False)
     if left := [name for name in own if name not in fitting]:
-        some = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
-        print(
-            f"{path}: has no weights that fit {len(left)} of the model's {len(own)}, which start anew: {some}",
-            file=sys.stderr,
-        )
+        fit = f"fit {len(left)} of the model's {len(own)}, which start anew"
+        print(f"{path}: has no weights that {fit}: {some(left)}", file=sys.stderr)
     if unused := len(held) - len(fitting):
         print(f"{path}: {unused} of its {len(held)} weights are not used", file=sys.stderr)
 
