@@ -19,7 +19,7 @@ def test_every_figure_has_a_source(name):
     absent = [phrase for phrase in sourced if phrase not in text]
     assert absent == [], f"{name}: not what the records say"
     assert [phrase for phrase in NO_RESULT.get(name, []) if phrase not in text] == [], "no longer in the text"
-    assert unexplained(text, sourced, NO_RESULT.get(name, [])) == [], f"{name}: see tests/figures_in_text.py"
+    assert unexplained(text, sourced, NO_RESULT.get(name, [])) == [], f"{name}: see tests/cases/figures_in_text.py"
 
 
 def test_figures_without_a_source_are_found():
