@@ -3,6 +3,7 @@
 import ast
 import collections
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,15 @@ FUNCTIONS = [
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 ]
 SUFFIXES = {".py", ".cpp", ".h", ".cu", ".cuh"}
-LONGEST_FILE, LONGEST_FUNCTION, MOST_FUNCTIONS = 400, 50, 22  # lines; the last is the 90th percentile
-MOVING = "rooms are being refurnished"
+LONGEST_FILE, MEDIAN_FILE, LONGEST_FUNCTION, MOST_FUNCTIONS = 400, 110, 50, 22  # lines; the last: of nine in ten
 
+OPERATORS = "deform_kernel_conv sample_kernel deform_roi_pool depthwise_conv_per_image narrow_conv".split()
 # Modules that have one name on purpose: both tasks are laid out alike, and so are the studies; an operator has its own
 # name in every room; a command has the name that users type, and its module in cli that of the command.
 ALIKE = (
     (r"(training|classification|detection)\.(task|module|data|recipe)",),
     (r"analysis\.\w+\.(study|figures|tables)", r"cli\.tables"),
-    (
-        r"(reference|functional|nn)\.(deform_kernel_conv|sample_kernel|deform_roi_pool|depthwise_conv_per_image|narrow_conv)",
-    ),
+    (rf"(reference|functional|nn)\.({'|'.join(OPERATORS)})",),
     (r"cli\.(power|replay)", r"tables\.power", r"sweep\.replay"),
 )
 # Words that end as a verb in the third person does, and are none.
@@ -64,7 +63,6 @@ def test_public_classes_have_names_of_their_own():
     assert {name: there for name, there in places.items() if len(there) > 1} == {}
 
 
-@pytest.mark.xfail(reason=MOVING)
 def test_modules_have_names_of_their_own():
     places = collections.defaultdict(set)
     for path in PACKAGE:
@@ -77,13 +75,15 @@ def test_modules_have_names_of_their_own():
     assert {name: sorted(there) for name, there in places.items() if len(there) > 1} == {}
 
 
-@pytest.mark.parametrize(
-    "folder", ["dk_bench", "ops", pytest.param("tests", marks=pytest.mark.xfail(reason=MOVING)), "tools"]
-)
+@pytest.mark.parametrize("folder", ["dk_bench", "ops", "tests", "tools"])
 def test_no_file_is_too_long_to_be_read(folder):
     files = [path for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
     lengths = {str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines()) for path in files}
     assert lengths and {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE} == {}
+
+
+def test_files_are_read_in_one_sitting():
+    assert statistics.median(len(path.read_text("utf-8").splitlines()) for path in PACKAGE) <= MEDIAN_FILE
 
 
 def test_functions_fit_a_screen():
@@ -95,7 +95,6 @@ def test_no_function_is_too_long_to_be_read():
     assert [where(path, node) for path, node in FUNCTIONS if length(node) > LONGEST_FUNCTION] == []
 
 
-@pytest.mark.xfail(reason=MOVING)
 def test_docstrings_of_functions_begin_with_a_verb():
     """In the third person: Returns, Reads, Tells whether."""
     wrong = []

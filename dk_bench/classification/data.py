@@ -125,7 +125,7 @@ class ClassificationData(RunData):
             check_apart(self.val_images, test, ("val", "test"))
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of this process from where the trainer is; the last, incomplete batch of an epoch is dropped.
+        """Returns batches of this process from where the trainer is; the last, incomplete batch of an epoch is dropped.
 
         Under ``Trainer(overfit_batches=...)`` the images in order, with the same augmentation in every epoch.
         """

@@ -93,7 +93,7 @@ class LitClassifier(ConfiguredModule):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes)."""
+        """Returns logits (N, classes)."""
         return self.model(images.contiguous(memory_format=self.memory_format))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -127,7 +127,7 @@ class LitClassifier(ConfiguredModule):
         self.hits[split] = self.val_hits.compute()
 
     def predict_step(self, batch: Tensor | tuple[Tensor, Any], batch_idx: int) -> Tensor:
-        """Logits (N, classes) of images, or of a batch that begins with them."""
+        """Returns logits (N, classes) of images, or of a batch that begins with them."""
         return self(batch if isinstance(batch, Tensor) else batch[0])
 
     def configure_optimizers(self) -> dict[str, Any]:

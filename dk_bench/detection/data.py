@@ -94,7 +94,7 @@ class DetectionData(RunData):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch, on as many devices as there are processes now."""
+        """Counts the batches in an epoch, on as many devices as there are processes now."""
         return len(self._batches())
 
     @property
@@ -113,7 +113,7 @@ class DetectionData(RunData):
         check_files_apart(_files(self.train_images), _files(self.val_images), keys)
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of this process from where the trainer is.
+        """Returns batches of this process from where the trainer is.
 
         Under ``Trainer(overfit_batches=...)`` the images in order, with the same augmentation in every epoch.
         """

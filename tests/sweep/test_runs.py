@@ -124,6 +124,19 @@ def test_process_that_finds_another_at_its_run_is_no_failure(tmp_path):
     assert states == ["running", "elsewhere", "running", "finished"] and job.failures == 0
 
 
+def run_together(*runners, workers):
+    """Runs the jobs of several runners, which start at the same moment: each is finished, by one or by another."""
+    together = threading.Barrier(len(runners))
+    threads = [
+        threading.Thread(target=lambda jobs=jobs: (together.wait(), run_jobs(jobs, workers))) for jobs in runners
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {job.state for jobs in runners for job in jobs} <= {"finished", "skipped"}
+
+
 def test_two_runners_share_a_folder(tmp_path):
     """Each run is trained once, whoever takes it, also where a grid names one run twice."""
     (tmp_path / "run.py").write_text(RUN)
@@ -134,13 +147,7 @@ def test_two_runners_share_a_folder(tmp_path):
         command = [sys.executable, "-S", str(tmp_path / "run.py")]
         return [make_job(tmp_path, name, [*command, str(tmp_path / name), str(template)]) for name in names]
 
-    both = jobs(), jobs()
-    threads = [threading.Thread(target=run_jobs, args=(some, 2)) for some in both]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert {job.state for some in both for job in some} <= {"finished", "skipped"}
+    run_together(jobs(), jobs(), workers=2)
     assert [(tmp_path / str(n) / "trained").read_text() for n in range(6)] == ["x"] * 6
 
 
@@ -153,14 +160,7 @@ def test_runners_that_start_together_take_different_runs(tmp_path):
         names = [str(n) for n in range(5)]
         return [make_job(tmp_path, name, ["sh", "-c", code, str(tmp_path / name), str(record)]) for name in names]
 
-    both = jobs(), jobs()
-    together = threading.Barrier(2)
-    threads = [threading.Thread(target=lambda some=some: (together.wait(), run_jobs(some, 1))) for some in both]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert {job.state for some in both for job in some} <= {"finished", "skipped"}
+    run_together(jobs(), jobs(), workers=1)
     assert [(tmp_path / str(n) / "started").read_text() for n in range(5)] == ["x\n"] * 5
 
 
