@@ -112,22 +112,20 @@ def tsne_figure(
     return figure
 
 
-def captions(lines: list[ProbeScore]) -> dict[Row, tuple[str, str]]:
+def captions(scores: list[ProbeScore]) -> dict[Row, tuple[str, str]]:
     """Tells what the probes of all layers tell of class and scale, mean over seeds: what stands under t-SNE's
     panels."""
     found: dict[Row, dict[str, list[float]]] = {}
-    for line in lines:
-        if (line.layer, line.features) == (ALL, LEARNED):
-            found.setdefault((line.cell, line.kind), {}).setdefault(line.target, []).append(line.value)
-
-    def told(values: dict[str, list[float]]) -> tuple[str, str]:
-        tops, scales = values.get(CLASS), values.get("log scale")
-        return (
-            f"probe: class {np.mean(tops):.0f} %" if tops else "one class",
-            f"probe: scale $R^2$ = {np.mean(scales):.2f}" if scales else "one scale",
+    for score in scores:
+        if (score.layer, score.features) == (ALL, LEARNED):
+            found.setdefault((score.cell, score.kind), {}).setdefault(score.target, []).append(score.value)
+    return {
+        row: (
+            f"probe: class {np.mean(of[CLASS]):.0f} %" if CLASS in of else "one class",
+            f"probe: scale $R^2$ = {np.mean(of['log scale']):.2f}" if "log scale" in of else "one scale",
         )
-
-    return {row: told(values) for row, values in found.items()}
+        for row, of in found.items()
+    }
 
 
 def _by_class(axis: Axes, points: np.ndarray, label: np.ndarray, common: list[int]) -> None:
@@ -138,17 +136,13 @@ def _by_class(axis: Axes, points: np.ndarray, label: np.ndarray, common: list[in
 
 
 def _legends(figure: Figure, names: list[str], more: bool) -> None:
-    dot = {"linestyle": "", "markersize": 5}
-    handles = [
-        Line2D([], [], color=COLORS[number], marker=MARKERS[number], label=name, **dot)
-        for number, name in enumerate(names)
-    ] + [Line2D([], [], color=GREY, marker="o", label="others", **dot)] * more
+    def dot(color: object, marker: str, label: str) -> Line2D:
+        return Line2D([], [], color=color, marker=marker, label=label, linestyle="", markersize=5)
+
+    handles = list(map(dot, COLORS, MARKERS, names)) + [dot(GREY, "o", "others")] * more
     figure.legend(handles=handles, loc="outside right upper", title="class", frameon=False)
     ends = {0: "1 (smallest)", 9: "10 (largest)"}
-    handles = [
-        Line2D([], [], color=DECILES(each), marker="o", label=ends.get(each, str(each + 1)), **dot)
-        for each in range(10)
-    ]
+    handles = [dot(DECILES(each), "o", ends.get(each, str(each + 1))) for each in range(10)]
     figure.legend(handles=handles, loc="outside right lower", title="scale decile", frameon=False)
 
 

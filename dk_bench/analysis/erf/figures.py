@@ -88,14 +88,8 @@ def _show(axes: Axes, picture: Picture, seen: Observation | None = None) -> None
 
 def _key(figure: Figure, panels: np.ndarray, outlined: bool) -> None:
     """Tells what colours and marks are, under the panels."""
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(0, 1), HEAT),
-        ax=panels.ravel().tolist(),
-        orientation="horizontal",
-        fraction=0.02,
-        aspect=40,
-        pad=0.02,
-    )
+    layout = {"orientation": "horizontal", "fraction": 0.02, "aspect": 40, "pad": 0.02}
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=panels.ravel().tolist(), **layout)
     bar.set_ticks([0, 1], labels=["0", "99.5th percentile"], fontsize=7)
     bar.set_label("|gradient|, each panel's own scale", fontsize=7, labelpad=-4)
     bar.outline.set_visible(False)

@@ -6,8 +6,9 @@ the object. Models may stand beside themselves with their offsets held at their 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from dk_bench.analysis.subjects import Subject, open_models
 from dk_bench.errors import UserError
 
 KINDS = ("original", "rotated", "scaled")
+GradientOf = Callable[..., tuple[np.ndarray, tuple[float, float]]]  # `unit_gradient` of one layer
 
 
 @dataclass(frozen=True)
@@ -145,13 +147,14 @@ def study(
     Dead units are kept, to be counted. Raises ValueError as :func:`unit_gradient` does, for a gradient that is not
     finite, and where every unit is dead.
     """
+    gradient_of = partial(unit_gradient, layer=layer, in_pixels=True, through_offsets=through_offsets)
     found: list[Observation] = []
     for subject in subjects:
         with tracked(f"receptive fields of {subject.name}", len(pictures)) as advance:
             for picture in pictures:
                 if position is not None:
                     picture = replace(picture, centre=position)
-                found += _transformations(subject, picture, layer, through_offsets)
+                found += _transformations(subject, picture, gradient_of)
                 advance()
     if all(seen.dead for seen in found):
         raise ValueError(
@@ -161,14 +164,12 @@ def study(
     return found
 
 
-def _transformations(
-    subject: Subject, picture: Picture, layer: str | None, through_offsets: bool
-) -> Iterator[Observation]:
+def _transformations(subject: Subject, picture: Picture, gradient_of: GradientOf) -> Iterator[Observation]:
     """Gives a model's field on a picture as it is, rotated and scaled."""
     original: Observation | None = None
     for kind in KINDS:
         moved = picture if kind == "original" else picture.transformed(kind)
-        seen = _observe(subject, moved, kind, layer, through_offsets)
+        seen = _observe(subject, moved, kind, gradient_of)
         original = original or seen
         if kind != "original" and not original.dead and not seen.dead:
             followed = _cosine(seen.absolute, _moved(original.absolute, kind, picture.centre))
@@ -176,16 +177,9 @@ def _transformations(
         yield seen
 
 
-def _observe(subject: Subject, picture: Picture, kind: str, layer: str | None, through_offsets: bool) -> Observation:
+def _observe(subject: Subject, picture: Picture, kind: str, gradient_of: GradientOf) -> Observation:
     """Returns a model's field on a picture, the agreement left open. Raises ValueError as :func:`study`."""
-    gradient, centre = unit_gradient(
-        subject.model,
-        subject.tensor(picture),
-        layer=layer,
-        position=picture.centre,
-        in_pixels=True,
-        through_offsets=through_offsets,
-    )
+    gradient, centre = gradient_of(subject.model, subject.tensor(picture), position=picture.centre)
     absolute = np.abs(gradient).sum(0)
     if not np.isfinite(absolute).all():
         raise ValueError(f"{subject.name} on {picture.name}: the gradient is not finite, expected finite weights")

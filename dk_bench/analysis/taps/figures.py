@@ -17,6 +17,7 @@ from dk_bench.analysis.taps.study import LayerTaps, Offsets, TapsStudy
 CHANNELS = 3  # with the largest norm, shown beside the mean
 SHOWN = 20_000  # offsets that a violin is drawn from
 BEFORE, AFTER, CLIPPED = COLORS[0], "#E8601C", "#DC050C"
+VIOLIN = {"orientation": "horizontal", "widths": 0.85, "showextrema": False, "showmedians": True}
 HALO = {"markeredgecolor": "white", "markeredgewidth": 0.6}
 
 
@@ -146,31 +147,17 @@ def offsets_figure(found: list[Offsets]) -> Figure:
         of_kind = [each for each in found if each.source.kind == kind]
         places = np.arange(len(of_kind))
         for axis, side, color in ((0, "high", COLORS[0]), (1, "low", COLORS[1])):
-            drawn = left.violinplot(
-                [_some(each.values[:, axis]) for each in of_kind],
-                -places,
-                orientation="horizontal",
-                widths=0.85,
-                side=side,
-                showextrema=False,
-                showmedians=True,
-            )
+            values = [_some(each.values[:, axis]) for each in of_kind]
+            drawn = left.violinplot(values, -places, side=side, **VIOLIN)
             for body in drawn["bodies"]:
                 body.set(facecolor=color, alpha=0.8)
             drawn["cmedians"].set(color="white")
         left.set_yticks(-places, [each.source.layer for each in of_kind])
         left.axvline(0, color=GREY, linewidth=0.8, zorder=0)
         left.set(title=kind, xlabel=f"offset ({'samples of the scope' if kind == KERNEL else 'pixels of its input'})")
-        right.barh(-places, [100 * each.outside for each in of_kind], color=GREY, height=0.6)
-        for place, each in zip(places, of_kind, strict=True):
-            right.annotate(
-                f"{100 * each.outside:.1f} %",
-                (100 * each.outside, -place),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-            )
+        outside = [100 * each.outside for each in of_kind]
+        bars = right.barh(-places, outside, color=GREY, height=0.6)
+        right.bar_label(bars, [f"{share:.1f} %" for share in outside], padding=3, fontsize=9)
         if kind != KERNEL:
             right.plot([100 * each.outside_before for each in of_kind], -places, "|", color="black", markersize=12)
         right.set(yticks=[], xlabel="% of taps", ylim=left.get_ylim())
