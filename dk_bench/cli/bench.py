@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dk_bench.analysis.bench.instruction_sets import (
+from dk_bench.analysis.bench.loader import FILES, FOLDER, PROCEDURAL, SOURCES, LoaderPlan, bench_data
+from dk_bench.analysis.bench.recording import (
     HELD,
     NATIVE,
     check_instruction_set,
     default_instruction_sets,
     measure_held,
 )
-from dk_bench.analysis.bench.loader import FILES, FOLDER, PROCEDURAL, SOURCES, LoaderPlan, bench_data
 from dk_bench.analysis.bench.steps import CPU_SETS, ModelSet, bench_models
 from dk_bench.analysis.bench.steps import ROUNDS as TRAIN_ROUNDS
 from dk_bench.analysis.bench.study import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
@@ -98,10 +98,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--images", "N", f"data: procedural images ({PLAN.images})")
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def _shape(text: str) -> str:
     if not re.fullmatch(r"[1-9]\d*,[1-9]\d*(,[1-9]\d*)?", text):
         raise argparse.ArgumentTypeError(f"expected C,H or C,H,N, such as 128,56, got {text!r}")
-    return tuple(map(int, text.split(",")))
+    return text
 
 
 def run(args: argparse.Namespace) -> int:
@@ -157,9 +157,7 @@ def _arguments(args: argparse.Namespace) -> list[str]:
     given = ["bench", args.what]
     for name in ("device", "threads", "repeats", *OWN[args.what]):
         value = getattr(args, name)
-        if name == "shapes" and value:
-            given += ["--shapes", *(",".join(map(str, shape)) for shape in value)]
-        elif isinstance(value, list):
+        if isinstance(value, list):
             given += [f"--{name}", *map(str, value)]
         elif value is True:
             given.append(f"--{name}")
@@ -178,7 +176,8 @@ def _with_threads(args: argparse.Namespace, on_item: Callable[[str], None]) -> d
 
 
 def _ops(args: argparse.Namespace, on_shape: Callable[[str], None]) -> dict[str, Any]:
-    shapes = [Shape(*shape[:2], *(shape[2:] or (BATCH[args.device],))) for shape in args.shapes or RESNET50DW]
+    given = [tuple(map(int, text.split(","))) for text in args.shapes or ()] or RESNET50DW
+    shapes = [Shape(*shape[:2], *(shape[2:] or (BATCH[args.device],))) for shape in given]
     return bench_operators(shapes, SETTINGS[args.device], torch.device(args.device), args.repeats or ROUNDS, on_shape)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dk_bench.analysis.bench import clock as bench_clock
-from dk_bench.analysis.bench import instruction_sets as bench_held
+from dk_bench.analysis.bench import recording as bench_held
 from dk_bench.analysis.bench.calls import (
     BASE,
     COPY,
@@ -27,7 +27,7 @@ from dk_bench.analysis.bench.calls import (
     Shape,
 )
 from dk_bench.analysis.bench.clock import LEAST_ROUNDS, cold_times, in_rounds, make_series, spread
-from dk_bench.analysis.bench.instruction_sets import default_instruction_sets, join, measure_held
+from dk_bench.analysis.bench.recording import default_instruction_sets, join, measure_held
 from dk_bench.analysis.bench.study import bench_operators
 from dk_bench.analysis.bench.timings import Timing, geometric_means, means_over_float32, sentences, uneven
 from dk_bench.cli import main

@@ -1,17 +1,33 @@
-"""Notes what every record of ``dk-bench bench`` says beside its figures: when, on what machine, with which code."""
+"""Records of ``dk-bench bench``: what each says beside its figures; and one record of several instruction sets, each
+measured in a process of its own, since libraries choose as they are loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dk_bench.analysis.bench.quiet import Watch, disturbances
+from dk_bench.errors import UserError
 from dk_bench.runs.environment import collect_git, collect_versions
 from dk_bench.runs.hardware import collect_device, collect_machine
-from dk_bench.runs.processor import own_instruction_set
+from dk_bench.runs.processor import HOLDING, instruction_sets_here, own_instruction_set
+
+NATIVE = "native"
+#: What holds our library, torch and oneDNN to an instruction set, in the environment.
+HELD = {
+    "avx512": {"DK_BENCH_CPU": "avx512", "ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "DEFAULT"},
+    "avx2": {"DK_BENCH_CPU": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+}
+LAST_WORDS = 500  # characters of what a process that failed said
 
 
 def bench_record(
@@ -42,3 +58,49 @@ def bench_record(
         "settings": settings,
         "parts": [part | {"warnings": [*others, *measured["warnings"]]}],
     }
+
+
+def default_instruction_sets() -> list[str]:
+    """Returns both where the processor has both and the environment holds no library to one; else what the libraries
+    choose."""
+    here = instruction_sets_here()
+    return here if len(here) > 1 and not any(name in os.environ for name in HOLDING) else [NATIVE]
+
+
+def check_instruction_set(name: str) -> None:
+    """Raises UserError for an instruction set that this processor has not."""
+    here = [NATIVE, *instruction_sets_here()]
+    if name not in here:
+        raise UserError(f"--isa {name}: this processor has not what it needs, expected one of {', '.join(here)}")
+
+
+def measure_held(
+    names: Iterable[str], arguments: Sequence[str], on_start: Callable[[str], Any] = lambda name: None
+) -> dict[str, Any]:
+    """Returns the record of ``dk-bench`` with these arguments under each instruction set, one after the other, as one
+    record.
+
+    The arguments do not say where to write. Raises UserError if a process fails.
+    """
+    records = []
+    for name in names:
+        on_start(name)
+        records.append(_run(name, arguments))
+    return join(records)
+
+
+def _run(name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "record.json"
+        command = [sys.executable, "-m", "dk_bench", *arguments, "--isa", NATIVE, "--output", str(path)]
+        done = subprocess.run(command, env=os.environ | HELD.get(name, {}), capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = done.stderr.strip()[-LAST_WORDS:]
+            raise UserError(f"--isa {name}: the process that measures ended with status {done.returncode}: {said}")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def join(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns one record of the parts of several, which were measured one after the other."""
+    parts = [part for record in records for part in record["parts"]]
+    return records[0] | {"ended": records[-1]["ended"], "parts": parts}

@@ -111,7 +111,7 @@ def bench_operators(
     """Measures every operator on every shape and setting and returns the record; ``on_shape`` hears of each at first.
 
     On the CPU all settings of a shape take turns, on CUDA, for the sake of its memory, those of one dtype. The record
-    has one part, of the instruction set that this process uses; `bench.instruction_sets` joins several.
+    has one part, of the instruction set that this process uses; `bench.recording` joins several.
     """
     shapes, settings = list(shapes), list(settings)
     given = {
