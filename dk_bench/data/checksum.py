@@ -16,7 +16,7 @@ SAMPLE = 32  # of more, and of images that are drawn, so many, or a few more, th
 
 
 def checksum(images: FileImages | NamedImages | ShapeImages) -> str:
-    """Returns what tells a split's images, in their order, with their labels and the names of their classes: 16
+    """Returns the checksum of a split's images, in their order, with their labels and the names of their classes: 16
     hexadecimal digits.
 
     Equal for a folder and its tar. Of files the bytes count: of all of them up to `MANY` images and `MANY_BYTES`, of

@@ -91,7 +91,7 @@ class Decoded:
         return self._pixels.as_strided((1, 3, height, width), strides, self._ends[index] - strides[0])
 
     def __reduce__(self) -> tuple[Callable, tuple]:
-        """Processes that are not forked map the file again, in place of getting its content."""
+        """Lets processes that are not forked map the file again, in place of getting its content."""
         rest = (self._sizes, self._labels.tolist(), self.path)
         return (_mapped, rest) if self.path else (Decoded, (self._pixels, *rest))
 
@@ -170,7 +170,7 @@ def _description(pixels: Path) -> Path:
 
 
 def content_key(images: FileImages | ShapeImages, *, again: bool = False) -> str:
-    """Tells what tells these images, in this order, decoded by this program, from any others: 32 hexadecimal digits.
+    """Names these images in this order, decoded by this program: 32 hexadecimal digits, which any others differ in.
 
     Files are read once, unless ``again``.
     """

@@ -35,8 +35,7 @@ class Files(ABC):
 
     @abstractmethod
     def identity(self, index: int) -> tuple[str, int]:
-        """Returns the same for the same file on the disk, by whatever links it is reached: its real path, and where in
-        that file it begins."""
+        """Returns the file's real path, and where in that file it begins: the same by whatever links it is reached."""
 
     @abstractmethod
     def _read(self, index: int) -> bytes: ...

@@ -97,7 +97,7 @@ class NamedImages:
         return [str(path) for path, _ in known] if known else None
 
     def content(self, index: int) -> bytes:
-        """Tells what tells an image from others: the file's bytes where there are some, or else the pixels."""
+        """Returns the file's bytes where there are some, or else the pixels: they differ from image to image."""
         if self.reader is None:
             image = self._dataset[index][0]
             return repr((image.mode, image.size)).encode() + image.tobytes()

@@ -55,7 +55,7 @@ def is_service(name: str, folder: bool) -> bool:
 
 
 def natural_key(name: str) -> tuple:
-    """Sorts as timm does, numbers by value and letters in lower case; names that are then equal by themselves."""
+    """Returns a key by which names sort as timm has them: numbers by value, letters in lower case, then as they are."""
     parts = re.split(r"(\d+)", name.lower())
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 

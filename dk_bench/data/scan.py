@@ -130,7 +130,7 @@ def _list_folder(root: Path, key: str, *, of_classes: bool = True) -> Listing:
 
 
 def _entries(folder: Path, key: str) -> Iterator[os.DirEntry]:
-    """Tells what is in a folder, links last, so that of several names of a file the link is the odd one."""
+    """Yields what is in a folder, links last, so that of several names of a file the link is the odd one."""
     with system_errors(f"key '{key}': folder {folder} cannot be read"), os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
     yield from found

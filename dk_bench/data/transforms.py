@@ -86,7 +86,7 @@ class TrainTransform(EvalTransform):
         return out
 
     def from_levels(self, levels: Tensor) -> Tensor:
-        """Tells what a call gives of images whose `levels` these are, to the bit."""
+        """Returns what a call gives of images whose `levels` these are, to the bit."""
         return levels.float().mul_(self.scale).sub_(self.shift)
 
     def _changed(self, images: Sequence[Tensor], numbers: np.ndarray) -> Iterator[tuple[list[int], Tensor]]:

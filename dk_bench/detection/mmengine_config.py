@@ -162,7 +162,7 @@ def _override(cfg: mmengine.Config, override: str, source: str) -> None:
 
 
 def _annotation(cfg: mmengine.Config, key: Key) -> Any:
-    """Tells what a key takes that no schema knows: what stands there says it, but for a few."""
+    """Returns the annotation of a key that no schema knows: what stands there says it, but for a few."""
     return TAKES.get(joined(key)) or annotation_of(standing({key[0]: cfg.get(key[0])}, key))
 
 

@@ -38,7 +38,7 @@ def allow_what_mmengine_writes() -> None:
 
 
 def _method_of_a_history(owner: Any, name: str) -> Callable:
-    """Tells what a file may have of ``getattr``, by which pickle writes down methods: a history's statistics alone."""
+    """Stands for ``getattr``, by which pickle writes down methods, and gives a history's statistics alone."""
     if owner is not HistoryBuffer or name not in STATISTICS:
         raise pickle.UnpicklingError(f"getattr of {name!r}, expected {', '.join(STATISTICS)} of a HistoryBuffer")
     return getattr(HistoryBuffer, name)
@@ -73,7 +73,7 @@ def _as_text(config: Mapping[str, Any]) -> str:
 
 
 def _meta(dataset_meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Names and colours as plain data."""
+    """Returns names and colours as plain data."""
     palette = dataset_meta.get("palette")
     if not isinstance(palette, Sequence) or isinstance(palette, str):
         return {"classes": tuple(map(str, dataset_meta["classes"]))}

@@ -107,7 +107,7 @@ def _is_written(folder: Path, scenes: Scenes) -> bool:
 
 
 def _settings(scenes: Scenes) -> dict[str, Any]:
-    """Tells what marks the data. Settings that are younger than folders already written stand there only if they
+    """Returns what marks the data. Settings that are younger than folders already written stand there only if they
     differ."""
     settings = {"version": VERSION, **dataclasses.asdict(scenes)}
     shares = list(settings.pop("shares"))

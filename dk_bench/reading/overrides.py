@@ -43,7 +43,7 @@ def joined(key: Key) -> str:
 
 
 def standing(values: Any, key: Key, default: Any = None) -> Any:
-    """Tells what stands at a place, or the default where nothing does."""
+    """Returns what stands at a place, or the default where nothing does."""
     for part in key:
         if isinstance(values, list | tuple) and str(part).isdecimal() and int(part) < len(values):
             values = values[int(part)]

@@ -64,7 +64,7 @@ def _fault(value: Any, kind: str) -> str | None:
 
 
 def _is_left_to_mmdet(path: tuple[str, ...], section: Mapping[str, Any], value: Any) -> bool:
-    """Returns a file with the names of classes, a line each; the one map of some necks and backbones."""
+    """Tells whether it is a file with the names of classes, a line each, or the one map of some necks and backbones."""
     if path[-2:] == ("metainfo", "classes"):
         return isinstance(value, str) and os.path.isfile(value)
     pyramid = path[-1] == "in_channels" and str(section.get("type")).endswith("FPN")
@@ -72,7 +72,7 @@ def _is_left_to_mmdet(path: tuple[str, ...], section: Mapping[str, Any], value: 
 
 
 def _sections(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Returns all sections inside a value, with their keys; a list's items are numbered."""
+    """Yields all sections inside a value, with their keys; a list's items are numbered."""
     if isinstance(value, Mapping):
         yield key, value
         for name, item in value.items():

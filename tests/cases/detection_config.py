@@ -78,34 +78,21 @@ test_pipeline = [
     dict(type="Resize", scale=(96, 64), keep_ratio=True),
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
+_images = dict(type="CocoDataset", data_root=DATA, metainfo=dict(classes=classes))
+_train = dict(ann_file="train.json", data_prefix=dict(img="train/"), filter_cfg=dict(filter_empty_gt=True, min_size=32))
+_val = dict(ann_file="val.json", data_prefix=dict(img="val/"), test_mode=True)
 train_dataloader = dict(
     batch_size=2,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=True),
     batch_sampler=dict(type="AspectRatioBatchSampler"),
-    dataset=dict(
-        type="CocoDataset",
-        data_root=DATA,
-        ann_file="train.json",
-        data_prefix=dict(img="train/"),
-        metainfo=dict(classes=classes),
-        filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(**_images, **_train, pipeline=train_pipeline),
 )
 val_dataloader = dict(
     batch_size=2,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="CocoDataset",
-        data_root=DATA,
-        ann_file="val.json",
-        data_prefix=dict(img="val/"),
-        metainfo=dict(classes=classes),
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
+    dataset=dict(**_images, **_val, pipeline=test_pipeline),
 )
 val_evaluator = dict(type="CocoMetric", ann_file=DATA + "/val.json", metric="bbox")
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=4, val_interval=1)
