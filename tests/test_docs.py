@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import functools
 import importlib
 import re
 import shlex
@@ -37,6 +38,7 @@ DOTTED = re.compile(r"(?<![\w/.-])dk_bench(?:\.[A-Za-z_]\w*)+")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 SETTING = re.compile(r"(?<![\w./-])(?:model|data|optim|ema|trainer|wandb)(?:\.\w+)+(?==)")
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+SOURCES = (".py", ".yaml", ".sh", ".cpp", ".cu", ".h")
 MMDETS = ("tools/test.py", "tools/train.py")  # in mmdet's folder
 RECIPE = "mine"  # what the recipes of docs/extending.md make is called so, and is not there
 
@@ -104,6 +106,22 @@ def test_links_lead_somewhere(name):
 def test_names_in_the_package_exist(name):
     named = set(DOTTED.findall(TEXTS[name].read_text(encoding="utf-8")))
     assert [dotted for dotted in sorted(named) if RECIPE not in dotted and not resolves(dotted)] == []
+
+
+@each_text
+def test_names_in_backticks_are_known(name):
+    """Names of functions, settings, variables and files are those of the sources, of the package or of its tests."""
+    text = BLOCK.sub("", TEXTS[name].read_text(encoding="utf-8"))
+    named = set(re.findall(r"`([A-Za-z_]\w+)(?:\([^`]*\))?`", text))
+    assert sorted(named - words_of_sources()) == []
+
+
+@functools.cache
+def words_of_sources() -> set[str]:
+    folders = ("dk_bench", "ops", "tests", "tools", "configs", "sweeps")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.*") if path.suffix in SOURCES]
+    texts = [path.read_text(encoding="utf-8") for path in (*paths, ROOT / "setup.py", ROOT / "Makefile")]
+    return set(re.findall(r"\w+", "\n".join(texts)))
 
 
 @each_text
