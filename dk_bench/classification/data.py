@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -12,16 +13,7 @@ from dk_bench.config import DataConfig
 from dk_bench.data.checksum import checksum
 from dk_bench.data.decoded import Decoded, Encoded, keep
 from dk_bench.data.laid_down import LaidDown
-from dk_bench.data.order import (
-    Augmented,
-    InOrder,
-    ResumingLoader,
-    StepSampler,
-    Transformed,
-    as_it_is,
-    batches_done,
-    processes,
-)
+from dk_bench.data.order import Augmented, InOrder, StepSampler, Transformed, as_it_is, batches_done, processes
 from dk_bench.data.shifts import TEST, held_out_sets
 from dk_bench.data.sources import Images, data_name, open_images
 from dk_bench.data.splits import check_apart, check_same_classes
@@ -46,17 +38,17 @@ class ClassificationData(RunData):
 
     def __init__(self, config: DataConfig, seed: int, *, cache: str | Path = "memory") -> None:
         super().__init__()
-        self.config, self.seed, self._cache = config, seed, cache
-        self.decoded: dict[str, str] = {}
+        self.config, self.seed, self._cache, self.decoded = config, seed, cache, {}
+        self.name, self.batch_size = data_name(config), config.batch_size
 
     @cached_property
     def train_images(self) -> Images:
         """Returns the training split; its classes are checked against the validation split's."""
         train = open_images(self.config, "train")
         check_same_classes(self.config, train.classes, self.val_images.classes)
-        batch = self.config.batch_size
-        if len(train) < batch:
-            raise UserError(f"key 'data.batch_size' is {batch}, but there are {len(train)} train images")
+        if len(train) < self.batch_size:
+            reason = f"but there are {len(train)} train images"
+            raise UserError(reason, key=self.batch_key, value=self.batch_size)
         return train
 
     @cached_property
@@ -94,10 +86,6 @@ class ClassificationData(RunData):
         return pixels
 
     @property
-    def name(self) -> str:
-        return data_name(self.config)
-
-    @property
     def classes(self) -> list[str]:
         return self.val_images.classes
 
@@ -105,12 +93,8 @@ class ClassificationData(RunData):
         return (self.test_images[TEST] if split == TEST else self.val_images).classes
 
     @property
-    def batch_size(self) -> int:
-        return self.config.batch_size
-
-    @property
     def steps_per_epoch(self) -> int:
-        return len(self.train_images) // self.config.batch_size
+        return len(self.train_images) // self.batch_size
 
     def checksum(self, images: Images) -> str:
         return checksum(images)
@@ -130,19 +114,15 @@ class ClassificationData(RunData):
         Under ``Trainer(overfit_batches=...)`` the images in order, with the same augmentation in every epoch.
         """
         self.check_splits()
-        rank, world = processes()
-        batch = self._batch_size() * world
-        count, steps = len(self.train_images), self.steps_per_epoch
-        images = self.augmented
+        (rank, world), own, steps = processes(), self._batch_size(), self.steps_per_epoch
+        done = partial(batches_done, self.trainer, steps) if self.trainer else lambda: 0
         if self.trainer and self.trainer.overfit_batches > 0:
-            in_order = InOrder(
-                steps * batch, rank, world, done=lambda: batches_done(self.trainer, steps) * self._batch_size()
+            sampler = InOrder(steps * own * world, rank, world, done=lambda: done() * own)
+        else:
+            sampler = StepSampler(
+                len(self.train_images), own * world, seed=self.seed, done=done, rank=rank, world=world
             )
-            return self._loader(images, in_order, ResumingLoader, drop_last=True)
-        sampler = StepSampler(count, batch, seed=self.seed, rank=rank, world=world)
-        if self.trainer:
-            sampler.done = partial(batches_done, self.trainer, steps)
-        return self._loader(images, sampler, ResumingLoader if self.trainer else DataLoader, drop_last=True)
+        return self._loader(self.augmented, sampler, goes_on=True, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         """Returns all validation images in order, each once, spread over the devices."""
@@ -155,30 +135,16 @@ class ClassificationData(RunData):
         return self._in_order(name, self._kept(name, self.test_images[name], once=True))
 
     def _in_order(self, split: str, pixels: Decoded | Encoded) -> DataLoader:
-        rank, world = processes()
-        if (count := len(pixels)) < world:
-            raise UserError(f"there are {count} {split} images on {world} devices, expected at least one on each")
-        return self._loader(Transformed(pixels, EvalTransform(self.config)), InOrder(count, rank, world))
+        sampler = self.in_order(split, len(pixels))
+        return self._loader(Transformed(pixels, EvalTransform(self.config)), sampler)
 
-    def _loader(
-        self, dataset: Dataset, sampler: Sampler, kind: type[DataLoader] = DataLoader, *, drop_last: bool = False
-    ) -> DataLoader:
-        workers = self.config.workers
-        return kind(
-            dataset,
-            batch_size=self._batch_size(),
-            sampler=sampler,
-            drop_last=drop_last,
-            collate_fn=as_it_is,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own: the loader shall not draw from the model's random numbers
-        )
+    def _loader(self, images: Dataset, sampler: Sampler, **more: Any) -> DataLoader:
+        more |= {"batch_size": self._batch_size(), "collate_fn": as_it_is, "pin_memory": torch.cuda.is_available()}
+        return self.loader(images, sampler, self.config.workers, **more)
 
     def _batch_size(self) -> int:
         """Counts the images of a step on one device. Raises UserError where devices cannot share the batch evenly."""
-        batch, (_, world) = self.config.batch_size, processes()
+        batch, (_, world) = self.batch_size, processes()
         if batch % world:
-            raise UserError(f"key 'data.batch_size' is {batch}, not a multiple of {world} devices")
+            raise UserError(f"not a multiple of {world} devices", key=self.batch_key, value=batch)
         return batch // world

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler
 
 from dk_bench.data.checksum import files_checksum
 from dk_bench.data.coco_checks import check_annotations
 from dk_bench.data.image_files import PathFiles
-from dk_bench.data.order import InOrder, ResumingLoader, batches_done, check_processes, mix_seed, processes
+from dk_bench.data.order import InOrder, batches_done, check_processes, mix_seed, processes
 from dk_bench.data.splits import check_files_apart
 from dk_bench.detection.building import build
 from dk_bench.detection.image_loading import REMOTE, check_pipeline
@@ -54,6 +54,7 @@ class DetectionData(RunData):
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__()
         self.config, self.seed = config, config.run.seed
+        self.batch_size = config.cfg.train_dataloader.get("batch_size", 1)
         use_scope(config.cfg)
 
     @cached_property
@@ -80,7 +81,6 @@ class DetectionData(RunData):
 
     @property
     def classes(self) -> list[str]:
-        """Returns the classes' names in order of their labels."""
         return list(self.val_images.metainfo["classes"])
 
     @property
@@ -96,10 +96,6 @@ class DetectionData(RunData):
     def steps_per_epoch(self) -> int:
         """Counts the batches in an epoch, on as many devices as there are processes now."""
         return len(self._batches())
-
-    @property
-    def batch_size(self) -> int:
-        return self.config.cfg.train_dataloader.get("batch_size", 1)
 
     def checksum(self, images: Any) -> str:
         """Tells a split's images, and the objects in them that are used, from others, see `dk_bench.data.checksum`."""
@@ -119,27 +115,20 @@ class DetectionData(RunData):
         """
         self.check_splits()
         settings, images = self.config.cfg.train_dataloader, KeyedImages(self.train_images, self.seed)
-        batches = self._batches()
+        batches, size = self._batches(), self.batch_size
+        done = partial(batches_done, self.trainer, len(batches)) if self.trainer else lambda: 0
         if self.trainer and self.trainer.overfit_batches > 0:
-            (rank, world), size = processes(), self.batch_size
+            rank, world = processes()
             whole = len(images) // (size * world) * size * world
-            in_order = InOrder(
-                whole or len(images), rank, world, done=lambda: batches_done(self.trainer, len(batches)) * size
-            )
-            return self._loader(settings, images, ResumingLoader, sampler=in_order, batch_size=size)
-        if not self.trainer:
-            return self._loader(settings, images, sampler=KeyedBatches(batches), batch_size=None)
-        sampler = KeyedBatches(batches, partial(batches_done, self.trainer, len(batches)))
-        return self._loader(settings, images, ResumingLoader, sampler=sampler, batch_size=None)
+            in_order = InOrder(whole or len(images), rank, world, done=lambda: done() * size)
+            return self._loader(settings, images, in_order, batch_size=size, goes_on=True)
+        return self._loader(settings, images, KeyedBatches(batches, done), batch_size=None, goes_on=True)
 
     def val_dataloader(self) -> DataLoader:
         """Returns all validation images in order, each once, spread over the devices."""
-        rank, world = processes()
-        if (count := len(self.val_images)) < world:
-            raise UserError(f"there are {count} validation images on {world} devices, expected at least one on each")
         settings, images = self.config.cfg.val_dataloader, KeyedImages(self.val_images, self.seed)
-        sampler = InOrder(count, rank, world)
-        return self._loader(settings, images, sampler=sampler, batch_size=settings.get("batch_size", 1))
+        sampler = self.in_order("val", len(images))
+        return self._loader(settings, images, sampler, batch_size=settings.get("batch_size", 1))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leaves the batch where it is: the detector's preprocessor moves it."""
@@ -158,24 +147,14 @@ class DetectionData(RunData):
             return build(DATA_SAMPLERS, grouping, "train_dataloader.batch_sampler", sampler=made, batch_size=size)
         return BatchSampler(made, size, drop_last=settings.get("drop_last", False))
 
-    def _loader(
-        self, settings: Mapping[str, Any], images: Dataset, kind: type[DataLoader] = DataLoader, **more: Any
-    ) -> DataLoader:
-        workers = settings.get("num_workers", 0)
-        options = {key: settings[key] for key in LOADER_OPTIONS if key in settings}
+    def _loader(self, settings: Mapping[str, Any], images: Dataset, sampler: Sampler, **more: Any) -> DataLoader:
+        more |= {key: settings[key] for key in LOADER_OPTIONS if key in settings}
         collate = dict(settings.get("collate_fn") or {"type": "pseudo_collate"})
         collate.pop("_scope_", None)
         function = collate.pop("type")
         function = FUNCTIONS.get(function) if isinstance(function, str) else function
-        return kind(
-            images,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            collate_fn=partial(function, **collate),
-            generator=torch.Generator(),  # its own: the loader shall not draw from the model's random numbers
-            **options,
-            **more,
-        )
+        more["collate_fn"] = partial(function, **collate)
+        return self.loader(images, sampler, settings.get("num_workers", 0), **more)
 
 
 class KeyedBatches(DistributedSampler):

@@ -54,7 +54,7 @@ def not_again(task: Task, record: RunRecord) -> RunRecord:
     """Says of a run that finished before that it is not repeated; a sweep of W&B's gets its metrics all the same."""
     print(f"{task.folder}: finished {record.ended}, not trained again", file=sys.stderr)
     if in_wandb_sweep() and this_rank().number == 0:
-        tell_sweep(task.run, task.values, record, task.folder)
+        tell_sweep(task, record)
     tell_other_tests(task, record)
     return record
 

@@ -56,7 +56,7 @@ def train(task: Task, *, callbacks: Sequence[Callback] = (), command: Sequence[s
         # Watch: speed, record and checkpoint, W&B, one line an epoch.
         throughput = Throughput(task.images_in)
         keeper = RunKeeper(task, record, throughput)
-        logger = wandb_logger(task.run, run_id, task.folder)
+        logger = wandb_logger(task, run_id)
         watchers = [*task.callbacks(logged=bool(logger)), throughput, *callbacks, keeper, *progress(task, record)]
         trainer = make_trainer(task, watchers, logger, steps)
 

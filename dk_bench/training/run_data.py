@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.callbacks import BatchSizeFinder
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from dk_bench.data.order import InOrder, ResumingLoader, processes
 from dk_bench.data.shifts import TEST
 from dk_bench.errors import UserError
 
@@ -17,38 +18,37 @@ from dk_bench.errors import UserError
 class RunData(LightningDataModule):
     """Training and validation images of a configuration, opened when they are first asked for, and test sets, if any.
 
-    A subclass has ``train_images`` and ``val_images``, with a length, and the loaders Lightning asks for;
-    ``batch_key`` names the configuration's key of the batch, ``batch_size`` is its value.
+    A subclass has ``train_dataloader`` and ``val_dataloader``, and these; what is opened as properties.
+
+    Attributes:
+        name: what records and tables call the data.
+        batch_key: the configuration's key of the batch.
+        batch_size: its value.
+        train_images, val_images: the splits, with a length.
+        test_images: test sets by their names, `TEST` first.
+        classes: the classes' names in order of their labels.
+        steps_per_epoch: batches in an epoch, on as many devices as there are processes now.
+        decoded: of each split that was asked for, where its decoded images are kept; None where none ever are.
     """
 
+    name: str
     batch_key: str
     batch_size: int
-    test_images: Mapping[str, Any] = {}  # by name, `TEST` first
-    decoded: dict[str, str] | None = None  # of each split that was asked for, where its decoded images are kept
+    train_images: Any
+    val_images: Any
+    test_images: Mapping[str, Any] = {}
+    classes: list[str]
+    steps_per_epoch: int
+    decoded: dict[str, str] | None = None
     _apart = False  # whether the splits are known to share no image
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Tells what records and tables call the data."""
-
-    @property
-    @abstractmethod
-    def classes(self) -> list[str]:
-        """Returns the classes' names in order of their labels."""
-
-    @property
-    @abstractmethod
-    def steps_per_epoch(self) -> int:
-        """Tells how many batches an epoch has."""
-
-    @abstractmethod
     def checksum(self, images: Any) -> str:
         """Tells a split's images from others, see `dk_bench.data.checksum`."""
+        raise NotImplementedError
 
-    @abstractmethod
     def compare_splits(self) -> None:
         """Raises UserError where two splits share an image."""
+        raise NotImplementedError
 
     def classes_of(self, split: str) -> list[str]:
         """Returns the classes' names as the images of one split, ``val`` or ``test``, have them."""
@@ -76,6 +76,23 @@ class RunData(LightningDataModule):
                 f"callback BatchSizeFinder, but key '{self.batch_key}' is {self.batch_size}, of which the "
                 "order of images and the length of an epoch are made: expected no such callback, set the key instead"
             )
+
+    def in_order(self, split: str, count: int) -> InOrder:
+        """Returns the sampler of a split's images in order, each once, spread over the devices. Raises UserError where
+        there are too few for every device to have one."""
+        rank, world = processes()
+        if count < world:
+            raise UserError(f"there are {count} {split} images on {world} devices, expected at least one on each")
+        return InOrder(count, rank, world)
+
+    def loader(
+        self, images: Dataset, sampler: Sampler, workers: int, *, goes_on: bool = False, **more: Any
+    ) -> DataLoader:
+        """Returns a loader; ``goes_on``: under a trainer, from where that is. ``more`` goes to torch as it is."""
+        kind = ResumingLoader if goes_on and self.trainer else DataLoader
+        more |= {"num_workers": workers, "persistent_workers": workers > 0}
+        # A generator of its own: the loader shall not draw from the model's random numbers.
+        return kind(images, sampler=sampler, generator=torch.Generator(), **more)
 
     def test_dataloader(self, name: str = TEST) -> DataLoader:
         """Returns the images of a test set, or, where the configuration has none, those of validation."""

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dk_bench.config import RunConfig
 from dk_bench.processes.launchers import this_rank
 from dk_bench.runs.identity import flatten
 from dk_bench.runs.record import RunRecord, write_record
 from dk_bench.runs.wandb_records import RECORD_FILE
+from dk_bench.training.task import Task
 
 _logged = False  # whether this process has had a run of W&B's
 
@@ -21,10 +21,10 @@ def in_wandb_sweep() -> bool:
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
-def wandb_logger(config: RunConfig, run_id: str, folder: Path) -> Any:
+def wandb_logger(task: Task, run_id: str) -> Any:
     """Returns Lightning's logger, or False where the configuration wants none and no sweep needs one."""
-    sweep = in_wandb_sweep()
-    if config.wandb.mode == "disabled" and not sweep:
+    sweep, settings, folder = in_wandb_sweep(), task.run.wandb, task.folder
+    if settings.mode == "disabled" and not sweep:
         return False
     global _logged
     _logged = True
@@ -36,10 +36,10 @@ def wandb_logger(config: RunConfig, run_id: str, folder: Path) -> Any:
         # name tells the sweep anything, whatever our configurations say (the demo's says disabled). Ours would be
         # another run, or the same one of two cells.
         return WandbLogger(save_dir=folder, offline=False)
-    offline = config.wandb.mode == "offline"
+    offline = settings.mode == "offline"
     resume = {} if offline else {"resume": "allow"}  # offline, `wandb sync` joins the parts by their id
     return WandbLogger(
-        name=folder.name, save_dir=folder, project=config.wandb.project, id=run_id, offline=offline, **resume
+        name=folder.name, save_dir=folder, project=settings.project, id=run_id, offline=offline, **resume
     )
 
 
@@ -73,10 +73,10 @@ def close_logger(logger: Any, record: RunRecord) -> None:
     logger.experiment.finish(exit_code=int(record.status == "failed"))
 
 
-def tell_sweep(config: RunConfig, values: Mapping[str, Any], record: RunRecord, folder: Path) -> None:
+def tell_sweep(task: Task, record: RunRecord) -> None:
     """Tells W&B's sweep of a run that was finished before: the agent's run would stay without the metric else."""
-    logger = wandb_logger(config, record.run_id, folder)
-    log_config(logger, values)
+    logger = wandb_logger(task, record.run_id)
+    log_config(logger, task.values)
     for epoch in record.metrics["epochs"]:
         logger.log_metrics(epoch, step=epoch["epoch"])  # the record does not know the steps
     close_logger(logger, record)

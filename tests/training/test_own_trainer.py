@@ -354,7 +354,8 @@ def test_a_batch_that_devices_cannot_share_is_refused(tmp_path, monkeypatch):
         (3, data.train_dataloader, "^key 'data.batch_size' is 4, not a multiple of 3 devices$"),
         (8, data.val_dataloader, "^there are 4 val images on 8 devices, expected at least one on each$"),
     ):
-        monkeypatch.setattr("dk_bench.classification.data.processes", lambda world=world: (0, world))
+        for module in ("classification.data", "training.run_data"):
+            monkeypatch.setattr(f"dk_bench.{module}.processes", lambda world=world: (0, world))
         with pytest.raises(UserError, match=sentence):
             loader()
 
