@@ -149,11 +149,11 @@ def _heading(family: Family) -> str:
     words = short_name(family)
     if isinstance(family.place, Study):
         return f"{words} as {family.model}"
-    if family.data is None:
+    if family.blocks.data is None:
         return f"{words} as {family.model}: no records yet"
-    images = family.runs[0].data.get("test_images") if family.place.metric.startswith("test/") else None
+    images = family.blocks.runs[0].data.get("test_images") if family.place.metric.startswith("test/") else None
     tests = f", {images:,} test images" if isinstance(images, int) else ""
-    return f"{words} as {family.model} on {family.data}{tests}, {family.size} pixels"
+    return f"{words} as {family.model} on {family.blocks.data}{tests}, {family.blocks.size} pixels"
 
 
 COLUMNS = (
@@ -172,7 +172,7 @@ COLUMNS = (
 
 def _plan_notes(families: Iterable[Family], plan: str, commits: Mapping[str, str]) -> list[str]:
     """Returns the commit that fixed what was to be run, for each experiment that has runs."""
-    titles = {family.place.name: family.place.title for family in families if family.runs}
+    titles = {family.place.name: family.place.title for family in families if family.blocks.runs}
     if not titles:
         return []
     known = {name: commits.get(name, "")[:12] or "none is written down" for name in titles}
@@ -189,13 +189,13 @@ def _note(family: Family, folders: Mapping[str, str]) -> str:
         return f"{note} From {' and '.join(files)}."
     if folder := folders.get(family.place.name):
         note += f" Records: [{markdown_text(folder)}]({quote(folder)})."
-    if family.runs:
-        seeds = ", ".join(map(str, family.whole)) or "none"
+    if family.blocks.runs:
+        seeds = ", ".join(map(str, family.blocks.seeds)) or "none"
         note += f" Blocks that count, of {family.place.seeds} planned: seeds {seeds}."
-    note += "".join(f" Seed {seed} lacks {', '.join(arms)}." for seed, arms in family.missing.items())
-    for seed, why in family.apart.items():
-        note += f" Seed {seed} is of {why}: {'one of them counts' if seed in family.whole else 'no block'}."
-    return note + (f" Pooled: {', '.join(family.pooled)}." if family.pooled else "")
+    note += "".join(f" Seed {seed} lacks {', '.join(arms)}." for seed, arms in family.blocks.missing.items())
+    for seed, why in family.blocks.apart.items():
+        note += f" Seed {seed} is of {why}: {'one of them counts' if seed in family.blocks.seeds else 'no block'}."
+    return note + (f" Pooled: {', '.join(family.blocks.pooled)}." if family.blocks.pooled else "")
 
 
 def record_folders(families: Iterable[Family], paths: Mapping[str, Path], start: Path) -> dict[str, str]:
@@ -203,7 +203,7 @@ def record_folders(families: Iterable[Family], paths: Mapping[str, Path], start:
     folder by its run_id."""
     found: dict[str, list[Path]] = {}
     for family in families:
-        for run in family.runs:
+        for run in family.blocks.runs:
             if run.run_id in paths:
                 found.setdefault(family.place.name, []).append(paths[run.run_id].parent)
     return {name: Path(os.path.relpath(os.path.commonpath(of), start)).as_posix() for name, of in found.items()}

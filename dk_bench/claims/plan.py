@@ -42,7 +42,7 @@ def _first_runs(families: list[Family]) -> dict[str, RunRecord]:
     """Returns the run of each experiment that began first."""
     first: dict[str, RunRecord] = {}
     for family in families:
-        for run in family.runs:
+        for run in family.blocks.runs:
             first[family.place.name] = min(run, first.get(family.place.name, run), key=lambda r: r.started)
     return first
 

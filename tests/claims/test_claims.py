@@ -172,9 +172,9 @@ def test_contrasts_are_of_complete_blocks():
     assert found["scope-4-over-5", "centred"].verdict.word == "not run"
     absent = ["s3", "s4_spread", "s5", "global", "dcn_dk", "scc", "scc_dk"]
     places = [arm for arm in family.place.bases[RESNET].arms]
-    assert family.missing[0] == [arm for arm in places if arm in absent]
-    assert family.missing[4] == [arm for arm in places if arm in (*absent, "dcn")]
-    assert family.missing[5] == [arm for arm in places if arm in (*absent, "s4")]
+    assert family.blocks.missing[0] == [arm for arm in places if arm in absent]
+    assert family.blocks.missing[4] == [arm for arm in places if arm in (*absent, "dcn")]
+    assert family.blocks.missing[5] == [arm for arm in places if arm in (*absent, "s4")]
     assert local.verdict.family == len(family.findings) == 6 and family.name == "main"
 
 
@@ -229,14 +229,16 @@ def test_runs_of_another_device_are_no_pair():
     records[3].device = {"type": "cuda"}
     family, found = findings_of(records)
     assert found["local-over-rigid", "centred"].judgement.n == 1
-    assert family.pooled == ["CPU with GPU"] and family.whole == [0] and "s4" not in family.missing[1]
-    assert family.apart == {1: "CPU (instruction sets unknown) and GPU (settings unknown)"}
+    assert (
+        family.blocks.pooled == ["CPU with GPU"] and family.blocks.seeds == [0] and "s4" not in family.blocks.missing[1]
+    )
+    assert family.blocks.apart == {1: "CPU (instruction sets unknown) and GPU (settings unknown)"}
     assert "of 8 planned: seeds 0." in note_of(family)
     assert "Seed 1 is of CPU (instruction sets unknown) and GPU (settings unknown): no block." in note_of(family)
     again = run_of("s4", 82.0, 1)  # on the CPU too
     again.run_id += "-cpu"
     family, _ = findings_of([*records, again])
-    assert family.whole == [0, 1] and "GPU (settings unknown): one of them counts." in note_of(family)
+    assert family.blocks.seeds == [0, 1] and "GPU (settings unknown): one of them counts." in note_of(family)
 
 
 def test_runs_on_other_images_of_one_name_are_no_pair():
@@ -244,7 +246,7 @@ def test_runs_on_other_images_of_one_name_are_no_pair():
     for record in records:
         record.data = record.data | {"checksum": {"train": record.model["spec"]["depthwise"] or "none", "val": "v"}}
     family, found = findings_of(records)
-    assert found["local-over-rigid", "centred"].verdict.word == "not run" and family.whole == []
+    assert found["local-over-rigid", "centred"].verdict.word == "not run" and family.blocks.seeds == []
     assert "Seed 0 is of several states of the data: no block." in note_of(family)
     records[3].data = records[0].data
     with pytest.raises(UserError, match="arm s4 of small_resnetdw: two cells of runs cifar10: images="):
@@ -255,8 +257,8 @@ def test_a_seed_without_a_figure_is_no_block_and_code_that_no_commit_holds_is_na
     records = runs_of({"rigid": [80.0, 81.0, 80.5], "s4": [81.0, math.nan, 81.6]})
     records[0].git = {"commit": "abc", "dirty": True}
     family, found = findings_of(records)
-    assert (found["local-over-rigid", "centred"].judgement.n, family.whole) == (2, [0, 2])
-    assert "s4" in family.missing[1] and "1 of 6 runs of code that no commit holds" in family.pooled
+    assert (found["local-over-rigid", "centred"].judgement.n, family.blocks.seeds) == (2, [0, 2])
+    assert "s4" in family.blocks.missing[1] and "1 of 6 runs of code that no commit holds" in family.blocks.pooled
     assert "Pooled: 2 commits, 1 of 6 runs of code that no commit holds." in note_of(family)
 
 
@@ -278,11 +280,11 @@ def test_other_settings_are_another_family():
     for record in longer:
         record.config["optim"]["epochs"] = 99
         record.run_id += "-long"
-    found = [f for f in families(CLAIMS, records + longer, Path("none")) if f.runs]
+    found = [f for f in families(CLAIMS, records + longer, Path("none")) if f.blocks.runs]
     assert [(f.name, f.findings[0].judgement.n) for f in found] == [("main", 1), ("rest", 0)] * 2
     choosing = run_of("rigid", 70.0)  # a run that chose the settings is compared with nothing
     choosing.config["optim"]["lr"] = 3.0
-    assert len([f for f in families(CLAIMS, [*records, choosing], Path("none")) if f.runs]) == 2
+    assert len([f for f in families(CLAIMS, [*records, choosing], Path("none")) if f.blocks.runs]) == 2
 
 
 def test_families_of_one_place_are_corrected_apart():

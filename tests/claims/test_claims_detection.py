@@ -40,7 +40,7 @@ def test_the_experiments_runs_are_the_arms_that_its_claims_compare(monkeypatch):
     records = [record_of(job.argv) for job in jobs if job.point["seed"] == 3]
     found = families(CLAIMS, records, Path("none"))
     here = [family for family in found if family.place.name == "detection"]
-    assert {len(family.runs) for family in here} == {4} and not any(family.missing for family in here)
+    assert {len(family.blocks.runs) for family in here} == {4} and not any(family.blocks.missing for family in here)
     findings = [finding for family in here for finding in family.findings]
     means = {finding.claim.id: round(finding.judgement.mean, 6) for finding in findings}
     assert means == {"detection-local-over-rigid": 1.0, "detection-dcn-over-local": 2.0, "detection-dk-with-dcn": -0.5}
@@ -50,4 +50,4 @@ def test_the_runs_that_chose_the_recipe_are_no_evidence(monkeypatch):
     monkeypatch.chdir(ROOT)
     records = [record_of(job.argv) for job in make_jobs(read_sweep(Path("sweeps/e3_recipe.yaml")), None)[:2]]
     found = families(CLAIMS, records, Path("none"))
-    assert not any(family.runs for family in found if family.place.name == "detection")
+    assert not any(family.blocks.runs for family in found if family.place.name == "detection")

@@ -67,14 +67,14 @@ def test_readme_says_in_words_what_the_verdicts_are():
     assert all(phrase in readme for phrase in said)
     assert told == below and small == {"local-over-rigid-spread"}
     assert all(verdicts["photographs", name].word == "contradicted" for name in below)
-    assert {2 * len(family.whole) - family.place.seeds for family in photographs} == {0}
+    assert {2 * len(family.blocks.seeds) - family.place.seeds for family in photographs} == {0}
 
 
 def test_plan_precedes_the_runs_of_its_experiments():
     records = [read_record(path) for path in find_records([RESULTS])]
     found = families(load_claims(), records, RESULTS)
     plan, kept = kept_plan(RESULTS)
-    experiments = {family.place.name for family in found if family.runs}
+    experiments = {family.place.name for family in found if family.blocks.runs}
     assert kept.keys() == experiments, "run `dk-bench claims results --plan docs/experiments.md`"
     assert not experiments or (ROOT / plan).exists()
     if git("rev-parse", "--is-shallow-repository") == "false":  # no archive of the sources

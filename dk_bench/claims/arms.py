@@ -1,0 +1,104 @@
+"""The runs of an experiment by arm, and the blocks that count: seeds that every arm has finished on like hardware."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from dk_bench.claims.file import Claim, on_grid
+from dk_bench.runs.identity import setting
+from dk_bench.runs.record import RunRecord
+from dk_bench.tables.cells import Cell, Data
+from dk_bench.tables.pooling import Pair, count_dirty, mixture, pair_of
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The cells of an experiment's arms on one data set under the same settings; perhaps none.
+
+    ``metric``: the one that the experiment is judged by. ``arms``: that the experiment declares.
+    """
+
+    metric: str = ""
+    arms: Sequence[str] = ()
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        """Returns the runs of all arms."""
+        return [run for cell in self.cells.values() for run in cell.runs]
+
+    @property
+    def data(self) -> Data | None:
+        """Returns the data set, None where there is no run."""
+        return next((cell.data for cell in self.cells.values()), None)
+
+    @property
+    def size(self) -> int | None:
+        """Returns the images' size in pixels, None where there is no run."""
+        for run in self.runs:
+            return (run.model.get("input_size") or [setting(run.config, "data.size")])[-1]
+        return None
+
+    @cached_property
+    def whole(self) -> set[Pair]:
+        """Returns the blocks that count. One without an arm that was begun would be in some contrasts and not in
+        others."""
+        finished = [set(cell.figures(self.metric)) for cell in self.cells.values()]
+        return set.intersection(*finished) if finished else set()
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Returns the seeds of the blocks that count."""
+        return sorted({pair.seed for pair in self.whole})
+
+    @property
+    def is_tested(self) -> bool:
+        """Tells whether there is something to compare: not of runs that chose the settings, which are of rigid models
+        alone."""
+        return len(self.cells) > 1 and any(self._figures(arm, self.metric) for arm in self.cells)
+
+    def contrast(self, claim: Claim, grid: str) -> dict[Pair, float]:
+        """Returns a claim's contrast over the blocks that count, and that its arms have finished with its metrics."""
+        terms = [(self._figures(on_grid(t.arm, grid), t.metric or self.metric), t.weight) for t in claim.contrast]
+        pairs = self.whole.intersection(*(figures for figures, _ in terms))
+        return {pair: sum(weight * figures[pair] for figures, weight in terms) for pair in sorted(pairs, key=repr)}
+
+    @cached_property
+    def missing(self) -> dict[int, list[str]]:
+        """Returns the arms without a finished run by seed, of seeds that any arm has begun."""
+        finished = {arm: {pair.seed for pair in self._figures(arm, self.metric)} for arm in self.arms}
+        seeds = sorted({run.seed for run in self.runs})
+        lacking = {seed: [arm for arm, own in finished.items() if seed not in own] for seed in seeds}
+        return {seed: names for seed, names in lacking.items() if names}
+
+    @cached_property
+    def apart(self) -> dict[int, str]:
+        """Returns the seeds whose finished runs may not all be paired, and how these differ: hardware, or else
+        images."""
+        kinds: dict[int, set[Pair]] = defaultdict(set)
+        for run in self._finished():
+            kinds[run.seed].add(pair_of(run))
+        return {seed: _unlike(pairs) for seed, pairs in sorted(kinds.items()) if len(pairs) > 1}
+
+    @cached_property
+    def pooled(self) -> list[str]:
+        """Tells what of the finished runs of all arms is not alike, and which were run again and change no figure."""
+        runs = self._finished()
+        again = [f"{arm}, seed {run.seed}" for arm, cell in self.cells.items() for run in cell.again]
+        dirty = count_dirty(runs)
+        words = mixture(runs) + [f"{dirty} of {len(runs)} runs of code that no commit holds"] * bool(dirty)
+        return words + [f"run again without effect: {'; '.join(again)}"] * bool(again)
+
+    def _finished(self) -> list[RunRecord]:
+        return [run for run in self.runs if run.status == "finished"]
+
+    def _figures(self, arm: str, metric: str) -> dict[Pair, float]:
+        return self.cells[arm].figures(metric) if arm in self.cells else {}
+
+
+def _unlike(pairs: Iterable[Pair]) -> str:
+    draws = {", then ".join(map(str, pair.draw)) for pair in pairs}
+    return " and ".join(sorted(draws)) if len(draws) > 1 else "several states of the data"
