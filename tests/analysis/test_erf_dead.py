@@ -1,10 +1,9 @@
 """Receptive fields of dead units are counted, and the study goes on; figures say whose weights are random."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
+from learned_cases import read_csv
 from PIL import Image
 from rich.console import Console
 from torch import nn
@@ -49,11 +48,6 @@ def picture(name: str, grey: int) -> Picture:
 PICTURES = [picture("dark", 20), picture("bright", 250), picture("brighter", 255)]
 
 
-def rows_of(path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def test_dead_units_are_counted_and_left_out():
     found = study([subject("net (seed 0)"), subject("net (seed 1)", level=0.0)], PICTURES)
     assert [seen.picture for seen in found if seen.dead] == ["dark"] * 3  # of the first; the second sees all
@@ -84,9 +78,9 @@ def test_checkpoint_without_a_living_unit_stops_no_other(tmp_path, capsys):
     assert "│ 9 of 9     │" in printed and "dead units" in printed and "nan" not in printed
     write_study(found, PICTURES, tmp_path)
     write_summary(lines, dict.fromkeys(ABOUT), [], tmp_path)
-    dead = [row for row in rows_of(tmp_path / "fields.csv") if row["dead"] == "True"]
+    dead = [row for row in read_csv(tmp_path / "fields.csv") if row["dead"] == "True"]
     assert len(dead) == 9 and {row["sigma"] + row["inside"] + row["agreement"] for row in dead} == {""}
-    table = rows_of(tmp_path / "summary.csv")
+    table = read_csv(tmp_path / "summary.csv")
     assert [(row["dead"], row["units"], row["sigma"]) for row in table][:1] == [("9", "9", "")]
     assert "nan" not in "".join(path.read_text() for path in tmp_path.glob("*.csv"))
     caption = Image.open(tmp_path / "fields.png").info["Description"]
@@ -140,7 +134,7 @@ def test_names_and_captions_say_that_weights_are_random(tmp_path, capsys):
         caption = Image.open(tmp_path / f"{name}.png").info["Description"]
         assert caption.endswith(" Not trained: test_resnetdw (random weights).")
     for name in ("fields", "summary", "profile"):
-        assert {row["model"] for row in rows_of(tmp_path / f"{name}.csv")} == {"test_resnetdw (random weights)"}
+        assert {row["model"] for row in read_csv(tmp_path / f"{name}.csv")} == {"test_resnetdw (random weights)"}
     figures = study([subject("net (seed 0)")], PICTURES[1:])
     write_study(figures, PICTURES[1:], tmp_path / "trained")
     assert "Not trained" not in Image.open(tmp_path / "trained" / "fields.png").info["Description"]
@@ -151,4 +145,4 @@ def test_of_several_checkpoints_the_first_is_drawn(tmp_path):
     write_study(study([subject(name, 0.0) for name in names], PICTURES[:1]), PICTURES[:1], tmp_path)
     drawn = {path.name.partition("-")[0] for path in (tmp_path / "maps").iterdir()}
     assert drawn == {"net_seed_0_", "other_seed_1_"}
-    assert {row["model"] for row in rows_of(tmp_path / "fields.csv")} == set(names)
+    assert {row["model"] for row in read_csv(tmp_path / "fields.csv")} == set(names)

@@ -68,6 +68,13 @@ def tiny_file(folder, suffix="png"):
     return path
 
 
+def edit(path, change):
+    """Changes what an annotation file holds."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
 def random_predictions(path, seed, per_object=4, noise=0.12, classes=CLASSES):
     """Ground truth moved about, some with another label, and boxes of nothing; equal scores across images.
 

@@ -1,13 +1,12 @@
 """Images of detection: the pixels that all else sees, boxes that fit them, and sizes as they are annotated."""
 
 import itertools
-import json
 import os
 import shutil
 
 import numpy as np
 import pytest
-from detection_cases import tiny_detection, tiny_file
+from detection_cases import edit, tiny_detection, tiny_file
 from image_files import picture
 from PIL import Image
 
@@ -31,12 +30,6 @@ from dk_bench.errors import UserError
 from dk_bench.training import run_folder, train
 
 BOX = (4, 8, 20, 12)  # left, top, width, height of the bright part
-
-
-def edit(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def one_box(folder, orientation, stored=False, suffix="jpg", deep=False):

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("mmdet", reason="mmdet is not installed")
 
-from detection_cases import CLASSES, random_predictions, tiny_detection, tiny_file
+from detection_cases import CLASSES, edit, random_predictions, tiny_detection, tiny_file
 from mmdet.registry import DATASETS
 from torch import nn
 
@@ -21,12 +21,6 @@ from dk_bench.detection.mmengine_config import config_from_values, load_detectio
 from dk_bench.detection.module import LitDetector, check_num_classes
 from dk_bench.errors import UserError
 from dk_bench.training import train
-
-
-def change_annotations(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +205,7 @@ def test_checkpoint_with_more_than_plain_data(tmp_path):
 
 def test_training_images_without_objects(tmp_path):
     path = tiny_file(tmp_path)
-    change_annotations(tmp_path / "tiny_data" / "train.json", lambda content: content["annotations"].clear())
+    edit(tmp_path / "tiny_data" / "train.json", lambda content: content["annotations"].clear())
     overrides = ["train_dataloader.dataset.filter_cfg.filter_empty_gt=True"]
     with pytest.raises(UserError, match="'train_dataloader.dataset': no images to use, after what 'filter_cfg'"):
         DetectionData(load_detection_config(path, overrides)).train_images  # noqa: B018
@@ -219,9 +213,7 @@ def test_training_images_without_objects(tmp_path):
 
 def test_annotations_that_do_not_tell_crowds(tmp_path):
     path = tiny_file(tmp_path)
-    change_annotations(
-        tmp_path / "tiny_data" / "val.json", lambda content: [a.pop("iscrowd") for a in content["annotations"]]
-    )
+    edit(tmp_path / "tiny_data" / "val.json", lambda content: [a.pop("iscrowd") for a in content["annotations"]])
     truth = DetectionData(load_detection_config(path)).ground_truth
     assert not any(target["iscrowd"].any() for target in truth.images.values())
 
