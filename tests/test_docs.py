@@ -25,7 +25,7 @@ from dk_bench import tasks
 from dk_bench.claims.file import load_claims
 from dk_bench.cli import COMMANDS, main
 from dk_bench.config import Config, load_config
-from dk_bench.functional import loading
+from dk_bench.functional import fallback, registration
 from dk_bench.models import MODELS, KernelSpec, Variant, rules
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.tables.cells import gather
@@ -240,7 +240,19 @@ def test_the_recipe_of_a_layer():
     assert mine.matches(KernelSpec()).include(conv, 1) and mine.words(KernelSpec())["combined"] == "scaled"
 
 
-def test_the_recipe_of_an_operator(tmp_path, monkeypatch):
+@pytest.fixture
+def lent_library(monkeypatch):
+    """Takes what is registered as ours, and gives it back: other tests count our operators."""
+    library, before = torch.library.Library("dk_bench", "FRAGMENT"), len(torch.library._keep_alive)
+    for module in (registration, fallback):
+        monkeypatch.setattr(module, "library", library)
+    yield library
+    for each in (library, *torch.library._keep_alive[before:]):
+        each._destroy()
+    del torch.library._keep_alive[before:]
+
+
+def test_the_recipe_of_an_operator(tmp_path, monkeypatch, lent_library):
     """Its Python, where the reference computes: nobody compiles here. What is compiled has the same schemas."""
     specification, function, schemas = blocks_of("An operator", "python")
     (source,) = blocks_of("An operator", "cpp")
@@ -248,7 +260,7 @@ def test_the_recipe_of_an_operator(tmp_path, monkeypatch):
     schemas = eval(f"({schemas})")
     assert [eval(f"({text})") for text in said] == list(schemas)
     for schema in schemas:
-        loading.library.define(schema)
+        lent_library.define(schema)
     for folder, lines in (("reference", specification), ("functional", function)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.py").write_text(lines)
