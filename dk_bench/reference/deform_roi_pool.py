@@ -86,13 +86,7 @@ def map_box(roi: Tensor, spatial_scale: float, aligned: bool) -> tuple[Tensor, T
 
 
 def deform_roi_pool(
-    input: Tensor,
-    rois: Tensor,
-    offset: Tensor | None = None,
-    mask: Tensor | None = None,
-    *,
-    output_size: IntPair,
-    **settings: Any,
+    input: Tensor, rois: Tensor, offset: Tensor | None = None, mask: Tensor | None = None, **settings: Any
 ) -> Tensor:
     """Averages over the bins of boxes, which move: deformable RoI pooling (Dai et al., ICCV 2017, section 2.2).
 
@@ -107,7 +101,7 @@ def deform_roi_pool(
             output's channels are cut into G groups, which move apart (position-sensitive pooling: one a class).
         mask: (R, 1, Ph, Pw), a factor on each bin's output (Zhu et al., CVPR 2019, "DCN v2"), or None for one. Both
             have input's dtype, or float32 beside a 16-bit input.
-        output_size, settings: :class:`RoISettings`, by name.
+        settings: :class:`RoISettings`, by name.
 
     Returns:
         (R, Cout, Ph, Pw) in input's dtype; coordinates and sums are float32 (float64 for float64).
@@ -116,13 +110,13 @@ def deform_roi_pool(
         ValueError: a shape, dtype, device or setting does not fit; the message names the argument.
         TypeError: output_size is not an int or a pair of ints.
     """
-    size = as_pair("output_size", output_size)
-    settings = RoISettings(size, **settings)
+    settings = RoISettings(**settings)
+    settings = settings._replace(output_size=as_pair("output_size", settings.output_size))
     channels = check_deform_roi_pool(input, rois, offset, mask, settings)
     pooled = _pool(input.to(compute_dtype(input)), rois, offset, settings)
     if not pooled:
-        return torch.zeros(0, channels, *size, dtype=input.dtype, device=input.device)
-    output = torch.stack(pooled).view(len(rois), *size, channels).permute(0, 3, 1, 2)
+        return torch.zeros(0, channels, *settings.output_size, dtype=input.dtype, device=input.device)
+    output = torch.stack(pooled).view(len(rois), *settings.output_size, channels).permute(0, 3, 1, 2)
     return (output if mask is None else output * mask.to(output.dtype)).to(input.dtype)
 
 

@@ -20,20 +20,16 @@ void alert_of_plain_path(const Operator& op, bool warn_only) {
              "that reach over 2^31 values; unset torch.use_deterministic_algorithms or use the CPU"));
 }
 
-struct Cuda {
-  static void forward(Operator op, Tensor& output) {
-    const torch::stable::accelerator::DeviceGuard guard(op.input.get_device_index());
-    op.stream = current_stream(op.input);
+struct Kernels {
+  static void forward(const Operator& op, Tensor& output) {
     if (fits_fast(op))
       with_stored_type(op.input.scalar_type(), [&](auto zero) { fast_forward<decltype(zero)>(op, output); });
     else
       plain_forward(op, output);
   }
 
-  static void backward(Operator op, const Tensor& grad, Gradients& gradients, const Mask& wanted,
+  static void backward(const Operator& op, const Tensor& grad, Gradients& gradients, const Mask& wanted,
                        Determinism deterministic) {
-    const torch::stable::accelerator::DeviceGuard guard(op.input.get_device_index());
-    op.stream = current_stream(op.input);
     if (fits_fast(op)) {
       with_stored_type(op.input.scalar_type(), [&](auto zero) {
         fast_backward<decltype(zero)>(op, grad, gradients, wanted, deterministic.asked);
@@ -49,8 +45,8 @@ struct Cuda {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(dk_bench, CUDA, m) {
-  m.impl("deform_kernel_conv", TORCH_BOX(&deform_kernel_conv<Cuda>));
-  m.impl("deform_kernel_conv_backward", TORCH_BOX(&deform_kernel_conv_backward<Cuda>));
+  m.impl("deform_kernel_conv", TORCH_BOX(&deform_kernel_conv<Cuda<Kernels>>));
+  m.impl("deform_kernel_conv_backward", TORCH_BOX(&deform_kernel_conv_backward<Cuda<Kernels>>));
 }
 
 }  // namespace dk

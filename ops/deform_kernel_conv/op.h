@@ -63,7 +63,7 @@ Tensor deform_kernel_conv(const Tensor& input, const OptionalTensor& data_offset
   const Geometry g =
       check_arguments(input, data_offset, kernel_offset, weight, kernel_size, stride, padding, dilation, clip);
   Tensor output = empty_in_format_of(input, {g.batch, g.channels, g.out_height, g.out_width});
-  if (output.numel() != 0) Device::forward({g, input, data_offset, kernel_offset, weight}, output);
+  if (output.numel() != 0) Device::forward(Operator{g, input, data_offset, kernel_offset, weight}, output);
   return output;
 }
 
@@ -78,8 +78,8 @@ Gradients deform_kernel_conv_backward(const Tensor& grad, const Tensor& input, c
   check_gradient(grad, input, g);
   Gradients gradients = empty_gradients(input, data_offset, kernel_offset, weight, output_mask);
   if (!are_trivial(grad, gradients, output_mask))
-    Device::backward({g, input, data_offset, kernel_offset, weight}, grad, gradients, output_mask,
-                     {deterministic, warn_only});
+    Device::backward(Operator{g, input, data_offset, kernel_offset, weight}, grad, gradients, output_mask,
+                     Determinism{deterministic, warn_only});
   return gradients;
 }
 

@@ -26,16 +26,13 @@ struct RoiGeometry {
 
 // a * b, rounded, also where the compiler would fuse it with a sum: a sample that lies on a pixel, or on the map's
 // edge, has to lie there on the CPU and on CUDA alike, as the derivative jumps there and the edge is where samples end.
-DK_HOST_DEVICE static inline float product(float a, float b) {
+template <class A>
+DK_HOST_DEVICE static inline A product(A a, A b) {
 #if defined(__CUDA_ARCH__)
-  return __fmul_rn(a, b);
-#else
-  return a * b;
-#endif
-}
-DK_HOST_DEVICE static inline double product(double a, double b) {
-#if defined(__CUDA_ARCH__)
-  return __dmul_rn(a, b);
+  if constexpr (sizeof(A) == sizeof(float))
+    return __fmul_rn(a, b);
+  else
+    return __dmul_rn(a, b);
 #else
   return a * b;
 #endif
@@ -235,7 +232,7 @@ Tensor deform_roi_pool(const Tensor& input, const Tensor& rois, const OptionalTe
   const RoiGeometry g = check_roi_arguments(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio,
                                             gamma, aligned, position_sensitive);
   Tensor output = empty_in_format_of(input, {g.rois, g.out_channels, g.out_height, g.out_width});
-  Device::forward({g, input, rois, offset, mask}, output);
+  Device::forward(RoiOperator{g, input, rois, offset, mask}, output);
   return output;
 }
 
@@ -249,7 +246,8 @@ RoiGradients deform_roi_pool_backward(const Tensor& grad, const Tensor& input, c
                                             gamma, aligned, position_sensitive);
   check_roi_gradient(grad, input, g);
   RoiGradients sums = roi_sums(input, offset, mask, output_mask);
-  Device::backward({g, input, rois, offset, mask}, grad, sums, output_mask, {deterministic, warn_only});
+  Device::backward(RoiOperator{g, input, rois, offset, mask}, grad, sums, output_mask,
+                   Determinism{deterministic, warn_only});
   return roi_gradients(sums, input, offset, mask, output_mask);
 }
 

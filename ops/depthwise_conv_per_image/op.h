@@ -40,7 +40,7 @@ Tensor depthwise_conv_per_image(const Tensor& input, const Tensor& weight, const
                                 const Pair& dilation) {
   const Geometry g = check_per_image(input, weight, stride, padding, dilation);
   Tensor output = empty_in_format_of(input, {g.batch, g.channels, g.out_height, g.out_width});
-  if (output.numel() != 0) Device::forward({g, input, weight}, output);
+  if (output.numel() != 0) Device::forward(PerImageOperator{g, input, weight}, output);
   return output;
 }
 
@@ -52,7 +52,8 @@ PerImageGradients depthwise_conv_per_image_backward(const Tensor& grad, const Te
   const Geometry g = check_per_image(input, weight, stride, padding, dilation);
   check_gradient(grad, input, g);
   PerImageGradients gradients = empty_per_image_gradients(input, weight, output_mask);
-  if (!are_trivial(grad, gradients, output_mask)) Device::backward({g, input, weight}, grad, gradients, output_mask);
+  if (!are_trivial(grad, gradients, output_mask))
+    Device::backward(PerImageOperator{g, input, weight}, grad, gradients, output_mask);
   return gradients;
 }
 

@@ -129,6 +129,12 @@ GEOMETRY = [
 ]
 
 
+def check_same(output, expected, operands):
+    torch.testing.assert_close(output, expected)
+    grad = torch.randn_like(output)
+    torch.testing.assert_close(*(torch.autograd.grad(o, operands, grad) for o in (output, expected)))
+
+
 @BOTH
 @pytest.mark.parametrize("geometry", GEOMETRY)
 @pytest.mark.parametrize("kernel_size", [(3, 3), (1, 5)])
@@ -137,11 +143,7 @@ def test_without_offsets_it_is_conv2d(module, kernel_size, geometry):
     weight = torch.randn(7, 1, *kernel_size, dtype=torch.float64, requires_grad=True)
     out = module.deform_kernel_conv(x, None, None, weight, kernel_size=kernel_size, **geometry)
     expected = F.conv2d(x, weight, groups=7, **geometry)
-    torch.testing.assert_close(out, expected)
-    grad = torch.randn_like(out)
-    torch.testing.assert_close(
-        torch.autograd.grad(out, (x, weight), grad), torch.autograd.grad(expected, (x, weight), grad)
-    )
+    check_same(out, expected, (x, weight))
 
 
 @BOTH
@@ -154,11 +156,7 @@ def test_with_data_offsets_it_is_deform_conv2d(module, kernel_size, geometry):
     offset = (2 * torch.randn(2, 2 * math.prod(kernel_size), *size, dtype=torch.float64)).requires_grad_()
     out = module.deform_kernel_conv(x, offset, None, weight, kernel_size=kernel_size, **geometry)
     expected = deform_conv2d(x, offset, weight, **geometry)
-    torch.testing.assert_close(out, expected)
-    grad = torch.randn_like(out)
-    torch.testing.assert_close(
-        torch.autograd.grad(out, (x, offset, weight), grad), torch.autograd.grad(expected, (x, offset, weight), grad)
-    )
+    check_same(out, expected, (x, offset, weight))
 
 
 @BOTH
