@@ -270,9 +270,8 @@ def test_the_recipe_of_an_operator(tmp_path, monkeypatch, lent_library):
     images, factor = torch.randn(2, 3, 2, 2, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
     operands = (images.requires_grad_(), factor.requires_grad_())
     mine = importlib.import_module("dk_bench.functional").mine
-    assert torch.autograd.gradcheck(mine, operands, check_forward_ad=True) and torch.autograd.gradgradcheck(
-        mine, operands
-    )
+    assert torch.autograd.gradcheck(mine, operands, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(mine, operands)
     same = torch.func.vmap(mine)(*(t[None].expand(2, *t.shape) for t in operands))
     torch.testing.assert_close(same[1], images * factor[..., None, None])
     with pytest.raises(RuntimeError, match=r"factor: expected \(N, C\) = \(2, 3\), got shape \(2, 2\)"):
