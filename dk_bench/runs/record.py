@@ -143,8 +143,12 @@ def as_it_stands(record: RunRecord) -> RunRecord:
     process = record.attempts[-1].get("process") if record.attempts else None
     if record.status != "running" or not process or not is_gone(process):
         return record
-    attempts = close_attempts(record.attempts)
-    return dataclasses.replace(record, status="failed", error=STALE, attempts=attempts)
+    return as_failed(record, STALE)
+
+
+def as_failed(record: RunRecord, error: str) -> RunRecord:
+    """Returns the record of a run that has ended without saying so."""
+    return dataclasses.replace(record, status="failed", error=error, attempts=close_attempts(record.attempts))
 
 
 def utc_now() -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from dk_bench.errors import UserError
-from dk_bench.runs.attempts import close_attempts
-from dk_bench.runs.record import read_record, write_record
+from dk_bench.runs.record import as_failed, read_record, write_record
 
 # The record among a run's files. `find_records` must not take the copy that W&B's client keeps in the run's folder.
 RECORD_FILE = "dk_bench-record.json"
@@ -57,8 +55,7 @@ def _fetch(run: Any, path: Path) -> bool:
             return False
         record = read_record(Path(folder, RECORD_FILE))
     if record.status == "running" and run.state in ENDED:
-        error, attempts = f"its process is gone; W&B calls it {run.state}", close_attempts(record.attempts)
-        record = dataclasses.replace(record, status="failed", error=error, attempts=attempts)
+        record = as_failed(record, f"its process is gone; W&B calls it {run.state}")
     write_record(record, path)
     return True
 

@@ -71,7 +71,7 @@ def run(folder: Path) -> str:
 
 def test_seeds_are_whole_blocks(packed):
     jobs = json.loads((packed[0] / "pack" / "jobs.json").read_text())
-    assert [(job["cell"]["seed"], job["argv"][-2]) for job in jobs] == [
+    assert [(job["point"]["seed"], job["argv"][-2]) for job in jobs] == [
         (seed, f"model.name={model}") for seed in SEEDS for model in MODELS
     ]
 
@@ -106,7 +106,7 @@ def test_what_has_a_record_is_not_packed_again(packed):
     gone.unlink()
     said = call(folder, "pack", "again", folder / "sweep.yaml", "--done", folder / "results")
     (job,) = json.loads((folder / "again" / "jobs.json").read_text())
-    assert "1 runs" in said and (job["cell"]["seed"], job["argv"][-2]) == (seed, f"model.name={MODELS[1]}")
+    assert "1 runs" in said and (job["point"]["seed"], job["argv"][-2]) == (seed, f"model.name={MODELS[1]}")
 
 
 def test_epochs_are_laid_down_once_for_all_models_of_a_seed(packed):
