@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import rooms
 
+from dk_bench.tasks import KINDS
+
 ROOT = Path(__file__).parents[1]
 
 PACKAGE = {path: ast.parse(path.read_text("utf-8")) for path in sorted((ROOT / "dk_bench").rglob("*.py"))}
@@ -21,13 +23,14 @@ FUNCTIONS = [
 SUFFIXES = {".py", ".cpp", ".h", ".cu", ".cuh"}
 LONGEST_FILE, MEDIAN_FILE, LONGEST_FUNCTION, MOST_FUNCTIONS = 400, 110, 50, 22  # lines; the last: of nine in ten
 
-OPERATORS = "deform_kernel_conv sample_kernel deform_roi_pool depthwise_conv_per_image narrow_conv".split()
-# Modules that have one name on purpose: both tasks are laid out alike, and so are the studies; an operator has its own
+OPERATORS = "|".join({"sample_kernel", *(path.name for path in (ROOT / "ops").iterdir() if path.is_dir())})
+TASKS = "|".join(kind.place.split(".")[1] for kind in KINDS.values())
+# Modules that have one name on purpose: all tasks are laid out alike, and so are the studies; an operator has its own
 # name in every room; a command has the name that users type, and its module in cli that of the command.
 ALIKE = (
-    (r"(training|classification|detection)\.(task|module|data|recipe)",),
+    (rf"(training|{TASKS})\.(task|module|data|recipe)",),
     (r"analysis\.\w+\.(study|figures|tables)", r"cli\.tables"),
-    (rf"(reference|functional|nn)\.({'|'.join(OPERATORS)})",),
+    (rf"(reference|functional|nn)\.({OPERATORS})",),
     (r"cli\.(power|replay)", r"tables\.power", r"sweep\.replay"),
 )
 # Words that end as a verb in the third person does, and are none.
