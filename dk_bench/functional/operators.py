@@ -84,7 +84,7 @@ class Operator:
         ]
 
     def _like(self, i: int, operands: Tensors) -> Tensor:
-        if self.operands[i] == "weight":
+        if self.operands[i] == "weight":  # contiguous, whatever the weight is
             return operands[i].new_empty(operands[i].shape)
         return empty_in_format_of(operands[i], operands[i].shape)
 
