@@ -131,6 +131,8 @@ class LitClassifier(ConfiguredModule):
         return self(batch if isinstance(batch, Tensor) else batch[0])
 
     def configure_optimizers(self) -> dict[str, Any]:
-        steps = self.hparams.steps_per_epoch if self._trainer is None else self.optimizer_steps()
+        if self._trainer is not None:
+            self.hparams.steps_per_epoch = self.optimizer_steps()  # checkpoints hold it, too
+        steps = self.hparams.steps_per_epoch
         optimizer, scheduler = build_optimizer(self.model, self.config.optim, self.config.model.name, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

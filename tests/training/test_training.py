@@ -281,3 +281,8 @@ def test_damaged_image_ends_the_run_with_its_name(tmp_path):
         train(config)
     record = read_record(run_folder(config) / "record.json")
     assert record.status == "failed" and "bee/2.png" in record.error
+
+
+def test_checkpoint_says_how_long_an_epoch_is(finished):
+    held = read_checkpoint(run_folder(finished[0]) / "last.ckpt")
+    assert held["task"] == "classification" and held["hyper_parameters"]["steps_per_epoch"] == STEPS
