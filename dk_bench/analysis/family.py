@@ -43,17 +43,13 @@ def interval_text(of: Summary, digits: int, sign: str = "") -> str:
 
 
 def as_filed(value: float) -> float:
-    """Returns a number as CSV files hold it, with seven digits, so that what is made of it comes out the same from a
-    file."""
+    """Returns a number as CSV files hold it, with seven digits, so that a file gives the same results."""
     return float(f"{value:.7g}")
 
 
 def corrected(differences: Sequence[Difference]) -> list[Difference]:
-    """Returns the same with p values, corrected by Holm's method over all of them, those without a p included: they are
-    one family.
-
-    p is that of the interval `as_filed`.
-    """
+    """Returns the same with p values, of intervals `as_filed`, corrected by Holm's method over all of them, those
+    without a p included: they are one family."""
     found = [replace(each, p=_p_value(each)) for each in differences]
     by_holm = holm([math.nan if each.p is None else each.p for each in found])
     return [replace(each, p_holm=None if math.isnan(p) else float(p)) for each, p in zip(found, by_holm, strict=True)]

@@ -53,11 +53,8 @@ def held_accuracy(
     device: str = "cpu",
     on_images: Callable[[int], object] = lambda count: None,
 ) -> HeldAccuracy | None:
-    """Returns the accuracies of a checkpoint; None where objects are not one an image, or of other classes than the
-    model's.
-
-    Images are seen whole, as `dk_bench.analysis.dynamics.study.collect` has it.
-    """
+    """Returns the accuracies of a checkpoint on images seen whole, as `analysis.dynamics.study.collect` has them; None
+    where objects are not one an image, or of other classes than the model's."""
     if objects.classes != loaded.classes or objects.image.tolist() != list(range(len(objects.images))):
         return None
     model, label = loaded.model.to(device), torch.as_tensor(objects.label)

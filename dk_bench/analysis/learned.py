@@ -57,8 +57,7 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        """Returns the timm name, the kernel spec if the configuration has one, and how far training came if not far
-        enough."""
+        """Returns the timm name, the kernel spec if there is one, and how far training came if not to its end."""
         spec = self.config.model.spec
         return self.config.model.name + (f" {spec}" if spec else "") + self.epochs
 

@@ -35,8 +35,7 @@ class Objects:
         label: (M,) index of its class.
         classes: names of the classes.
         centre: (M, 2), middle of its box, (y, x) as shares of the image's height and width.
-        scale: (M,), as share of the image's shorter side; procedural: half of the unbent extent, COCO: root of the
-            box's area.
+        scale: (M,), share of the image's shorter side: half of the unbent extent, or (COCO) root of the box's area.
         pose: (M,) each, radians: rotation and bend, where they are known.
         source: what the objects are, in words.
     """
@@ -55,11 +54,8 @@ class Objects:
 
 
 def procedural_objects(data: DataConfig, count: int) -> Objects:
-    """Returns the shapes of the first ``count`` validation images: a model was trained on none, its settings drew them
-    all.
-
-    Raises UserError for settings out of range.
-    """
+    """Returns the shapes of the first ``count`` validation images, drawn by a model's settings, on none of which it was
+    trained. Raises UserError for settings out of range."""
     shapes = dataclasses.replace(data.procedural, val_images=count)
     data = dataclasses.replace(data, source="procedural", procedural=shapes, reader="", train=None, val=None)
     images = open_images(data, "val")

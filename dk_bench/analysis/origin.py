@@ -44,8 +44,7 @@ class Origin:
 
 
 def origin_of(path: str | Path, model: str, config: Config, run_id: str) -> Origin:
-    """Returns the origin of a checkpoint's file; commit and top-1 stand in the record beside it, where that is of the
-    same run."""
+    """Returns the origin of a checkpoint's file; commit and top-1 are from the record beside it, if of the same run."""
     origin = Origin(model, config.seed, run_id or None, config_hash(to_dict(config)))
     beside = Path(path).with_name("record.json")
     record = read_record(beside) if beside.exists() else None

@@ -56,8 +56,7 @@ SCALE = 1.5
 
 
 def scaled(image: Image.Image, centre: tuple[float, float], how: Image.Resampling) -> Image.Image:
-    """Returns the image enlarged about a place (y, x), which stays where it is; the size stays, what leaves it is
-    lost."""
+    """Returns the image enlarged about a place (y, x), which stays where it is, and cut to its size of before."""
     y, x = centre[0] + 0.5, centre[1] + 0.5  # Pillow counts from pixels' corners
     matrix = (1 / SCALE, 0, x - x / SCALE, 0, 1 / SCALE, y - y / SCALE)
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=how)
@@ -71,8 +70,7 @@ def open_pictures(
     Args:
         source: "procedural" (one shape an image, its outline known); "own" (the same, drawn as ``data`` has it);
             "random" (noise, every value as likely); an annotation file in COCO's format (an image's largest object that
-            is no crowd; images without are passed over); an image; or a folder of images, those of folders in it
-            included.
+            is no crowd; images without are passed over); an image; or a folder of images, at any depth.
         root: the folder of the annotation file's images; None: ``images`` beside its own folder, or its own folder.
         data: of "own": the settings of the procedural images that models were validated on.
 

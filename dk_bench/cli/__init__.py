@@ -1,5 +1,4 @@
-"""The command ``dk-bench``: a module a subcommand, imported only when it is asked for, which parses, calls and prints.
-Begin with train.py."""
+"""The command ``dk-bench``: a module a subcommand, imported when it is asked for. Begin with train.py."""
 
 from __future__ import annotations
 

@@ -88,11 +88,9 @@ def check_device(device: str) -> None:
 
 
 def checkpoints_below(paths: Iterable[str], only: str | None) -> list[str]:
-    """Returns the paths, with last.ckpt of the finished classification runs below a folder in its place, by model and
-    seed.
+    """Returns paths, in a folder's place last.ckpt of the finished classification runs below it, by model and seed.
 
-    Raises UserError for a folder without such runs, for a name in ``only`` that none has, and where no path is a folder
-    but ``only`` is given.
+    Raises UserError for a folder without such runs, for a name in ``only`` that none has, and for names without folder.
     """
     names = [name.strip() for name in only.split(",")] if only else []
     paths, found = list(paths), []

@@ -51,8 +51,7 @@ class Material:
 
 
 def collect(folder: Path) -> Material:
-    """Collects everything a report of ``folder`` shows: run records anywhere below it, ``bench/*.json``, ``*.png``,
-    ``*.svg``.
+    """Collects what a report of ``folder`` shows: run records, ``bench/*.json``, ``*.png`` and ``*.svg`` below it.
 
     A file that cannot be read or is not what its name says becomes a problem. Where a picture is there as PNG and as
     SVG, the SVG is taken. Hidden folders are left out. Raises UserError where ``folder`` is no folder.

@@ -85,8 +85,7 @@ def make_groups(records: Iterable[RunRecord]) -> list[Group]:
 
 
 def _next_look(rigid: bool, taken: list[Look]) -> Look:
-    """Returns a colour and a marker; the first rigid model, with which others are compared, is in the colour of
-    text."""
+    """Returns a colour and a marker; the first rigid model, the others' base, is in the colour of text."""
     number = len(taken)
     return None if rigid and None not in dict(taken) else number, MARKERS[number % len(MARKERS)]
 

@@ -1,5 +1,4 @@
-"""Writes figures from the records into a README, each part between two markers: differences to rigid bases, speeds, and
-verdicts on the claims."""
+"""Writes figures into a README, between two markers each: differences to rigid bases, speeds, verdicts on claims."""
 
 from __future__ import annotations
 

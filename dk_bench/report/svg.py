@@ -69,8 +69,7 @@ def label(text: str, longest: int = 24) -> str:
 
 @contextmanager
 def drawing(width: float = 4.5, height: float = 3.1) -> Iterator[tuple[Figure, Axes]]:
-    """Returns a figure, in inches, with one pair of axes, in the page's style; to be drawn and made SVG inside the
-    block."""
+    """Gives a figure, in inches, with one pair of axes, in the page's style; to be made SVG inside the block."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # The reader's browser draws the text, in fonts of its own.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -80,10 +79,7 @@ def drawing(width: float = 4.5, height: float = 3.1) -> Iterator[tuple[Figure, A
 
 def to_svg(figure: Figure, prefix: str, name: str, tooltips: Mapping[str, str] | None = None) -> Markup:
     """Returns the figure as an ``<svg>`` element whose ids begin with ``prefix``, called ``name`` for those who cannot
-    see it.
-
-    ``tooltips``: text for artists by their gid.
-    """
+    see it. ``tooltips``: text for artists by their gid."""
     _lay_out(figure)
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", transparent=True)

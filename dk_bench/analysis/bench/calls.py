@@ -68,8 +68,7 @@ class Call:
 
 def make_group(shape: Shape, settings: Iterable[Setting], device: torch.device) -> list[Call]:
     """Returns the calls of one shape in all ``settings``, those of `SLOW` operators in the first one alone; and the
-    depthwise convolution in every way PyTorch has for their dtypes, also in the memory format that is not among
-    them."""
+    depthwise convolution in every way PyTorch has for their dtypes, in both memory formats."""
     first, *others = settings
     calls = make_calls(shape, first, device)
     for setting in others:

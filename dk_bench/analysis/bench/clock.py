@@ -40,8 +40,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class TimedCall:
-    """A call and how it is timed: ``seconds`` measures a series of ``calls`` and gives their mean, in so many
-    ``rounds``."""
+    """A call and how it is timed: ``seconds`` gives the mean of a series of ``calls``, in so many ``rounds``."""
 
     call: Call
     seconds: Callable[[], float]
@@ -65,8 +64,7 @@ def spread(times: Sequence[float]) -> Spread:
 
 
 def in_rounds(measures: Sequence[Callable[[], float]], rounds: Sequence[int]) -> list[list[float]]:
-    """Tells what each measure returned in each of its rounds; a round has an order of its own, the same in every
-    run."""
+    """Returns what each measure gave in each of its rounds, which have orders of their own, the same in every run."""
     results: list[list[float]] = [[] for _ in measures]
     for number in range(max(rounds, default=0)):
         order = [index for index, last in enumerate(rounds) if number < last]

@@ -61,8 +61,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class LoaderPlan:
-    """Sizes of a measurement. Where files are needed and ``place`` names none, ``images`` of ``side`` pixels are
-    written."""
+    """Sizes of a measurement. Where ``place`` names no files, ``images`` of ``side`` pixels are written."""
 
     sources: Sequence[str] = SOURCES
     sizes: Sequence[int] = (32, 64, 96)

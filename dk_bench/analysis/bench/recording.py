@@ -61,8 +61,7 @@ def bench_record(
 
 
 def default_instruction_sets() -> list[str]:
-    """Returns both where the processor has both and the environment holds no library to one; else what the libraries
-    choose."""
+    """Returns both where the processor has both and the environment holds no library to one; else the native one."""
     here = instruction_sets_here()
     return here if len(here) > 1 and not any(name in os.environ for name in HOLDING) else [NATIVE]
 
@@ -77,8 +76,7 @@ def check_instruction_set(name: str) -> None:
 def measure_held(
     names: Iterable[str], arguments: Sequence[str], on_start: Callable[[str], Any] = lambda name: None
 ) -> dict[str, Any]:
-    """Returns the record of ``dk-bench`` with these arguments under each instruction set, one after the other, as one
-    record.
+    """Returns one record of ``dk-bench`` with these arguments under each instruction set, one after the other.
 
     The arguments do not say where to write. Raises UserError if a process fails.
     """

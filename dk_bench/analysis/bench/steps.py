@@ -103,8 +103,7 @@ def open_branches(model: nn.Module) -> None:
 
 
 def make_model(name: str, device: torch.device, batch: int, size: int, bfloat16: bool) -> TimedModel:
-    """Returns a model with random weights, its optimiser, and a batch; warmed up. Peak memory is of the model and its
-    steps."""
+    """Returns a model with random weights and its steps on a batch, warmed up. Peak memory is of all of these."""
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     torch.manual_seed(0)
     model = timm.create_model(name)

@@ -53,8 +53,7 @@ SETTINGS = {
 def bench_shape(
     shape: Shape, settings: Sequence[Setting], device: torch.device, rounds: int
 ) -> tuple[list[Timing], list[dict[str, str]]]:
-    """Measures every call on one shape and these settings, in turn in each round; returns also the calls left out, and
-    why."""
+    """Measures every call on one shape and these settings, in turn; returns also the calls left out, and why."""
     every = make_group(shape, settings, device)
     reasons = [_why_not(call) for call in every]
     calls = [call for call, reason in zip(every, reasons, strict=True) if reason is None]
@@ -86,8 +85,7 @@ def _why_not(call: Call) -> str | None:
 
 
 def host_overhead(device: torch.device) -> dict[str, float]:
-    """Returns the seconds the host spends on one eager call of a tiny operand, by operator and mode: the best of three
-    series."""
+    """Returns the host's seconds an eager call of a tiny operand, by operator and mode: the best of three series."""
     overhead: dict[str, float] = {}
     for call in make_calls(Shape(8, 4, 1), Setting(), device):
         if call.operator not in (*OURS, BASE) or call.variant == NATIVE:

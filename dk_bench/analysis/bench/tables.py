@@ -91,8 +91,7 @@ def _timing_table(part: Part, setting: str) -> Table:
 
 
 def mean_table(parts: list[Part]) -> Table:
-    """Returns the ratios to PyTorch's depthwise convolution, and of 16-bit times to those in float32, by operator, mode
-    and instruction set."""
+    """Returns ratios to PyTorch's depthwise convolution and to float32, by operator, mode and instruction set."""
     rows: list[list[Value]] = []
     for name, words in (("geometric_means", f"over PyTorch's fastest {BASE}"), ("over_float32", "over float32")):
         for setting in dict.fromkeys(setting for part in parts for setting in part[name]):

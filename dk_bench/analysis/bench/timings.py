@@ -20,9 +20,8 @@ Means = dict[str, dict[str, dict[str, float]]]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call, warm: the lower quartile over ``rounds`` of the mean over a series of ``calls``. ``cold`` is the
-    median of calls after the caches were emptied, or None; memory is the most bytes held at once beyond the operands,
-    or None."""
+    """Seconds a call, warm: the lower quartile over ``rounds`` of the mean over a series of ``calls``. ``cold`` or
+    None: the median of calls after the caches were emptied. Memory or None: the most bytes held beyond the operands."""
 
     shape: str
     setting: str
@@ -93,8 +92,7 @@ def _means(ratios: Iterable[tuple[Timing, float]]) -> Means:
 
 
 def sentences(record: dict[str, Any], name: str) -> list[str]:
-    """Returns the ``conclusions`` or ``warnings`` of a record's parts; they say of which part they are if it has
-    several."""
+    """Returns the ``conclusions`` or ``warnings`` of a record's parts, of several with the part that each is of."""
     parts = record["parts"]
     return [f"{part['instruction_set']}, {line}" if len(parts) > 1 else line for part in parts for line in part[name]]
 

@@ -113,8 +113,7 @@ def tsne_figure(
 
 
 def captions(scores: list[ProbeScore]) -> dict[Row, tuple[str, str]]:
-    """Tells what the probes of all layers tell of class and scale, mean over seeds: what stands under t-SNE's
-    panels."""
+    """Says, for t-SNE's panels, what the probes of all layers tell of class and scale, mean over seeds."""
     found: dict[Row, dict[str, list[float]]] = {}
     for score in scores:
         if (score.layer, score.features) == (ALL, LEARNED):

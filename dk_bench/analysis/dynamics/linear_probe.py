@@ -26,8 +26,7 @@ CLASS = "class"
 
 @dataclass(frozen=True)
 class Score:
-    """A probe's score on a target: accuracy in percent for a class, R2 for a number; its 95 % interval by a bootstrap
-    over images."""
+    """Accuracy in percent for a class, R2 for a number; the 95 % interval is by a bootstrap over images."""
 
     value: float
     low: float

@@ -155,8 +155,7 @@ def _load(checkpoints: Sequence[str]) -> list[Loaded]:
 
 
 def _objects(loaded: Sequence[Loaded], plan: DynamicsPlan) -> Objects:
-    """Returns the objects that all models see. Raises UserError where their own validation images differ, and for too
-    few."""
+    """Returns the objects that all models see. Raises UserError for too few, or if models' own images differ."""
     if plan.data != PROCEDURAL:
         objects = coco_objects(plan.data, plan.images, plan.objects)
     else:
@@ -197,9 +196,8 @@ def collect(
 ) -> Dynamics:
     """Returns the dynamics of every object; ``on_images`` is told how many images each batch had.
 
-    Images are seen whole, see :func:`dk_bench.analysis.objects.whole_image`. The random generators are a control: a
-    linear map of what the learned one reads, as large, that has learnt nothing. Raises UserError for dynamics that are
-    not finite.
+    Images are seen whole, see `dk_bench.analysis.objects.whole_image`. The random generators are a control: a linear
+    map of what the learned one reads, as large, that has learnt nothing. Raises UserError where any is not finite.
     """
     found = sources(loaded.model)
     controls = {source: _control(source.generator).to(device) for source in found}
@@ -227,8 +225,7 @@ def collect(
 
 
 def _control(generator: nn.Module) -> nn.Module:
-    """Returns a generator of the same shape whose weights are random, of a scale that keeps its input's, and no
-    bias."""
+    """Returns a generator of the same shape with random weights, of a scale that keeps its input's, and no bias."""
     control = copy.deepcopy(generator)
     with torch.no_grad():
         fan_in = control.weight[0].numel()
@@ -273,8 +270,7 @@ def probe_all(dynamics: Dynamics, objects: Objects, dims: int) -> Iterator[list[
 
 
 def known_alone(objects: Objects) -> list[ProbeScore]:
-    """Scores what class and scale tell of each other and of the pose without any model: the baseline of confounded
-    data."""
+    """Scores what class and scale tell of each other and of the pose, without any model: the data's own confounding."""
     targets = targets_of(objects.label, objects.scale, objects.pose)
     one_hot = np.eye(len(objects.classes))[objects.label]
     lines = []

@@ -62,8 +62,7 @@ def _find(observations: Sequence[Observation], model: str, picture: str, kind: s
 
 
 def _show(axes: Axes, picture: Picture, seen: Observation | None = None) -> None:
-    """Returns the picture with its object's outline; a field over it as heat, brightest at its own 99.5th
-    percentile."""
+    """Shows a picture with its object's outline, and a field over it as heat, brightest at its 99.5th percentile."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -103,8 +102,7 @@ def _wrapped(model: str) -> str:
 
 
 def draw_profiles(found: Sequence[Profile]) -> Figure:
-    """Draws the absolute gradient to the left, the signed one to the right, a line a kind of model with its interval as
-    a band."""
+    """Draws the absolute gradient to the left, the signed one to the right, each kind of model as a line in a band."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), PARTS, strict=True):
         for number, each in enumerate(found):

@@ -32,8 +32,7 @@ def unit_gradient(
     Args:
         model: takes (N, C, H, W); runs in evaluation mode and keeps its own.
         image: (C, H, W), normalised as the model expects.
-        layer: name of a module whose output is a map or tokens; None: the last map of any timm model, see
-            :func:`layer_output`.
+        layer: name of a module whose output is a map or tokens; None: the last map of any timm model.
         position: (row, column) on the layer's map, or, with ``in_pixels``, a place (y, x) in the image, to
             which the nearest unit is taken; None: the middle.
         through_offsets: also count what an image changes by moving taps, as the derivative does; False holds the

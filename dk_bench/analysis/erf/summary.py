@@ -107,9 +107,8 @@ def tested(differences: Sequence[FieldSummary]) -> list[FieldSummary]:
 
 @dataclass(frozen=True)
 class Profile:
-    """The mean field of a kind of model, over ``count`` pictures of its one checkpoint or over its ``count``
-    checkpoints: by distance in whole pixels the mean over the ring's pixels, each field divided by the sum of its
-    magnitudes."""
+    """The mean field of a kind of model, over ``count`` pictures of its one checkpoint or ``count`` checkpoints: by
+    distance in whole pixels the mean over the ring's pixels, each field divided by the sum of its magnitudes."""
 
     model: str
     over: str
@@ -134,8 +133,7 @@ def profiles(observations: Sequence[Observation]) -> list[Profile]:
 
 
 def _rings(seen: Observation) -> np.ndarray:
-    """Returns the means of the absolute and the signed field over rings one pixel wide about the unit, (2,
-    distances)."""
+    """Returns the absolute and the signed field, averaged over rings a pixel wide about the unit: (2, distances)."""
     side = seen.absolute.shape[0]
     y, x = np.ogrid[:side, :side]
     distance = np.rint(np.hypot(y - seen.centre[0], x - seen.centre[1])).astype(int).ravel()

@@ -50,8 +50,7 @@ CAPTIONS = {
 
 def write_study(observations: Sequence[Observation], pictures: Sequence[Picture], folder: Path) -> list[Path]:
     """Writes fields.csv (every number), profile.csv, maps/*.csv (what figures show); fields, transforms and profile as
-    PNG and PDF. Of several checkpoints of a kind the first is drawn. Returns the files but for the maps. Raises
-    UserError where it cannot."""
+    PNG and PDF. Of several checkpoints of a kind the first is drawn. Returns all but the maps. Raises UserError."""
     averaged, shown = profiles(observations), pictures[:SHOWN]
     files = [
         write_csv(folder, "fields", map(_field_row, observations)),

@@ -94,8 +94,7 @@ def _on_image(axis: Axes, layer: LayerTaps, picture: np.ndarray, position: tuple
 
 
 def _kernels(axes: np.ndarray, layer: LayerTaps, parts: int) -> None:
-    """Returns the mean and some channels, in ``parts`` panels each: stored, and as sampled where taps move in a
-    scope."""
+    """Draws the mean and some channels, in ``parts`` panels each: stored, and as sampled where taps move in a scope."""
     mean, sampled = np.abs(layer.stored).mean(0), np.abs(layer.sampled).mean(0)
     top = max(mean.max(), sampled.max())
     _map(axes[0], mean, "Greys", 0, top)

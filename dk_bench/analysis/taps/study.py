@@ -2,8 +2,7 @@
 convolution, at one position of an image and over all positions of several.
 
 Coordinates are (y, x). In a scope they are in samples, the first of which is 0; a tap beyond the first or the last is
-clipped to it (unless the layer does not clip). On data they are in pixels of the layer's input, where a tap beyond the
-edge reads zero.
+clipped to it (unless the layer does not clip). On data they are in pixels of the layer's input, zero beyond its edge.
 """
 
 from __future__ import annotations
@@ -126,8 +125,7 @@ def study_taps(
         size: shorter side of the images as the model sees them, pixels; None: as in evaluation.
 
     Raises:
-        UserError: a file cannot be read; nothing moves in the model, or in one of the layers; position outside the
-            image.
+        UserError: a file cannot be read; nothing moves in the model or a layer; position outside the image.
     """
     loaded = load(checkpoint)
     shown = _shown(loaded, layers)
@@ -161,8 +159,7 @@ def moving(model: nn.Module) -> list[Source]:
 
 
 def offsets_at(model: nn.Module, image: Tensor, position: tuple[float, float]) -> list[LayerTaps]:
-    """Returns every layer whose taps move, for an image (C, H, W), at its unit nearest to a position, (y, x) as shares
-    of height and width."""
+    """Returns every layer whose taps move, at its unit nearest to a position of an image (C, H, W), (y, x) as shares."""
     found = moving(model)
     with evaluating(model), torch.no_grad(), recorded(found, lambda source, read, given: (read, given)) as seen:
         with steps_down(model) as steps:
