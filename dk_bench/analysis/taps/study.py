@@ -159,7 +159,7 @@ def moving(model: nn.Module) -> list[Source]:
 
 
 def offsets_at(model: nn.Module, image: Tensor, position: tuple[float, float]) -> list[LayerTaps]:
-    """Returns every layer whose taps move, at its unit nearest to a position of an image (C, H, W), (y, x) as shares."""
+    """Returns every layer whose taps move, at its unit nearest to a place of an image (C, H, W), (y, x) as shares."""
     found = moving(model)
     with evaluating(model), torch.no_grad(), recorded(found, lambda source, read, given: (read, given)) as seen:
         with steps_down(model) as steps:
