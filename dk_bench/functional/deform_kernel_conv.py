@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -22,12 +20,22 @@ _op = torch.ops.dk_bench.deform_kernel_conv
 _backward_op = torch.ops.dk_bench.deform_kernel_conv_backward
 
 
-def local_deform_kernel(input: Tensor, kernel_offset: Tensor, weight: Tensor, **geometry: Any) -> Tensor:
+def local_deform_kernel(
+    input: Tensor,
+    kernel_offset: Tensor,
+    weight: Tensor,
+    *,
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    clip: bool = True,
+) -> Tensor:
     """Samples a kernel at every position: the local deformable kernel, depthwise (Gao et al., ICLR 2020, equation 7).
 
-    Arguments (``geometry``: kernel_size, stride, padding, dilation and clip), result and errors are those of
-    :func:`deform_kernel_conv`, without data offsets.
+    Arguments, result and errors are those of :func:`deform_kernel_conv`, without data offsets.
     """
+    geometry = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation, "clip": clip}
     return deform_kernel_conv(input, None, kernel_offset, weight, **geometry)
 
 

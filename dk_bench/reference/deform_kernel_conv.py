@@ -23,7 +23,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,11 +89,22 @@ def deform_kernel_conv(
     return (read * sampled_kernel).sum(2).to(input.dtype)
 
 
-def local_deform_kernel(input: Tensor, kernel_offset: Tensor, weight: Tensor, **geometry: Any) -> Tensor:
-    """Samples a kernel at every position: :func:`deform_kernel_conv`, and its keywords, without data offsets.
+def local_deform_kernel(
+    input: Tensor,
+    kernel_offset: Tensor,
+    weight: Tensor,
+    *,
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    clip: bool = True,
+) -> Tensor:
+    """Samples a kernel at every position: :func:`deform_kernel_conv` without data offsets.
 
     This is the paper's equation 7, depthwise.
     """
+    geometry = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation, "clip": clip}
     return deform_kernel_conv(input, None, kernel_offset, weight, **geometry)
 
 
