@@ -11,20 +11,9 @@ from typing import Any
 
 from dk_bench.runs.identity import DEFAULTS, cell_settings, config_hash, flatten, setting
 from dk_bench.runs.record import RunRecord
+from dk_bench.tables import pooling
 from dk_bench.tables.entries import Figure
-from dk_bench.tables.pooling import (
-    Pair,
-    apart_by_data,
-    checksums_of,
-    count_dirty,
-    devices_of,
-    each_once,
-    first_of_each,
-    mixture,
-    pair_of,
-    run_again,
-    unpaired,
-)
+from dk_bench.tables.pooling import Pair, count_dirty, devices_of, pair_of
 from dk_bench.tables.statistics import summarize
 
 UNKNOWN = "unknown"  # a cost that could not be counted
@@ -126,8 +115,7 @@ class Cell:
 
     @property
     def is_papers_detector(self) -> bool:
-        """Tells whether it is Faster R-CNN with FPN on COCO in the setting 1x, so that its figures may stand beside the
-        paper's."""
+        """Tells whether it is Faster R-CNN with FPN on COCO, setting 1x: its figures may stand beside the paper's."""
         run = self.runs[0]
         flat = dict(flatten(run.config))
         sizes = run.model.get("input_size") or [None]
@@ -153,7 +141,7 @@ class Cell:
 
     def mixture(self, metric: str) -> list[str]:
         """Tells what of the finished runs is not alike, and what was run again with which figure, in words."""
-        return mixture(self._finished()) + run_again(self.again, metric)
+        return pooling.mixture(self._finished()) + pooling.run_again(self.again, metric)
 
     def cost(self, key: str) -> float | str | None:
         """Returns a count, the same for every seed, which a failed run knows too; UNKNOWN where counting failed."""
@@ -180,8 +168,8 @@ def gather(records: Iterable[RunRecord]) -> list[Cell]:
         by_cell[Data.of(record), record.model["name"], devices_of(record), config_hash(record.config)].append(record)
     by_model: dict[tuple, list[Cell]] = defaultdict(list)
     for (data, model, *_), runs in sorted(by_cell.items(), key=lambda item: item[0]):
-        for part in apart_by_data(each_once(runs)):
-            first, again = first_of_each(part)
+        for part in pooling.apart_by_data(pooling.each_once(runs)):
+            first, again = pooling.first_of_each(part)
             by_model[data, model].append(Cell(tuple(first), again=tuple(again)))
     return [labelled for cells in by_model.values() for labelled in _label(cells)]
 
@@ -189,9 +177,9 @@ def gather(records: Iterable[RunRecord]) -> list[Cell]:
 def _label(cells: list[Cell]) -> list[Cell]:
     """Names each of a model's cells by what they differ in: configuration keys, the number of devices, and, where that
     is all the same, the images; a single cell needs no label."""
-    flats = [_flat(cell, "devices") for cell in cells]
+    flats = [_flat(cell) for cell in cells]
     if any(flat in flats[:place] for place, flat in enumerate(flats)):
-        flats = [_flat(cell, "devices", "images") for cell in cells]
+        flats = [flat | {"images": _images(cell)} for flat, cell in zip(flats, cells, strict=True)]
     keys = sorted({key for flat in flats for key in flat})
     shown = [{key: flat.get(key, DEFAULTS.get(key)) for key in keys} for flat in flats]
     differing = [key for key in keys if any(values[key] != shown[0][key] for values in shown)]
@@ -200,23 +188,23 @@ def _label(cells: list[Cell]) -> list[Cell]:
     return sorted(labelled, key=lambda cell: cell.label)
 
 
-def _flat(cell: Cell, *more: str) -> dict[str, Any]:
-    """Returns a cell's settings, and what else tells it from others."""
-    known = [sums for run in cell.runs if any(sums := checksums_of(run))]
-    images = "/".join(str(checksum)[:6] for checksum in known[0]) if known else UNKNOWN
-    found = {"devices": devices_of(cell.runs[0]), "images": images}
-    settings = {key: value for key, value in cell_settings(cell.runs[0].config).items() if key != "trainer.devices"}
-    return settings | {key: found[key] for key in more}
+def _flat(cell: Cell) -> dict[str, Any]:
+    settings = cell_settings(cell.runs[0].config) | {"devices": devices_of(cell.runs[0])}
+    return {key: value for key, value in settings.items() if key != "trainer.devices"}
+
+
+def _images(cell: Cell) -> str:
+    known = (sums for run in cell.runs if any(sums := pooling.checksums_of(run)))
+    return next(("/".join(str(checksum)[:6] for checksum in sums) for sums in known), UNKNOWN)
 
 
 def pair_marks(cells: Sequence[Cell], metric: str) -> list[str]:
-    """Tells what of the runs that a contrast between cells pairs is not alike, and how many seeds it is without because
-    their runs are of several draws, in words."""
+    """Tells what of the runs that a contrast pairs is not alike, and how many seeds several draws keep out, in words."""
     figures = [cell.figures(metric) for cell in cells]
     pairs = set.intersection(*map(set, figures))
     runs = [run for cell in cells for run in cell._finished() if pair_of(run) in pairs]
-    dirty, left = count_dirty(runs), unpaired(figures)
-    words = [f"{left} of several draws"] * bool(left) + mixture(runs)
+    dirty, left = count_dirty(runs), pooling.unpaired(figures)
+    words = [f"{left} of several draws"] * bool(left) + pooling.mixture(runs)
     return words + [f"{dirty} dirty"] * bool(dirty)
 
 

@@ -8,28 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dk_bench.models import PAPER_MODELS
+from dk_bench.tables import columns
 from dk_bench.tables.cells import Cell
-from dk_bench.tables.columns import (
-    GRID,
-    MODEL,
-    OTHER_DATA,
-    SOURCE,
-    Columns,
-    Metric,
-    beside_paper,
-    document,
-    models_columns,
-    paper_columns,
-)
 from dk_bench.tables.costs import Costs
 from dk_bench.tables.rows import rows_of_models, rows_of_paper
-from dk_bench.tables.table import Column, Document, Table, make_table
+from dk_bench.tables.table import Column, Document, make_table
 
-TOP1 = Metric("top-1", "val/top1", "top1")
+TOP1 = columns.Metric("top-1", "val/top1", "top1")
 DEMO_BASE = "test_resnetdw"
 DEMO_MODELS = tuple(DEMO_BASE + suffix for suffix in ("", "_gdk", "_dk_s3", "_dk", "_dk_s5", "_dcn", "_dcn_dk"))
 DEMO = "Tiny models: rigid, global and local kernels, alone and with CondConv or deformable convolution."
-OTHER_PROTOCOL = "not evaluated as in the paper (centre 224 x 224 of images resized to 256), " + OTHER_DATA
+OTHER_PROTOCOL = "not evaluated as in the paper (centre 224 x 224 of images resized to 256), " + columns.OTHER_DATA
 
 SPREAD = (
     "Top-1 in percent, of the validation images: mean ± half of the 95 % interval of the mean (Student's t) over n "
@@ -55,8 +44,8 @@ ADDED = {
     "once, which computes the same and is cheaper.",
 }
 
-COLUMNS = models_columns(
-    [Column("model", lambda row: row.model, short=MODEL)],
+COLUMNS = columns.models_columns(
+    [Column("model", lambda row: row.model, short=columns.MODEL)],
     TOP1,
     [
         Column("#P (k)", lambda row: row.count("params", 1e3, 1)),
@@ -66,13 +55,13 @@ COLUMNS = models_columns(
 )
 
 
-def _paper_columns(number: int, with_paper: bool) -> Columns:
+def _paper_columns(number: int, with_paper: bool) -> columns.Columns:
     counts = [
-        *beside_paper(Column("#P (M)", lambda row: row.count("params", 1e6)), "params", with_paper),
-        *beside_paper(Column("GMACs", lambda row: row.count("macs", 1e9)), "flops", with_paper, 2),
+        *columns.beside_paper(Column("#P (M)", lambda row: row.count("params", 1e6)), "params", with_paper),
+        *columns.beside_paper(Column("GMACs", lambda row: row.count("macs", 1e9)), "flops", with_paper, 2),
         Column("sampling GMACs", lambda row: row.count("sampling_macs", 1e9, 3)),
     ]
-    return paper_columns(number, TOP1, counts, with_paper=with_paper)
+    return columns.paper_columns(number, TOP1, counts, with_paper=with_paper)
 
 
 def paper_document(number: int, cells: list[Cell], costs: Costs) -> Document:
@@ -86,17 +75,16 @@ def paper_document(number: int, cells: list[Cell], costs: Costs) -> Document:
     tables = [make_table("ImageNet", _paper_columns(number, True), rows)]
     for data in sorted({cell.data for cell in others if cell.model in models}):
         here = [cell for cell in others if cell.data == data]
-        why = OTHER_PROTOCOL if data.is_imagenet else OTHER_DATA
+        why = OTHER_PROTOCOL if data.is_imagenet else columns.OTHER_DATA
         rows = rows_of_paper(number, here, TOP1.key, {})
         tables.append(make_table(f"{data}: {why}", _paper_columns(number, False), rows))
     subject = {1: "scope, global and local kernels", 2: "with strong baselines"}[number]
-    notes = [GRID, COUNTING, BASES, ADDED[number]]
-    return document(f"table{number}", f"Table {number}: {subject}.", tables, [SPREAD], notes, SOURCE)
+    notes = [columns.GRID, COUNTING, BASES, ADDED[number]]
+    return columns.document(f"table{number}", f"Table {number}: {subject}.", tables, [SPREAD], notes, columns.SOURCE)
 
 
 def models_documents(cells: list[Cell]) -> list[Document]:
-    """Returns the demo's grid, always whole, with what else was run of its tiny base, and all other models, where there
-    are some; one table a data set."""
+    """Returns the demo's whole grid, with all else of its tiny base, and other models, if any; one table a data set."""
     tiny = [cell for cell in cells if cell.model.startswith(DEMO_BASE)]
     others = [cell for cell in cells if cell not in tiny]
     # A paper's model that the configuration deformed stands beside its rigid base.
@@ -107,13 +95,8 @@ def models_documents(cells: list[Cell]) -> list[Document]:
 
 
 def _models_document(name: str, title: str, cells: list[Cell], expected: Iterable[str] = ()) -> Document:
-    tables = [
-        _models_table(f"{data}: {OTHER_DATA}", [cell for cell in cells if cell.data == data], expected)
-        for data in sorted({cell.data for cell in cells})
-    ]
-    tables = tables or [_models_table("no records yet", [], expected)]
-    return document(name, title, tables, [SPREAD], [GRID], COUNTING)
-
-
-def _models_table(heading: str, cells: list[Cell], expected: Iterable[str]) -> Table:
-    return make_table(heading, COLUMNS, rows_of_models(cells, TOP1.key, expected))
+    tables = []
+    for data in sorted({cell.data for cell in cells}) or [None]:
+        rows = rows_of_models([cell for cell in cells if cell.data == data], TOP1.key, expected)
+        tables.append(make_table(f"{data}: {columns.OTHER_DATA}" if data else "no records yet", COLUMNS, rows))
+    return columns.document(name, title, tables, [SPREAD], [columns.GRID], COUNTING)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 
 from dk_bench.models import MODELS
 from dk_bench.tables.entries import Figure, Number
@@ -38,7 +37,6 @@ SOURCE = "Not run: no record. Paper: Gao et al., ICLR 2020, arXiv 1910.02940."
 NAMES = {"backbone": "backbone", "with": "with", "pw": "1x1"}  # heads of what names a row of the paper
 FAMILY = "difference"
 MODEL, FIGURE, ABOVE = "model", "top-1 or mAP", "Δ rigid"  # columns of a summary
-
 
 KERNELS = (
     Column("1x1", lambda row: row.kernels[0], short=MODEL),
@@ -93,7 +91,7 @@ def paper_columns(
     the metric, ``more`` figures, differences, and counts. ``with_paper``: its figures stand beside ours."""
     keys = [key for key in TABLES[f"table{number}"][0] if key in NAMES]
     return [
-        *(Column(NAMES[key], partial(_of_paper, key), short=MODEL) for key in keys),
+        *(Column(NAMES[key], lambda row, key=key: row.paper[key], short=MODEL) for key in keys),
         KERNELS[1],
         *beside_paper(metric.column(FIGURE), metric.paper, with_paper),
         *more,
@@ -101,10 +99,6 @@ def paper_columns(
         *counts,
         *ENDING,
     ]
-
-
-def _of_paper(key: str, row: ModelRow) -> str:
-    return row.paper[key]
 
 
 def _paper_differences(metric: Metric, of_dk: bool, with_paper: bool) -> Columns:
@@ -128,8 +122,7 @@ def _paper_differences(metric: Metric, of_dk: bool, with_paper: bool) -> Columns
 
 
 def document(name: str, title: str, tables: list[Table], first: list[str], more: list[str], last: str) -> Document:
-    """Returns tables of models with notes: the ``first`` ones, those of their columns, ``more``, and what explains
-    marks, as far as there are some."""
+    """Returns tables with notes: the ``first``, their columns', ``more``, and what explains marks where there are some."""
     rows = [row for table in tables for row in table.rows]
     marked = any(isinstance(value, Figure) and value.marks for row in rows for value in row)
     pooled = [POOLED] * (marked or any("pooled" in table.columns for table in tables))

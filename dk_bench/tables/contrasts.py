@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -121,18 +121,16 @@ def judge(
         raise ValueError(f"expected_sign: expected 1, -1 or 0, got {expected_sign!r}")
     if expected_sign == 0 and margin is None:
         raise ValueError('margin: expected a number where expected_sign is 0 ("as good as"), got None')
-    bare = Judgement(len(values), expected_sign, margin, effect, statistics.fmean(values) if values else None)
-    return _with_spread(bare, values, alpha) if len(values) > 1 else bare
-
-
-def _with_spread(bare: Judgement, values: list[float], alpha: float) -> Judgement:
-    n, mean, std = bare.n, bare.mean, statistics.stdev(values)
+    n, mean = len(values), statistics.fmean(values) if values else None
+    bare = Judgement(n, expected_sign, margin, effect, mean)
+    if n < 2:
+        return bare
+    std = statistics.stdev(values)
     half = float(stdtrit(n - 1, 1 - alpha / 2)) * std / math.sqrt(n)
-    p = _known(student_p(mean, std, n, bare.null))
-    p_equivalence = None if bare.margin is None else _known(equivalence_p(mean, std, n, bare.margin))
-    p_flip = sign_flip_p(values, bare.null)
-    given = (n, bare.expected_sign, bare.margin, bare.effect)
-    return Judgement(*given, mean, std, mean - half, mean + half, p, p_flip, p_equivalence)
+    p, p_flip = _known(student_p(mean, std, n, bare.null)), sign_flip_p(values, bare.null)
+    p_equivalence = None if margin is None else _known(equivalence_p(mean, std, n, margin))
+    spread = {"std": std, "low": mean - half, "high": mean + half}
+    return replace(bare, **spread, p=p, p_sign_flip=p_flip, p_equivalence=p_equivalence)
 
 
 @dataclass(frozen=True)
@@ -174,8 +172,7 @@ def decide(judgements: Sequence[Judgement], *, alpha: float = ALPHA, power: floa
     """
     if not judgements:
         return []
-    told = holm([_or_nan(j.p) for j in judgements])
-    within = holm([_or_nan(j.p_equivalence) for j in judgements])
+    told, within = holm([j.p for j in judgements]), holm([j.p_equivalence for j in judgements])
     return [
         _verdict(j, _known(p), _known(e), len(judgements), alpha, power)
         for j, p, e in zip(judgements, told, within, strict=True)
@@ -199,8 +196,7 @@ def _verdict(
 
 
 def _seeds(judged: Judgement, alpha: float, power: float) -> tuple[int | None, int | None]:
-    """Returns the seeds for the paper's difference and for the margin; a claim of "as good as" is one of no difference
-    where the paper gives none."""
+    """Returns the seeds for the paper's difference (0 where "as good as" has none there), and for the margin."""
     if judged.p is None:
         return None, None
     effect = 0.0 if judged.effect is None and judged.expected_sign == 0 else judged.effect
@@ -208,10 +204,6 @@ def _seeds(judged: Judgement, alpha: float, power: float) -> tuple[int | None, i
     of_effect = seeds_for_difference(away, judged.std, alpha, power) if away else None
     of_margin = judged.margin and seeds_for_equivalence(judged.margin, judged.std, alpha, power)
     return of_effect, of_margin
-
-
-def _or_nan(p: float | None) -> float:
-    return math.nan if p is None else p
 
 
 def _known(p: np.floating | np.ndarray) -> float | None:

@@ -15,7 +15,6 @@ from dk_bench.files import write_atomically
 from dk_bench.tables.paper import PAPER_FILE
 
 COSTS_FILE = PAPER_FILE.with_name("costs.json")
-INPUT_SIZE = (3, 224, 224)
 
 Costs = dict[str, dict[str, int]]
 
@@ -31,13 +30,12 @@ def count_costs(models: Iterable[str]) -> Costs:
     for name in models:
         with torch.device("meta"):  # counting needs no weights
             model = timm.create_model(name)
-        costs[name] = dataclasses.asdict(count_cost(model, INPUT_SIZE))
+        costs[name] = dataclasses.asdict(count_cost(model, (3, 224, 224)))
     return costs
 
 
 def load_costs(path: str | Path = COSTS_FILE) -> Costs:
-    """Returns the counts `write_costs` left; none where there is no file. Raises UserError for a file that holds no
-    counts."""
+    """Returns the counts `write_costs` left, none without a file. Raises UserError for a file that holds no counts."""
     path = Path(path)
     if not path.exists():
         return {}

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from dk_bench.models import PAPER_MODELS
+from dk_bench.tables import columns
 from dk_bench.tables.cells import Cell
-from dk_bench.tables.columns import (
-    GRID,
-    MODEL,
-    OTHER_DATA,
-    SOURCE,
-    Metric,
-    beside_paper,
-    document,
-    models_columns,
-    paper_columns,
-)
 from dk_bench.tables.rows import ModelRow, rows_of_paper
 from dk_bench.tables.table import Column, Document, make_table
 
-MAP = Metric("mAP", "val/mAP", "map")
-BY_SIZE = tuple(Metric(f"mAP_{size}", f"val/mAP_{size.lower()}", f"map_{size.lower()}") for size in "SML")
-BY_OVERLAP = tuple(Metric(f"AP{overlap}", f"val/mAP_{overlap}") for overlap in (50, 75))
-OTHER_SETTING = "not Faster R-CNN with FPN, 1x, at 1333 x 800, " + OTHER_DATA
+MAP = columns.Metric("mAP", "val/mAP", "map")
+BY_SIZE = tuple(columns.Metric(f"mAP_{size}", f"val/mAP_{size.lower()}", f"map_{size.lower()}") for size in "SML")
+BY_OVERLAP = tuple(columns.Metric(f"AP{overlap}", f"val/mAP_{overlap}") for overlap in (50, 75))
+OTHER_SETTING = "not Faster R-CNN with FPN, 1x, at 1333 x 800, " + columns.OTHER_DATA
 
 SPREAD = (
     "mAP: COCO's average precision in percent, over IoU 0.5 to 0.95; S, M, L: of objects below 32 x 32 pixels, up to "
@@ -35,10 +25,10 @@ SPLITS = (
 STARTS = "Every backbone starts from its own weights; all else is the same for the two runs of a difference."
 COUNTING = "#P: parameters of the whole detector, our own count."
 
-COLUMNS = models_columns(
+COLUMNS = columns.models_columns(
     [
-        Column("detector", lambda row: row.cell.runs[0].model.get("detector") or "", short=MODEL),
-        Column("backbone", lambda row: row.model, short=MODEL),
+        Column("detector", lambda row: row.cell.runs[0].model.get("detector") or "", short=columns.MODEL),
+        Column("backbone", lambda row: row.model, short=columns.MODEL),
     ],
     MAP,
     [Column("#P (k)", lambda row: row.count("params", 1e3, 1))],
@@ -60,12 +50,12 @@ def detection_documents(cells: list[Cell]) -> list[Document]:
 
 
 def _paper_document(number: int, cells: list[Cell]) -> Document:
-    by_size = [column for metric in BY_SIZE for column in beside_paper(metric.column(), metric.paper, True)]
-    columns = paper_columns(number, MAP, more=by_size)
-    table = make_table("COCO, Faster R-CNN with FPN, 1x", columns, rows_of_paper(number, cells, MAP.key, {}))
+    by_size = [column for metric in BY_SIZE for column in columns.beside_paper(metric.column(), metric.paper, True)]
+    shown = columns.paper_columns(number, MAP, more=by_size)
+    table = make_table("COCO, Faster R-CNN with FPN, 1x", shown, rows_of_paper(number, cells, MAP.key, {}))
     subject = {3: "global and local kernels", 4: "with strong baselines"}[number]
     title = f"Table {number}: object detection, {subject}."
-    return document(f"table{number}", title, [table], [SPREAD, SPLITS], [STARTS, GRID], SOURCE)
+    return columns.document(f"table{number}", title, [table], [SPREAD, SPLITS], [STARTS, columns.GRID], columns.SOURCE)
 
 
 def _others(cells: list[Cell]) -> Document:
@@ -74,6 +64,6 @@ def _others(cells: list[Cell]) -> Document:
     for data in sorted({cell.data for cell in cells}):
         here = [cell for cell in cells if cell.data == data]
         rows = [ModelRow(cell.model, cell, here, MAP.key) for cell in here]
-        tables.append(make_table(f"{data}: {OTHER_SETTING if data.is_coco else OTHER_DATA}", COLUMNS, rows))
+        tables.append(make_table(f"{data}: {OTHER_SETTING if data.is_coco else columns.OTHER_DATA}", COLUMNS, rows))
     title = "Object detection on other data, or in other settings."
-    return document("detection", title, tables, [SPREAD], [GRID], COUNTING)
+    return columns.document("detection", title, tables, [SPREAD], [columns.GRID], COUNTING)

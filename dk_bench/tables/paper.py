@@ -84,8 +84,7 @@ def figures_of_model(model: str) -> dict[str, float]:
 
 
 def paper_difference(model: str, base: str, key: str) -> float | None:
-    """Tells what the paper's figure ``key`` of a model is above that of another, in points; None where it has not
-    both."""
+    """Tells how far the paper's figure ``key`` of a model is above another's, in points; None where it lacks one."""
     ours, theirs = (figures_of_model(name).get(key) for name in (model, base))
     return None if ours is None or theirs is None else round(ours - theirs, 2)
 

@@ -18,8 +18,7 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(200)  # on [-1, 1]
 
 
 def power_of_difference(n: int, effect: float, std: float, alpha: float = 0.05) -> float:
-    """Tells how often n seeds (n >= 2) tell a true mean difference from zero, by Student's two-sided test at
-    ``alpha``."""
+    """Tells how often n >= 2 seeds tell a true mean difference from zero, by Student's two-sided test at ``alpha``."""
     error = std / np.sqrt(n)
     needed = stdtrit(n - 1, 1 - alpha / 2) * _sample_errors(n, error)
     return _mean(ndtr((effect - needed) / error) + ndtr((-effect - needed) / error))
@@ -56,8 +55,7 @@ def seeds_for(power_of: Callable[[int], float], power: float = 0.8) -> int | Non
 
 
 def seeds_for_difference(effect: float, std: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Returns the seeds that tell ``effect`` from zero with ``power``; None where 10,000 do not, so for an effect of
-    zero."""
+    """Returns the seeds that tell ``effect`` from zero with ``power``; None where 10,000 do not, so for one of zero."""
     return seeds_for(lambda n: power_of_difference(n, effect, std, alpha), power)
 
 

@@ -27,7 +27,7 @@ def markdown(document: Document) -> str:
     """Returns a document in GitHub's Markdown."""
     parts = [f"# {markdown_text(document.title)}"]
     for table in document.tables:
-        parts += [f"## {markdown_text(table.heading)}", markdown_table(table), *([table.note] if table.note else [])]
+        parts += [f"## {markdown_text(table.heading)}", markdown_table(table), *[table.note] * bool(table.note)]
     return "\n\n".join([*parts, *document.notes]) + "\n"
 
 
@@ -39,8 +39,7 @@ def markdown_table(table: Table) -> str:
 
 
 def markdown_text(words: str) -> str:
-    """Returns a text as Markdown shows it, in a line or a cell of a table: nothing in it is mark-up, line breaks are
-    blanks."""
+    """Returns a text as a line or cell of Markdown shows it: nothing in it is mark-up, line breaks are blanks."""
     return MARKS.sub(r"\\\g<0>", " ".join(words.splitlines()))
 
 
@@ -63,8 +62,7 @@ def csv_text(document: Document) -> str:
 
 
 def latex(document: Document) -> str:
-    """Returns one table environment a table, in ASCII; needs the package booktabs, and what a comment at its head
-    names."""
+    """Returns one table environment a table, in ASCII; needs booktabs, and the packages that a comment above names."""
     parts = []
     for table in document.tables:
         head, *rows = (" & ".join(tex.escape(str(value)) for value in row) for row in (table.columns, *table.rows))

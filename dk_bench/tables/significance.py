@@ -38,11 +38,10 @@ def equivalence_p(mean: ArrayLike, std: ArrayLike, n: int, margin: float) -> NDA
 
 
 def sign_flip_p(differences: ArrayLike, null: float = 0.0) -> float:
-    """Returns the two-sided p of the sign-flip test that differences, (n,), are symmetric about ``null``, which assumes
-    nothing else.
+    """Returns the two-sided p of the sign-flip test that differences, (n,), are symmetric about ``null``.
 
-    Exact up to n = 16, where it is a multiple of 2^(1 - n): below 0.05 from n = 6 on. Above, 100,000 patterns of signs
-    are drawn, the same each time, and the one observed counts among them (Phipson and Smyth, 2010).
+    It assumes nothing else. Exact up to n = 16, where it is a multiple of 2^(1 - n): below 0.05 from n = 6 on. Above,
+    100,000 patterns of signs are drawn, the same each time, and the one observed counts (Phipson and Smyth, 2010).
     """
     moved = np.asarray(differences, dtype=np.float64) - null
     n, observed = len(moved), abs(moved.sum())
@@ -56,7 +55,7 @@ def sign_flip_p(differences: ArrayLike, null: float = 0.0) -> float:
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """Corrects p values by Holm's method for their number, the length of the last axis; any dependence is allowed.
 
-    NaN stands for a test of the family that there is no p of (not run, one seed): it stays, and counts as 1. So a
+    NaN or None is a test of the family that there is no p of (not run, one seed): it is NaN, and counts as 1. So a
     verdict does not change when what was declared is run later, but by what that says.
     """
     p = np.asarray(p_values, dtype=np.float64)
