@@ -199,7 +199,7 @@ def _images(cell: Cell) -> str:
 
 
 def pair_marks(cells: Sequence[Cell], metric: str) -> list[str]:
-    """Tells what of the runs that a contrast pairs is not alike, and how many seeds several draws keep out, in words."""
+    """Tells what of the runs a contrast pairs is not alike, and how many seeds several draws keep out, in words."""
     figures = [cell.figures(metric) for cell in cells]
     pairs = set.intersection(*map(set, figures))
     runs = [run for cell in cells for run in cell._finished() if pair_of(run) in pairs]

@@ -122,7 +122,7 @@ def _paper_differences(metric: Metric, of_dk: bool, with_paper: bool) -> Columns
 
 
 def document(name: str, title: str, tables: list[Table], first: list[str], more: list[str], last: str) -> Document:
-    """Returns tables with notes: the ``first``, their columns', ``more``, and what explains marks where there are some."""
+    """Returns tables with notes: the ``first``, their columns', ``more``, and what explains marks that are there."""
     rows = [row for table in tables for row in table.rows]
     marked = any(isinstance(value, Figure) and value.marks for row in rows for value in row)
     pooled = [POOLED] * (marked or any("pooled" in table.columns for table in tables))

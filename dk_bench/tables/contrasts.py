@@ -24,18 +24,17 @@ distribution; it decides nothing, since few seeds cannot get below 5 % over a fa
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from dk_bench.tables.cells import Cell
 from dk_bench.tables.pooling import Pair
 from dk_bench.tables.power import seeds_for_difference, seeds_for_equivalence
 from dk_bench.tables.significance import equivalence_p, holm, sign_flip_p, student_p
+from dk_bench.tables.statistics import summarize
 
 ALPHA, POWER = 0.05, 0.8
 MARGIN = 0.5  # points: the smallest main effect of the paper, local over global DK
@@ -63,8 +62,8 @@ def paired_differences(cells: Sequence[Cell], weights: Sequence[float], metric: 
 class Judgement:
     """What differences by seed say, before the correction over a family. All but p values is in points.
 
-    ``std`` is the sample's (n - 1); ``low`` and ``high`` are the ends of the mean's interval by Student's t, at
-    1 - alpha. ``p`` is Student's and ``p_sign_flip`` exact, both two-sided, of the mean being ``null``;
+    ``std`` is the sample's (n - 1); ``low`` and ``high`` are the ends of the mean's 95 % interval by Student's t.
+    ``p`` is Student's and ``p_sign_flip`` exact, both two-sided, of the mean being ``null``;
     ``p_equivalence`` is of its being outside of +-margin. None where there is none: no mean without a difference; no
     spread and no p of one; no p of differences that are equal but for rounding (but that by sign flips); no
     ``p_equivalence`` without a margin. ``effect`` is the difference that the paper has, None where it gives none.
@@ -101,7 +100,6 @@ def judge(
     margin: float | None = MARGIN,
     expected_sign: int = 1,
     effect: float | None = None,
-    alpha: float = ALPHA,
 ) -> Judgement:
     """Judges one contrast by its differences, by seed or in any order; see the module's docstring for the rule.
 
@@ -121,16 +119,13 @@ def judge(
         raise ValueError(f"expected_sign: expected 1, -1 or 0, got {expected_sign!r}")
     if expected_sign == 0 and margin is None:
         raise ValueError('margin: expected a number where expected_sign is 0 ("as good as"), got None')
-    n, mean = len(values), statistics.fmean(values) if values else None
-    bare = Judgement(n, expected_sign, margin, effect, mean)
-    if n < 2:
+    n, mean, std, half = astuple(summarize(values)) if values else (0, None, None, None)
+    bare = Judgement(n, expected_sign, margin, effect, mean, std)
+    if std is None:
         return bare
-    std = statistics.stdev(values)
-    half = float(stdtrit(n - 1, 1 - alpha / 2)) * std / math.sqrt(n)
     p, p_flip = _known(student_p(mean, std, n, bare.null)), sign_flip_p(values, bare.null)
     p_equivalence = None if margin is None else _known(equivalence_p(mean, std, n, margin))
-    spread = {"std": std, "low": mean - half, "high": mean + half}
-    return replace(bare, **spread, p=p, p_sign_flip=p_flip, p_equivalence=p_equivalence)
+    return replace(bare, low=mean - half, high=mean + half, p=p, p_sign_flip=p_flip, p_equivalence=p_equivalence)
 
 
 @dataclass(frozen=True)
@@ -165,7 +160,7 @@ class Verdict:
         return self.word
 
 
-def decide(judgements: Sequence[Judgement], *, alpha: float = ALPHA, power: float = POWER) -> list[Verdict]:
+def decide(judgements: Sequence[Judgement]) -> list[Verdict]:
     """Returns the verdicts on one family, in its order; see the module's docstring for the rule.
 
     The family is all that is passed: what is not run yet (a judgement of no differences) counts in its size.
@@ -173,17 +168,11 @@ def decide(judgements: Sequence[Judgement], *, alpha: float = ALPHA, power: floa
     if not judgements:
         return []
     told, within = holm([j.p for j in judgements]), holm([j.p_equivalence for j in judgements])
-    return [
-        _verdict(j, _known(p), _known(e), len(judgements), alpha, power)
-        for j, p, e in zip(judgements, told, within, strict=True)
-    ]
+    return [_verdict(*each, len(judgements)) for each in zip(judgements, told, within, strict=True)]
 
 
-def _verdict(
-    judged: Judgement, p: float | None, p_equivalence: float | None, family: int, alpha: float, power: float
-) -> Verdict:
-    is_told = p is not None and p <= alpha
-    is_within = p_equivalence is not None and p_equivalence <= alpha
+def _verdict(judged: Judgement, p: float, p_equivalence: float, family: int) -> Verdict:
+    is_told, is_within = p <= ALPHA, p_equivalence <= ALPHA  # not where they are NaN
     if judged.n == 0:
         word = NOT_RUN
     elif is_told:
@@ -191,18 +180,18 @@ def _verdict(
         word = SUPPORTED if is_above == (judged.expected_sign >= 0) else CONTRADICTED
     else:
         word = EQUIVALENT if is_within else UNDECIDED
-    seeds = _seeds(judged, alpha / family, power)
-    return Verdict(word, judged.n, family, p, p_equivalence, is_within, *seeds)
+    seeds = _seeds(judged, ALPHA / family)
+    return Verdict(word, judged.n, family, _known(p), _known(p_equivalence), bool(is_within), *seeds)
 
 
-def _seeds(judged: Judgement, alpha: float, power: float) -> tuple[int | None, int | None]:
+def _seeds(judged: Judgement, alpha: float) -> tuple[int | None, int | None]:
     """Returns the seeds for the paper's difference (0 where "as good as" has none there), and for the margin."""
     if judged.p is None:
         return None, None
     effect = 0.0 if judged.effect is None and judged.expected_sign == 0 else judged.effect
     away = effect is not None and abs(effect - judged.null)
-    of_effect = seeds_for_difference(away, judged.std, alpha, power) if away else None
-    of_margin = judged.margin and seeds_for_equivalence(judged.margin, judged.std, alpha, power)
+    of_effect = seeds_for_difference(away, judged.std, alpha, POWER) if away else None
+    of_margin = judged.margin and seeds_for_equivalence(judged.margin, judged.std, alpha, POWER)
     return of_effect, of_margin
 
 

@@ -85,8 +85,3 @@ class Right(str):
 
 
 Value = str | Number | Chance | Figure
-
-
-def is_name(value: Value) -> bool:
-    """Tells whether a value stands on the left: text does, figures stand on the right."""
-    return isinstance(value, str) and not isinstance(value, Right)

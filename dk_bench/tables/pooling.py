@@ -100,11 +100,11 @@ def first_of_each(records: Iterable[RunRecord]) -> tuple[list[RunRecord], list[R
         by_seed[record.seed].append(record)
     first, again = [], []
     for _, runs in sorted(by_seed.items()):
-        finished, draws = [run for run in runs if run.status == "finished"], set()
-        for run in finished:
+        draws = set()
+        for run in (run for run in runs if run.status == "finished"):
             (again if (draw := draw_of(run)) in draws else first).append(run)
             draws.add(draw)
-        first += runs[-1:] if not finished else []
+        first += runs[-1:] if not draws else []
     return first, again
 
 
@@ -123,10 +123,10 @@ def apart_by_data(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
     for record in records:
         parts[checksums_of(record)].append(record)
     unknown = parts.pop((None,) * len(SPLITS), [])
-    if unknown and len(parts) == 1:
-        (known,) = parts.values()
-        return [unknown + known]
-    return [*parts.values(), *([unknown] if unknown else [])]
+    known = list(parts.values())
+    if len(known) == 1:
+        return [unknown + known[0]]
+    return known + [unknown] * bool(unknown)
 
 
 def mixture(runs: Sequence[RunRecord]) -> list[str]:

@@ -64,7 +64,6 @@ def seeds_for_equivalence(margin: float, std: float, alpha: float = 0.05, power:
     return seeds_for(lambda n: power_of_equivalence(n, margin, std, alpha), power)
 
 
-def std_interval(std: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns the interval of a true standard deviation by a sample's of n values (n >= 2), by chi-square."""
-    tails = (1 - confidence) / 2, (1 + confidence) / 2
-    return tuple(float(std * np.sqrt((n - 1) / chdtri(n - 1, tail))) for tail in tails)
+def std_interval(std: float, n: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a true standard deviation by a sample's of n values (n >= 2), by chi-square."""
+    return tuple(float(std * np.sqrt((n - 1) / chdtri(n - 1, tail))) for tail in (0.025, 0.975))

@@ -23,8 +23,8 @@ class Summary:
     half_width: float | None = None
 
 
-def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
-    """Returns mean, sample standard deviation and the half width of the mean's interval by Student's t distribution.
+def summarize(values: Sequence[float]) -> Summary:
+    """Returns mean, sample standard deviation and half of the mean's 95 % interval by Student's t distribution.
 
     Raises ValueError for no values, and for NaN or infinity: such a run has no figure.
     """
@@ -36,5 +36,4 @@ def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
     if n == 1:
         return Summary(1, mean)
     std = statistics.stdev(values)
-    quantile = float(stdtrit(n - 1, (1 + confidence) / 2))
-    return Summary(n, mean, std, quantile * std / math.sqrt(n))
+    return Summary(n, mean, std, float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n))

@@ -14,13 +14,14 @@ and `dk_bench.report` as HTML.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 from dk_bench.tables.contrasts import MARGIN, Judgement, Verdict, decide
-from dk_bench.tables.entries import Chance, Figure, Number, Value, is_name
+from dk_bench.tables.entries import Chance, Figure, Number, Right, Value
 from dk_bench.tables.statistics import Summary
 
 Row = TypeVar("Row")
@@ -88,8 +89,8 @@ class Table:
     @property
     def names(self) -> tuple[int, ...]:
         """Returns the places of columns that hold text alone, which stand on the left; all others hold figures."""
-        places = range(len(self.columns))
-        return tuple(place for place in places if all(is_name(row[place]) for row in self.rows))
+        texts = [[isinstance(value, str) and not isinstance(value, Right) for value in row] for row in self.rows]
+        return tuple(place for place in range(len(self.columns)) if all(row[place] for row in texts))
 
     def sides(self, left: str, right: str) -> list[str]:
         """Returns ``left`` for every column of names, ``right`` for all others."""
@@ -123,9 +124,16 @@ def make_table(
     rows = list(rows)
     filled = [(column, [column.value(row) for row in rows]) for column in columns if column.when is not False]
     families = _families(filled)
-    verdicts = {name: _decided(found) for name, found in families.items()}
+    verdicts = {}
+    for name, found in families.items():
+        members = [judged for _, judged in found]
+        verdicts[name] = dict(zip(members, decide(members), strict=True))
     parts = [part for column, values in filled for part in _parts(column, values, verdicts.get(column.family, {}))]
     parts = [(column, values) for column, values in parts if column.when is True or column.when(values)]
+    short: dict[str, list[int]] = defaultdict(list)
+    for place, (column, _) in enumerate(parts):
+        if column.short:
+            short[column.short].append(place)
     return Table(
         heading,
         tuple(column.name for column, _ in parts),
@@ -133,7 +141,7 @@ def make_table(
         note=" ".join(filter(None, [note, *(_said(name, found) for name, found in families.items())])),
         notes=merged([*(column.notes for column, _ in filled), *[(CHANCE, VERDICT)] * bool(families)]),
         rules=tuple(at for at, (a, b) in enumerate(pairwise(rows), 1) if section and section(a) != section(b)),
-        short=_short(column for column, _ in parts),
+        short=dict(short),
     )
 
 
@@ -154,19 +162,14 @@ def as_figure(judged: Value | Judgement) -> Value:
 Filled = tuple[Column, list[Value | Judgement]]  # a column and its values
 
 
-def _families(filled: Iterable[Filled]) -> dict[str, dict[str, list[Judgement]]]:
-    """Returns the judgements of each family by the names of their columns."""
-    families: dict[str, dict[str, list[Judgement]]] = {}
+def _families(filled: Iterable[Filled]) -> dict[str, list[tuple[str, Judgement]]]:
+    """Returns the judgements of each family, each with the name of its column."""
+    families: dict[str, list[tuple[str, Judgement]]] = {}
     for column, values in filled:
         if column.family:
-            found = [value for value in values if isinstance(value, Judgement)]
-            families.setdefault(column.family, {})[column.name] = found
+            found = families.setdefault(column.family, [])
+            found += [(column.name, value) for value in values if isinstance(value, Judgement)]
     return families
-
-
-def _decided(by_column: Mapping[str, list[Judgement]]) -> dict[Judgement, Verdict]:
-    members = [judged for found in by_column.values() for judged in found]
-    return dict(zip(members, decide(members), strict=True))
 
 
 def _parts(column: Column, values: list[Value | Judgement], verdicts: Mapping[Any, Verdict]) -> Iterator[Filled]:
@@ -181,19 +184,10 @@ def _parts(column: Column, values: list[Value | Judgement], verdicts: Mapping[An
             yield replace(column, name=f"{column.name}, {name}", short=name if column.short else ""), shown
 
 
-def _said(name: str, by_column: Mapping[str, list[Judgement]]) -> str:
+def _said(name: str, members: list[tuple[str, Judgement]]) -> str:
     """Says how many judgements a family has, by column, and how many of them were run; nothing of an empty one."""
-    counts = {column: len(found) for column, found in by_column.items() if found}
-    if not counts:
+    if not members:
         return ""
-    total, run = sum(counts.values()), sum(judged.n > 0 for found in by_column.values() for judged in found)
+    counts, run = Counter(column for column, _ in members), sum(judged.n > 0 for _, judged in members)
     parts = ", ".join(f"{count} {column}" for column, count in counts.items())
-    return f"Family: {total} {name}{'s' * (total != 1)} ({parts}), {run} of them run."
-
-
-def _short(columns: Iterable[Column]) -> dict[str, list[int]]:
-    places: dict[str, list[int]] = {}
-    for place, column in enumerate(columns):
-        if column.short:
-            places.setdefault(column.short, []).append(place)
-    return places
+    return f"Family: {len(members)} {name}{'s' * (len(members) != 1)} ({parts}), {run} of them run."
