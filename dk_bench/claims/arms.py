@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -44,8 +44,7 @@ class Blocks:
 
     @cached_property
     def whole(self) -> set[Pair]:
-        """Returns the blocks that count. One without an arm that was begun would be in some contrasts and not in
-        others."""
+        """Returns the blocks that count. One that lacks an arm that was begun would be in some contrasts alone."""
         finished = [set(cell.figures(self.metric)) for cell in self.cells.values()]
         return set.intersection(*finished) if finished else set()
 
@@ -56,8 +55,7 @@ class Blocks:
 
     @property
     def is_tested(self) -> bool:
-        """Tells whether there is something to compare: not of runs that chose the settings, which are of rigid models
-        alone."""
+        """Tells whether there is something to compare: runs that chose the settings are of rigid models alone."""
         return len(self.cells) > 1 and any(self._figures(arm, self.metric) for arm in self.cells)
 
     def contrast(self, claim: Claim, grid: str) -> dict[Pair, float]:
@@ -76,12 +74,16 @@ class Blocks:
 
     @cached_property
     def apart(self) -> dict[int, str]:
-        """Returns the seeds whose finished runs may not all be paired, and how these differ: hardware, or else
-        images."""
+        """Returns the seeds whose finished runs may not all be paired, and what differs: hardware, or else images."""
         kinds: dict[int, set[Pair]] = defaultdict(set)
         for run in self._finished():
             kinds[run.seed].add(pair_of(run))
-        return {seed: _unlike(pairs) for seed, pairs in sorted(kinds.items()) if len(pairs) > 1}
+        found = {}
+        for seed, pairs in sorted(kinds.items()):
+            draws = sorted({", then ".join(map(str, pair.draw)) for pair in pairs})
+            if len(pairs) > 1:
+                found[seed] = " and ".join(draws) if len(draws) > 1 else "several states of the data"
+        return found
 
     @cached_property
     def pooled(self) -> list[str]:
@@ -97,8 +99,3 @@ class Blocks:
 
     def _figures(self, arm: str, metric: str) -> dict[Pair, float]:
         return self.cells[arm].figures(metric) if arm in self.cells else {}
-
-
-def _unlike(pairs: Iterable[Pair]) -> str:
-    draws = {", then ".join(map(str, pair.draw)) for pair in pairs}
-    return " and ".join(sorted(draws)) if len(draws) > 1 else "several states of the data"

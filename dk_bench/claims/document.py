@@ -88,12 +88,9 @@ def _seeds(findings: list[Finding]) -> str:
 
 
 def _names(word: str, row: tuple[str, str, list[Finding]]) -> str:
-    """Returns what has a verdict, by the correction of its family; of what is told from zero and within the margin it
-    says so."""
-    found = [finding for finding in row[-1] if finding.verdict.word == word]
-    told = word in (SUPPORTED, CONTRADICTED)
-    small = (" (within the margin)" * (told and finding.verdict.within_margin) for finding in found)
-    return ", ".join(contrast_name(finding) + mark for finding, mark in zip(found, small, strict=True))
+    """Returns what has a verdict, by the correction of its family, and what of it that is told is within the margin."""
+    found, told = [finding for finding in row[-1] if finding.verdict.word == word], word in (SUPPORTED, CONTRADICTED)
+    return ", ".join(contrast_name(f) + " (within the margin)" * (told and f.verdict.within_margin) for f in found)
 
 
 def contrast_name(finding: Finding) -> str:
@@ -175,9 +172,9 @@ def _plan_notes(families: Iterable[Family], plan: str, commits: Mapping[str, str
     titles = {family.place.name: family.place.title for family in families if family.blocks.runs}
     if not titles:
         return []
-    known = {name: commits.get(name, "")[:12] or "none is written down" for name in titles}
-    words = [f"{markdown_text(title)}: {known[name]}" for name, title in titles.items()]
-    return [f"Plan: {plan}, fixed before the first run by commit. {'; '.join(words)}."]
+    commits = {title: commits.get(name, "")[:12] or "none is written down" for name, title in titles.items()}
+    words = "; ".join(f"{markdown_text(title)}: {commit}" for title, commit in commits.items())
+    return [f"Plan: {plan}, fixed before the first run by commit. {words}."]
 
 
 def _note(family: Family, folders: Mapping[str, str]) -> str:
@@ -199,8 +196,7 @@ def _note(family: Family, folders: Mapping[str, str]) -> str:
 
 
 def record_folders(families: Iterable[Family], paths: Mapping[str, Path], start: Path) -> dict[str, str]:
-    """Returns, by experiment, the folder that holds all of its records, as seen from ``start``. ``paths``: a record's
-    folder by its run_id."""
+    """Returns each experiment's folder of records, seen from ``start``. ``paths``: a record's folder by its run_id."""
     found: dict[str, list[Path]] = {}
     for family in families:
         for run in family.blocks.runs:

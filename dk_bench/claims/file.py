@@ -22,7 +22,6 @@ CLAIMS_FILE = Path(__file__).with_name("claims.yaml")  # package data
 BACKBONES = ("ResNet-50-DW", "MobileNet-V2")  # the paper's bases, in the order of its tables
 FIGURES_OF_PAPER = ("top1", "map")
 LEAST_MARGIN = 0.3  # points; the paper prints one digit, so that its own differences are known to 0.1
-TOLERANCE = 1e-9
 FIGURES = {claim.id: claim for claim in FIGURE_CLAIMS}
 
 
@@ -51,8 +50,8 @@ class Base:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs that test claims: those whose configuration is called ``runs``. ``seeds``: how many were planned. ``bases``
-    by the paper's names."""
+    """Runs that test claims: those whose configuration is called ``runs``. ``seeds``: as planned. ``bases``: by the
+    paper's names."""
 
     name: str
     title: str
@@ -91,8 +90,7 @@ class Claim:
     ``figure``: for a claim of one of the paper's figures, the name that `dk_bench.claims.studies` has for its
     contrast; then ``contrast`` is empty, and it is tested by studies. ``paper``: the figure of the paper's tables, None
     where it prints none. ``family``: p values are corrected over the claims of one family that an experiment tests at a
-    base. ``bases``: the paper's, of which it is claimed. ``margin``: None for half of the paper's
-    difference.
+    base. ``bases``: the paper's, of which it is claimed. ``margin``: None for half of the paper's difference.
     """
 
     id: str
@@ -124,25 +122,24 @@ class Claims:
     claims: Mapping[str, Claim]
 
     def paper_difference(self, claim: Claim, backbone: str) -> float | None:
-        """Returns the contrast of the paper's own figures, in its units (percentage points); None where one is not
-        printed."""
-        figures = [self._figure(claim.paper, self.arms[term.arm], backbone) for term in claim.contrast]
-        if claim.paper is None or backbone not in claim.bases or None in figures:
+        """Returns the contrast of the paper's own figures, in percentage points; None where one is not printed."""
+        if claim.paper is None or backbone not in claim.bases:
             return None
-        return round(sum(t.weight * f for t, f in zip(claim.contrast, figures, strict=True)), 6)
+        total = 0.0
+        for term in claim.contrast:
+            arm = self.arms[term.arm]
+            figure = figures_of_row(paper_row(arm.backbone or backbone, arm.spec)).get(claim.paper)
+            if figure is None or not arm.spec.clip or arm.multiplier is not None:
+                return None
+            total += term.weight * figure
+        return round(total, 6)
 
     def margin(self, claim: Claim, backbone: str) -> float:
-        """Returns the smallest difference that counts: the claim's own, or half of the paper's, and then at least
-        0.3."""
+        """Returns the smallest difference that counts: the claim's own, or half of the paper's, then at least 0.3."""
         if claim.margin is not None:
             return claim.margin
         difference = self.paper_difference(claim, backbone)
         return max(LEAST_MARGIN, round(abs(difference or 0) / 2, 6))
-
-    def _figure(self, key: str | None, arm: Arm, backbone: str) -> float | None:
-        if key is None or not arm.spec.clip or arm.multiplier is not None:
-            return None
-        return figures_of_row(paper_row(arm.backbone or backbone, arm.spec)).get(key)
 
 
 def on_grid(arm: str, grid: str) -> str:
@@ -252,7 +249,7 @@ def _contrast(value: dict[str, Any]) -> tuple[Term, ...]:
                 raise UserError(f"contrast: metric {metric!r} of {arm}, expected text")
             terms.append(Term(arm, metric, weight))
     total = sum(term.weight for term in terms)
-    if len(terms) < 2 or abs(total) > TOLERANCE:
+    if len(terms) < 2 or abs(total) > 1e-9:
         raise UserError(f"contrast: weights sum to {total:g}, expected zero over two terms or more")
     return tuple(terms)
 

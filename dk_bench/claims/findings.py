@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from dk_bench.claims.arms import Blocks
@@ -27,7 +26,7 @@ class Contrast(NamedTuple):
     claim: Claim
     backbone: str
     grid: str = ""
-    differences: Mapping[Any, float] = MappingProxyType({})
+    differences: Mapping[Any, float] | tuple[()] = ()
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,9 @@ class Family:
 
 
 def families(claims: Claims, records: Iterable[RunRecord], folder: Path) -> list[Family]:
-    """Returns every family, also those that nothing was run of, in the order of the file; files of studies are below
-    ``folder``.
+    """Returns every family, even one that nothing was run of, as the file has them; ``folder`` has files of studies.
 
-    Raises UserError where an arm has several cells under the same settings, so that it could not be told which of them
-    a claim is about.
+    Raises UserError where an arm has several cells under the same settings: which of them would a claim be about?
     """
     records = [record for record in records if record.task != EVALUATION]
     found = []
@@ -161,14 +158,13 @@ def _families(claims: Claims, contrasts: list[Contrast]) -> list[tuple[str, list
 
 def _findings(claims: Claims, family: list[Contrast]) -> list[Finding]:
     """Returns what a family's contrasts say, judged together."""
-    papers = [claims.paper_difference(each.claim, each.backbone) for each in family]
     judgements = []
-    for (claim, backbone, _, values), paper in zip(family, papers, strict=True):
-        sign, margin = 0 if claim.as_good else 1, claims.margin(claim, backbone)
-        judgements.append(judge(values, margin=margin, expected_sign=sign, effect=paper))
+    for claim, backbone, _, values in family:
+        margin, paper = claims.margin(claim, backbone), claims.paper_difference(claim, backbone)
+        judgements.append(judge(values, margin=margin, expected_sign=0 if claim.as_good else 1, effect=paper))
     return [
-        Finding(claim, backbone, paper, grid, _taps(claims, claim, grid), *said)
-        for (claim, backbone, grid, _), paper, *said in zip(family, papers, judgements, decide(judgements), strict=True)
+        Finding(claim, backbone, said.effect, grid, _taps(claims, claim, grid), said, verdict)
+        for (claim, backbone, grid, _), said, verdict in zip(family, judgements, decide(judgements), strict=True)
     ]
 
 

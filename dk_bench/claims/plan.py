@@ -23,8 +23,12 @@ def plan_commits(families: list[Family], plan: Path) -> dict[str, str]:
     An experiment without a run is left out. Raises UserError where git does not know the file, so in a clone without
     its history, and where it was committed after the first run began.
     """
+    first: dict[str, RunRecord] = {}  # runs, by experiment
+    for family in families:
+        for run in family.blocks.runs:
+            first[family.place.name] = min(run, first.get(family.place.name, run), key=lambda r: r.started)
     commits = {}
-    for name, run in _first_runs(families).items():
+    for name, run in first.items():
         if _git(plan, "rev-parse", "--is-shallow-repository") != "false":
             raise UserError(f"--plan {plan}: in no git checkout with its whole history, which would tell its commit")
         last = ("log", "-1", "--format=%H", f"--before={run.started}")
@@ -36,15 +40,6 @@ def plan_commits(families: list[Family], plan: Path) -> dict[str, str]:
             )
         commits[name] = commit
     return commits
-
-
-def _first_runs(families: list[Family]) -> dict[str, RunRecord]:
-    """Returns the run of each experiment that began first."""
-    first: dict[str, RunRecord] = {}
-    for family in families:
-        for run in family.blocks.runs:
-            first[family.place.name] = min(run, first.get(family.place.name, run), key=lambda r: r.started)
-    return first
 
 
 def keep_plan(folder: Path, plan: Path, commits: Mapping[str, str]) -> Path:

@@ -92,8 +92,7 @@ class Aim:
 
 
 def plan_seeds(terms: Sequence[NamedCell], cells: Sequence[Cell], metric: str, aim: Aim) -> Document:
-    """Returns the seeds that a contrast takes by the spread of its paired differences, and by the ends of that one's
-    interval.
+    """Returns the seeds that a contrast takes by the spread of its paired differences and the ends of its interval.
 
     Raises UserError where cells have fewer than two seeds in common, or differences of one size.
     """
