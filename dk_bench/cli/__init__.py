@@ -88,7 +88,7 @@ def _run(argv: list[str], chosen: str | None) -> int:
         hint = "; key=value has no dashes before it" if hasattr(args, "overrides") else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     try:
-        return args.run(args)
+        return args.run(args) or 0
     except BrokenPipeError:  # the reader, `head` say, has enough; what the exit would flush has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -44,7 +44,6 @@ OWN = {  # options that not all kinds of bench have
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the subcommand's arguments."""
     parser.add_argument(
         "what", choices=list(OWN), help="what to time: the operators, training the models, or the data loader"
     )
@@ -104,7 +103,7 @@ def _shape(text: str) -> str:
     return text
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Measures, prints and writes. Raises UserError for a device that is not there, a number below 1, no such model, an
     instruction set that the processor has not."""
     names = _check(args)
@@ -118,7 +117,6 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         with system_errors(f"--output {args.output}"):
             write_atomically(args.output, json.dumps(record, indent=1) + "\n")
-    return 0
 
 
 def _check(args: argparse.Namespace) -> list[str]:
@@ -126,8 +124,7 @@ def _check(args: argparse.Namespace) -> list[str]:
     for name in (option for options in OWN.values() for option in options):
         if getattr(args, name) and name not in OWN[args.what]:
             raise UserError(f"--{name}: does not go with {args.what}")
-    if args.output:
-        check_file(args.output)
+    check_file(args.output)
     if args.what == "data":
         _check_data(args)
     check_device(args.device)
@@ -184,8 +181,7 @@ def _ops(args: argparse.Namespace, on_shape: Callable[[str], None]) -> dict[str,
 def _train(args: argparse.Namespace, on_model: Callable[[str], None]) -> dict[str, Any]:
     sets = CPU_SETS
     if args.models or args.device == "cuda":
-        chosen = args.models
-        names = [name for name in MODELS if fnmatch(name, chosen)] if chosen else list(PAPER_MODELS)
+        names = [name for name in MODELS if fnmatch(name, args.models)] if args.models else PAPER_MODELS
         if not names:
             raise UserError(f"--models: no model matches {args.models!r}; `dk-bench models` lists them")
         sets = [ModelSet(tuple(names), {"cpu": 2, "cuda": 64}[args.device], 224)]

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "FILE", "table to write, and a picture beside it (claims.md in the first folder)")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Prints and writes the claims. Raises UserError for a missing folder, a file that is no record, and bad claims."""
     places = args.records or [RESULTS]
     folder = places[0] if places[0].is_dir() else places[0].parent
@@ -57,4 +57,3 @@ def run(args: argparse.Namespace) -> int:
             link = Path(os.path.relpath(out.with_suffix(""), args.readme.parent)).as_posix()
             written.append(write_claims(args.readme, claims_summary(found, link)))
     print(f"{len(records)} records; wrote {', '.join(map(str, written))}")
-    return 0

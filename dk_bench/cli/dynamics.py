@@ -14,7 +14,6 @@ SHOWN = 3  # tables on the terminal; the rest is in the file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the subcommand's arguments."""
     checkpoints = (
         "last.ckpt of a run, or a folder of runs; several of one model, of different seeds, give intervals over seeds"
     )
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "FOLDER", "for figures (PNG, PDF) and numbers (CSV, Markdown) (%(default)s)", "dynamics")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Collects, probes, draws and writes. Raises UserError for bad checkpoints, data and numbers."""
     from rich.console import Console
 
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     for path in args.tables_from:
         print(*write_tables(read_tables(path), path.parent, path.stem), sep="\n")
     if args.tables_from:
-        return 0
+        return
     check_folder(args.output)
     if args.images and args.data == PROCEDURAL:
         raise UserError(f"--images {args.images}: goes with --data, annotations that name them")
@@ -62,4 +61,3 @@ def run(args: argparse.Namespace) -> int:
     tables = document(study.results)
     show(replace(tables, tables=tables.tables[:SHOWN]), Console())
     print(f"wrote {', '.join(map(str, written))}")
-    return 0

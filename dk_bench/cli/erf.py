@@ -10,7 +10,6 @@ from dk_bench.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the subcommand's arguments."""
     models = "last.ckpt of a classification run, a folder of runs, or a timm name"
     add_models(parser, "models", "MODEL", models, "summary.csv")
     parser.add_argument(
@@ -37,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "FOLDER", "for figures (PNG, PDF) and numbers (CSV) (%(default)s)", "runs/erf")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Measures every model on the same images; writes figures (PNG, PDF) and their numbers (CSV). Raises UserError."""
     from rich.console import Console
 
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     for path in args.tables_from:
         print(*write_summary(*read_summary(path), path.parent, path.stem), sep="\n")
     if args.tables_from:
-        return 0
+        return
     check_folder(args.output)
     if args.root and not args.images.lower().endswith(".json"):
         raise UserError(f"--root {args.root}: goes with --images and annotations, got {args.images}")
@@ -66,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
     if args.replknet:
         _print_replknet(study, args.layer)
     print(*files, sep="\n")
-    return 0
 
 
 def _print_replknet(study, layer: str | None) -> None:

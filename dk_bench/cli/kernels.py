@@ -8,7 +8,6 @@ from dk_bench.cli.options import add_number, add_output, check_folder, place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the subcommand's arguments."""
     parser.add_argument("checkpoint", help="last.ckpt of a run")
     parser.add_argument(
         "--image",
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "FOLDER", "for figures (PNG, PDF) and numbers (CSV) (%(default)s)", "kernels")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Looks, draws and writes. Raises UserError for a bad checkpoint, image, position or layer."""
     from rich.console import Console
 
@@ -43,4 +42,3 @@ def run(args: argparse.Namespace) -> int:
     for each in study.offsets:
         print(f"{each.source.layer}, {each.source.kind}: {100 * each.outside:.2f} % of taps outside")
     print(f"wrote {', '.join(map(str, written))}")
-    return 0

@@ -36,19 +36,19 @@ NOTE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the subcommand's arguments."""
     add_number(parser, "--input-size", "PIXELS", "height and width (224)", default=224)
     parser.add_argument("--filter", default="*", metavar="GLOB", help="names to list, for example 'resnet50dw*' (all)")
     parser.add_argument("--csv", action="store_true", help="comma-separated values, unrounded, in place of a table")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Prints the table. Raises UserError if no model has such a name or the input is too small for one."""
     names = [name for name in MODELS if fnmatch(name, args.filter)]
     if not names:
         raise UserError(f"--filter: no model matches {args.filter!r}; the names are {', '.join(MODELS)}")
     size = (3, args.input_size, args.input_size)
-    rows = [(name, _count(name, size), figures_of_model(name)) for name in names]
+    with torch.device("meta"):
+        rows = [(name, count_cost(timm.create_model(name), size), figures_of_model(name)) for name in names]
     table = make_table(f"3 x {args.input_size} x {args.input_size}", COLUMNS, rows)
     if args.csv:
         writer = csv.writer(sys.stdout)
@@ -56,9 +56,3 @@ def run(args: argparse.Namespace) -> int:
         writer.writerows([getattr(value, "value", value) for value in row] for row in table.rows)
     else:
         show(Document("models", "Cost of one image,", [NOTE], [table]), Console())
-    return 0
-
-
-def _count(name: str, size: tuple[int, int, int]) -> Cost:
-    with torch.device("meta"):
-        return count_cost(timm.create_model(name), size)

@@ -11,12 +11,9 @@ from typing import Any
 
 from dk_bench.errors import UserError
 
-PLACE = re.compile(r"(?P<y>\d+(\.\d+)?),(?P<x>\d+(\.\d+)?)")
-
 
 def add_output(parser: argparse.ArgumentParser, metavar: str, what: str, default: str | None = None) -> None:
     """Declares ``--output``, as every command that writes calls it, and ``--out``, its other name."""
-    default = None if default is None else Path(default)
     parser.add_argument("--output", "--out", type=_path, metavar=metavar, default=default, help=what)
 
 
@@ -32,10 +29,8 @@ def add_number(
 ) -> None:
     """Declares an option that is a number, or several: whole where ``least`` is an int, and not below it; a float for
     ``least`` of 0.0, and above it. Reading another raises UserError."""
-    kind = type(least)
-    parser.add_argument(
-        name, action=_Number, type=kind, metavar=metavar, help=what, default=default, least=least, nargs=nargs
-    )
+    shown = {"metavar": metavar, "help": what}
+    parser.add_argument(name, action=_Number, type=type(least), default=default, least=least, nargs=nargs, **shown)
 
 
 class _Number(argparse.Action):
@@ -58,9 +53,10 @@ class _Number(argparse.Action):
 
 def place(text: str) -> tuple[float, float]:
     """Returns the (y, x) of a place in an image, the type of ``--position``."""
-    if not (found := PLACE.fullmatch(text)):
+    if not re.fullmatch(r"\d+(\.\d+)?,\d+(\.\d+)?", text):
         raise argparse.ArgumentTypeError(f"expected Y,X in pixels, such as 120,80, got {text!r}")
-    return float(found["y"]), float(found["x"])
+    y, x = map(float, text.split(","))
+    return y, x
 
 
 def add_models(parser: argparse.ArgumentParser, name: str, metavar: str, what: str, files: str) -> None:
@@ -105,13 +101,12 @@ def _finished(folder: str, names: Sequence[str]) -> list[str]:
     """Returns last.ckpt of the finished runs below a folder, of all or of some models in their order."""
     from dk_bench.runs.record import TRAINING, find_records, read_record
 
-    records = {file: read_record(file) for file in find_records(folder)}
     runs = [
-        (record.model["name"], record.seed, str(file.with_name("last.ckpt")))
-        for file, record in records.items()
-        if record.task == TRAINING and record.status == "finished"
+        (record.model["name"], record.seed, str(checkpoint))
+        for file in find_records(folder)
+        if (record := read_record(file)).task == TRAINING and record.status == "finished"
+        if (checkpoint := file.with_name("last.ckpt")).is_file()
     ]
-    runs = [run for run in runs if Path(run[-1]).is_file()]
     if missing := [name for name in names if name not in {run[0] for run in runs}]:
         raise UserError(f"{folder}: no finished run of {', '.join(missing)} with its last.ckpt")
     if not runs:
@@ -128,9 +123,7 @@ def _path(text: str) -> Path:
 
 def check_folder(folder: Path, given: str = "") -> None:
     """Raises UserError where a folder to write into is none or cannot be: better said before the work than after it.
-
-    ``given`` is the argument as the error calls it, ``--output`` and the folder by default.
-    """
+    ``given`` is the argument as the error calls it, ``--output`` and the folder by default."""
     given = given or f"--output {folder}"
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not there.is_dir():
@@ -139,8 +132,9 @@ def check_folder(folder: Path, given: str = "") -> None:
         raise UserError(f"{given}: {there} cannot be written to")
 
 
-def check_file(path: Path, argument: str = "--output") -> None:
-    """Raises UserError where an argument cannot be a file to write, as `check_folder`."""
-    if path.is_dir():
+def check_file(path: Path | None, argument: str = "--output") -> None:
+    """Raises UserError where an argument, if it is given, cannot be a file to write, as `check_folder`."""
+    if path and path.is_dir():
         raise UserError(f"{argument} {path}: is a folder, expected a file")
-    check_folder(path.parent, f"{argument} {path}")
+    if path:
+        check_folder(path.parent, f"{argument} {path}")

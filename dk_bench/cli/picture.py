@@ -16,7 +16,6 @@ CAPTIONS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the subcommand's arguments."""
     parser.add_argument(
         "config", nargs="?", help="a file of configs/ (its data.procedural is drawn) or configs/det/ (with boxes)"
     )
@@ -31,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Draws a column of images for every class, or the training images of a detector. Raises UserError."""
     from PIL.PngImagePlugin import PngInfo
 
@@ -47,4 +46,3 @@ def run(args: argparse.Namespace) -> int:
     with system_errors(f"--output {args.output}"):
         page.save(args.output, format="PNG", pnginfo=texts)
     print(args.output)
-    return 0

@@ -47,38 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "FILE", "Markdown file to write too")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Prints the table, and writes it where asked. Raises UserError for records and arguments that do not fit."""
-    if args.output:
-        check_file(args.output)
-    document = simulate() if _is_simulation(args) else _plan(args)
+    check_file(args.output)
+    if args.simulate and (args.records or args.contrast or args.effect is not None):
+        raise UserError("--simulate: takes neither records nor --contrast and --effect")
+    document = simulate() if args.simulate else _plan(args)
     show(document, Console())
     if args.output:
         with system_errors(f"--output {args.output}"):
             write_atomically(args.output, markdown(document))
-    return 0
-
-
-def _is_simulation(args: argparse.Namespace) -> bool:
-    given = args.records or args.contrast or args.effect is not None
-    if args.simulate and given:
-        raise UserError("--simulate: takes neither records nor --contrast and --effect")
-    return args.simulate
 
 
 def _plan(args: argparse.Namespace) -> Document:
-    _check(args)
-    terms = read_contrast(args.contrast)
-    found = read_records(args.records).values()
-    models = {term.model for term in terms}
-    there = [r for r in found if r.model["name"] in models and args.data in (None, Data.of(r).name)]
-    task = _task_of(there or found)
-    cells = find_cells(terms, gather(record for record in found if record.task == task), args.data)
-    metric = args.metric or KINDS[task].metric
-    return plan_seeds(terms, cells, metric, Aim(args.effect, args.margin, args.power, args.family))
-
-
-def _check(args: argparse.Namespace) -> None:
     if not args.records:
         raise UserError("expected folders with records, or --simulate")
     check_all_hold(args.records)
@@ -88,6 +69,14 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--effect: expected a difference in points, not 0, got {args.effect}")
     if not 0 < args.power < 1:
         raise UserError(f"--power: expected a share above 0 and below 1, got {args.power}")
+    terms = read_contrast(args.contrast)
+    found = read_records(args.records).values()
+    models = {term.model for term in terms}
+    there = [r for r in found if r.model["name"] in models and args.data in (None, Data.of(r).name)]
+    task = _task_of(there or found)
+    cells = find_cells(terms, gather(record for record in found if record.task == task), args.data)
+    metric = args.metric or KINDS[task].metric
+    return plan_seeds(terms, cells, metric, Aim(args.effect, args.margin, args.power, args.family))
 
 
 def _task_of(records: Collection[RunRecord]) -> str:

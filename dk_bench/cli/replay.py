@@ -32,7 +32,6 @@ SHOWN = 20  # metrics that came out otherwise; the rest are counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the subcommand's arguments."""
     parser.add_argument("record", type=Path, help="record of a training run")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="what lies elsewhere on this machine, as data.train=PATH"

@@ -23,17 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "FILE", "page to write (FOLDER/report.html)")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Writes the page. Raises UserError for a missing folder and for a page that cannot be written."""
     out = args.output or args.folder / "report.html"
-    if args.output:
-        check_file(out)
-    console = Console()
-    with console.status("reading the records, drawing"):
+    check_file(args.output)
+    with Console().status("reading the records, drawing"):
         from dk_bench.report.page import write_report  # torch and matplotlib take seconds to import
 
         with system_errors(f"--output {out}"):
             shown = write_report(args.folder, out)
     left_out = f", {shown.problems} files left out, which the page names" if shown.problems else ""
     print(f"{shown.runs} records, {shown.plots} plots, {shown.pictures} pictures{left_out}; wrote {out}")
-    return 0

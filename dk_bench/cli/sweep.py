@@ -63,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _queue(args: argparse.Namespace, sweeps: list[Sweep]) -> list[Job]:
     """Returns the jobs of all sweeps in the order asked for. Raises UserError."""
-    output = None if args.output is None else str(args.output)
-    parts = [make_jobs(sweep, output, named=len(sweeps) > 1) for sweep in sweeps]
+    parts = [make_jobs(sweep, args.output and str(args.output), named=len(sweeps) > 1) for sweep in sweeps]
     jobs = [job for part in parts for job in part]
     if args.by is None:
         return jobs

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recount", action="store_true", help="count the paper's models again first (minutes)")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Prints and writes the tables. Raises UserError for a missing folder or a file that is no record."""
     places = [*args.records, *([fetch_records(args.wandb)] if args.wandb else [])] or [RESULTS]
     folder = args.output or (places[0] if places[0].is_dir() else places[0].parent)
@@ -60,4 +60,3 @@ def run(args: argparse.Namespace) -> int:
     evaluations = sum(record.task == EVALUATION for record in records)
     left_out = f", {evaluations} of them evaluations, which no table has" if evaluations else ""
     print(f"{len(records)} records{left_out}; wrote {', '.join(map(str, written))}")
-    return 0

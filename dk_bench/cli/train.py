@@ -9,7 +9,6 @@ from dk_bench.processes.launchers import this_rank
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the subcommand's arguments."""
     parser.add_argument("config", help="a file of configs/: YAML trains a classifier, Python (mmengine's) a detector")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for example optim.epochs=10 seed=1; train_cfg.max_epochs=1"
