@@ -16,8 +16,7 @@ SAMPLE = 32  # of more, and of images that are drawn, so many, or a few more, th
 
 
 def checksum(images: FileImages | NamedImages | ShapeImages) -> str:
-    """Returns the checksum of a split's images, in their order, with their labels and the names of their classes: 16
-    hexadecimal digits.
+    """Returns the checksum, 16 hexadecimal digits, of a split's images in order, their labels and their classes' names.
 
     Equal for a folder and its tar. Of files the bytes count: of all of them up to `MANY` images and `MANY_BYTES`, of
     larger splits their names, sizes and labels, and the bytes of some. Of procedural images their settings and the

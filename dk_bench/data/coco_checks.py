@@ -41,8 +41,7 @@ def check_annotations(
     Raises UserError that names the file and what is wrong: what `read_annotations` finds; a class that is not there or
     stands in another order; a box that is not four numbers, wholly outside its image or of negative extent; an image
     that is missing or listed twice, of another size than stated (where there are up to `FEW` images, or with
-    ``decode``) or, with ``decode``, damaged. One warning tells how many boxes are partly outside or of no area, and
-    which is the first.
+    ``decode``) or, with ``decode``, damaged. One warning counts boxes partly outside or of no area, naming the first.
     """
     held = read_annotations(path, NEEDED)
     _check_classes(held, check_names(classes, "argument 'classes'"), other_classes)

@@ -15,6 +15,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from dk_bench.runs.lock import wait_for
 
 FORMAT = 2  # raised whenever the files, or what `open_image` makes of an image, change
 MEMORY, FILE, EVERY_TIME = "memory", "file", "every time"  # where decoded images are, in records
+CHECKSUM = partial(hashlib.blake2b, digest_size=32)
 
 
 class TooLarge(Exception):
@@ -101,8 +103,7 @@ def keep(images: Images, config: DataConfig, auto: str | Path = "memory", *, onc
 
     ``auto`` is what ``config.cache`` means by that word: a folder for files, ``memory`` or ``off``. Files are made of
     folders and tars, and where ``config.cache`` names the folder of procedural images; other sources are kept in
-    memory. Images that are wanted ``once`` are not kept there. What is chosen depends on configuration and images
-    alone.
+    memory, unless they are wanted ``once``. What is chosen depends on configuration and images alone.
 
     Raises UserError for an image that cannot be read, files that change meanwhile, and a folder that cannot be written.
     """
@@ -113,7 +114,11 @@ def keep(images: Images, config: DataConfig, auto: str | Path = "memory", *, onc
     if where == "off" or (once and not in_file) or _estimate(images) > limit:
         return Encoded(images)
     try:
-        return _in_file(images, Path(where), limit) if in_file else _in_memory(images, limit)
+        if in_file:
+            return _in_file(images, Path(where), limit)
+        pixels = bytearray()
+        sizes, labels = _decode(images, limit, pixels.extend)
+        return Decoded(torch.frombuffer(pixels, dtype=torch.uint8), sizes, labels)
     except TooLarge:
         return Encoded(images)
 
@@ -124,12 +129,6 @@ def _estimate(images: Images) -> float:
     chosen = spread(count)
     sizes = [images[index][0].size for index in chosen]
     return count * sum(3 * width * height for width, height in sizes) / len(chosen)
-
-
-def _in_memory(images: Images, limit: float) -> Decoded:
-    pixels = bytearray()
-    sizes, labels = _decode(images, limit, pixels.extend)
-    return Decoded(torch.frombuffer(pixels, dtype=torch.uint8), sizes, labels)
 
 
 def _decode(
@@ -164,11 +163,6 @@ def _in_file(images: FileImages | ShapeImages, folder: Path, limit: float) -> De
         return _mapped(sizes, images.labels, pixels)
 
 
-def _description(pixels: Path) -> Path:
-    """Tells where the description of a file of pixels is."""
-    return pixels.with_suffix(".json")
-
-
 def content_key(images: FileImages | ShapeImages, *, again: bool = False) -> str:
     """Names these images in this order, decoded by this program: 32 hexadecimal digits, which any others differ in.
 
@@ -182,11 +176,12 @@ def content_key(images: FileImages | ShapeImages, *, again: bool = False) -> str
 
 def _write(images: FileImages | ShapeImages, path: Path, limit: float) -> list[tuple[int, int]]:
     """Writes pixels, then their description, and returns the images' sizes. Raises TooLarge, OSError, UserError."""
-    if _description(path).exists():
+    describing = path.with_suffix(".json")
+    if describing.exists():
         warnings.warn(f"{path}: damaged, so the images are decoded anew", stacklevel=2)
     remove_leftovers(path)
-    remove_leftovers(_description(path))
-    checksum = _checksum()
+    remove_leftovers(describing)
+    checksum = CHECKSUM()
     with open_atomically(path) as stream:
 
         def write(pixels: memoryview) -> None:
@@ -199,14 +194,14 @@ def _write(images: FileImages | ShapeImages, path: Path, limit: float) -> list[t
     described = sizes[:1] if len(set(sizes)) == 1 else sizes
     checksum.update(json.dumps(described).encode())
     description = {"format": FORMAT, "images": len(sizes), "bytes": _bytes(sizes), "checksum": checksum.hexdigest()}
-    write_atomically(_description(path), json.dumps(description | {"sizes": described}) + "\n")
+    write_atomically(describing, json.dumps(description | {"sizes": described}) + "\n")
     return sizes
 
 
 def _sizes_in(pixels: Path, count: int) -> list[tuple[int, int]] | None:
     """Returns the sizes of the images that a file holds; None where there is none, or a damaged one."""
     try:
-        description = json.loads(_description(pixels).read_text())
+        description = json.loads(pixels.with_suffix(".json").read_text())
         whole = description["images"] == count and description["bytes"] == os.path.getsize(pixels)
         if whole and description["checksum"] == _checksum_of(pixels, description["sizes"]):
             sizes = [(height, width) for height, width in description["sizes"]]
@@ -216,14 +211,10 @@ def _sizes_in(pixels: Path, count: int) -> list[tuple[int, int]] | None:
     return None
 
 
-def _checksum() -> Any:
-    return hashlib.blake2b(digest_size=32)
-
-
 def _checksum_of(path: Path, sizes: Any) -> str:
     """Returns the checksum of the pixels in a file and of what its description says of sizes."""
     with open(path, "rb") as stream:
-        checksum = hashlib.file_digest(stream, _checksum)
+        checksum = hashlib.file_digest(stream, CHECKSUM)
     checksum.update(json.dumps(sizes).encode())
     return checksum.hexdigest()
 

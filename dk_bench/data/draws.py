@@ -58,8 +58,7 @@ def uniform(key: int, epochs: Sequence[int], indices: Sequence[int], count: int 
 
 @dataclass(frozen=True)
 class Jitter:
-    """Changes of colour: factors (N, 3) float32 in the order of `JITTERS`, and by which of `ORDERS` they follow each
-    other, (N,) int64."""
+    """Changes of colour: factors (N, 3) float32 for `JITTERS`, and by which of `ORDERS` they follow, (N,) int64."""
 
     factors: np.ndarray
     orders: np.ndarray
@@ -69,8 +68,7 @@ def draw_crops(numbers: np.ndarray, heights: np.ndarray, widths: np.ndarray, con
     """Draws boxes (N, 4) int64 of (top, left, height, width) in pixels, by the rule of torchvision's RandomResizedCrop.
 
     Of ten tries the first that fits: its area uniform in ``scale``, its ratio of width to height log-uniform in
-    ``ratio``, its place uniform. Where none fits, the largest centred crop whose ratio is in range. ``numbers`` are
-    rows of `uniform`.
+    ``ratio``, its place uniform. Where none fits, the largest centred crop of a ratio in range. ``numbers``: `uniform`.
     """
     low, high = config.scale
     area = (heights * widths)[:, None] * (low + (high - low) * numbers[:, AREA])

@@ -66,13 +66,11 @@ class PathFiles(Files):
         return os.stat(self._path(index)).st_size
 
 
+_real_folder = lru_cache(1 << 16)(os.path.realpath)
+
+
 def real_path(path: str) -> str:
     """Tells where a file lies when links are followed; quick for many files of few folders."""
     folder, name = os.path.split(path)
     path = os.path.join(_real_folder(folder), name)
     return os.path.realpath(path) if os.path.islink(path) else path
-
-
-@lru_cache(1 << 16)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)

@@ -25,8 +25,7 @@ class FileImages:
 
     ``labels`` are of all images in order, ``classes`` the names in order of the labels, ``files`` where images come
     from, ``left_out`` the number of service files. Raises UserError for a path that is missing or holds anything but
-    images of classes, see `dk_bench.data.layout`; an item raises it, with the file's name, where its image cannot be
-    read.
+    images of classes, see `dk_bench.data.layout`; an item raises it where its image, which it names, cannot be read.
     """
 
     def __init__(self, config: DataConfig, split: str) -> None:
@@ -37,12 +36,8 @@ class FileImages:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        content = io.BytesIO(self.content(index))
+        content = io.BytesIO(self.files.content(index))
         return open_image(content, name=self.files.called(index)), self.labels[index]
-
-    def content(self, index: int) -> bytes:
-        """Returns the file's bytes. Raises UserError."""
-        return self.files.content(index)
 
 
 class NamedImages:

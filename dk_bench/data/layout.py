@@ -29,6 +29,7 @@ SERVICE_FILE, SERVICE_FOLDER = (
     for names in (SERVICE_FILES, [*SERVICE_FOLDERS, "system volume information"])
 )
 SPLIT_NAMES = frozenset("train training val valid validation eval dev test testing".split())
+EXPECTED = "a folder with one folder of images a class, or a tar of such a folder"
 NO_IMAGE = "no image by its name's end"
 
 
@@ -85,9 +86,6 @@ def arrange(listing: Listing, place: str, key: str) -> tuple[list[str], list[str
     images.sort(key=natural_key)
     label = {name: index for index, name in enumerate(classes)}
     return classes, images, [label[name.partition("/")[0]] for name in images]
-
-
-EXPECTED = "a folder with one folder of images a class, or a tar of such a folder"
 
 
 def _fault(name: str) -> str | None:

@@ -34,8 +34,7 @@ def processes() -> tuple[int, int]:
 
 
 def check_processes(world: int) -> None:
-    """Raises UserError where a loader made for ``world`` processes is read by another number of them, who would all
-    see the same images."""
+    """Raises UserError where other than the ``world`` processes read their loader: all would see the same images."""
     if (now := processes()[1]) not in (1, world):
         expected = "the data module itself, trainer.fit(module, datamodule=data), which makes its loaders"
         when = "when all processes have started"
@@ -46,8 +45,7 @@ def batches_done(trainer: pl.Trainer, steps: int) -> int:
     """Tells how many batches of an epoch of ``steps`` a trainer has behind it when it asks for the first: those that
     were trained on before the checkpoint it goes on from.
 
-    Raises UserError where that checkpoint was written between batches whose gradients add up to one step: it does not
-    hold them.
+    Raises UserError where that checkpoint was written between batches of one step: it does not hold their gradients.
     """
     done = trainer.fit_loop.epoch_loop.batch_progress.current.ready % steps
     if done % trainer.accumulate_grad_batches:

@@ -19,15 +19,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dk_bench.errors import UserError
-
-__all__ = ["check_size", "is_image_name", "open_image"]
 
 ORIENTATION = 0x0112  # EXIF's tag
 TURNS = {
@@ -43,19 +40,8 @@ LYING = (5, 6, 7, 8)  # orientations that exchange width and height
 # Formats that Pillow recognises but has no decoder of its own for.
 NOT_DECODED = frozenset({"BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
 # What Pillow's readers raise at damaged files, beside its own errors.
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError)
+DAMAGE += (struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def open_image(
@@ -63,8 +49,7 @@ def open_image(
 ) -> Image.Image:
     """Returns an image file as RGB, eight bits a channel, upright.
 
-    ``size`` is the (width, height) that an annotation states. ``name`` is what errors call the image, ``image PATH``
-    by default.
+    ``size`` is the (width, height) that an annotation states, ``name`` what errors say in place of ``image PATH``.
 
     Raises UserError that names the image: it is missing, no image, damaged or cut short, of pixels without a known
     black and white, or of another size than stated.
@@ -105,13 +90,9 @@ def _opened(file: str | os.PathLike | BinaryIO, name: str | None) -> Iterator[Im
         raise
     except DAMAGE as error:
         why = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
-        if _is_empty(file):
+        if isinstance(file, str | os.PathLike) and os.path.isfile(file) and os.path.getsize(file) == 0:
             why = "the file is empty"
         raise UserError(f"{named} cannot be read: {why}") from error
-
-
-def _is_empty(file: Any) -> bool:
-    return isinstance(file, str | os.PathLike) and os.path.isfile(file) and Path(file).stat().st_size == 0
 
 
 def _turn(image: Image.Image, size: tuple[int, int] | None, name: str, stated_by: str) -> Image.Transpose | None:

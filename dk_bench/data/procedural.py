@@ -227,8 +227,7 @@ class ShapeImages:
         return sample_pose(self._rng(index, 0), index % len(self.classes), **self._pose)
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """Returns what is known of image ``index``: label, class, center, scale, box (pixels), rotation (radians) and
-        bend."""
+        """Returns what is known of an image: label, class, center, scale, box (pixels), rotation (radians) and bend."""
         pose = self.pose(index)
         return {**vars(pose), "class": self.classes[pose.label], "box": pose.box()}
 

@@ -101,9 +101,6 @@ def images_below(root: Path, key: str) -> list[str]:
     return sorted(listing.files, key=Path)
 
 
-# Folders
-
-
 def _list_folder(root: Path, key: str, *, of_classes: bool = True) -> Listing:
     """Lists a folder and those in it: those of classes, in which there are no others, or, otherwise, to any depth."""
     listing, links, waiting = Listing(), {}, [(root, "")]
@@ -166,9 +163,6 @@ def _name_aliases(listing: Listing, links: dict[str, str], root: Path) -> None:
             listing.faults[name] = f"the same file as {known[target]}, by a link"
         known.setdefault(target, name)
     listing.files = {name: None for name in listing.files if name not in listing.faults}
-
-
-# Tars
 
 
 def _list_tar(place: str) -> Listing:

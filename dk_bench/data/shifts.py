@@ -20,8 +20,7 @@ SHIFTS = ("scale_up", "scale_down", "rotation", "bend")
 
 
 def held_out_sets(config: DataConfig) -> list[str]:
-    """Returns the names of what a run is tested on: ``test``, and ``test/SHIFT`` of procedural images; empty for
-    nothing."""
+    """Names what a run is tested on, if anything: ``test``, and ``test/SHIFT`` of procedural images."""
     if config.source == "timm":
         return [TEST] if config.test is not None else []
     shapes = config.procedural

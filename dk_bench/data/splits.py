@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from dk_bench.config import DataConfig
+from dk_bench.data.checksum import spread
 from dk_bench.data.image_files import Files, PathFiles
 from dk_bench.data.images import FileImages, NamedImages
 from dk_bench.data.layout import plain_name
@@ -40,20 +42,16 @@ def check_same_classes(
 
 
 def check_apart(train: object, val: object, names: tuple[str, str] = TRAIN_VAL) -> None:
-    """Raises UserError where images of the first of two splits, ``names``, are among those of the second, and names
-    some.
+    """Raises UserError, which names some, where images of the first of two splits, ``names``, are in the second.
 
     Files are the same where they are one file on the disk, by whatever links, and, of up to `SMALL` images, where they
     hold the same bytes. Of named data sets, which nobody can change, a few equal images are only worth a warning.
     """
+    keys = " and ".join(f"data.{name}" for name in names)
     if isinstance(train, FileImages) and isinstance(val, FileImages):
-        check_files_apart(train.files, val.files, _keys(names), names)
+        check_files_apart(train.files, val.files, keys, names)
     elif isinstance(train, NamedImages) and isinstance(val, NamedImages):
-        _check_named(train, val, names)
-
-
-def _keys(names: tuple[str, str]) -> str:
-    return " and ".join(f"data.{name}" for name in names)
+        _check_named(train, val, keys, names)
 
 
 def check_files_apart(train: Files, val: Files, keys: str, names: tuple[str, str] = TRAIN_VAL) -> None:
@@ -91,37 +89,27 @@ def _same_content(train: Files, val: Files) -> list[tuple[str, str]]:
     common = set(train_sizes) & set(val_sizes)
 
     def digest(files: Files, sizes: list[int]) -> Callable[[int], object]:
-        return lambda index: _digest(files.content(index)) if sizes[index] in common else (id(files), index)
+        return lambda index: _digest(files, index) if sizes[index] in common else (id(files), index)
 
     return _same(train.names, val.names, digest(train, train_sizes), digest(val, val_sizes))
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=20).digest()
+def _digest(images: Files | NamedImages, index: int) -> bytes:
+    return hashlib.blake2b(images.content(index), digest_size=20).digest()
 
 
-def _check_named(train: NamedImages, val: NamedImages, names: tuple[str, str]) -> None:
-    keys, wanted = _keys(names), _wanted(names)
+def _check_named(train: NamedImages, val: NamedImages, keys: str, names: tuple[str, str]) -> None:
+    wanted = _wanted(names)
     if train.source == val.source:
         raise UserError(f"keys {keys}: both are {train.source}; {wanted}")
     paths = train.paths(), val.paths()
     if all(paths):
         return check_files_apart(PathFiles(paths[0]), PathFiles(paths[1]), keys, names)
     if len(train) + len(val) <= SMALL:
-        shared = _same(*(range(len(images)) for images in (train, val)), *map(_content_digest, (train, val)))
+        shared = _same(range(len(train)), range(len(val)), partial(_digest, train), partial(_digest, val))
         if len(shared) > FEW * len(val):
             raise UserError(f"{_count(shared, range(len(val)), keys, names)}, by their contents; {wanted}")
         if shared:
             warnings.warn(f"{_count(shared, range(len(val)), keys, names)}, by their contents", stacklevel=3)
-    elif len(train) == len(val) and _same_samples(train, val):
+    elif len(train) == len(val) and all(train.content(index) == val.content(index) for index in spread(len(val))):
         raise UserError(f"keys {keys}: {train.source}, and {val.source}, hold the same {len(val)} images; {wanted}")
-
-
-def _content_digest(images: NamedImages) -> Callable[[int], object]:
-    return lambda index: _digest(images.content(index))
-
-
-def _same_samples(train: NamedImages, val: NamedImages, count: int = 16) -> bool:
-    """Tells whether images spread over both are the same in the same places."""
-    places = range(0, len(val), max(1, len(val) // count))
-    return all(train.content(index) == val.content(index) for index in places)

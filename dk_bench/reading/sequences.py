@@ -12,8 +12,6 @@ from typing import Any
 
 from dk_bench.errors import UserError
 
-__all__ = ["check_names", "check_sequences"]
-
 NUMBERS, NAMES, SECTIONS = "numbers", "names", "sections"
 # The end of a key -> what it takes a list or a tuple of.
 EXPECTED = {

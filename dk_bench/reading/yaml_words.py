@@ -9,18 +9,16 @@ from typing import Any
 import yaml
 
 from dk_bench.errors import UserError, system_errors
-from dk_bench.reading.values import DECIMAL, Word
+from dk_bench.reading.values import DECIMAL, TRUTH, Word
 
 TAG = "tag:yaml.org,2002:"
-TRUTH = ("true", "True", "TRUE", "false", "False", "FALSE")
 
 
 def read_words(path: str | Path, what: str = "configuration") -> Any:
     """Returns a YAML file as dicts, lists and texts; a scalar without quotes is a `Word`, or None where it is YAML's
     null, also by leaving it out. An empty file is None.
 
-    Raises UserError for a file that is missing (``what`` says of what) or not YAML, a key that stands twice, and a tag
-    other than ``!!str``.
+    Raises UserError for a file that is missing (``what`` names it) or not YAML, a key twice, a tag but ``!!str``.
     """
     node = _compose(path, what)
     return None if node is None else _Words(path).value(node)
