@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dk_bench.analysis.bench import quiet
-from dk_bench.analysis.bench.quiet import Watch, disturbances
+from dk_bench.analysis.bench import recording
+from dk_bench.analysis.bench.recording import Watch, disturbances
 
 
 @pytest.mark.parametrize(
@@ -25,13 +25,13 @@ def test_disturbances(watched, threads, said):
 
 def test_watch_sees_a_process_that_waits(monkeypatch):
     seconds = iter([10.0, 20.0])
-    monkeypatch.setattr(quiet.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(recording.time, "perf_counter", lambda: next(seconds))
     processor = iter([3.0, 7.0])
-    monkeypatch.setattr(quiet.time, "process_time", lambda: next(processor))
+    monkeypatch.setattr(recording.time, "process_time", lambda: next(processor))
     assert Watch().finish()["cpu_share"] == pytest.approx(0.4)
 
 
 def test_a_system_without_a_load_average(monkeypatch):
-    monkeypatch.delattr(quiet.os, "getloadavg")
+    monkeypatch.delattr(recording.os, "getloadavg")
     watched = Watch().finish()
     assert watched["load_start"] is None and watched["load_end"] is None

@@ -106,8 +106,8 @@ def make_calls(shape: Shape, setting: Setting, device: torch.device) -> list[Cal
     target = torch.empty_like(x, requires_grad=False)
     calls.append(Call(COPY, FORWARD, "", lambda: target.copy_(x.detach()), 2 * _bytes(x), setting))
     calls += both(TORCHVISION, lambda: deform_conv2d(x, data, rigid, padding=1), (x, data, rigid))[:1]
-    plain = both(REFERENCE, lambda: reference.local_deform_kernel(x, kernel, scope, **ours), (x, kernel, scope))
-    return calls + plain[:1]
+    calls += both(REFERENCE, lambda: reference.local_deform_kernel(x, kernel, scope, **ours), (x, kernel, scope))[:1]
+    return calls
 
 
 def _both_modes(
@@ -124,14 +124,14 @@ def _both_modes(
     forward_bytes = _bytes(*operands, grad)
     # Backward reads the operands and the gradient, and writes a gradient for every operand.
     train_bytes = 2 * forward_bytes + _bytes(*operands)
+
+    def train() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(function(), operands, grad)
+
     return [
         Call(operator, FORWARD, variant, torch.no_grad()(function), forward_bytes, setting, context),
-        Call(operator, TRAIN, variant, partial(_train, function, operands, grad), train_bytes, setting, context),
+        Call(operator, TRAIN, variant, train, train_bytes, setting, context),
     ]
-
-
-def _train(function: Callable[[], Tensor], operands: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(function(), operands, grad)
 
 
 def _bytes(*tensors: Tensor) -> int:

@@ -24,7 +24,6 @@ from dk_bench.data.sources import open_images
 from dk_bench.data.transforms import EvalTransform, TrainTransform
 
 SCHEMA_VERSION = 1
-KIND = "image rates"
 TAR, FOLDER, PROCEDURAL = "tar", "folder", "procedural"
 FILES = (TAR, FOLDER)
 SOURCES = (*FILES, PROCEDURAL)
@@ -101,7 +100,7 @@ def bench_data(plan: LoaderPlan, on_source: Callable[[str], Any] = lambda name: 
             "warnings": [],
         }
 
-    return bench_record(KIND, SCHEMA_VERSION, settings, torch.device("cpu"), measure)
+    return bench_record("image rates", SCHEMA_VERSION, settings, torch.device("cpu"), measure)
 
 
 def _measure(source: str, plan: LoaderPlan, folder: Path) -> tuple[list[Rate], Opening]:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 
 import torch
 
-from dk_bench.analysis.bench.quiet import Watch, disturbances
 from dk_bench.errors import UserError
 from dk_bench.runs.environment import collect_git, collect_versions
 from dk_bench.runs.hardware import collect_device, collect_machine
@@ -28,6 +28,41 @@ HELD = {
     "avx2": {"DK_BENCH_CPU": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
 LAST_WORDS = 500  # characters of what a process that failed said
+LOAD_MARGIN = 0.25  # of the load average, what a system does beside any program
+LEAST_CPU_SHARE = 0.97
+
+
+class Watch:
+    """How quiet the machine is from here to `finish`: the load average, and the share of the time that this process
+    had a core. A machine without a load average has None."""
+
+    def __init__(self) -> None:
+        self.load, self.wall, self.cpu = _load(), time.perf_counter(), time.process_time()
+
+    def finish(self) -> dict[str, float | None]:
+        """Returns load averages over a minute at start and end, and this process's processor seconds by the clock's."""
+        wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+        return {"load_start": self.load, "load_end": _load(), "cpu_share": cpu / wall}
+
+
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return None
+
+
+def disturbances(watched: dict[str, float | None], threads: int) -> list[str]:
+    """Tells, a sentence each, what in the answer of `Watch.finish` says that others were at work on the machine."""
+    said = []
+    for moment in ("start", "end"):
+        load = watched[f"load_{moment}"]
+        if load is not None and load > threads + LOAD_MARGIN:
+            said.append(f"the load average at the {moment} was {load:.2f}, with {threads} thread(s) in use here")
+    share = watched["cpu_share"]
+    if threads == 1 and share < LEAST_CPU_SHARE:
+        said.append(f"this process had a core for {100 * share:.0f} % of the time")
+    return said
 
 
 def bench_record(

@@ -86,12 +86,11 @@ class TimedModel:
 def spread_offsets(model: nn.Module, seed: int = 0) -> None:
     """Sets the biases of the offset generators at random, so that taps leave their places as in a trained model."""
     generator = torch.Generator().manual_seed(seed)
-    parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name in sorted(offset_parameter_names(model)):
             if name.endswith("bias"):
-                parameter = parameters[name]
-                parameter.copy_(OFFSET_STD * torch.randn(parameter.shape, generator=generator))
+                bias = model.get_parameter(name)
+                bias.copy_(OFFSET_STD * torch.randn(bias.shape, generator=generator))
 
 
 def open_branches(model: nn.Module) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import torch
@@ -54,16 +53,13 @@ def bench_shape(
     shape: Shape, settings: Sequence[Setting], device: torch.device, rounds: int
 ) -> tuple[list[Timing], list[dict[str, str]]]:
     """Measures every call on one shape and these settings, in turn; returns also the calls left out, and why."""
-    every = make_group(shape, settings, device)
-    reasons = [_why_not(call) for call in every]
-    calls = [call for call, reason in zip(every, reasons, strict=True) if reason is None]
-    left_out = [
-        {"shape": str(shape), "setting": str(c.setting), "operator": c.operator, "mode": c.mode, "reason": reason}
-        for c, reason in zip(every, reasons, strict=True)
-        if reason is not None
-    ]
-    memory = []
-    for call in calls:
+    calls, memory, left_out = [], [], []
+    for call in make_group(shape, settings, device):
+        if reason := _why_not(call):
+            what = {"shape": str(shape), "setting": str(call.setting), "operator": call.operator, "mode": call.mode}
+            left_out.append(what | {"reason": reason})
+            continue
+        calls.append(call)
         with call.context():
             memory.append(peak_memory(call.function, device))
     series = make_series(calls, device, rounds)
@@ -120,29 +116,25 @@ def bench_operators(
         "stored": [asdict(setting) for setting in settings],
         "rounds": rounds,
     }
-    measure = partial(_measure, shapes, settings, device, rounds, on_shape)
-    return bench_record("operator times", SCHEMA_VERSION, given, device, measure)
-
-
-def _measure(
-    shapes: list[Shape], settings: list[Setting], device: torch.device, rounds: int, on_shape: Callable[[str], Any]
-) -> dict[str, Any]:
-    """Returns the part of the record that is of the operators."""
-    timings: list[Timing] = []
-    left_out: list[dict[str, str]] = []
     groups = [[s for s in settings if s.dtype == dtype] for dtype in dict.fromkeys(s.dtype for s in settings)]
-    for group in [settings] if device.type == "cpu" else groups:
-        for shape in shapes:
-            on_shape(f"{shape}, {', '.join(map(str, group))}")
-            timed, without = bench_shape(shape, group, device, rounds)
-            timings += timed
-            left_out += without
-    part = {
-        "timings": [asdict(t) for t in timings],
-        "left_out": left_out,
-        "host_overhead": host_overhead(device),
-        "geometric_means": geometric_means(timings),
-        "over_float32": means_over_float32(timings),
-        "warnings": uneven([(t.seconds, t.median) for t in timings if t.rounds > LEAST_ROUNDS]),
-    }
-    return part | {"conclusions": conclusions(part)}
+
+    def measure() -> dict[str, Any]:
+        timings: list[Timing] = []
+        left_out: list[dict[str, str]] = []
+        for group in [settings] if device.type == "cpu" else groups:
+            for shape in shapes:
+                on_shape(f"{shape}, {', '.join(map(str, group))}")
+                timed, without = bench_shape(shape, group, device, rounds)
+                timings += timed
+                left_out += without
+        part = {
+            "timings": [asdict(t) for t in timings],
+            "left_out": left_out,
+            "host_overhead": host_overhead(device),
+            "geometric_means": geometric_means(timings),
+            "over_float32": means_over_float32(timings),
+            "warnings": uneven([(t.seconds, t.median) for t in timings if t.rounds > LEAST_ROUNDS]),
+        }
+        return part | {"conclusions": conclusions(part)}
+
+    return bench_record("operator times", SCHEMA_VERSION, given, device, measure)
