@@ -29,7 +29,8 @@ def steps_down(model: nn.Module) -> Iterator[list[Step]]:
     def record(module: nn.Module, args: tuple, output: Tensor) -> None:
         before, after = args[0].shape[2:], output.shape[2:]
         if len(before) == 2 and after != before:
-            reach = [_pair(getattr(module, name, 1)) for name in ("kernel_size", "dilation", "padding")]
+            given = (getattr(module, name, 1) for name in ("kernel_size", "dilation", "padding"))
+            reach = (value if isinstance(value, tuple) else (value, value) for value in given)
             first = tuple((k - 1) * d / 2 - p for k, d, p in zip(*reach, strict=True))
             steps.append(Step(tuple(zip(before, after, strict=True)), first))
 
@@ -38,10 +39,6 @@ def steps_down(model: nn.Module) -> Iterator[list[Step]]:
             if hasattr(module, "stride") and not isinstance(getattr(module, "kernel_size", ""), str):
                 hooks.enter_context(module.register_forward_hook(record))
         yield steps
-
-
-def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
-    return value if isinstance(value, tuple) else (value, value)
 
 
 def lattice_of(image: Sequence[int], places: Sequence[int], steps: list[Step]) -> Lattice:

@@ -96,7 +96,10 @@ def load_classifier(path: str | Path) -> Loaded:
     config = config_from_dict(held["config"], source=str(path))
     known = (config, held.get("run_id", ""), list(held["classes"]), epochs_words(checkpoint, config))
     loaded = Loaded(Path(path), load_model(path), *known)
-    check_finite(loaded.model, path)
+    # A diverged run leaves weights that are no numbers; what is made of them looks like some.
+    for name, value in loaded.model.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise UserError(f"{path}: weights {name} are not finite, expected those of a run that did not diverge")
     return loaded
 
 
@@ -105,13 +108,6 @@ def epochs_words(checkpoint: dict[str, Any], config: Config) -> str:
     done = RunKeeper.state_in(checkpoint).get("epochs")
     whole = done is None or len(done) >= config.optim.epochs
     return "" if whole else f", after {len(done)} of {config.optim.epochs} epochs"
-
-
-def check_finite(model: nn.Module, path: str | Path) -> None:
-    """Raises UserError where a diverged run left weights that are no numbers: what is made of them looks like some."""
-    for name, value in model.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise UserError(f"{path}: weights {name} are not finite, expected those of a run that did not diverge")
 
 
 def sources(model: nn.Module) -> list[Source]:
@@ -125,11 +121,8 @@ def sources(model: nn.Module) -> list[Source]:
     ]
 
 
-Keep = Callable[[Source, Tensor, Tensor], Any]
-
-
 @contextmanager
-def recorded(found: list[Source], keep: Keep) -> Iterator[dict[Source, list[Any]]]:
+def recorded(found: list[Source], keep: Callable[[Source, Tensor, Tensor], Any]) -> Iterator[dict[Source, list[Any]]]:
     """Collects ``keep(source, generator's input, what it gives)`` of every forward pass in the block, by source."""
     seen: dict[Source, list[Any]] = {source: [] for source in found}
 

@@ -54,19 +54,17 @@ def origin_of(path: str | Path, model: str, config: Config, run_id: str) -> Orig
     return replace(origin, run=run_id, commit=git.get("commit"), dirty=git.get("dirty"), top1=top1)
 
 
-COLUMNS: list[Column[Origin]] = [
-    Column("model", lambda of: of.model),
-    Column("run", lambda of: of.run or UNKNOWN),
-    Column("configuration", lambda of: of.configuration or UNKNOWN),
-    Column("seed", lambda of: str(of.seed)),
-    Column("top-1 (%)", lambda of: str(Number(of.top1, 1))),
-    Column("trained at commit", lambda of: (of.commit or UNKNOWN)[:12] + (" with changes" if of.dirty else "")),
-]
-
-
 def origin_table(origins: Sequence[Origin]) -> Table:
     """Returns the checkpoints of a study, a row each."""
-    return make_table("Checkpoints", COLUMNS, origins)
+    columns = [
+        Column("model", lambda of: of.model),
+        Column("run", lambda of: of.run or UNKNOWN),
+        Column("configuration", lambda of: of.configuration or UNKNOWN),
+        Column("seed", lambda of: str(of.seed)),
+        Column("top-1 (%)", lambda of: str(Number(of.top1, 1))),
+        Column("trained at commit", lambda of: (of.commit or UNKNOWN)[:12] + (" with changes" if of.dirty else "")),
+    ]
+    return make_table("Checkpoints", columns, origins)
 
 
 def write_about(path: Path, about: Mapping[str, Any], origins: Sequence[Origin]) -> Path:

@@ -133,20 +133,20 @@ def _coco(path: Path, side: int, count: int, root: str | None) -> Iterator[Pictu
     for annotation in held.objects():
         objects.setdefault(annotation["image_id"], []).append(annotation)
     images = [image for image in held.images.values() if image["id"] in objects][:count]
-    folder = Path(root) if root else next((p for p in (path.parent.parent / "images",) if p.is_dir()), path.parent)
+    beside = path.parent.parent / "images"
+    folder = Path(root or (beside if beside.is_dir() else path.parent))
     for image in images:
         stated = (image.get("width"), image.get("height"))
         picture = open_image(folder / image["file_name"], None if None in stated else stated)
         shrink = np.array([side / picture.width, side / picture.height])
         largest = max(objects[image["id"]], key=lambda annotation: annotation["bbox"][2] * annotation["bbox"][3])
-        left, top, width, height = largest["bbox"]
-        box = [*(np.array([left, top]) * shrink), *(np.array([width, height]) * shrink)]
+        left, top, width, height = box = np.array(largest["bbox"], float) * np.tile(shrink, 2)
         parts = largest.get("segmentation")
         if isinstance(parts, list) and parts:
             outlines = [np.array(part, float).reshape(-1, 2) * shrink for part in parts]
         else:
-            x, y, far_x, far_y = box[0], box[1], box[0] + box[2], box[1] + box[3]
-            outlines = [np.array([[x, y], [far_x, y], [far_x, far_y], [x, far_y]])]
+            right, bottom = left + width, top + height
+            outlines = [np.array([[left, top], [right, top], [right, bottom], [left, bottom]])]
         yield Picture(str(image["file_name"]), picture.resize((side, side)), _middle(box), _outlined(side, outlines))
 
 

@@ -8,8 +8,8 @@ features tell no more than the mean, and below where they tell less. Classes are
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -24,8 +24,7 @@ RESAMPLES = 1000
 CLASS = "class"
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """Accuracy in percent for a class, R2 for a number; the 95 % interval is by a bootstrap over images."""
 
     value: float

@@ -131,8 +131,13 @@ def study_dynamics(checkpoints: Sequence[str], plan: DynamicsPlan) -> DynamicsSt
     on = {"size": plan.size, "device": plan.device}
     with tracked("images", len(loaded) * len(objects.images)) as advance:
         dynamics = [collect(each, objects, **on, on_images=advance) for each in loaded]
+    # What is compared at one number of components has as many as the smallest dynamics.
+    dims = min(each.joined(kind).shape[1] for each in dynamics for kind in each.learned)
+    probes = sum(4 + len(layers) for each in dynamics for layers in each.learned.values())
     try:
-        scores, alone = _scores(dynamics, objects), known_alone(objects)
+        with tracked("probes", probes) as advance:
+            scores = [score for each in dynamics for score in probe_all(each, objects, dims, advance)]
+        alone = known_alone(objects)
     except ValueError as error:
         raise UserError(f"{objects.source}: {error}") from error
     with tracked("offsets held", 2 * len(loaded) * len(objects.images)) as advance:
@@ -172,18 +177,6 @@ def _objects(loaded: Sequence[Loaded], plan: DynamicsPlan) -> Objects:
             "give a lower one, or --tsne 0"
         )
     return objects
-
-
-def _scores(dynamics: Sequence[Dynamics], objects: Objects) -> list[ProbeScore]:
-    """Returns all scores; what is compared at one number of components has as many as the smallest dynamics."""
-    dims = min(each.joined(kind).shape[1] for each in dynamics for kind in each.learned)
-    scores: list[ProbeScore] = []
-    with tracked("probes", sum(4 + len(layers) for each in dynamics for layers in each.learned.values())) as advance:
-        for each in dynamics:
-            for found in probe_all(each, objects, dims):
-                scores += found
-                advance()
-    return scores
 
 
 def collect(
@@ -244,11 +237,12 @@ def _at(values: Tensor, image: Tensor, centre: Tensor) -> Tensor:
     return values[image, :, row, column]
 
 
-def probe_all(dynamics: Dynamics, objects: Objects, dims: int) -> Iterator[list[ProbeScore]]:
+def probe_all(dynamics: Dynamics, objects: Objects, dims: int, on_probe: Callable[[], Any]) -> Iterator[ProbeScore]:
     """Gives the scores of every kind of dynamics: of all layers with their controls, at ``dims`` components, by layer.
 
     Raises ValueError as :func:`probe`.
     """
+    loaded = dynamics.loaded
     targets = targets_of(objects.label, objects.scale, objects.pose)
     shuffle = np.random.default_rng(0).permutation(len(objects))
     shuffled = {name: target[shuffle] for name, target in targets.items()}
@@ -264,9 +258,9 @@ def probe_all(dynamics: Dynamics, objects: Objects, dims: int) -> Iterator[list[
         for layer, features, values, wanted, components in tasks:
             scores = probe(values, wanted, objects.image, dims=components)
             used = min(components or values.shape[1], values.shape[1])
-            loaded = dynamics.loaded
             known = (loaded.name, loaded.cell, loaded.config.seed, loaded.run_id, kind, layer, used, features)
-            yield [ProbeScore(*known, target, s.value, s.low, s.high) for target, s in scores.items()]
+            yield from (ProbeScore(*known, target, *score) for target, score in scores.items())
+            on_probe()
 
 
 def known_alone(objects: Objects) -> list[ProbeScore]:
@@ -278,5 +272,5 @@ def known_alone(objects: Objects) -> list[ProbeScore]:
         wanted = {name: target for name, target in targets.items() if name != known}
         scores = probe(features, wanted, objects.image)
         start = ("none", "", 0, "", f"{known} alone", ALL, features.shape[1], LEARNED)
-        lines += [ProbeScore(*start, target, s.value, s.low, s.high) for target, s in scores.items()]
+        lines += [ProbeScore(*start, target, *score) for target, score in scores.items()]
     return lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 
 from dk_bench.analysis.dynamics.differences import Compared, families
@@ -52,7 +51,8 @@ def document(of: ProbeResults) -> Document:
     components = next(score.features for score in whole if score.features.endswith("components"))
     model, kind = Column("model", lambda row: row.model), Column("dynamics", lambda row: row.kind)
     dims = Column("numbers", lambda row: str(row.dims))
-    numbers = [Column(_headed(target), partial(_text_of, target)) for target in targets]
+    heads = {target: "class (%)" if target == CLASS else f"{target} (R2)" for target in targets}
+    numbers = [Column(head, lambda row, of=target: row.texts.get(of, NOTHING)) for target, head in heads.items()]
     columns = [model, kind, dims, Column("seeds", lambda row: row.seeds), *numbers]
     chance = {target: f"{of.chance:.1f}" if target == CLASS else "0.00" for target in targets}
     learned = [*_rows(whole, LEARNED), *_rows(of.alone, LEARNED), _Row("no model", "chance", chance)]
@@ -75,14 +75,6 @@ def document(of: ProbeResults) -> Document:
     columns = [model, kind, Column("layer", lambda row: row.layer), dims, *numbers]
     tables += [make_table("By layer", columns, by_layer), origin_table(of.origins)]
     return Document("probe", f"What learned dynamics tell: {of.objects}", notes, tables)
-
-
-def _text_of(target: str, row: _Row) -> str:
-    return row.texts.get(target, NOTHING)
-
-
-def _headed(target: str) -> str:
-    return "class (%)" if target == CLASS else f"{target} (R2)"
 
 
 def _digits(target: str) -> int:

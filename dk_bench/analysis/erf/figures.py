@@ -31,7 +31,7 @@ def draw_fields(observations: Sequence[Observation], pictures: Sequence[Picture]
             seen = _find(observations, model, picture.name, "original")
             _show(panels[row][column], picture, seen)
             if row == 0:
-                panels[row][column].set_title(_wrapped(model), fontsize=8)
+                panels[row][column].set_title(model.replace(" (", "\n("), fontsize=8)
     _key(figure, panels[:, 1:], any(picture.mask is not None for picture in pictures))
     return figure
 
@@ -47,7 +47,7 @@ def draw_transforms(observations: Sequence[Observation], picture: Picture) -> Fi
         for row, model in enumerate(models, start=1):
             _show(panels[row][column], moved, _find(observations, model, picture.name, kind))
             if column == 0:
-                panels[row][0].set_ylabel(_wrapped(model), fontsize=8)
+                panels[row][0].set_ylabel(model.replace(" (", "\n("), fontsize=8)
     _key(figure, panels, picture.mask is not None)
     return figure
 
@@ -63,19 +63,14 @@ def _find(observations: Sequence[Observation], model: str, picture: str, kind: s
 
 def _show(axes: Axes, picture: Picture, seen: Observation | None = None) -> None:
     """Shows a picture with its object's outline, and a field over it as heat, brightest at its 99.5th percentile."""
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     image = np.asarray(picture.image, float) / 255
-    if seen is None:
-        axes.imshow(image)
-    elif seen.dead:
-        axes.imshow(0.25 + 0.5 * image.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+    axes.imshow(image if seen is None else 0.25 + 0.5 * image.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+    if seen and seen.dead:
         axes.set_xlabel("dead unit: no gradient", fontsize=7, labelpad=2)
-    else:
-        grey = image.mean(axis=2)
+    elif seen:
         heat = np.clip(seen.absolute / max(np.percentile(seen.absolute, 99.5), 1e-30), 0, 1)
-        axes.imshow(0.25 + 0.5 * grey, cmap="gray", vmin=0, vmax=1)
         axes.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=0.15 + 0.85 * np.sqrt(heat))
         y, x = seen.centre
         axes.plot(x, y, "+", color=UNIT, markersize=6, markeredgewidth=1)
@@ -95,10 +90,6 @@ def _key(figure: Figure, panels: np.ndarray, outlined: bool) -> None:
     handles = [Line2D([], [], linestyle="", marker="+", color=UNIT, markeredgewidth=1.5, label="unit")]
     handles += [Line2D([], [], color=UNIT, linewidth=1, label="object")] * outlined
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-
-
-def _wrapped(model: str) -> str:
-    return model.replace(" (", "\n(")
 
 
 def draw_profiles(found: Sequence[Profile]) -> Figure:

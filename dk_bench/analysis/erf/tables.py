@@ -148,7 +148,13 @@ def document(lines: Sequence[FieldSummary], about: dict[str, Any], origins: Sequ
     for heading, over in (("Models", CHECKPOINTS), ("Checkpoints' means over pictures", PICTURES)):
         if any(line.over == over for line in lines):
             tables.append(_table(heading, "model", lines, over, dead))
-    return Document("summary", _title(about), notes, [*tables, origin_table(origins)])
+    held = "" if about["through_offsets"] else ", without the gradient through offset generators"
+    title = (
+        f"Effective receptive fields of {about['layer'] or 'the last map'} at "
+        f"{about['position'] or 'the middle of the object'}: {about['pictures']} images of {about['side']} pixels "
+        f"({about['images']}){held}"
+    )
+    return Document("summary", title, notes, [*tables, origin_table(origins)])
 
 
 def _table(heading: str, head: str, lines: Sequence[FieldSummary], over: str, *more: Column[FieldSummary]) -> Table:
@@ -164,13 +170,3 @@ def _table(heading: str, head: str, lines: Sequence[FieldSummary], over: str, *m
 
     start = [Column(head, lambda line: line.model), Column(over, lambda line: str(line.count))]
     return make_table(heading, [*start, *map(column, NUMBERS), *more], [line for line in lines if line.over == over])
-
-
-def _title(about: dict[str, Any]) -> str:
-    layer = about["layer"] or "the last map"
-    held = "" if about["through_offsets"] else ", without the gradient through offset generators"
-    place = "the middle of the object" if about["position"] is None else f"{about['position']}"
-    return (
-        f"Effective receptive fields of {layer} at {place}: {about['pictures']} images of {about['side']} pixels "
-        f"({about['images']}){held}"
-    )
