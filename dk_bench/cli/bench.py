@@ -44,39 +44,30 @@ OWN = {  # options that not all kinds of bench have
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what", choices=list(OWN), help="what to time: the operators, training the models, or the data loader"
-    )
+    what = "what to time: the operators, training the models, or the data loader"
+    parser.add_argument("what", choices=list(OWN), help=what)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (cpu)")
     add_number(parser, "--threads", "N", "CPU threads (1)", default=1)
     rounds = f"ops {ROUNDS}, train {TRAIN_ROUNDS}, data {PLAN.rounds}"
     add_number(parser, "--repeats", "N", f"rounds; lower quartiles are taken ({rounds})")
-    parser.add_argument(
-        "--isa",
-        nargs="+",
-        choices=[*HELD, NATIVE],
-        help="instruction sets that our library, torch and oneDNN are held to, one after the other (ops: avx512 and "
-        "avx2, where the processor has both and the environment holds none; else what they choose, native)",
+    isa = (
+        "instruction sets that our library, torch and oneDNN are held to, one after the other (ops: avx512 and avx2, "
+        "where the processor has both and the environment holds none; else what they choose, native)"
     )
+    parser.add_argument("--isa", nargs="+", choices=[*HELD, NATIVE], help=isa)
     add_output(parser, "FILE", "write the record there, as JSON")
-    parser.add_argument(
-        "--shapes",
-        nargs="+",
-        type=_shape,
-        metavar="C,H[,N]",
-        help="ops: channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)",
-    )
+    shapes = "ops: channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)"
+    parser.add_argument("--shapes", nargs="+", type=_shape, metavar="C,H[,N]", help=shapes)
     _add_train(parser)
     _add_data(parser)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--models",
-        metavar="GLOB",
-        help="train: names of the models (CPU: operators and rivals in test_resnetdw, batches of 64 at 64 pixels, and "
-        "in mobilenetv2_100, 16 at 160; CUDA: all of the paper's)",
+    models = (
+        "train: names of the models (CPU: operators and rivals in test_resnetdw, batches of 64 at 64 pixels, and in "
+        "mobilenetv2_100, 16 at 160; CUDA: all of the paper's)"
     )
+    parser.add_argument("--models", metavar="GLOB", help=models)
     batch = f"images a step (train with --models: CPU 2, CUDA 64; data: {PLAN.batch})"
     add_number(parser, "--batch", "N", batch)
     add_number(parser, "--size", "PIXELS", "train: height and width of the images (with --models: 224)")
@@ -86,14 +77,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     sizes = f"data: height and width of the images that the loader gives ({' '.join(map(str, PLAN.sizes))})"
     add_number(parser, "--sizes", "PIXELS", sizes, nargs="+")
-    parser.add_argument(
-        "--sources", nargs="+", choices=SOURCES, help=f"data: where images come from ({' '.join(SOURCES)})"
-    )
-    parser.add_argument(
-        "--place",
-        metavar="PATH",
-        help=f"data: a folder or tar of images (of procedural ones of {PLAN.side} pixels, as JPEG)",
-    )
+    sources = f"data: where images come from ({' '.join(SOURCES)})"
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, help=sources)
+    place = f"data: a folder or tar of images (of procedural ones of {PLAN.side} pixels, as JPEG)"
+    parser.add_argument("--place", metavar="PATH", help=place)
     add_number(parser, "--images", "N", f"data: procedural images ({PLAN.images})")
 
 

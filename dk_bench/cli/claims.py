@@ -24,15 +24,10 @@ from dk_bench.tables.terminal import show
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_records(parser, "FOLDER")
     parser.add_argument("--claims", type=Path, metavar="FILE", default=CLAIMS_FILE, help="claims (the paper's)")
-    parser.add_argument(
-        "--plan",
-        type=Path,
-        metavar="FILE",
-        help="the plan of the experiments: note down the commit of git that fixed it, in plan.json",
-    )
-    parser.add_argument(
-        "--readme", type=Path, metavar="FILE", help="to put the picture and the verdicts into, between their markers"
-    )
+    plan = "the plan of the experiments: note down the commit of git that fixed it, in plan.json"
+    parser.add_argument("--plan", type=Path, metavar="FILE", help=plan)
+    readme = "to put the picture and the verdicts into, between their markers"
+    parser.add_argument("--readme", type=Path, metavar="FILE", help=readme)
     add_output(parser, "FILE", "table to write, and a picture beside it (claims.md in the first folder)")
 
 

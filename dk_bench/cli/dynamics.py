@@ -18,12 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "last.ckpt of a run, or a folder of runs; several of one model, of different seeds, give intervals over seeds"
     )
     add_models(parser, "checkpoints", "CHECKPOINT", checkpoints, "probe.csv")
-    parser.add_argument(
-        "--data",
-        default=PROCEDURAL,
-        metavar="FILE",
-        help="annotations in COCO's format (the procedural images that the models are validated on)",
-    )
+    data = "annotations in COCO's format (the procedural images that the models are validated on)"
+    parser.add_argument("--data", default=PROCEDURAL, metavar="FILE", help=data)
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="of --data: its images (../images beside it)")
     add_number(parser, "--size", "PIXELS", "shorter side of the images (as in evaluation)")
     add_number(parser, "--objects", "N", "how many objects, at most (%(default)s)", default=2000, least=MIN_OBJECTS)

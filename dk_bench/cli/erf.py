@@ -12,26 +12,20 @@ from dk_bench.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     models = "last.ckpt of a classification run, a folder of runs, or a timm name"
     add_models(parser, "models", "MODEL", models, "summary.csv")
-    parser.add_argument(
-        "--images",
-        default="procedural",
-        metavar="SOURCE",
-        help="procedural; own (the procedural images that the models were validated on); random (noise); annotations "
-        "in COCO's format; an image or a folder of them (%(default)s)",
+    images = (
+        "procedural; own (the procedural images that the models were validated on); random (noise); annotations in "
+        "COCO's format; an image or a folder of them (%(default)s)"
     )
+    parser.add_argument("--images", default="procedural", metavar="SOURCE", help=images)
     parser.add_argument("--root", metavar="FOLDER", help="where the annotations' images lie (images/ beside them)")
     add_number(parser, "--count", "N", "number of images (%(default)s)", default=16)
     add_number(parser, "--side", "PIXELS", "pixels the images are resized to (what the model was trained at)")
     parser.add_argument("--layer", metavar="NAME", help="module whose unit it is (the last feature map)")
-    parser.add_argument(
-        "--position", type=place, metavar="Y,X", help="unit by a place in the image, pixels (the object's centre)"
-    )
+    position = "unit by a place in the image, pixels (the object's centre)"
+    parser.add_argument("--position", type=place, metavar="Y,X", help=position)
     parser.add_argument("--fixed-offsets", action="store_true", help="no gradient through the offset generators")
-    parser.add_argument(
-        "--held-offsets",
-        action="store_true",
-        help="beside each model that adapts itself with offsets held at their mean over the images",
-    )
+    held = "beside each model that adapts itself with offsets held at their mean over the images"
+    parser.add_argument("--held-offsets", action="store_true", help=held)
     parser.add_argument("--replknet", action="store_true", help="also print what RepLKNet's tool would, to compare")
     add_output(parser, "FOLDER", "for figures (PNG, PDF) and numbers (CSV) (%(default)s)", "runs/erf")
 

@@ -12,15 +12,10 @@ from dk_bench.processes.launchers import this_rank
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="last.ckpt of a run, of a classifier or a detector")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for example data.val=PATH; val_dataloader.batch_size=4"
-    )
-    parser.add_argument(
-        "--split",
-        choices=("val", "test"),
-        default="val",
-        help="images to evaluate: those of data.val, or all test sets (%(default)s)",
-    )
+    overrides = "for example data.val=PATH; val_dataloader.batch_size=4"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
+    split = "images to evaluate: those of data.val, or all test sets (%(default)s)"
+    parser.add_argument("--split", choices=("val", "test"), default="val", help=split)
     parser.add_argument("--record", type=Path, metavar="FILE", help="write a run record there as well")
 
 

@@ -9,19 +9,10 @@ from dk_bench.cli.options import add_number, add_output, check_folder, place
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="last.ckpt of a run")
-    parser.add_argument(
-        "--image",
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="the image to look at; offsets' distributions are over all that are given",
-    )
-    parser.add_argument(
-        "--position",
-        type=place,
-        metavar="Y,X",
-        help="in pixels of the first image, from its upper left corner (its middle)",
-    )
+    image = "the image to look at; offsets' distributions are over all that are given"
+    parser.add_argument("--image", nargs="+", required=True, metavar="FILE", help=image)
+    position = "in pixels of the first image, from its upper left corner (its middle)"
+    parser.add_argument("--position", type=place, metavar="Y,X", help=position)
     parser.add_argument("--layer", action="append", metavar="NAME", help="a layer to draw, again for more (four)")
     add_number(parser, "--size", "PIXELS", "shorter side of the images (as in evaluation)")
     add_output(parser, "FOLDER", "for figures (PNG, PDF) and numbers (CSV) (%(default)s)", "kernels")

@@ -62,17 +62,10 @@ def place(text: str) -> tuple[float, float]:
 def add_models(parser: argparse.ArgumentParser, name: str, metavar: str, what: str, files: str) -> None:
     """Declares what a study of models looks at: checkpoints, ``--only``, and ``--tables-from`` in their place."""
     parser.add_argument(name, nargs="*", metavar=metavar, help=what)
-    parser.add_argument(
-        "--only", metavar="NAMES", help="of folders of runs: models of these names, in their order (a,b,c); all"
-    )
-    parser.add_argument(
-        "--tables-from",
-        nargs="+",
-        type=Path,
-        default=(),
-        metavar="CSV",
-        help=f"measure nothing: write the tables of such {files} again, beside them",
-    )
+    only = "of folders of runs: models of these names, in their order (a,b,c); all"
+    parser.add_argument("--only", metavar="NAMES", help=only)
+    again = f"measure nothing: write the tables of such {files} again, beside them"
+    parser.add_argument("--tables-from", nargs="+", type=Path, default=(), metavar="CSV", help=again)
 
 
 def check_device(device: str) -> None:

@@ -16,18 +16,13 @@ CAPTIONS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "config", nargs="?", help="a file of configs/ (its data.procedural is drawn) or configs/det/ (with boxes)"
-    )
+    config = "a file of configs/ (its data.procedural is drawn) or configs/det/ (with boxes)"
+    parser.add_argument("config", nargs="?", help=config)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.procedural.bend=0")
     add_output(parser, "FILE", "PNG to write (%(default)s)", "shapes.png")
     add_number(parser, "--rows", "N", "images of every class, or rows of five (%(default)s)", default=6)
-    parser.add_argument(
-        "--split",
-        choices=("train", "test"),
-        default="train",
-        help="images to draw; test: of every class the same scene in all test sets (%(default)s)",
-    )
+    split = "images to draw; test: of every class the same scene in all test sets (%(default)s)"
+    parser.add_argument("--split", choices=("train", "test"), default="train", help=split)
 
 
 def run(args: argparse.Namespace) -> None:

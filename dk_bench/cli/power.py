@@ -25,25 +25,19 @@ from dk_bench.tasks import KINDS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_records(parser, default="")
-    parser.add_argument(
-        "--contrast", metavar="A-B", help="the cells by their models' names; A[KEY=VALUE] where a model has several"
-    )
-    parser.add_argument(
-        "--metric", metavar="NAME", help="of the end of training (val/top1 of classifiers, val/mAP of detectors)"
-    )
+    contrast = "the cells by their models' names; A[KEY=VALUE] where a model has several"
+    parser.add_argument("--contrast", metavar="A-B", help=contrast)
+    metric = "of the end of training (val/top1 of classifiers, val/mAP of detectors)"
+    parser.add_argument("--metric", metavar="NAME", help=metric)
     parser.add_argument("--data", metavar="NAME", help="data set, where the cells are on several")
     parser.add_argument("--effect", type=float, metavar="X", help="difference to tell from zero, in points")
     margin = f"half the width of what counts as no difference, in points ({MARGIN})"
     add_number(parser, "--margin", "M", margin, default=MARGIN, least=0.0)
-    parser.add_argument(
-        "--power", type=float, default=POWER, metavar="P", help=f"how often it shall be found, a share of 1 ({POWER})"
-    )
+    power = f"how often it shall be found, a share of 1 ({POWER})"
+    parser.add_argument("--power", type=float, default=POWER, metavar="P", help=power)
     add_number(parser, "--family", "N", "how many contrasts Holm's method corrects for (1)", default=1)
-    parser.add_argument(
-        "--simulate",
-        action="store_true",
-        help="no records: the errors of verdicts, simulated, and their power at the paper's effects",
-    )
+    simulated = "no records: the errors of verdicts, simulated, and their power at the paper's effects"
+    parser.add_argument("--simulate", action="store_true", help=simulated)
     add_output(parser, "FILE", "Markdown file to write too")
 
 

@@ -33,9 +33,8 @@ SHOWN = 20  # metrics that came out otherwise; the rest are counted
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("record", type=Path, help="record of a training run")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="what lies elsewhere on this machine, as data.train=PATH"
-    )
+    overrides = "what lies elsewhere on this machine, as data.train=PATH"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
     parser.add_argument("--config", metavar="FILE", help="the configuration file, where it lies elsewhere")
     add_output(parser, "FOLDER", f"for the replay ({OUTPUT}/ and the record's run id)")
     parser.add_argument("--run", action="store_true", dest="again", help="train the run again and compare its metrics")

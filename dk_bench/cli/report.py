@@ -12,14 +12,8 @@ from dk_bench.errors import system_errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folder",
-        nargs="?",
-        type=Path,
-        default=Path("results"),
-        metavar="FOLDER",
-        help="folder with run records; its pictures and bench/*.json are shown too (results)",
-    )
+    folder = "folder with run records; its pictures and bench/*.json are shown too (results)"
+    parser.add_argument("folder", nargs="?", type=Path, default="results", metavar="FOLDER", help=folder)
     add_output(parser, "FILE", "page to write (FOLDER/report.html)")
 
 

@@ -25,20 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "failed again. Several may work on one folder: none takes a run that another is at. What W&B logged offline "
         "goes up later by `wandb sync OUTPUT/*/wandb/offline-run-*`."
     )
-    parser.add_argument(
-        "file",
-        type=Path,
-        nargs="+",
-        help="sweep file in W&B's format, method grid; the runs of several go in one queue",
-    )
+    files = "sweep file in W&B's format, method grid; the runs of several go in one queue"
+    parser.add_argument("file", type=Path, nargs="+", help=files)
     add_number(parser, "--workers", "N", "runs at a time, with a GPU or a share of the cores each (one)")
     add_number(parser, "--retries", "N", "how often to start a run that failed again (0)", default=0, least=0)
     add_output(parser, "FOLDER", "for runs and logs, in place of the file's parameter 'output'")
-    parser.add_argument(
-        "--by",
-        metavar="PARAMETER",
-        help="runs in order of this parameter first: `--by seed` ends a seed before it begins another",
-    )
+    by = "runs in order of this parameter first: `--by seed` ends a seed before it begins another"
+    parser.add_argument("--by", metavar="PARAMETER", help=by)
     limit = "start no run that would not end by then, as those like it did, and stop what runs"
     add_number(parser, "--time-limit", "SECONDS", limit, least=0.0)
     parser.add_argument("--dry-run", action="store_true", help="print the commands and what is wrong, run nothing")

@@ -24,17 +24,12 @@ TABLES |= {"detection": ("table3", "table4", "detection"), "all": NAMES}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_records(parser)
-    parser.add_argument(
-        "--wandb", metavar="ENTITY/PROJECT/SWEEP", help="records of a W&B sweep, or of a project: ENTITY/PROJECT"
-    )
+    wandb = "records of a W&B sweep, or of a project: ENTITY/PROJECT"
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT/SWEEP", help=wandb)
     parser.add_argument("--table", choices=TABLES, default="all", help="which table (all)")
     add_output(parser, "FOLDER", "for Markdown, CSV and LaTeX files (the first folder of records)")
-    parser.add_argument(
-        "--readme",
-        type=Path,
-        metavar="FILE",
-        help="to put the differences into, and the speeds of bench/*.json, between their markers",
-    )
+    readme = "to put the differences into, and the speeds of bench/*.json, between their markers"
+    parser.add_argument("--readme", type=Path, metavar="FILE", help=readme)
     parser.add_argument("--recount", action="store_true", help="count the paper's models again first (minutes)")
 
 

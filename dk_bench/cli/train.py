@@ -10,9 +10,8 @@ from dk_bench.processes.launchers import this_rank
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a file of configs/: YAML trains a classifier, Python (mmengine's) a detector")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for example optim.epochs=10 seed=1; train_cfg.max_epochs=1"
-    )
+    overrides = "for example optim.epochs=10 seed=1; train_cfg.max_epochs=1"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
 
 
 def run(args: argparse.Namespace) -> int:
