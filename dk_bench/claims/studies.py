@@ -16,8 +16,6 @@ from pathlib import Path
 
 from dk_bench.errors import UserError
 
-__all__ = ["CLAIMS", "DYNAMICS", "ERF", "HELD", "FigureClaim", "by_seed", "differences"]
-
 DYNAMICS, ERF = "dynamics", "erf"  # the command whose CSV a claim is about: probe.csv, or summary.csv
 HELD = ", offsets held at their mean"  # behind the name of a model that is so held, as a control, before its seed
 SEED = re.compile(r"(?P<kind>.*) \(seed (?P<seed>\d+)\)")

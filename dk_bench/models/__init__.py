@@ -1,7 +1,7 @@
 """Rigid models, kernel specs, and the deformed models that timm knows by name. Begin with spec.py (what may change) and
 deform.py (how it is done); variants.py lists the models."""
 
-from dk_bench.models import bases, deformed, tracing  # noqa: F401  (registers what timm has to know)
+from dk_bench.models import bases, deformed  # noqa: F401  (registers what timm has to know)
 from dk_bench.models.deform import deform
 from dk_bench.models.spec import KernelSpec
 from dk_bench.models.variants import MODELS, PAPER_MODELS, SMALL_MODELS, TEST_MODELS, Variant

@@ -19,8 +19,6 @@ from torch import nn
 
 from dk_bench.models.pretrained import check_pretrained, checked_weights
 
-__all__ = ["BASE_CFGS"]
-
 
 def _cfg(**changes: Any) -> dict[str, Any]:
     """Returns timm's description of a model's input and names, with the paper's evaluation: resize to 256, crop 224."""

@@ -27,8 +27,6 @@ from torch.utils.flop_counter import flop_registry
 from dk_bench.functional.flops import SAMPLING_MACS
 from dk_bench.models.probe import run_meta
 
-__all__ = ["Cost", "count_cost"]
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -82,8 +80,7 @@ _UNCOUNTED = frozenset(
     "native_group_norm native_layer_norm _fused_rms_norm "
     # element-wise in all but the tag, softmax, reductions, sorting
     "hardswish hardtanh hardswish_ hardtanh_ glu prelu _softmax _safe_softmax _log_softmax bernoulli native_dropout "
-    "cumsum topk "
-    "sort max min var_mean std_mean linalg_vector_norm".split()
+    "cumsum topk sort max min var_mean std_mean linalg_vector_norm".split()
 )
 
 

@@ -8,16 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from timm.models import (
-    generate_default_cfgs,
-    get_pretrained_cfg,
-    is_model,
-    model_entrypoint,
-    register_model,
-    resolve_pretrained_cfg,
-)
+import timm.models
+from timm.models import get_pretrained_cfg, register_model, register_notrace_module
 from torch import nn
 
+from dk_bench import nn as layers
 from dk_bench.models.bases import BASE_CFGS
 from dk_bench.models.deform import GENERIC, deform
 from dk_bench.models.features import copy_features
@@ -25,12 +20,16 @@ from dk_bench.models.pretrained import check_pretrained, load_deformed
 from dk_bench.models.spec import KernelSpec
 from dk_bench.models.variants import MODELS, Variant
 
-__all__: list[str] = []  # register_model adds the entry points
-
 _DEFORMED = [model for model in MODELS.values() if not model.spec.is_rigid]
 _OF_FEATURES = ("features_only", "out_indices", "feature_cls", "feature_cfg", "output_fmt")  # arguments for maps alone
 
-default_cfgs = generate_default_cfgs({model.name: BASE_CFGS[model.base] for model in _DEFORMED})
+default_cfgs = timm.models.generate_default_cfgs({model.name: BASE_CFGS[model.base] for model in _DEFORMED})
+
+# timm's symbolic tracing (torch.fx) keeps our layers whole, as it keeps its own CondConv. Without that they trace too,
+# function by function, but the offset generators, whose class marks what learns more slowly, dissolve.
+for _layer in vars(layers).values():
+    if isinstance(_layer, type) and issubclass(_layer, layers.RigidStart2d | layers.DeformRoIPool):
+        register_notrace_module(_layer)
 
 
 def _create(
@@ -45,12 +44,12 @@ def _create(
 ) -> nn.Module:
     """Makes a rigid base of timm's, deformed, with weights where timm's arguments name some: its own or the base's."""
     check_pretrained(name, pretrained, pretrained_cfg, pretrained_cfg_overlay)
-    cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
+    cfg = timm.models.resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
     if known := get_pretrained_cfg(base):  # a cfg of the caller's own may leave out what deform() must know
         layers = {key: getattr(cfg, key) or getattr(known, key) for key in ("first_conv", "classifier")}
         cfg = dataclasses.replace(cfg, **layers)
     rigid_cfg = dataclasses.replace(cfg, architecture=base, state_dict=None)  # deform() changes the name
-    rigid = partial(model_entrypoint(base), pretrained_cfg=rigid_cfg)
+    rigid = partial(timm.models.model_entrypoint(base), pretrained_cfg=rigid_cfg)
     model = deform(rigid(**kwargs), spec)
     if not pretrained:
         return model
@@ -90,7 +89,7 @@ def dk_deformed(
     Raises:
         ValueError: timm does not know the base, or the spec says nothing or does not fit it.
     """
-    if not is_model(base):
+    if not timm.models.is_model(base):
         raise ValueError(f"base: expected the name of a rigid model that timm knows, got {base!r}")
     made = KernelSpec.from_dict(spec or {})
     if made.is_rigid:

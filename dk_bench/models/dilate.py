@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import nn
 
 from dk_bench.models.blocks import block_convolutions
 from dk_bench.models.probe import output_strides
-
-__all__ = ["dilated_last_stage"]
 
 
 @contextmanager
@@ -35,7 +32,8 @@ def dilated_last_stage(model: nn.Module, strides: dict[str, int]) -> Iterator[No
     last = max(in_blocks, default=1)  # squeeze-and-excitation, outside, works on a single pixel
     stage = {name: model.get_submodule(name) for name, stride in strides.items() if stride == last}
     undo = [(conv, key, getattr(conv, key)) for conv in stage.values() for key in ("stride", "dilation", "padding")]
-    reductions = [info for info in _feature_info(model) if info.get("reduction") == last]
+    kept = getattr(model, "feature_info", None) or []  # a list, which a model of features has inside of an object
+    reductions = [info for info in getattr(kept, "info", kept) if info.get("reduction") == last]
     try:
         _dilate(model, stage, last)
         for info in reductions:
@@ -47,12 +45,6 @@ def dilated_last_stage(model: nn.Module, strides: dict[str, int]) -> Iterator[No
         for info in reductions:
             info["reduction"] = last
         raise
-
-
-def _feature_info(model: nn.Module) -> list[dict[str, Any]]:
-    """Returns the list that timm keeps in a model, and inside an object in a model of features."""
-    info = getattr(model, "feature_info", None) or []
-    return info if isinstance(info, list) else info.info
 
 
 def _dilate(model: nn.Module, stage: dict[str, nn.Conv2d], last: int) -> None:

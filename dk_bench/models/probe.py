@@ -52,13 +52,13 @@ def output_strides(model: nn.Module) -> dict[str, int]:
     """
     size = default_input_size(model)
     strides: dict[str, int] = {}
+
+    def record(name: str, module: nn.Module, args: tuple, output: Tensor) -> None:
+        strides[name] = 2 ** round(log2(size[1] / output.shape[-2]))
+
     with ExitStack() as hooks:
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv2d):
-                hooks.enter_context(module.register_forward_hook(partial(_record, strides, name, size[1])))
+                hooks.enter_context(module.register_forward_hook(partial(record, name)))
         run_meta(model, size)
     return strides
-
-
-def _record(strides: dict[str, int], name: str, height: int, module: nn.Module, args: tuple, output: Tensor) -> None:
-    strides[name] = 2 ** round(log2(height / output.shape[-2]))

@@ -18,8 +18,6 @@ from dk_bench.nn.convolution import is_depthwise
 if TYPE_CHECKING:
     from dk_bench.models.spec import KernelSpec
 
-__all__ = ["RULES", "Convolutions", "Rule", "Words"]
-
 
 class Words(NamedTuple):
     """What tables, figures and messages say of a spec, in the words of the paper's tables.

@@ -35,8 +35,7 @@ class KernelSpec:
         dcn: learn data offsets too (Dai et al., ICCV 2017) on the depthwise convolutions that change.
         dcn_min_stride: the lowest output stride at which a convolution gets data offsets.
         clip: keep sampling locations inside the scope.
-        grid: where the taps of the depthwise kernels start: "centred" in the scope, one sample apart, or "spread" over
-            all of it.
+        grid: where taps of depthwise kernels start: "centred" in the scope, one sample apart, or "spread" over it.
         dense_dcn: full deformable convolution, on the K x K convolutions in the residual blocks that are not depthwise:
             None, "v1" (offsets; Dai et al., ICCV 2017) or "v2" (and a factor a tap; Zhu et al., CVPR 2019).
         dense_dcn_min_stride: the lowest output stride at which a convolution takes part; 32 is ResNet's last stage

@@ -73,12 +73,15 @@ class RigidStart2d(nn.Module):
         """Returns what operators take by name: kernel_size, stride, padding, dilation."""
         return {name: getattr(self, name) for name in ("kernel_size", "stride", "padding", "dilation")}
 
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """Returns the shape of the rigid convolution's kernel, (Cout, Cin / groups, Kh, Kw)."""
+        return self.out_channels, self.in_channels // self.groups, *self.kernel_size
+
     def reset_parameters(self) -> None:
         """Starts as a new ``torch.nn.Conv2d`` of the same arguments would, which draws the same initial kernel."""
-        fan_in = self.in_channels // self.groups * math.prod(self.kernel_size)
-        bound = 1 / math.sqrt(fan_in)
-        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        kernel = self.weight.new_empty(shape).uniform_(-bound, bound)
+        bound = 1 / math.sqrt(math.prod(self.kernel_shape[1:]))
+        kernel = self.weight.new_empty(self.kernel_shape).uniform_(-bound, bound)
         bias = None if self.bias is None else torch.empty_like(self.bias).uniform_(-bound, bound)
         self.load_rigid(kernel, bias)
 
@@ -110,8 +113,7 @@ class RigidStart2d(nn.Module):
             options: the constructor's arguments that ``conv`` has no say in (scope, clip, grid, experts).
 
         Raises:
-            ValueError: conv is a subclass with a forward of its own, or pads otherwise than with a given number of
-                zeros.
+            ValueError: conv is a subclass with a forward of its own, or pads with other than a number of zeros.
         """
         if type(conv) is not nn.Conv2d:
             raise ValueError(f"conv: expected a plain torch.nn.Conv2d, got {type(conv).__name__}")
@@ -160,8 +162,7 @@ class ScopedKernel2d(RigidStart2d):
         self.grid = grid
         if self.scope[0] < self.kernel_size[0] or self.scope[1] < self.kernel_size[1]:
             raise ValueError(f"scope: expected at least kernel_size = {self.kernel_size}, got {self.scope}")
-        shape = (self.out_channels, self.in_channels // self.groups, *self.scope)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(*self.kernel_shape[:2], *self.scope, device=device, dtype=dtype))
         self.add_offsets(device, dtype)
         self.reset_parameters()
 

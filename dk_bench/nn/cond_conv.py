@@ -16,8 +16,6 @@ from dk_bench.nn.per_image import conv2d_per_image, global_average, is_kept
 for _step in ("_convolve", "global_average"):
     torch.fx.wrap(_step)
 
-__all__ = ["CondConv2d"]
-
 
 class CondConv2d(RigidStart2d):
     """Every image mixes its own kernel from several experts: W(x) = sum over e of sigmoid(route(pool(x)))_e W_e.
@@ -51,9 +49,7 @@ class CondConv2d(RigidStart2d):
             raise ValueError(f"experts: expected an int of at least 2, got {experts!r}")
         self.experts = experts
         # One row an expert, as in timm: Module.to(memory_format=channels_last) raises at a parameter of 5 dimensions.
-        self.kernel_shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        shape = (experts, math.prod(self.kernel_shape))
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(experts, math.prod(self.kernel_shape), device=device, dtype=dtype))
         self.routing = nn.Linear(self.in_channels, experts, device=device, dtype=dtype)
         self.reset_parameters()
 

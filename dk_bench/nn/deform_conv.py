@@ -14,8 +14,6 @@ from dk_bench.nn.offsets import LocalMask, LocalOffset
 for _step in ("_dense", "add_bias", "deform_kernel_conv"):
     torch.fx.wrap(_step)
 
-__all__ = ["DeformConv2d"]
-
 
 class DeformConv2d(RigidStart2d):
     """Deformable convolution, version 1, or modulated, which is version 2 (Zhu et al., CVPR 2019).
@@ -25,8 +23,7 @@ class DeformConv2d(RigidStart2d):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in ``torch.nn.Conv2d``.
-        deform_groups: the input's channels are cut into as many groups, each with offsets of its own; a divisor of
-            in_channels.
+        deform_groups: groups of the input's channels, each with offsets of its own; a divisor of in_channels.
         modulated: learn a factor on each tap too, see :class:`dk_bench.nn.LocalMask`.
 
     Shape: (N, Cin, H, W) to (N, Cout, Hout, Wout); N may be 0.
@@ -49,8 +46,7 @@ class DeformConv2d(RigidStart2d):
         if type(deform_groups) is not int or deform_groups < 1 or in_channels % deform_groups:
             raise ValueError(f"deform_groups: expected a divisor of in_channels = {in_channels}, got {deform_groups!r}")
         self.deform_groups, self.modulated = deform_groups, modulated
-        shape = (self.out_channels, in_channels // self.groups, *self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(self.kernel_shape, device=device, dtype=dtype))
         generator = {"in_channels": in_channels, **self.geometry, "device": device, "dtype": dtype}
         self.data_offset = LocalOffset(**generator, groups=deform_groups)
         self.data_mask = LocalMask(**generator, groups=deform_groups) if modulated else None
@@ -63,9 +59,7 @@ class DeformConv2d(RigidStart2d):
         offset = self.data_offset(input)
         if is_depthwise(self) and self.deform_groups == 1 and not self.modulated:
             return add_bias(deform_kernel_conv(input, offset, None, self.weight, **self.geometry), self.bias)
-        return self._dense(input, offset, self.data_mask(input) if self.modulated else None)
-
-    def _dense(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        mask = self.data_mask(input) if self.modulated else None
         return _dense(input, offset, mask, self.weight, self.bias, self.stride, self.padding, self.dilation)
 
     def extra_repr(self) -> str:

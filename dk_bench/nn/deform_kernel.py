@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from dk_bench.nn.per_image import conv2d_per_image
 
 for _step in ("_sampled", "add_bias", "conv2d_per_image", "deform_kernel_conv", "local_deform_kernel"):
     torch.fx.wrap(_step)
-
-__all__ = ["DeformKernel2d", "DeformKernelConv2d", "GlobalDeformKernel2d", "LocalDeformKernel2d"]
 
 
 class GlobalDeformKernel2d(ScopedKernel2d):
@@ -48,14 +46,9 @@ class GlobalDeformKernel2d(ScopedKernel2d):
 
 def _sampled(weight: Tensor, kernel_offset: Tensor, kernel_size: tuple[int, int], clip: bool) -> Tensor:
     """Samples in the weight's own precision, so that autocast rounds once."""
-    with _no_autocast(weight.device.type):
+    kind = weight.device.type
+    with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):  # which does not know "meta"
         return sample_kernel(weight, kernel_offset.to(weight.dtype), kernel_size=kernel_size, clip=clip)
-
-
-def _no_autocast(device_type: str) -> AbstractContextManager[object]:
-    if device_type == "meta":  # which autocast does not know
-        return nullcontext()
-    return torch.autocast(device_type, enabled=False)
 
 
 class _Depthwise(ScopedKernel2d):

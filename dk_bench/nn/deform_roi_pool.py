@@ -17,8 +17,6 @@ from dk_bench.reference.checks import IntPair
 for _step in ("check_features", "deform_roi_pool"):
     torch.fx.wrap(_step)
 
-__all__ = ["DeformRoIPool", "RoIOffsetHead"]
-
 OPTIONS = ("output_size", "spatial_scale", "sampling_ratio", "gamma", "aligned")  # of the operator
 
 

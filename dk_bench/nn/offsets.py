@@ -18,16 +18,13 @@ from dk_bench.nn.per_image import global_average
 for _step in ("as_batch", "as_given", "global_average", "narrow_conv2d"):
     torch.fx.wrap(_step)
 
-__all__ = ["GlobalOffset", "LocalMask", "LocalOffset", "OffsetGenerator", "RoIOffset", "offset_parameter_names"]
-
 
 class OffsetGenerator(nn.Module):
     """Base of the offset generators, and the mark of their parameters. Zero-initialised, with bias.
 
     A linear map of the input to offsets, in the dtype of the input or of autocast: for each group 2 * Kh * Kw of them
     in pixels, channels (dy, dx) a tap, taps row-major. The operators add them to the taps' coordinates in float32; a
-    bfloat16 offset of about one pixel is itself exact to 1/256 of it. What factors on taps (DCN v2) are made from
-    counts as offsets too.
+    bfloat16 offset of about one pixel is itself exact to 1/256 of it. What factors on taps are made from is one too.
     """
 
     def __init__(self, weight_shape: tuple[int, ...], device: torch.device | None, dtype: torch.dtype | None) -> None:

@@ -45,12 +45,12 @@ def conv2d_per_image(
     Returns:
         (N, Cout, Hout, Wout).
     """
-    out_channels = kernel.shape[1]
+    out_channels, device = kernel.shape[1], input.device.type
     channels_last = not input.is_contiguous() and input.stride(1) == 1  # vmap knows no memory formats, but strides
     depthwise = kernel.shape[2] == 1 and out_channels == groups
     if kernel.shape[3:] == (1, 1) and groups == 1 and padding == (0, 0):
         output = _matmul_per_image(input[:, :, :: stride[0], :: stride[1]], kernel.flatten(2), channels_last)
-    elif depthwise and _has_operator(input.device.type) and not is_kept():
+    elif depthwise and not is_kept() and (device == "cpu" or device == "cuda" and operators_on(device) == COMPILED):
         output = torch.ops.dk_bench.depthwise_conv_per_image(input, kernel.squeeze(2), stride, padding, dilation)
     else:
         convolve = partial(_sum_over_taps, depthwise=depthwise) if is_kept() else _grouped
@@ -58,10 +58,6 @@ def conv2d_per_image(
         if channels_last:
             output = output.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     return output if bias is None else output + bias.to(output.dtype).unflatten(-1, (out_channels, 1, 1))
-
-
-def _has_operator(device: str) -> bool:
-    return device == "cpu" or device == "cuda" and operators_on(device) == COMPILED
 
 
 def _matmul_per_image(input: Tensor, kernel: Tensor, channels_last: bool) -> Tensor:

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from dk_bench.reference import tap_weights
 
-__all__ = ["GRIDS", "grid_offset", "to_scope"]
-
 GRIDS = ("centred", "spread")
 
 

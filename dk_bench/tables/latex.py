@@ -12,8 +12,6 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["escape", "packages"]
-
 
 def _pairs(words: str) -> dict[str, str]:
     """Returns what stands for each character, which the words name in turns with it."""

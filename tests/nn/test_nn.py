@@ -21,6 +21,7 @@ from dk_bench.nn import (
     LocalDeformKernel2d,
     OffsetGenerator,
     cond_conv,
+    deform_conv,
     offset_parameter_names,
 )
 
@@ -160,7 +161,9 @@ def test_experts_of_few_positions_mix_their_outputs(size, stride, images, memory
 def test_deform_conv_depthwise_agrees_with_torchvision():
     module = randomise(DeformConv2d(6, 6, 3, 2, 1, groups=6))
     x = torch.randn(2, 6, 9, 8)
-    torch.testing.assert_close(module(x), module._dense(x, module.data_offset(x)), atol=1e-5, rtol=1e-5)
+    geometry = module.stride, module.padding, module.dilation
+    dense = deform_conv._dense(x, module.data_offset(x), None, module.weight, module.bias, *geometry)
+    torch.testing.assert_close(module(x), dense, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("groups, kind, options", [(6, *m) for m in DEPTHWISE] + [(1, *m) for m in DENSE], ids=ids)
