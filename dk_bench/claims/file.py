@@ -16,7 +16,7 @@ from dk_bench.models import KernelSpec
 from dk_bench.nn.scope import GRIDS
 from dk_bench.reading.mappings import check_keys
 from dk_bench.reading.yaml_words import read_as_written
-from dk_bench.tables.paper import figures_of_row, paper_row
+from dk_bench.tables.paper import paper_figures, paper_row
 
 CLAIMS_FILE = Path(__file__).with_name("claims.yaml")  # package data
 BACKBONES = ("ResNet-50-DW", "MobileNet-V2")  # the paper's bases, in the order of its tables
@@ -128,7 +128,7 @@ class Claims:
         total = 0.0
         for term in claim.contrast:
             arm = self.arms[term.arm]
-            figure = figures_of_row(paper_row(arm.backbone or backbone, arm.spec)).get(claim.paper)
+            figure = paper_figures().get(paper_row(arm.backbone or backbone, arm.spec), {}).get(claim.paper)
             if figure is None or not arm.spec.clip or arm.multiplier is not None:
                 return None
             total += term.weight * figure

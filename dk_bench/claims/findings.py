@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dk_bench.claims.arms import Blocks
 from dk_bench.claims.file import BACKBONES, FIGURES, Arm, Base, Claim, Claims, Experiment, Study, on_grid
@@ -18,15 +18,6 @@ from dk_bench.runs.record import EVALUATION, RunRecord
 from dk_bench.tables.cells import OFFSET_MULTIPLIER, Cell, gather
 from dk_bench.tables.contrasts import Judgement, Verdict, decide, judge
 from dk_bench.tables.rows import spec_of
-
-
-class Contrast(NamedTuple):
-    """A claim's contrast at one of the paper's bases, by what its runs are paired by; on ``grid``, of the claim's."""
-
-    claim: Claim
-    backbone: str
-    grid: str = ""
-    differences: Mapping[Any, float] | tuple[()] = ()
 
 
 @dataclass(frozen=True)
@@ -49,8 +40,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Family:
-    """The findings of one experiment or study and base, on the same data under the same settings: p values are
-    corrected over them.
+    """The findings of a place and base, on the same data under the same settings: p values are corrected over them.
 
     ``model``: the base that was trained. ``blocks``: the runs that the contrasts are of, none of a study. ``name``: the
     family's own, where a place and base have several, empty otherwise.
@@ -77,26 +67,27 @@ def families(claims: Claims, records: Iterable[RunRecord], folder: Path) -> list
             groups = _groups([cell for cell in cells if _base_of(cell) == base.model], base, claims)
             tested = [blocks for group in groups if (blocks := Blocks(experiment.metric, base.arms, group)).is_tested]
             for blocks in tested or [Blocks(experiment.metric, base.arms)]:
-                contrasts = _contrasts_of_runs(claims, experiment, backbone, blocks)
-                of_runs = experiment, backbone, base.model, blocks
-                found += [Family(*of_runs, *each) for each in _families(claims, contrasts)]
+                contrasts = _contrasts_of_runs(claims, experiment, base, blocks)
+                found += _families(claims, experiment, backbone, base.model, blocks, contrasts)
     for study in claims.studies.values():
         for backbone, model in study.bases.items():
-            contrasts = _contrasts_of_study(claims, study, backbone, folder)
-            found += [Family(study, backbone, model, Blocks(), *each) for each in _families(claims, contrasts)]
+            contrasts = _contrasts_of_study(claims, study, model, folder)
+            found += _families(claims, study, backbone, model, Blocks(), contrasts)
     return found
 
 
-def untested(claims: Claims, found: Iterable[Family]) -> list[Finding]:
+def untested(claims: Claims, families: Iterable[Family]) -> list[Finding]:
     """Returns the claims that no experiment is to test, at each base that the paper makes them of: not run."""
-    tested = {(finding.claim.id, finding.backbone) for family in found for finding in family.findings}
-    alone: list[Contrast] = []
+    tested = {(finding.claim.id, finding.backbone) for family in families for finding in family.findings}
+    found = []
     for claim in claims.claims.values():
-        with_figures = [b for b in claim.bases if claims.paper_difference(claim, b) is not None]
+        bases = [b for b in claim.bases if claims.paper_difference(claim, b) is not None]
         if not any((claim.id, backbone) in tested for backbone in BACKBONES):
-            with_figures = with_figures or claim.bases[:1]
-        alone += [Contrast(claim, backbone) for backbone in with_figures if (claim.id, backbone) not in tested]
-    return [finding for each in alone for finding in _findings(claims, [each])]  # they are no family
+            bases = bases or claim.bases[:1]
+        for backbone in bases:
+            if (claim.id, backbone) not in tested:
+                found += _findings(claims, backbone, [(claim, "", {})])  # they are no family
+    return found
 
 
 def _base_of(cell: Cell) -> str:
@@ -129,47 +120,48 @@ def _is_of(cell: Cell, arm: Arm, arms: list[Arm]) -> bool:
     return rate == arm.multiplier if arm.multiplier is not None else rate not in own
 
 
-def _contrasts_of_runs(claims: Claims, experiment: Experiment, backbone: str, blocks: Blocks) -> list[Contrast]:
-    arms = set(experiment.bases[backbone].arms)
+Contrast = tuple[Claim, str, Mapping[Any, float]]  # a claim, the grid it is on, differences by what runs are paired by
+
+
+def _contrasts_of_runs(claims: Claims, experiment: Experiment, base: Base, blocks: Blocks) -> list[Contrast]:
     tested = [claim for claim in claims.claims.values() if experiment.name in claim.tested]
-    rows = [(claim, grid) for claim in tested for grid in claim.grids if set(claim.arms(grid)) <= arms]
-    return [Contrast(claim, backbone, grid, blocks.contrast(claim, grid)) for claim, grid in rows]
+    rows = [(claim, grid) for claim in tested for grid in claim.grids if set(claim.arms(grid)) <= set(base.arms)]
+    return [(claim, grid, blocks.contrast(claim, grid)) for claim, grid in rows]
 
 
-def _contrasts_of_study(claims: Claims, study: Study, backbone: str, folder: Path) -> list[Contrast]:
+def _contrasts_of_study(claims: Claims, study: Study, model: str, folder: Path) -> list[Contrast]:
     contrasts = []
     for claim in (claim for claim in claims.claims.values() if study.name in claim.tested):
         figure = FIGURES[claim.figure]
         file = study.dynamics if figure.study == DYNAMICS else study.erf
         there = file is not None and (folder / file).exists()
-        values = differences(figure, folder / file, study.bases[backbone]) if there else {}
-        contrasts.append(Contrast(claim, backbone, "", values))
+        contrasts.append((claim, "", differences(figure, folder / file, model) if there else {}))
     return contrasts
 
 
-def _families(claims: Claims, contrasts: list[Contrast]) -> list[tuple[str, list[Finding]]]:
+def _families(
+    claims: Claims, place: Experiment | Study, backbone: str, model: str, blocks: Blocks, contrasts: list[Contrast]
+) -> list[Family]:
     """Returns the families of what one place tests, with their names, which are empty where there is one alone."""
     by_name: dict[str, list[Contrast]] = defaultdict(list)
     for contrast in contrasts:
-        by_name[contrast.claim.family].append(contrast)
+        by_name[contrast[0].family].append(contrast)
     several = len(by_name) > 1
-    return [(name * several, _findings(claims, family)) for name, family in by_name.items()]
-
-
-def _findings(claims: Claims, family: list[Contrast]) -> list[Finding]:
-    """Returns what a family's contrasts say, judged together."""
-    judgements = []
-    for claim, backbone, _, values in family:
-        margin, paper = claims.margin(claim, backbone), claims.paper_difference(claim, backbone)
-        judgements.append(judge(values, margin=margin, expected_sign=0 if claim.as_good else 1, effect=paper))
     return [
-        Finding(claim, backbone, said.effect, grid, _taps(claims, claim, grid), said, verdict)
-        for (claim, backbone, grid, _), said, verdict in zip(family, judgements, decide(judgements), strict=True)
+        Family(place, backbone, model, blocks, name * several, _findings(claims, backbone, family))
+        for name, family in by_name.items()
     ]
 
 
-def _taps(claims: Claims, claim: Claim, grid: str) -> str:
-    """Returns the grids that a row names: those of its arms of scope 4."""
-    specs = [claims.arms[on_grid(term.arm, grid)].spec for term in claim.contrast]
-    grids = [spec.grid for spec in specs if spec.depthwise and spec.scope == 4]
-    return ", ".join(dict.fromkeys(grids))
+def _findings(claims: Claims, backbone: str, family: list[Contrast]) -> list[Finding]:
+    """Returns what a family's contrasts say at one of the paper's bases, judged together."""
+    judgements = []
+    for claim, _, values in family:
+        margin, paper = claims.margin(claim, backbone), claims.paper_difference(claim, backbone)
+        judgements.append(judge(values, margin=margin, expected_sign=0 if claim.as_good else 1, effect=paper))
+    found = []
+    for (claim, grid, _), judged, verdict in zip(family, judgements, decide(judgements), strict=True):
+        specs = [claims.arms[on_grid(term.arm, grid)].spec for term in claim.contrast]
+        taps = dict.fromkeys(spec.grid for spec in specs if spec.depthwise and spec.scope == 4)
+        found.append(Finding(claim, backbone, judged.effect, grid, ", ".join(taps), judged, verdict))
+    return found

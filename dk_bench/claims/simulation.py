@@ -94,8 +94,7 @@ def _errors() -> Table:
 
 
 def _wrong(generator: Generator, runs: str, seeds: int, size: int) -> list[float]:
-    """Returns the shares, in percent, of families with a wrong statement: where all true differences are 0, where half
-    of them are, and where all are the margin."""
+    """Returns how many % of families have a wrong statement: all differences 0, half of them, and all the margin."""
     real = np.arange(size) % 2 == 0 if size > 1 else np.zeros(1, bool)
     none = SimulatedFamily(seeds, (0.0,) * size, runs=runs).told(generator)
     half = SimulatedFamily(seeds, tuple(1.1 * real), 1.1, runs).told(generator)[:, ~real]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -55,17 +56,11 @@ def _stem(model: nn.Module, convs: dict[str, nn.Conv2d], first: tuple[str, ...])
         first = tuple(convs)[:1]
     stem: set[str] = set()
     for name in set(first) & convs.keys():
-        parts = name.split(".")
-        depth = 1
-        while depth < len(parts) and 2 * _count(convs, ".".join(parts[:depth])) > len(convs):
-            depth += 1
-        start = ".".join(parts[:depth])
+        around = itertools.accumulate(name.split("."), "{}.{}".format)  # what holds it, the outermost first
+        small = (module for module in around if 2 * sum(_is_inside(conv, module) for conv in convs) <= len(convs))
+        start = next(small, name)
         stem |= {start, *_single_convolutions_after(model, convs, start)}
     return stem
-
-
-def _count(convs: dict[str, nn.Conv2d], module: str) -> int:
-    return sum(_is_inside(name, module) for name in convs)
 
 
 def _single_convolutions_after(model: nn.Module, convs: dict[str, nn.Conv2d], start: str) -> set[str]:

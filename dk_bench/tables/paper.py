@@ -73,14 +73,9 @@ def paper_models() -> dict[tuple[str, ...], str]:
     return {paper_row(BACKBONES[model.base], model.spec): model.name for model in models}
 
 
-def figures_of_row(row: tuple[str, ...]) -> dict[str, float]:
-    """Returns all that the paper's tables print in the row of that name; nothing where they have none."""
-    return _figures().get(row, {})
-
-
 def figures_of_model(model: str) -> dict[str, float]:
     """Returns all that the paper's tables print of a model; nothing of one that is not in them."""
-    return next((figures_of_row(row) for row, name in paper_models().items() if name == model), {})
+    return next((paper_figures().get(row, {}) for row, name in paper_models().items() if name == model), {})
 
 
 def paper_difference(model: str, base: str, key: str) -> float | None:
@@ -90,8 +85,8 @@ def paper_difference(model: str, base: str, key: str) -> float | None:
 
 
 @cache
-def _figures() -> dict[tuple[str, ...], dict[str, float]]:
-    """Returns all figures by the names of rows: a row may stand in a table of classification and one of detection."""
+def paper_figures() -> dict[tuple[str, ...], dict[str, float]]:
+    """Returns the paper's figures by names of rows, which may stand in tables of classification and of detection."""
     found: dict[tuple[str, ...], dict[str, float]] = {}
     for table, rows in paper_tables().items():
         for row in rows:

@@ -19,9 +19,8 @@ from dk_bench.tables.table import NO_DIFFERENCE
 class ModelRow:
     """A row of a table of models: a cell, or a model that nothing was run of.
 
-    ``beside``: all cells of the table, among which are those it is compared with. ``metric``: the one that differences
-    are of. ``paper``: the row of the paper's table, where it is one. ``counts``: params, macs and sampling_macs, for a
-    model without a cell.
+    ``beside``: all cells of the table, among which are those it is compared with. ``metric``: what differences are of.
+    ``paper``: the row of the paper's table, where it is one. ``counts``: params and so on, for a model without a cell.
     """
 
     model: str
