@@ -50,8 +50,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs that test claims: those whose configuration is called ``runs``. ``seeds``: as planned. ``bases``: by the
-    paper's names."""
+    """Runs that test claims: those of the name ``runs``. ``seeds``: as planned. ``bases``: by the paper's names."""
 
     name: str
     title: str
@@ -84,8 +83,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, in our words: that a contrast is above zero; or, ``as_good``, that it is not below it by more than the
-    margin.
+    """A claim, in our words: that a contrast is above zero; or, ``as_good``, not below it by more than the margin.
 
     ``figure``: for a claim of one of the paper's figures, the name that `dk_bench.claims.studies` has for its
     contrast; then ``contrast`` is empty, and it is tested by studies. ``paper``: the figure of the paper's tables, None

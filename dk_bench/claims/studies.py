@@ -1,5 +1,4 @@
-"""The claims of the paper's figures 3, 4 and 6 as differences by seed, from the CSV files that `dk-bench dynamics` and
-`dk-bench erf` leave.
+"""The claims of the paper's figures 3, 4 and 6 as differences by seed, from CSV files of `dk-bench dynamics` and `erf`.
 
 Under figure 3: offsets tell an object's scale, CondConv's scores tell its class. Under figures 4 and 6: effective
 receptive fields adapt to the object and follow its rotation and scale. Pictures say neither how much nor how sure;
@@ -29,8 +28,7 @@ class FigureClaim:
         id: what the file calls its figure.
         study: `DYNAMICS` or `ERF`.
         number: the column of the CSV.
-        of, over: the rows whose difference it is, as values of its columns; a model by what stands behind the base's
-            name (`_dk`).
+        of, over: the rows whose difference it is, by values of columns; models by what they add to the base's name.
     """
 
     id: str

@@ -46,7 +46,7 @@ def _is_inside(name: str, module: str) -> bool:
 
 
 def _stem(model: nn.Module, convs: dict[str, nn.Conv2d], first: tuple[str, ...]) -> set[str]:
-    """Names of the modules that the stem consists of.
+    """Returns the names of the modules that the stem consists of.
 
     It is the outermost module around the first convolution that does not hold most of the model's convolutions:
     ResNet's deep ``conv1``, but DenseNet's ``features.conv0``, as ``features`` has the blocks too. Modules with one

@@ -127,11 +127,10 @@ def _grouped(input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilatio
 def _sum_over_taps(
     input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int, depthwise: bool
 ) -> Tensor:
-    """Computes the same for a graph that is kept, where a convolution's number of groups is a constant, but the
-    batch's size is not.
+    """Computes the same for a graph that is kept, where a convolution's number of groups is a constant, but N is not.
 
-    Depthwise kernels multiply, others are matrix products, tap by tap; of 16-bit operands the former are exact, and
-    sums are float32.
+    Depthwise kernels multiply, others are matrix products, tap by tap; of 16-bit operands the former are exact. Sums
+    are float32.
     """
     if (dtype := autocast_dtype(input)) is not None:  # products element by element have no autocast
         input, kernel = input.to(dtype), kernel.to(dtype)

@@ -1,8 +1,7 @@
 """Text for pdflatex, in ASCII: every character as a command of plain LaTeX where there is one.
 
 What a font of the package CJK has besides (Chinese, Japanese, Korean, Cyrillic, many signs) is set in that font; the
-rest, pictographs say, stands as its code point, ``U+1F99D``. Names come from users: none may stop a document, or come
-out as another.
+rest, pictographs say, stands as its code point, ``U+1F99D``. No user's name may stop a document, or become another.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 A run's *draw* is what decides how its numbers are rounded: kind and number of devices, and the instruction set that
 each library chose. Rounding alone changes a run as much as another seed does, so two draws of a seed are two runs, and
-a difference pairs runs of one seed and one draw. Of older records nobody knows the instruction sets: they are a draw of
-their own.
+a difference pairs runs of one seed and one draw. Older records do not tell the instruction sets: a draw of their own.
 """
 
 from __future__ import annotations

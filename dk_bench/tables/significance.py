@@ -1,7 +1,6 @@
 """Tests of differences by seed, as numbers or arrays of them; in percentage points, as metrics are.
 
-scipy.stats has the first two and takes a second to import; only the distributions are taken from scipy here, and the
-tests compare.
+scipy.stats has the first two and takes a second to import: of scipy only distributions are used, and tests compare.
 """
 
 from __future__ import annotations
