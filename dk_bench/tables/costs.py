@@ -10,8 +10,12 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import timm
+import torch
+
 from dk_bench.errors import UserError
 from dk_bench.files import write_atomically
+from dk_bench.models.cost import count_cost
 from dk_bench.tables.paper import PAPER_FILE
 
 COSTS_FILE = PAPER_FILE.with_name("costs.json")
@@ -21,17 +25,8 @@ Costs = dict[str, dict[str, int]]
 
 def count_costs(models: Iterable[str]) -> Costs:
     """Counts params, macs and sampling_macs of each model, for one image of 3 x 224 x 224 and 1000 classes."""
-    import timm
-    import torch
-
-    from dk_bench.models.cost import count_cost
-
-    costs = {}
-    for name in models:
-        with torch.device("meta"):  # counting needs no weights
-            model = timm.create_model(name)
-        costs[name] = dataclasses.asdict(count_cost(model, (3, 224, 224)))
-    return costs
+    with torch.device("meta"):  # counting needs no weights
+        return {name: dataclasses.asdict(count_cost(timm.create_model(name))) for name in models}
 
 
 def load_costs(path: str | Path = COSTS_FILE) -> Costs:
