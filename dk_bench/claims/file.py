@@ -14,8 +14,7 @@ from dk_bench.claims.studies import CLAIMS as FIGURE_CLAIMS
 from dk_bench.errors import UserError, located
 from dk_bench.models import KernelSpec
 from dk_bench.nn.scope import GRIDS
-from dk_bench.reading.mappings import check_keys
-from dk_bench.reading.yaml_words import read_as_written
+from dk_bench.reading.yaml_words import check_keys, read_as_written
 from dk_bench.tables.paper import paper_figures, paper_row
 
 CLAIMS_FILE = Path(__file__).with_name("claims.yaml")  # package data

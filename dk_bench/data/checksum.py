@@ -7,15 +7,15 @@ import os
 from typing import Any
 
 from dk_bench.data.image_files import Files
-from dk_bench.data.images import FileImages, NamedImages
 from dk_bench.data.procedural import ShapeImages
+from dk_bench.data.sources import FileImages, Images
 
 MANY = 100_000  # of up to so many images, and so many bytes of files, all are read
 MANY_BYTES = 2_000_000_000
 SAMPLE = 32  # of more, and of images that are drawn, so many, or a few more, that lie spread over all
 
 
-def checksum(images: FileImages | NamedImages | ShapeImages) -> str:
+def checksum(images: Images) -> str:
     """Returns the checksum, 16 hexadecimal digits, of a split's images in order, their labels and their classes' names.
 
     Equal for a folder and its tar. Of files the bytes count: of all of them up to `MANY` images and `MANY_BYTES`, of
@@ -42,7 +42,7 @@ def files_checksum(files: Files, *described: Any) -> str:
     return digest.hexdigest()
 
 
-def content_digest(images: Files | FileImages | NamedImages | ShapeImages, *, again: bool = False) -> bytes:
+def content_digest(images: Files | Images, *, again: bool = False) -> bytes:
     """Returns a digest of 16 bytes of the bytes of all images, in their order, worked out once unless ``again``; of
     procedural images of their settings, and of the pixels of some, which tell programs that draw otherwise.
 

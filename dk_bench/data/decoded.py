@@ -26,9 +26,8 @@ from torch import Tensor
 
 from dk_bench.config import DataConfig
 from dk_bench.data.checksum import content_digest, spread
-from dk_bench.data.images import FileImages
 from dk_bench.data.procedural import ShapeImages
-from dk_bench.data.sources import Images
+from dk_bench.data.sources import FileImages, Images
 from dk_bench.errors import UserError, system_errors
 from dk_bench.files import open_atomically, remove_leftovers, write_atomically
 from dk_bench.runs.lock import wait_for

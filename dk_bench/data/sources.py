@@ -1,14 +1,108 @@
-"""Opens the images a configuration names, and names them."""
+"""Opens the images a configuration names, and names them: folders and tars by a scan of our own, data sets that have a
+name through timm's readers, procedural images."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from dk_bench.config import DataConfig
-from dk_bench.data.images import FileImages, NamedImages
+from dk_bench.data.layout import EXPECTED
+from dk_bench.data.pixels import open_image
 from dk_bench.data.procedural import ShapeImages
+from dk_bench.data.scan import scan
 from dk_bench.data.shifts import check_beyond, ranges
 from dk_bench.errors import UserError
+
+STREAMS = ("hfids", "tfds", "wds")  # timm's sources without random access
+# How torchvision's data sets that know only train and test take timm's names of splits.
+TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("val", "valid", "validation", "eval", "evaluation", "test")
+
+
+class FileImages:
+    """One split of a folder or tar as map-style data set: item ``index`` is (RGB image, label).
+
+    ``labels`` are of all images in order, ``classes`` the names in order of the labels, ``files`` where images come
+    from, ``left_out`` the number of service files. Raises UserError for a path that is missing or holds anything but
+    images of classes, see `dk_bench.data.layout`; an item raises it where its image, which it names, cannot be read.
+    """
+
+    def __init__(self, config: DataConfig, split: str) -> None:
+        self.files = scan(_place(config, split), f"data.{split}")
+        self.classes, self.labels, self.left_out = self.files.classes, self.files.labels, self.files.left_out
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        content = io.BytesIO(self.files.content(index))
+        return open_image(content, name=self.files.called(index)), self.labels[index]
+
+
+class NamedImages:
+    """One split of a named data set of ``timm.data.create_dataset`` with random access, hfds/NAME or torch/NAME.
+
+    As `FileImages`, and ``source`` says what was opened. Raises UserError where the data set, or a split that it
+    heeds, cannot be had under that name.
+    """
+
+    left_out = 0
+
+    def __init__(self, config: DataConfig, split: str) -> None:
+        place = _place(config, split)
+        _check_reader(config.reader)
+        _check_split(config.reader, place, f"data.{split}")
+        self._dataset = _create(config, place)
+        self.reader = getattr(self._dataset, "reader", None)
+        if hasattr(self._dataset, "loader"):  # torchvision's sets of files; its own loader reads other pixels
+            self._dataset.loader = open_image
+        self.classes = _class_names(self._dataset if self.reader is None else self.reader)
+        self.source = f"{config.reader}, split {place!r}"
+        if len(self) == 0:
+            raise UserError(f"no images in {self.source}", key=f"data.{split}")
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        image, label = self._item(index)
+        if not 0 <= label < len(self.classes):
+            raise UserError(
+                f"{self.source}: image {index} has the label {label}, expected 0 to {len(self.classes) - 1}; a split "
+                "without labels cannot be used"
+            )
+        return image, label
+
+    def _item(self, index: int) -> tuple[Image.Image, int]:
+        name = f"{self.source}: image {index}"
+        try:
+            if self.reader is None:  # torchvision's data sets decode for themselves, or call the loader
+                image, label = self._dataset[index]
+                return image.convert("RGB"), int(label)
+            file, label, *_ = self.reader[index]
+        except (OSError, AssertionError) as error:
+            raise UserError(f"{name} cannot be read: {error}") from error
+        with file:
+            return open_image(file, name=name), int(label)
+
+    def paths(self) -> list[str] | None:
+        """Tells where the images lie, in order; None where they are no files of their own."""
+        known = getattr(self._dataset, "samples", None) or getattr(self._dataset, "imgs", None)
+        return [str(path) for path, _ in known] if known else None
+
+    def content(self, index: int) -> bytes:
+        """Returns the file's bytes where there are some, or else the pixels: they differ from image to image."""
+        if self.reader is None:
+            image = self._dataset[index][0]
+            return repr((image.mode, image.size)).encode() + image.tobytes()
+        with self.reader[index][0] as file:
+            return file.read()
+
 
 Images = FileImages | NamedImages | ShapeImages
 
@@ -56,3 +150,55 @@ def _check_places(config: DataConfig) -> None:
     elif config.root is not None and not config.reader:
         reason = "but 'data.reader' is empty: only named data sets lie below it; expected data.train and data.val as "
         raise UserError(f"{reason}whole paths", key="data.root", value=config.root)
+
+
+def _place(config: DataConfig, split: str) -> str:
+    """Returns the path or split that the configuration names."""
+    place = getattr(config, split)
+    if place is None:
+        expected = f"the name of a split of {config.reader}" if config.reader else EXPECTED
+        raise UserError(f"key 'data.{split}' is not set, expected {expected}; give data.{split}=...")
+    return place
+
+
+def _check_reader(reader: str) -> None:
+    """Raises UserError for a reader without random access, and for one that opens something else than is meant."""
+    kind, _, name = reader.lower().partition("/")
+    reason = None
+    if kind in STREAMS:
+        access = "a folder, a tar, or a data set with random access (hfds/NAME, torch/NAME)"
+        reason = f"a stream, which has no order to resume in; expected {access}"
+    elif kind not in ("hfds", "torch") or not name:  # timm takes any other name for a folder
+        reason = "expected hfds/NAME or torch/NAME, or nothing where data.train and data.val are folders or tars"
+    elif kind == "torch" and name.rpartition("/")[2] in ("image_folder", "folder"):
+        instead = "leave data.reader empty, and give the folders as data.train=... and data.val=..."
+        reason = f"which reads one folder for both splits; {instead}"
+    if reason:
+        raise UserError(reason, key="data.reader", value=reader)
+
+
+def _check_split(reader: str, place: str, key: str) -> None:
+    """Raises UserError for a split's name that timm would take for test, whatever it says."""
+    name = reader.lower().rpartition("/")[2]
+    if reader.lower().startswith("torch/") and name in TWO_SPLITS and place not in (*TRAIN_NAMES, *TEST_NAMES):
+        raise UserError(f"expected a split of {reader}: train or test", key=key, value=place)
+
+
+def _create(config: DataConfig, split: str) -> Any:
+    from timm.data import create_dataset  # slow to import
+
+    try:
+        return create_dataset(config.reader, root=config.root, split=split, search_split=False)
+    except (RuntimeError, ValueError, AssertionError, OSError, ImportError, TypeError, KeyError) as error:
+        why = str(error) or type(error).__name__
+        raise UserError(f"{config.reader!r}, split {split!r}: {why}", key="data.reader") from error
+
+
+def _class_names(source: object) -> list[str]:
+    """Returns class names in the order of their labels, from whatever attribute the source has for them."""
+    # torchvision's ImageNet (its classes have several names each), iNat, then what most sources have.
+    for attribute in ("wnids", "all_categories", "class_to_idx", "class_name_to_idx", "classes"):
+        if names := getattr(source, attribute, None):
+            ordered = sorted(names, key=names.get) if attribute.endswith("_to_idx") else names
+            return [str(name) for name in ordered]
+    raise UserError("this data set does not say which classes it has", key="data.reader")

@@ -20,7 +20,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler
 
 from dk_bench.data.checksum import files_checksum
-from dk_bench.data.coco_checks import check_annotations
+from dk_bench.data.coco import check_annotations
 from dk_bench.data.image_files import PathFiles
 from dk_bench.data.order import InOrder, batches_done, check_processes, mix_seed, processes
 from dk_bench.data.splits import check_files_apart
@@ -45,7 +45,7 @@ class DetectionData(RunData):
 
     ``batch_size`` is that of one device, as under mmdet's runner. Training goes on from where the trainer is.
     Validation goes over all images once, spread over the devices. Nothing is opened before the first use; then
-    UserError is raised for bad data, see `dk_bench.data.coco_checks.check_annotations` and `check_splits`; a batch
+    UserError is raised for bad data, see `dk_bench.data.coco.check_annotations` and `check_splits`; a batch
     raises it for an image that is damaged.
     """
 

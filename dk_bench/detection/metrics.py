@@ -24,8 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
-from dk_bench.data.coco import read_annotations
-from dk_bench.data.coco_checks import NEEDED
+from dk_bench.data.coco import NEEDED, read_annotations
 from dk_bench.errors import UserError
 
 # Names in records -> torchmetrics' names.

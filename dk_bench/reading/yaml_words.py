@@ -1,9 +1,11 @@
-"""Reads YAML files so that a scalar without quotes stays the word that was written."""
+"""Reads YAML files so that a scalar without quotes stays the word that was written, and checks mappings in them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -12,6 +14,7 @@ from dk_bench.errors import UserError, system_errors
 from dk_bench.reading.values import DECIMAL, TRUTH, Word
 
 TAG = "tag:yaml.org,2002:"
+WORDS = {dict: "a mapping", list: "a list", str: "text", bool: "true or false"}  # other kinds are numbers
 
 
 def read_words(path: str | Path, what: str = "configuration") -> Any:
@@ -35,6 +38,30 @@ def read_as_written(path: str | Path, what: str) -> Any:
         return None
     _Words(path, as_written=True).value(node)
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+
+
+def check_keys(
+    value: Any, needed: Mapping[str, Any], optional: Mapping[str, Any] = MappingProxyType({}), also: Iterable[str] = ()
+) -> None:
+    """Raises UserError for a mapping that lacks a key, has an unknown one or one of another kind.
+
+    Args:
+        value: what is to be a mapping.
+        needed, optional: keys with the types that their values may have; a truth value is no number.
+        also: keys that are known too but not checked here, for the error.
+    """
+    if not isinstance(value, dict):
+        raise UserError(f"expected a mapping, got {value!r}")
+    kinds = {**needed, **optional}
+    if missing := needed.keys() - value.keys():
+        raise UserError(f"missing {', '.join(sorted(missing))}")
+    if unknown := value.keys() - kinds.keys():
+        expected = ", ".join([*kinds, *sorted(also)])
+        raise UserError(f"unknown {', '.join(map(str, sorted(unknown, key=str)))}, expected some of {expected}")
+    for key in value:
+        kind = kinds[key]
+        if not isinstance(value[key], kind) or (kind is not bool and isinstance(value[key], bool)):
+            raise UserError(f"{key} is {value[key]!r}, expected {WORDS.get(kind, 'a number')}")
 
 
 def _compose(path: str | Path, what: str) -> yaml.Node | None:

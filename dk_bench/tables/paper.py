@@ -8,8 +8,7 @@ from typing import Any
 
 from dk_bench.errors import UserError, located
 from dk_bench.models import MODELS, KernelSpec
-from dk_bench.reading.mappings import check_keys
-from dk_bench.reading.yaml_words import read_as_written
+from dk_bench.reading.yaml_words import check_keys, read_as_written
 
 PAPER_FILE = Path(__file__).with_name("paper.yaml")  # package data, so that it is there however one installs
 

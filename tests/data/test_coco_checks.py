@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("mmdet", reason="mmdet is not installed, whose data set writes the files")
 
-from dk_bench.data.coco_checks import check_annotations
+from dk_bench.data.coco import check_annotations
 from dk_bench.data.procedural import SHAPES
 from dk_bench.detection.scene_files import write_dataset
 from dk_bench.errors import UserError

@@ -19,8 +19,8 @@ from mmengine.registry import TRANSFORMS as ROOT
 from dk_bench.analysis.objects import coco_objects
 from dk_bench.analysis.pictures import open_pictures
 from dk_bench.cli import main
-from dk_bench.data import coco_checks
-from dk_bench.data.coco_checks import check_annotations
+from dk_bench.data import coco
+from dk_bench.data.coco import check_annotations
 from dk_bench.data.pixels import open_image
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.image_loading import LoadImage
@@ -184,7 +184,7 @@ def test_another_size_than_annotated_is_named_everywhere(tmp_path, monkeypatch, 
     with pytest.raises(UserError, match=text.replace("train", "(train|val)")):
         train(config)
     assert not (run_folder(config) / "record.json").exists()
-    monkeypatch.setattr(coco_checks, "FEW", 3)  # as of data with many images: when they are read
+    monkeypatch.setattr(coco, "FEW", 3)  # as of data with many images: when they are read
     text = r"special\.png is 48 x 32; its annotation says 49 x 32"
     with pytest.raises(UserError, match=text):
         list(DetectionData(config).val_dataloader())

@@ -3,7 +3,7 @@
 import pytest
 
 from dk_bench.errors import UserError
-from dk_bench.reading.mappings import check_keys
+from dk_bench.reading.yaml_words import check_keys
 
 NEEDED, OPTIONAL = {"name": str, "seeds": int | float}, {"arms": list, "whole": bool}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dk_bench.data.coco_checks import check_annotations
+from dk_bench.data.coco import check_annotations
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.mmengine_config import load_detection_config
 from dk_bench.errors import UserError
