@@ -16,8 +16,7 @@ from dk_bench.errors import UserError
 def build(registry: Registry, settings: Mapping[str, Any], key: str, **defaults: Any) -> Any:
     """Builds what ``settings`` describe by the registry. ``defaults`` stand where the settings say nothing.
 
-    Raises UserError that names ``key`` where the type is unknown or does not take the settings. ``settings`` stay as
-    they are.
+    Raises UserError that names ``key`` where the type is unknown or does not take the settings, which stay as they are.
     """
     try:
         return registry.build(dict(settings), default_args=defaults or None)

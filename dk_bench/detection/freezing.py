@@ -27,8 +27,7 @@ def last_of_each_stride(maps: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def frozen_names(net: nn.Module, stages: int) -> list[str]:
-    """Returns the names of the modules in the stem and the first ``stages``, in the order of their making, which timm's
-    models keep.
+    """Names the modules in the stem and the first ``stages``, in the order of their making, which timm's models keep.
 
     A stage ends with the module that makes the last map of its stride. What is before the first is the stem: all up to
     the last map of a smaller stride or, where there is none, up to the module of stage 1.

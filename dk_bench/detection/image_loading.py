@@ -49,8 +49,7 @@ class LoadImage(FromFile):
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Adds ``img``, (height, width, 3) of uint8 in the order blue, green, red, and its size.
 
-        ``results`` has ``img_path`` and, where an annotation states them, ``width`` and ``height``. Raises UserError
-        as `open_image` does.
+        ``results`` has ``img_path`` and, if annotated, ``width`` and ``height``. Raises UserError as `open_image` does.
         """
         if self.fault:
             return super().transform(results)

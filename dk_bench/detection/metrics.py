@@ -112,7 +112,8 @@ def average_precision(
         iou_thresholds=IOU_THRESHOLDS,
         rec_thresholds=RECALL_THRESHOLDS,
         max_detection_thresholds=MAX_DETECTIONS,
-        backend=backend or _installed_backend(),
+        # faster_coco_eval gives the same figures sooner where it is installed
+        backend=backend or (BACKENDS[0] if importlib.util.find_spec(BACKENDS[0]) else BACKENDS[1]),
         sync_on_compute=False,  # all predictions are here already, see DetectionMetric
     )
     metric.warn_on_many_detections = False  # detectors give more than 100; the best 100 count
@@ -128,8 +129,7 @@ class DetectionMetric:
     """Collects mmdet's predictions over a validation epoch, on every process its own, and scores them together.
 
     torchmetrics' own synchronisation needs as many images on every process; this one does not, and an image that two
-    processes have seen counts once. One that none has seen counts as one where nothing was found, or, with
-    ``of_seen``, not at all.
+    processes have seen counts once. In one that none has seen nothing was found; with ``of_seen`` it does not count.
     """
 
     def __init__(self, truth: GroundTruth, backend: str | None = None, *, of_seen: bool = False) -> None:
@@ -150,8 +150,3 @@ class DetectionMetric:
         truth = self.truth.only(together) if self.of_seen else self.truth
         figures = average_precision(together, truth, self.backend)
         return {name: 100 * value if value >= 0 else math.nan for name, value in figures.items()}
-
-
-def _installed_backend() -> str:
-    """Returns faster_coco_eval, which gives the same figures sooner, where it is installed."""
-    return next(name for name in BACKENDS if importlib.util.find_spec(name) or name == BACKENDS[-1])

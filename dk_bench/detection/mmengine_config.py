@@ -25,7 +25,7 @@ from mmengine.utils import import_modules_from_strings
 
 from dk_bench.config import RunConfig, to_dict
 from dk_bench.errors import UserError, located, system_errors
-from dk_bench.reading.overrides import Key, joined, put, split_override, standing
+from dk_bench.reading.overrides import joined, put, split_override, standing
 from dk_bench.reading.schema import merged, read_value
 from dk_bench.reading.sequences import check_sequences
 from dk_bench.reading.values import annotation_of, read_text
@@ -67,8 +67,7 @@ class DetectionConfig:
     run: RunConfig
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all of it as plain data: dicts, lists, tuples, texts, numbers, None. What `config_from_values`
-        takes."""
+        """Returns all of it as `config_from_values` takes it: dicts, lists, tuples, texts, numbers, None."""
         return _plain(self.cfg.to_dict()) | to_dict(self.run)
 
     @property
@@ -156,14 +155,12 @@ def _override(cfg: mmengine.Config, override: str, source: str) -> None:
     if first not in KNOWN:
         raise UserError(f"{override}: {_no_key(cfg, first, source)}")
     with located(override):
-        known = first in OURS
-        value = read_value(RunConfig, key, text) if known else read_text(text, _annotation(cfg, key), joined(key))
+        if first in OURS:
+            value = read_value(RunConfig, key, text)
+        else:  # no schema knows the key: what stands there says what it takes, but for a few
+            takes = TAKES.get(joined(key)) or annotation_of(standing({first: cfg.get(first)}, key))
+            value = read_text(text, takes, joined(key))
         cfg[first] = put(cfg.get(first), tuple(rest), value, (first,))
-
-
-def _annotation(cfg: mmengine.Config, key: Key) -> Any:
-    """Returns the annotation of a key that no schema knows: what stands there says it, but for a few."""
-    return TAKES.get(joined(key)) or annotation_of(standing({key[0]: cfg.get(key[0])}, key))
 
 
 def _no_key(cfg: mmengine.Config, first: str, source: str) -> str:

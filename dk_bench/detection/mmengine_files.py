@@ -59,23 +59,17 @@ def add_for_mmengine(
     steps = checkpoint["global_step"]
     whole = steps_per_epoch is not None and steps % steps_per_epoch == 0
     done = {"epoch": steps // steps_per_epoch, "iter": steps} if whole else {}
-    seed = config.get("seed")
-    checkpoint["meta"] = {**done, "cfg": _as_text(config), "seed": seed, "dataset_meta": _meta(dataset_meta)}
+    seed, text = config.get("seed"), "".join(f"{key} = {value!r}\n" for key, value in config.items())
+    checkpoint["meta"] = {**done, "cfg": text, "seed": seed, "dataset_meta": _meta(dataset_meta)}
     checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
     if "optimizer_states" in checkpoint:  # not where weights alone are saved; the same tensors, written once
         checkpoint["optimizer"] = checkpoint["optimizer_states"][0]
         checkpoint["param_schedulers"] = checkpoint["lr_schedulers"][0]["schedulers"]
 
 
-def _as_text(config: Mapping[str, Any]) -> str:
-    """Returns a configuration file that says the same."""
-    return "\n".join(f"{key} = {value!r}" for key, value in config.items()) + "\n"
-
-
 def _meta(dataset_meta: Mapping[str, Any]) -> dict[str, Any]:
     """Returns names and colours as plain data."""
-    palette = dataset_meta.get("palette")
-    if not isinstance(palette, Sequence) or isinstance(palette, str):
-        return {"classes": tuple(map(str, dataset_meta["classes"]))}
-    colours = [tuple(int(value) for value in colour) for colour in palette]
-    return {"classes": tuple(map(str, dataset_meta["classes"])), "palette": colours}
+    plain, palette = {"classes": tuple(map(str, dataset_meta["classes"]))}, dataset_meta.get("palette")
+    if isinstance(palette, Sequence) and not isinstance(palette, str):
+        plain["palette"] = [tuple(map(int, colour)) for colour in palette]
+    return plain

@@ -61,8 +61,7 @@ class LitDetector(ConfiguredModule):
         self._metric: DetectionMetric | None = None
 
     def _apply(self, fn: Callable, recurse: bool = True) -> LitDetector:
-        """Moves the preprocessor's idea of where it is as well: only its own ``to`` changes that, and nn.Module moves
-        children without it."""
+        """Moves the preprocessor's idea of where it is as well: only its own ``to``, not its parent's, changes that."""
         super()._apply(fn, recurse)
         self.model.data_preprocessor.to(next(self.model.parameters()).device)
         return self
@@ -74,8 +73,7 @@ class LitDetector(ConfiguredModule):
     def setup(self, stage: str) -> None:
         """Replaces synchronised batch normalisation, which needs several processes, on one, as mmengine does.
 
-        Raises UserError for a trainer or data that do not go with the configuration, and for mixed precision where mmcv
-        has no operators for it.
+        Raises UserError for a trainer or data that do not go with the configuration, or precision that mmcv cannot use.
         """
         if stage == "fit":
             self.check_trainer(self.config.max_epochs, "train_cfg.max_epochs")

@@ -82,8 +82,7 @@ def build_wrapper(model: nn.Module, cfg: mmengine.Config, world_size: int) -> Op
 
 
 def build_schedules(optimizer: Optimizer, cfg: mmengine.Config, steps_per_epoch: int) -> Schedules:
-    """Builds what ``param_scheduler`` describes, its ends by default those of training. Raises UserError for bad
-    settings."""
+    """Builds what ``param_scheduler`` describes, by default up to training's end. Raises UserError for bad settings."""
     settings = cfg.get("param_scheduler") or []
     epochs, schedulers = cfg.train_cfg.max_epochs, []
     for number, one in enumerate([settings] if isinstance(settings, dict) else settings):

@@ -26,7 +26,11 @@ def require_mm() -> None:
         found = _version(package)
         if found not in SpecifierSet(versions, prereleases=True):
             raise UserError(f"detection needs {package}{versions}, found {package} {found}: {INSTALL}")
-    _require_operators()
+    try:
+        importlib.import_module("mmcv._ext")
+    except ImportError as error:
+        needed = "mmcv with its compiled operators (mmcv-lite has none), built for this torch"
+        raise UserError(f"detection needs {needed}: {error}. {INSTALL}") from error
 
 
 def _version(package: str) -> str:
@@ -34,13 +38,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:  # a checkout on the path, or mmcv-lite
         return str(getattr(importlib.import_module(package), "__version__", "0"))
-
-
-def _require_operators() -> None:
-    try:
-        importlib.import_module("mmcv._ext")
-    except ImportError as error:
-        raise UserError(
-            f"detection needs mmcv with its compiled operators (mmcv-lite has none), built for this torch: "
-            f"{error}. {INSTALL}"
-        ) from error

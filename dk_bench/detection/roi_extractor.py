@@ -19,8 +19,6 @@ from dk_bench.functional import deform_roi_pool
 from dk_bench.nn import RoIOffsetHead
 from dk_bench.registry import MODELS
 
-__all__ = ["DeformRoIExtractor"]
-
 _KEYS = ("type", "output_size", "sampling_ratio", "aligned")
 
 

@@ -107,8 +107,7 @@ def _is_written(folder: Path, scenes: Scenes) -> bool:
 
 
 def _settings(scenes: Scenes) -> dict[str, Any]:
-    """Returns what marks the data. Settings that are younger than folders already written stand there only if they
-    differ."""
+    """Returns what marks the data: settings younger than folders already written only where they differ."""
     settings = {"version": VERSION, **dataclasses.asdict(scenes)}
     shares = list(settings.pop("shares"))
     return settings | ({"shares": shares} if shares != list(SHARES) else {})

@@ -95,8 +95,7 @@ class Detection(Task):
 
 
 def _input_size(dataset: Any) -> list[int] | None:
-    """Returns [3, height, width] of the box that validation images are scaled to fit; None where the pipeline has no
-    size."""
+    """Returns [3, height, width] of the box that validation images are scaled to fit; None where there is no size."""
     for step in dataset.get("pipeline") or ():
         scale = step.get("scale") or step.get("img_scale")
         if scale is not None and "Resize" in str(step.get("type")):

@@ -52,8 +52,7 @@ def interrupts() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Raises at the end of the block, or after its own error, what would be raised inside: for what must not be half
-    done."""
+    """Raises at the block's end, or after its own error, what would be raised inside: it must not be half done."""
     global _waiting
     if not _in_main_thread():
         yield
@@ -102,12 +101,8 @@ def _stop(number: int, _: object) -> None:
         _received = number
         # Who signals a whole group of processes ends our data loaders too, which torch would take for their failure.
         # A handler of ours, since Python complains where one that is pending has become the default meanwhile.
-        _children.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, _heed_no_child))
+        _children.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, lambda *_: None))
         _raise_received()
-
-
-def _heed_no_child(*_: object) -> None:
-    pass
 
 
 def _raise_received() -> None:

@@ -102,8 +102,7 @@ def ordinary_environment() -> Iterator[None]:
 
 
 def announced_world() -> str | None:
-    """Returns the variable by which a launcher announces more than one process, as ``NAME=value``; None where there is
-    none."""
+    """Returns the variable by which a launcher announces several processes, as ``NAME=value``, or None."""
     for name in SIZES:
         value = _hidden.get(name, os.environ.get(name, ""))
         if value.isdecimal() and int(value) > 1:

@@ -49,7 +49,10 @@ class OwnWorld(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        self._port = self._port or _free_port()
+        if not self._port:
+            with socket.socket() as stream:
+                stream.bind((self.main_address, 0))
+                self._port = stream.getsockname()[1]
         return self._port
 
     @staticmethod
@@ -106,7 +109,9 @@ class OwnWorld(ClusterEnvironment):
             watch.start()
             yield
         except BaseException as error:
-            fault = self._lost(patience=1.0) if _is_of_meeting(error) else None
+            # What torch says where another process is gone; gloo has no class of its own for it.
+            of_gloo = isinstance(error, RuntimeError) and "gloo" in str(error)
+            fault = self._lost(patience=1.0) if of_gloo or isinstance(error, dist.DistError) else None
             self._kill()
             if fault:
                 raise fault from error
@@ -180,8 +185,7 @@ class HoldOn(Callback):
 
 @functools.cache
 def own_world() -> OwnWorld:
-    """Returns this process's world; its further processes stay from one trainer to the next, as torch's process group
-    does."""
+    """Returns this process's world; its further processes stay from trainer to trainer, as torch's process group."""
     return OwnWorld()
 
 
@@ -199,8 +203,7 @@ def own_process() -> Iterator[Rank]:
 
 
 def start_seconds() -> float:
-    """Tells how long the processes of a run may take to meet. Raises UserError where the variable is no positive
-    number."""
+    """Tells how long a run's processes may take to meet. Raises UserError where that is set to no positive number."""
     value = os.environ.get(START_TIMEOUT)
     try:
         seconds = DEFAULT_START_SECONDS if value is None else float(value)
@@ -209,14 +212,3 @@ def start_seconds() -> float:
     if not 0 < seconds < float("inf"):
         raise UserError(f"environment variable {START_TIMEOUT} is {value!r}, expected a number of seconds above 0")
     return seconds
-
-
-def _is_of_meeting(error: BaseException) -> bool:
-    """Tells whether an error is what torch says where another process is gone. gloo has no class of its own for it."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
-def _free_port() -> int:
-    with socket.socket() as stream:
-        stream.bind(("127.0.0.1", 0))
-        return stream.getsockname()[1]

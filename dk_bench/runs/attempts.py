@@ -26,8 +26,7 @@ def attempt_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def close_attempts(attempts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns attempts as they stand once another one begins: one that still says ``running`` did not live to say
-    more."""
+    """Returns attempts as they stand once another begins: one that still says ``running`` did not live to say more."""
     closed = []
     for attempt in attempts:
         attempt = {name: value for name, value in attempt.items() if name != "process"}
@@ -50,8 +49,7 @@ def this_process() -> dict[str, Any]:
 
 
 def is_gone(process: Mapping[str, Any]) -> bool:
-    """Tells whether a process that `this_process` named has ended. False for one of another machine: nobody here
-    knows."""
+    """Tells whether a process that `this_process` named has ended; False on another machine, where nobody knows."""
     here = this_process()
     if process.get("host") != here["host"]:
         return False

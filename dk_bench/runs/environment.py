@@ -67,8 +67,7 @@ def portable(value: Any, *, distinct: bool = False) -> Any:
 
     A path below the working folder becomes relative to it, any other keeps its last two parts (never the topmost
     folder) behind ``.../``. Works through lists, tuples and mappings, and inside text (``output=/a/b/c`` ->
-    ``output=.../b/c``). With ``distinct`` different paths stay different: six digits of the whole path's hash stand
-    before its last parts.
+    ``output=.../b/c``). With ``distinct`` different ones stay so: six digits of the path's hash stand before the parts.
     """
     if isinstance(value, Mapping):
         return {key: portable(item, distinct=distinct) for key, item in value.items()}

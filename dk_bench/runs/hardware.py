@@ -41,9 +41,8 @@ def collect_device(device: Any = None) -> dict[str, Any]:
 
 
 def collect_hardware(device: Any = None, devices: int = 1) -> dict[str, Any]:
-    """Returns `collect_device`, and: how many ``devices`` train together, the processor with its flags, the instruction
-    sets that torch, oneDNN, MKL and our library chose, what of the environment held them, and, of a GPU,
-    `cuda_settings`.
+    """Returns `collect_device`, how many ``devices`` train together, the processor with its flags, the instruction sets
+    that torch, oneDNN, MKL and our library chose, what of the environment held them, and a GPU's `cuda_settings`.
 
     What the system does not tell is None or left out.
     """
@@ -59,8 +58,7 @@ def collect_hardware(device: Any = None, devices: int = 1) -> dict[str, Any]:
 
 
 def collect_machine(*, probe: bool = True) -> dict[str, Any]:
-    """Returns the processor, its caches and cores, torch's threads, and the instruction sets that the libraries chose:
-    what times depend on.
+    """Returns what times depend on: the processor, caches, cores, torch's threads, the libraries' instruction sets.
 
     What the system does not tell is None or left out. ``probe=False`` leaves out oneDNN and MKL.
     """

@@ -15,7 +15,6 @@ from typing import Any
 
 from dk_bench.config import Config, RunConfig
 from dk_bench.runs.environment import portable
-from dk_bench.runs.mmengine_settings import is_mmengines, mmengine_cell
 
 # What the trained model is tested on, which training does not see.
 TESTS = (
@@ -28,6 +27,15 @@ NOT_OF_THE_CELL = frozenset(
     "seed output name wandb.mode wandb.project data.root data.workers data.cache data.cache_gb trainer.accelerator "
     "trainer.devices trainer.checkpoint_every_n_steps trainer.compile".split()
 ) | set(TESTS)
+
+# Of a configuration of mmengine's form, plain data: the settings that can change results. All else says where files are
+# written, what is printed, or is an intermediate of the configuration's own.
+OF_THE_CELL = (
+    "model data_preprocessor train_dataloader val_dataloader train_cfg val_cfg optim_wrapper param_scheduler load_from "
+    "sync_bn trainer data_name"
+).split()
+LOADERS = ("train_dataloader", "val_dataloader")
+OF_THE_MACHINE = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory", "timeout")  # of loaders
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -48,8 +56,7 @@ def setting(config: Mapping[str, Any], key: str) -> Any:
 
 
 def cell_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a plain configuration that can change results, by their dotted keys: those that are not
-    at their defaults.
+    """Returns the settings of a plain configuration that can change results, but for defaults, by their dotted keys.
 
     A key that the schema got later stands at its default in older configurations, and so changes none of them. Paths
     of the images do not count where ``data.name`` says which images they are, the number of devices only where each
@@ -96,6 +103,38 @@ def run_folder(run: RunConfig, values: Mapping[str, Any]) -> Path:
     """Tells where a run keeps record, checkpoint and lock: the same for the same name, cell and seed, so that it finds
     its own. ``values`` is the whole configuration, plain data; ``run`` gives output, name and seed."""
     return Path(run.output) / f"{run.name}-{config_hash(values)}-s{run.seed}"
+
+
+def is_mmengines(config: Mapping[str, Any]) -> bool:
+    """Tells whether a plain configuration has mmengine's form, not that of `dk_bench.config`."""
+    return "train_dataloader" in config
+
+
+def mmengine_cell(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the part of the configuration that makes its cell, see `dk_bench.runs.identity`.
+
+    Where images lie does not count where ``data_name`` says which they are. A list of sections, as a pipeline is,
+    becomes sections named by their numbers, so that two cells can be told apart by the key in which they differ.
+    """
+    cell = {key: config[key] for key in OF_THE_CELL if config.get(key) is not None}
+    for loader in LOADERS:
+        cell[loader] = {key: value for key, value in cell.get(loader, {}).items() if key not in OF_THE_MACHINE}
+    scale = config.get("auto_scale_lr") or {}
+    if scale.get("enable"):
+        cell["auto_scale_lr"] = scale
+    devices = str((config.get("trainer") or {}).get("devices", "auto"))
+    if devices.isdigit() and int(devices) > 1:
+        cell["processes"] = int(devices)  # mmdet's batch size is a device's
+    return _sections(cell, () if config.get("data_name") is None else ("data_root",))
+
+
+def _sections(value: Any, left_out: tuple[str, ...]) -> Any:
+    """Returns a value with lists of sections as sections, and without some keys."""
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+        value = {str(number): item for number, item in enumerate(value)}
+    if isinstance(value, Mapping):
+        return {key: _sections(item, left_out) for key, item in value.items() if key not in left_out}
+    return value
 
 
 def _split_counts(flat: Mapping[str, Any]) -> bool:

@@ -71,8 +71,7 @@ def _count(cores: str) -> int:
 
 
 def own_instruction_set() -> str:
-    """Tells what our operators on the CPU are compiled for: baseline, avx2 or avx512; reference where plain PyTorch
-    runs."""
+    """Tells what our operators are compiled for on the CPU: baseline, avx2, avx512; reference in plain PyTorch."""
     import torch
 
     from dk_bench.functional.loading import COMPILED, REFERENCE, operators_on
@@ -109,8 +108,7 @@ def _probe() -> dict[str, str | None]:
 
 
 def _kept() -> Path | None:
-    """Returns the file of the answer that processor, torch and environment decide; None where the user has no such
-    folder."""
+    """Returns the file of the answer, by processor, torch and environment; None where the user has no such folder."""
     import torch
 
     folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))

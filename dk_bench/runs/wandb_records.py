@@ -39,7 +39,8 @@ def fetch_records(path: str, folder: str | Path = FETCHED) -> Path:
             else:
                 print(f"{path}: run {run.id} ({run.state}) has no record", file=sys.stderr)
     except (wandb.Error, ValueError, OSError) as error:
-        raise UserError(f"{path}: W&B does not give it: {_one_line(error)}") from error
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: W&B does not give it: {why}") from error
     target.mkdir(parents=True, exist_ok=True)
     for gone in set(target.rglob("record.json")) - kept:  # those of the project's sweeps, fetched before, included
         gone.unlink()
@@ -58,7 +59,3 @@ def _fetch(run: Any, path: Path) -> bool:
         record = as_failed(record, f"its process is gone; W&B calls it {run.state}")
     write_record(record, path)
     return True
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -20,8 +20,7 @@ class Deadline:
     then is given ``patience`` seconds to stop.
 
     How long a run takes is told by those of its kind that have finished, whose commands differ from its own in the
-    seed alone, by the longest of them; where there is none, by the longest of all; before any has finished, all may
-    start.
+    seed alone, by the longest of them; without one, by the longest of all; before any has finished, all may start.
     """
 
     def __init__(self, seconds: float | None = None, *, patience: float = PATIENCE_SECONDS) -> None:

@@ -128,10 +128,9 @@ def _checked(content: Any, default_name: str) -> Sweep:
     if needs := [key for key in SERVER_KEYS if key in content]:
         raise UserError(f"key '{needs[0]}' needs W&B's server; use wandb sweep and wandb agent")
     method, run_cap, name = content.get("method"), content.get("run_cap"), content.get("name", default_name)
-    _need(
-        method not in ("bayes", "random", "custom"), "which needs W&B's server; here only grid runs", "method", method
-    )
-    _need(method == "grid", "expected grid", "method", method)
+    on_server = method in ("bayes", "random", "custom")
+    expected = "which needs W&B's server; here only grid runs" if on_server else "expected grid"
+    _need(method == "grid", expected, "method", method)
     command = _checked_command(content.get("command", DEFAULT_COMMAND), content.get("program"))
     metrics = content.get("metrics")
     for metric in (content.get("metric"), *(metrics if isinstance(metrics, list) else [metrics])):
@@ -192,8 +191,7 @@ def _check_parameters(parameters: Any, where: str) -> None:
 
 
 def _check_value(value: Any, key: str) -> None:
-    """Raises UserError for what YAML has and JSON, which W&B's server speaks, has not: dates, sets, keys that are no
-    text."""
+    """Raises UserError for what W&B's server, which speaks JSON, cannot hold of YAML: dates, sets, keys no text."""
     try:
         json.dumps(value, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:  # ValueError: NaN, infinity, a list that holds itself

@@ -55,8 +55,7 @@ def find_runs(jobs: list[Job]) -> list[tuple[Job, UserError]]:
     """Sets the training run that each job of ``dk-bench train`` stands for. Returns the jobs whose configuration
     cannot be read, and why: started, such a run fails by itself, and says so in its log.
 
-    Raises UserError for two jobs that are one run, by other words, and for a value that a key of the configuration
-    takes for another.
+    Raises UserError for two jobs that are one run, by other words, and for a value that a key takes for another.
     """
     unread: list[tuple[Job, UserError]] = []
     owners: dict[Path, Job] = {}

@@ -69,8 +69,7 @@ def _place(override: str) -> tuple[str, ...]:
 
 
 def resolve(command: list[str]) -> dict[str, Any]:
-    """Returns the configuration, plain data, that ``dk-bench train CONFIG key=value...`` stands for today. Raises
-    UserError."""
+    """Returns the configuration, plain data, of ``dk-bench train CONFIG key=value...`` today. Raises UserError."""
     _, _, config, *overrides = command
     return portable(tasks.load(config, overrides).values, distinct=True)
 

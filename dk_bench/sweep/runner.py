@@ -66,7 +66,7 @@ def run_jobs(
             if not startable and not at_work.jobs:
                 break
             for job in sorted(filter(is_ready, startable), key=lambda j: j.failures):
-                if at_work.are_all_busy():
+                if len(at_work.jobs) == workers:
                     break
                 if at_work.take_up(job):
                     settle(job)
@@ -93,12 +93,8 @@ class _Workers:
         self.starter, self.environments = starter, _environments(count)
         self.jobs: dict[int, Job] = {}  # by the worker's number
 
-    def are_all_busy(self) -> bool:
-        return len(self.jobs) == len(self.environments)
-
     def take_up(self, job: Job) -> bool:
-        """Starts a job on a worker that is free, unless others are at its run or have ended it. Says whether its state
-        changed."""
+        """Starts a job on a free worker, unless others are at its run or have ended it; tells whether it changed."""
         before = job.state
         job.look()
         if job.state == "waiting":

@@ -39,8 +39,7 @@ class TrainingRun:
         return None
 
     def has_finished(self, record: RunRecord | None) -> bool:
-        """Tells whether its record is finished, with the figures of its test images, unless there is no checkpoint to
-        have them from."""
+        """Tells whether its record is finished, with test images' figures where there is a checkpoint to give them."""
         if record is None or record.status != "finished":
             return False
         return is_tested(record, self.tests) or not (self.folder / "last.ckpt").exists()

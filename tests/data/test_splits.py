@@ -13,7 +13,7 @@ from PIL import Image
 
 from dk_bench.classification.data import ClassificationData
 from dk_bench.config import load_config
-from dk_bench.data import images as images_module
+from dk_bench.data import sources as sources_module
 from dk_bench.data import splits as splits_module
 from dk_bench.data.sources import data_name, open_images
 from dk_bench.errors import UserError
@@ -226,8 +226,8 @@ class Torchvision:
 
 
 def opened(monkeypatch, dataset, reader="torch/imagenet"):
-    monkeypatch.setattr(images_module, "_create", lambda config, split: dataset)
-    return images_module.NamedImages(named(reader), "train")
+    monkeypatch.setattr(sources_module, "_create", lambda config, split: dataset)
+    return sources_module.NamedImages(named(reader), "train")
 
 
 def test_classes_of_several_names_count_once(tmp_path, monkeypatch):
