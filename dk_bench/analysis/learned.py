@@ -73,10 +73,8 @@ class Loaded:
 
 
 def load(path: str | Path) -> Loaded:
-    """Returns a classifier's checkpoint, for looking at what adapts in it.
-
-    Raises UserError as :func:`load_classifier`, and for a model in which nothing adapts.
-    """
+    """Returns a classifier's checkpoint, for looking at what adapts in it. Raises UserError as :func:`load_classifier`,
+    and for a model in which nothing adapts."""
     loaded = load_classifier(path)
     if not sources(loaded.model):
         raise UserError(
@@ -87,10 +85,8 @@ def load(path: str | Path) -> Loaded:
 
 
 def load_classifier(path: str | Path) -> Loaded:
-    """Returns a classifier's checkpoint, rigid ones included.
-
-    Raises UserError for a file that is no checkpoint of ours, a detector's, and for weights that are not finite.
-    """
+    """Returns a classifier's checkpoint, rigid ones included. Raises UserError for a file that is no checkpoint of
+    ours, a detector's, and for weights that are not finite."""
     checkpoint = read_classifier(path)
     held = checkpoint["hyper_parameters"]
     config = config_from_dict(held["config"], source=str(path))

@@ -68,10 +68,8 @@ def origin_table(origins: Sequence[Origin]) -> Table:
 
 
 def write_about(path: Path, about: Mapping[str, Any], origins: Sequence[Origin]) -> Path:
-    """Writes what a study was of, as JSON: its settings, absolute paths shortened, and its checkpoints.
-
-    Raises UserError where it cannot.
-    """
+    """Writes what a study was of, as JSON: its settings, absolute paths shortened, and its checkpoints. Raises
+    UserError where it cannot."""
     content = portable(dict(about)) | {"checkpoints": [asdict(origin) for origin in origins]}
     return write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 

@@ -17,9 +17,7 @@ Row = TypeVar("Row")
 
 def write_csv(folder: Path, name: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> Path:
     """Writes NAME.csv: rows by their columns, those of the first row where none are given; floats keep seven digits.
-
-    Raises UserError where it cannot.
-    """
+    Raises UserError where it cannot."""
     rows = [
         {column: f"{value:.7g}" if isinstance(value, float) else value for column, value in row.items()} for row in rows
     ]
@@ -31,11 +29,8 @@ def write_csv(folder: Path, name: str, rows: Iterable[Mapping[str, Any]], column
 
 
 def read_csv(path: Path, row: Callable[[dict[str, str]], Row], expected: str) -> list[Row]:
-    """Returns a CSV file's rows, each as ``row`` makes it of its texts by column.
-
-    Raises UserError for a file that cannot be read, or of which ``row`` raises KeyError, TypeError or ValueError; the
-    message says what was ``expected``.
-    """
+    """Returns a CSV file's rows, each as ``row`` makes it of its texts by column. Raises UserError, which says what was
+    ``expected``, for a file that cannot be read, or of which ``row`` raises KeyError, TypeError or ValueError."""
     try:
         with open(path, encoding="utf-8", newline="") as stream:
             return [row(each) for each in csv.DictReader(stream)]
@@ -44,10 +39,8 @@ def read_csv(path: Path, row: Callable[[dict[str, str]], Row], expected: str) ->
 
 
 def read_dataclasses(path: Path, kind: type[Row], expected: str) -> list[Row]:
-    """Returns what `write_csv` wrote of instances of a dataclass whose fields are int, float or str.
-
-    Raises UserError as :func:`read_csv`.
-    """
+    """Returns what `write_csv` wrote of instances of a dataclass whose fields are int, float or str. Raises UserError
+    as :func:`read_csv`."""
     convert = {field.name: {"int": int, "float": float, "str": str}[str(field.type)] for field in fields(kind)}
     return read_csv(path, lambda row: kind(**{name: convert[name](text) for name, text in row.items()}), expected)
 

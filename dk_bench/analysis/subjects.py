@@ -43,10 +43,8 @@ class Subject:
 
 
 def open_model(text: str, side: int | None = None, seed: int = 0) -> Subject:
-    """Returns a checkpoint of a classification run of ours, or a timm name (random weights of that seed).
-
-    Raises UserError where it is neither.
-    """
+    """Returns a checkpoint of a classification run of ours, or a timm name (random weights of that seed). Raises
+    UserError where it is neither."""
     if Path(text).is_file():
         loaded = load_classifier(text)
         config, data = loaded.config, loaded.config.data
@@ -64,11 +62,8 @@ def open_model(text: str, side: int | None = None, seed: int = 0) -> Subject:
 
 
 def open_models(texts: Iterable[str], side: int | None = None, images: str = "") -> list[Subject]:
-    """Returns models, see :func:`open_model`, that can be compared on the same ``images``.
-
-    Raises UserError where they expect images of different sizes, one is there twice, or their own images differ and are
-    what they are to be looked at with.
-    """
+    """Returns models, see :func:`open_model`, that can be compared on the same ``images``. Raises UserError where they
+    expect images of different sizes, one is there twice, or they are to be looked at with their own, which differ."""
     subjects = [open_model(text, side) for text in texts]
     sides = {subject.side for subject in subjects}
     if len(sides) > 1:

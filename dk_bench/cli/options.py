@@ -78,9 +78,7 @@ def check_device(device: str) -> None:
 
 def checkpoints_below(paths: Iterable[str], only: str | None) -> list[str]:
     """Returns paths, in a folder's place last.ckpt of the finished classification runs below it, by model and seed.
-
-    Raises UserError for a folder without such runs, for a name in ``only`` that none has, and for names without folder.
-    """
+    Raises UserError for a folder without such runs, a name in ``only`` that none has, and names without a folder."""
     names = [name.strip() for name in only.split(",")] if only else []
     paths, found = list(paths), []
     if names and not any(Path(path).is_dir() for path in paths):

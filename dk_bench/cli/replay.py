@@ -43,10 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Shows a record's making; with --run trains the run again. Returns 0, or 1 where it fails or a metric differs.
-
     Raises UserError for a file that is no record, and with --run where this would not be the same run: another commit,
-    changes then or now that no commit holds, other versions or settings; --force runs it all the same.
-    """
+    changes then or now that no commit holds, other versions or settings; --force runs it all the same."""
     if args.force and not args.again:
         raise UserError("--force: goes with --run")
     record = read_record(args.record)

@@ -67,9 +67,7 @@ def _queue(args: argparse.Namespace, sweeps: list[Sweep]) -> list[Job]:
 
 def _show(jobs: list[Job]) -> int:
     """Prints the commands and which of them will fail, as their configuration cannot be read; 1 if there are such.
-
-    Raises UserError for what a sweep refuses to start with.
-    """
+    Raises UserError for what a sweep refuses to start with."""
     print("\n".join(shlex.join(job.argv) for job in jobs))
     unread = find_runs(jobs)
     for job, error in unread:

@@ -44,11 +44,8 @@ class Bench:
 
 
 def read_bench(path: Path) -> Bench:
-    """Reads a record.
-
-    Raises UserError for one that cannot be read, is of another kind or has figures that are none, and KeyError,
-    TypeError or ValueError for one of another shape.
-    """
+    """Reads a record. Raises UserError for one that cannot be read, is of another kind or has figures that are none,
+    and KeyError, TypeError or ValueError for one of another shape."""
     content = read_json(path)
     readers = {"operator times": _operators, "model speeds": _speeds, "image rates": _rates}
     kind = content.get("kind") if isinstance(content, dict) else None

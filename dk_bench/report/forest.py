@@ -28,8 +28,10 @@ TITLE = "The paper's claims: differences, paper's and ours"
 
 def forest(found: Iterable[Family], key: str = "claims") -> Plot | None:
     """Returns the plot of every family with a figure in points, as part of a page; None where there is none."""
-    panels = [(family, _shown(family)) for family in found]
-    panels = [(family, findings) for family, findings in panels if findings]
+    panels = []
+    for family in found:
+        if shown := [f for f in family.findings if f.judgement.mean is not None and f.claim.unit == "points"]:
+            panels.append((family, shown))
     if not panels:
         return None
     counts = [len(findings) for _, findings in panels]
@@ -49,7 +51,10 @@ def forest_file(found: Iterable[Family]) -> str:
     """Returns the same as an SVG file of its own, in light and dark; a line of text where there is no figure yet."""
     plot = forest(found)
     if plot is None:
-        return _EMPTY
+        return (
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 40"><text x="10" y="25" fill="gray" '
+            'font-family="sans-serif">No claim has a figure yet.</text></svg>\n'
+        )
     sheet = resources.files("dk_bench.report").joinpath("page.css").read_text("utf-8")
     light, dark = re.findall(r":root \{(.*?)\}", sheet, re.DOTALL)[:2]
     style = (
@@ -59,16 +64,6 @@ def forest_file(found: Iterable[Family]) -> str:
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', plot.svg).groups()  # points
     opening = rf'<svg width="{width}pt" height="{height}pt"\1><style>{style}</style>'
     return re.sub(r"<svg([^>]*)>", opening, str(plot.svg), count=1) + "\n"
-
-
-_EMPTY = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 40"><text x="10" y="25" fill="gray" '
-    'font-family="sans-serif">No claim has a figure yet.</text></svg>\n'
-)
-
-
-def _shown(family: Family) -> list[Finding]:
-    return [f for f in family.findings if f.judgement.mean is not None and f.claim.unit == "points"]
 
 
 def _tooltip(finding: Finding) -> str:

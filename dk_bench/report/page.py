@@ -42,10 +42,8 @@ class OnPage:
 
 
 def write_report(folder: Path, out: Path) -> OnPage:
-    """Writes the report of a folder's records to ``out``, atomically. The same files give the same bytes.
-
-    Raises UserError where ``folder`` is no folder, OSError where ``out`` cannot be written.
-    """
+    """Writes the report of a folder's records to ``out``, atomically. The same files give the same bytes. Raises
+    UserError where ``folder`` is no folder, OSError where ``out`` cannot be written."""
     material = collect(folder)
     groups = [(group, plots_of(group)) for group in make_groups(run.content for run in material.runs)]
     benches = [
@@ -70,7 +68,8 @@ def render(
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
     )
-    environment.filters |= {"short": _short, "entry": _entry, "took": _took, "command": _command}
+    environment.filters |= {"short": _short, "entry": _entry, "took": _took}
+    environment.filters["command"] = lambda record: shlex.join(map(str, record.command))
     environment.globals |= {"attempts_of": attempts_of, "final_of": _final_of}
     environment.tests["has_figures"] = _has_figures
     template, script, style = (
@@ -137,7 +136,3 @@ def _dates(records: Iterable[RunRecord]) -> list[str]:
     """Returns the first and the last day on which runs began, or the one day."""
     days = sorted({record.started[:10] for record in records if re.match(r"\d{4}-\d\d-\d\d", record.started)})
     return days[:1] + days[1:][-1:]
-
-
-def _command(record: RunRecord) -> str:
-    return shlex.join(map(str, record.command))

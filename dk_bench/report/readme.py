@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 from dk_bench.analysis.bench.speeds import speeds
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, system_errors
 from dk_bench.files import write_atomically
 from dk_bench.tables.columns import ABOVE, FIGURE, MODEL
 from dk_bench.tables.entries import Figure, Markup, Value
@@ -25,9 +24,7 @@ COUNTS = re.compile(r" \([\d,]+ classes, [\d,]+ training and [\d,]+ validation i
 def write_figures(path: str | Path, documents: Iterable[Document], folder: Path, link: str) -> Path:
     """Puts `differences` between the markers in a file, and, where it has markers for them, the `speeds` of the records
     in ``folder``/bench; atomically, and leaves all else. ``link`` is the folder of the tables as seen from the file.
-
-    Raises UserError for a file that cannot be read or has not both markers once.
-    """
+    Raises UserError for a file that cannot be read or has not both markers once."""
     content = _replace(path, _read(path), BEGIN, END, differences(documents, link))
     if SPEED_BEGIN in content or SPEED_END in content:
         content = _replace(path, content, SPEED_BEGIN, SPEED_END, speeds(folder / "bench", f"{link}/bench"))
@@ -40,10 +37,8 @@ def write_claims(path: str | Path, summary: str) -> Path:
 
 
 def _read(path: str | Path) -> str:
-    try:
+    with system_errors(f"{path}: cannot be read"):
         return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _replace(path: str | Path, content: str, begin: str, end: str, new: str) -> str:
@@ -64,12 +59,9 @@ def differences(documents: Iterable[Document], link: str) -> str:
                 names = [f"[{data}]({quote(link)}/{document.name}.md)", *[""] * (len(here) - 1)]
                 rows += [(name, table, row) for name, row in zip(names, here, strict=True)]
     columns = [Column("data, table", lambda row: Markup(row[0])), Column(MODEL, lambda row: _label(*row[1:]))]
-    columns += [Column(name, partial(_in_brief, name)) for name in (FIGURE, ABOVE, "p (Holm)", "verdict")]
+    shown = (FIGURE, ABOVE, "p (Holm)", "verdict")
+    columns += [Column(name, lambda row, name=name: _brief(*row[1:], name)) for name in shown]
     return markdown_table(make_table("", columns, rows)) if rows else "No differences yet."
-
-
-def _in_brief(name: str, row: tuple[str, Table, list[Value]]) -> Value:
-    return _brief(*row[1:], name)
 
 
 def _brief(table: Table, row: list[Value], name: str) -> Value:

@@ -73,9 +73,7 @@ class LoaderPlan:
 
 def bench_data(plan: LoaderPlan, on_source: Callable[[str], Any] = lambda name: None) -> dict[str, Any]:
     """Measures the loader of this process, without workers, and returns the record; ``on_source`` hears of each first.
-
-    Raises UserError for a place that holds no images of classes.
-    """
+    Raises UserError for a place that holds no images of classes."""
     settings = {
         **asdict(plan),
         "place": plan.place and Path(plan.place).name,

@@ -209,9 +209,7 @@ def bench_models(
     on_model: Heard = lambda name: None,
 ) -> dict[str, Any]:
     """Measures every model beside its rigid base and returns the record, with one part, as `bench_operators` does.
-
-    Raises KeyError for a name that is not ours.
-    """
+    Raises KeyError for a name that is not ours."""
     settings = {
         "precision": "bfloat16 autocast" if bfloat16 else "float32",
         "rounds": rounds,

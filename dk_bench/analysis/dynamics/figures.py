@@ -29,10 +29,8 @@ POINTS = "t-SNE of learned dynamics, a point an object: coloured by class above,
 
 
 def write_figures(study: DynamicsStudy, folder: Path, tsne: int, perplexity: float) -> list[Path]:
-    """Writes the probes' scores and t-SNE of so many objects as PNG and PDF; the points of t-SNE as CSV.
-
-    Raises UserError where it cannot.
-    """
+    """Writes the probes' scores and t-SNE of so many objects as PNG and PDF; the points of t-SNE as CSV. Raises
+    UserError where it cannot."""
     drawn = study.drawn
     words = [each.loaded.words for each in drawn]
     names = {each.loaded.cell: each.loaded.words for each in drawn}

@@ -122,10 +122,8 @@ class DynamicsStudy:
 
 
 def study_dynamics(checkpoints: Sequence[str], plan: DynamicsPlan) -> DynamicsStudy:
-    """Collects dynamics and probes them; progress shows on standard error.
-
-    Raises UserError for checkpoints, data and numbers that do not fit.
-    """
+    """Collects dynamics and probes them; progress shows on standard error. Raises UserError for checkpoints, data and
+    numbers that do not fit."""
     loaded = _load(checkpoints)
     objects = _objects(loaded, plan)
     on = {"size": plan.size, "device": plan.device}
@@ -239,9 +237,7 @@ def _at(values: Tensor, image: Tensor, centre: Tensor) -> Tensor:
 
 def probe_all(dynamics: Dynamics, objects: Objects, dims: int, on_probe: Callable[[], Any]) -> Iterator[ProbeScore]:
     """Gives the scores of every kind of dynamics: of all layers with their controls, at ``dims`` components, by layer.
-
-    Raises ValueError as :func:`probe`.
-    """
+    Raises ValueError as :func:`probe`."""
     loaded = dynamics.loaded
     targets = targets_of(objects.label, objects.scale, objects.pose)
     shuffle = np.random.default_rng(0).permutation(len(objects))

@@ -133,10 +133,7 @@ def _held_table(held: list[HeldAccuracy]) -> tuple[Table, str]:
 
 def write_tables(of: ProbeResults, folder: Path, name: str = "probe") -> list[Path]:
     """Writes NAME.csv (all scores), NAME_differences.csv (with p values), NAME_held.csv where there is any, NAME.md and
-    NAME.json (of what: objects, chance, and of each checkpoint run, seed, configuration and commit).
-
-    Raises UserError where it cannot.
-    """
+    NAME.json (objects, chance, and of each checkpoint run, seed, configuration, commit). Raises UserError."""
     of = replace(of, scores=list(map(_as_filed, of.scores)), alone=list(map(_as_filed, of.alone)))
     compared = (each for members in families(of.scores).values() for each in members)
     about = {"objects": of.objects, "chance": of.chance}
@@ -162,10 +159,8 @@ def _difference_row(each: Compared) -> dict[str, object]:
 
 
 def read_tables(path: Path) -> ProbeResults:
-    """Reads a CSV of :func:`write_tables` and what lies beside it.
-
-    Raises UserError for a file that cannot be read or is no such CSV.
-    """
+    """Reads a CSV of :func:`write_tables` and what lies beside it. Raises UserError for a file that cannot be read or
+    is no such CSV."""
     about, origins = read_about(path.with_suffix(".json"), ("objects", "chance"))
     scores = read_dataclasses(path, ProbeScore, WRITTEN_BY)
     beside = path.with_name(f"{path.stem}_held.csv")

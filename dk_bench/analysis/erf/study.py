@@ -100,10 +100,8 @@ class FieldStudy:
 
 
 def study_fields(models: Sequence[str], plan: FieldPlan) -> FieldStudy:
-    """Measures the fields of models, checkpoints or timm's names, by a plan; progress shows on standard error.
-
-    Raises UserError for models, images and places that are not there, and as :func:`study`.
-    """
+    """Measures the fields of models, checkpoints or timm's names, by a plan; progress shows on standard error. Raises
+    UserError for models, images and places that are not there, and as :func:`study`."""
     subjects = open_models(models, plan.side, plan.images)
     side, data = subjects[0].side, subjects[0].data
     if plan.position:

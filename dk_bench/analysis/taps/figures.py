@@ -19,8 +19,6 @@ SHOWN = 20_000  # offsets that a violin is drawn from
 BEFORE, AFTER, CLIPPED = COLORS[0], "#E8601C", "#DC050C"
 VIOLIN = {"orientation": "horizontal", "widths": 0.85, "showextrema": False, "showmedians": True}
 HALO = {"markeredgecolor": "white", "markeredgewidth": 0.6}
-
-
 TAPS = (
     "Where taps read the image and the scope at the position +, at the start of training and as learnt; the stored "
     "kernel and what the taps sample of it."
@@ -60,15 +58,12 @@ def taps_figure(layers: list[LayerTaps], picture: np.ndarray, position: tuple[fl
         _kernels(axes[row, 1:], layer, len(titles))
     for axis, title in zip(axes[0], ["taps on the image", *titles], strict=False):
         axis.set_title(title, fontsize=9)
+    marks = [("o", BEFORE, "before"), ("o", AFTER, "after"), ("X", CLIPPED, "after, clipped to the edge")]
     handles = [
-        Line2D([], [], linestyle="", marker="o", color=BEFORE, label="before", **HALO),
-        Line2D([], [], linestyle="", marker="o", color=AFTER, label="after", **HALO),
-        Patch(color="#7F3B08", label="negative weight"),
-        Patch(color="#2D004B", label="positive weight"),
+        Line2D([], [], linestyle="", marker=marker, color=color, label=words, **HALO)
+        for marker, color, words in marks[: 2 + with_scope]
     ]
-    if with_scope:
-        clipped = Line2D([], [], linestyle="", marker="X", color=CLIPPED, label="after, clipped to the edge", **HALO)
-        handles.insert(2, clipped)
+    handles += [Patch(color="#7F3B08", label="negative weight"), Patch(color="#2D004B", label="positive weight")]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     return figure
 
@@ -146,8 +141,9 @@ def offsets_figure(found: list[Offsets]) -> Figure:
         of_kind = [each for each in found if each.source.kind == kind]
         places = np.arange(len(of_kind))
         for axis, side, color in ((0, "high", COLORS[0]), (1, "low", COLORS[1])):
-            values = [_some(each.values[:, axis]) for each in of_kind]
-            drawn = left.violinplot(values, -places, side=side, **VIOLIN)
+            values = [each.values[:, axis].ravel() for each in of_kind]
+            some = [flat[:: max(1, len(flat) // SHOWN)] for flat in values]  # evenly apart, as many as a violin needs
+            drawn = left.violinplot(some, -places, side=side, **VIOLIN)
             for body in drawn["bodies"]:
                 body.set(facecolor=color, alpha=0.8)
             drawn["cmedians"].set(color="white")
@@ -165,9 +161,3 @@ def offsets_figure(found: list[Offsets]) -> Figure:
     handles = [Patch(color=COLORS[0], label="dy"), Patch(color=COLORS[1], label="dx")]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
-
-
-def _some(values: np.ndarray) -> np.ndarray:
-    """Returns all of the values, or as many of them, evenly apart, as a violin needs."""
-    flat = values.ravel()
-    return flat[:: max(1, len(flat) // SHOWN)]
