@@ -1,7 +1,5 @@
 """Shows how far a study is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -1,7 +1,5 @@
 """Style of all figures: colours that colour-blind readers tell apart."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Differences of a study as one family of tests: their p values, corrected by Holm's method."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

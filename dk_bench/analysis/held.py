@@ -1,7 +1,5 @@
 """A control for adaptation: the same trained model with its offsets held at their mean."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace

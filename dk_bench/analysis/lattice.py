@@ -1,7 +1,5 @@
 """Where in the image the places of a layer's map lie."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The learned dynamics of a model: offsets of its deformable kernels and convolutions, scores of its experts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field

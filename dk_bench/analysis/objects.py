@@ -1,7 +1,5 @@
 """Objects on images, with what is known of each: of the procedural set, or of a file in COCO's format."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping

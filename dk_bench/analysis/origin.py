@@ -1,7 +1,5 @@
 """Where the checkpoints of a study come from, and the file that says so beside its numbers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace

@@ -1,7 +1,5 @@
 """The files that studies leave beside their figures: numbers as CSV, texts; and CSV files read again."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,7 +39,7 @@ def read_csv(path: Path, row: Callable[[dict[str, str]], Row], expected: str) ->
 def read_dataclasses(path: Path, kind: type[Row], expected: str) -> list[Row]:
     """Returns what `write_csv` wrote of instances of a dataclass whose fields are int, float or str. Raises UserError
     as :func:`read_csv`."""
-    convert = {field.name: {"int": int, "float": float, "str": str}[str(field.type)] for field in fields(kind)}
+    convert = {field.name: field.type for field in fields(kind)}
     return read_csv(path, lambda row: kind(**{name: convert[name](text) for name, text in row.items()}), expected)
 
 

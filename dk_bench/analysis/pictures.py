@@ -1,7 +1,5 @@
 """Inputs of the study of receptive fields: images with the place and outline of an object."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +35,7 @@ class Picture:
     centre: tuple[float, float]
     mask: np.ndarray | None
 
-    def transformed(self, kind: str) -> Picture:
+    def transformed(self, kind: str) -> "Picture":
         """Returns the picture "rotated" by 90 degrees to the left, or "scaled" by 1.5 about the object's centre."""
         if kind == "rotated":
             side, (y, x) = self.image.width, self.centre

@@ -1,7 +1,5 @@
 """The models whose receptive fields are looked at: checkpoints of ours, and timm's by name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command ``dk-bench``: a module a subcommand, imported when it is asked for. Begin with train.py."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import importlib

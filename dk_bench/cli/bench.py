@@ -1,8 +1,6 @@
 """``dk-bench bench``: the operators' times beside PyTorch's depthwise convolution, the models' beside their bases', and
 how many images a second the data loader gives."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

@@ -1,7 +1,5 @@
 """``dk-bench claims``: what records say of each of the paper's claims, as a table and as a picture."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path

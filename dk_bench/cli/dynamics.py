@@ -1,7 +1,5 @@
 """``dk-bench dynamics CHECKPOINT... [--data FILE] [--output FOLDER]``: what the offsets know of the objects."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``dk-bench erf MODEL... [--images SOURCE] [--output FOLDER]``: measures and draws effective receptive fields."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 

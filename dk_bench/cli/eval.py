@@ -1,7 +1,5 @@
 """``dk-bench eval CHECKPOINT key=value... [--record FILE]``: evaluates a checkpoint."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

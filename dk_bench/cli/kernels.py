@@ -1,7 +1,5 @@
 """``dk-bench kernels CHECKPOINT --image FILE... [--position Y,X] [--layer NAME]...``: where the taps go."""
 
-from __future__ import annotations
-
 import argparse
 
 from dk_bench.cli.options import add_number, add_output, check_folder, place

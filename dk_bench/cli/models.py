@@ -1,7 +1,5 @@
 """``dk-bench models``: the models by timm name, with parameters and multiply-adds beside the paper's."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 import sys

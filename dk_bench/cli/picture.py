@@ -1,7 +1,5 @@
 """``dk-bench picture [CONFIG] [key=value...] [--output FILE]``: draws a sheet of a data set's images."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

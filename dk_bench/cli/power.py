@@ -1,7 +1,5 @@
 """``dk-bench power RECORDS... --contrast A-B --effect X``: the seeds that a difference takes, planned from records."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Collection

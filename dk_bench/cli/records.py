@@ -1,7 +1,5 @@
 """Shared by the commands that make tables of records: their argument, reading records, and errors in writing files."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """``dk-bench replay RECORD key=value... [--run]``: what a run was made with; the same run again, and its metrics."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shlex

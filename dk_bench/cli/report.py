@@ -1,7 +1,5 @@
 """``dk-bench report [FOLDER] [--output FILE]``: one HTML page from the records of a folder."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``dk-bench sweep``: the runs of a W&B sweep file, started here. Started again, it goes on where it was stopped."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import sys

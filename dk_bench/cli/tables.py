@@ -1,7 +1,5 @@
 """``dk-bench tables``: run records to the paper's tables, on the terminal and as files."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``dk-bench train CONFIG key=value...``: trains what a configuration describes, or goes on with it."""
 
-from __future__ import annotations
-
 import argparse
 import os
 

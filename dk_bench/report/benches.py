@@ -1,7 +1,5 @@
 """Reads records of `dk-bench bench` as a report shows them: ratios that can be drawn, and all of it as a table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial

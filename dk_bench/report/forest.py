@@ -1,7 +1,5 @@
 """The claims as a forest plot: our contrasts with their intervals, the paper's as hollow marks."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from importlib import resources

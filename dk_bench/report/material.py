@@ -1,7 +1,5 @@
 """Collects what a report shows: run records, records of `dk-bench bench`, pictures; names files of no use."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

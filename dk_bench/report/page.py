@@ -1,7 +1,5 @@
 """Fills ``page.html`` with what was collected."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

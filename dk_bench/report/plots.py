@@ -1,7 +1,5 @@
 """The plots of a report: accuracy against cost, differences to the rigid base, curves, operators' times."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

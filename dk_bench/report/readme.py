@@ -1,7 +1,5 @@
 """Writes figures into a README, between two markers each: differences to rigid bases, speeds, verdicts on claims."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

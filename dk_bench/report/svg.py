@@ -1,7 +1,5 @@
 """Matplotlib figures as SVG inside a page: in the page's own fonts and colours, light or dark, with tooltips."""
 
-from __future__ import annotations
-
 import io
 import re
 import warnings

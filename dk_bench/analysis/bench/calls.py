@@ -1,7 +1,5 @@
 """The calls that ``dk-bench bench ops`` times, their operands, and the bytes that each has to move at least."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator

@@ -8,8 +8,6 @@ over the rounds is what counts. Cold: one call after the caches were emptied, th
 On CUDA a series is a graph of several calls, so that it tells the GPU's time and not that of launching.
 """
 
-from __future__ import annotations
-
 import ctypes
 import ctypes.util
 import random

@@ -1,7 +1,5 @@
 """Images per second of the data loader on its own: by source, where decoded images are kept, size and transform."""
 
-from __future__ import annotations
-
 import dataclasses
 import tarfile
 import tempfile

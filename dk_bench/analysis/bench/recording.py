@@ -1,8 +1,6 @@
 """Records of ``dk-bench bench``: what each says beside its figures; and one record of several instruction sets, each
 measured in a process of its own, since libraries choose as they are loaded."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The README's figures of speed, as Markdown, from the records of `dk-bench bench` in a folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -7,8 +7,6 @@ cross-entropy, backward, a step of SGD with momentum and weight decay. Its learn
 any other and leaves offsets where they are.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext

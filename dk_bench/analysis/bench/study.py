@@ -5,8 +5,6 @@ timed. Ratios are to the fastest way that PyTorch has for the same shape, dtype 
 oneDNN or cuDNN or by its own kernels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """Records of ``dk-bench bench`` as tables: all that a terminal shows, and those that the README has too."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Any

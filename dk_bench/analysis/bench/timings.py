@@ -1,7 +1,5 @@
 """Turns measured seconds into timings, their ratios, means over shapes, conclusions, and warnings."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterable, Sequence

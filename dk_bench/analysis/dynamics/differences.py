@@ -1,7 +1,5 @@
 """Differences between probes' scores, by seed, with their tests."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Figure 3 of the paper, t-SNE of learned dynamics, and what the probes tell from them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ was held out. Numbers are ridge regressions whose strength is chosen inside the 
 features tell no more than the mean, and below where they tell less. Classes are a logistic regression.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple

@@ -6,8 +6,6 @@ values for the whole image. They are taken as the generators give them, before a
 the object's class, scale and pose from them, from what random generators give there, and from class or scale alone.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence

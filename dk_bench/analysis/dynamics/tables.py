@@ -1,7 +1,5 @@
 """Probes' scores as files: CSV, and tables in Markdown; and read again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ channels: signed, or by its magnitudes (absolute). All numbers are of the raw gr
 positive part. Distances are in pixels, from a centre that is given, usually the unit's own place.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

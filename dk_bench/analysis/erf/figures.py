@@ -1,7 +1,5 @@
 """Figures of effective receptive fields: models side by side, a picture rotated and scaled, profiles by distance."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,8 +1,6 @@
 """Effective receptive fields: the gradient of one output unit to the input image (Gao et al., ICLR 2020, section 3.1;
 Luo et al., NeurIPS 2016)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

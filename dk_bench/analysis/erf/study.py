@@ -4,8 +4,6 @@ A model's field is looked at on every picture as it is, rotated by 90 degrees an
 the object. Models may stand beside themselves with their offsets held at their mean.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Numbers of effective receptive fields: over pictures, over checkpoints, differences by seed; and by distance."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean

@@ -1,7 +1,5 @@
 """Receptive fields as files: every field, its map and figures; the summary as CSV, as Markdown, and on a terminal."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

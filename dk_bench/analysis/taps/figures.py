@@ -1,7 +1,5 @@
 """Figures 1 and 5 of the paper: taps on an image and in the scope, stored and sampled kernels, offsets by layer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

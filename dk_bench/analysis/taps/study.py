@@ -5,8 +5,6 @@ Coordinates are (y, x). In a scope they are in samples, the first of which is 0;
 clipped to it (unless the layer does not clip). On data they are in pixels of the layer's input, zero beyond its edge.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Where taps go as numbers: taps and kernels at a place, distributions of offsets, shares of taps outside; as CSV."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
