@@ -56,11 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "FILE", "write the record there, as JSON")
     shapes = "ops: channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)"
     parser.add_argument("--shapes", nargs="+", type=_shape, metavar="C,H[,N]", help=shapes)
-    _add_train(parser)
-    _add_data(parser)
-
-
-def _add_train(parser: argparse.ArgumentParser) -> None:
     models = (
         "train: names of the models (CPU: operators and rivals in test_resnetdw, batches of 64 at 64 pixels, and in "
         "mobilenetv2_100, 16 at 160; CUDA: all of the paper's)"
@@ -70,9 +65,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--batch", "N", batch)
     add_number(parser, "--size", "PIXELS", "train: height and width of the images (with --models: 224)")
     parser.add_argument("--bfloat16", action="store_true", help="train: under bfloat16 autocast")
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
     sizes = f"data: height and width of the images that the loader gives ({' '.join(map(str, PLAN.sizes))})"
     add_number(parser, "--sizes", "PIXELS", sizes, nargs="+")
     sources = f"data: where images come from ({' '.join(SOURCES)})"

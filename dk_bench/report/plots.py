@@ -23,8 +23,6 @@ WIDE_RANGE = 15  # a span of values from which on an axis is logarithmic
 TOOLTIP = 120  # characters of a name in one
 METRICS = {kind.name: (kind.metric, kind.words) for kind in KINDS.values()}
 
-Look = tuple[int | None, str]  # a colour, None for that of text, and a marker
-
 
 @dataclass(frozen=True)
 class PlottedCell:
@@ -67,25 +65,20 @@ def make_groups(records: Iterable[RunRecord]) -> list[Group]:
     A model has the same colour and marker in all of them.
     """
     records, groups, known = list(records), [], {name: place for place, name in enumerate(MODELS)}
-    looks: dict[tuple[str, str], Look] = {}
+    looks: dict[tuple[str, str], tuple[int | None, str]] = {}  # colours, None for that of text, and markers
     for task, (metric, axis) in METRICS.items():
         cells = gather(record for record in records if record.task == task)
         for data in sorted({cell.data for cell in cells}):
             here = [(spec_of(cell.model, cell).is_rigid, cell) for cell in cells if cell.data == data]
             plotted = []
             for rigid, cell in sorted(here, key=lambda item: (not item[0], known.get(item[1].model, len(known)))):
-                look = looks.get((cell.model, cell.label)) or _next_look(rigid, list(looks.values()))
-                looks[cell.model, cell.label] = look
+                # The first rigid model, which the others are compared with, is in the colour of text.
+                colour = None if rigid and None not in dict(looks.values()) else len(looks)
+                look = looks.setdefault((cell.model, cell.label), (colour, MARKERS[len(looks) % len(MARKERS)]))
                 name = f"{cell.model}, {cell.label}" if cell.label else cell.model
                 plotted.append(PlottedCell(name, cell, *look))
             groups.append(Group(f"g{len(groups)}", data, metric, axis, plotted))
     return groups
-
-
-def _next_look(rigid: bool, taken: list[Look]) -> Look:
-    """Returns a colour and a marker; the first rigid model, the others' base, is in the colour of text."""
-    number = len(taken)
-    return None if rigid and None not in dict(taken) else number, MARKERS[number % len(MARKERS)]
 
 
 def plots_of(group: Group) -> list[Plot]:

@@ -8,16 +8,21 @@ import numpy as np
 from dk_bench.analysis.learned import DATA, KERNEL
 from dk_bench.analysis.outputs import write_csv
 from dk_bench.analysis.taps.figures import channels_shown
-from dk_bench.analysis.taps.study import LayerTaps, Offsets, TapsStudy, statistics
+from dk_bench.analysis.taps.study import LayerTaps, TapsStudy, statistics
 
 
 def write_tables(study: TapsStudy, folder: Path) -> list[Path]:
     """Writes taps.csv, kernels.csv, offsets.csv and outside.csv. Raises UserError where it cannot."""
+    offsets, outside = [], []
+    for each in study.offsets:
+        source, count = {"layer": each.source.layer, "kind": each.source.kind}, each.values[:, 0].size
+        offsets += [source | {"axis": axis, "count": count} | numbers for axis, numbers in statistics(each.values)]
+        outside.append(source | {"taps": count, "share": each.outside, "share of rigid taps": each.outside_before})
     return [
         write_csv(folder, "taps", _tap_rows(study.layers)),
         write_csv(folder, "kernels", _kernel_rows(study.layers)),
-        write_csv(folder, "offsets", _offset_rows(study.offsets)),
-        write_csv(folder, "outside", _outside_rows(study.offsets)),
+        write_csv(folder, "offsets", offsets),
+        write_csv(folder, "outside", outside),
     ]
 
 
@@ -42,19 +47,3 @@ def _kernel_rows(layers: Sequence[LayerTaps]) -> Iterator[dict[str, object]]:
                 for (row, column), weight in np.ndenumerate(values):
                     place = {"layer": layer.name, "channel": channel, "what": what, "row": row, "column": column}
                     yield place | {"weight": float(weight)}
-
-
-def _offset_rows(found: Sequence[Offsets]) -> Iterator[dict[str, object]]:
-    for each in found:
-        for axis, numbers in statistics(each.values):
-            yield _source(each) | {"axis": axis, "count": each.values[:, 0].size} | numbers
-
-
-def _outside_rows(found: Sequence[Offsets]) -> Iterator[dict[str, object]]:
-    for each in found:
-        shares = {"share": each.outside, "share of rigid taps": each.outside_before}
-        yield _source(each) | {"taps": each.values[:, 0].size} | shares
-
-
-def _source(each: Offsets) -> dict[str, object]:
-    return {"layer": each.source.layer, "kind": each.source.kind}
