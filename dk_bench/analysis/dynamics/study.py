@@ -129,19 +129,18 @@ def study_dynamics(checkpoints: Sequence[str], plan: DynamicsPlan) -> DynamicsSt
         dynamics = [collect(each, objects, **on, on_images=advance) for each in loaded]
     # What is compared at one number of components has as many as the smallest dynamics.
     dims = min(each.joined(kind).shape[1] for each in dynamics for kind in each.learned)
-    probes = sum(4 + len(layers) for each in dynamics for layers in each.learned.values())
     try:
-        with tracked("probes", probes) as advance:
+        with tracked("probes", sum(4 + len(part) for each in dynamics for part in each.learned.values())) as advance:
             scores = [score for each in dynamics for score in probe_all(each, objects, dims, advance)]
         alone = known_alone(objects)
     except ValueError as error:
         raise UserError(f"{objects.source}: {error}") from error
     with tracked("offsets held", 2 * len(loaded) * len(objects.images)) as advance:
-        held = [held_accuracy(each, objects, **on, on_images=advance) for each in loaded]
+        tried = (held_accuracy(each, objects, **on, on_images=advance) for each in loaded)
+        held = [each for each in tried if each]
     origins = [origin_of(each.path, each.name, each.config, each.run_id) for each in loaded]
     chance = 100 * float(np.bincount(objects.label).max()) / len(objects)
-    known = [each for each in held if each]
-    return DynamicsStudy(objects, dynamics, ProbeResults(scores, alone, origins, objects.source, chance, known))
+    return DynamicsStudy(objects, dynamics, ProbeResults(scores, alone, origins, objects.source, chance, held))
 
 
 def _load(checkpoints: Sequence[str]) -> list[Loaded]:
