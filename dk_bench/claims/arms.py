@@ -16,10 +16,8 @@ from dk_bench.tables.pooling import Pair, count_dirty, mixture, pair_of
 
 @dataclass(frozen=True)
 class Blocks:
-    """The cells of an experiment's arms on one data set under the same settings; perhaps none.
-
-    ``metric``: the one that the experiment is judged by. ``arms``: that the experiment declares.
-    """
+    """The cells of an experiment's arms on one data set under the same settings; perhaps none. ``metric``: the one that
+    the experiment is judged by. ``arms``: that the experiment declares."""
 
     metric: str = ""
     arms: Sequence[str] = ()

@@ -223,16 +223,14 @@ def _study(name: str, value: Any) -> Study:
 
 
 def _claim(value: Any) -> Claim:
-    plain = {"figure": str, "paper": str, "margin": int | float, "as_good": bool, "family": str, "unit": str}
-    lists = {"grids": list, "bases": list}
-    needed = {"id": str, "claim": str, "source": str, "tested": list}
-    check_keys(value, needed, {"contrast": dict, **plain, **lists})
+    options = {"figure": str, "paper": str, "margin": int | float, "as_good": bool, "family": str, "unit": str}
+    options |= {"grids": list, "bases": list}
+    check_keys(value, {"id": str, "claim": str, "source": str, "tested": list}, {"contrast": dict, **options})
     if ("figure" in value) == ("contrast" in value):
         raise UserError("expected a contrast, or a figure of the paper")
-    options = {key: value[key] for key in plain.keys() & value.keys()}
-    options |= {key: tuple(value[key]) for key in lists.keys() & value.keys()}
+    given = {key: tuple(value[key]) if kind is list else value[key] for key, kind in options.items() if key in value}
     contrast = _contrast(value["contrast"]) if "contrast" in value else ()
-    return Claim(value["id"], value["claim"], value["source"], contrast, tuple(value["tested"]), **options)
+    return Claim(value["id"], value["claim"], value["source"], contrast, tuple(value["tested"]), **given)
 
 
 def _contrast(value: dict[str, Any]) -> tuple[Term, ...]:

@@ -56,9 +56,7 @@ class Family:
 
 def families(claims: Claims, records: Iterable[RunRecord], folder: Path) -> list[Family]:
     """Returns every family, even one that nothing was run of, as the file has them; ``folder`` has files of studies.
-
-    Raises UserError where an arm has several cells under the same settings: which of them would a claim be about?
-    """
+    Raises UserError where an arm has several cells under the same settings: which of them would a claim be about?"""
     records = [record for record in records if record.task != EVALUATION]
     found = []
     for experiment in claims.experiments.values():

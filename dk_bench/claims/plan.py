@@ -50,9 +50,7 @@ def keep_plan(folder: Path, plan: Path, commits: Mapping[str, str]) -> Path:
 
 def kept_plan(folder: Path) -> tuple[str, dict[str, str]]:
     """Returns the plan's file and its commit by experiment, as written down in the folder; no commits where nothing is.
-
-    Raises UserError for a file of another shape.
-    """
+    Raises UserError for a file of another shape."""
     path = folder / KEPT
     if not path.exists():
         return PLAN.as_posix(), {}

@@ -54,9 +54,7 @@ def read_contrast(text: str) -> list[NamedCell]:
 
 def find_cells(terms: Sequence[NamedCell], cells: Sequence[Cell], data: str | None = None) -> list[Cell]:
     """Returns the one cell that each term names, all on one data set, that called ``data`` where several have them.
-
-    Raises UserError where a model has no cell or several, and where the data set stays open.
-    """
+    Raises UserError where a model has no cell or several, and where the data set stays open."""
     for term in terms:
         if not any(cell.model == term.model for cell in cells):
             known = ", ".join(sorted({cell.model for cell in cells})) or "none"
@@ -93,9 +91,7 @@ class Aim:
 
 def plan_seeds(terms: Sequence[NamedCell], cells: Sequence[Cell], metric: str, aim: Aim) -> Document:
     """Returns the seeds that a contrast takes by the spread of its paired differences and the ends of its interval.
-
-    Raises UserError where cells have fewer than two seeds in common, or differences of one size.
-    """
+    Raises UserError where cells have fewer than two seeds in common, or differences of one size."""
     differences = paired_differences(cells, [term.weight for term in terms], metric)
     name = " ".join(f"{'-' if term.weight < 0 else '+'} {term}" for term in terms).removeprefix("+ ")
     if len(differences) < 2:

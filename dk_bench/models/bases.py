@@ -49,10 +49,8 @@ default_cfgs = generate_default_cfgs({name: cfg for name, cfg in BASE_CFGS.items
 
 
 class DepthwiseBottleneck(Bottleneck):
-    """timm's bottleneck, twice as wide inside, with a depthwise 3x3, which also carries the stride.
-
-    The doubled width makes up for the parameters that the dense 3x3 had.
-    """
+    """timm's bottleneck, twice as wide inside, with a depthwise 3x3, which also carries the stride. The doubled width
+    makes up for the parameters that the dense 3x3 had."""
 
     def __init__(self, inplanes: int, planes: int, *args: Any, **kwargs: Any) -> None:
         # timm's width is planes * base_width / 64 * cardinality, and cardinality the 3x3's number of groups

@@ -19,10 +19,8 @@ _STEM_NAMES = ("stem", "patch_embed")  # how the part before the first block beg
 
 
 def block_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
-    """Names and convolutions on the main path of the blocks, and between the last block and the classifier.
-
-    timm's metadata name the first convolution and the classifier; :func:`_stem` says what else is in front.
-    """
+    """Yields names and convolutions on the blocks' main path, and between the last block and the classifier. timm's
+    metadata name the first convolution and the classifier; :func:`_stem` says what else is in front."""
     convs = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     cfg = getattr(model, "pretrained_cfg", None) or {}
     ends = {*_stem(model, convs, layers_named(cfg, "first_conv")), *layers_named(cfg, "classifier")}

@@ -59,7 +59,8 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
     strides = output_strides(model) if by_stride else {}
     # A dilated stage is undone where the rest of the spec is refused.
     with dilated_last_stage(model, strides) if spec.dilate_last else nullcontext():
-        return _named(_replace(model, spec, asked, strides), spec)
+        _replace(model, _layers(model, spec, asked, strides))
+    return _named(model, spec)
 
 
 def _named(model: nn.Module, spec: KernelSpec) -> nn.Module:
@@ -75,8 +76,7 @@ def _named(model: nn.Module, spec: KernelSpec) -> nn.Module:
     return model
 
 
-def _replace(model: nn.Module, spec: KernelSpec, asked: dict[Rule, Convolutions], strides: dict[str, int]) -> nn.Module:
-    new = _layers(model, spec, asked, strides)
+def _replace(model: nn.Module, new: dict[nn.Module, RigidStart2d]) -> None:
     for parent in list(model.modules()):
         for key, child in list(parent._modules.items()):  # not named_children(), which omits a second reference
             if child in new:
@@ -84,16 +84,13 @@ def _replace(model: nn.Module, spec: KernelSpec, asked: dict[Rule, Convolutions]
     for conv, module in new.items():
         for hooks in _HOOKS:  # the dictionaries themselves, so that handles of the old ones still remove them
             setattr(module, hooks, getattr(conv, hooks))
-    return model
 
 
 def _layers(
     model: nn.Module, spec: KernelSpec, asked: dict[Rule, Convolutions], strides: dict[str, int]
 ) -> dict[nn.Module, RigidStart2d]:
-    """Returns the convolutions that change, each with what takes its place.
-
-    Raises ValueError where one cannot change, or a part of the spec changes none.
-    """
+    """Returns the convolutions that change, each with what takes its place. Raises ValueError where one cannot change,
+    or a part of the spec changes none."""
     new: dict[nn.Module, RigidStart2d] = {}
     missing = {part: wanted for rule, wanted in asked.items() for part in rule.parts}
     for name, conv in block_convolutions(model):

@@ -26,10 +26,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def run_meta(model: nn.Module, input_size: tuple[int, int, int], batch: int = 1) -> None:
-    """Runs a forward pass of images of input_size (C, H, W), in evaluation mode, and computes its shapes alone.
-
-    The model itself keeps its state: parameters and buffers are exchanged for meta tensors during the call.
-    """
+    """Runs a forward pass of images of input_size (C, H, W), in evaluation mode, and computes its shapes alone. The
+    model itself keeps its state: parameters and buffers are exchanged for meta tensors during the call."""
     held = chain(model.named_parameters(), model.named_buffers())
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in held}
     dtype = next(model.parameters()).dtype

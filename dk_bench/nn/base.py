@@ -139,10 +139,8 @@ class RigidStart2d(nn.Module):
 
 
 class ScopedKernel2d(RigidStart2d):
-    """A convolution whose kernel is stored over a scope larger than its taps (the paper's S and K).
-
-    A subclass says in :meth:`add_offsets` where the taps' offsets come from.
-    """
+    """A convolution whose kernel is stored over a scope larger than its taps (the paper's S and K). A subclass says in
+    :meth:`add_offsets` where the taps' offsets come from."""
 
     @takes_convolution
     def __init__(

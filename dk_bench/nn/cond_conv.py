@@ -77,9 +77,7 @@ _FEW = 16
 
 def _convolve(input: Tensor, route: Tensor, experts: Tensor, kernel_shape: tuple[int, ...], *rigid: Any) -> Tensor:
     """Convolves input (N, Cin, H, W) with kernels that route (N, experts) mixes from experts (experts, kernel's size).
-
-    ``rigid``: bias, stride, padding, dilation and groups, as `conv2d_per_image` takes them.
-    """
+    ``rigid``: bias, stride, padding, dilation and groups, as `conv2d_per_image` takes them."""
     bias, stride, padding, _, groups = rigid
     if kernel_shape[2:] == (1, 1) and groups == 1 and padding == (0, 0) and not is_kept():
         read = input[:, :, :: stride[0], :: stride[1]]

@@ -47,10 +47,8 @@ ARGUMENTS = tuple(field.name for field in fields(Convolution))
 
 
 def takes_convolution(init: Callable[..., None]) -> Callable[..., None]:
-    """Decorates a constructor with a parameter ``convolution``, a :class:`Convolution`.
-
-    Callers give its fields, by place or by name, where that parameter stands; ``inspect.signature`` shows them there.
-    """
+    """Decorates a constructor with a parameter ``convolution``, a :class:`Convolution`. Callers give its fields, by
+    place or by name, where that parameter stands; ``inspect.signature`` shows them there."""
     shown = []
     for name, parameter in inspect.signature(init).parameters.items():
         shown += inspect.signature(Convolution).parameters.values() if name == "convolution" else [parameter]

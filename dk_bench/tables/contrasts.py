@@ -161,10 +161,8 @@ class Verdict:
 
 
 def decide(judgements: Sequence[Judgement]) -> list[Verdict]:
-    """Returns the verdicts on one family, in its order; see the module's docstring for the rule.
-
-    The family is all that is passed: what is not run yet (a judgement of no differences) counts in its size.
-    """
+    """Returns the verdicts on one family, in its order; see the module's docstring for the rule. The family is all that
+    is passed: what is not run yet (a judgement of no differences) counts in its size."""
     if not judgements:
         return []
     told, within = holm([j.p for j in judgements]), holm([j.p_equivalence for j in judgements])

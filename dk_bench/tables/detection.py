@@ -37,10 +37,8 @@ COLUMNS = columns.models_columns(
 
 
 def detection_documents(cells: list[Cell]) -> list[Document]:
-    """Returns ``table3`` and ``table4``, and ``detection`` where there are cells that do not belong there.
-
-    Beside the paper's figures stand its models, on COCO, in Faster R-CNN with FPN and the setting 1x; nothing else.
-    """
+    """Returns ``table3`` and ``table4``, and ``detection`` where there are cells that do not belong there. Beside the
+    paper's figures stand its models, on COCO, in Faster R-CNN with FPN and the setting 1x; nothing else."""
     comparable = [cell for cell in cells if cell.is_papers_detector and cell.model in PAPER_MODELS]
     others = [cell for cell in cells if cell not in comparable or cell.has_spec]
     bases = {(cell.model, cell.data) for cell in others if cell.has_spec}  # stand in both, for the difference

@@ -12,10 +12,8 @@ from scipy.special import stdtrit  # the distribution alone: scipy.stats takes a
 
 @dataclass(frozen=True)
 class Summary:
-    """Some values in short. ``std`` is the sample's (n - 1), ``half_width`` half the 95 % interval of the mean.
-
-    Both are None for n = 1: one run says nothing about spread.
-    """
+    """Some values in short. ``std`` is the sample's (n - 1), ``half_width`` half the 95 % interval of the mean. Both
+    are None for n = 1: one run says nothing about spread."""
 
     n: int
     mean: float
@@ -24,10 +22,8 @@ class Summary:
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Returns mean, sample standard deviation and half of the mean's 95 % interval by Student's t distribution.
-
-    Raises ValueError for no values, and for NaN or infinity: such a run has no figure.
-    """
+    """Returns mean, sample standard deviation and half of the mean's 95 % interval by Student's t distribution. Raises
+    ValueError for no values, and for NaN or infinity: such a run has no figure."""
     if not values:
         raise ValueError("no values to summarize")
     if not all(math.isfinite(value) for value in values):

@@ -44,10 +44,8 @@ def print_table(console: Console, title: str, table: Table, notes: Iterable[str]
 
 
 def _fit(grid: Grid, console: Console, names: Collection[int]) -> int:
-    """Sets the widths of columns, and returns that of the console that they need, at least what it has.
-
-    rich's own way with a narrow console is to shorten words.
-    """
+    """Sets the widths of columns, and returns that of the console that they need, at least what it has. rich's own way
+    with a narrow console is to shorten words."""
     options, borders = console.options.update(width=WIDEST), 3 * len(grid.columns) + 1
     limits = []
     for place, column in enumerate(grid.columns):
