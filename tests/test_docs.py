@@ -29,7 +29,7 @@ SETTING = re.compile(r"(?<![\w./-])(?:model|data|optim|ema|trainer|wandb)(?:\.\w
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SOURCES = (".py", ".yaml", ".sh", ".cpp", ".cu", ".h")
 MMDETS = ("tools/test.py", "tools/train.py")  # in mmdet's folder
-RECIPE = "mine"  # what the recipes of docs/extending.md make is called so, and is not there
+RECIPE = "mine"  # what the recipes of docs/extending*.md make is called so, and is not there
 
 each_text = pytest.mark.parametrize("name", TEXTS)
 

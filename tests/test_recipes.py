@@ -1,4 +1,4 @@
-"""The recipes of docs/extending.md: what stands there as code does what is said of it."""
+"""The recipes of docs/extending.md and docs/extending_operator.md: their code does what is said of it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ TRIED = "tried"  # in place of "mine", which somebody may have added
 
 
 def blocks_of(recipe: str, language: str) -> list[str]:
-    """Returns the blocks of a language in a section, without the indent of their step, by a name of our own."""
-    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-    section = text.partition(f"\n## {recipe}\n")[2].partition("\n## ")[0]
+    """Returns the blocks of a language in a recipe, without the indent of their step, by a name of our own."""
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/extending*.md")))
+    (section,) = (s for s in re.split(r"^##? ", text, flags=re.MULTILINE) if s.startswith(f"{recipe}\n"))
     found = re.findall(rf"^ *```{language}\n(.*?)^ *```", section, re.MULTILINE | re.DOTALL)
     return [re.sub("(?<![a-z])mine(?![a-z])", TRIED, textwrap.dedent(block)) for block in found]
 
