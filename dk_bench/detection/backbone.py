@@ -16,17 +16,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dk_bench.classification.timm_models import build_model, check_name, kernel_spec
 from dk_bench.config import ModelConfig
-from dk_bench.detection.freezing import FIRST_STRIDE, bad_argument, frozen_names, last_of_each_stride, without_open_ones
 from dk_bench.errors import UserError, located
 from dk_bench.models import MODELS as BENCH_MODELS
 from dk_bench.models import deform
-from dk_bench.models.features import copy_features
+from dk_bench.models.features import copy_features, flat, outer_name
 from dk_bench.registry import MODELS
 
 log = logging.getLogger(__name__)
 
 # Keys of a classification's configuration -> arguments that say the same.
 KEYS = {"model.name": "model_name"} | {f"model.{name}": name for name in ("spec", "checkpoint", "pretrained")}
+
+FIRST_STRIDE = 4  # of feature pyramids; what comes before a stage of this stride is the stem
 
 
 @MODELS.register_module()
@@ -86,7 +87,7 @@ class TimmBackbone(BaseModule):
         if with_cp:
             self.net.set_grad_checkpointing()
         maps = self.net.feature_info.get_dicts()
-        self._picked = last_of_each_stride(maps) if out_indices is None else list(range(len(maps)))
+        self._picked = _last_of_each_stride(maps) if out_indices is None else list(range(len(maps)))
         if not self._picked:
             raise UserError(f"TimmBackbone: {model_name} has no feature map of stride {FIRST_STRIDE} or more")
         self.out_channels = [maps[i]["num_chs"] for i in self._picked]
@@ -98,8 +99,8 @@ class TimmBackbone(BaseModule):
             instead = "set checkpoint or pretrained, unless weights of the whole detector follow"
             log.warning("TimmBackbone: %s starts from random weights, %s; %s", model_name, keep, instead)
         # Names, not modules: a conversion of normalisation layers puts new modules in the place of old ones.
-        frozen = frozen_names(self.net, frozen_stages)
-        self._frozen = frozenset(without_open_ones(self.net, frozen))
+        frozen = _frozen_names(self.net, frozen_stages)
+        self._frozen = frozenset(_without_open_ones(self.net, frozen))
         for name in frozen:
             for parameter in self.net.get_submodule(name).parameters(recurse=False):
                 parameter.requires_grad = False
@@ -140,13 +141,13 @@ def _check_flags(**flags: Any) -> None:
     """Raises UserError for what is no truth value: any text, ``no`` too, would count as true."""
     for name, value in flags.items():
         if not isinstance(value, bool | None):
-            raise bad_argument(name, value, "expected True or False")
+            raise _bad_argument(name, value, "expected True or False")
 
 
 def _given_weights(**sources: Any) -> str | None:
     """Returns the name of the argument that sets the weights, None for none. Raises UserError for two of them."""
     if sources["checkpoint"] == "":
-        raise bad_argument("checkpoint", "", "expected a file or None")
+        raise _bad_argument("checkpoint", "", "expected a file or None")
     if len(given := [name for name, value in sources.items() if value]) > 1:
         raise UserError(f"TimmBackbone: arguments {' and '.join(given)} both set weights, expected one of them")
     return given[0] if given else None
@@ -160,7 +161,7 @@ def _checked_indices(out_indices: Sequence[int] | None) -> dict[str, Any]:
     rises = all(a < b for a, b in zip(indices, indices[1:], strict=False))
     if not indices or not rises or any(type(i) is not int for i in indices) or indices[0] < 0 <= indices[-1]:
         expected = "expected rising integers, either from 0 or all negative, or None"
-        raise bad_argument("out_indices", out_indices, expected)
+        raise _bad_argument("out_indices", out_indices, expected)
     return {"out_indices": indices}
 
 
@@ -179,7 +180,7 @@ def _feature_net(config: ModelConfig, indices: dict[str, Any]) -> nn.Module:
     try:
         return deform(net, spec) if spec else net
     except ValueError as error:
-        raise bad_argument("spec", config.spec, f"which does not fit {name}: {error}") from error
+        raise _bad_argument("spec", config.spec, f"which does not fit {name}: {error}") from error
 
 
 def _load(net: nn.Module, config: ModelConfig) -> None:
@@ -233,6 +234,56 @@ def _deformed(held: dict[str, Tensor], config: ModelConfig, indices: dict[str, A
         return None
     rigid.load_state_dict({name: value for name, value in held.items() if name in rigid.state_dict()}, strict=False)
     return deform(rigid, spec).state_dict()
+
+
+def _bad_argument(name: str, value: Any, reason: str) -> UserError:
+    """Returns the error of an argument that cannot be used."""
+    error = UserError(reason, key=name, value=value, noun="argument")
+    error.places.append("TimmBackbone")
+    return error
+
+
+def _last_of_each_stride(maps: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Returns the positions of the maps after which the resolution changes, from `FIRST_STRIDE` on."""
+    last = {one["reduction"]: i for i, one in enumerate(maps) if one["reduction"] >= FIRST_STRIDE}
+    return sorted(last.values())
+
+
+def _frozen_names(net: nn.Module, stages: int) -> list[str]:
+    """Names the modules in the stem and the first ``stages``, in the order of their making, which timm's models keep.
+
+    A stage ends with the module that makes the last map of its stride. What is before the first is the stem: all up to
+    the last map of a smaller stride or, where there is none, up to the module of stage 1.
+    """
+    if type(stages) is not int or stages < -1:
+        raise _bad_argument("frozen_stages", stages, "expected an integer of at least -1")
+    if stages < 0:
+        return []
+    info = net.feature_info.info if hasattr(net.feature_info, "info") else list(net.feature_info)
+    ends = [info[i]["module"] for i in _last_of_each_stride(info)]
+    if stages > len(ends):
+        raise _bad_argument("frozen_stages", stages, f"expected at most {len(ends)}, the number of stages")
+    if stages:
+        return _names_until(net, ends[stages - 1], inclusive=True)
+    before = [one["module"] for one in info if one["reduction"] < FIRST_STRIDE]
+    return _names_until(net, before[-1] if before else ends[0], inclusive=bool(before))
+
+
+def _without_open_ones(net: nn.Module, frozen: list[str]) -> list[str]:
+    """Returns the frozen modules that hold nothing else: not the network, nor what contains all of its blocks."""
+    rest = [name for name, _ in net.named_modules() if name not in set(frozen)]
+    return [name for name in frozen if name and not any(other.startswith(name + ".") for other in rest)]
+
+
+def _names_until(net: nn.Module, module: str, *, inclusive: bool) -> list[str]:
+    """Returns the names of all modules before one, or up to its end."""
+    names = [name for name, _ in net.named_modules()]
+    outer = outer_name(net)
+    inside = [i for i, name in enumerate(names) if f"{flat(name.removeprefix(outer))}_".startswith(f"{flat(module)}_")]
+    if not inside:
+        fault = f"cannot be followed: the network has no module {module}, with which a stage ends; set it to -1"
+        raise UserError(f"TimmBackbone: argument 'frozen_stages' {fault}")
+    return names[: inside[-1] + 1 if inclusive else inside[0]]
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def interrupts() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Raises at the block's end, or after its own error, what would be raised inside: it must not be half done."""
+    """Raises at the block's end, or after its own error, what would be raised inside, which must not be half done."""
     global _waiting
     if not _in_main_thread():
         yield

@@ -111,7 +111,7 @@ def is_mmengines(config: Mapping[str, Any]) -> bool:
 
 
 def mmengine_cell(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the part of the configuration that makes its cell, see `dk_bench.runs.identity`.
+    """Returns the part of the configuration that makes its cell.
 
     Where images lie does not count where ``data_name`` says which they are. A list of sections, as a pipeline is,
     becomes sections named by their numbers, so that two cells can be told apart by the key in which they differ.

@@ -191,7 +191,7 @@ def _check_parameters(parameters: Any, where: str) -> None:
 
 
 def _check_value(value: Any, key: str) -> None:
-    """Raises UserError for what W&B's server, which speaks JSON, cannot hold of YAML: dates, sets, keys no text."""
+    """Raises UserError for what YAML has and the server's JSON has not: dates, sets, keys that are no text."""
     try:
         json.dumps(value, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:  # ValueError: NaN, infinity, a list that holds itself

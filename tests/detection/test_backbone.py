@@ -18,8 +18,8 @@ from training_cases import ONE_STEP
 
 from dk_bench import KernelSpec, deform
 from dk_bench.config import load_config
+from dk_bench.detection import REQUIREMENTS
 from dk_bench.detection.backbone import TimmBackbone, check_neck
-from dk_bench.detection.requirements import REQUIREMENTS
 from dk_bench.errors import UserError
 from dk_bench.nn import DeformConv2d, DeformKernel2d
 from dk_bench.training import load_model, run_folder, train
