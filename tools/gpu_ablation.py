@@ -43,10 +43,9 @@ from dk_bench.data.laid_down import LaidDown
 from dk_bench.data.shifts import held_out_sets
 from dk_bench.processes.interrupts import Interrupted, begin_anew, interrupts
 from dk_bench.runs.record import find_records, read_record
-from dk_bench.sweep.deadline import Deadline
 from dk_bench.sweep.job import Job
 from dk_bench.sweep.listing import find_runs, skip_finished
-from dk_bench.sweep.runner import run_jobs
+from dk_bench.sweep.runner import Deadline, run_jobs
 
 DATA, JOBS, CODE = "data.tar.xz", "jobs.json", "code"
 MPS = "nvidia-cuda-mps-control"

@@ -9,12 +9,11 @@ from rich.console import Console
 
 from dk_bench.cli.options import add_number, add_output
 from dk_bench.runs.attempts import STALE
-from dk_bench.sweep.deadline import Deadline
 from dk_bench.sweep.grid import Sweep, read_sweep
 from dk_bench.sweep.job import Job
 from dk_bench.sweep.listing import check_parameter, find_runs, make_jobs, ordered, skip_finished
 from dk_bench.sweep.progress import Shown, SweepProgress
-from dk_bench.sweep.runner import available_cores, available_gpus, run_jobs
+from dk_bench.sweep.runner import Deadline, available_cores, available_gpus, run_jobs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

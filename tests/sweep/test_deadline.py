@@ -7,9 +7,8 @@ from pathlib import Path
 import yaml
 
 from dk_bench.cli import main
-from dk_bench.sweep.deadline import Deadline
 from dk_bench.sweep.job import Job
-from dk_bench.sweep.runner import run_jobs
+from dk_bench.sweep.runner import Deadline, run_jobs
 
 
 def write_sweep(folder: Path, **content) -> str:

@@ -9,9 +9,8 @@ from pathlib import Path
 from forked import Forked
 
 from dk_bench.processes.interrupts import Interrupted, interrupts
-from dk_bench.sweep.deadline import Deadline
 from dk_bench.sweep.job import Job
-from dk_bench.sweep.runner import run_jobs
+from dk_bench.sweep.runner import Deadline, run_jobs
 
 
 def run(name: str) -> int:
