@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,19 +16,20 @@ from mmengine.model.utils import revert_sync_batchnorm
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from dk_bench.detection.backbone import check_neck
+from dk_bench.detection.backbone import TimmBackbone, check_neck
 from dk_bench.detection.building import build
 from dk_bench.detection.data import DetectionData, seed_all
-from dk_bench.detection.initial_weights import load_start, without_initial_weights
 from dk_bench.detection.metrics import DetectionMetric
 from dk_bench.detection.mmengine_config import PRECISIONS, config_from_values, use_scope
 from dk_bench.detection.mmengine_files import add_for_mmengine
 from dk_bench.detection.recipe import build_schedules, build_wrapper, clip_gradients
 from dk_bench.detection.task import Detection
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, located, some
 from dk_bench.training.own_trainer import ConfiguredModule, add_loss, check_same_steps, mean_of_losses
+from dk_bench.training.weights import read_plain, weights_in
 
 CLASSLESS = ("rpn_head", "semantic_head")  # tell objects from background, or stuff
+OF_THE_START = ("init_cfg", "checkpoint", "pretrained")  # settings of mmdet's modules and ours that name weights
 
 
 class LitDetector(ConfiguredModule):
@@ -222,6 +225,45 @@ def build_detector(cfg: MMConfig, *, initial_weights: bool = True) -> nn.Module:
         if cfg.get("load_from"):
             load_start(model, cfg.load_from)
     return model
+
+
+def load_start(model: nn.Module, path: str) -> None:
+    """Puts weights of a checkpoint, ours or mmdet's of plain data, where names and shapes fit; says what did not.
+
+    Raises UserError for a file that is missing, holds more than plain data, or fits nowhere.
+    """
+    with located("key 'load_from'"):
+        checkpoint = read_plain(path)
+    held, own = weights_in(checkpoint), model.state_dict()
+    fitting = {name: value for name, value in held.items() if name in own and own[name].shape == value.shape}
+    # Those of TimmBackbone as they are: it takes the rigid base's too, and names what does not fit.
+    inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, TimmBackbone))
+    fitting |= {name: value for name, value in held.items() if name.startswith(inside)}
+    if not fitting:
+        raise UserError(f"key 'load_from' is {path!r}: none of its {len(held)} weights fits {type(model).__name__}")
+    with located(f"key 'load_from' is {path!r}"):
+        model.load_state_dict(fitting, strict=False)
+    if left := [name for name in own if name not in fitting]:
+        fit = f"fit {len(left)} of the model's {len(own)}, which start anew"
+        print(f"{path}: has no weights that {fit}: {some(left)}", file=sys.stderr)
+    if unused := len(held) - len(fitting):
+        print(f"{path}: {unused} of its {len(held)} weights are not used", file=sys.stderr)
+
+
+def without_initial_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a model's settings by which no weights are read: a checkpoint's follow, and the others need not exist."""
+    settings = copy.deepcopy(dict(settings))
+    for part in (settings, *(value for value in settings.values() if isinstance(value, dict))):
+        for key in OF_THE_START:
+            if key in part and not _only_initialises(part[key]):
+                part.pop(key)
+    return settings
+
+
+def _only_initialises(value: Any) -> bool:
+    """Tells whether an ``init_cfg`` draws weights and reads none."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(part, Mapping) and part.get("type") != "Pretrained" for part in parts)
 
 
 def check_num_classes(model: nn.Module, classes: Sequence[str]) -> None:

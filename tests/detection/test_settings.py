@@ -15,10 +15,9 @@ from torch import nn
 
 from dk_bench.detection.backbone import TimmBackbone
 from dk_bench.detection.data import DetectionData
-from dk_bench.detection.initial_weights import load_start
 from dk_bench.detection.metrics import DetectionMetric, GroundTruth
 from dk_bench.detection.mmengine_config import config_from_values, load_detection_config, use_scope
-from dk_bench.detection.module import LitDetector, check_num_classes
+from dk_bench.detection.module import LitDetector, check_num_classes, load_start
 from dk_bench.errors import UserError
 from dk_bench.training import train
 

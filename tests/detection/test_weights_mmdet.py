@@ -18,9 +18,8 @@ from mmengine.runner import load_checkpoint
 
 from dk_bench.classification.timm_models import load_model
 from dk_bench.detection.backbone import TimmBackbone
-from dk_bench.detection.initial_weights import load_start
 from dk_bench.detection.mmengine_config import load_detection_config, use_scope
-from dk_bench.detection.module import build_detector
+from dk_bench.detection.module import build_detector, load_start
 from dk_bench.errors import UserError
 from dk_bench.training.weights import read_plain, weights_in
 
