@@ -126,10 +126,9 @@ def _fault_of_names(classes: Sequence[str]) -> str | None:
         if not name.isprintable():  # also bytes that are no UTF-8, which no record can hold
             return f"{name!r} is no name of a class, expected plain text in UTF-8"
         if (same := plain_name(name)) in seen:
-            return (
-                f"the classes {ascii(seen[same])} and {ascii(name)} differ only in capitals or in how letters are "
-                "encoded, expected names that every file system tells apart"
-            )
+            expected = "expected names that every file system tells apart"
+            differ = f"{ascii(seen[same])} and {ascii(name)} differ only in capitals or in how letters are encoded"
+            return f"the classes {differ}, {expected}"
         seen[same] = name
     if len(classes) < 2:
         return f"only one class, {classes[0]}, expected two or more: {EXPECTED}"

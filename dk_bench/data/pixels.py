@@ -122,10 +122,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError(f"its grey values are {values.min()} to {values.max()}, expected 0 to 65535")
         if 0 < values.max() <= 0xFF:
-            raise ValueError(
-                f"its grey values, up to {values.max()} of 65535, are all black in eight bits; expected a file of "
-                "eight bits, or values over all sixteen"
-            )
+            expected = "expected a file of eight bits, or values over all sixteen"
+            raise ValueError(f"its grey values, up to {values.max()} of 65535, are all black in eight bits; {expected}")
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, expected 8 or 16 bits a channel")

@@ -72,10 +72,8 @@ class NamedImages:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         image, label = self._item(index)
         if not 0 <= label < len(self.classes):
-            raise UserError(
-                f"{self.source}: image {index} has the label {label}, expected 0 to {len(self.classes) - 1}; a split "
-                "without labels cannot be used"
-            )
+            expected = f"expected 0 to {len(self.classes) - 1}; a split without labels cannot be used"
+            raise UserError(f"{self.source}: image {index} has the label {label}, {expected}")
         return image, label
 
     def _item(self, index: int) -> tuple[Image.Image, int]:

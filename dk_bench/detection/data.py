@@ -67,10 +67,8 @@ class DetectionData(RunData):
         """Returns mmdet's validation data set. Its annotation file is the ground truth."""
         images = _open(self.config.cfg, "val_dataloader")
         if not getattr(images, "ann_file", None):
-            raise UserError(
-                f"key 'val_dataloader.dataset' is a {type(images).__name__}, expected one data set in COCO's format, "
-                "with an 'ann_file'"
-            )
+            expected = "expected one data set in COCO's format, with an 'ann_file'"
+            raise UserError(f"key 'val_dataloader.dataset' is a {type(images).__name__}, {expected}")
         return images
 
     @cached_property

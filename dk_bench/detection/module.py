@@ -85,10 +85,10 @@ class LitDetector(ConfiguredModule):
             self._check_data()
         precision, on_cpu = self.trainer.precision, self.trainer.strategy.root_device.type == "cpu"
         if on_cpu and precision != "32-true" and getattr(self.model, "with_rpn", False):
-            raise UserError(
-                f"key 'trainer.precision' is {precision!r}, expected '32-true' on a CPU: mmcv's suppression of "
-                "overlapping proposals takes nothing else there"
+            expected = (
+                "expected '32-true' on a CPU: mmcv's suppression of overlapping proposals takes nothing else there"
             )
+            raise UserError(expected, key="trainer.precision", value=precision)
         if precision not in PRECISIONS:
             raise UserError(f"Trainer(precision={precision!r}), expected one of {', '.join(PRECISIONS)}")
         if self.trainer.world_size == 1:
@@ -101,20 +101,16 @@ class LitDetector(ConfiguredModule):
             raise UserError(f"Trainer(gradient_clip_val={clip}), expected none: key 'optim_wrapper.clip_grad' clips")
         # What this module sets itself, in a fit before, does not count.
         if trainer.global_step == 0 and (every := trainer.check_val_every_n_epoch) not in (1, interval):
-            raise UserError(
-                f"Trainer(check_val_every_n_epoch={every}), but key 'train_cfg.val_interval' is {interval}, which says "
-                "when to validate: expected the same number, or none"
-            )
+            says = f"key 'train_cfg.val_interval' is {interval}, which says when to validate"
+            raise UserError(f"Trainer(check_val_every_n_epoch={every}), but {says}: expected the same number, or none")
 
     def _check_data(self) -> None:
         """Raises UserError for other data than `DetectionData` with the module's classes."""
         data = self.trainer.datamodule
         if not isinstance(data, DetectionData):
             given = "no data module" if data is None else f"a {type(data).__name__}"
-            raise UserError(
-                f"LitDetector was given {given}, expected a DetectionData, whose annotations it is scored by: "
-                "datamodule=DetectionData(config)"
-            )
+            expected = "a DetectionData, whose annotations it is scored by: datamodule=DetectionData(config)"
+            raise UserError(f"LitDetector was given {given}, expected {expected}")
         self.check_classes(data.classes)
 
     def on_train_start(self) -> None:

@@ -82,10 +82,9 @@ class OwnWorld(ClusterEnvironment):
         through the same program: each would train a run of one process, all in one folder, or a part of another."""
         there = self.rank.size if self.rank.number else len(self.others) + 1
         if there not in (1, size):
-            raise UserError(
-                f"key 'trainer.devices' asks for {size} process{'es' if size > 1 else ''}, expected {there}, as of the "
-                "run before; another program may train with other numbers"
-            )
+            asks = f"key 'trainer.devices' asks for {size} process{'es' if size > 1 else ''}"
+            before = "as of the run before; another program may train with other numbers"
+            raise UserError(f"{asks}, expected {there}, {before}")
 
     @contextmanager
     def together(self, size: int, tell: Callable[[BaseException], None]) -> Iterator[None]:

@@ -71,10 +71,8 @@ def find_runs(jobs: list[Job]) -> list[tuple[Job, UserError]]:
         job.run = TrainingRun.of(task)
         other = owners.setdefault(job.run.folder.resolve(), job)
         if other.argv != job.argv:
-            raise UserError(
-                f"points {other.name!r} and {job.name!r} are one run, {job.run.folder}: they differ in what changes no "
-                "result; expected parameters that do"
-            )
+            why = "they differ in what changes no result; expected parameters that do"
+            raise UserError(f"points {other.name!r} and {job.name!r} are one run, {job.run.folder}: {why}")
     return unread
 
 
@@ -105,14 +103,11 @@ def _check_apart(jobs: list[Job]) -> None:
             continue
         for key, value in job.point.items():
             if str(value) == str(other.point[key]) and repr(value) != repr(other.point[key]):
-                raise UserError(
-                    f"parameter '{key}' has {other.point[key]!r} and {value!r}, which are one argument, {key}={value}; "
-                    "expected one of them"
-                )
-        raise UserError(
-            f"points {other.name!r} and {job.name!r} are one command, {shlex.join(job.argv)}; expected key 'command' "
-            "with ${args_no_hyphens} or the like, so that every parameter that varies reaches it"
-        )
+                same = f"which are one argument, {key}={value}; expected one of them"
+                raise UserError(f"parameter '{key}' has {other.point[key]!r} and {value!r}, {same}")
+        expected = "key 'command' with ${args_no_hyphens} or the like, so that every parameter that varies reaches it"
+        same = f"points {other.name!r} and {job.name!r} are one command, {shlex.join(job.argv)}"
+        raise UserError(f"{same}; expected {expected}")
 
 
 def _check_values(job: Job, values: Mapping[str, Any]) -> None:
