@@ -6,8 +6,8 @@ import hashlib
 import os
 from typing import Any
 
-from dk_bench.data.image_files import Files
 from dk_bench.data.procedural import ShapeImages
+from dk_bench.data.scan import Files
 from dk_bench.data.sources import FileImages, Images
 
 MANY = 100_000  # of up to so many images, and so many bytes of files, all are read

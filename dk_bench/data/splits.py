@@ -9,8 +9,8 @@ from functools import partial
 
 from dk_bench.config import DataConfig
 from dk_bench.data.checksum import spread
-from dk_bench.data.image_files import Files, PathFiles
 from dk_bench.data.layout import plain_name
+from dk_bench.data.scan import Files, PathFiles
 from dk_bench.data.sources import FileImages, NamedImages
 from dk_bench.errors import UserError, located, some
 

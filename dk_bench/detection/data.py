@@ -21,13 +21,12 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampl
 
 from dk_bench.data.checksum import files_checksum
 from dk_bench.data.coco import check_annotations
-from dk_bench.data.image_files import PathFiles
 from dk_bench.data.order import InOrder, batches_done, check_processes, mix_seed, processes
+from dk_bench.data.scan import PathFiles
 from dk_bench.data.splits import check_files_apart
-from dk_bench.detection.building import build
 from dk_bench.detection.image_loading import REMOTE, check_pipeline
 from dk_bench.detection.metrics import GroundTruth
-from dk_bench.detection.mmengine_config import DetectionConfig, use_scope
+from dk_bench.detection.mmengine_config import DetectionConfig, build, use_scope
 from dk_bench.errors import UserError
 from dk_bench.reading.sequences import check_names
 from dk_bench.training.run_data import RunData

@@ -1,4 +1,4 @@
-"""Configurations of detection: mmengine's own, which mmdet's runner takes unchanged, and a few keys of ours.
+"""Configurations of detection, mmengine's own with a few keys of ours, and building what stands in them.
 
 Ours are ``name`` (the file's by default), ``seed`` (``randomness.seed`` by default), ``output``, and the sections
 ``trainer`` and ``wandb`` as `dk_bench.config` has them; mmdet's runner does not look at them. ``data_name`` names the
@@ -13,13 +13,16 @@ import dataclasses
 import difflib
 import functools
 import inspect
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import mmengine
-from mmengine.registry import DefaultScope
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope, Registry
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
@@ -127,6 +130,32 @@ def use_scope(cfg: mmengine.Config) -> None:
     scope, current = cfg.get("default_scope") or "mmdet", DefaultScope.get_current_instance()
     if current is None or current.scope_name != scope:
         DefaultScope.get_instance(f"dk_bench-{scope}", scope_name=scope)
+
+
+def build(registry: Registry, settings: Mapping[str, Any], key: str, **defaults: Any) -> Any:
+    """Builds what ``settings`` describe by the registry. ``defaults`` stand where the settings say nothing.
+
+    Raises UserError that names ``key`` where the type is unknown or does not take the settings, which stay as they are.
+    """
+    try:
+        return registry.build(dict(settings), default_args=defaults or None)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError, ImportError, OSError) as error:
+        text = " ".join(f"{type(error).__name__}: {error}".removesuffix(": ").split())
+        raise UserError(f"key '{key}' ({settings.get('type')}) cannot be built: {text[:600]}") from error
+
+
+@contextmanager
+def quiet_mmengine(level: int = logging.WARNING) -> Iterator[None]:
+    """Silences what mmengine logs below a level: it has a line for every parameter."""
+    logger = MMLogger.get_current_instance()
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def checked(cfg: mmengine.Config, overrides: Iterable[str], source: str) -> DetectionConfig:

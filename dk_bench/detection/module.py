@@ -17,10 +17,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from dk_bench.detection.backbone import TimmBackbone, check_neck
-from dk_bench.detection.building import build
 from dk_bench.detection.data import DetectionData, seed_all
 from dk_bench.detection.metrics import DetectionMetric
-from dk_bench.detection.mmengine_config import PRECISIONS, config_from_values, use_scope
+from dk_bench.detection.mmengine_config import PRECISIONS, build, config_from_values, use_scope
 from dk_bench.detection.mmengine_files import add_for_mmengine
 from dk_bench.detection.recipe import build_schedules, build_wrapper, clip_gradients
 from dk_bench.detection.task import Detection

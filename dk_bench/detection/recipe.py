@@ -14,7 +14,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 from torch.optim import Optimizer
 
-from dk_bench.detection.building import build, quiet_mmengine
+from dk_bench.detection.mmengine_config import build, quiet_mmengine
 from dk_bench.errors import UserError
 from dk_bench.training.own_trainer import check_same_steps
 

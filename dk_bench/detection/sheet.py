@@ -10,9 +10,8 @@ from mmengine.registry import DATASETS
 from PIL import Image, ImageDraw, ImageFont
 
 from dk_bench.data.pixels import open_image
-from dk_bench.detection.building import build
 from dk_bench.detection.image_loading import stated_size
-from dk_bench.detection.mmengine_config import DetectionConfig, use_scope
+from dk_bench.detection.mmengine_config import DetectionConfig, build, use_scope
 from dk_bench.errors import UserError
 
 COLUMNS, MARGIN, LONGEST = 5, 4, 256  # LONGEST: longer images are shown smaller

@@ -12,8 +12,12 @@ from torch import nn
 
 from dk_bench.classification.timm_models import kernel_spec
 from dk_bench.config import ModelConfig
-from dk_bench.detection.building import quiet_mmengine
-from dk_bench.detection.mmengine_config import DetectionConfig, config_from_values, load_detection_config
+from dk_bench.detection.mmengine_config import (
+    DetectionConfig,
+    config_from_values,
+    load_detection_config,
+    quiet_mmengine,
+)
 from dk_bench.training.task import Task
 
 if TYPE_CHECKING:

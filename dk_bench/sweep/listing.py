@@ -14,8 +14,7 @@ from dk_bench.errors import UserError
 from dk_bench.reading.overrides import split_override, standing
 from dk_bench.runs.attempts import STALE
 from dk_bench.sweep.grid import Sweep
-from dk_bench.sweep.job import Job
-from dk_bench.sweep.training_runs import TrainingRun, task_in, training_runs
+from dk_bench.sweep.job import Job, TrainingRun, task_in, training_runs
 
 NOTHING = object()
 

@@ -202,7 +202,7 @@ def test_a_sweep_believes_the_record(tmp_path, monkeypatch, status, code, state,
     from table_cases import make_record
 
     from dk_bench.runs.record import write_record
-    from dk_bench.sweep.training_runs import TrainingRun
+    from dk_bench.sweep.job import TrainingRun
 
     monkeypatch.chdir(tmp_path)
     write_record(make_record("a", 50.0), "template.json")

@@ -16,10 +16,9 @@ from dk_bench.runs.lock import LOCK, hold, is_held
 from dk_bench.runs.record import attempts_of, new_record, read_record, write_record
 from dk_bench.sweep import runner
 from dk_bench.sweep.grid import read_sweep
-from dk_bench.sweep.job import Job
+from dk_bench.sweep.job import Job, TrainingRun, task_in
 from dk_bench.sweep.listing import make_jobs, skip_finished
 from dk_bench.sweep.runner import run_jobs
-from dk_bench.sweep.training_runs import TrainingRun, task_in
 from dk_bench.training import run_folder, train
 
 ROOT = Path(__file__).parents[2]

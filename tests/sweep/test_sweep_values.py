@@ -6,8 +6,8 @@ import yaml
 from dk_bench.cli import main
 from dk_bench.errors import UserError
 from dk_bench.sweep.grid import read_sweep
+from dk_bench.sweep.job import task_in
 from dk_bench.sweep.listing import make_jobs
-from dk_bench.sweep.training_runs import task_in
 
 
 def sweep_file(folder, parameters, **more):
