@@ -129,7 +129,7 @@ class Task(ABC):
         try:
             return cost | self.count(model, tuple(input_size or (3, 224, 224)))
         except (AttributeError, NotImplementedError, RuntimeError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             print(f"multiply-adds are not known: {reason}", file=sys.stderr)
             return cost | {"error": reason}
 

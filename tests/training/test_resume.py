@@ -9,6 +9,8 @@ import pytest
 import pytorch_lightning as pl
 from training_cases import EPOCHS, STEPS, PowerCut, tiny
 
+from dk_bench import tasks
+from dk_bench.config import Config
 from dk_bench.data import order
 from dk_bench.errors import UserError
 from dk_bench.runs.attempts import STALE
@@ -185,6 +187,17 @@ def test_model_whose_cost_cannot_be_counted_trains(tmp_path, capsys):
     assert record.cost["macs"] is None and record.cost["sampling_macs"] is None
     assert "no formula for its multiply-adds" in record.cost["error"]
     assert "not known" in capsys.readouterr().err
+
+
+def test_cost_that_fails_without_a_word_is_unknown():
+    import torch
+
+    class Wordless(torch.nn.Linear):
+        def forward(self, images):
+            raise AssertionError  # as an assert without a text does
+
+    cost = tasks.of(Config()).cost(Wordless(3, 5), [3, 8, 8])
+    assert cost["params"] == 4 * 5 and cost["macs"] is None and cost["error"] == "AssertionError"
 
 
 class Clock:
