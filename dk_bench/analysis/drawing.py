@@ -1,8 +1,7 @@
 """Style of all figures: colours that colour-blind readers tell apart."""
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib
@@ -25,11 +24,9 @@ STYLE = {
 }
 
 
-@contextmanager
-def styled() -> Iterator[None]:
+def styled() -> AbstractContextManager[None]:
     """Gives all figures made in the block one style."""
-    with matplotlib.rc_context(STYLE):
-        yield
+    return matplotlib.rc_context(STYLE)
 
 
 def save_figure(figure: Figure, folder: Path, name: str, caption: str | None = None) -> list[Path]:

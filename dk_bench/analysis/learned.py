@@ -51,7 +51,7 @@ class Loaded:
     config: Config
     run_id: str
     classes: list[str]
-    epochs: str = ""  # `epochs_words`
+    epochs: str = ""  # ", after 3 of 12 epochs", of a run that has not come to its end
 
     @property
     def name(self) -> str:
@@ -88,20 +88,15 @@ def load_classifier(path: str | Path) -> Loaded:
     checkpoint = read_classifier(path)
     held = checkpoint["hyper_parameters"]
     config = config_from_dict(held["config"], source=str(path))
-    known = (config, held.get("run_id", ""), list(held["classes"]), epochs_words(checkpoint, config))
+    done, whole = RunKeeper.state_in(checkpoint).get("epochs"), config.optim.epochs
+    epochs = "" if done is None or len(done) >= whole else f", after {len(done)} of {whole} epochs"
+    known = (config, held.get("run_id", ""), list(held["classes"]), epochs)
     loaded = Loaded(Path(path), load_model(path), *known)
     # A diverged run leaves weights that are no numbers; what is made of them looks like some.
     for name, value in loaded.model.state_dict().items():
         if not torch.isfinite(value).all():
             raise UserError(f"{path}: weights {name} are not finite, expected those of a run that did not diverge")
     return loaded
-
-
-def epochs_words(checkpoint: dict[str, Any], config: Config) -> str:
-    """Tells what a name has to say of a checkpoint whose run has not come to its end: ", after 3 of 12 epochs"."""
-    done = RunKeeper.state_in(checkpoint).get("epochs")
-    whole = done is None or len(done) >= config.optim.epochs
-    return "" if whole else f", after {len(done)} of {config.optim.epochs} epochs"
 
 
 def sources(model: nn.Module) -> list[Source]:
