@@ -97,10 +97,8 @@ def _differences(means: dict[str, dict[str, dict[str, float]]]) -> list[FieldSum
 
 def tested(differences: Sequence[FieldSummary]) -> list[FieldSummary]:
     """Gives differences their tests, all of them one family."""
-    places = [(line.model, name) for line in differences for name in line.numbers]
     tests = iter(corrected([Difference(each) for line in differences for each in line.numbers.values()]))
-    found = dict(zip(places, tests, strict=True))
-    return [replace(line, tests={name: found[line.model, name] for name in line.numbers}) for line in differences]
+    return [replace(line, tests={name: next(tests) for name in line.numbers}) for line in differences]
 
 
 @dataclass(frozen=True)
