@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from operator import itemgetter
 
 import numpy as np
@@ -79,9 +80,7 @@ def simulate() -> Document:
 
 def _errors() -> Table:
     generator = np.random.default_rng(0)
-    rows = [
-        (runs, seeds, size, _wrong(generator, runs, seeds, size)) for runs in RUNS for seeds in SEEDS for size in SIZES
-    ]
+    rows = [(*case, _wrong(generator, *case)) for case in product(RUNS, SEEDS, SIZES)]
     columns = [
         Column("single runs", itemgetter(0)),
         Column("seeds", lambda row: Number(row[1], 0)),
@@ -103,7 +102,6 @@ def _wrong(generator: Generator, runs: str, seeds: int, size: int) -> list[float
 
 
 def _powers() -> Table:
-    rows = [(std, seeds, size) for std in STDS for seeds in POWER_SEEDS for size in POWER_SIZES]
     columns = [
         Column("SD of differences", lambda row: Number(row[0])),
         Column("seeds", lambda row: Number(row[1], 0)),
@@ -111,7 +109,7 @@ def _powers() -> Table:
         *(Column(f"tell {effect:+g}", partial(_power, power_of_difference, effect)) for effect in PAPERS_EFFECTS),
         Column(f"find 0 within ±{MARGIN:g}", partial(_power, power_of_equivalence, MARGIN)),
     ]
-    return make_table("Power, %", columns, rows)
+    return make_table("Power, %", columns, product(STDS, POWER_SEEDS, POWER_SIZES))
 
 
 def _power(power_of: Callable[..., float], size: float, row: tuple[float, int, int]) -> Number:

@@ -202,8 +202,9 @@ def pair_marks(cells: Sequence[Cell], metric: str) -> list[str]:
     """Tells what of the runs a contrast pairs is not alike, and how many seeds several draws keep out, in words."""
     figures = [cell.figures(metric) for cell in cells]
     pairs = set.intersection(*map(set, figures))
+    seeds = set.intersection(*({pair.seed for pair in of_cell} for of_cell in figures))  # paired or not
     runs = [run for cell in cells for run in cell._finished() if pair_of(run) in pairs]
-    dirty, left = count_dirty(runs), pooling.unpaired(figures)
+    dirty, left = count_dirty(runs), len(seeds - {pair.seed for pair in pairs})
     words = [f"{left} of several draws"] * bool(left) + pooling.mixture(runs)
     return words + [f"{dirty} dirty"] * bool(dirty)
 

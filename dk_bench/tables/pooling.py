@@ -163,9 +163,3 @@ def run_again(again: Sequence[RunRecord], metric: str) -> list[str]:
     """Tells which runs came after the one that counts, each with its figure, in words."""
     figures = ((run.seed, run.metrics["final"].get(metric)) for run in again)
     return [f"seed {seed} again: {'no figure' if value is None else f'{value:.1f}'}" for seed, value in figures]
-
-
-def unpaired(cells: Sequence[Mapping[Pair, float]]) -> int:
-    """Counts the seeds that all cells have figures of, but no pair, by the figures and what they are paired by."""
-    seeds = set.intersection(*({pair.seed for pair in figures} for figures in cells))
-    return len(seeds - {pair.seed for pair in set.intersection(*map(set, cells))})
