@@ -11,9 +11,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
-import functools
 import inspect
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +61,8 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 # Hooks that watch and change nothing: without them a run under Lightning is the same.
 HARMLESS_HOOKS = ("NumClassCheckHook", "CheckInvalidLossHook", "MemoryProfilerHook", "EmptyCacheHook")
 
+_FILES: dict[str, tuple[mmengine.Config, dict[str, int] | None]] = {}  # that were read, with their stamps
+
 
 @dataclass(frozen=True)
 class DetectionConfig:
@@ -88,17 +90,15 @@ def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> De
     a variable (whose value was copied to where it is used when the file was read), and for what only mmdet's own runner
     can do: loops that count iterations, accumulated gradients, hooks that change results.
     """
-    try:
-        changed = Path(path).stat().st_mtime_ns
-    except OSError:
-        changed = 0  # there is none, which reading it will say
-    return checked(copy.deepcopy(_file(str(path), changed)), overrides, str(path))
+    return checked(copy.deepcopy(_file(str(path))), overrides, str(path))
 
 
-@functools.cache
-def _file(path: str, changed: int) -> mmengine.Config:
-    """Reads a file, as it is since it was ``changed``, once, and gives it its ``name``: mmengine takes a second for it,
-    and the runs of a sweep differ by their overrides alone. Raises UserError where it cannot be read."""
+def _file(path: str) -> mmengine.Config:
+    """Reads a file and gives it its ``name``; only once while it and the files below it stay as they are: mmengine
+    takes a second for it, and the runs of a sweep differ by their overrides alone. Raises UserError where it cannot be
+    read."""
+    if path in _FILES and (stamps := _stamps(_FILES[path][0])) and stamps == _FILES[path][1]:
+        return _FILES[path][0]
     try:
         with system_errors(f"{path}: no configuration can be read there"):
             cfg = mmengine.Config.fromfile(path)
@@ -107,7 +107,20 @@ def _file(path: str, changed: int) -> mmengine.Config:
     except Exception as error:  # whatever the file's own code, or mmengine reading it, may raise
         raise UserError(f"{path}: not a configuration: {type(error).__name__}: {error}") from error
     cfg.setdefault("name", Path(path).stem)
+    _FILES[path] = cfg, _stamps(cfg)
     return cfg
+
+
+def _stamps(cfg: mmengine.Config) -> dict[str, int] | None:
+    """Tells when the files of a configuration were changed; None where mmengine, which puts a line with its path before
+    the text of each, does not say so of all (it does not of those that are imported), or one is gone."""
+    files = [line for line in cfg.text.splitlines() if line.endswith(".py") and os.path.isabs(line)]
+    if os.path.abspath(cfg.filename) not in files:
+        return None
+    try:
+        return {file: os.stat(file).st_mtime_ns for file in files}
+    except OSError:
+        return None
 
 
 def config_from_values(

@@ -270,3 +270,12 @@ def test_photographs_are_read_as_their_configuration_says(photos):
         assert packed["data_samples"].gt_instances.labels.tolist() == [3]
     assert cfg.model.roi_head.bbox_head.num_classes == 4
     assert cfg.val_evaluator.ann_file == "data/photos_det/annotations/val.json"
+
+
+def test_a_file_is_read_again_where_one_below_it_has_changed(tmp_path):
+    base, file = tmp_path / "base.py", tmp_path / "file.py"
+    base.write_text((FOLDER / "tiny_photos.py").read_text().replace('"_base_/', f'"{FOLDER.resolve()}/_base_/'))
+    file.write_text('_base_ = "base.py"\n')
+    before = load_detection_config(file).cfg
+    base.write_text(base.read_text() + 'data_name = "changed"\n')
+    assert load_detection_config(file).cfg.data_name == "changed" != before.data_name
