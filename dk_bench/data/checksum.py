@@ -22,12 +22,11 @@ def checksum(images: Images) -> str:
     larger splits their names, sizes and labels, and the bytes of some. Of procedural images their settings and the
     pixels of some count. Raises UserError for an image that cannot be read.
     """
+    if isinstance(images, FileImages):
+        return files_checksum(images.files, len(images), *images.classes, *images.labels)
     digest = hashlib.blake2b(digest_size=8)
     _add(digest, len(images), *images.classes)
-    if isinstance(images, FileImages):
-        _add(digest, *images.labels)
-        _add_files(digest, images.files)
-    elif len(images) <= MANY or isinstance(images, ShapeImages):
+    if len(images) <= MANY or isinstance(images, ShapeImages):
         _add(digest, content_digest(images))
     else:
         _add(digest, *map(images.content, spread(len(images))))
@@ -38,7 +37,13 @@ def files_checksum(files: Files, *described: Any) -> str:
     """Returns the `checksum` of files and of what is said of them, plain data. Raises UserError as it does."""
     digest = hashlib.blake2b(digest_size=8)
     _add(digest, *described)
-    _add_files(digest, files)
+    sizes = [files.size(index) for index in range(len(files))]
+    if len(sizes) <= MANY and sum(sizes) <= MANY_BYTES:
+        _add(digest, content_digest(files))
+    else:
+        for name, size in zip(files.names, sizes, strict=True):
+            _add(digest, os.path.basename(name), size)
+        _add(digest, *map(files.content, spread(len(sizes))))
     return digest.hexdigest()
 
 
@@ -65,16 +70,6 @@ def content_digest(images: Files | Images, *, again: bool = False) -> bytes:
 def spread(count: int) -> range:
     """Returns the numbers of some of so many images, from the first on."""
     return range(0, count, max(1, count // SAMPLE))
-
-
-def _add_files(digest: Any, files: Files) -> None:
-    sizes = [files.size(index) for index in range(len(files))]
-    if len(sizes) <= MANY and sum(sizes) <= MANY_BYTES:
-        _add(digest, content_digest(files))
-        return
-    for name, size in zip(files.names, sizes, strict=True):
-        _add(digest, os.path.basename(name), size)
-    _add(digest, *map(files.content, spread(len(sizes))))
 
 
 def _add(digest: Any, *parts: Any) -> None:

@@ -151,7 +151,6 @@ def _check_places(config: DataConfig) -> None:
 
 
 def _place(config: DataConfig, split: str) -> str:
-    """Returns the path or split that the configuration names."""
     place = getattr(config, split)
     if place is None:
         expected = f"the name of a split of {config.reader}" if config.reader else EXPECTED

@@ -237,7 +237,6 @@ def _deformed(held: dict[str, Tensor], config: ModelConfig, indices: dict[str, A
 
 
 def _bad_argument(name: str, value: Any, reason: str) -> UserError:
-    """Returns the error of an argument that cannot be used."""
     error = UserError(reason, key=name, value=value, noun="argument")
     error.places.append("TimmBackbone")
     return error

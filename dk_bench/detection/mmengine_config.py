@@ -206,7 +206,6 @@ def _override(cfg: mmengine.Config, override: str, source: str) -> None:
 
 
 def _no_key(cfg: mmengine.Config, first: str, source: str) -> str:
-    """Tells why a top-level key cannot be set."""
     if first in cfg:
         held = f"'{first}' is a variable of {source}, and what it is used for holds its value already"
         return f"{held}; set that instead, for example train_dataloader.dataset..."

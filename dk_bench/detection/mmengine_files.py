@@ -68,7 +68,6 @@ def add_for_mmengine(
 
 
 def _meta(dataset_meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns names and colours as plain data."""
     plain, palette = {"classes": tuple(map(str, dataset_meta["classes"]))}, dataset_meta.get("palette")
     if isinstance(palette, Sequence) and not isinstance(palette, str):
         plain["palette"] = [tuple(map(int, colour)) for colour in palette]

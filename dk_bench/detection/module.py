@@ -160,10 +160,6 @@ class LitDetector(ConfiguredModule):
             self.log(f"{split}/{name}", value, prog_bar=name == "mAP")
         self._metric = None
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Any]:
-        """Returns mmdet's predictions for a collated batch."""
-        return self(batch)
-
     def learning_rate(self) -> float:
         """Returns the largest of all groups': mmengine makes a group of every parameter."""
         return max(float(group["lr"]) for group in self.trainer.optimizers[0].param_groups)

@@ -37,7 +37,6 @@ def sheet(config: DetectionConfig, rows: int) -> Image.Image:
 
 
 def _drawn(item: Mapping[str, Any], classes: tuple[str, ...]) -> Image.Image:
-    """Opens an image and draws its boxes on it."""
     image = open_image(item["img_path"], stated_size(item))
     shrink = min(1.0, LONGEST / max(image.size))
     image = image.resize([max(1, round(shrink * side)) for side in image.size])
