@@ -164,9 +164,7 @@ def _in_file(images: FileImages | ShapeImages, folder: Path, limit: float) -> De
 
 def content_key(images: FileImages | ShapeImages, *, again: bool = False) -> str:
     """Names these images in this order, decoded by this program: 32 hexadecimal digits, which any others differ in.
-
-    Files are read once, unless ``again``.
-    """
+    Files are read once, unless ``again``."""
     decoder = f"{FORMAT} {Image.__version__} {features.version('jpg')} {features.version('libjpeg_turbo')}"
     digest = hashlib.blake2b(decoder.encode(), digest_size=16)
     digest.update(content_digest(images, again=again))

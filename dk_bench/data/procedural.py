@@ -145,10 +145,8 @@ def largest_scale(bend: float, rotation: float, steps: int = 32) -> float:
 
 
 def draw(poses: list[Pose], size: int, rng: np.random.Generator, clutter: int) -> Image.Image:
-    """Draws shapes over a cluttered background, anti-aliased: an RGB image of ``size`` x ``size``.
-
-    ``clutter`` is the number of strokes and of discs behind the shapes; the colours of all come from one distribution.
-    """
+    """Draws shapes over a cluttered background, anti-aliased: an RGB image of ``size`` x ``size``. ``clutter`` is the
+    number of strokes and of discs behind the shapes; the colours of all come from one distribution."""
     k = SUPERSAMPLING
     background = rng.integers(0, 128, 3)
     blotches = np.clip(background + rng.integers(-40, 41, (4, 4, 3)), 0, 255).astype(np.uint8)

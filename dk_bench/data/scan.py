@@ -155,9 +155,7 @@ def scan(place: str, key: str) -> Scan:
 
 def images_below(root: Path, key: str) -> list[str]:
     """Returns all images of a folder and of those in it, in order of their paths; what they are of does not matter.
-
-    Raises UserError that names ``key`` where there are none, and what is neither image nor service file.
-    """
+    Raises UserError that names ``key`` where there are none, and what is neither image nor service file."""
     listing = _list_folder(root, key, of_classes=False)
     faults = listing.faults | {name: NO_IMAGE for name in listing.files if not is_image_name(name)}
     if faults:
@@ -245,10 +243,8 @@ def _list_tar(place: str) -> Listing:
 
 
 def _members(stream, start: int, prefix: str) -> Iterator[tuple[str, tarfile.TarInfo, int]]:
-    """Yields (name, member, offset of the tar it is in); of tars inside their members in place of them.
-
-    Raises ReadError where the tar does not end as tars end, with zeros: what was lost would not be missed.
-    """
+    """Yields (name, member, offset of the tar it is in); of tars inside their members in place of them. Raises
+    ReadError where the tar does not end as tars end, with zeros: what was lost would not be missed."""
     with tarfile.open(fileobj=stream, mode="r:") as tar:
         last = "its beginning"
         for member in tar:

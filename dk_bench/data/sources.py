@@ -20,8 +20,7 @@ from dk_bench.errors import UserError
 STREAMS = ("hfids", "tfds", "wds")  # timm's sources without random access
 # How torchvision's data sets that know only train and test take timm's names of splits.
 TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("val", "valid", "validation", "eval", "evaluation", "test")
+NAMES_OF_TWO = ("train", "training", "val", "valid", "validation", "eval", "evaluation", "test")
 
 
 class FileImages:
@@ -107,10 +106,7 @@ Images = FileImages | NamedImages | ShapeImages
 
 def open_images(config: DataConfig, split: str) -> Images:
     """Returns the images of a split, ``train``, ``val`` or one of `dk_bench.data.shifts.held_out_sets`, as map-style
-    data set of (RGB image, label) with ``classes``.
-
-    Raises UserError for paths, files and settings that do not fit.
-    """
+    data set of (RGB image, label) with ``classes``. Raises UserError for paths, files and settings that do not fit."""
     _check_places(config)
     if config.source == "timm":
         return NamedImages(config, split) if config.reader else FileImages(config, split)
@@ -177,7 +173,7 @@ def _check_reader(reader: str) -> None:
 def _check_split(reader: str, place: str, key: str) -> None:
     """Raises UserError for a split's name that timm would take for test, whatever it says."""
     name = reader.lower().rpartition("/")[2]
-    if reader.lower().startswith("torch/") and name in TWO_SPLITS and place not in (*TRAIN_NAMES, *TEST_NAMES):
+    if reader.lower().startswith("torch/") and name in TWO_SPLITS and place not in NAMES_OF_TWO:
         raise UserError(f"expected a split of {reader}: train or test", key=key, value=place)
 
 

@@ -185,9 +185,7 @@ def _feature_net(config: ModelConfig, indices: dict[str, Any]) -> nn.Module:
 
 def _load(net: nn.Module, config: ModelConfig) -> None:
     """Copies weights from the classification model that the checkpoint, or timm, gives: a rigid one is deformed first.
-
-    Raises UserError that names the keys which that model does not have, or has in another shape.
-    """
+    Raises UserError that names the keys which that model does not have, or has in another shape."""
     with _as_arguments():
         source = build_model(config, None if config.checkpoint else 0)
     if wrong := copy_features(source, net):

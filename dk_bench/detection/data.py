@@ -35,7 +35,6 @@ from dk_bench.training.run_data import RunData
 RESUMABLE = ("DefaultSampler", "ClassAwareSampler")
 # Settings of mmengine's loaders that are heeded here, and those handed to torch's as they are.
 LOADER_KEYS = "_scope_ batch_size collate_fn dataset drop_last num_workers persistent_workers sampler".split()
-TRAIN_LOADER_KEYS = ("batch_sampler",)
 LOADER_OPTIONS = ("pin_memory", "prefetch_factor", "timeout")
 
 
@@ -106,10 +105,8 @@ class DetectionData(RunData):
         check_files_apart(_files(self.train_images), _files(self.val_images), keys)
 
     def train_dataloader(self) -> DataLoader:
-        """Returns batches of this process from where the trainer is.
-
-        Under ``Trainer(overfit_batches=...)`` the images in order, with the same augmentation in every epoch.
-        """
+        """Returns batches of this process from where the trainer is. Under ``Trainer(overfit_batches=...)`` the images
+        in order, with the same augmentation in every epoch."""
         self.check_splits()
         settings, images = self.config.cfg.train_dataloader, KeyedImages(self.train_images, self.seed)
         batches, size = self._batches(), self.batch_size
@@ -227,7 +224,7 @@ def seed_all(seed: int) -> None:
 def _open(cfg: Mapping[str, Any], key: str) -> Any:
     """Returns the data set of a loader, read after its annotation files have been checked."""
     settings = cfg[key]
-    known = {*LOADER_KEYS, *LOADER_OPTIONS, *(TRAIN_LOADER_KEYS if key == "train_dataloader" else ())}
+    known = {*LOADER_KEYS, *LOADER_OPTIONS, *(["batch_sampler"] if key == "train_dataloader" else [])}
     if unknown := sorted(set(settings) - known):
         raise UserError(f"unknown key '{key}.{unknown[0]}', expected {', '.join(sorted(known - {'_scope_'}))}")
     if not settings.get("dataset"):

@@ -47,10 +47,8 @@ class LoadImage(FromFile):
         return None
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Adds ``img``, (height, width, 3) of uint8 in the order blue, green, red, and its size.
-
-        ``results`` has ``img_path`` and, if annotated, ``width`` and ``height``. Raises UserError as `open_image` does.
-        """
+        """Adds ``img``, (height, width, 3) of uint8 in the order blue, green, red, and its size. ``results`` has
+        ``img_path`` and, if annotated, ``width`` and ``height``. Raises UserError as `open_image` does."""
         if self.fault:
             return super().transform(results)
         path = results["img_path"]

@@ -75,10 +75,6 @@ class DetectionConfig:
         """Returns all of it as `config_from_values` takes it: dicts, lists, tuples, texts, numbers, None."""
         return _plain(self.cfg.to_dict()) | to_dict(self.run)
 
-    @property
-    def max_epochs(self) -> int:
-        return self.cfg.train_cfg.max_epochs
-
 
 def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> DetectionConfig:
     """Reads a file of configs/det, or any of mmdet's, and applies ``key=value`` overrides, read as `reading.values`
@@ -146,10 +142,8 @@ def use_scope(cfg: mmengine.Config) -> None:
 
 
 def build(registry: Registry, settings: Mapping[str, Any], key: str, **defaults: Any) -> Any:
-    """Builds what ``settings`` describe by the registry. ``defaults`` stand where the settings say nothing.
-
-    Raises UserError that names ``key`` where the type is unknown or does not take the settings, which stay as they are.
-    """
+    """Builds what ``settings`` describe by the registry. ``defaults`` stand where the settings say nothing. Raises
+    UserError that names ``key`` where the type is unknown or does not take the settings, which stay as they are."""
     try:
         return registry.build(dict(settings), default_args=defaults or None)
     except UserError:

@@ -73,12 +73,10 @@ class LitDetector(ConfiguredModule):
         return self.model(**self.model.data_preprocessor(batch, False), mode="predict")
 
     def setup(self, stage: str) -> None:
-        """Replaces synchronised batch normalisation, which needs several processes, on one, as mmengine does.
-
-        Raises UserError for a trainer or data that do not go with the configuration, or precision that mmcv cannot use.
-        """
+        """Replaces synchronised batch normalisation, which needs several processes, on one, as mmengine does. Raises
+        UserError for a trainer or data that do not go with the configuration, or precision that mmcv cannot use."""
         if stage == "fit":
-            self.check_trainer(self.config.max_epochs, "train_cfg.max_epochs")
+            self.check_trainer(self.config.cfg.train_cfg.max_epochs, "train_cfg.max_epochs")
             self._check_settings()
         if stage != "predict":
             self._check_data()
@@ -197,9 +195,7 @@ class LitDetector(ConfiguredModule):
 
 def build_detector(cfg: MMConfig, *, initial_weights: bool = True) -> nn.Module:
     """Builds mmdet's detector with its weights initialised as ``model`` says, and read from ``load_from`` where given.
-
-    Raises UserError for a model that cannot be built, and for weights that cannot be had.
-    """
+    Raises UserError for a model that cannot be built, and for weights that cannot be had."""
     settings = cfg.model if initial_weights else without_initial_weights(cfg.model)
     more = {"data_preprocessor": cfg.data_preprocessor} if cfg.get("data_preprocessor") else {}
     backbones = logging.getLogger("dk_bench.detection.backbone")
@@ -220,9 +216,7 @@ def build_detector(cfg: MMConfig, *, initial_weights: bool = True) -> nn.Module:
 
 def load_start(model: nn.Module, path: str) -> None:
     """Puts weights of a checkpoint, ours or mmdet's of plain data, where names and shapes fit; says what did not.
-
-    Raises UserError for a file that is missing, holds more than plain data, or fits nowhere.
-    """
+    Raises UserError for a file that is missing, holds more than plain data, or fits nowhere."""
     with located("key 'load_from'"):
         checkpoint = read_plain(path)
     held, own = weights_in(checkpoint), model.state_dict()

@@ -100,8 +100,6 @@ def build_schedules(optimizer: Optimizer, cfg: mmengine.Config, steps_per_epoch:
 
 def clip_gradients(wrapper: OptimWrapper) -> None:
     """Clips by ``optim_wrapper.clip_grad``, all parameters together, where that is given."""
-    if not wrapper.clip_grad_kwargs:
-        return
     parameters = [p for group in wrapper.optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if parameters:
+    if wrapper.clip_grad_kwargs and parameters:
         wrapper.clip_func(parameters, **wrapper.clip_grad_kwargs)

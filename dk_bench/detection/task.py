@@ -36,7 +36,7 @@ class Detection(Task):
     read, parse = staticmethod(load_detection_config), staticmethod(config_from_values)
 
     def __init__(self, config: DetectionConfig) -> None:
-        super().__init__(config, config.run, config.to_dict(), config.max_epochs)
+        super().__init__(config, config.run, config.to_dict(), config.cfg.train_cfg.max_epochs)
 
     def data(self, *, once: bool = False) -> DetectionData:
         from dk_bench.detection.data import DetectionData

@@ -20,10 +20,8 @@ Layer = tuple[str, Mapping[str, Any]]  # where values come from, for errors, and
 
 
 def checked(default: Any, expected: str, holds: Callable[[Any], bool], *, of_section: bool = False) -> Any:
-    """Returns a dataclass field for values that ``holds`` tells fit, ``expected`` in words.
-
-    ``holds`` is given the value or, with ``of_section``, the whole section, where other fields decide too.
-    """
+    """Returns a dataclass field for values that ``holds`` tells fit, ``expected`` in words. ``holds`` is given the
+    value or, with ``of_section``, the whole section, where other fields decide too."""
     rule = {"expected": expected, "holds": holds, "of_section": of_section}
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata=rule)

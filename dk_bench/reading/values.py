@@ -83,10 +83,8 @@ def kinds_of(annotation: Any) -> tuple[Any, ...]:
 
 
 def read_text(text: str, annotation: Any, key: str) -> Any:
-    """Returns the value that a text stands for where ``key`` takes ``annotation``.
-
-    Raises UserError, UnknownKey for a key inside braces that the schema does not have.
-    """
+    """Returns the value that a text stands for where ``key`` takes ``annotation``. Raises UserError, UnknownKey for a
+    key inside braces that the schema does not have."""
     kinds = kinds_of(annotation)
     raw: Any = Word(text)
     try:
@@ -102,9 +100,7 @@ def read_text(text: str, annotation: Any, key: str) -> Any:
 
 def read(raw: Any, annotation: Any, key: str = "") -> Any:
     """Returns the value that ``key`` takes of plain data in which texts may be `Word`. A section may be a part of it.
-
-    Raises UserError, UnknownKey for a key that the schema does not have.
-    """
+    Raises UserError, UnknownKey for a key that the schema does not have."""
     kinds = kinds_of(annotation)
     if isinstance(raw, Mapping):
         return _read_section(raw, kinds, key)

@@ -25,9 +25,7 @@ def pack_correct(hits: np.ndarray, order: str | None) -> dict[str, Any]:
 
 def correct_images(record: RunRecord, name: str = "val") -> np.ndarray:
     """Tells of each image of a set, in order, whether the model told its class at the end of training: (N,) bool.
-
-    Raises UserError where the record does not say, as those of detectors and older ones.
-    """
+    Raises UserError where the record does not say, as those of detectors and older ones."""
     held = record.correct.get(name)
     if held is None:
         known = f", it does of {', '.join(record.correct)}" if record.correct else ""

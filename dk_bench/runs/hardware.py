@@ -59,9 +59,7 @@ def collect_hardware(device: Any = None, devices: int = 1) -> dict[str, Any]:
 
 def collect_machine(*, probe: bool = True) -> dict[str, Any]:
     """Returns what times depend on: the processor, caches, cores, torch's threads, the libraries' instruction sets.
-
-    What the system does not tell is None or left out. ``probe=False`` leaves out oneDNN and MKL.
-    """
+    What the system does not tell is None or left out. ``probe=False`` leaves out oneDNN and MKL."""
     import torch
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

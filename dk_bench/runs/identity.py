@@ -34,7 +34,6 @@ OF_THE_CELL = (
     "model data_preprocessor train_dataloader val_dataloader train_cfg val_cfg optim_wrapper param_scheduler load_from "
     "sync_bn trainer data_name"
 ).split()
-LOADERS = ("train_dataloader", "val_dataloader")
 OF_THE_MACHINE = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory", "timeout")  # of loaders
 
 
@@ -117,7 +116,7 @@ def mmengine_cell(config: Mapping[str, Any]) -> dict[str, Any]:
     becomes sections named by their numbers, so that two cells can be told apart by the key in which they differ.
     """
     cell = {key: config[key] for key in OF_THE_CELL if config.get(key) is not None}
-    for loader in LOADERS:
+    for loader in ("train_dataloader", "val_dataloader"):
         cell[loader] = {key: value for key, value in cell.get(loader, {}).items() if key not in OF_THE_MACHINE}
     scale = config.get("auto_scale_lr") or {}
     if scale.get("enable"):

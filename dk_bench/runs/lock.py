@@ -29,10 +29,8 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what 
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keeps every other process that asks out of ``folder``, which is made, until the block is left.
-
-    Raises BusyError where another one holds it and goes on to, OSError where the file cannot be written.
-    """
+    """Keeps every other process that asks out of ``folder``, which is made, until the block is left. Raises BusyError
+    where another one holds it and goes on to, OSError where the file cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     lock = _take(path, PATIENCE_SECONDS)

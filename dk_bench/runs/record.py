@@ -187,9 +187,7 @@ def read_record(path: str | Path) -> RunRecord:
 
 def find_records(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """Lists record files, sorted: those named, and ``record.json`` or ``*.record.json`` anywhere below folders named.
-
-    Raises UserError for a path that does not exist.
-    """
+    Raises UserError for a path that does not exist."""
     found: set[Path] = set()
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if not path.exists():

@@ -190,11 +190,8 @@ class Job:
 
 
 def task_in(argv: list[str]) -> Task | None:
-    """Returns the task, with its configuration, of ``[...] dk-bench train CONFIG key=value...``, or ``-m
-    dk_bench`` in place of ``dk-bench``; None for any other command.
-
-    Raises UserError for a configuration that cannot be read.
-    """
+    """Returns the task, with its configuration, of ``[...] dk-bench train CONFIG key=value...``, or ``-m dk_bench`` in
+    place of ``dk-bench``; None for any other command. Raises UserError for a configuration that cannot be read."""
     for start in range(len(argv) - 2):
         is_module = start > 0 and argv[start - 1 : start + 1] == ["-m", "dk_bench"]
         if (is_module or Path(argv[start]).name == "dk-bench") and argv[start + 1] == "train":

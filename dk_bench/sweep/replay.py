@@ -76,9 +76,7 @@ def resolve(command: list[str]) -> dict[str, Any]:
 
 def compare_making(record: RunRecord, config: Mapping[str, Any] | None) -> list[Then]:
     """Compares commit, changes, versions and device then and now, and the settings; ``config`` is today's, if known.
-
-    The device does not matter: that a run comes out the same on another may be what a replay is to show.
-    """
+    The device does not matter: that a run comes out the same on another may be what a replay is to show."""
     git, versions, device = collect_git(), collect_versions(), collect_hardware()
     making = [Then(name, _word(record.git.get(key)), _word(git[key])) for key, name in GIT.items()]
     making += [Then(name, version, versions.get(name, "none")) for name, version in record.versions.items()]
@@ -112,10 +110,8 @@ def faults(record: RunRecord, making: Iterable[Then]) -> list[str]:
 
 
 def compare_metrics(record: RunRecord, replayed: RunRecord) -> tuple[int, list[str]]:
-    """Tells how many figures of the record were compared, and which came out otherwise, in words.
-
-    All of them, to the last bit, but for times: those of every epoch, and the final ones.
-    """
+    """Tells how many figures of the record were compared, and which came out otherwise, in words. All of them, to the
+    last bit, but for times: those of every epoch, and the final ones."""
     compared, words = 0, []
     again = {epoch.get("epoch"): epoch for epoch in replayed.metrics["epochs"]}
     parts = [(f"epoch {e.get('epoch')}", e, again.get(e.get("epoch"), {})) for e in record.metrics["epochs"]]
@@ -131,9 +127,7 @@ def replayed_below(
     folder: Path, record: RunRecord, path: Path, config: Mapping[str, Any]
 ) -> tuple[Path, RunRecord] | None:
     """Returns the replay of a record, by ``config``, that a folder holds, with its file; None where it holds no record.
-
-    Raises UserError where it holds others, or the record itself, which lies at ``path``.
-    """
+    Raises UserError where it holds others, or the record itself, which lies at ``path``."""
     found = [(place, read_record(place)) for place in find_records([folder])] if folder.exists() else []
     for place, other in found:
         if place.resolve() == path.resolve() or other.run_id == record.run_id:
