@@ -199,21 +199,17 @@ def _sizes_in(pixels: Path, count: int) -> list[tuple[int, int]] | None:
     """Returns the sizes of the images that a file holds; None where there is none, or a damaged one."""
     try:
         description = json.loads(pixels.with_suffix(".json").read_text())
-        whole = description["images"] == count and description["bytes"] == os.path.getsize(pixels)
-        if whole and description["checksum"] == _checksum_of(pixels, description["sizes"]):
+        if description["images"] != count or description["bytes"] != os.path.getsize(pixels):
+            return None
+        with open(pixels, "rb") as stream:
+            checksum = hashlib.file_digest(stream, CHECKSUM)
+        checksum.update(json.dumps(description["sizes"]).encode())
+        if description["checksum"] == checksum.hexdigest():
             sizes = [(height, width) for height, width in description["sizes"]]
             return sizes * count if len(sizes) == 1 else sizes
     except (KeyError, TypeError, ValueError, FileNotFoundError):
         pass  # damage, of whatever kind
     return None
-
-
-def _checksum_of(path: Path, sizes: Any) -> str:
-    """Returns the checksum of the pixels in a file and of what its description says of sizes."""
-    with open(path, "rb") as stream:
-        checksum = hashlib.file_digest(stream, CHECKSUM)
-    checksum.update(json.dumps(sizes).encode())
-    return checksum.hexdigest()
 
 
 def _bytes(sizes: Sequence[tuple[int, int]]) -> int:

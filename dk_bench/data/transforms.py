@@ -36,14 +36,20 @@ class EvalTransform:
         self.together = max(1, PART_BYTES // (12 * self.size**2))
         self.scale, self.shift = (torch.from_numpy(a.astype(np.float32)) for a in (1 / (255 * std), mean / std))
 
-    def __call__(self, images: Sequence[Tensor]) -> Tensor:
-        out, scratch = self._empty(len(images)), self._empty(self.together)
+    def __call__(self, images: Sequence[Tensor], numbers: np.ndarray | None = None) -> Tensor:
+        out = self._empty(len(images))
+        for part, pixels in self._changed(images, numbers):
+            out.index_copy_(0, torch.tensor(part), pixels.mul_(self.scale).sub_(self.shift))
+        return out
+
+    def _changed(self, images: Sequence[Tensor], _: None) -> Iterator[tuple[list[int], Tensor]]:
+        """Yields parts of the batch, by their places, and their pixels: whole grey levels, float32, free to change."""
+        scratch = self._empty(self.together)
         for part in self._parts(range(len(images))):
             pixels = scratch[: len(part)]
             for place, index in zip(pixels.split(1), part, strict=True):
                 place.copy_(self._central(images[index]))
-            out.index_copy_(0, torch.tensor(part), pixels.mul_(self.scale).sub_(self.shift))
-        return out
+            yield part, pixels
 
     def _central(self, image: Tensor) -> Tensor:
         """Returns the resized image's centre: (1, 3, size, size) uint8."""
@@ -72,12 +78,6 @@ class TrainTransform(EvalTransform):
         super().__init__(config)
         self.augment = config.augment
 
-    def __call__(self, images: Sequence[Tensor], numbers: np.ndarray) -> Tensor:
-        out = self._empty(len(images))
-        for part, pixels in self._changed(images, numbers):
-            out.index_copy_(0, torch.tensor(part), pixels.mul_(self.scale).sub_(self.shift))
-        return out
-
     def levels(self, images: Sequence[Tensor], numbers: np.ndarray) -> Tensor:
         """Returns the same before mean and deviation: grey levels, (N, 3, size, size) uint8. See `from_levels`."""
         out = torch.empty(len(images), 3, self.size, self.size, dtype=torch.uint8)
@@ -90,7 +90,6 @@ class TrainTransform(EvalTransform):
         return levels.float().mul_(self.scale).sub_(self.shift)
 
     def _changed(self, images: Sequence[Tensor], numbers: np.ndarray) -> Iterator[tuple[list[int], Tensor]]:
-        """Yields parts of the batch, by their places, and their pixels: whole grey levels, float32, free to change."""
         boxes = self._boxes(images, numbers)
         flips = draw_flips(numbers, self.augment.flip)
         jitter = draw_jitter(numbers, self.augment.color_jitter) if self.augment.color_jitter > 0 else None

@@ -75,7 +75,9 @@ class TimmBackbone(BaseModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(init_cfg)
-        _check_flags(pretrained=pretrained, norm_eval=norm_eval, with_cp=with_cp)
+        for name, value in {"pretrained": pretrained, "norm_eval": norm_eval, "with_cp": with_cp}.items():
+            if not isinstance(value, bool | None):  # any text, ``no`` too, would count as true
+                raise _bad_argument(name, value, "expected True or False")
         given = _given_weights(checkpoint=checkpoint, pretrained=pretrained, init_cfg=init_cfg)
         config = ModelConfig(
             model_name, dict(spec) if spec else None, pretrained=bool(pretrained), checkpoint=checkpoint, kwargs=kwargs
@@ -135,13 +137,6 @@ def check_neck(detector: nn.Module) -> None:
         maps = f"the channels of {backbone.model_name}'s maps of strides {', '.join(map(str, backbone.strides))}"
         reason = f"expected {backbone.out_channels}, {maps}"
         raise UserError(reason, key="model.neck.in_channels", value=list(takes))
-
-
-def _check_flags(**flags: Any) -> None:
-    """Raises UserError for what is no truth value: any text, ``no`` too, would count as true."""
-    for name, value in flags.items():
-        if not isinstance(value, bool | None):
-            raise _bad_argument(name, value, "expected True or False")
 
 
 def _given_weights(**sources: Any) -> str | None:

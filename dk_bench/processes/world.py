@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import signal
@@ -165,8 +164,7 @@ class OwnWorld(ClusterEnvironment):
     def _kill(self) -> None:
         """Ends the further processes at once; they have nothing to write."""
         for process in self.others:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            process.kill()
         for process in self.others:
             process.wait()
 
