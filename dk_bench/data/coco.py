@@ -1,5 +1,4 @@
-"""Annotation files in COCO's format: the one function that reads them, and checks before mmdet reads them, whose own
-errors do not name what is wrong.
+"""Annotation files in COCO's format: read in one place, and checked before mmdet reads them: its errors name no fault.
 
 Faults that mmdet passes over, and then trains something else than was meant, are errors here: classes that the file
 does not have, or in another order (mmdet numbers them as the file does), annotations of classes not listed.
@@ -98,7 +97,9 @@ def check_annotations(
     """
     held = read_annotations(path, NEEDED)
     _check_classes(held, check_names(classes, "argument 'classes'"), other_classes)
-    _check_sizes(held)
+    for image in held.images.values():
+        if not all(_is_finite(image[side]) and image[side] > 0 for side in ("width", "height")):
+            raise UserError(f"{held.path}: image {image['id']}: {image['width']!r} x {image['height']!r} is no size")
     odd = _odd_boxes(held)
     _check_images(held.path, Path(image_folder), held.images.values(), decode)
     if told := [f"{len(names)} boxes {what} (the first: {names[0]})" for what, names in odd.items() if names]:
@@ -137,12 +138,6 @@ def _check_classes(held: Annotations, classes: list[str], other_classes: bool) -
         if not other_classes and name not in classes:
             what = f"category {name!r} is not in the list; {listed}, or other_classes=True in the configuration"
             raise UserError(f"{path}: annotation {annotation['id']}: {what}")
-
-
-def _check_sizes(held: Annotations) -> None:
-    for image in held.images.values():
-        if not all(_is_finite(image[side]) and image[side] > 0 for side in ("width", "height")):
-            raise UserError(f"{held.path}: image {image['id']}: {image['width']!r} x {image['height']!r} is no size")
 
 
 def _odd_boxes(held: Annotations) -> dict[str, list[str]]:

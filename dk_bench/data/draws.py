@@ -33,8 +33,7 @@ ROUNDS = 10
 
 
 def philox(key: int, counters: np.ndarray) -> np.ndarray:
-    """Returns four random 32-bit words for each counter of four: (..., 4) uint64 -> (..., 4) uint64, all below 2^32.
-    ``key`` has 64 bits."""
+    """Returns four random 32-bit words for each counter of four, by a key of 64 bits: (..., 4) uint64 -> the same."""
     keys = [key & WORD, key >> 32]
     a, b, c, d = np.moveaxis(counters, -1, 0)
     for _ in range(ROUNDS):

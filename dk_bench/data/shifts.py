@@ -1,5 +1,4 @@
-"""Test sets of a run: one apart from training and validation, and, of procedural images, sets in which one factor is
-beyond its range in training.
+"""Test sets of a run: one apart from its other images and, of procedural ones, sets with a factor beyond training's.
 
 Image ``i`` of every procedural test set is the same scene with that factor replaced, so that a model's figures on two
 of them are paired. All ten shapes stay what they are under any rotation; ring, star and cross look the same again

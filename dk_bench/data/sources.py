@@ -46,8 +46,7 @@ class FileImages:
 class NamedImages:
     """One split of a named data set of ``timm.data.create_dataset`` with random access, hfds/NAME or torch/NAME.
 
-    As `FileImages`, and ``source`` says what was opened. Raises UserError where the data set, or a split that it
-    heeds, cannot be had under that name.
+    As `FileImages`, and ``source`` says what was opened. Raises UserError where it, or a split it heeds, cannot be had.
     """
 
     left_out = 0

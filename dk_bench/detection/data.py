@@ -43,8 +43,7 @@ class DetectionData(RunData):
 
     ``batch_size`` is that of one device, as under mmdet's runner. Training goes on from where the trainer is.
     Validation goes over all images once, spread over the devices. Nothing is opened before the first use; then
-    UserError is raised for bad data, see `dk_bench.data.coco.check_annotations` and `check_splits`; a batch
-    raises it for an image that is damaged.
+    UserError is raised for bad data, see `check_annotations` and `check_splits`; a batch raises it for a damaged image.
     """
 
     batch_key = "train_dataloader.batch_size"
@@ -202,8 +201,7 @@ class KeyedImages(Dataset):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draws random numbers of Python, NumPy and the CPU's torch from ``seed`` on in the block; afterwards it is as if
-    nothing had been drawn."""
+    """Seeds Python's, NumPy's and the CPU's torch generator in the block; then it is as if nothing had been drawn."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         seed_all(seed)

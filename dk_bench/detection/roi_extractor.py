@@ -42,8 +42,7 @@ class DeformRoIExtractor(SingleRoIExtractor):
     """Pools each box from the level of its size (as mmdet's SingleRoIExtractor), with bins that move.
 
     Offsets are fractions of the box's size, so that one head (:class:`dk_bench.nn.RoIOffsetHead`) serves all levels. At
-    the start the features are RoIAlign's. ``offset_head.data_offset`` is what wants a lower learning rate: the paper's
-    is a hundredth.
+    the start the features are RoIAlign's. ``offset_head.data_offset`` wants a lower learning rate (paper: a hundredth).
 
     Args:
         roi_layer: mmdet's dictionary for a RoIAlign layer: type (RoIAlign), output_size, sampling_ratio (0) and aligned

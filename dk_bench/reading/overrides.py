@@ -16,8 +16,7 @@ Key = tuple[str | int, ...]  # names of sections and keys; indices into lists
 
 
 def split_override(override: str) -> tuple[Key, str]:
-    """Returns the place and the text of ``KEY=VALUE``, KEY as ``a.b``, with ``[0]`` or ``.0`` for an item of a list.
-    Raises UserError for anything else."""
+    """Returns place and text of ``KEY=VALUE``, KEY as ``a.b``, with ``[0]`` or ``.0`` for an item. Raises UserError."""
     name, equals, text = override.partition("=")
     example = "for example optim.epochs=10"
     if override.startswith("{"):

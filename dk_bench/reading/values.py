@@ -108,7 +108,7 @@ def read(raw: Any, annotation: Any, key: str = "") -> Any:
         return _read_list(raw, kinds, key)
     if isinstance(raw, str):
         return _read_word(raw, kinds, key)
-    if Any in kinds or type(raw) in kinds and _is_finite(raw):
+    if Any in kinds or type(raw) in kinds and (type(raw) is not float or math.isfinite(raw)):
         return raw
     if type(raw) is int and float in kinds:
         return float(raw)
@@ -150,10 +150,6 @@ def plain(raw: Any) -> Any:
 def _holds(kind: Any) -> bool:
     """Tells whether values of a kind may hold others."""
     return kind is Any or isinstance(kind, tuple | Standing) or dataclasses.is_dataclass(kind)
-
-
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _read_section(raw: Mapping[str, Any], kinds: tuple[Any, ...], key: str) -> dict[str, Any]:

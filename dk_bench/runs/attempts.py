@@ -40,8 +40,7 @@ def was_interrupted(error: str | None) -> bool:
 
 
 def this_process() -> dict[str, Any]:
-    """Names this process among all of this and other machines, without telling the machine's name: records are
-    committed and passed on."""
+    """Names this process among those of all machines, but not the machine: records are committed and passed on."""
     host = f"{platform.node()} {told_by('/etc/machine-id')}"
     boot = told_by("/proc/sys/kernel/random/boot_id")
     pid = os.getpid()

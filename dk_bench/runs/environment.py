@@ -39,8 +39,7 @@ def told_by(path: str | Path) -> str:
 def collect_git(folder: str | Path | None = None) -> dict[str, Any]:
     """Tells the commit of the code that runs and whether it was changed since; both None outside a git checkout.
 
-    ``folder`` defaults to this file's. Untracked files do not count as changes, nor does the results folder, into
-    which a run's own record goes.
+    ``folder`` defaults to this file's. Untracked files are no changes, nor is the results folder, where records go.
     """
     unknown = {"commit": None, "dirty": None}
     folder = Path(folder or Path(__file__).parent)

@@ -83,8 +83,7 @@ def devices_asked(config: Mapping[str, Any]) -> int:
 
 
 def is_per_device(config: Mapping[str, Any]) -> bool:
-    """Tells whether another number of devices trains otherwise: each normalises by its own statistics, under mmengine
-    each has a batch of its own."""
+    """Tells whether another number of devices trains otherwise: each has own statistics, or under mmengine a batch."""
     return is_mmengines(config) or not setting(config, "trainer.sync_batchnorm")
 
 

@@ -35,7 +35,10 @@ def hold(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     lock = _take(path, PATIENCE_SECONDS)
     if lock is None:
-        raise BusyError(f"{folder}: {_holder(path)} is training this very run; two at a time would spoil it")
+        holder = "another process"
+        with suppress(OSError):
+            holder = path.read_text().strip() or holder  # as it has written there itself
+        raise BusyError(f"{folder}: {holder} is training this very run; two at a time would spoil it")
     try:
         with suppress(PermissionError):  # Windows: nobody writes to a file that is locked, nor reads it
             path.write_text(f"process {os.getpid()} on {platform.node()}\n")
@@ -86,11 +89,3 @@ def _take(path: Path, seconds: float = 0.0) -> FileLock | None:
             raise
         warnings.warn(f"{path}: no locks there ({error.strerror}): nothing keeps two processes apart", stacklevel=3)
     return lock
-
-
-def _holder(path: Path) -> str:
-    """Names the process that holds a file, as it has written there itself."""
-    try:
-        return path.read_text().strip() or "another process"
-    except OSError:
-        return "another process"

@@ -60,14 +60,10 @@ def caches() -> list[dict[str, Any]]:
         number = re.fullmatch(r"(\d+)([KMG]?)", size)
         if level and kind and number:
             size = int(number[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[number[2]]
-            found.append({"level": int(level), "type": kind, "bytes": size, "cores": _count(shared or "0")})
+            ends = [part.split("-") for part in (shared or "0").split(",")]  # as 0-3,8
+            cores = sum(int(each[-1]) - int(each[0]) + 1 for each in ends)
+            found.append({"level": int(level), "type": kind, "bytes": size, "cores": cores})
     return found
-
-
-def _count(cores: str) -> int:
-    """Tells how many cores a list such as ``0-3,8`` names."""
-    ranges = [part.split("-") for part in cores.split(",")]
-    return sum(int(ends[-1]) - int(ends[0]) + 1 for ends in ranges)
 
 
 def own_instruction_set() -> str:

@@ -138,8 +138,7 @@ def replayed_below(
 
 
 def _settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Then]:
-    """Returns the settings in which two configurations differ, of those that make a cell, and the seed. Where images
-    lie and runs go is not among them."""
+    """Returns the settings in which two configurations differ, of those that make a cell, and the seed."""
     ours, today = ({**cell_settings(config), "seed": config.get("seed")} for config in (then, now))
     both = ((key, *(cell.get(key, DEFAULTS.get(key)) for cell in (ours, today))) for key in {**ours, **today})
     return [Then(key, str(was), str(is_now)) for key, was, is_now in both if was != is_now]
