@@ -175,7 +175,7 @@ class EmaConfig:
 
 @dataclass
 class TrainerConfig:
-    """How the steps are computed."""
+    """Holds how the steps are computed."""
 
     precision: str = "32-true"  # Lightning's names: 16-mixed, bf16-mixed, ...
     accelerator: str = "auto"
@@ -211,7 +211,7 @@ class WandbConfig:
 
 @dataclass
 class RunConfig:
-    """What a run of any task has: its name, its seed, where it writes and how it is computed."""
+    """Holds what a run of any task has: its name, its seed, where it writes and how it is computed."""
 
     name: str = checked("run", "a name that leaves a run's folder below output", _is_name)
     seed: int = checked(0, "an integer from 0 to 2^32 - 1", lambda seed: 0 <= seed < 2**32)

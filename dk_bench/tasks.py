@@ -19,7 +19,7 @@ from dk_bench.training.task import Task, task_of
 
 @dataclass(frozen=True)
 class Kind:
-    """What is known of a task without its packages.
+    """Holds what is known of a task without its packages.
 
     Attributes:
         name: the task in records and checkpoints.

@@ -152,7 +152,7 @@ def fork(argv: list[str], log: IO[bytes], environment: dict[str, str]) -> Forked
 
 
 def _said(job: Job) -> str:
-    """How a run stands, in words."""
+    """Tells how a run stands, in words."""
     if job.state == "waiting" and job.reason:
         return "interrupted"
     return f"{job.state}, {job.reason}" if job.reason else job.state
@@ -194,7 +194,7 @@ def _weights_of(checkpoint: Path) -> bytes:
 
 
 class Images:
-    """What runs share: decoded images, and their augmented epochs, which are the same for all models of a seed.
+    """Makes what runs share: decoded images, and their augmented epochs, which are the same for all models of a seed.
 
     Both are made in processes of their own, in the order in which the jobs come.
     """
@@ -235,7 +235,7 @@ class Images:
             self._left[block].append(self._start(_lay_down, config, epochs))
 
     def are_ready(self, job: Job) -> bool:
-        """Whether the images of a job's run are all there; where making them failed, the run does it by itself."""
+        """Tells whether the images of a job's run are all there; where making them failed, the run makes them."""
         return _have_ended(self._left[self._blocks[job.name]])
 
     def stop(self) -> None:
@@ -277,8 +277,8 @@ def _decode(config: Config, split: str) -> None:
 
 
 def _start_mps() -> bool:
-    """Whether NVIDIA's multi-process service runs, by which kernels of several processes run side by side: where it was
-    started and a process can use the GPU through it. Else it is ended, and the processes take turns."""
+    """Tells whether NVIDIA's multi-process service runs, by which kernels of several processes run side by side: where
+    it was started and a process can use the GPU through it. Else it is ended, and the processes take turns."""
     try:
         started = subprocess.run([MPS, "-d"], capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -99,7 +99,7 @@ def circle(arrows: dict[str, set[str]]) -> list[str]:
 
 
 def faults() -> list[str]:
-    """What is wrong with the rooms, a sentence each."""
+    """Tells what is wrong with the rooms, a sentence each."""
     known, found = modules(), []
     floors = {name: floor for floor, name in enumerate(FLOORS)}
     arrows: dict[str, set[str]] = {}

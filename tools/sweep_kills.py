@@ -269,7 +269,7 @@ def check(drill: Drill, whole: Drill, folder: Path) -> None:
 
 
 def figures(record: RunRecord) -> Any:
-    """What a run computed, without times."""
+    """Reads what a run computed, without times."""
     return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in record.metrics["epochs"]]
 
 

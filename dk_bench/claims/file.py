@@ -26,7 +26,7 @@ FIGURES = {claim.id: claim for claim in FIGURE_CLAIMS}
 
 @dataclass(frozen=True)
 class Arm:
-    """What a run trains. ``spec``: with experts for CondConv of any number of them. ``multiplier``: of the offsets'
+    """Holds what a run trains. ``spec``: with experts for CondConv of any number. ``multiplier``: of the offsets'
     learning rate, None for the experiment's. ``backbone``: another of the paper's bases, None for the row's own."""
 
     name: str

@@ -22,7 +22,7 @@ from dk_bench.tables.rows import spec_of
 
 @dataclass(frozen=True)
 class Finding:
-    """What is known of a claim at one of the paper's bases.
+    """Holds what is known of a claim at one of the paper's bases.
 
     ``paper``: the paper's difference, None where it prints none. ``grid``: of the claim's, the row's. ``taps``: where
     those of arms of scope 4 start, empty where no arm has that scope. ``judgement``: of the contrast by seed, in the

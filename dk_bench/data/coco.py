@@ -34,7 +34,7 @@ SLACK = 0.5  # pixels by which a box may be outside before it is worth a word: f
 
 @dataclass(frozen=True)
 class Annotations:
-    """What an annotation file holds, in its order, as it stands there.
+    """Holds what an annotation file holds, in its order, as it stands there.
 
     Attributes:
         path: of the file.

@@ -35,7 +35,7 @@ NO_IMAGE = "no image by its name's end"
 
 @dataclass
 class Listing:
-    """What a folder or a tar holds, service files left out: paths in it with ``/`` between their parts.
+    """Holds what a folder or a tar holds, service files left out: paths in it with ``/`` between their parts.
 
     Attributes:
         files: everything that may be an image; of a tar's, the offset and number of its bytes.

@@ -75,7 +75,7 @@ _OUTLINES = [_outline(corners) for corners in _CORNERS.values()]
 
 @dataclass(frozen=True)
 class Pose:
-    """Where and how one shape lies: everything that is known about an object.
+    """Holds where and how one shape lies: everything that is known about an object.
 
     ``center`` (x, y) and ``scale`` (half the unbent extent) are in pixels, ``rotation`` in radians clockwise (y is
     down), ``bend`` in radians per half extent along the shape's own x axis.

@@ -40,7 +40,7 @@ SMALLEST_AREA = 1e-6
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What an annotation file says of its images.
+    """Holds what an annotation file says of its images.
 
     ``images``: id of every image, those without objects included -> boxes (n, 4) float64 as x, y, width, height in
     pixels of the original image; labels (n,) int64; iscrowd (n,) int64; area (n,) float64 in square pixels.

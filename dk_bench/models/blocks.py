@@ -68,7 +68,7 @@ def _single_convolutions_after(model: nn.Module, convs: dict[str, nn.Conv2d], st
     found: set[str] = set()
     for child in children[children.index(start) + 1 :]:
         inside = [conv for name, conv in convs.items() if _is_inside(name, child)]
-        if len(inside) > 1 or any(is_depthwise(conv) for conv in inside):
+        if len(inside) > 1 or any(conv.groups > 1 and is_depthwise(conv) for conv in inside):
             return found
         found.update([child] if inside else [])
     return set()

@@ -30,7 +30,7 @@ from dk_bench.models.probe import run_meta
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs.
+    """Holds what one image costs.
 
     Attributes:
         params: number of parameters.

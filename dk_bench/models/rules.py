@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Words(NamedTuple):
-    """What tables, figures and messages say of a spec, in the words of the paper's tables.
+    """Holds what tables, figures and messages say of a spec, in the words of the paper's tables.
 
     Attributes:
         pw: kernels of the 1x1 convolutions, as "global 2x2", or "rigid".
@@ -62,7 +62,8 @@ class Convolutions(NamedTuple):
     def include(self, conv: nn.Conv2d, output_stride: int) -> bool:
         """Tells whether a convolution of a block, of this output stride, is one of them."""
         of_size = self.size is None or conv.kernel_size == (self.size, self.size)
-        return of_size and self.depthwise in (None, is_depthwise(conv)) and output_stride >= self.stride
+        depthwise = conv.groups > 1 and is_depthwise(conv)  # one channel alone counts as dense
+        return of_size and self.depthwise in (None, depthwise) and output_stride >= self.stride
 
     @property
     def kind(self) -> str:

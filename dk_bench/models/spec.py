@@ -22,7 +22,7 @@ def _at_least(low: int, default: int) -> Any:
 
 @dataclass(frozen=True)
 class KernelSpec:
-    """What :func:`dk_bench.deform` makes of a rigid model's convolutions (Gao et al., ICLR 2020, section 4).
+    """Says what :func:`dk_bench.deform` makes of a rigid model's convolutions (Gao et al., ICLR 2020, section 4).
 
     Attributes:
         depthwise: deformable kernel of the depthwise convolutions: None (they stay rigid), "local" or "global".

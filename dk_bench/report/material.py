@@ -37,7 +37,7 @@ class Found(Generic[Content]):
 
 @dataclass(frozen=True)
 class Material:
-    """What a report shows. ``pictures``: of each its own description, else empty, and its bytes as a data URI.
+    """Holds what a report shows. ``pictures``: of each its own description, else empty, and its bytes as a data URI.
     ``problems``: files that had to be left out, and why."""
 
     runs: list[Found[RunRecord]]

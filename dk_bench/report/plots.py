@@ -50,7 +50,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Group:
-    """What may be compared: cells of one task on one data set."""
+    """Holds what may be compared: cells of one task on one data set."""
 
     key: str
     data: Data

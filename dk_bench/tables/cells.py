@@ -32,7 +32,7 @@ PAPERS_SCALE = [800, 1333]
 
 @dataclass(frozen=True, order=True)
 class Data:
-    """What makes two runs' data the same data set."""
+    """Identifies the data of a run: equal for two runs of the same data set."""
 
     name: str
     classes: int = 0

@@ -60,7 +60,7 @@ def paired_differences(cells: Sequence[Cell], weights: Sequence[float], metric: 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What differences by seed say, before the correction over a family. All but p values is in points.
+    """Holds what differences by seed say, before the correction over a family. All but p values is in points.
 
     ``std`` is the sample's (n - 1); ``low`` and ``high`` are the ends of the mean's 95 % interval by Student's t.
     ``p`` is Student's and ``p_sign_flip`` exact, both two-sided, of the mean being ``null``;
@@ -130,7 +130,7 @@ def judge(
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a contrast says within its family. ``str()`` gives it in words, as tables print it.
+    """Says what a contrast tells within its family. ``str()`` gives it in words, as tables print it.
 
     ``p`` and ``p_equivalence`` are a judgement's, corrected by Holm's method over the ``family``, which is its size.
     ``seeds_effect`` and ``seeds_margin``: the seeds with which the paper's difference would be told, and a difference

@@ -34,7 +34,7 @@ class Hardware(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """What runs must have in common to be paired: the seed, the draw, and the images' checksums."""
+    """Holds what runs must have in common to be paired: the seed, the draw, and the images' checksums."""
 
     seed: int
     draw: tuple[Hardware, ...]

@@ -78,3 +78,11 @@ def test_a_new_kind_is_a_field_and_a_rule():
     )
     with pytest.raises(ValueError, match=message):
         deform(on_meta("test_resnetdw"), spec)
+
+
+def test_one_channel_alone_is_dense():
+    """The stem of a network on grey images, or a head with one output, is no depthwise convolution of its blocks."""
+    depthwise, dense = Convolutions(depthwise=True), Convolutions(depthwise=False)
+    for channels, is_dense in ((1, True), (2, False)):
+        conv = nn.Conv2d(channels, channels, 3, groups=channels)
+        assert (dense.include(conv, 4), depthwise.include(conv, 4)) == (is_dense, not is_dense)

@@ -41,7 +41,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Setting:
-    """How the operands are stored: a floating dtype's name in torch, and contiguous or channels_last."""
+    """Holds how the operands are stored: a floating dtype's name in torch, and contiguous or channels_last."""
 
     dtype: str = "float32"
     memory_format: str = "channels_last"

@@ -31,8 +31,8 @@ LEAST_CPU_SHARE = 0.97
 
 
 class Watch:
-    """How quiet the machine is from here to `finish`: the load average, and the share of the time that this process
-    had a core. A machine without a load average has None."""
+    """Tells how quiet the machine is from here to `finish`: the load average, and the share of the time that this
+    process had a core. A machine without a load average has None."""
 
     def __init__(self) -> None:
         self.load, self.wall, self.cpu = _load(), time.perf_counter(), time.process_time()

@@ -83,7 +83,7 @@ class ProbeScore:
 
 @dataclass(frozen=True)
 class ProbeResults:
-    """What probes tell, as files hold it.
+    """Holds what probes tell, as files hold it.
 
     Attributes:
         scores: of models.

@@ -93,7 +93,7 @@ class Offsets:
 
 @dataclass(frozen=True)
 class TapsStudy:
-    """Where a model's taps go.
+    """Holds where a model's taps go.
 
     Attributes:
         picture: the image that was looked at, and ``position`` the place in it, (y, x) as shares of height and width.
