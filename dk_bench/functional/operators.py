@@ -84,9 +84,10 @@ class Operator:
         ]
 
     def _like(self, i: int, operands: Tensors) -> Tensor:
-        if self.operands[i] == "weight":  # contiguous, whatever the weight is
-            return operands[i].new_empty(operands[i].shape)
-        return empty_in_format_of(operands[i], operands[i].shape)
+        operand = operands[i]
+        if operand.dim() != 4 or self.operands[i] == "weight":  # no images: contiguous, whatever the operand is
+            return operand.new_empty(operand.shape)
+        return empty_in_format_of(operand, operand.shape)
 
 
 def empty_in_format_of(like: Tensor, size: Sequence[int]) -> Tensor:

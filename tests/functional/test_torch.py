@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dk_bench import functional
 from dk_bench.analysis.bench.clock import peak_memory
+from dk_bench.functional.deform_kernel_conv import _operator
 from dk_bench.functional.private import check_torch
 
 GEOMETRY = {"kernel_size": (3, 3), "stride": (2, 1), "padding": (1, 1), "dilation": (1, 2), "clip": True}
@@ -41,6 +42,15 @@ def test_fake_tensors_have_the_strides_of_real_ones(layout):
         fake = [functional.deform_kernel_conv(*f[1:], **GEOMETRY), *op(*f, *GEOMETRY.values(), False)]
     for r, f in zip(real, fake, strict=True):
         assert (r.shape, r.stride(), r.dtype) == (f.shape, f.stride(), f.dtype)
+
+
+@pytest.mark.parametrize("shape", [(8,), (3, 8), (2, 3, 8)])
+def test_a_gradient_that_is_no_image_is_contiguous(shape):
+    """No operator has such an operand yet; any part of one is a view that lies otherwise."""
+    (x, *_, weight), grad = small("none")
+    for part in (torch.ones(shape)[..., :4], torch.ones(shape)[..., ::2], torch.ones(*shape, 2)[..., 0]):
+        _, gradient, *_ = _operator.allocate_gradients(grad, x, part, None, weight, *GEOMETRY.values(), False)
+        assert gradient.shape == part.shape and gradient.is_contiguous()
 
 
 @pytest.mark.parametrize("offsets", OFFSETS)
