@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import shutil
 import sys
@@ -13,13 +14,17 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from emulation import run
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import flop_counter
+from torch.utils.flop_counter import FlopCounterMode
 
 import dk_bench
 from dk_bench import functional, tasks
 from dk_bench.claims.file import load_claims
 from dk_bench.cli import main
 from dk_bench.config import load_config
-from dk_bench.functional import fallback, registration
+from dk_bench.functional import fallback, flops, registration
 from dk_bench.models import KernelSpec, Variant, rules
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.tables.cells import gather
@@ -67,15 +72,19 @@ def lent_library(monkeypatch):
     del torch.library._keep_alive[before:]
 
 
-def test_the_recipe_of_an_operator(tmp_path, monkeypatch, lent_library):
-    """Its Python, where the reference computes: nobody compiles here. What is compiled has the same schemas."""
-    specification, function, schemas = blocks_of("An operator", "python")
+@pytest.fixture
+def operator(tmp_path, monkeypatch, lent_library):
+    """Returns the function of the recipe of an operator; what is compiled computes on the CPU."""
+    specification, function, schemas, formulas = blocks_of("An operator", "python")
     (source,) = blocks_of("An operator", "cpp")
     said = re.findall(r"m\.def\(\s*(.*?)\);", source, re.DOTALL)
     schemas = eval(f"({schemas})")
     assert [eval(f"({text})") for text in said] == list(schemas)
+    compiled = compile_operator(source, tmp_path)
     for schema in schemas:
         lent_library.define(schema)
+        name = schema.partition("(")[0]
+        lent_library.impl(name, getattr(compiled, name).default, "CPU")
     for folder, lines in (("reference", specification), ("functional", function)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / f"{TRIED}.py").write_text(lines)
@@ -83,15 +92,63 @@ def test_the_recipe_of_an_operator(tmp_path, monkeypatch, lent_library):
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / folder)])
         module = importlib.import_module(f"dk_bench.{folder}.{TRIED}")
         monkeypatch.setattr(package, TRIED, getattr(module, TRIED), raising=False)
+    monkeypatch.setattr(flop_counter, "flop_registry", dict(flop_counter.flop_registry))
+    exec(formulas, vars(flops).copy())
+    return getattr(functional, TRIED)
+
+
+def compile_operator(source: str, folder: Path):
+    """Compiles and loads the source, with a namespace of its own: a library stays loaded."""
+    (folder / "cpu.cpp").write_text(source.replace("(dk_bench,", "(dk_bench_tried,").replace("../common", "common"))
+    target, torch_folder = folder / "tried.so", Path(torch.__file__).parent
+    flags = ["-std=c++17", "-O0", "-Wall", "-Werror", "-fPIC", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    headers = [f"-I{ROOT / 'ops'}", f"-I{torch_folder / 'include'}"]
+    link = ["-shared", "-o", str(target), f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10"]
+    run([os.environ.get("CXX", "c++"), *flags, *headers, str(folder / "cpu.cpp"), *link])
+    torch.ops.load_library(str(target))
+    return torch.ops.dk_bench_tried
+
+
+def test_the_recipe_of_an_operator(operator):
+    """Derivatives, vmap, fake tensors' strides, what is refused, and cost."""
     images, factor = torch.randn(2, 3, 2, 2, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
     operands = (images.requires_grad_(), factor.requires_grad_())
-    mine = getattr(functional, TRIED)
-    assert torch.autograd.gradcheck(mine, operands, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(mine, operands)
-    same = torch.func.vmap(mine)(*(t[None].expand(2, *t.shape) for t in operands))
+    assert torch.autograd.gradcheck(operator, operands, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(operator, operands)
+    same = torch.func.vmap(operator)(*(t[None].expand(2, *t.shape) for t in operands))
     torch.testing.assert_close(same[1], images * factor[..., None, None])
-    with pytest.raises(RuntimeError, match=r"factor: expected \(N, C\) = \(2, 3\), got shape \(2, 2\)"):
-        mine(images, factor[:, :2])
+    forward, backward = (getattr(torch.ops.dk_bench, name) for name in (TRIED, f"{TRIED}_backward"))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = (images.detach().contiguous(memory_format=layout), torch.randn(2, 5).double()[:, 1:4])
+        torch.library.opcheck(forward, tuple(t.clone().requires_grad_() for t in given))
+        torch.library.opcheck(backward, (given[0], *given, False))
+        check_strides(forward, given)
+        check_strides(backward, (given[0], *given, False))
+    refuses(operator, (images, factor[:, :2]), r"factor: expected \(N, C\) = \(2, 3\), got shape \(2, 2\)")
+    narrow = (images.bfloat16(), factor.bfloat16())
+    refuses(operator, narrow, "input: expected float32 or float64, got (torch.)?bfloat16")
+    refuses(backward, (images[:, :, :1], *operands, False), r"grad: expected shape \(2, 3, 2, 2\), got \(2, 3, 1, 2\)")
+    with FlopCounterMode(display=False) as counter:
+        operator(*operands).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * images.numel()
+
+
+def check_strides(op, arguments):
+    """Fails where the fake operator tells other sizes or strides than the results have."""
+    with FakeTensorMode() as mode:
+        fake = op(*(mode.from_tensor(t) if isinstance(t, torch.Tensor) else t for t in arguments))
+    real = op(*arguments)
+    pairs = zip(*(([r] if isinstance(r, torch.Tensor) else r) for r in (real, fake)), strict=True)
+    assert all((r.shape, r.stride()) == (f.shape, f.stride()) for r, f in pairs)
+
+
+def refuses(function, arguments, message):
+    """Fails where what is compiled and the fake operator do not refuse the arguments in the same words."""
+    with pytest.raises(RuntimeError, match=message):
+        function(*arguments)
+    if function is getattr(functional, TRIED):  # a fake backward operator checks nothing
+        with FakeTensorMode() as mode, pytest.raises((RuntimeError, ValueError), match=message):
+            function(*map(mode.from_tensor, arguments))
 
 
 def test_the_recipe_of_an_ablation(tmp_path, capsys):
