@@ -65,6 +65,11 @@ PAPER_MODELS = _by_name(
 )
 """One model for every row of tables 1 and 2. ``resnet50`` and ``mobilenetv2_100`` are timm's own."""
 
+LARGE_MODELS = _by_name(
+    # A variant of a large base that is no row of the paper goes here.
+)
+"""Further models of the paper's bases, for which the paper has no figures."""
+
 TEST_MODELS = _by_name(*_variants("test_resnetdw", experts=4))
 """Tiny models for tests and the demo, with every suffix."""
 
@@ -75,4 +80,4 @@ DCN takes part from output stride 2 on, so in all stages but the first, in five 
 MobileNet-V2: also five of six). In the paper's models it is from stride 8 of 224 pixels on, in 13 of 16 (14 of 17).
 """
 
-MODELS = PAPER_MODELS | SMALL_MODELS | TEST_MODELS
+MODELS = PAPER_MODELS | LARGE_MODELS | SMALL_MODELS | TEST_MODELS

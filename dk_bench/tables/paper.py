@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dk_bench.errors import UserError, located
-from dk_bench.models import MODELS, KernelSpec
+from dk_bench.models import PAPER_MODELS, KernelSpec
 from dk_bench.reading.yaml_words import check_keys, read_as_written
 
 PAPER_FILE = Path(__file__).with_name("paper.yaml")  # package data, so that it is there however one installs
@@ -68,8 +68,7 @@ def paper_tables() -> dict[str, list[dict[str, Any]]]:
 @cache
 def paper_models() -> dict[tuple[str, ...], str]:
     """Returns the models that are rows of the paper's tables, by the rows' names."""
-    models = (model for model in MODELS.values() if model.base in BACKBONES)
-    return {paper_row(BACKBONES[model.base], model.spec): model.name for model in models}
+    return {paper_row(BACKBONES[model.base], model.spec): model.name for model in PAPER_MODELS.values()}
 
 
 def figures_of_model(model: str) -> dict[str, float]:

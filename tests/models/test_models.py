@@ -11,7 +11,7 @@ from module_cases import on_meta
 from torch import nn
 
 import dk_bench
-from dk_bench.models import MODELS, PAPER_MODELS, TEST_MODELS, KernelSpec
+from dk_bench.models import MODELS, PAPER_MODELS, TEST_MODELS, KernelSpec, Variant
 from dk_bench.nn import RigidStart2d, offset_parameter_names
 from dk_bench.tables.paper import figures_of_model, load_paper, paper_models, row_name
 
@@ -30,6 +30,13 @@ def test_every_row_of_tables_1_and_2_has_one_model():
     paper, models = load_paper(), paper_models()
     assert sorted(models) == sorted(row_name(row) for table in ("table1", "table2") for row in paper[table])
     assert sorted(models.values()) == sorted(PAPER_MODELS) and len(PAPER_MODELS) == 22
+
+
+def test_a_large_variant_need_not_be_a_row_of_the_paper(monkeypatch):
+    before, large = paper_models(), Variant("resnet50dw", "_dk_s7", KernelSpec(depthwise="local", scope=7))
+    monkeypatch.setitem(MODELS, large.name, large)
+    paper_models.cache_clear()
+    assert paper_models() == before and figures_of_model(large.name) == {}
 
 
 @pytest.mark.parametrize("name", PAPER_MODELS)
