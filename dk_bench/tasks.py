@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ class Kind:
     Attributes:
         name: the task in records and checkpoints.
         place: module and class of its `Task`.
-        metric: the figure that its runs are compared by.
+        metric: the figure that its runs are compared by; a higher one is better.
         words: the same on the axis of a plot.
-        files: pattern of its configuration files; empty for those in the form of `dk_bench.config`.
+        files: pattern that the names of its configuration files match, wherever they lie and are named from; with
+            folders, it is matched from the right. Empty for all others in the form of `dk_bench.config`.
     """
 
     name: str
@@ -58,7 +58,8 @@ def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Task:
 
     Raises UserError for a file or override that does not fit.
     """
-    kind = next((kind for kind in KINDS.values() if kind.files and fnmatch(str(path), kind.files)), DEFAULT)
+    place = Path(path or "").absolute()  # one file is of one task, from whatever folder it is named
+    kind = next((kind for kind in KINDS.values() if kind.files and place.match(kind.files)), DEFAULT)
     return kind.task(kind.task.read(path, overrides))
 
 

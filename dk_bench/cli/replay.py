@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     config = obstacle = None
     try:
         command = replay_command(record, output, args.config, args.overrides)
-        config = resolve(command)
+        config = resolve(command, record.task)
     except UserError as error:  # without --run there is still much to show
         obstacle = error
     making = compare_making(record, config)

@@ -20,7 +20,16 @@ from dk_bench import tasks
 from dk_bench.errors import BusyError, UserError
 from dk_bench.runs.attempts import was_interrupted
 from dk_bench.runs.lock import claim, is_held
-from dk_bench.runs.record import EVALUATION, RunRecord, as_it_stands, attempts_of, find_records, is_tested, read_record
+from dk_bench.runs.record import (
+    EVALUATION,
+    TRAINING,
+    RunRecord,
+    as_it_stands,
+    attempts_of,
+    find_records,
+    is_tested,
+    read_record,
+)
 from dk_bench.training.task import Task
 
 LOOK_SECONDS = 1.0  # between looking whether a run that another process is at has ended
@@ -39,16 +48,18 @@ class TrainingRun:
     attempts: int = 0
     taken: FileLock | None = field(default=None, repr=False, compare=False)  # this runner's claim on it
     tests: tuple[str, ...] = ()  # what it is tested on at its end
+    task: str = TRAINING  # its name, as in the record that the run leaves
 
     @classmethod
     def of(cls, task: Task) -> TrainingRun:
         """Returns the run of a configuration."""
-        return cls(task.folder, Path(task.run.output), tests=tuple(task.tests))
+        return cls(task.folder, Path(task.run.output), tests=tuple(task.tests), task=task.name)
 
     def record(self) -> RunRecord | None:
-        """Tells what the run's folder holds; None where there is no record that can be read."""
+        """Tells what the run's folder holds; None where no record can be read, or it is of another task."""
         with contextlib.suppress(UserError):  # training will say so
-            return read_record(self.folder / "record.json")
+            record = read_record(self.folder / "record.json")
+            return record if record.task == self.task else None  # the same
         return None
 
     def has_finished(self, record: RunRecord | None) -> bool:

@@ -13,7 +13,7 @@ from dk_bench.reading.overrides import split_override
 from dk_bench.runs.environment import collect_git, collect_versions, portable
 from dk_bench.runs.hardware import collect_hardware
 from dk_bench.runs.identity import DEFAULTS, cell_settings, config_hash
-from dk_bench.runs.record import RunRecord, attempts_of, find_records, read_record
+from dk_bench.runs.record import TRAINING, RunRecord, attempts_of, find_records, read_record
 
 SHORTENED = ".../"  # how `portable` begins a path that lay elsewhere
 GIT = {"commit": "commit", "dirty": "uncommitted changes"}
@@ -68,10 +68,14 @@ def _place(override: str) -> tuple[str, ...]:
     return tuple(map(str, split_override(override)[0]))
 
 
-def resolve(command: list[str]) -> dict[str, Any]:
-    """Returns the configuration, plain data, of ``dk-bench train CONFIG key=value...`` today. Raises UserError."""
+def resolve(command: list[str], of: str = TRAINING) -> dict[str, Any]:
+    """Returns the configuration, plain data, of ``dk-bench train CONFIG key=value...`` today. Raises UserError, also
+    where it is not ``of`` the task that the record is of."""
     _, _, config, *overrides = command
-    return portable(tasks.load(config, overrides).values, distinct=True)
+    task = tasks.load(config, overrides)
+    if task.name != of:
+        raise UserError(f"{config}: a configuration of {task.name}, expected one of {of}, as the record is")
+    return portable(task.values, distinct=True)
 
 
 def compare_making(record: RunRecord, config: Mapping[str, Any] | None) -> list[Then]:
@@ -132,7 +136,11 @@ def replayed_below(
     for place, other in found:
         if place.resolve() == path.resolve() or other.run_id == record.run_id:
             raise UserError(f"{place}: the run itself, which a replay leaves alone; expected another --output")
-        if (config_hash(other.config), other.seed) != (config_hash(config), config["seed"]) or len(found) > 1:
+        its, ours = (
+            (other.task, config_hash(other.config), other.seed),
+            (record.task, config_hash(config), config["seed"]),
+        )
+        if its != ours or len(found) > 1:
             raise UserError(f"{place}: another run; expected an --output without runs")
     return found[0] if found else None
 

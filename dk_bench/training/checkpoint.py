@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from dk_bench.errors import UserError
-from dk_bench.training.task import Task
+from dk_bench.training.task import Task, task_of
 from dk_bench.training.weights import is_ours, read_plain, weights_in
 
 LAST = "last.ckpt"  # in a run's folder
@@ -28,13 +28,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def last_checkpoint(task: Task, classes: list[str]) -> dict[str, Any] | None:
-    """Returns the checkpoint to go on from, if any. Raises UserError for one of another model or other classes."""
-    path = task.folder / LAST
-    if not path.exists():
+def last_checkpoint(task: Task) -> dict[str, Any] | None:
+    """Returns the checkpoint to go on from, if any. Raises UserError for one of another task."""
+    if not (path := task.folder / LAST).exists():
         return None
     checkpoint = read_checkpoint(path)
-    task.check_checkpoint(checkpoint, classes, path)
+    task.check_own(task_of(checkpoint))
     return checkpoint
 
 

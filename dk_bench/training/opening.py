@@ -25,15 +25,20 @@ from dk_bench.training.tracking import in_wandb_sweep, tell_sweep
 
 
 @contextmanager
-def open_run(folder: Path) -> Iterator[RunRecord | None]:
+def open_run(task: Task) -> Iterator[RunRecord | None]:
     """Returns a run's record so far, if any. Until the block is left no other process opens the run: see `hold`, which
-    raises BusyError. The further processes of a run belong to its first, which started them; nobody else's do."""
-    with own_process() as rank, nullcontext() if rank.number else _held(folder):
-        path = folder / "record.json"
+    raises BusyError. The further processes of a run belong to its first, which started them; nobody else's do.
+
+    Raises UserError for a record that cannot be read, or is of another task.
+    """
+    with own_process() as rank, nullcontext() if rank.number else _held(task.folder):
+        path = task.folder / "record.json"
         try:
             record = read_record(path) if path.exists() else None
         except UserError as error:
             raise UserError(f"{error}; move it away, and the run goes on from its last checkpoint, if any") from error
+        if record:
+            task.check_own(record.task)
         yield record
 
 

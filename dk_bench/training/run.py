@@ -16,7 +16,7 @@ from dk_bench.processes import interrupts
 from dk_bench.processes.world import ProcessLost, own_process, own_world
 from dk_bench.runs.record import EVALUATION, RunRecord, note_hardware, utc_now
 from dk_bench.training.callbacks import RunKeeper, Throughput, figures, note_correct
-from dk_bench.training.checkpoint import last_checkpoint, load_weights
+from dk_bench.training.checkpoint import LAST, last_checkpoint, load_weights
 from dk_bench.training.ending import Diverged, end, end_log, evaluating, reason, together
 from dk_bench.training.held_out import evaluate_tests, wants_test
 from dk_bench.training.opening import attempts_before, go_on_from, name_run, not_again, open_run, start_record
@@ -32,19 +32,21 @@ def train(task: Task, *, callbacks: Sequence[Callback] = (), command: Sequence[s
     repeated: its record comes back; figures of test images that it is without are added from its checkpoint.
     ``callbacks`` are further Lightning callbacks. How a run ends otherwise: see `fit`.
 
-    Raises UserError for bad configuration or data, and for a checkpoint of another model in the run's folder, and its
-    BusyError where another process is training this run.
+    Raises UserError for bad configuration or data, and for a record or checkpoint of another task or model in the run's
+    folder, and its BusyError where another process is training this run.
     """
-    with open_run(task.folder) as previous, quiet(task):
+    with open_run(task) as previous, quiet(task):
         if previous and previous.status == "finished" and not wants_test(task, previous):
             return not_again(task, previous)
+        checkpoint = last_checkpoint(task)
 
         # Build: data, model, or what of it the last checkpoint holds.
         pl.seed_everything(task.run.seed, verbose=False)  # the initial weights; every step seeds itself
         data = task.data()
         classes, steps = data.classes, data.steps_per_epoch
         data.check_splits()
-        checkpoint = last_checkpoint(task, classes)
+        if checkpoint:
+            task.check_checkpoint(checkpoint, classes, task.folder / LAST)
         run_id = name_run(task.folder, checkpoint, previous)
         # Going on, all weights are the checkpoint's: those that training began with need not exist any more.
         module = task.module(classes, run_id, initial_weights=checkpoint is None)

@@ -113,6 +113,14 @@ class Task(ABC):
         if split == TEST and not self.tests:
             raise UserError(f"there are no test images: {self.name} has none of its own")
 
+    def check_own(self, held: str) -> None:
+        """Raises UserError where what lies in the run's folder is of another task, by its name: runs of two tasks have
+        one folder if their configurations are equal."""
+        if held != self.name:
+            raise UserError(
+                f"{self.folder}: holds a run of {held}, this one is of {self.name}; expected another name or output"
+            )
+
     def check_checkpoint(self, checkpoint: Mapping[str, Any], classes: list[str], path: str | Path) -> None:
         """Raises UserError where a checkpoint is not of this task, or of other classes than the data has."""
         held = list(checkpoint["hyper_parameters"]["classes"])
