@@ -152,10 +152,13 @@ def refuses(function, arguments, message):
 
 
 def test_the_recipe_of_an_ablation(tmp_path, capsys):
-    (text,) = blocks_of("An ablation", "yaml")
-    (tmp_path / f"{TRIED}.yaml").write_text(text)
-    assert main(["sweep", str(tmp_path / f"{TRIED}.yaml"), "--dry-run"]) == 0
-    assert capsys.readouterr().out.count("model.spec.scope=7") == 3
+    text, quick = blocks_of("An ablation", "yaml")
+    for name, lines in ((TRIED, text), (f"{TRIED}_quick", text + textwrap.indent(quick, "  "))):
+        (tmp_path / f"{name}.yaml").write_text(lines)
+        assert main(["sweep", str(tmp_path / f"{name}.yaml"), "--dry-run"]) == 0
+        out = capsys.readouterr().out
+        assert out.count("model.spec.scope=7") == 3
+        assert out.count("optim.epochs=1 ") == (9 if "quick" in name else 0), out
 
 
 def test_the_recipe_of_a_claim(tmp_path):
