@@ -1,7 +1,5 @@
 """Errors a user can mend: what is wrong, at which key and in which file, put into words where they are printed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Writing a file so that a reader sees the old content or the new one, never half of either; and reading JSON."""
 
-from __future__ import annotations
-
 import glob
 import json
 import os

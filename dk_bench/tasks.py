@@ -3,8 +3,6 @@
 A task is a line of `KINDS`. Its folder is imported when it is asked for: one may need packages that are not installed.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The runs of an experiment by arm, and the blocks that count: seeds that every arm has finished on like hardware."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

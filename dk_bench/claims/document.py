@@ -1,7 +1,5 @@
 """The claims as a document: a table for each family, one for what is not tested, and what the words mean."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping
 from functools import partial

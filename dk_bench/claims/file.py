@@ -1,7 +1,5 @@
 """The paper's claims and the experiments that test them, read from ``claims.yaml`` beside this file and checked."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping

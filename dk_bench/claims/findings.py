@@ -1,7 +1,5 @@
 """Judges the paper's claims: one family of contrasts for each base of each experiment or study."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

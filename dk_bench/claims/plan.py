@@ -1,7 +1,5 @@
 """Finds the commit that fixed an experiment's plan before its first run, and keeps it for where there is no git."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Mapping

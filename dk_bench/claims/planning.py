@@ -1,7 +1,5 @@
 """Plans the seeds of a contrast from a pilot: its cells in records, and how many seeds their spread asks for."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

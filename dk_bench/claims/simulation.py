@@ -4,8 +4,6 @@ An arm's runs are drawn seed by seed, and so are those of the base that all arms
 differences have the base's runs in common, and any two of them the correlation 0.5.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -5,8 +5,6 @@ receptive fields adapt to the object and follow its rotation and scale. Pictures
 linear probes and fields over many images do.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterator, Mapping

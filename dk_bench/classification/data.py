@@ -1,7 +1,5 @@
 """The Lightning data module of classification: either source, the paper's transforms, an order that can resume."""
 
-from __future__ import annotations
-
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any

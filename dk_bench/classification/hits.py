@@ -1,7 +1,5 @@
 """Collects, image by image in order, whether an evaluation told the class rightly, over any number of devices."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

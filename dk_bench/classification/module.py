@@ -1,7 +1,5 @@
 """The Lightning module: a timm model, cross-entropy, top-1 and top-5."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The paper's optimiser: SGD in groups of parameters, linear warm-up from zero, cosine to zero."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Classifiers by timm's names, deformed as a configuration says, and those in checkpoints."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import logging

@@ -1,7 +1,5 @@
 """Checksums of images, which tell data sets apart wherever they lie and however they are packed."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from typing import Any

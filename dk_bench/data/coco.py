@@ -4,8 +4,6 @@ Faults that mmdet passes over, and then trains something else than was meant, ar
 does not have, or in another order (mmdet numbers them as the file does), annotations of classes not listed.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import warnings

@@ -8,8 +8,6 @@ written whole is never read. Reading needs no lock, and so no folder that can be
 so that the processes of a machine share it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -5,8 +5,6 @@ as 1, 2, 3", SC 2011): the number in a place is a function of key and place, so 
 at once and do not depend on the batch, the worker or the device that an image falls to.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

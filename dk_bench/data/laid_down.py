@@ -5,8 +5,6 @@ decoded images has a file of an augmented epoch beside it, training reads that, 
 `LaidDown.write` alone, before the runs begin (tools/gpu_ablation.py does it): a run never writes one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Whatever is not used is an error that names it, so that no class is thinned and 
 what systems and programs leave beside files by themselves is passed over, and counted.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import re
 import unicodedata

@@ -3,8 +3,6 @@
 So a resumed run sees what an uninterrupted one would have seen, whatever the number of worker processes.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -11,8 +11,6 @@ Pixels become eight bits of red, green and blue, the photograph upright:
 - Of animations and files of several pages, the first.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 import zlib

@@ -5,8 +5,6 @@ same colours lie around: a network has to follow the geometry. Image ``index`` o
 split, index), whatever order or process draws it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

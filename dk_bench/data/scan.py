@@ -1,8 +1,6 @@
 """Image files by their numbers, whatever holds them: paths, or a folder or a tar, in which they are found here, see
 `dk_bench.data.layout` for what these must look like."""
 
-from __future__ import annotations
-
 import os
 import tarfile
 from abc import ABC, abstractmethod

@@ -5,8 +5,6 @@ of them are paired. All ten shapes stay what they are under any rotation; ring, 
 after less than a right angle, so that a rotation from beyond 0.8 shows nothing new of them.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,8 +1,6 @@
 """Opens the images a configuration names, and names them: folders and tars by a scan of our own, data sets that have a
 name through timm's readers, procedural images."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Checks that training, validation and test images are of the same classes, and that none is in two of them."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence

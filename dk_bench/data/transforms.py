@@ -7,8 +7,6 @@ same draws, an image is the same as by torchvision's transforms of PIL images, b
 a resize's weights otherwise.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 

@@ -6,8 +6,6 @@ mmengine registers the modules by itself (`dk_bench.registry`). Raises UserError
 where mmengine, mmcv or mmdet is absent or of a version that does not serve.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import importlib.util

@@ -4,8 +4,6 @@ Samplers are the configuration's own, with the run's seed: an epoch has the batc
 random in the pipeline is a function of (seed, epoch, index), as in classification.
 """
 
-from __future__ import annotations
-
 import io
 import random
 from collections.abc import Callable, Iterator, Mapping

@@ -5,8 +5,6 @@ are as in classification, boxes are in the coordinates of the image as their ann
 damaged, or of another size than annotated, is an error.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from typing import Any

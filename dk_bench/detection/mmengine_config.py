@@ -6,8 +6,6 @@ data in records where their folder's name does not; ``other_classes`` allows ann
 which mmdet leaves out.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import difflib

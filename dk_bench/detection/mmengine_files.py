@@ -4,8 +4,6 @@ mmengine's runner leaves, beside weights, the history of what it logged. From to
 unless it is told which classes are safe; `allow_what_mmengine_writes` names them, and nothing else.
 """
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

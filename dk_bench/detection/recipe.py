@@ -1,7 +1,5 @@
 """Optimiser and schedule of an mmengine configuration, by mmengine's own builders."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Sequence

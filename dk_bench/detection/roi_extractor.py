@@ -6,8 +6,6 @@ in a model with RoIAlign is all that a configuration needs: ``roi_layer``, ``out
 as its base has them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

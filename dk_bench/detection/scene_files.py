@@ -7,8 +7,6 @@ the default::
                  scenes=dict(train_images=400, val_images=100, size=256, seed=0, classes=10))
 """
 
-from __future__ import annotations
-
 import dataclasses
 import glob
 import json

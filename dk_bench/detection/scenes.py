@@ -10,8 +10,6 @@ box. Never is more than half of an object hidden, nor so much that it changes fr
 Image ``index`` of a split is a function of (settings, split, index), whatever order or process draws it.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """A sheet of a detection configuration's training images with their boxes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

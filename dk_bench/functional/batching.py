@@ -5,8 +5,6 @@ one or the other. Where neither will do (every call has a kernel and offsets of 
 summed over what would be joined) the calls are made one by one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

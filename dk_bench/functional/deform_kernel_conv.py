@@ -1,7 +1,5 @@
 """The depthwise deformable convolution as a function: taps that move on the data, in the kernel's scope, or both."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Deformable RoI pooling as a function: its signature, fake tensors, vmap, autocast and derivatives."""
 
-from __future__ import annotations
-
 from math import prod
 
 import torch

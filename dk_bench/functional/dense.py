@@ -1,7 +1,5 @@
 """Deformable convolution that is not depthwise: torchvision's operator, or plain PyTorch where that cannot go."""
 
-from __future__ import annotations
-
 import torch
 import torchvision
 from torch import Tensor

@@ -5,8 +5,6 @@ conditional convolutions end in (see `dk_bench.nn.per_image`, which calls it). A
 groups as images and channels has to rearrange channels_last images.
 """
 
-from __future__ import annotations
-
 import torch
 
 from dk_bench import reference

@@ -1,7 +1,5 @@
 """The derivatives of an operator, by the two operators alone, and those of its backward operator, by the reference."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ zero, and torch.func's transforms refuse it. So each operator gets a ``torch.aut
 of the dispatcher at which differentiation begins lead to it: autograd's, and that of torch.func's transforms.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

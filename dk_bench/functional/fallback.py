@@ -5,8 +5,6 @@ of multiply-adds are the same whichever computes. It is slow, and needs memory o
 for no longer than a call: the backward pass computes anew.
 """
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence

@@ -8,8 +8,6 @@ are the same for all channels. RoI pooling is interpolation and averaging alone,
 does; its ``SAMPLING_MACS`` are 4 a sample, channel and bin, with one sample a bin where their number follows the boxes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import prod
 from typing import Any

@@ -5,8 +5,6 @@ device, plain PyTorch computes (see `dk_bench.functional.fallback`). With DK_BEN
 and no library is needed.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from pathlib import Path

@@ -4,8 +4,6 @@ A library's convolution computes outputs in vectors of 16, of which 18 outputs l
 channels of the input, in the forward pass and in the gradient of the weight; that of the input is torch's.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

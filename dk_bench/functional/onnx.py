@@ -5,8 +5,6 @@ made without ONNX in mind holds this package's operators; ``program.run_decompos
 out. Forward only, with any batch and image size; 16-bit operands are computed in float32, as the operators do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NoReturn
 

@@ -1,7 +1,5 @@
 """Describes an operator: its operands and settings, read off its schema, and the reference that it computes like."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

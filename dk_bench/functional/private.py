@@ -1,7 +1,5 @@
 """The private parts of torch that the registration of operators needs, and that a later version may drop."""
 
-from __future__ import annotations
-
 from operator import attrgetter
 
 import torch

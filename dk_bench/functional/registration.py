@@ -1,7 +1,5 @@
 """Registers an operator with torch: fake tensors, derivatives, vmap, autocast, and what computes elsewhere."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from operator import or_

@@ -1,7 +1,5 @@
 """The global deformable kernel as a function: a matrix product, so that plain PyTorch is the fast way."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """What each tap of a rigid convolution reads, as views of the padded input."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -6,8 +6,6 @@ strides, so that the 3x3 convolutions see maps of 32 to 4 pixels where the paper
 ``test_resnetdw`` is a tiny one for tests and the demo.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD

@@ -1,7 +1,5 @@
 """Finds the convolutions in the blocks of a timm model: not the stem's, not the head's, and none off the main path."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -14,8 +14,6 @@ Where the counts differ from the paper's FLOPs column, the notes of tables 1 and
 (:mod:`dk_bench.tables.classification`); nothing here is bent to close a gap.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

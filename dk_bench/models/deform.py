@@ -1,7 +1,5 @@
 """deform(): a rigid model and a kernel spec give a model whose convolutions adapt."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 from torch import nn

@@ -1,8 +1,6 @@
 """The deformed models as timm entry points: every row of :mod:`dk_bench.models.variants` that is not a rigid base, and
 ``dk_deformed``, by which any other model that `deform` made is made again."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """The last stage of a rigid model at twice the resolution: stride 1, dilation 2 (Dai et al., ICCV 2017, section 4)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Networks of feature maps (``features_only=True``) beside the whole model that they are a part of."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """What ``pretrained=True`` does: it loads weights that the caller names, and says that none are published."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping

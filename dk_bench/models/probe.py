@@ -1,7 +1,5 @@
 """Runs a model on meta tensors: shapes and operators of its forward pass, without its arithmetic or memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial

@@ -1,7 +1,5 @@
 """The models of the paper's tables 1 and 2, and small ones like them: each is a rigid base and a kernel spec."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What every module here shares with ``torch.nn.Conv2d``: arguments, bias, start and printing."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NoReturn, Self
 

@@ -1,7 +1,5 @@
 """Conditional convolution (CondConv, Yang et al., NeurIPS 2019), the paper's strong baseline "SCC"."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Arguments that our layers share with ``torch.nn.Conv2d``: their checks, and how constructors come to take them."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields

@@ -1,7 +1,5 @@
 """Deformable convolution (Dai et al., ICCV 2017), the paper's strong baseline: taps move on the data."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

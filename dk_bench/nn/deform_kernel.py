@@ -1,7 +1,5 @@
 """Deformable kernels as modules (Gao et al., ICLR 2020, section 3)."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import torch

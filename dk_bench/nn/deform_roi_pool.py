@@ -1,7 +1,5 @@
 """Deformable RoI pooling as a module: RoIAlign, a head that says where each bin should look, and the moved bins."""
 
-from __future__ import annotations
-
 from math import prod
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Inputs of layers: a batch of images, or one image, as ``torch.nn.Conv2d`` takes them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@ that holds them, :class:`OffsetGenerator`: unlike an attribute on the parameter,
 ``to()``, wrapping and compilation.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

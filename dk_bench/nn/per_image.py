@@ -1,7 +1,5 @@
 """Convolution with a kernel of its own for every image: what global DK and conditional convolutions end in."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

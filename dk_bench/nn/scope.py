@@ -1,7 +1,5 @@
 """From a rigid kernel to a kernel over a larger scope that computes the same thing before the offsets have learnt."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

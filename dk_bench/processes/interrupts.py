@@ -1,7 +1,5 @@
 """Requests to stop: by Ctrl-C, a plain kill, a terminal that closes, or a job's time limit."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ A variable of a launcher changes nothing here: a shell inside a job has them too
 processes of a run are those that its first one has started itself, see `dk_bench.processes.world`.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import threading

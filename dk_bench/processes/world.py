@@ -1,7 +1,5 @@
 """The processes of a run: all of this machine, all started by its first one, whatever a launcher has announced."""
 
-from __future__ import annotations
-
 import functools
 import os
 import signal

@@ -1,7 +1,5 @@
 """``KEY=VALUE`` arguments: which place in a configuration they name, and putting a value there."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Mapping

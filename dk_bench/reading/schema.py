@@ -3,8 +3,6 @@
 A field that not every value of its type fits is made by `checked`, which stands beside it and not in a list elsewhere.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import difflib

@@ -4,8 +4,6 @@
 wrote; ``milestones='8'`` are never reached. mmdet takes all of them in silence, or fails without a key.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -12,8 +12,6 @@ there the value that stands decides (`annotation_of`).
   is always a text. ``yes``, ``no``, ``on`` and ``off`` may be meant either way there: they are an error.
 """
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import json

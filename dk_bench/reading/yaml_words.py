@@ -1,7 +1,5 @@
 """Reads YAML files so that a scalar without quotes stays the word that was written, and checks mappings in them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 The compiled operators repeat them, with the same words.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

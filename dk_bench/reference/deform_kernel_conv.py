@@ -18,8 +18,6 @@ zero-initialised offsets put it when S = K, can still move inwards. The clip pas
 (as ``torch.clamp`` does) and blocks it outside.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from math import prod

@@ -13,8 +13,6 @@ vector of coefficients over the map's rows and one over its columns. Without off
 Derivatives at knots (a sample exactly on a pixel) are those to the right; where the edge is repeated they are zero.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any, NamedTuple

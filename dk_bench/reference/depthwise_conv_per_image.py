@@ -1,7 +1,5 @@
 """The depthwise convolution with a kernel for every image, in plain PyTorch: what global deformable kernels end in."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from dk_bench.reference.checks import IntPair, Pair, as_pairs, check_input, check_like, compute_dtype, output_size

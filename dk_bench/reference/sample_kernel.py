@@ -3,8 +3,6 @@
 Notation, derivatives and costs: see :mod:`dk_bench.reference.deform_kernel_conv`.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

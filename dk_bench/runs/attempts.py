@@ -5,8 +5,6 @@ trained on, which one that was killed may be without; while it runs also ``proce
 whose process is gone without having written so (killed, or the machine went down).
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform

@@ -1,7 +1,5 @@
 """Which images of a set a model classified rightly, a bit an image in records; comparisons of two such rows."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import math

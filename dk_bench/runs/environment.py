@@ -1,7 +1,5 @@
 """Collects versions and commit of what runs, and makes paths fit to be committed."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform

@@ -1,8 +1,6 @@
 """Collects what numbers depend on besides code and configuration: the device, the instruction sets that libraries chose
 on it, and how CUDA was set. Rounding differs between these, and after some epochs a run differs as between seeds."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -4,8 +4,6 @@ Identity is computed from a configuration whenever it is needed. The ``config_ha
 was when the run began: records written under older rules are grouped by what their configuration gives today.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -6,8 +6,6 @@ carries locks over, as NFS does (since Linux 2.6.12), and Lustre if mounted with
 machine sees its own locks alone. On a file system without locks a warning says that nothing keeps two processes apart.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import platform

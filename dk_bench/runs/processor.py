@@ -3,8 +3,6 @@
 Nothing here names the machine: no host name, no path.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

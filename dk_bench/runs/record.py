@@ -1,7 +1,5 @@
 """The record a run leaves: one JSON file, written atomically, from which every table is made."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

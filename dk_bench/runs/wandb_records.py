@@ -1,7 +1,5 @@
 """Reads records of runs that logged to W&B's server back through its API; the runs' folders hold the same."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from pathlib import Path

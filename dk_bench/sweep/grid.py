@@ -4,8 +4,6 @@ W&B's package ``sweeps``, which enumerates grids, asks for numpy 1, so its order
 the last one fastest; the tests compare. The arguments come from W&B's client.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -1,7 +1,5 @@
 """Lists the runs of a sweep before any is started: their commands, their order, which training runs they are."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A run once more: the command that its record holds, what differs here and now, and whether its metrics came out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Starts a sweep's runs as processes of their own: some at a time, each with its GPU or its share of the cores, and its
 own log. Training keeps other processes out of a run that it is at, so that any number of runners share a folder."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

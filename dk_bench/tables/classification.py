@@ -3,8 +3,6 @@
 Runs on other data than the paper's never stand beside the paper's figures: they get tables of their own, which say so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from dk_bench.models import PAPER_MODELS

@@ -1,7 +1,5 @@
 """The columns that tables of models share, and the notes that explain them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

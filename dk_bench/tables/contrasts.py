@@ -21,8 +21,6 @@ correction is for what was declared. The exact sign-flip test stands beside Stud
 distribution; it decides nothing, since few seeds cannot get below 5 % over a family.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace

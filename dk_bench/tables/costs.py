@@ -3,8 +3,6 @@
 Counting all of them takes a minute or two, so the tables read the file; ``dk-bench tables --recount`` makes it again.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The tables of detectors: the paper's tables 3 and 4 with its figures beside ours, and all else by data set."""
 
-from __future__ import annotations
-
 from dk_bench.models import PAPER_MODELS
 from dk_bench.tables import columns
 from dk_bench.tables.cells import Cell

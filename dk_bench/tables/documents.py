@@ -1,7 +1,5 @@
 """Records as documents: the paper's four tables with its figures beside ours, the demo's, and any other model's."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Entries of tables: numbers, p values, figures over seeds, and text. A value knows how it is printed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from dk_bench.tables.statistics import Summary

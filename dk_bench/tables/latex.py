@@ -4,8 +4,6 @@ What a font of the package CJK has besides (Chinese, Japanese, Korean, Cyrillic,
 rest, pictographs say, stands as its code point, ``U+1F99D``. No user's name may stop a document, or become another.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 import unicodedata

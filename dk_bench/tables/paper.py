@@ -1,7 +1,5 @@
 """The paper's figures, read from ``paper.yaml`` beside this file and checked."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ each library chose. Rounding alone changes a run as much as another seed does, s
 a difference pairs runs of one seed and one draw. Older records do not tell the instruction sets: a draw of their own.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@
 In a family of N statements ``alpha`` is 0.05 / N: the step that Holm's method begins with, and the worst.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tables as files: Markdown, CSV, LaTeX."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -1,7 +1,5 @@
 """The rows of tables of models, and the differences to other models that they hold."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -3,8 +3,6 @@
 scipy.stats has the first two and takes a second to import: of scipy only distributions are used, and tests compare.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr

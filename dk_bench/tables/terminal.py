@@ -1,7 +1,5 @@
 """Tables on a terminal, or on what is none: names stand whole, however narrow it is."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 
 from rich.console import Console

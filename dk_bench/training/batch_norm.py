@@ -1,7 +1,5 @@
 """Batch normalisation by the statistics of all processes, so that a batch is normalised alike however it is shared."""
 
-from __future__ import annotations
-
 import functools
 
 import timm.layers

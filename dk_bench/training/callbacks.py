@@ -1,7 +1,5 @@
 """Callbacks that watch a run: they write record and checkpoint, measure images per second, print a line an epoch."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time

@@ -1,7 +1,5 @@
 """Reading back what training left. Checkpoints hold plain data alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

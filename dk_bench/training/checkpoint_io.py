@@ -1,7 +1,5 @@
 """Writes checkpoints to the disk."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How a run ends: finished, diverged, interrupted, or because another process of it is gone."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterator

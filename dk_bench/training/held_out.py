@@ -1,7 +1,5 @@
 """Test sets: read once, at the end of a run, by its last checkpoint."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """How a run begins: alone in its folder, under its old name, with the record of what is known before the first step."""
 
-from __future__ import annotations
-
 import json
 import secrets
 import sys

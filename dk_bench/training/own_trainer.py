@@ -1,8 +1,6 @@
 """Shared by our Lightning modules, so that any `pl.Trainer`, `dk-bench train`'s or a user's own, trains as the
 configuration says, or says at once why it would not."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self

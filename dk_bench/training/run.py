@@ -1,7 +1,5 @@
 """One run of any task, from its configuration to its record, resuming by itself; and evaluation of a checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path

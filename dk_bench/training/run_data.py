@@ -1,7 +1,5 @@
 """The base of all tasks' data modules: splits, their checksums, and where training goes on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

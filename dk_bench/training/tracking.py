@@ -1,7 +1,5 @@
 """Weights & Biases: the logger of a run, and what it is told besides the metrics."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

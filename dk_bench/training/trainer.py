@@ -1,7 +1,5 @@
 """Lightning's trainer as a configuration describes it."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import warnings

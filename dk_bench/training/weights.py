@@ -4,8 +4,6 @@ Lightning puts the module's attribute before every name (``model.conv1.weight``)
 a tensor. Ours have the model's own names in ``state_dict``, what else the module keeps in ``module_state``.
 """
 
-from __future__ import annotations
-
 import argparse
 import pickle
 from collections.abc import Mapping
