@@ -52,8 +52,7 @@ def _at_least(low: int, expected: str = "", *, default: float) -> Any:
 
 
 def _place(what: str) -> Any:
-    """Returns the field of a text that names something, or null; an empty text, of an unset variable of the shell say,
-    would pass for null."""
+    """Returns the field of a name, or null; an empty text (an unset variable of the shell) would pass for null."""
     return checked(None, f"{what}, or null", lambda text: text != "")
 
 

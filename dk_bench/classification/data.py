@@ -71,8 +71,7 @@ class ClassificationData(RunData):
 
     @property
     def augmented(self) -> LaidDown | Augmented:
-        """Returns the training images as they are trained on, by epoch and index; from files where an epoch was laid
-        down."""
+        """Returns the training images as they are trained on, by epoch and index; from files if they were laid down."""
         transform = TrainTransform(self.config)
         if isinstance(self.train_pixels, Decoded) and self.train_pixels.path:
             return LaidDown(self.train_pixels, transform, self.seed)
@@ -98,8 +97,7 @@ class ClassificationData(RunData):
         return checksum(images)
 
     def compare_splits(self) -> None:
-        """Raises UserError where an image is in two of training, validation and test images, and where the latter are
-        of other classes."""
+        """Raises UserError where an image is in two of the splits, and where test images are of other classes."""
         check_apart(self.train_images, self.val_images)
         if test := self.test_images.get(TEST):
             check_same_classes(self.config, self.val_images.classes, test.classes, ("val", "test"))

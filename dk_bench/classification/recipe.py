@@ -46,8 +46,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig, model_name: str) -> 
 
 
 def schedule(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Returns the factor on the learning rate at a step (from 0): linear from 0 to 1 at ``warmup_steps``, then a cosine
-    to 0."""
+    """Returns the factor on the learning rate at a step: linear from 0 to 1 at ``warmup_steps``, then a cosine to 0."""
     if step < warmup_steps:
         return step / warmup_steps
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, total_steps - warmup_steps)))

@@ -75,8 +75,7 @@ def without_initial_weights(config: ModelConfig) -> ModelConfig:
 
 
 def _base_and_spec(config: ModelConfig) -> tuple[str, KernelSpec | None]:
-    """Returns the rigid model and what deforms it, None for nothing: the same for a name of ours as for its base and
-    spec."""
+    """Returns the rigid model and what deforms it, if anything: the same for a name of ours as for base and spec."""
     spec, ours = kernel_spec(config), MODELS.get(config.name)
     return ours.base if ours else config.name, spec if spec and not spec.is_rigid else None
 

@@ -94,8 +94,7 @@ def _vmap(info, in_dims, input, data_offset, kernel_offset, weight, *settings):
 
 
 def _vmap_backward(info, in_dims, grad, input, data_offset, kernel_offset, weight, *settings):
-    """Joins as ``_vmap``, where no wanted gradient is a sum over what is joined: the weight's over images, offsets'
-    over channels."""
+    """Joins as ``_vmap``, unless a wanted gradient sums over what is joined (images: weight; channels: offsets)."""
     count, offsets, wanted = info.batch_size, (data_offset, kernel_offset), _operator.wanted(settings)
     of_grad, of_input, *of_offsets, of_weight = in_dims[:5]
     wants_offsets = any(want and o is not None for want, o in zip(wanted[1:3], offsets, strict=True))

@@ -110,8 +110,7 @@ HAS_CUDA = _NO_CUDA is None
 
 
 def why_reference(device: str) -> str | None:
-    """Tells why the reference computes on devices of a type ("cpu", "mps"), in words; None where compiled operators
-    do."""
+    """Tells why the reference computes on a type of device ("cpu", "mps"); None where compiled operators do."""
     if CHOSEN == REFERENCE:
         return f"{CHOICE}={REFERENCE}"
     if device == "cuda":

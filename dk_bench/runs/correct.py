@@ -38,8 +38,7 @@ def correct_images(record: RunRecord, name: str = "val") -> np.ndarray:
 
 
 def correct_together(records: Sequence[RunRecord], name: str = "val") -> np.ndarray:
-    """Returns the same of several records, a row each: (records, N) bool. Raises UserError unless all are of the same
-    images in the same order."""
+    """Returns the same of several records: (records, N) bool. Raises UserError unless images and order are the same."""
     rows = [correct_images(record, name) for record in records]
     orders = {(record.correct[name]["images"], record.correct[name].get("order")) for record in records}
     if len(orders) > 1 or None in next(iter(orders), ()):

@@ -35,8 +35,7 @@ def evaluate_tests(trainer: pl.Trainer, module: ConfiguredModule, data: RunData,
 
 
 def wants_test(task: Task, record: RunRecord) -> bool:
-    """Tells whether a finished run is without figures of test images that its configuration names, and can have
-    them."""
+    """Tells whether a finished run lacks figures of test images that its configuration names, and can have them."""
     return not is_tested(record, task.tests) and (task.folder / "last.ckpt").exists()
 
 

@@ -117,8 +117,7 @@ def _counts(data: RunData, splits: Sequence[str]) -> dict[str, int | None]:
 
 
 def attempts_before(previous: RunRecord | None, checkpoint: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Returns the attempts so far. The record knows those that left no checkpoint; the checkpoint does where the record
-    is lost."""
+    """Returns the attempts so far: by the record, which knows all, or where it is lost by the checkpoint."""
     return attempts_of(previous) if previous else RunKeeper.state_in(checkpoint or {}).get("attempts", [])
 
 

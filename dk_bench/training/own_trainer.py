@@ -61,8 +61,7 @@ class ConfiguredModule(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Reads a module as Lightning does. The weights are the checkpoint's; those that training began with are not
-        looked for."""
+        """Reads a module as Lightning does, with the checkpoint's weights; those before training need not be there."""
         return super().load_from_checkpoint(checkpoint_path, *args, **{"initial_weights": False, **kwargs})
 
     def check_trainer(self, epochs: int, key: str) -> None:

@@ -157,8 +157,7 @@ def _difference_row(each: Compared) -> dict[str, object]:
 
 
 def read_tables(path: Path) -> ProbeResults:
-    """Reads a CSV of :func:`write_tables` and what lies beside it. Raises UserError for a file that cannot be read or
-    is no such CSV."""
+    """Reads a CSV of `write_tables` and what lies beside it. Raises UserError for a file that is none."""
     about, origins = read_about(path.with_suffix(".json"), ("objects", "chance"))
     scores = read_dataclasses(path, ProbeScore, WRITTEN_BY)
     beside = path.with_name(f"{path.stem}_held.csv")
