@@ -10,6 +10,7 @@ pytest.importorskip("mmdet", reason="mmdet is not installed")
 from detection_cases import CLASSES, tiny_detection
 from training_cases import PowerCut, weights
 
+from dk_bench import tasks
 from dk_bench.cli import main
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.mmengine_config import load_detection_config
@@ -95,8 +96,12 @@ def test_checkpoint_of_other_classes_or_of_a_classifier(tmp_path, whole):
     config = load_detection_config(whole[0].cfg.filename, [f"output={tmp_path}"])
     run_folder(config).mkdir()
     torch.save(checkpoint, run_folder(config) / "last.ckpt")
-    with pytest.raises(UserError, match="a checkpoint of classification, expected one of detection"):
+    with pytest.raises(
+        UserError, match="holds a run of classification, this one is of detection; expected another name"
+    ):
         train(config)
+    with pytest.raises(UserError, match="other.ckpt: a checkpoint of classification, expected one of detection"):
+        tasks.of(config).check_checkpoint(checkpoint, list(CLASSES), "other.ckpt")
 
 
 def test_starting_from_a_runs_weights(tmp_path, whole):
