@@ -93,3 +93,13 @@ def test_replays_are_of_the_records_task(trained, tmp_path):
     assert replayed_below(tmp_path, record, folder / "record.json", config)[0] == path
     with pytest.raises(UserError, match="another run; expected an --output without runs"):
         replayed_below(tmp_path, replace(record, task="counting"), folder / "record.json", config)
+
+
+def test_tables_say_whose_records_they_leave_out(trained, tmp_path, capsys):
+    record = read_record(trained[0] / "record.json")
+    for n, task in enumerate(("classification", "counting", "counting", "evaluation")):
+        write_record(replace(record, task=task, run_id=str(n)), tmp_path / f"{n}.record.json")
+    assert main(["tables", str(tmp_path), "--table", "detection", "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    of_counting, evaluations = "2 of them counting, which no table has", "1 of them evaluations, which no table has"
+    assert said.startswith(f"4 records, {of_counting}, {evaluations}; wrote {tmp_path / 'out' / 'table3.md'}")

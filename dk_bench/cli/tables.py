@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from dk_bench.cli.options import add_output, check_folder
 from dk_bench.cli.records import RESULTS, add_records, check_all_hold, read_records, writing_below
 from dk_bench.models import PAPER_MODELS
 from dk_bench.report.readme import write_figures
-from dk_bench.runs.record import EVALUATION
+from dk_bench.runs.record import DETECTION, EVALUATION, TRAINING
 from dk_bench.runs.wandb_records import fetch_records
 from dk_bench.tables.costs import count_costs, load_costs, write_costs
 from dk_bench.tables.documents import NAMES, build_documents, write_documents
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
         if args.readme:
             link = Path(os.path.relpath(folder, args.readme.parent)).as_posix()
             written.append(write_figures(args.readme, documents.values(), folder, link))
-    evaluations = sum(record.task == EVALUATION for record in records)
-    left_out = f", {evaluations} of them evaluations, which no table has" if evaluations else ""
-    print(f"{len(records)} records{left_out}; wrote {', '.join(map(str, written))}")
+    left_out = Counter(record.task for record in records if record.task not in (TRAINING, DETECTION))
+    words = [f", {n} of them {task if task != EVALUATION else 'evaluations'}" for task, n in sorted(left_out.items())]
+    print(f"{len(records)} records{''.join(f'{each}, which no table has' for each in words)}; wrote", end=" ")
+    print(", ".join(map(str, written)) or "nothing")
