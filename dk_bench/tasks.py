@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dk_bench.config import Config
 from dk_bench.errors import UserError
 from dk_bench.runs.record import EVALUATION, RunRecord
 from dk_bench.training.task import Task, task_of
@@ -72,12 +73,16 @@ def from_checkpoint(
 
 
 def of(config: Any) -> Task:
-    """Returns the task of a configuration as users hold it: a `dk_bench.config.Config`, or another task's own."""
+    """Returns the task of a configuration as users hold it: a `dk_bench.config.Config`, or another task's own. Raises
+    TypeError for what is no configuration."""
     if isinstance(config, Task):
         return config
+    if isinstance(config, Config):
+        return DEFAULT.task(config)
     place = f"{type(config).__module__.rpartition('.')[0]}.task:"
-    kind = next((kind for kind in KINDS.values() if kind.place.startswith(place)), DEFAULT)
-    return kind.task(config)
+    if kind := next((kind for kind in KINDS.values() if kind.place.startswith(place)), None):
+        return kind.task(config)
+    raise TypeError(f"config: expected a configuration or a Task, got {type(config).__name__}")
 
 
 def check_known(record: RunRecord, source: str | Path) -> RunRecord:

@@ -103,3 +103,8 @@ def test_tables_say_whose_records_they_leave_out(trained, tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()[-1]
     of_counting, evaluations = "2 of them counting, which no table has", "1 of them evaluations, which no table has"
     assert said.startswith(f"4 records, {of_counting}, {evaluations}; wrote {tmp_path / 'out' / 'table3.md'}")
+
+
+def test_what_is_no_configuration_is_of_no_task():
+    with pytest.raises(TypeError, match="config: expected a configuration or a Task, got PosixPath"):
+        tasks.train(ROOT / "configs" / "demo.yaml")

@@ -37,8 +37,7 @@ def read_csv(path: Path, row: Callable[[dict[str, str]], Row], expected: str) ->
 
 
 def read_dataclasses(path: Path, kind: type[Row], expected: str) -> list[Row]:
-    """Returns what `write_csv` wrote of instances of a dataclass whose fields are int, float or str. Raises UserError
-    as :func:`read_csv`."""
+    """Returns what `write_csv` wrote of a dataclass whose fields are int, float or str; errors as in `read_csv`."""
     convert = {field.name: field.type for field in fields(kind)}
     return read_csv(path, lambda row: kind(**{name: convert[name](text) for name, text in row.items()}), expected)
 

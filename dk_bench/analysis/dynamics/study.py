@@ -120,8 +120,7 @@ class DynamicsStudy:
 
 
 def study_dynamics(checkpoints: Sequence[str], plan: DynamicsPlan) -> DynamicsStudy:
-    """Collects dynamics and probes them; progress shows on standard error. Raises UserError for checkpoints, data and
-    numbers that do not fit."""
+    """Collects dynamics and probes them, with progress on stderr. Raises UserError for what does not fit."""
     loaded = _load(checkpoints)
     objects = _objects(loaded, plan)
     on = {"size": plan.size, "device": plan.device}
