@@ -25,7 +25,7 @@ def student_p(mean: ArrayLike, std: ArrayLike, n: int, null: float = 0.0) -> NDA
 
 
 def equivalence_p(mean: ArrayLike, std: ArrayLike, n: int, margin: float) -> NDArray[np.float64]:
-    """Returns the p of two one-sided t tests (Schuirmann, 1987) that a mean is outside of +-``margin``; NaN as above."""
+    """Returns the p of two one-sided t tests (Schuirmann, 1987) that the mean is outside of +-``margin``, or NaN."""
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (np.abs(mean) - margin) / np.asarray(std) * np.sqrt(n)
     return np.where(np.asarray(std) < EQUAL, np.nan, stdtr(n - 1, t))
