@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 
@@ -12,6 +13,7 @@ from operator_cases import output_size
 from torchvision.ops import deform_conv2d
 
 from dk_bench import functional, reference
+from dk_bench.reference.deform_roi_pool import RoISettings
 
 BOTH = pytest.mark.parametrize("module", [reference, functional], ids=["reference", "compiled"])
 
@@ -171,3 +173,16 @@ def test_coordinates_of_16_bit_inputs_are_float32(module, dtype):
     assert out[0, 0, 0].nonzero().flatten().tolist() == [299, 300]
     assert out[0, 0, 0, 300].item() == pytest.approx(1 - 2.0**-10, rel=2.0**-8)
     assert out[0, 0, 0, 299].item() == pytest.approx(2.0**-10)
+
+
+@pytest.mark.parametrize("name", ["deform_kernel_conv", "local_deform_kernel", "sample_kernel"])
+def test_functions_take_what_their_specifications_take(name):
+    compiled, specified = (inspect.signature(getattr(module, name)) for module in (functional, reference))
+    assert compiled.parameters == specified.parameters and list(compiled.parameters)[0] in ("input", "weight")
+
+
+def test_pooling_takes_the_settings_of_its_specification():
+    by_name = inspect.signature(functional.deform_roi_pool).parameters.values()
+    settings = {p.name: p.default for p in by_name if p.kind is p.KEYWORD_ONLY}
+    assert list(settings) == list(RoISettings._fields)
+    assert {name: d for name, d in settings.items() if d is not inspect.Parameter.empty} == RoISettings._field_defaults
