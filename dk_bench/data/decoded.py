@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -61,17 +60,18 @@ class Encoded:
 
 
 class Decoded:
-    """Decoded images: ``pixels`` of all, one after the other, (bytes,) uint8, and the (height, width) of each; as
-    `Encoded`. ``path`` is the file that ``pixels`` lie in, if any."""
+    """Decoded images: ``pixels`` of all, one after the other, (bytes,) uint8, or the file that these lie in, and the
+    (height, width) of each; as `Encoded`. ``path`` is that file, if any."""
 
     together = None
 
-    def __init__(
-        self, pixels: Tensor, sizes: Sequence[tuple[int, int]], labels: Sequence[int], path: Path | None = None
-    ) -> None:
-        self._pixels, self._sizes, self._labels, self.path = pixels, sizes, torch.tensor(labels), path
+    def __init__(self, pixels: Tensor | Path, sizes: Sequence[tuple[int, int]], labels: Sequence[int]) -> None:
+        self.where, self.path = (FILE, pixels) if isinstance(pixels, Path) else (MEMORY, None)
+        self._sizes, self._labels = sizes, torch.tensor(labels)
         self._ends = np.cumsum([3 * height * width for height, width in sizes]).tolist()
-        self.where = FILE if path else MEMORY
+        if self.path:
+            pixels = torch.from_file(str(pixels), shared=False, size=self._ends[-1], dtype=torch.uint8)
+        self._pixels = pixels
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -91,8 +91,7 @@ class Decoded:
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         """Lets processes that are not forked map the file again, in place of getting its content."""
-        rest = (self._sizes, self._labels.tolist(), self.path)
-        return (_mapped, rest) if self.path else (Decoded, (self._pixels, *rest))
+        return Decoded, (self.path or self._pixels, self._sizes, self._labels.tolist())
 
 
 def keep(images: Images, config: DataConfig, auto: str | Path = "memory", *, once: bool = False) -> Decoded | Encoded:
@@ -122,16 +121,12 @@ def keep(images: Images, config: DataConfig, auto: str | Path = "memory", *, onc
 
 def _estimate(images: Images) -> float:
     """Estimates the bytes of all decoded images, by some that lie spread over them."""
-    count = len(images)
-    chosen = spread(count)
-    sizes = [images[index][0].size for index in chosen]
-    return count * sum(3 * width * height for width, height in sizes) / len(chosen)
+    sizes = [images[index][0].size for index in spread(len(images))]
+    return len(images) * _bytes(sizes) / len(sizes)
 
 
-def _decode(
-    images: Images, limit: float, write: Callable[[memoryview], Any]
-) -> tuple[list[tuple[int, int]], list[int]]:
-    """Writes the pixels of all images and returns their sizes and labels. Raises TooLarge."""
+def _decode(images: Images, limit: float, *writes: Callable) -> tuple[list[tuple[int, int]], list[int]]:
+    """Hands the pixels of all images to all of ``writes`` and returns sizes and labels. Raises TooLarge."""
     sizes, labels, total = [], [], 0
     for index in range(len(images)):
         image, label = images[index]
@@ -139,7 +134,8 @@ def _decode(
         total += pixels.nbytes
         if total > limit:
             raise TooLarge
-        write(pixels.reshape(-1).data)
+        for write in writes:
+            write(pixels.reshape(-1).data)
         sizes.append(pixels.shape[:2])
         labels.append(label)
     return sizes, labels
@@ -157,7 +153,7 @@ def _in_file(images: FileImages | ShapeImages, folder: Path, limit: float) -> De
                 sizes = _sizes_in(pixels, len(images)) or _write(images, pixels, limit)
         if _bytes(sizes) > limit:
             raise TooLarge
-        return _mapped(sizes, images.labels, pixels)
+        return Decoded(pixels, sizes, images.labels)
 
 
 def content_key(images: FileImages | ShapeImages, *, again: bool = False) -> str:
@@ -178,12 +174,7 @@ def _write(images: FileImages | ShapeImages, path: Path, limit: float) -> list[t
     remove_leftovers(describing)
     checksum = CHECKSUM()
     with open_atomically(path) as stream:
-
-        def write(pixels: memoryview) -> None:
-            checksum.update(pixels)
-            stream.write(pixels)
-
-        sizes, _ = _decode(images, limit, write)
+        sizes, _ = _decode(images, limit, checksum.update, stream.write)
     if isinstance(images, FileImages) and content_key(images, again=True) != path.stem:
         raise UserError(f"{images.files.place}: its images changed while they were read")
     described = sizes[:1] if len(set(sizes)) == 1 else sizes
@@ -212,8 +203,3 @@ def _sizes_in(pixels: Path, count: int) -> list[tuple[int, int]] | None:
 
 def _bytes(sizes: Sequence[tuple[int, int]]) -> int:
     return sum(3 * height * width for height, width in sizes)
-
-
-def _mapped(sizes: list[tuple[int, int]], labels: Sequence[int], path: Path) -> Decoded:
-    pixels = torch.from_file(str(path), shared=False, size=_bytes(sizes), dtype=torch.uint8)
-    return Decoded(pixels, sizes, labels, path)

@@ -8,7 +8,6 @@ at once and do not depend on the batch, the worker or the device that an image f
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -51,14 +50,6 @@ def uniform(key: int, epochs: Sequence[int], indices: Sequence[int], count: int 
     return philox(key, counters).reshape(len(indices), -1)[:, :count] * 2.0**-32
 
 
-@dataclass(frozen=True)
-class Jitter:
-    """Changes of colour: factors (N, 3) float32 for `JITTERS`, and by which of `ORDERS` they follow, (N,) int64."""
-
-    factors: np.ndarray
-    orders: np.ndarray
-
-
 def draw_crops(numbers: np.ndarray, heights: np.ndarray, widths: np.ndarray, config: AugmentConfig) -> np.ndarray:
     """Draws boxes (N, 4) int64 of (top, left, height, width) in pixels, by the rule of torchvision's RandomResizedCrop.
 
@@ -97,8 +88,9 @@ def draw_flips(numbers: np.ndarray, probability: float) -> np.ndarray:
     return numbers[:, FLIP] < probability
 
 
-def draw_jitter(numbers: np.ndarray, strength: float) -> Jitter:
-    """Draws factors uniform in [max(0, 1 - strength), 1 + strength], all orders alike, as torchvision's ColorJitter."""
+def draw_jitter(numbers: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Draws changes of colour as torchvision's ColorJitter: factors (N, 3) float32 for `JITTERS`, uniform in
+    [max(0, 1 - strength), 1 + strength], and by which of `ORDERS` they follow, (N,) int64, all alike."""
     low, high = max(0.0, 1 - strength), 1 + strength
     factors = low + (high - low) * numbers[:, FACTORS]
-    return Jitter(factors.astype(np.float32), (numbers[:, ORDER] * len(ORDERS)).astype(np.int64))
+    return factors.astype(np.float32), (numbers[:, ORDER] * len(ORDERS)).astype(np.int64)

@@ -6,7 +6,7 @@ decoded images has a file of an augmented epoch beside it, training reads that, 
 """
 
 import hashlib
-import os
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -64,9 +64,9 @@ class LaidDown(Augmented):
     def _levels(self, epoch: int) -> Tensor | None:
         """Returns the levels of an epoch, mapped from its file; None where there is none of the right size."""
         if self._opened[0] != epoch:
-            path, shape = self.path(epoch), (len(self), 3, self.transform.size, self.transform.size)
-            size = len(self) * 3 * self.transform.size**2
-            whole = path.exists() and os.path.getsize(path) == size
-            levels = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8) if whole else None
-            self._opened = epoch, None if levels is None else levels.view(shape)
+            path, levels = self.path(epoch), None
+            shape = (len(self), 3, self.transform.size, self.transform.size)
+            if path.exists() and path.stat().st_size == math.prod(shape):
+                levels = torch.from_file(str(path), shared=False, size=math.prod(shape), dtype=torch.uint8).view(shape)
+            self._opened = epoch, levels
         return self._opened[1]

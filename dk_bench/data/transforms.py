@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dk_bench.config import DataConfig
-from dk_bench.data.draws import JITTERS, ORDERS, Jitter, draw_crops, draw_flips, draw_jitter
+from dk_bench.data.draws import JITTERS, ORDERS, draw_crops, draw_flips, draw_jitter
 
 PART_BYTES = 1 << 21  # of pixels that go through all steps together; what the second-level cache holds is quickest
 GREY = [part / 65536 for part in (19595, 38470, 7471)]  # of red, green and blue: Pillow's integers for ITU-R 601
@@ -43,7 +43,7 @@ class EvalTransform:
     def _changed(self, images: Sequence[Tensor], _: None) -> Iterator[tuple[list[int], Tensor]]:
         """Yields parts of the batch, by their places, and their pixels: whole grey levels, float32, free to change."""
         scratch = self._empty(self.together)
-        for part in self._parts(range(len(images))):
+        for part in self._parts(np.zeros(len(images))):
             pixels = scratch[: len(part)]
             for place, index in zip(pixels.split(1), part, strict=True):
                 place.copy_(self._central(images[index]))
@@ -61,9 +61,11 @@ class EvalTransform:
     def _empty(self, count: int) -> Tensor:
         return torch.empty(count, 3, self.size, self.size)
 
-    def _parts(self, indices: Sequence[int]) -> Iterator[list[int]]:
-        for begin in range(0, len(indices), self.together):
-            yield list(indices[begin : begin + self.together])
+    def _parts(self, orders: np.ndarray) -> Iterator[list[int]]:
+        """Yields parts of a batch, by their places, of images whose colours change in one order."""
+        for order in np.unique(orders):
+            places = np.flatnonzero(orders == order).tolist()
+            yield from (places[begin : begin + self.together] for begin in range(0, len(places), self.together))
 
 
 class TrainTransform(EvalTransform):
@@ -88,39 +90,26 @@ class TrainTransform(EvalTransform):
         return levels.float().mul_(self.scale).sub_(self.shift)
 
     def _changed(self, images: Sequence[Tensor], numbers: np.ndarray) -> Iterator[tuple[list[int], Tensor]]:
-        boxes = self._boxes(images, numbers)
+        boxes, factors, orders = None, None, np.zeros(len(images))
+        if self.augment.scale is not None:
+            heights, widths = np.array([image.shape[2:] for image in images]).T
+            boxes = draw_crops(numbers, heights, widths, self.augment).tolist()
+        if self.augment.color_jitter > 0:
+            factors, orders = draw_jitter(numbers, self.augment.color_jitter)
         flips = draw_flips(numbers, self.augment.flip)
-        jitter = draw_jitter(numbers, self.augment.color_jitter) if self.augment.color_jitter > 0 else None
         scratch = self._empty(self.together)
-        for part in self._alike(len(images), jitter):
+        for part in self._parts(orders):
             pixels = scratch[: len(part)]
             for place, index in zip(pixels.split(1), part, strict=True):
-                place.copy_(self._crop(images[index], boxes[index] if boxes else None))
+                place.copy_(self._crop(images[index], *boxes[index]) if boxes else self._central(images[index]))
                 if flips[index]:
                     place.copy_(place.flip(-1))
-            if jitter:
-                change_colors(pixels, jitter.factors[part], ORDERS[jitter.orders[part[0]]])
+            if factors is not None:
+                change_colors(pixels, factors[part], ORDERS[orders[part[0]]])
             yield part, pixels
 
-    def _boxes(self, images: Sequence[Tensor], numbers: np.ndarray) -> list[list[int]] | None:
-        if self.augment.scale is None:
-            return None
-        heights, widths = np.array([image.shape[2:] for image in images]).T
-        return draw_crops(numbers, heights, widths, self.augment).tolist()
-
-    def _crop(self, image: Tensor, box: list[int] | None) -> Tensor:
-        if box is None:
-            return self._central(image)
-        top, left, height, width = box
+    def _crop(self, image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
         return resize(image[..., top : top + height, left : left + width], self.size, self.size)
-
-    def _alike(self, count: int, jitter: Jitter | None) -> Iterator[list[int]]:
-        """Yields parts of the batch whose colours change in one order."""
-        if jitter is None:
-            yield from self._parts(range(count))
-            return
-        for order in range(len(ORDERS)):
-            yield from self._parts(np.flatnonzero(jitter.orders == order).tolist())
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:

@@ -90,16 +90,16 @@ def test_flips_and_changes_of_colour_are_distributed_as_torchvisions():
     assert [draw_flips(numbers, p).mean() for p in (0, 1)] == [0, 1]
     assert abs(draw_flips(numbers, 0.3).mean() - 0.3) < 0.02
     for strength in (0.4, 1.5):
-        jitter = draw_jitter(numbers, strength)
+        ours, ordered = draw_jitter(numbers, strength)
         torch.manual_seed(0)
         ranges = T.ColorJitter(*[strength] * 3)
         of = (ranges.brightness, ranges.contrast, ranges.saturation, None)
         drawn = [T.ColorJitter.get_params(*of) for _ in range(3000)]
         for number in range(3):
             expected = [factors[number] for _, *factors in drawn]
-            assert stats.ks_2samp(jitter.factors[:, number], expected).pvalue > 1e-4
+            assert stats.ks_2samp(ours[:, number], expected).pvalue > 1e-4
     orders = [tuple(number for number in order.tolist() if number < 3) for order, *_ in drawn]
-    counts = [[list(jitter.orders).count(number) for number in range(6)], [orders.count(order) for order in ORDERS]]
+    counts = [[list(ordered).count(number) for number in range(6)], [orders.count(order) for order in ORDERS]]
     assert stats.chi2_contingency(counts).pvalue > 1e-4 and sum(counts[1]) == 3000
 
 
@@ -127,13 +127,13 @@ def test_an_image_is_what_torchvision_makes_of_it_with_the_same_draws(height, wi
     config, images = load_config(None, [f"data.size={size}", *UNIT]).data, smooth(60, height, width)
     numbers = uniform(3, [0] * 60, range(60))
     boxes = draw_crops(numbers, np.full(60, height), np.full(60, width), config.augment)
-    flips, jitter = draw_flips(numbers, 0.5), draw_jitter(numbers, 0.4)
+    flips, (factors, orders) = draw_flips(numbers, 0.5), draw_jitter(numbers, 0.4)
     expected = []
     for index, image in enumerate(images):
         image = TF.resized_crop(image, *boxes[index].tolist(), [size, size])
         image = TF.hflip(image) if flips[index] else image
-        for number in ORDERS[jitter.orders[index]]:
-            image = ADJUST[number](image, float(jitter.factors[index, number]))
+        for number in ORDERS[orders[index]]:
+            image = ADJUST[number](image, float(factors[index, number]))
         expected.append(np.asarray(image))
     difference = abs(levels(TrainTransform(config)(tensors(images), numbers)) - np.stack(expected))
     assert difference.max() <= worst and (difference > 0).mean() <= share
