@@ -17,47 +17,39 @@ from dk_bench.data.sources import open_images
 from dk_bench.errors import UserError
 
 OWN = "own"  # in place of a source: the images that the models were validated on
+SCALE = 1.5
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A square RGB image and, where it is known, its object.
+    """A square RGB image and, where it is known, its object."""
 
-    Attributes:
-        name: of the file or, for procedural images, class and number.
-        image: RGB, side x side pixels.
-        centre: (y, x) of the object's box, pixels; the middle of the image where no object is known.
-        mask: (side, side) of bool, the object; None where none is known.
-    """
-
-    name: str
-    image: Image.Image
-    centre: tuple[float, float]
-    mask: np.ndarray | None
+    name: str  # of the file or, for procedural images, class and number
+    image: Image.Image  # RGB, side x side pixels
+    centre: tuple[float, float]  # (y, x) of the object's box, pixels; the image's middle where no object is known
+    mask: np.ndarray | None  # (side, side) of bool, the object; None where none is known
 
     def transformed(self, kind: str) -> "Picture":
         """Returns the picture "rotated" by 90 degrees to the left, or "scaled" by 1.5 about the object's centre."""
-        if kind == "rotated":
-            side, (y, x) = self.image.width, self.centre
-            mask = None if self.mask is None else np.rot90(self.mask).copy()
-            return Picture(self.name, self.image.transpose(Image.Transpose.ROTATE_90), (side - 1 - x, y), mask)
-        if kind != "scaled":
-            raise ValueError(f"kind: expected rotated or scaled, got {kind!r}")
-        image = scaled(self.image, self.centre, Image.Resampling.BILINEAR)
-        mask = None
-        if self.mask is not None:
-            mask = np.asarray(scaled(Image.fromarray(self.mask), self.centre, Image.Resampling.NEAREST)).astype(bool)
-        return Picture(self.name, image, self.centre, mask)
+        y, x = self.centre
+        image = moved(np.asarray(self.image), kind, self.centre)
+        mask = None if self.mask is None else moved(self.mask, kind, self.centre)
+        centre = (len(image) - 1 - x, y) if kind == "rotated" else self.centre
+        return Picture(self.name, Image.fromarray(image), centre, mask)
 
 
-SCALE = 1.5
-
-
-def scaled(image: Image.Image, centre: tuple[float, float], how: Image.Resampling) -> Image.Image:
-    """Returns the image enlarged about a place (y, x), which stays where it is, and cut to its size of before."""
+def moved(values: np.ndarray, kind: str, centre: tuple[float, float]) -> np.ndarray:
+    """Returns an image, mask or map (H, W, ...) "rotated" by 90 degrees to the left, or "scaled" by 1.5 about a place
+    (y, x), which stays where it is, and cut to its size of before: a map then in float32."""
+    if kind == "rotated":
+        return np.rot90(values)
+    if kind != "scaled":
+        raise ValueError(f"kind: expected rotated or scaled, got {kind!r}")
     y, x = centre[0] + 0.5, centre[1] + 0.5  # Pillow counts from pixels' corners
     matrix = (1 / SCALE, 0, x - x / SCALE, 0, 1 / SCALE, y - y / SCALE)
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=how)
+    image = Image.fromarray(values)
+    how = Image.Resampling.NEAREST if values.dtype == bool else Image.Resampling.BILINEAR
+    return np.asarray(image.transform(image.size, Image.Transform.AFFINE, matrix, resample=how))
 
 
 def open_pictures(
@@ -91,13 +83,12 @@ def open_pictures(
         expected = "procedural, own, random, an image, a folder, or COCO's JSON"
         raise UserError(f"--images {source}: does not exist; expected {expected}")
     if path.suffix.lower() == ".json":
-        found = [*_coco(path, side, count, root)]
-        if not found:
-            raise UserError(f"--images {source}: no image with a box that is no crowd")
-        return found
-    names = images_below(path, "--images")[:count] if path.is_dir() else [path.name]
-    folder = path if path.is_dir() else path.parent
-    return [Picture(name, open_image(folder / name).resize((side, side)), _centre(side), None) for name in names]
+        return [*_coco(path, side, count, root)]
+    folder, names = path.parent, [path.name]
+    if path.is_dir():
+        folder, names = path, images_below(path, "--images")[:count]
+    middle = _middle((0, 0, side, side))
+    return [Picture(name, open_image(folder / name).resize((side, side)), middle, None) for name in names]
 
 
 def check_inside(position: tuple[float, float], height: int, width: int) -> None:
@@ -107,15 +98,11 @@ def check_inside(position: tuple[float, float], height: int, width: int) -> None
         raise UserError(f"--position {y:g},{x:g}: outside the image, which is {height} pixels high and {width} wide")
 
 
-def _centre(side: int) -> tuple[float, float]:
-    return (side - 1) / 2, (side - 1) / 2
-
-
 def _random(side: int, count: int) -> Iterator[Picture]:
     rng = np.random.default_rng(0)
     for index in range(count):
         noise = rng.integers(256, size=(side, side, 3), dtype=np.uint8)
-        yield Picture(f"random-{index}", Image.fromarray(noise), _centre(side), None)
+        yield Picture(f"random-{index}", Image.fromarray(noise), _middle((0, 0, side, side)), None)
 
 
 def _of_shapes(images: ShapeImages, count: int) -> Iterator[Picture]:
@@ -131,6 +118,8 @@ def _coco(path: Path, side: int, count: int, root: str | None) -> Iterator[Pictu
     for annotation in held.objects():
         objects.setdefault(annotation["image_id"], []).append(annotation)
     images = [image for image in held.images.values() if image["id"] in objects][:count]
+    if not images:
+        raise UserError(f"--images {path}: no image with a box that is no crowd")
     beside = path.parent.parent / "images"
     folder = Path(root or (beside if beside.is_dir() else path.parent))
     for image in images:
@@ -138,14 +127,14 @@ def _coco(path: Path, side: int, count: int, root: str | None) -> Iterator[Pictu
         picture = open_image(folder / image["file_name"], None if None in stated else stated)
         shrink = np.array([side / picture.width, side / picture.height])
         largest = max(objects[image["id"]], key=lambda annotation: annotation["bbox"][2] * annotation["bbox"][3])
-        left, top, width, height = box = np.array(largest["bbox"], float) * np.tile(shrink, 2)
+        left, top, width, height = largest["bbox"]
+        right, bottom = left + width, top + height
         parts = largest.get("segmentation")
-        if isinstance(parts, list) and parts:
-            outlines = [np.array(part, float).reshape(-1, 2) * shrink for part in parts]
-        else:
-            right, bottom = left + width, top + height
-            outlines = [np.array([[left, top], [right, top], [right, bottom], [left, bottom]])]
-        yield Picture(str(image["file_name"]), picture.resize((side, side)), _middle(box), _outlined(side, outlines))
+        if not isinstance(parts, list) or not parts:
+            parts = [[left, top, right, top, right, bottom, left, bottom]]
+        mask = _outlined(side, [np.array(part, float).reshape(-1, 2) * shrink for part in parts])
+        middle = _middle(np.array(largest["bbox"], float) * np.tile(shrink, 2))
+        yield Picture(str(image["file_name"]), picture.resize((side, side)), middle, mask)
 
 
 def _middle(box: Any) -> tuple[float, float]:

@@ -10,14 +10,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dk_bench.analysis.console import tracked
 from dk_bench.analysis.erf.field import Measures, measure, replknet_sides, share_inside
 from dk_bench.analysis.erf.gradient import unit_gradient
 from dk_bench.analysis.held import held_at_mean
 from dk_bench.analysis.origin import Origin
-from dk_bench.analysis.pictures import OWN, Picture, check_inside, open_pictures, scaled
+from dk_bench.analysis.pictures import OWN, Picture, check_inside, moved, open_pictures
 from dk_bench.analysis.subjects import Subject, open_models
 from dk_bench.errors import UserError
 
@@ -29,29 +28,23 @@ GradientOf = Callable[..., tuple[np.ndarray, tuple[float, float]]]  # `unit_grad
 class Observation:
     """One field: of a model, on a picture that was left alone, rotated or scaled.
 
-    Attributes:
-        kind_of_model, model: the model's name, and that of its checkpoint or, for random weights, the same; it says so.
-        signed, absolute: (side, side), over the image's channels.
-        centre: (y, x) of the unit, pixels.
-        measures: of the absolute field about the unit; None for a dead unit, whose field is zero everywhere, as behind
-            a ReLU that lets nothing through.
-        inside: share of the energy on the object, and ``covered`` the object's share of the pixels; None: no object.
-        agreement: cosine between the absolute field and that of the picture as it was, moved along with it; 1 for a
-            model whose field follows the rotation or scaling exactly. None for the picture as it was, and where one of
-            the two units is dead.
+    A dead unit's field is zero everywhere, as behind a ReLU that lets nothing through, and has no measures.
+    ``agreement`` is the cosine between the absolute field and that of the picture as it was, moved along with it; 1 for
+    a model whose field follows the rotation or scaling exactly. None for the picture as it was, and where one of the
+    two units is dead.
     """
 
     kind_of_model: str
-    model: str
+    model: str  # of the checkpoint; for random weights the same as its kind, which says so
     trained: bool
     picture: str
     kind: str
-    signed: np.ndarray
+    signed: np.ndarray  # (side, side), summed over the image's channels, as are magnitudes:
     absolute: np.ndarray
-    centre: tuple[float, float]
-    measures: Measures | None = None
-    inside: float | None = None
-    covered: float | None = None
+    centre: tuple[float, float]  # (y, x) of the unit, pixels
+    measures: Measures | None = None  # of the absolute field about the unit
+    inside: float | None = None  # share of the energy on the object; None: no object
+    covered: float | None = None  # the object's share of the pixels
     agreement: float | None = None
 
     @property
@@ -62,24 +55,16 @@ class Observation:
 
 @dataclass(frozen=True)
 class FieldPlan:
-    """The settings of a study: so many images of a source, see :func:`open_pictures`, and the unit of a layer.
-
-    Attributes:
-        side: pixels the images are resized to; None: what the models were trained at.
-        layer: whose unit it is; None: the last feature map.
-        position: (y, x) of the unit in the image, pixels; None: the middle of the object.
-        through_offsets: whether the gradient passes through offset generators.
-        held: whether models that adapt stand beside themselves with offsets held at their mean over the images.
-    """
+    """The settings of a study: so many images of a source, see :func:`open_pictures`, and the unit of a layer."""
 
     images: str = "procedural"
     root: str | None = None
     count: int = 16
-    side: int | None = None
-    layer: str | None = None
-    position: tuple[float, float] | None = None
-    through_offsets: bool = True
-    held: bool = False
+    side: int | None = None  # pixels the images are resized to; None: what the models were trained at
+    layer: str | None = None  # whose unit it is; None: the last feature map
+    position: tuple[float, float] | None = None  # (y, x) of the unit in the image, pixels; None: the object's middle
+    through_offsets: bool = True  # whether the gradient passes through offset generators
+    held: bool = False  # whether models that adapt stand beside themselves with offsets held at their mean
 
 
 @dataclass(frozen=True)
@@ -111,14 +96,9 @@ def study_fields(models: Sequence[str], plan: FieldPlan) -> FieldStudy:
         observations = study(subjects, pictures, plan.layer, plan.position, plan.through_offsets)
     except ValueError as error:
         raise UserError(f"{error}") from error
-    about = {
-        "images": f"validation images of {data.name}" if plan.images == OWN else plan.images,
-        "pictures": len(pictures),
-        "side": side,
-        "layer": plan.layer,
-        "position": plan.position,
-        "through_offsets": plan.through_offsets,
-    }
+    images = f"validation images of {data.name}" if plan.images == OWN else plan.images
+    about = {"images": images, "pictures": len(pictures), "side": side}
+    about |= {name: getattr(plan, name) for name in ("layer", "position", "through_offsets")}
     return FieldStudy(subjects, pictures, observations, about)
 
 
@@ -162,38 +142,29 @@ def study(
 
 def _transformations(subject: Subject, picture: Picture, gradient_of: GradientOf) -> Iterator[Observation]:
     """Gives a model's field on a picture as it is, rotated and scaled."""
-    original: Observation | None = None
-    for kind in KINDS:
-        moved = picture if kind == "original" else picture.transformed(kind)
-        seen = _observe(subject, moved, kind, gradient_of)
-        original = original or seen
-        if kind != "original" and not original.dead and not seen.dead:
-            followed = _cosine(seen.absolute, _moved(original.absolute, kind, picture.centre))
-            seen = replace(seen, agreement=followed)
+    original = _observe(subject, picture, "original", gradient_of)
+    yield original
+    for kind in KINDS[1:]:
+        seen = _observe(subject, picture.transformed(kind), kind, gradient_of)
+        if not original.dead and not seen.dead:
+            expected = moved(original.absolute, kind, picture.centre).astype(float)
+            seen = replace(seen, agreement=_cosine(seen.absolute, expected))
         yield seen
 
 
 def _observe(subject: Subject, picture: Picture, kind: str, gradient_of: GradientOf) -> Observation:
     """Returns a model's field on a picture, the agreement left open. Raises ValueError as :func:`study`."""
     gradient, centre = gradient_of(subject.model, subject.tensor(picture), position=picture.centre)
-    absolute = np.abs(gradient).sum(0)
+    absolute, mask = np.abs(gradient).sum(0), picture.mask
     if not np.isfinite(absolute).all():
         raise ValueError(f"{subject.name} on {picture.name}: the gradient is not finite, expected finite weights")
     names = (subject.kind, subject.name, subject.trained, picture.name, kind)
     found = Observation(*names, gradient.sum(0), absolute, centre)
-    if not absolute.any():
-        return found
-    found = replace(found, measures=measure(absolute, centre))
-    if picture.mask is None or not picture.mask.any():
-        return found
-    return replace(found, inside=share_inside(absolute, picture.mask), covered=float(picture.mask.mean()))
-
-
-def _moved(field: np.ndarray, kind: str, centre: tuple[float, float]) -> np.ndarray:
-    """Returns a field moved as :meth:`Picture.transformed` moves the picture."""
-    if kind == "rotated":
-        return np.rot90(field)
-    return np.asarray(scaled(Image.fromarray(field.astype(np.float32)), centre, Image.Resampling.BILINEAR), float)
+    if absolute.any():
+        found = replace(found, measures=measure(absolute, centre))
+        if mask is not None and mask.any():
+            found = replace(found, inside=share_inside(absolute, mask), covered=float(mask.mean()))
+    return found
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
