@@ -98,7 +98,11 @@ def check_annotations(
     for image in held.images.values():
         if not all(_is_finite(image[side]) and image[side] > 0 for side in ("width", "height")):
             raise UserError(f"{held.path}: image {image['id']}: {image['width']!r} x {image['height']!r} is no size")
-    odd = _odd_boxes(held)
+    odd: dict[str, list[str]] = {OUTSIDE: [], FLAT: []}
+    for annotation in held.annotations:
+        image = held.images[annotation["image_id"]]
+        if oddity := _check_box(held.path, annotation, image):
+            odd[oddity].append(_name(annotation, image))
     _check_images(held.path, Path(image_folder), held.images.values(), decode)
     if told := [f"{len(names)} boxes {what} (the first: {names[0]})" for what, names in odd.items() if names]:
         warnings.warn(f"{path}: {', '.join(told)}; they are used as they are", stacklevel=2)
@@ -136,16 +140,6 @@ def _check_classes(held: Annotations, classes: list[str], other_classes: bool) -
         if not other_classes and name not in classes:
             what = f"category {name!r} is not in the list; {listed}, or other_classes=True in the configuration"
             raise UserError(f"{path}: annotation {annotation['id']}: {what}")
-
-
-def _odd_boxes(held: Annotations) -> dict[str, list[str]]:
-    """Returns the names of boxes that are odd but no error, by what is odd about them."""
-    odd: dict[str, list[str]] = {OUTSIDE: [], FLAT: []}
-    for annotation in held.annotations:
-        image = held.images[annotation["image_id"]]
-        if oddity := _check_box(held.path, annotation, image):
-            odd[oddity].append(_name(annotation, image))
-    return odd
 
 
 def _check_box(path: Path, annotation: Mapping[str, Any], image: Mapping[str, Any]) -> str | None:

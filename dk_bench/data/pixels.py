@@ -84,8 +84,6 @@ def _opened(file: str | os.PathLike | BinaryIO, name: str | None) -> Iterator[Im
     try:
         with Image.open(file) as image:
             yield image
-    except UserError:
-        raise
     except DAMAGE as error:
         why = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
         if isinstance(file, str | os.PathLike) and os.path.isfile(file) and os.path.getsize(file) == 0:

@@ -2,8 +2,8 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence, Sized
+from typing import Any
 
 from dk_bench.config import DataConfig
 from dk_bench.data.checksum import spread
@@ -25,17 +25,13 @@ def check_same_classes(
     """Raises UserError that names the classes which only one of the splits ``names`` has."""
     if one == other:
         return
-    only = [
-        f"only in {split}: {some(sorted(classes), 5)}"
-        for split, classes in zip(names, (set(one) - set(other), set(other) - set(one)), strict=True)
-        if classes
-    ]
+    splits, only = [], []
+    for name, classes, others in ((names[0], one, other), (names[1], other, one)):
+        splits.append(f"{name} ({getattr(config, name)}, {len(classes)} classes)")
+        if own := set(classes) - set(others):
+            only.append(f"only in {name}: {some(sorted(own), 5)}")
     if sorted(map(plain_name, one)) == sorted(map(plain_name, other)):
         only.append("they are the same but for capitals or how letters are encoded")
-    splits = (
-        f"{name} ({getattr(config, name)}, {len(classes)} classes)"
-        for name, classes in zip(names, (one, other), strict=True)
-    )
     raise UserError(f"{' and '.join(splits)} differ in their classes: {'; '.join(only) or 'the same in another order'}")
 
 
@@ -55,41 +51,40 @@ def check_apart(train: object, val: object, names: tuple[str, str] = TRAIN_VAL) 
 def check_files_apart(train: Files, val: Files, keys: str, names: tuple[str, str] = TRAIN_VAL) -> None:
     """Does what `check_apart` does, of files; ``keys`` are those that name them."""
     with located(f"keys {keys}"):
-        shared = _same(train.names, val.names, train.identity, val.identity)
+        shared = _same(train, val, lambda files, index: files.identity(index))
         if not shared and len(train) + len(val) <= SMALL:
             shared = _same_content(train, val)
     if shared:
-        shown = [f"{b} ({names[1]}) is {a} ({names[0]})" for a, b in shared[:SHOWN]] + ["..."] * (len(shared) > SHOWN)
-        raise UserError(f"{_count(shared, val.names, keys, names)}: {', '.join(shown)}; {_wanted(names)}")
+        shown = [f"{val.names[b]} ({names[1]}) is {train.names[a]} ({names[0]})" for a, b in shared[:SHOWN]]
+        shown += ["..."] * (len(shared) > SHOWN)
+        raise UserError(f"{_count(shared, val, keys, names)}: {', '.join(shown)}; {_wanted(names)}")
 
 
 def _wanted(names: tuple[str, str]) -> str:
     return f"expected no image in both, or {'validation' if names[1] == 'val' else 'the test'} tells nothing"
 
 
-def _count(shared: Sequence, val: Sequence, keys: str, names: tuple[str, str]) -> str:
+def _count(shared: Sequence, val: Sized, keys: str, names: tuple[str, str]) -> str:
     kinds = f"{KIND[names[1]]} images are {KIND[names[0]]} images too"
     return f"keys {keys}: {len(shared)} of the {len(val)} {kinds}"
 
 
-def _same(
-    train: Sequence, val: Sequence, train_key: Callable[[int], object], val_key: Callable[[int], object]
-) -> list[tuple[str, str]]:
-    """Returns (training, validation) pairs of items that have the same key."""
-    known = {train_key(index): name for index, name in enumerate(train)}
-    pairs = ((known.get(val_key(index)), name) for index, name in enumerate(val))
-    return [(name, other) for name, other in pairs if name is not None]
+def _same(train: Any, val: Any, key: Callable[[Any, int], object]) -> list[tuple[int, int]]:
+    """Returns the numbers of pairs, of training and validation, that have the same key."""
+    known = {key(train, index): index for index in range(len(train))}
+    pairs = ((known.get(key(val, index)), index) for index in range(len(val)))
+    return [pair for pair in pairs if pair[0] is not None]
 
 
-def _same_content(train: Files, val: Files) -> list[tuple[str, str]]:
+def _same_content(train: Files, val: Files) -> list[tuple[int, int]]:
     """Returns pairs of files with the same bytes. Only those are read that have the same number of them."""
-    train_sizes, val_sizes = ([files.size(index) for index in range(len(files))] for files in (train, val))
-    common = set(train_sizes) & set(val_sizes)
+    sizes = [{files.size(index) for index in range(len(files))} for files in (train, val)]
+    common = set.intersection(*sizes)
 
-    def digest(files: Files, sizes: list[int]) -> Callable[[int], object]:
-        return lambda index: _digest(files, index) if sizes[index] in common else (id(files), index)
+    def content(files: Files, index: int) -> object:
+        return _digest(files, index) if files.size(index) in common else (files, index)
 
-    return _same(train.names, val.names, digest(train, train_sizes), digest(val, val_sizes))
+    return _same(train, val, content)
 
 
 def _digest(images: Files | NamedImages, index: int) -> bytes:
@@ -104,10 +99,10 @@ def _check_named(train: NamedImages, val: NamedImages, keys: str, names: tuple[s
     if all(paths):
         return check_files_apart(PathFiles(paths[0]), PathFiles(paths[1]), keys, names)
     if len(train) + len(val) <= SMALL:
-        shared = _same(range(len(train)), range(len(val)), partial(_digest, train), partial(_digest, val))
+        shared = _same(train, val, _digest)
         if len(shared) > FEW * len(val):
-            raise UserError(f"{_count(shared, range(len(val)), keys, names)}, by their contents; {wanted}")
+            raise UserError(f"{_count(shared, val, keys, names)}, by their contents; {wanted}")
         if shared:
-            warnings.warn(f"{_count(shared, range(len(val)), keys, names)}, by their contents", stacklevel=3)
+            warnings.warn(f"{_count(shared, val, keys, names)}, by their contents", stacklevel=3)
     elif len(train) == len(val) and all(train.content(index) == val.content(index) for index in spread(len(val))):
         raise UserError(f"keys {keys}: {train.source}, and {val.source}, hold the same {len(val)} images; {wanted}")
