@@ -65,12 +65,8 @@ def arrange(listing: Listing, place: str, key: str) -> tuple[list[str], list[str
     Raises UserError that names ``key``, ``place`` and, the first few of many, what is not used, classes without
     images, and classes whose names cannot be told apart on every file system.
     """
-    faults, images = dict(listing.faults), []
-    for name in listing.files:
-        if why := _fault(name):
-            faults[name] = why
-        else:
-            images.append(name)
+    faults = listing.faults | {name: why for name in listing.files if (why := _fault(name))}
+    images = sorted(listing.files.keys() - faults.keys(), key=natural_key)
     if not images and not faults:
         empty = f": {some(sorted(listing.folders))} are empty" if listing.folders else ""
         raise UserError(f"no images in {place}{empty}, expected {EXPECTED}", key=key)
@@ -81,7 +77,6 @@ def arrange(listing: Listing, place: str, key: str) -> tuple[list[str], list[str
         raise UserError(f"no images in {place}/{some(empty)}, expected some in the folder of every class", key=key)
     if fault := _fault_of_names(classes):
         raise UserError(f"{place}: {fault}", key=key)
-    images.sort(key=natural_key)
     label = {name: index for index, name in enumerate(classes)}
     return classes, images, [label[name.partition("/")[0]] for name in images]
 

@@ -170,7 +170,10 @@ def _list_folder(root: Path, key: str, *, of_classes: bool = True) -> Listing:
     seen = {os.path.realpath(root): "the folder itself"}
     while waiting:
         folder, within = waiting.pop(0)
-        for entry in _entries(folder, key):
+        with system_errors(f"key '{key}': folder {folder} cannot be read"), os.scandir(folder) as entries:
+            # Links last, so that of several names of a file the link is the odd one.
+            found = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
+        for entry in found:
             name = within + entry.name
             if not entry.is_dir():
                 _add_file(listing, links, entry, name)
@@ -187,13 +190,6 @@ def _list_folder(root: Path, key: str, *, of_classes: bool = True) -> Listing:
                 listing.faults[name] = f"the same folder as {seen[real]}, by a link"
     _name_aliases(listing, links, root)
     return listing
-
-
-def _entries(folder: Path, key: str) -> Iterator[os.DirEntry]:
-    """Yields what is in a folder, links last, so that of several names of a file the link is the odd one."""
-    with system_errors(f"key '{key}': folder {folder} cannot be read"), os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
-    yield from found
 
 
 def _add_file(listing: Listing, links: dict[str, str], entry: os.DirEntry, name: str) -> None:
@@ -213,19 +209,12 @@ def _add_file(listing: Listing, links: dict[str, str], entry: os.DirEntry, name:
 
 def _name_aliases(listing: Listing, links: dict[str, str], root: Path) -> None:
     """Makes faults of links to a file that has another name here already."""
-    if not links:
-        return
-    real = {name: os.path.realpath(root / name) for name in {name.rpartition("/")[0] for name in listing.files}}
-    known = {
-        os.path.join(real[name.rpartition("/")[0]], name.rpartition("/")[2]): name
-        for name in listing.files
-        if name not in links
-    }
+    real, files = os.path.realpath(root), listing.files if links else ()
+    known = {real_path(os.path.join(real, name)): name for name in files if name not in links}
     for name, target in links.items():
-        if target in known:
-            listing.faults[name] = f"the same file as {known[target]}, by a link"
-        known.setdefault(target, name)
-    listing.files = {name: None for name in listing.files if name not in listing.faults}
+        if (first := known.setdefault(target, name)) != name:
+            listing.faults[name] = f"the same file as {first}, by a link"
+            del listing.files[name]
 
 
 def _list_tar(place: str) -> Listing:
