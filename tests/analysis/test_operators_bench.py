@@ -29,7 +29,7 @@ from dk_bench.analysis.bench.calls import (
 from dk_bench.analysis.bench.clock import LEAST_ROUNDS, cold_times, in_rounds, make_series, spread
 from dk_bench.analysis.bench.recording import default_instruction_sets, join, measure_held
 from dk_bench.analysis.bench.study import bench_operators
-from dk_bench.analysis.bench.timings import Timing, geometric_means, means_over_float32, sentences, uneven
+from dk_bench.analysis.bench.timings import geometric_means, sentences, uneven
 from dk_bench.cli import main
 from dk_bench.cli.bench import _arguments as arguments_of
 from dk_bench.cli.bench import add_arguments
@@ -227,14 +227,17 @@ def test_quartiles():
     assert (one.low, one.median, one.high) == (7.0, 7.0, 7.0)
 
 
-def _timing(shape, operator, ratio, over=None) -> Timing:
-    return Timing(shape, "float32", operator, "", FORWARD, 5, 2, 1.0, 1.0, (1.0, 1.0), 2.0, ratio, over, 1.0, 1.0, None)
+def _timing(shape, operator, ratio, over) -> dict:
+    about = {"shape": shape, "setting": "float32", "operator": operator, "mode": FORWARD}
+    return about | {"ratio": ratio, "over_float32": over}
 
 
 def test_geometric_means():
     timings = [_timing(shape, o, r, r / 2) for shape, r in (("a", 2.0), ("b", 8.0)) for o in (BASE, "local DK")]
-    assert geometric_means(timings)["float32"][FORWARD] == {"local DK": pytest.approx(4)}
-    assert means_over_float32(timings)["float32"][FORWARD]["local DK"] == pytest.approx(2)
+    timings.append(_timing("a", "DK+DCN", 3.0, None))
+    means = {"local DK": pytest.approx(4), "DK+DCN": pytest.approx(3)}
+    assert geometric_means(timings, "ratio")["float32"][FORWARD] == means
+    assert geometric_means(timings, "over_float32")["float32"][FORWARD] == {"local DK": pytest.approx(2)}
 
 
 def test_uneven_calls_are_said():

@@ -27,15 +27,7 @@ from dk_bench.analysis.bench.calls import (
 )
 from dk_bench.analysis.bench.clock import LEAST_ROUNDS, cold_times, in_rounds, make_series, peak_memory, seconds_on_host
 from dk_bench.analysis.bench.recording import bench_record
-from dk_bench.analysis.bench.timings import (
-    HALVES,
-    Timing,
-    conclusions,
-    geometric_means,
-    means_over_float32,
-    timings_of,
-    uneven,
-)
+from dk_bench.analysis.bench.timings import HALVES, Timing, conclusions, geometric_means, timings_of, uneven
 
 SCHEMA_VERSION = 3
 OVERHEAD_CALLS = 200
@@ -63,7 +55,7 @@ def bench_shape(
     series = make_series(calls, device, rounds)
     times = in_rounds([s.seconds for s in series], [s.rounds for s in series])
     cold = cold_times(series) if device.type == "cpu" else [None] * len(series)
-    return timings_of(shape, series, times, cold, memory), left_out
+    return timings_of(shape, zip(series, times, cold, memory, strict=True)), left_out
 
 
 def _why_not(call: Call) -> str | None:
@@ -126,12 +118,12 @@ def bench_operators(
                 timings += timed
                 left_out += without
         part = {
-            "timings": [asdict(t) for t in timings],
+            "timings": timings,
             "left_out": left_out,
             "host_overhead": host_overhead(device),
-            "geometric_means": geometric_means(timings),
-            "over_float32": means_over_float32(timings),
-            "warnings": uneven([(t.seconds, t.median) for t in timings if t.rounds > LEAST_ROUNDS]),
+            "geometric_means": geometric_means(timings, "ratio"),
+            "over_float32": geometric_means(timings, "over_float32"),
+            "warnings": uneven([(t["seconds"], t["median"]) for t in timings if t["rounds"] > LEAST_ROUNDS]),
         }
         return part | {"conclusions": conclusions(part)}
 

@@ -3,7 +3,6 @@
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from dk_bench.analysis.bench.calls import BASE, COPY, FORWARD, OURS, TORCHVISION, Setting, Shape
@@ -13,47 +12,21 @@ HALVES = ("bfloat16", "float16")
 UNEVEN = 0.15  # of the lower quartile: a median so far above it is one of a disturbed call
 UNEVEN_SHARE = 0.2  # of the calls: where more are disturbed, a record says so
 
+#: A call, its seconds in all rounds, cold ones, and the most bytes it holds beyond its operands; or None for these two.
+Measured = tuple[TimedCall, list[float], float | None, int | None]
+Timing = dict[str, Any]  # as `timings_of` makes it and records keep it
 Means = dict[str, dict[str, dict[str, float]]]
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds a call, warm: the lower quartile over ``rounds`` of the mean over a series of ``calls``. ``cold`` or
-    None: the median of calls after the caches were emptied. Memory or None: the most bytes held beyond the operands."""
-
-    shape: str
-    setting: str
-    operator: str
-    variant: str
-    mode: str
-    rounds: int
-    calls: int
-    seconds: float
-    median: float
-    quartiles: tuple[float, float]
-    cold: float | None
-    ratio: float  # to the fastest depthwise convolution of the same shape, dtype and mode
-    over_float32: float | None  # to the same operator in float32, of the same memory format
-    gigabytes_per_second: float  # of the bytes a call cannot do without
-    copy_share: float  # of the rate at which a copy of the input moves its bytes
-    peak_memory: int | None
-
-
-def timings_of(
-    shape: Shape,
-    series: Sequence[TimedCall],
-    times: Sequence[list[float]],
-    cold: Iterable[float | None],
-    memory: Iterable[int | None],
-) -> list[Timing]:
-    """Makes timings of one shape's calls: warm seconds of all rounds, cold ones, and the memory of each."""
-    spreads = [spread(t) for t in times]
+def timings_of(shape: Shape, measured: Iterable[Measured]) -> list[Timing]:
+    """Makes timings of one shape's calls. Ratios are of lower quartiles."""
+    rows = [(s, spread(times), cold, peak) for s, times, cold, peak in measured]
     fastest: dict[tuple[Any, ...], float] = {}  # by operator and mode, with dtype alone and with the memory format
-    for s, q in zip(series, spreads, strict=True):
+    for s, q, *_ in rows:
         for stored in (s.call.setting.dtype, s.call.setting):
             key = s.call.operator, s.call.mode, stored
             fastest[key] = min(q.low, fastest.get(key, q.low))
-    copied = {s.call.setting.dtype: s.call.bytes for s in series if s.call.operator == COPY}
+    copied = {s.call.setting.dtype: s.call.bytes for s, *_ in rows if s.call.operator == COPY}
 
     def timing(s: TimedCall, q: Spread, cold: float | None, peak: int | None) -> Timing:
         call, setting = s.call, s.call.setting
@@ -61,27 +34,34 @@ def timings_of(
         float32 = fastest.get((call.operator, call.mode, Setting("float32", setting.memory_format)))
         over = q.low / float32 if float32 and call.operator in OURS and setting.dtype in HALVES else None
         rate, copy_rate = call.bytes / q.low, copied[setting.dtype] / copy
-        known = (str(shape), str(setting), call.operator, call.variant, call.mode, s.rounds, s.calls)
-        seconds = (q.low, q.median, (q.low, q.high), cold)
-        return Timing(*known, *seconds, q.low / base, over, rate / 1e9, rate / copy_rate, peak)
+        return {
+            "shape": str(shape),
+            "setting": str(setting),
+            "operator": call.operator,
+            "variant": call.variant,
+            "mode": call.mode,
+            "rounds": s.rounds,
+            "calls": s.calls,  # in a series
+            "seconds": q.low,  # a call: quartiles over rounds of the mean over a series
+            "median": q.median,
+            "quartiles": (q.low, q.high),
+            "cold": cold,  # median of calls after the caches were emptied
+            "ratio": q.low / base,  # to the fastest depthwise convolution of the same shape, dtype and mode
+            "over_float32": over,  # to the same operator in float32, of the same memory format
+            "gigabytes_per_second": rate / 1e9,  # of the bytes a call cannot do without
+            "copy_share": rate / copy_rate,  # of the rate at which a copy of the input moves its bytes
+            "peak_memory": peak,
+        }
 
-    return [timing(*row) for row in zip(series, spreads, cold, memory, strict=True)]
+    return [timing(*row) for row in rows]
 
 
-def geometric_means(timings: Iterable[Timing]) -> Means:
-    """Averages the ratios to the fastest depthwise convolution over the shapes, by setting, mode and operator."""
-    return _means((t, t.ratio) for t in timings if t.operator not in (BASE, COPY))
-
-
-def means_over_float32(timings: Iterable[Timing]) -> Means:
-    """Averages our 16-bit times over our own in float32, over the shapes, by setting, mode and operator."""
-    return _means((t, t.over_float32) for t in timings if t.over_float32)
-
-
-def _means(ratios: Iterable[tuple[Timing, float]]) -> Means:
+def geometric_means(timings: Iterable[Timing], ratio: str) -> Means:
+    """Averages a ratio over the shapes, by setting, mode and operator: ``ratio`` or, ours alone, ``over_float32``."""
     by_key: dict[tuple[str, str, str], list[float]] = {}
-    for t, ratio in ratios:
-        by_key.setdefault((t.setting, t.mode, t.operator), []).append(ratio)
+    for t in timings:
+        if t[ratio] and t["operator"] not in (BASE, COPY):
+            by_key.setdefault((t["setting"], t["mode"], t["operator"]), []).append(t[ratio])
     means: Means = {}
     for (setting, mode, operator), values in by_key.items():
         mean = math.exp(statistics.fmean(map(math.log, values)))
