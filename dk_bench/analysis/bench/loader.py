@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from dk_bench.analysis.bench.clock import Spread, in_rounds, spread
+from dk_bench.analysis.bench.clock import in_rounds, spread
 from dk_bench.analysis.bench.recording import bench_record
 from dk_bench.config import DataConfig
 from dk_bench.data.decoded import EVERY_TIME, Decoded, Encoded, keep
@@ -28,32 +28,6 @@ SOURCES = (*FILES, PROCEDURAL)
 TRAIN, EVAL = "train", "eval"
 QUALITY = 90  # of the JPEG files that are written
 SLOW_ROUNDS, SLOW_IMAGES = 3, 512  # where images are decoded in every round
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Images per second in one process, by the lower quartile of the seconds of a pass over ``images`` images."""
-
-    source: str
-    decoded: str  # where decoded images are, see `dk_bench.data.decoded`
-    size: int
-    mode: str
-    images: int
-    rounds: int
-    images_per_second: float
-    median: float
-
-
-@dataclass(frozen=True)
-class Opening:
-    """Seconds until a split's decoded images can be read: decoded the first time and, from a file, mapped again."""
-
-    source: str
-    decoded: str
-    images: int
-    pixels: tuple[int, int]  # width and height of the first image
-    first_seconds: float
-    again_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -81,8 +55,8 @@ def bench_data(plan: LoaderPlan, on_source: Callable[[str], Any] = lambda name: 
     }
 
     def measure() -> dict[str, Any]:
-        rates: list[Rate] = []
-        openings: list[Opening] = []
+        rates: list[dict[str, Any]] = []
+        openings: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory() as folder:
             for source in plan.sources:
                 on_source(source)
@@ -91,19 +65,20 @@ def bench_data(plan: LoaderPlan, on_source: Callable[[str], Any] = lambda name: 
                 openings.append(opening)
         return {
             "instruction_set": torch.backends.cpu.get_cpu_capability(),  # of torch, not of operators of ours
-            "rates": [asdict(rate) for rate in rates],
-            "openings": [asdict(opening) for opening in openings],
+            "rates": rates,
+            "openings": openings,
             "warnings": [],
         }
 
     return bench_record("image rates", SCHEMA_VERSION, settings, torch.device("cpu"), measure)
 
 
-def _measure(source: str, plan: LoaderPlan, folder: Path) -> tuple[list[Rate], Opening]:
-    """Measures all sizes, transforms and ways of keeping images of one source, which take turns."""
+def _measure(source: str, plan: LoaderPlan, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Measures all sizes, transforms and ways of keeping images of one source, which take turns: images per second, by
+    the lower quartile of the seconds of a pass over all images, and by the median. Returns also what `_open` does."""
     configs = [_config(source, plan, size, folder) for size in plan.sizes]
     images, opening = _open(source, configs[-1], plan, folder)
-    rows, measures = [], []
+    rates, measures = [], []
     for config in configs:
         plain = open_images(config, "train")
         own = keep(plain, config) if source == PROCEDURAL else images  # those of each size are drawn anew
@@ -111,18 +86,17 @@ def _measure(source: str, plan: LoaderPlan, folder: Path) -> tuple[list[Rate], O
             slow = pixels.where == EVERY_TIME
             count = min(len(pixels), SLOW_IMAGES) if slow else len(pixels)
             rounds = min(plan.rounds, SLOW_ROUNDS) if slow else plan.rounds
+            about = {"source": source, "decoded": pixels.where, "size": config.size}
             for mode in (TRAIN, EVAL):
-                rows.append((source, pixels.where, config.size, mode, count, rounds))
+                rates.append(about | {"mode": mode, "images": count, "rounds": rounds})
                 measures.append(_pass(pixels, config, mode, count))
     for measure in measures:
         measure()  # what is made once is not counted
-    times = map(spread, in_rounds(measures, [rounds for *_, rounds in rows]))
-    return [_rate(*row, seconds) for row, seconds in zip(rows, times, strict=True)], opening
-
-
-def _rate(source: str, decoded: str, size: int, mode: str, count: int, rounds: int, seconds: Spread) -> Rate:
-    rates = (round(count / at, 1) for at in (seconds.low, seconds.median))
-    return Rate(source, decoded, size, mode, count, rounds, *rates)
+    times = map(spread, in_rounds(measures, [rate["rounds"] for rate in rates]))
+    for rate, seconds in zip(rates, times, strict=True):
+        rate["images_per_second"] = round(rate["images"] / seconds.low, 1)
+        rate["median"] = round(rate["images"] / seconds.median, 1)
+    return rates, opening
 
 
 def _config(source: str, plan: LoaderPlan, size: int, folder: Path) -> DataConfig:
@@ -133,14 +107,22 @@ def _config(source: str, plan: LoaderPlan, size: int, folder: Path) -> DataConfi
     return DataConfig(source="timm", size=size, train=place, val=place, batch_size=plan.batch)
 
 
-def _open(source: str, config: DataConfig, plan: LoaderPlan, folder: Path) -> tuple[Decoded | Encoded, Opening]:
-    """Returns the source's images, decoded once, and how long that took."""
+def _open(source: str, config: DataConfig, plan: LoaderPlan, folder: Path) -> tuple[Decoded | Encoded, dict[str, Any]]:
+    """Returns the source's images, decoded once, and the seconds until they could be read: decoded the first time and,
+    from a file, mapped again."""
     if source != PROCEDURAL and plan.place is None:
         write_images(Path(config.train), plan.images, plan.side)
     images, cache = open_images(config, "train"), folder / "decoded"
     pixels, first = _timed(lambda: keep(images, config, cache))
     again = _timed(lambda: keep(images, config, cache))[1] if cache.exists() else None
-    return pixels, Opening(source, pixels.where, len(images), images[0][0].size, first, again)
+    return pixels, {
+        "source": source,
+        "decoded": pixels.where,
+        "images": len(images),
+        "pixels": images[0][0].size,  # width and height of the first
+        "first_seconds": first,
+        "again_seconds": again,
+    }
 
 
 def _timed(function: Callable[[], Any]) -> tuple[Any, float]:

@@ -10,7 +10,7 @@ any other and leaves offsets where they are.
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -31,6 +31,10 @@ WARM_UP = 2  # steps of each kind before the first round
 SERIES_SECONDS = 0.25  # of steps of one model; one step where the base's take longer
 OFFSET_STD = 0.5  # pixels: offsets at zero would read memory more evenly than trained ones
 Heard = Callable[[str], Any]  # is told what comes next
+CONCLUSION = (
+    "{model} at {size}: {train_images_per_second:.0f} images/s in training ({train_ratio:.2f}x {base}), "
+    "{eval_images_per_second:.0f} in evaluation ({eval_ratio:.2f}x)"
+)
 VARIANTS = ("", "_dk", "_gdk", "_dcn", "_dcn_dk", "_scc", "_scc_dk")
 
 
@@ -50,26 +54,6 @@ CPU_SETS = (
 )
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Seconds a step and images per second, of lower quartiles; ratios to the rigid base; memory in bytes, on CUDA."""
-
-    model: str
-    base: str
-    batch: int
-    size: int
-    rounds: int
-    train_seconds: float
-    train_median: float
-    eval_seconds: float
-    eval_median: float
-    train_images_per_second: float
-    eval_images_per_second: float
-    train_ratio: float
-    eval_ratio: float
-    peak_memory: int | None
-
-
 @dataclass
 class TimedModel:
     """A model and its two kinds of steps; before each kind the model's mode is switched."""
@@ -81,22 +65,18 @@ class TimedModel:
     peak_memory: int | None = None
 
 
-def spread_offsets(model: nn.Module, seed: int = 0) -> None:
-    """Sets the biases of the offset generators at random, so that taps leave their places as in a trained model."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name in sorted(offset_parameter_names(model)):
-            if name.endswith("bias"):
-                bias = model.get_parameter(name)
-                bias.copy_(OFFSET_STD * torch.randn(bias.shape, generator=generator))
-
-
-def open_branches(model: nn.Module) -> None:
-    """Sets scales of normalisation layers that start at zero to one: behind them every gradient would be zero."""
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
-                module.weight.fill_(1)
+@torch.no_grad()
+def set_as_trained(model: nn.Module) -> None:
+    """Sets what starts at zero: biases of offset generators at random, so that taps leave their places as in a trained
+    model; scales of normalisation layers to one, as behind them every gradient would be zero."""
+    generator = torch.Generator().manual_seed(0)
+    for name in sorted(offset_parameter_names(model)):
+        if name.endswith("bias"):
+            bias = model.get_parameter(name)
+            bias.copy_(OFFSET_STD * torch.randn(bias.shape, generator=generator))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+            module.weight.fill_(1)
 
 
 def make_model(name: str, device: torch.device, batch: int, size: int, bfloat16: bool) -> TimedModel:
@@ -104,8 +84,7 @@ def make_model(name: str, device: torch.device, batch: int, size: int, bfloat16:
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     torch.manual_seed(0)
     model = timm.create_model(name)
-    spread_offsets(model)
-    open_branches(model)
+    set_as_trained(model)
     model = model.to(device, memory_format=torch.channels_last)
     images = torch.randn(batch, 3, size, size).to(device, memory_format=torch.channels_last)
     labels = torch.arange(batch, device=device) % model.num_classes
@@ -180,8 +159,9 @@ def _synchronise(device: torch.device) -> None:
 
 def _bench_base(
     base: str, names: Sequence[str], of: ModelSet, device: torch.device, bfloat16: bool, rounds: int, on_model: Heard
-) -> list[Speed]:
-    """Returns the speeds of the base and of the models that have it, which are timed in turn."""
+) -> list[dict[str, Any]]:
+    """Returns the speeds of the base and of the models that have it, which are timed in turn: seconds a step and images
+    per second, of lower quartiles; ratios to the base; memory in bytes, on CUDA."""
     models = []
     for name in dict.fromkeys((base, *names)):
         on_model(name)
@@ -189,12 +169,16 @@ def _bench_base(
     on_model(f"{base} and {len(models) - 1} more in turn")
     times = time_models(models, device, rounds)
     speeds = []
-    for timed, (train, evaluation) in zip(models, times, strict=True):
-        known = (timed.name, base, of.batch, of.size, rounds)
-        seconds = (train.low, train.median, evaluation.low, evaluation.median)
-        ratios = (times[0][0].low / train.low, times[0][1].low / evaluation.low)
-        rates = (of.batch / train.low, of.batch / evaluation.low)
-        speeds.append(Speed(*known, *seconds, *rates, *ratios, timed.peak_memory))
+    for timed, spreads in zip(models, times, strict=True):
+        speed = {"model": timed.name, "base": base, "batch": of.batch, "size": of.size, "rounds": rounds}
+        for mode, taken, of_base in zip(("train", "eval"), spreads, times[0], strict=True):
+            speed |= {
+                f"{mode}_seconds": taken.low,
+                f"{mode}_median": taken.median,
+                f"{mode}_images_per_second": of.batch / taken.low,
+                f"{mode}_ratio": of_base.low / taken.low,
+            }
+        speeds.append(speed | {"peak_memory": timed.peak_memory})
     return speeds
 
 
@@ -217,26 +201,13 @@ def bench_models(
     }
 
     def measure() -> dict[str, Any]:
-        speeds: list[Speed] = []
+        speeds: list[dict[str, Any]] = []
         for of in sets:
             for base in dict.fromkeys(MODELS[name].base for name in of.models):
                 names = [name for name in of.models if MODELS[name].base == base]
                 speeds += _bench_base(base, names, of, device, bfloat16, rounds, on_model)
-        quartiles = [(s.train_seconds, s.train_median) for s in speeds]
-        quartiles += [(s.eval_seconds, s.eval_median) for s in speeds]
-        return {
-            "speeds": [asdict(s) for s in speeds],
-            "conclusions": conclusions(speeds),
-            "warnings": uneven(quartiles),
-        }
+        quartiles = [(s[f"{mode}_seconds"], s[f"{mode}_median"]) for mode in ("train", "eval") for s in speeds]
+        said = [CONCLUSION.format(**speed) for speed in speeds]
+        return {"speeds": speeds, "conclusions": said, "warnings": uneven(quartiles)}
 
     return bench_record("model speeds", SCHEMA_VERSION, settings, device, measure)
-
-
-def conclusions(speeds: Iterable[Speed]) -> list[str]:
-    """Says images per second and ratios in words."""
-    return [
-        f"{s.model} at {s.size}: {s.train_images_per_second:.0f} images/s in training ({s.train_ratio:.2f}x {s.base}), "
-        f"{s.eval_images_per_second:.0f} in evaluation ({s.eval_ratio:.2f}x)"
-        for s in speeds
-    ]
