@@ -18,6 +18,7 @@ from dk_bench import reference
 from dk_bench.functional import deform_kernel_conv, local_deform_kernel
 
 KERNEL_SIZE, SCOPE, OFFSET_STD = 3, 4, 0.5
+OPERANDS = {"kernel_size": KERNEL_SIZE, "scope": SCOPE, "offset_std": OFFSET_STD}  # as records have it
 BASE, COPY = "depthwise convolution", "copy"
 TORCHVISION, REFERENCE = "torchvision deform_conv2d", "local DK in plain PyTorch"
 OURS = ("local DK", "depthwise DCN", "DK+DCN")
@@ -62,6 +63,17 @@ class Call:
     bytes: int  # of operands read and results written, once each
     setting: Setting = Setting()
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+
+    def why_not(self) -> str | None:
+        """Tells why others' call cannot be timed here, None if it can: torchvision's convolution has no bfloat16
+        everywhere, and the reference needs much memory. What ours raise is raised."""
+        if self.operator not in SLOW:
+            return None
+        try:
+            self.function()
+        except (NotImplementedError, torch.OutOfMemoryError) as error:
+            return f"{type(error).__name__}: {error}".splitlines()[0]
+        return None
 
 
 def make_group(shape: Shape, settings: Iterable[Setting], device: torch.device) -> list[Call]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -46,8 +46,7 @@ class TimedCall:
     rounds: int
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(NamedTuple):
     """Quartiles over rounds."""
 
     low: float
@@ -57,8 +56,7 @@ class Spread:
 
 def spread(times: Sequence[float]) -> Spread:
     """Returns the quartiles, between the two nearest times; one time is all three."""
-    low, median, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [*times] * 3
-    return Spread(low, median, high)
+    return Spread(*(statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [*times] * 3))
 
 
 def in_rounds(measures: Sequence[Callable[[], float]], rounds: Sequence[int]) -> list[list[float]]:
@@ -77,10 +75,8 @@ def make_series(
 ) -> list[TimedCall]:
     """Returns a series of every call, with at most so many rounds, and fewer where they would take long."""
     if device.type == "cuda":
-        return [
-            TimedCall(call, *_on_cuda(call), min(rounds, LEAST_ROUNDS) if call.operator in SLOW else rounds)
-            for call in calls
-        ]
+        few = min(rounds, LEAST_ROUNDS)
+        return [TimedCall(call, *_on_cuda(call), few if call.operator in SLOW else rounds) for call in calls]
     lasting = [max(seconds_on_host(call, 1, clock), 1e-9) for call in calls]
     ways: dict[tuple[str, str], float] = {}
     for call, seconds in zip(calls, lasting, strict=True):

@@ -116,19 +116,16 @@ def measure_held(
     records = []
     for name in names:
         on_start(name)
-        records.append(_run(name, arguments))
+        environment = os.environ | HELD.get(name, {})
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "record.json"
+            command = [sys.executable, "-m", "dk_bench", *arguments, "--isa", NATIVE, "--output", str(path)]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                said = done.stderr.strip()[-LAST_WORDS:]
+                raise UserError(f"--isa {name}: the process that measures ended with status {done.returncode}: {said}")
+            records.append(json.loads(path.read_text(encoding="utf-8")))
     return join(records)
-
-
-def _run(name: str, arguments: Sequence[str]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "record.json"
-        command = [sys.executable, "-m", "dk_bench", *arguments, "--isa", NATIVE, "--output", str(path)]
-        done = subprocess.run(command, env=os.environ | HELD.get(name, {}), capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = done.stderr.strip()[-LAST_WORDS:]
-            raise UserError(f"--isa {name}: the process that measures ended with status {done.returncode}: {said}")
-        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def join(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -11,20 +11,7 @@ from typing import Any
 
 import torch
 
-from dk_bench.analysis.bench.calls import (
-    BASE,
-    KERNEL_SIZE,
-    NATIVE,
-    OFFSET_STD,
-    OURS,
-    SCOPE,
-    SLOW,
-    Call,
-    Setting,
-    Shape,
-    make_calls,
-    make_group,
-)
+from dk_bench.analysis.bench.calls import BASE, NATIVE, OPERANDS, OURS, Setting, Shape, make_calls, make_group
 from dk_bench.analysis.bench.clock import LEAST_ROUNDS, cold_times, in_rounds, make_series, peak_memory, seconds_on_host
 from dk_bench.analysis.bench.recording import bench_record
 from dk_bench.analysis.bench.timings import HALVES, Timing, conclusions, geometric_means, timings_of, uneven
@@ -45,7 +32,7 @@ def bench_shape(
     """Measures every call on one shape and these settings, in turn; returns also the calls left out, and why."""
     calls, memory, left_out = [], [], []
     for call in make_group(shape, settings, device):
-        if reason := _why_not(call):
+        if reason := call.why_not():
             what = {"shape": str(shape), "setting": str(call.setting), "operator": call.operator, "mode": call.mode}
             left_out.append(what | {"reason": reason})
             continue
@@ -56,18 +43,6 @@ def bench_shape(
     times = in_rounds([s.seconds for s in series], [s.rounds for s in series])
     cold = cold_times(series) if device.type == "cpu" else [None] * len(series)
     return timings_of(shape, zip(series, times, cold, memory, strict=True)), left_out
-
-
-def _why_not(call: Call) -> str | None:
-    """Tells why others' call cannot be timed here, None if it can: torchvision's convolution has no bfloat16
-    everywhere, and the reference needs much memory. What ours raise is raised."""
-    if call.operator not in SLOW:
-        return None
-    try:
-        call.function()
-    except (NotImplementedError, torch.OutOfMemoryError) as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return None
 
 
 def host_overhead(device: torch.device) -> dict[str, float]:
@@ -100,9 +75,7 @@ def bench_operators(
     shapes, settings = list(shapes), list(settings)
     given = {
         "shapes": [asdict(shape) for shape in shapes],
-        "kernel_size": KERNEL_SIZE,
-        "scope": SCOPE,
-        "offset_std": OFFSET_STD,
+        **OPERANDS,
         "stored": [asdict(setting) for setting in settings],
         "rounds": rounds,
     }
