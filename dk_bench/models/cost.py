@@ -28,37 +28,26 @@ from dk_bench.models.probe import run_meta
 
 @dataclass(frozen=True)
 class Cost:
-    """Holds what one image costs.
-
-    Attributes:
-        params: number of parameters.
-        macs: multiply-adds of convolutions and matrix products.
-        sampling_macs: multiply-adds of bilinear interpolation inside deformable operators; not part of ``macs``.
-    """
+    """Holds what one image costs."""
 
     params: int
-    macs: int
-    sampling_macs: int
+    macs: int  # of convolutions and matrix products
+    sampling_macs: int  # of bilinear interpolation inside deformable operators; not part of `macs`
 
 
 def count_cost(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> Cost:
-    """Counts a model's parameters and the multiply-adds of its forward pass on one image.
+    """Counts a model's parameters and the multiply-adds of its forward pass on one image of ``input_size``, (C, H, W).
 
-    Runs on meta tensors: takes no arithmetic and next to no memory, and leaves the model as it was.
-
-    Args:
-        model: takes (N, C, H, W); on any device, meta included.
-        input_size: (C, H, W).
+    Runs on meta tensors: takes no arithmetic and next to no memory, and leaves the model, on any device, as it was.
 
     Raises:
         NotImplementedError: the model runs an operator that may do arithmetic and has no formula; the message names
             it. Register one with ``torch.utils.flop_counter.register_flop_formula``.
     """
-    counter = _Counter()
-    with counter:
+    with _Counter() as counter:
         run_meta(model, input_size)
     params = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(params=params, macs=counter.flops // 2, sampling_macs=counter.sampling_macs)
+    return Cost(params, counter.flops // 2, counter.sampling_macs)
 
 
 # Operators of aten that count zero and that no tag or schema tells apart from a matrix product.
@@ -85,10 +74,7 @@ _UNCOUNTED = frozenset(
 class _Counter(TorchDispatchMode):
     """Sums formulas over the operators that run, and refuses one that it cannot judge."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
-        self.sampling_macs = 0
+    flops = sampling_macs = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

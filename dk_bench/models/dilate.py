@@ -11,16 +11,13 @@ from dk_bench.models.probe import output_strides
 
 @contextmanager
 def dilated_last_stage(model: nn.Module, strides: dict[str, int]) -> Iterator[None]:
-    """Dilates the last stage in place; an exception inside the block undoes it.
+    """Dilates the last stage of a rigid model in place; an exception inside the block undoes it. ``strides`` are the
+    output strides of its convolutions, as :func:`dk_bench.models.probe.output_strides` has them.
 
     The convolution that starts the stage, and the one of its shortcut, get the stride 1, and all of the stage's kernels
     larger than 1x1 the dilation 2, with padding that keeps the size. What a kernel reaches in the image stays the same,
     so trained weights still fit. But borders differ, and so does the first block, which read every pixel before: the
     model does not compute what it did. timm's ``feature_info`` then tells the new stride.
-
-    Args:
-        model: a rigid model.
-        strides: its convolutions' output strides, as :func:`dk_bench.models.probe.output_strides` has them.
 
     Raises:
         ValueError: the stage is not made of convolutions alone that can change so (an average pool in a shortcut, a

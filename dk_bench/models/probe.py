@@ -23,15 +23,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def run_meta(model: nn.Module, input_size: tuple[int, int, int], batch: int = 1) -> None:
-    """Runs a forward pass of images of input_size (C, H, W), in evaluation mode, and computes its shapes alone. The
+def run_meta(model: nn.Module, input_size: tuple[int, int, int]) -> None:
+    """Runs a forward pass of an image of input_size (C, H, W), in evaluation mode, and computes its shapes alone. The
     model itself keeps its state: parameters and buffers are exchanged for meta tensors during the call."""
     held = chain(model.named_parameters(), model.named_buffers())
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in held}
     dtype = next(model.parameters()).dtype
     with evaluating(model):
-        images = torch.empty(batch, *input_size, device="meta", dtype=dtype)
-        torch.func.functional_call(model, state, (images,))
+        torch.func.functional_call(model, state, (torch.empty(1, *input_size, device="meta", dtype=dtype),))
 
 
 def default_input_size(model: nn.Module) -> tuple[int, int, int]:

@@ -4,8 +4,6 @@ convolution matches holds.
 A new kind of layer is a field of :class:`dk_bench.KernelSpec`, which asks for it, and a rule here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,19 +18,12 @@ if TYPE_CHECKING:
 
 
 class Words(NamedTuple):
-    """Holds what tables, figures and messages say of a spec, in the words of the paper's tables.
+    """Holds what tables, figures and messages say of a spec, in the words of the paper's tables."""
 
-    Attributes:
-        pw: kernels of the 1x1 convolutions, as "global 2x2", or "rigid".
-        conv3x3: kernels of the depthwise convolutions, 3x3 in the paper, as "local 4x4", or "rigid".
-        taps: where taps of the latter start and may go, of which the paper's tables say nothing: "centred, unclipped".
-        combined: what else changes, as "DCN" or "SCC"; may be empty.
-    """
-
-    pw: str = "rigid"
-    conv3x3: str = "rigid"
-    taps: str = ""
-    combined: str = ""
+    pw: str = "rigid"  # kernels of the 1x1 convolutions, as "global 2x2"
+    conv3x3: str = "rigid"  # of the depthwise convolutions, 3x3 in the paper, as "local 4x4"
+    taps: str = ""  # where those start and may go, of which the paper's tables say nothing: "centred, unclipped"
+    combined: str = ""  # what else changes, as "DCN" or "SCC"
 
     @property
     def columns(self) -> tuple[str, str, str]:
@@ -47,17 +38,11 @@ class Words(NamedTuple):
 
 
 class Convolutions(NamedTuple):
-    """A choice among the convolutions in a model's blocks.
+    """A choice among the convolutions in a model's blocks."""
 
-    Attributes:
-        depthwise: whether they are; None for both.
-        size: K of a K x K kernel; None for any.
-        stride: the lowest output stride.
-    """
-
-    depthwise: bool | None = None
-    size: int | None = None
-    stride: int = 0
+    depthwise: bool | None = None  # whether they are; None for both
+    size: int | None = None  # K of a K x K kernel; None for any
+    stride: int = 0  # the lowest output stride
 
     def include(self, conv: nn.Conv2d, output_stride: int) -> bool:
         """Tells whether a convolution of a block, of this output stride, is one of them."""
@@ -78,35 +63,29 @@ class Convolutions(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """One kind of layer.
+    """One kind of layer."""
 
-    Attributes:
-        parts: fields of the spec that ask for it, all of them together.
-        matches: the convolutions that it takes the place of, by the spec.
-        make: the layer from a rigid convolution and the spec.
-        words: what to say of it, by the fields of :class:`Words`; nothing where the rules of its parts alone say it.
-    """
+    parts: tuple[str, ...]  # fields of the spec that ask for it, all of them together
+    matches: Callable[["KernelSpec"], Convolutions]  # what it takes the place of
+    make: Callable[[nn.Conv2d, "KernelSpec"], RigidStart2d]  # from a rigid convolution
+    # What to say of it, by the fields of `Words`; nothing where the rules of its parts alone say it.
+    words: Callable[["KernelSpec"], dict[str, str]] = lambda spec: {}
 
-    parts: tuple[str, ...]
-    matches: Callable[[KernelSpec], Convolutions]
-    make: Callable[[nn.Conv2d, KernelSpec], RigidStart2d]
-    words: Callable[[KernelSpec], dict[str, str]] = lambda spec: {}
-
-    def is_asked(self, spec: KernelSpec) -> bool:
+    def is_asked(self, spec: "KernelSpec") -> bool:
         """Tells whether a spec asks for it."""
         return all(getattr(spec, part) for part in self.parts)
 
 
-def _scope(spec: KernelSpec) -> dict[str, Any]:
+def _scope(spec: "KernelSpec") -> dict[str, Any]:
     return {"scope": spec.scope, "clip": spec.clip, "grid": spec.grid}
 
 
-def _depthwise_words(spec: KernelSpec) -> dict[str, str]:
+def _depthwise_words(spec: "KernelSpec") -> dict[str, str]:
     taps = [spec.grid] * (spec.scope > spec.kernel_size) + ["unclipped"] * (not spec.clip)
     return {"conv3x3": f"{spec.depthwise} {spec.scope}x{spec.scope}", "taps": ", ".join(taps)}
 
 
-def _dense_dcn_words(spec: KernelSpec) -> dict[str, str]:
+def _dense_dcn_words(spec: "KernelSpec") -> dict[str, str]:
     groups = f", {spec.dense_dcn_groups} groups" if spec.dense_dcn_groups > 1 else ""
     return {"combined": f"full DCN {spec.dense_dcn} from stride {spec.dense_dcn_min_stride}{groups}"}
 

@@ -1,10 +1,8 @@
 """KernelSpec: which convolutions of a rigid model change, and into what. Plain data."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from dk_bench.models.rules import RULES, Words
 from dk_bench.nn.scope import GRIDS
@@ -103,7 +101,7 @@ class KernelSpec:
         return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> KernelSpec:
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """Returns the inverse of :meth:`to_dict`; fields left out have their defaults.
 
         Raises:

@@ -8,16 +8,10 @@ from dk_bench.models.spec import KernelSpec
 
 @dataclass(frozen=True)
 class Variant:
-    """A rigid base and the spec that deforms it.
+    """A rigid base and the spec that deforms it."""
 
-    Attributes:
-        base: timm name of the rigid model.
-        suffix: what the deformed model's name adds to it ("" for the base itself).
-        spec: what changes.
-    """
-
-    base: str
-    suffix: str
+    base: str  # timm name of the rigid model
+    suffix: str  # what the deformed model's name adds to it; "" for the base itself
     spec: KernelSpec
 
     @property
