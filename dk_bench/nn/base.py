@@ -24,24 +24,14 @@ class RigidStart2d(nn.Module):
     set so that it computes what a rigid convolution with a given kernel does, and computes in :meth:`convolve`.
     """
 
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-
     @takes_convolution
     def __init__(
         self, convolution: Convolution, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
-        for name, value in vars(convolution).items():
-            if name != "bias":
-                setattr(self, name, value)
+        self.in_channels, self.out_channels = convolution.in_channels, convolution.out_channels
+        self.kernel_size, self.stride = convolution.kernel_size, convolution.stride
+        self.padding, self.dilation, self.groups = convolution.padding, convolution.dilation, convolution.groups
         bias = torch.empty(self.out_channels, device=device, dtype=dtype) if convolution.bias else None
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
 

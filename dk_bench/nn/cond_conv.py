@@ -30,8 +30,7 @@ class CondConv2d(RigidStart2d):
 
     Shape: (N, Cin, H, W) to (N, Cout, Hout, Wout); N may be 0; contiguous or channels_last, the output likewise.
 
-    Raises:
-        ValueError, TypeError: an argument is out of range; the message names it.
+    Raises ValueError or TypeError, which name the argument, for one that is out of range.
     """
 
     @takes_convolution

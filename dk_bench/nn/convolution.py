@@ -77,12 +77,7 @@ def check_count(name: str, value: int) -> None:
 
 
 def checked_pair(name: str, value: IntPair, low: int) -> tuple[int, int]:
-    """Returns an int or pair of ints as a pair, each at least ``low``.
-
-    Raises:
-        TypeError: the value is neither.
-        ValueError: an element is below ``low``.
-    """
+    """Returns an int or pair of ints as a pair. Raises TypeError for anything else, ValueError below ``low``."""
     pair = as_pair(name, value)
     if min(pair) < low:
         raise ValueError(f"{name}: expected values of at least {low}, got {value!r}")

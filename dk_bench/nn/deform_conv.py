@@ -26,8 +26,7 @@ class DeformConv2d(RigidStart2d):
 
     Shape: (N, Cin, H, W) to (N, Cout, Hout, Wout); N may be 0.
 
-    Raises:
-        ValueError, TypeError: an argument is out of range; the message names it.
+    Raises ValueError or TypeError, which name the argument, for one that is out of range.
     """
 
     @takes_convolution

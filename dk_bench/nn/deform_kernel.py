@@ -30,8 +30,7 @@ class GlobalDeformKernel2d(ScopedKernel2d):
 
     Shape: (N, Cin, H, W) to (N, Cout, Hout, Wout); N may be 0; contiguous or channels_last, the output likewise.
 
-    Raises:
-        ValueError, TypeError: an argument is out of range; the message names it.
+    Raises ValueError or TypeError, which name the argument, for one that is out of range.
     """
 
     def add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:

@@ -34,8 +34,7 @@ class RoIOffsetHead(nn.Module):
 
     Shape: (R, C, Ph, Pw) to offsets (R, 2, Ph, Pw) and factors (R, 1, Ph, Pw) or None; R may be 0.
 
-    Raises:
-        ValueError, TypeError: an argument is out of range; the message names it.
+    Raises ValueError or TypeError, which name the argument, for one that is out of range.
     """
 
     def __init__(
@@ -80,8 +79,7 @@ class DeformRoIPool(nn.Module):
 
     Shape: maps (N, C, H, W) and boxes (R, 5) to (R, C, Ph, Pw); N and R may be 0.
 
-    Raises:
-        ValueError, TypeError: an argument is out of range; the message names it.
+    Raises ValueError or TypeError, which name the argument, for one that is out of range.
     """
 
     def __init__(

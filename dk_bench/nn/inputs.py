@@ -5,16 +5,8 @@ from torch import Tensor
 
 
 def as_batch(input: Tensor, channels: int, weight: Tensor, module: str) -> Tensor:
-    """Returns the input as a batch: (N, C, H, W) as it is, (C, H, W) with an N of 1.
-
-    Args:
-        channels: what C has to be.
-        weight: a parameter of the module; the input has to have its dtype, unless autocast makes them equal.
-        module: what the message calls the module.
-
-    Raises:
-        RuntimeError: shape or dtype do not fit.
-    """
+    """Returns a module's input as a batch: (N, C, H, W) as it is, (C, H, W) with an N of 1. Raises RuntimeError for
+    a C that is not ``channels``, and a dtype that is not the weight's, unless autocast makes them equal."""
     if input.dim() not in (3, 4) or input.shape[-3] != channels or 0 in input.shape[-2:]:
         raise RuntimeError(
             f"input: {module} expected (N, {channels}, H, W) or (C, H, W) = ({channels}, H, W) with H, W >= 1, got "

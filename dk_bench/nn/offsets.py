@@ -5,6 +5,8 @@ that holds them, :class:`OffsetGenerator`: unlike an attribute on the parameter,
 ``to()``, wrapping and compilation.
 """
 
+from math import prod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from dk_bench.functional.narrow_conv import narrow_conv2d
 from dk_bench.nn.inputs import as_batch, as_given
 from dk_bench.nn.per_image import global_average
+from dk_bench.reference.checks import Pair
 
 for _step in ("as_batch", "as_given", "global_average", "narrow_conv2d"):
     torch.fx.wrap(_step)
@@ -51,16 +54,15 @@ class LocalOffset(OffsetGenerator):
     def __init__(
         self,
         in_channels: int,
-        kernel_size: tuple[int, int],
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
+        kernel_size: Pair,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         groups: int = 1,
     ) -> None:
-        shape = (groups * self.per_tap * kernel_size[0] * kernel_size[1], in_channels, *kernel_size)
-        super().__init__(shape, device, dtype)
+        super().__init__((groups * self.per_tap * prod(kernel_size), in_channels, *kernel_size), device, dtype)
         self.stride, self.padding, self.dilation = stride, padding, dilation
 
     def forward(self, input: Tensor) -> Tensor:
@@ -89,13 +91,9 @@ class GlobalOffset(OffsetGenerator):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        kernel_size: tuple[int, int],
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        self, in_channels: int, kernel_size: Pair, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
-        super().__init__((2 * kernel_size[0] * kernel_size[1], in_channels), device, dtype)
+        super().__init__((2 * prod(kernel_size), in_channels), device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         batch = as_batch(input, self.weight.shape[1], self.weight, "GlobalOffset")

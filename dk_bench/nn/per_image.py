@@ -11,8 +11,7 @@ from torch.autograd import forward_ad
 from dk_bench.functional.loading import COMPILED, operators_on
 from dk_bench.functional.taps import tap_views
 from dk_bench.nn.inputs import autocast_dtype
-
-Pair = tuple[int, int]
+from dk_bench.reference.checks import Pair
 
 
 def global_average(input: Tensor) -> Tensor:
@@ -33,15 +32,12 @@ def is_kept() -> bool:
 def conv2d_per_image(
     input: Tensor, kernel: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Tensor:
-    """Computes ``torch.nn.functional.conv2d`` where image n has kernel[n].
+    """Computes ``torch.nn.functional.conv2d`` where image n has kernel[n]: (N, Cin, H, W) to (N, Cout, Hout, Wout),
+    contiguous or channels_last, the output likewise.
 
     Args:
-        input: (N, Cin, H, W), contiguous or channels_last; the output has the same memory format.
         kernel: (N, Cout, Cin / groups, Kh, Kw).
         bias: (Cout,), (N, Cout) or None.
-
-    Returns:
-        (N, Cout, Hout, Wout).
     """
     out_channels, device = kernel.shape[1], input.device.type
     channels_last = not input.is_contiguous() and input.stride(1) == 1  # vmap knows no memory formats, but strides

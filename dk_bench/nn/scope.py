@@ -12,13 +12,8 @@ def grid_offset(kernel_size: tuple[int, int], scope: tuple[int, int], grid: str)
     """Returns the kernel offset by which the taps start on a grid.
 
     The operators' own resting places are the grid "centred": in the middle of the scope, one sample apart. "spread"
-    has its outer taps on the scope's outer samples and even distances between; an axis of one tap is centred.
-
-    Returns:
-        (2 * Kh * Kw,), float64, samples; (dy, dx) a tap, taps row-major.
-
-    Raises:
-        ValueError: an unknown grid.
+    has its outer taps on the scope's outer samples and even distances between; an axis of one tap is centred. The
+    offset is (2 * Kh * Kw,), float64, in samples; (dy, dx) a tap, taps row-major. Raises ValueError for another grid.
     """
     if grid not in GRIDS:
         raise ValueError(f"grid: expected one of {GRIDS}, got {grid!r}")
