@@ -20,28 +20,20 @@ BEND_LIMIT = 0.9  # radians per unit; at 1 the inner edge of a shape would shrin
 MAX_SCALE = 0.35  # half extent as a fraction of the side: any rotation still fits the image
 
 
-def _regular_star(points: int, inner: float) -> list[tuple[float, float]]:
-    angles = np.arange(2 * points) * math.pi / points - math.pi / 2
-    radii = np.where(np.arange(2 * points) % 2 == 0, 1.0, inner)
-    return list(zip(radii * np.cos(angles), radii * np.sin(angles), strict=True))
+def _polar(radii: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def _ring(inner: float, points: int = 40) -> list[tuple[float, float]]:
-    angles = np.linspace(0, 2 * math.pi, points + 1)
-    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return [tuple(p) for p in np.concatenate([circle, inner * circle[::-1]])]  # a keyhole: out, round, in, back
+def _corners(text: str) -> np.ndarray:
+    return np.array(text.split(), float).reshape(-1, 2)
 
 
-def _corners(text: str) -> list[tuple[float, float]]:
-    numbers = [float(number) for number in text.split()]
-    return list(zip(numbers[::2], numbers[1::2], strict=True))
-
-
-# Corners in the unit square [-1, 1]^2, x to the right and y down. No discs and no bars: those are the clutter.
-_CORNERS: dict[str, list[tuple[float, float]]] = {
+_CIRCLE = _polar(np.ones(41), np.linspace(0, 2 * math.pi, 41))
+# Corners (P, 2) in the unit square [-1, 1]^2, x to the right and y down. No discs and no bars: those are the clutter.
+_CORNERS = {
     "triangle": _corners("0 -1  1 0.8  -1 0.8"),
-    "star": _regular_star(5, 0.4),
-    "ring": _ring(0.55),
+    "star": _polar(np.tile([1.0, 0.4], 5), np.arange(10) * math.pi / 5 - math.pi / 2),
+    "ring": np.concatenate([_CIRCLE, 0.55 * _CIRCLE[::-1]]),  # a keyhole: out, round, in, back
     "cross": _corners(
         "-0.3 -1  0.3 -1  0.3 -0.3  1 -0.3  1 0.3  0.3 0.3  0.3 1  -0.3 1  -0.3 0.3  -1 0.3  -1 -0.3  -0.3 -0.3"
     ),
@@ -59,10 +51,10 @@ _CORNERS: dict[str, list[tuple[float, float]]] = {
 SHAPES = tuple(_CORNERS)
 
 
-def _outline(corners: list[tuple[float, float]], step: float = 0.15) -> np.ndarray:
+def _outline(corners: np.ndarray, step: float = 0.15) -> np.ndarray:
     """Returns the closed polygon, (P, 2), with points at most ``step`` apart, so that bending curves its edges."""
     points = []
-    for start, end in zip(np.array(corners), np.roll(np.array(corners), -1, axis=0), strict=True):
+    for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         pieces = max(1, math.ceil(np.linalg.norm(end - start) / step))
         points.append(start + (end - start) * np.arange(pieces)[:, None] / pieces)
     return np.concatenate(points)

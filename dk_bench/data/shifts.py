@@ -28,15 +28,13 @@ def held_out_sets(config: DataConfig) -> list[str]:
 def ranges(shapes: ProceduralConfig, shift: str = "") -> dict[str, Any]:
     """Returns scale, bend and rotation of images as `dk_bench.data.procedural.ShapeImages` takes them: those of
     training but for ``shift``, one of `SHIFTS` or empty."""
-    (small, large), to = shapes.scale, getattr(shapes.shifts, shift) if shift else None
-    beyond = {
-        "scale_up": {"scale": (large, to)},
-        "scale_down": {"scale": (to, small)},
-        "rotation": {"rotation": (shapes.rotation, to)},
-        "bend": {"bend": (shapes.bend, to)},
-        "": {},
-    }
-    return {"scale": (small, large), "bend": shapes.bend, "rotation": shapes.rotation, **beyond[shift]}
+    (small, large), bend, turn = shapes.scale, shapes.bend, shapes.rotation
+    within = {"scale": (small, large), "bend": bend, "rotation": turn}
+    if not shift:
+        return within
+    to = getattr(shapes.shifts, shift)
+    beyond = {"scale_up": (large, to), "scale_down": (to, small), "bend": (bend, to), "rotation": (turn, to)}
+    return {**within, shift.partition("_")[0]: beyond[shift]}
 
 
 def check_beyond(shapes: ProceduralConfig, shift: str) -> None:

@@ -51,8 +51,7 @@ class NamedImages:
 
     def __init__(self, config: DataConfig, split: str) -> None:
         place = _place(config, split)
-        _check_reader(config.reader)
-        _check_split(config.reader, place, f"data.{split}")
+        _check_reader(config.reader, place, f"data.{split}")
         self._dataset = _create(config, place)
         self.reader = getattr(self._dataset, "reader", None)
         if hasattr(self._dataset, "loader"):  # torchvision's sets of files; its own loader reads other pixels
@@ -66,23 +65,21 @@ class NamedImages:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        image, label = self._item(index)
-        if not 0 <= label < len(self.classes):
-            expected = f"expected 0 to {len(self.classes) - 1}; a split without labels cannot be used"
-            raise UserError(f"{self.source}: image {index} has the label {label}, {expected}")
-        return image, label
-
-    def _item(self, index: int) -> tuple[Image.Image, int]:
         name = f"{self.source}: image {index}"
         try:
             if self.reader is None:  # torchvision's data sets decode for themselves, or call the loader
                 image, label = self._dataset[index]
-                return image.convert("RGB"), int(label)
-            file, label, *_ = self.reader[index]
+                image = image.convert("RGB")
+            else:
+                file, label, *_ = self.reader[index]
+                with file:
+                    image = open_image(file, name=name)
         except (OSError, AssertionError) as error:
             raise UserError(f"{name} cannot be read: {error}") from error
-        with file:
-            return open_image(file, name=name), int(label)
+        if not 0 <= (label := int(label)) < len(self.classes):
+            expected = f"expected 0 to {len(self.classes) - 1}; a split without labels cannot be used"
+            raise UserError(f"{name} has the label {label}, {expected}")
+        return image, label
 
     def paths(self) -> list[str] | None:
         """Tells where the images lie, in order; None where they are no files of their own."""
@@ -151,26 +148,22 @@ def _place(config: DataConfig, split: str) -> str:
     return place
 
 
-def _check_reader(reader: str) -> None:
-    """Raises UserError for a reader without random access, and for one that opens something else than is meant."""
+def _check_reader(reader: str, place: str, key: str) -> None:
+    """Raises UserError for a reader without random access, for one that opens something else than is meant, and for a
+    split's name, at ``key``, that timm would take for test, whatever it says."""
     kind, _, name = reader.lower().partition("/")
-    reason = None
+    last, reason = name.rpartition("/")[2], None
     if kind in STREAMS:
         access = "a folder, a tar, or a data set with random access (hfds/NAME, torch/NAME)"
         reason = f"a stream, which has no order to resume in; expected {access}"
     elif kind not in ("hfds", "torch") or not name:  # timm takes any other name for a folder
         reason = "expected hfds/NAME or torch/NAME, or nothing where data.train and data.val are folders or tars"
-    elif kind == "torch" and name.rpartition("/")[2] in ("image_folder", "folder"):
+    elif kind == "torch" and last in ("image_folder", "folder"):
         instead = "leave data.reader empty, and give the folders as data.train=... and data.val=..."
         reason = f"which reads one folder for both splits; {instead}"
     if reason:
         raise UserError(reason, key="data.reader", value=reader)
-
-
-def _check_split(reader: str, place: str, key: str) -> None:
-    """Raises UserError for a split's name that timm would take for test, whatever it says."""
-    name = reader.lower().rpartition("/")[2]
-    if reader.lower().startswith("torch/") and name in TWO_SPLITS and place not in NAMES_OF_TWO:
+    if kind == "torch" and last in TWO_SPLITS and place not in NAMES_OF_TWO:
         raise UserError(f"expected a split of {reader}: train or test", key=key, value=place)
 
 
