@@ -15,14 +15,19 @@ TAG = "tag:yaml.org,2002:"
 WORDS = {dict: "a mapping", list: "a list", str: "text", bool: "true or false"}  # other kinds are numbers
 
 
-def read_words(path: str | Path, what: str = "configuration") -> Any:
+def read_words(path: str | Path, what: str = "configuration", *, as_written: bool = False) -> Any:
     """Returns a YAML file as dicts, lists and texts; a scalar without quotes is a `Word`, or None where it is YAML's
     null, also by leaving it out. An empty file is None.
 
-    Raises UserError for a file that is missing (``what`` names it) or not YAML, a key twice, a tag but ``!!str``.
+    Raises UserError for a file that is missing (``what`` names it) or not YAML, a key twice, a tag but ``!!str``, and,
+    with ``as_written``, for a scalar without quotes that YAML takes for another.
     """
-    node = _compose(path, what)
-    return None if node is None else _Words(path).value(node)
+    try:
+        with system_errors(f"{path}: no {what} can be read there"):
+            node = yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
+        return None if node is None else _Words(path, as_written).value(node)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 
 
 def read_as_written(path: str | Path, what: str) -> Any:
@@ -31,23 +36,15 @@ def read_as_written(path: str | Path, what: str) -> Any:
     Raises UserError as `read_words` does, and for a scalar without quotes that YAML takes for another: ``007`` is 7,
     ``no`` false, ``12:30`` 750, ``2020-01-01`` a date.
     """
-    node = _compose(path, what)
-    if node is None:
-        return None
-    _Words(path, as_written=True).value(node)
+    read_words(path, what, as_written=True)
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
 
 def check_keys(
     value: Any, needed: Mapping[str, Any], optional: Mapping[str, Any] = MappingProxyType({}), also: Iterable[str] = ()
 ) -> None:
-    """Raises UserError for a mapping that lacks a key, has an unknown one or one of another kind.
-
-    Args:
-        value: what is to be a mapping.
-        needed, optional: keys with the types that their values may have; a truth value is no number.
-        also: keys that are known too but not checked here, for the error.
-    """
+    """Raises UserError for what is no mapping, lacks a needed key, or has an unknown one or one of another type than
+    stated; a truth value is no number. ``also``: keys that are known too but not checked here, for the error."""
     if not isinstance(value, dict):
         raise UserError(f"expected a mapping, got {value!r}")
     kinds = {**needed, **optional}
@@ -62,40 +59,22 @@ def check_keys(
             raise UserError(f"{key} is {value[key]!r}, expected {WORDS.get(kind, 'a number')}")
 
 
-def _compose(path: str | Path, what: str) -> yaml.Node | None:
-    try:
-        with system_errors(f"{path}: no {what} can be read there"):
-            return yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-
-
 class _Words:
-    def __init__(self, path: str | Path, as_written: bool = False) -> None:
-        self.path, self.as_written, self.within = path, as_written, []
-        self.loader = yaml.SafeLoader("")
+    def __init__(self, path: str | Path, as_written: bool) -> None:
+        self.path, self.as_written, self.loader = path, as_written, yaml.SafeLoader("")
 
-    def value(self, node: yaml.Node) -> Any:
-        if node in self.within:
+    def value(self, node: yaml.Node, *within: yaml.Node) -> Any:
+        if node in within:
             raise self._error(node, "holds itself")
-        self.within.append(node)
-        value = self._value(node)
-        self.within.pop()
-        return value
-
-    def _value(self, node: yaml.Node) -> Any:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if node.tag not in (f"{TAG}seq", f"{TAG}map"):
             raise self._error(node, f"tag {node.tag.replace(TAG, '!!')} is not read")
         if isinstance(node, yaml.SequenceNode):
-            return [self.value(item) for item in node.value]
+            return [self.value(item, node, *within) for item in node.value]
         self._check_keys(node)
-        try:
-            self.loader.flatten_mapping(node)  # `<<: *anchor`
-        except yaml.YAMLError as error:
-            raise UserError(f"{self.path}: not YAML: {' '.join(str(error).split())}") from error
-        return {key.value: self.value(item) for key, item in node.value}
+        self.loader.flatten_mapping(node)  # `<<: *anchor`
+        return {key.value: self.value(item, node, *within) for key, item in node.value}
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
         seen = set()
