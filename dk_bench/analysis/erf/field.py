@@ -6,33 +6,23 @@ positive part. Distances are in pixels, from a centre that is given, usually the
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Measures:
-    """Numbers of one field.
+class Measures(NamedTuple):
+    """Numbers of one field."""
 
-    Attributes:
-        sigma: standard deviation a axis, of the gradient's magnitude about the centre; a Gaussian field's own sigma.
-        radius: of the disc about the centre that holds half of the energy (the squared gradient).
-        area: the least number of pixels that hold half of the energy.
-    """
-
-    sigma: float
-    radius: float
-    area: int
+    sigma: float  # standard deviation along an axis, of the gradient's magnitude about the centre; a Gaussian's own
+    radius: float  # of the disc about the centre that holds half of the energy (the squared gradient)
+    area: int  # the least number of pixels that hold half of the energy
 
 
-def measure(field: np.ndarray, centre: tuple[float, float], share: float = 0.5) -> Measures:
-    """Returns all numbers of a field (H, W) about a centre (y, x) in pixels; of ``share`` of its energy.
-
-    Raises:
-        ValueError: the field is not a map, is zero everywhere or not finite, or share is not above 0 and below 1.
-    """
-    return Measures(sigma(field, centre), energy_radius(field, centre, share), area(field, share))
+def measure(field: np.ndarray, centre: tuple[float, float]) -> Measures:
+    """Returns all numbers of a field (H, W) about a centre (y, x) in pixels. Raises ValueError for a field that is not
+    a map, is zero everywhere or not finite."""
+    return Measures(sigma(field, centre), energy_radius(field, centre), area(field))
 
 
 def sigma(field: np.ndarray, centre: tuple[float, float]) -> float:
@@ -41,26 +31,22 @@ def sigma(field: np.ndarray, centre: tuple[float, float]) -> float:
     return math.sqrt(float((weight * _squared_distance(field.shape, centre)).sum() / weight.sum()) / 2)
 
 
-def energy_radius(field: np.ndarray, centre: tuple[float, float], share: float = 0.5) -> float:
-    """Returns the radius of the smallest disc about the centre with that share of the energy."""
+def energy_radius(field: np.ndarray, centre: tuple[float, float]) -> float:
+    """Returns the radius of the smallest disc about the centre with half of the energy."""
     energy = np.square(_checked(field)).ravel()
     distance = _squared_distance(field.shape, centre).ravel()
     order = np.argsort(distance, kind="stable")
-    return math.sqrt(float(distance[order][_first_with(energy[order], share)]))
+    return math.sqrt(float(distance[order][_half_way(energy[order])]))
 
 
-def area(field: np.ndarray, share: float = 0.5) -> int:
-    """Returns the least number of pixels, wherever they lie, with that share of the energy."""
-    energy = np.sort(np.square(_checked(field)).ravel())[::-1]
-    return _first_with(energy, share) + 1
+def area(field: np.ndarray) -> int:
+    """Returns the least number of pixels, wherever they lie, with half of the energy."""
+    return _half_way(np.sort(np.square(_checked(field)).ravel())[::-1]) + 1
 
 
 def share_inside(field: np.ndarray, mask: np.ndarray) -> float:
     """Returns the share of the energy inside a mask (H, W) of bool, to be seen beside the mask's share of the pixels.
-
-    Raises:
-        ValueError: mask has another shape, or as :func:`measure`.
-    """
+    Raises ValueError as :func:`measure`, and for a mask of another shape."""
     energy = np.square(_checked(field))
     if mask.shape != field.shape:
         raise ValueError(f"mask: expected the field's shape {field.shape}, got {mask.shape}")
@@ -78,15 +64,11 @@ def replknet_sides(field: np.ndarray, shares: tuple[float, ...] = (0.2, 0.3, 0.5
     field = np.log10(_checked(field) + 1)
     side = field.shape[0]
     middle = side // 2
-    found: dict[float, float] = {}
-    for share in shares:
-        for reach in range(1, middle):
-            inner = field[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
-            if inner.sum() / field.sum() > share:
-                found[share] = ((2 * reach + 1) / side) ** 2
-                break
-        else:
-            found[share] = 1.0
+    found = dict.fromkeys(shares, 1.0)
+    for reach in reversed(range(1, middle)):
+        inner = field[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
+        held = inner.sum() / field.sum()
+        found |= {share: ((2 * reach + 1) / side) ** 2 for share in shares if held > share}
     return found
 
 
@@ -103,9 +85,7 @@ def _squared_distance(shape: tuple[int, ...], centre: tuple[float, float]) -> np
     return (y - centre[0]) ** 2 + (x - centre[1]) ** 2
 
 
-def _first_with(values: np.ndarray, share: float) -> int:
-    """Returns the index of the value at which the running sum reaches the share of the total."""
-    if not 0 < share < 1:
-        raise ValueError(f"share: expected above 0 and below 1, got {share!r}")
+def _half_way(values: np.ndarray) -> int:
+    """Returns the index of the value at which the running sum reaches half of the total."""
     total = np.cumsum(values)
-    return int(np.searchsorted(total, share * total[-1]))
+    return int(np.searchsorted(total, total[-1] / 2))

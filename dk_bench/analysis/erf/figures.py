@@ -111,8 +111,5 @@ def draw_profiles(found: Sequence[Profile]) -> Figure:
 
 def _reach(found: Sequence[Profile]) -> int:
     """Returns the distance within which every absolute profile falls to a hundredth of its largest value."""
-    reach = 1
-    for each in found:
-        means = np.array([value.mean for value in each.parts["absolute"]])
-        reach = max(reach, int(np.flatnonzero(means > means.max() / 100)[-1]) + 1)
-    return reach
+    profiles = [np.array([value.mean for value in each.parts["absolute"]]) for each in found]
+    return max(int(np.flatnonzero(means > means.max() / 100)[-1]) + 1 for means in profiles)

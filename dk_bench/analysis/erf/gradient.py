@@ -23,9 +23,8 @@ def unit_gradient(
     in_pixels: bool = False,
     through_offsets: bool = True,
 ) -> tuple[np.ndarray, tuple[float, float]]:
-    """Returns the gradient of one unit to one image, and the unit's place (y, x) in pixels.
-
-    A unit is a place of a layer's map: the sum of its channels.
+    """Returns the gradient of one unit to one image, (C, H, W) in float64, signed, and the unit's place (y, x) in
+    pixels. A unit is a place of a layer's map: the sum of its channels. A dead one's gradient is zero everywhere.
 
     Args:
         model: takes (N, C, H, W); runs in evaluation mode and keeps its own.
@@ -35,9 +34,6 @@ def unit_gradient(
             which the nearest unit is taken; None: the middle.
         through_offsets: also count what an image changes by moving taps, as the derivative does; False holds the
             offsets fixed, as the paper's equations do.
-
-    Returns:
-        (C, H, W) in float64, signed; zero everywhere for a dead unit.
 
     Raises:
         ValueError: no such layer or it has no map; position outside the map; image of another shape.
@@ -52,9 +48,9 @@ def unit_gradient(
         lattice = lattice_of(batch.shape[2:], output.shape[2:], steps)
         row, column = _unit(position, output.shape[2:], lattice, in_pixels)
         unit = output[0, :, row, column].sum()
-        gradient = torch.autograd.grad(unit, batch, allow_unused=True)[0] if unit.requires_grad else None
-        if gradient is None:  # the image has no part in it
-            gradient = torch.zeros_like(batch)
+        gradient = torch.zeros_like(batch)
+        if unit.requires_grad:  # else the image has no part in it
+            (gradient,) = torch.autograd.grad(unit, batch, materialize_grads=True)
     centre = tuple(first + place * stride for place, (first, stride) in zip((row, column), lattice, strict=True))
     return gradient[0].double().cpu().numpy(), centre
 
@@ -77,10 +73,8 @@ def layer_output(model: nn.Module, images: Tensor, layer: str | None) -> Tensor:
     """Returns what a layer puts out for images (N, C, H, W) as (N, C, h, w); tokens and maps with channels last too.
 
     Without a layer it is what ``forward_features`` gives. Where that is no map, or has been normalised over its
-    channels, whose sum then no image changes, it is timm's last intermediate map, before that.
-
-    Raises:
-        ValueError: no such layer, or its output is no map.
+    channels, whose sum then no image changes, it is timm's last intermediate map, before that. Raises ValueError where
+    there is no such layer, or its output is no map.
     """
     if layer is None:
         if not hasattr(model, "forward_features"):

@@ -6,12 +6,13 @@ from statistics import fmean
 
 import numpy as np
 
+from dk_bench.analysis.erf.field import Measures
 from dk_bench.analysis.erf.study import KINDS, Observation
 from dk_bench.analysis.family import Difference, corrected
 from dk_bench.claims.studies import HELD
 from dk_bench.tables.statistics import Summary, summarize
 
-NUMBERS = ("sigma", "radius", "area", "inside", "lift", "agreement_rotated", "agreement_scaled")
+NUMBERS = (*Measures._fields, "inside", "lift", "agreement_rotated", "agreement_scaled")
 PARTS = ("absolute", "signed")  # of a profile
 PICTURES, CHECKPOINTS, SEEDS = "pictures", "checkpoints", "seeds"
 
@@ -61,7 +62,7 @@ def _values(own: Sequence[Observation]) -> dict[str, list[float]]:
     """Returns the values of each of `NUMBERS` of one model."""
     plain = [seen for seen in own if seen.kind == "original" and not seen.dead]
     on_object = [seen for seen in plain if seen.inside is not None]
-    values = {name: [getattr(seen.measures, name) for seen in plain] for name in ("sigma", "radius", "area")}
+    values = {name: [getattr(seen.measures, name) for seen in plain] for name in Measures._fields}
     values["inside"] = [seen.inside for seen in on_object]
     values["lift"] = [seen.inside / seen.covered for seen in on_object]
     for kind in KINDS[1:]:

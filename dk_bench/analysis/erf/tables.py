@@ -1,11 +1,13 @@
 """Receptive fields as files: every field, its map and figures; the summary as CSV, as Markdown, and on a terminal."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dk_bench.analysis.drawing import save_figure, styled
+from dk_bench.analysis.erf.field import Measures
 from dk_bench.analysis.erf.figures import draw_fields, draw_profiles, draw_transforms
 from dk_bench.analysis.erf.study import Observation
 from dk_bench.analysis.erf.summary import (
@@ -54,9 +56,7 @@ def write_study(observations: Sequence[Observation], pictures: Sequence[Picture]
         write_csv(folder, "fields", map(_field_row, observations)),
         write_csv(folder, "profile", profile_rows(averaged)),
     ]
-    first: dict[str, str] = {}
-    for seen in observations:
-        first.setdefault(seen.kind_of_model, seen.model)
+    first = {seen.kind_of_model: seen.model for seen in reversed(observations)}
     drawn = [seen for seen in observations if first[seen.kind_of_model] == seen.model]
     for seen in drawn:
         if seen.picture in {picture.name for picture in shown}:
@@ -76,19 +76,17 @@ def write_study(observations: Sequence[Observation], pictures: Sequence[Picture]
 def _field_row(seen: Observation) -> dict[str, object]:
     start = {"model": seen.model, "trained": seen.trained, "picture": seen.picture, "kind": seen.kind}
     centre = dict(zip("yx", seen.centre, strict=True))
-    measured = {name: getattr(seen.measures, name, None) for name in ("sigma", "radius", "area")}
+    measured = {name: getattr(seen.measures, name, None) for name in Measures._fields}
     shares = {"inside": seen.inside, "covered": seen.covered, "agreement": seen.agreement}
     return start | centre | measured | shares | {"dead": seen.dead}
 
 
 def _remarks(observations: Sequence[Observation]) -> str:
     """Tells what a caption has to say beside what is drawn: whose weights are random, whose units are dead."""
-    models: dict[str, list[Observation]] = {}
-    for seen in observations:
-        models.setdefault(seen.model, []).append(seen)
-    random = [model for model, own in models.items() if not all(seen.trained for seen in own)]
-    counts = {model: sum(seen.dead for seen in own) for model, own in models.items()}
-    dead = [f"{count} of {len(models[model])} of {model}" for model, count in counts.items() if count]
+    units = Counter(seen.model for seen in observations)
+    random = dict.fromkeys(seen.model for seen in observations if not seen.trained)
+    counts = Counter(seen.model for seen in observations if seen.dead)
+    dead = [f"{count} of {units[model]} of {model}" for model, count in counts.items()]
     words = f" Not trained: {', '.join(random)}." if random else ""
     return words + (f" Left out, as their gradient is zero, units: {', '.join(dead)}." if dead else "")
 
