@@ -33,78 +33,47 @@ QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75,
 
 @dataclass(frozen=True)
 class Taps:
-    """K taps at one position: (K, 2) each, (y, x).
+    """K taps at one position: (K, 2) each, (y, x)."""
 
-    Attributes:
-        before: where they are at the start of training: in the scope, or on the layer's input.
-        after: where their offsets take them, before any clipping.
-        outside: (K,), whether that is outside the scope, or the input.
-    """
-
-    before: np.ndarray
-    after: np.ndarray
-    outside: np.ndarray
+    before: np.ndarray  # where they are at the start of training: in the scope, or on the layer's input
+    after: np.ndarray  # where their offsets take them, before any clipping
+    outside: np.ndarray  # (K,), whether that is outside the scope, or the input
 
 
 @dataclass(frozen=True)
 class LayerTaps:
-    """A convolution's taps and kernels at one position of an image.
+    """A convolution's taps and kernels at one position of an image."""
 
-    Attributes:
-        name: in the model.
-        unit: (row, column) of the position on the layer's output.
-        input_size: (H, W) of what it reads.
-        image_size, lattice: (H, W) of the image the network saw, and where in it what the layer reads lies.
-        kernel: its taps in the scope; None where its kernel is rigid.
-        data: its taps on its input, for each group of channels with offsets of its own; None where they do not move.
-        resting: (K, 2), where rigid taps read the input.
-        stored: (channels, Sh, Sw), the weight over the scope; a dense kernel's pairs of channels in a row.
-        sampled: (channels, Kh, Kw), what the taps read of it; the weight itself where the kernel is rigid.
-    """
-
-    name: str
-    unit: tuple[int, int]
-    input_size: tuple[int, int]
-    image_size: tuple[int, int]
-    lattice: Lattice
-    kernel: Taps | None
-    data: list[Taps] | None
-    resting: np.ndarray
-    stored: np.ndarray
-    sampled: np.ndarray
+    name: str  # in the model
+    unit: tuple[int, int]  # (row, column) of the position on the layer's output
+    input_size: tuple[int, int]  # (H, W) of what it reads
+    image_size: tuple[int, int]  # (H, W) of the image that the network saw
+    lattice: Lattice  # where in the image what the layer reads lies
+    kernel: Taps | None  # in the scope; None where the kernel is rigid
+    data: list[Taps] | None  # on the input, for each group of channels with its own offsets; None where none move
+    resting: np.ndarray  # (K, 2), where rigid taps read the input
+    stored: np.ndarray  # (channels, Sh, Sw), the weight over the scope; a dense kernel's pairs of channels in a row
+    sampled: np.ndarray  # (channels, Kh, Kw), what the taps read of it; the weight itself where the kernel is rigid
 
 
 @dataclass(frozen=True)
 class Offsets:
-    """All offsets of a layer, over positions and images.
+    """All offsets of a layer, over positions and images."""
 
-    Attributes:
-        source: where they are from.
-        values: (K * groups, 2, P), pixels: (dy, dx) of every tap at P positions (of a global kernel: images).
-        outside: share of the taps that land outside the scope, or the layer's input.
-        outside_before: the same share of rigid taps: zero in a scope, the padding's on data.
-    """
-
-    source: Source
-    values: np.ndarray
-    outside: float
-    outside_before: float
+    source: Source  # where they are from
+    values: np.ndarray  # (K * groups, 2, P), pixels: (dy, dx) of every tap at P positions (of a global kernel: images)
+    outside: float  # share of the taps that land outside the scope, or the layer's input
+    outside_before: float  # the same share of rigid taps: zero in a scope, the padding's on data
 
 
 @dataclass(frozen=True)
 class TapsStudy:
-    """Holds where a model's taps go.
+    """Holds where a model's taps go."""
 
-    Attributes:
-        picture: the image that was looked at, and ``position`` the place in it, (y, x) as shares of height and width.
-        layers: those that are shown, at that place.
-        offsets: of all layers, over all positions of all images.
-    """
-
-    picture: Image.Image
-    position: tuple[float, float]
-    layers: list[LayerTaps]
-    offsets: list[Offsets]
+    picture: Image.Image  # that was looked at
+    position: tuple[float, float]  # the place in it, (y, x) as shares of height and width
+    layers: list[LayerTaps]  # those that are shown, at that place
+    offsets: list[Offsets]  # of all layers, over all positions of all images
 
 
 def study_taps(
@@ -212,7 +181,7 @@ def _nearest(at: float, places: int, lattice: tuple[float, float], conv: nn.Modu
 
 def _rows_and_columns(size: Sequence[int]) -> np.ndarray:
     """Returns the row and column of every place of a map or tap of a kernel, in order, (places, 2)."""
-    return np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1).reshape(-1, 2).astype(float)
+    return np.indices(size, float).reshape(2, -1).T
 
 
 def _in_scope(conv: nn.Module) -> np.ndarray:
@@ -229,8 +198,8 @@ def _resting(conv: nn.Module, places: Sequence[int]) -> np.ndarray:
 
 def _beyond(taps: np.ndarray, size: tuple[int, int], axis: int = -1) -> np.ndarray:
     """Tells whether taps, whose (y, x) are along an axis, are outside samples 0 to size - 1."""
-    last = np.expand_dims(np.array(size) - 1, tuple(range(1, -axis)))
-    return ((taps < 0) | (taps > last)).any(axis)
+    taps = np.moveaxis(taps, axis, -1)
+    return ((taps < 0) | (taps > np.array(size) - 1)).any(-1)
 
 
 def offsets_over(
@@ -243,15 +212,14 @@ def offsets_over(
             model(image[None])
             on_image()
     result = []
-    for source in found:
-        values, outside, before, taps = zip(*seen[source], strict=True)
-        shares = (sum(each) / sum(taps) for each in (outside, before))
-        result.append(Offsets(source, np.concatenate(values, axis=-1), *shares))
+    for source, of_images in seen.items():
+        values, outside, before = (np.concatenate(each, axis=-1) for each in zip(*of_images, strict=True))
+        result.append(Offsets(source, values, float(outside.mean()), float(before.mean())))
     return result
 
 
-def _taps_of_image(source: Source, read: Tensor, given: Tensor) -> tuple[np.ndarray, int, int, int]:
-    """Returns offsets (K * groups, 2, P); how many taps land outside, how many rigid ones do, how many there are."""
+def _taps_of_image(source: Source, read: Tensor, given: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns offsets (K * groups, 2, P), and whether they take taps outside, and rigid ones are, (K * groups, P)."""
     conv, values = source.conv, given[0].float().cpu().numpy()
     values = values.reshape(-1, 2, values[0].size)  # of a global kernel one position
     if source.kind == KERNEL:
@@ -259,8 +227,7 @@ def _taps_of_image(source: Source, read: Tensor, given: Tensor) -> tuple[np.ndar
     else:
         rest, size = _resting(conv, given.shape[2:]), tuple(read.shape[2:])
         rest = np.tile(rest.reshape(*rest.shape[:2], -1), (len(values) // len(rest), 1, 1))
-    outside, before = (int(_beyond(taps, size, axis=-2).sum()) for taps in (rest + values, rest + 0 * values))
-    return values, outside, before, values[:, 0].size
+    return values, _beyond(rest + values, size, axis=-2), _beyond(rest, size, axis=-2)
 
 
 def statistics(values: np.ndarray) -> Iterator[tuple[str, dict[str, float]]]:
