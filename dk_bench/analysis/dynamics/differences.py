@@ -1,6 +1,5 @@
 """Differences between probes' scores, by seed, with their tests."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,9 +20,8 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Compared:
-    """A difference of one kind of dynamics' score to another's, with its test; ``table`` is its family."""
+    """A difference of one kind of dynamics' score to another's, with its test."""
 
-    table: str
     model: str
     cell: str
     kind: str
@@ -40,31 +38,27 @@ def families(scores: list[ProbeScore]) -> dict[str, list[Compared]]:
     whole = [score for score in scores if score.layer == ALL]
     found = {}
     if experts := next((score for score in whole if score.kind == EXPERTS), None):
-        heading = f"Offsets minus expert scores of {experts.model}"
         over = {"cell": experts.cell, "kind": EXPERTS}
-        found[heading] = _compared(heading, whole, lambda key: key.kind != EXPERTS, over)
-    heading = "Learned minus random generator"
-    found[heading] = _compared(heading, whole, lambda key: True, {"features": RANDOM})
+        found[f"Offsets minus expert scores of {experts.model}"] = _compared(whole, over)
+    found["Learned minus random generator"] = _compared(whole, {"features": RANDOM})
     return {heading: members for heading, members in found.items() if members}
 
 
-def _compared(
-    heading: str, scores: list[ProbeScore], of: Callable[[Key], bool], over: dict[str, str]
-) -> list[Compared]:
-    """Returns the differences of some learned values to those with other fields of their key, by seed."""
+def _compared(scores: list[ProbeScore], over: dict[str, str]) -> list[Compared]:
+    """Returns the differences by seed of learned values to those that have ``over`` in their key. No kind that is in
+    ``over`` is compared with itself."""
     values: dict[Key, dict[int, float]] = {}
     for score in scores:
         key = Key(score.cell, score.kind, score.features, score.target)
         values.setdefault(key, {})[score.seed] = score.value
     names = {score.cell: score.model for score in scores}
-    kept = [key for key in values if key.features == LEARNED and of(key)]
-    pairs = [(key, difference(values[key], values.get(key._replace(**over), {}))) for key in kept]
-    pairs = [(key, found) for key, found in pairs if found]
-    tests = corrected([Difference(found) for _, found in pairs])
-    return [
-        Compared(heading, names[key.cell], key.cell, key.kind, key.target, test)
-        for (key, _), test in zip(pairs, tests, strict=True)
-    ]
+    found = {}
+    for key, by_seed in values.items():
+        if key.features == LEARNED and key.kind != over.get("kind"):
+            if above := difference(by_seed, values.get(key._replace(**over), {})):
+                found[key] = Difference(above)
+    tests = zip(found, corrected([*found.values()]), strict=True)
+    return [Compared(names[key.cell], key.cell, key.kind, key.target, test) for key, test in tests]
 
 
 def difference(one: dict[int, float], other: dict[int, float]) -> Summary | None:

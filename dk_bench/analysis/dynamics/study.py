@@ -34,19 +34,14 @@ LEARNED, RANDOM, SHUFFLED = "learned", "random generator", "shuffled targets"
 @dataclass(frozen=True)
 class DynamicsPlan:
     """The settings of a study: at most so many ``objects``, of the models' own procedural images, or of ``data``,
-    annotations in COCO's format whose images are in the folder ``images``.
-
-    Attributes:
-        size: shorter side of the images, pixels; None: as in evaluation.
-        tsne: for how many objects there is to be a t-SNE of that ``perplexity``; 0: none.
-    """
+    annotations in COCO's format whose images are in the folder ``images``."""
 
     data: str = PROCEDURAL
     images: Path | None = None
     objects: int = 2000
-    size: int | None = None
+    size: int | None = None  # shorter side of the images, pixels; None: as in evaluation
     device: str = "cpu"
-    tsne: int = 1000
+    tsne: int = 1000  # for how many objects there is to be a t-SNE of that perplexity; 0: none
     perplexity: float = 30
 
 
@@ -83,23 +78,14 @@ class ProbeScore:
 
 @dataclass(frozen=True)
 class ProbeResults:
-    """Holds what probes tell, as files hold it.
+    """Holds what probes tell, as files hold it."""
 
-    Attributes:
-        scores: of models.
-        alone: of what is known without any model.
-        origins: of the checkpoints.
-        objects: what the objects are, in words.
-        chance: share of the most frequent class, percent.
-        held: top-1 with offsets held at their mean, of models whose classes the objects have.
-    """
-
-    scores: list[ProbeScore]
-    alone: list[ProbeScore]
-    origins: list[Origin]
-    objects: str
-    chance: float
-    held: list[HeldAccuracy]
+    scores: list[ProbeScore]  # of models
+    alone: list[ProbeScore]  # of what is known without any model
+    origins: list[Origin]  # of the checkpoints
+    objects: str  # what they are, in words
+    chance: float  # share of the most frequent class, percent
+    held: list[HeldAccuracy]  # of models whose classes the objects have
 
 
 @dataclass(frozen=True)
@@ -113,10 +99,8 @@ class DynamicsStudy:
     @property
     def drawn(self) -> list[Dynamics]:
         """Returns the dynamics that figures show: of several seeds of a cell the first."""
-        first: dict[str, Dynamics] = {}
-        for each in self.dynamics:
-            first.setdefault(each.loaded.cell, each)
-        return list(first.values())
+        cells = [each.loaded.cell for each in self.dynamics]
+        return [each for place, each in enumerate(self.dynamics) if cells[place] not in cells[:place]]
 
 
 def study_dynamics(checkpoints: Sequence[str], plan: DynamicsPlan) -> DynamicsStudy:
@@ -192,7 +176,7 @@ def collect(
 
     def at_objects(source: Source, read: Tensor, given: Tensor) -> tuple[np.ndarray, np.ndarray]:
         pair = (given, source.read(controls[source](read)))
-        return tuple(_at(values, now["image"], now["centre"]).double().cpu().numpy() for values in pair)
+        return tuple(_at(values, **now).double().cpu().numpy() for values in pair)
 
     model = loaded.model.to(device)
     with evaluating(model), torch.no_grad(), recorded(found, at_objects) as seen:

@@ -1,7 +1,7 @@
 """Probes' scores as files: CSV, and tables in Markdown; and read again."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dk_bench.analysis.dynamics.differences import Compared, families
@@ -133,12 +133,10 @@ def write_tables(of: ProbeResults, folder: Path, name: str = "probe") -> list[Pa
     """Writes NAME.csv (all scores), NAME_differences.csv (with p values), NAME_held.csv where there is any, NAME.md and
     NAME.json (objects, chance, and of each checkpoint run, seed, configuration, commit). Raises UserError."""
     of = replace(of, scores=list(map(_as_filed, of.scores)), alone=list(map(_as_filed, of.alone)))
-    compared = (each for members in families(of.scores).values() for each in members)
     about = {"objects": of.objects, "chance": of.chance}
-    columns = [field.name for field in fields(ProbeScore)]
     written = [
-        write_csv(folder, name, map(asdict, of.scores + of.alone), columns),
-        write_csv(folder, f"{name}_differences", map(_difference_row, compared), DIFFERENCES),
+        write_csv(folder, name, map(asdict, of.scores + of.alone)),
+        write_csv(folder, f"{name}_differences", _filed_differences(of.scores), DIFFERENCES),
         write_text(folder / f"{name}.md", markdown(document(of))),
         write_about(folder / f"{name}.json", about, of.origins),
     ]
@@ -149,11 +147,13 @@ def _as_filed(score: ProbeScore) -> ProbeScore:
     return replace(score, value=as_filed(score.value), low=as_filed(score.low), high=as_filed(score.high))
 
 
-def _difference_row(each: Compared) -> dict[str, object]:
-    known = {name: getattr(each, name) for name in DIFFERENCES[:5]}
-    of = each.difference.of
-    numbers = {"seeds": of.n, "difference": of.mean, "half_interval": of.half_width}
-    return known | numbers | p_columns(each.difference)
+def _filed_differences(scores: list[ProbeScore]) -> Iterator[dict[str, object]]:
+    for heading, members in families(scores).items():
+        for each in members:
+            known = {"table": heading} | {name: getattr(each, name) for name in DIFFERENCES[1:5]}
+            of = each.difference.of
+            numbers = {"seeds": of.n, "difference": of.mean, "half_interval": of.half_width}
+            yield known | numbers | p_columns(each.difference)
 
 
 def read_tables(path: Path) -> ProbeResults:
