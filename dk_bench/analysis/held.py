@@ -72,20 +72,20 @@ def held_accuracy(
 def _held(model: nn.Module, images: Iterable[Tensor]) -> tuple[nn.Module, list[Tensor]]:
     """Returns a copy with offsets held, and the classes that the model itself gives, a tensor a batch (N, C, H, W)."""
     found, given = sources(model), []
-    with evaluating(model), torch.no_grad(), recorded(found, lambda source, read, output: _sum(output)) as seen:
+    with evaluating(model), torch.no_grad(), recorded(found, _sum) as seen:
         counted = 0
         for batch in images:
             given.append(model(batch).argmax(1).cpu())
             counted += len(batch)
-    model = copy.deepcopy(model)
-    for source, own in zip(sources(model), found, strict=True):
+    held = copy.deepcopy(model)
+    for source, own in zip(sources(held), found, strict=True):
         _hold(source, torch.stack(seen[own]).sum(0) / counted)
-    return model, given
+    return held, given
 
 
-def _sum(output: Tensor) -> Tensor:
-    """Sums over images the mean over the positions of a map (N, D, h, w): (D,)."""
-    return (output.mean((2, 3)) if output.dim() == 4 else output).sum(0)
+def _sum(source: Source, read: Tensor, given: Tensor) -> Tensor:
+    """Sums over images the mean over the positions of a map (N, D, h, w), or values (N, D): (D,)."""
+    return (given.mean((2, 3)) if given.dim() == 4 else given).sum(0)
 
 
 def _hold(source: Source, mean: Tensor) -> None:
@@ -93,7 +93,6 @@ def _hold(source: Source, mean: Tensor) -> None:
     value = torch.logit(mean) if source.kind == EXPERTS else mean
 
     def give(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        shape = (1, -1, 1, 1) if output.dim() == 4 else (1, -1)
-        return value.to(output).view(shape).expand_as(output).contiguous()
+        return value.to(output).view(-1, *[1] * (output.dim() - 2)).expand_as(output).contiguous()
 
     source.generator.register_forward_hook(give)

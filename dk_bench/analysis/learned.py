@@ -23,19 +23,12 @@ _KINDS = {"kernel_offset": KERNEL, "data_offset": DATA, "data_mask": FACTORS, "r
 
 @dataclass(frozen=True)
 class Source:
-    """A generator of learned dynamics, in a convolution.
+    """A generator of learned dynamics, in a convolution."""
 
-    Attributes:
-        layer: name of the convolution in the model.
-        kind: what it gives: kernel offsets, data offsets, tap factors (DCN v2) or expert scores.
-        conv: the convolution.
-        generator: its part that makes them from the convolution's input.
-    """
-
-    layer: str
-    kind: str
+    layer: str  # name of the convolution in the model
+    kind: str  # what it gives: kernel offsets, data offsets, tap factors (DCN v2) or expert scores
     conv: RigidStart2d
-    generator: nn.Module
+    generator: nn.Module  # part of the convolution that makes them from its input
 
     def read(self, output: Tensor) -> Tensor:
         """Tells what the generator's output stands for: scores of experts are its sigmoid, all else is as it is."""
@@ -90,8 +83,7 @@ def load_classifier(path: str | Path) -> Loaded:
     config = config_from_dict(held["config"], source=str(path))
     done, whole = RunKeeper.state_in(checkpoint).get("epochs"), config.optim.epochs
     epochs = "" if done is None or len(done) >= whole else f", after {len(done)} of {whole} epochs"
-    known = (config, held.get("run_id", ""), list(held["classes"]), epochs)
-    loaded = Loaded(Path(path), load_model(path), *known)
+    loaded = Loaded(Path(path), load_model(path), config, held.get("run_id", ""), list(held["classes"]), epochs)
     # A diverged run leaves weights that are no numbers; what is made of them looks like some.
     for name, value in loaded.model.state_dict().items():
         if not torch.isfinite(value).all():

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms as T
@@ -21,31 +22,22 @@ from dk_bench.data.sources import open_images
 from dk_bench.errors import UserError
 
 BATCH = 32  # images that a model sees at once
+POSE = ("rotation", "bend")
 
 
 @dataclass(frozen=True)
 class Objects:
-    """M objects on images.
+    """M objects on images. A scale is a share of the image's shorter side: half of the object's unbent extent, or of
+    annotations in COCO's format the root of its box's area."""
 
-    Attributes:
-        images: each opens an RGB image.
-        image: (M,) index of each object's image, rising.
-        label: (M,) index of its class.
-        classes: names of the classes.
-        centre: (M, 2), middle of its box, (y, x) as shares of the image's height and width.
-        scale: (M,), share of the image's shorter side: half of the unbent extent, or (COCO) root of the box's area.
-        pose: (M,) each, radians: rotation and bend, where they are known.
-        source: what the objects are, in words.
-    """
-
-    images: list[Callable[[], Image.Image]]
-    image: np.ndarray
-    label: np.ndarray
-    classes: list[str]
-    centre: np.ndarray
-    scale: np.ndarray
-    pose: dict[str, np.ndarray]
-    source: str
+    images: list[Callable[[], Image.Image]]  # each opens an RGB image
+    image: np.ndarray  # (M,), index of each object's image, rising
+    label: np.ndarray  # (M,), index of its class
+    classes: list[str]  # their names
+    centre: np.ndarray  # (M, 2), middle of its box, (y, x) as shares of the image's height and width
+    scale: np.ndarray  # (M,)
+    pose: dict[str, np.ndarray]  # (M,) each, radians: rotation and bend, where they are known
+    source: str  # what the objects are, in words
 
     def __len__(self) -> int:
         return len(self.image)
@@ -65,9 +57,9 @@ def procedural_objects(data: DataConfig, count: int) -> Objects:
         image=np.arange(count),
         label=np.array([each["label"] for each in known]),
         classes=images.classes,
-        centre=_centres([each["box"] for each in known], np.full((count, 2), images.size)),
+        centre=_middles([each["box"] for each in known]) / images.size,
         scale=np.array([each["scale"] for each in known]) / images.size,
-        pose={name: np.array([each[name] for each in known]) for name in ("rotation", "bend")},
+        pose={name: np.array([each[name] for each in known]) for name in POSE},
         source=f"{count} procedural validation images of {images.size} pixels, one shape each",
     )
 
@@ -92,7 +84,7 @@ def coco_objects(path: str | Path, folder: str | Path | None, count: int) -> Obj
     found = sorted((boxed[index] for index in chosen), key=lambda each: (each["image_id"], each["id"]))
     labels = {number: index for index, number in enumerate(held.classes)}
     used = list(dict.fromkeys(each["image_id"] for each in found))
-    boxes = [each["bbox"] for each in found]
+    boxes = np.array([each["bbox"] for each in found], dtype=float)
     sizes = np.array([[held.images[each["image_id"]][side] for side in ("height", "width")] for each in found])
     return Objects(
         images=[
@@ -102,9 +94,9 @@ def coco_objects(path: str | Path, folder: str | Path | None, count: int) -> Obj
         image=np.array([used.index(each["image_id"]) for each in found]),
         label=np.array([labels[each["category_id"]] for each in found]),
         classes=list(map(str, held.classes.values())),
-        centre=_centres(boxes, sizes),
-        scale=np.array([math.sqrt(width * height) for _, _, width, height in boxes]) / sizes.min(1),
-        pose=_poses(found),
+        centre=_middles(boxes) / sizes,
+        scale=np.sqrt(boxes[:, 2] * boxes[:, 3]) / sizes.min(1),
+        pose=_poses([each.get("pose") for each in found]),
         source=f"{len(found)} of the {len(boxed)} objects of {path.name} on {len(used)} images",
     )
 
@@ -128,15 +120,14 @@ def batches(objects: Objects, transform: Callable[[Image.Image], Tensor]) -> Ite
     yield len(objects.images) - len(batch), torch.stack(batch)
 
 
-def _centres(boxes: list, sizes: np.ndarray) -> np.ndarray:
-    """Returns the middles of boxes (left, top, width, height) as shares of their images' (height, width): (M, 2)."""
-    left, top, width, height = np.array(boxes, dtype=float).T
-    middle = np.stack([top + height / 2, left + width / 2], axis=1)
-    return middle / sizes
+def _middles(boxes: ArrayLike) -> np.ndarray:
+    """Returns the middles (y, x) of boxes (left, top, width, height): (M, 2)."""
+    left, top, width, height = np.asarray(boxes, dtype=float).T
+    return np.stack([top + height / 2, left + width / 2], axis=1)
 
 
-def _poses(annotations: list[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    names, poses = ("rotation", "bend"), [each.get("pose") for each in annotations]
-    if not all(isinstance(pose, dict) and pose.keys() >= set(names) for pose in poses):
+def _poses(stated: list[Any]) -> dict[str, np.ndarray]:
+    """Returns the poses that annotations state, or none where one states none."""
+    if not all(isinstance(pose, dict) and pose.keys() >= set(POSE) for pose in stated):
         return {}
-    return {name: np.array([pose[name] for pose in poses]) for name in names}
+    return {name: np.array([pose[name] for pose in stated]) for name in POSE}

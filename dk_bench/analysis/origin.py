@@ -20,25 +20,15 @@ UNKNOWN = "not known"
 
 @dataclass(frozen=True)
 class Origin:
-    """One checkpoint of a study.
+    """One checkpoint of a study; commit and top-1 are None where no record of its run lay beside it."""
 
-    Attributes:
-        model: what the study calls it.
-        seed: of its run.
-        run: the run's id, by which its record is found; None where the study did not say.
-        configuration: hash of its configuration, the same for every seed.
-        commit: that it was trained at, and ``dirty`` whether code had changes that no commit holds; None: no record of
-            that run lay beside the checkpoint.
-        top1: percent, at the end of the run, from that record.
-    """
-
-    model: str
+    model: str  # what the study calls it
     seed: int
-    run: str | None = None
-    configuration: str | None = None
-    commit: str | None = None
-    dirty: bool | None = None
-    top1: float | None = None
+    run: str | None = None  # its id, by which its record is found; None where the study did not say
+    configuration: str | None = None  # its hash, the same for every seed
+    commit: str | None = None  # that it was trained at
+    dirty: bool | None = None  # whether code had changes that no commit holds
+    top1: float | None = None  # percent, at the end of the run
 
 
 def origin_of(path: str | Path, model: str, config: Config, run_id: str) -> Origin:
@@ -79,10 +69,9 @@ def read_about(path: Path, needed: Sequence[str]) -> tuple[dict[str, Any], list[
         about = json.loads(path.read_text(encoding="utf-8"))
         origins = [Origin(**each) for each in about.pop("checkpoints")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        names = ", ".join(each.name for each in fields(Origin))
-        raise UserError(
-            f"{path}: cannot be read: {error!r}; expected {expected}, with checkpoints of {names}"
-        ) from error
+        parts = ", ".join(each.name for each in fields(Origin))
+        told = f"cannot be read: {error!r}; expected {expected}, with checkpoints of {parts}"
+        raise UserError(f"{path}: {told}") from error
     if missing := [key for key in needed if key not in about]:
         raise UserError(f"{path}: no {', '.join(missing)}; expected {expected}")
     return about, origins
