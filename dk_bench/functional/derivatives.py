@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
 from dk_bench.functional.batching import one_by_one
-from dk_bench.functional.operators import Tensors
+from dk_bench.functional.operators import Tensors, raise_by_type
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,20 @@ class Rules:
     constants: tuple[int, ...] = ()
 
 
-def register_derivatives(library: torch.library.Library, name: str, rules: Rules) -> None:
-    """Makes the operator ``dk_bench::name`` differentiable by its rules."""
+def register_derivatives(
+    library: torch.library.Library, name: str, rules: Rules, check_values: Callable[..., None] = lambda *operands: None
+) -> None:
+    """Makes the operator ``dk_bench::name`` differentiable by its rules; ``check_values`` gives its errors their types,
+    see `raise_by_type`."""
     op = getattr(torch.ops.dk_bench, name).default
-    function = _make_function(op, rules)
+
+    def forward(keyset, *arguments):
+        try:
+            return _below_autograd(op, keyset, arguments)
+        except RuntimeError as error:
+            raise_by_type(error, check_values, arguments[: rules.operands])
+
+    function = _make_function(op, rules, forward)
     apply = super(torch.autograd.Function, function).apply  # without what only callers outside the dispatcher need
 
     def autograd(keyset, *arguments):
@@ -54,7 +64,7 @@ def register_derivatives(library: torch.library.Library, name: str, rules: Rules
         dual = forward_ad._current_level >= 0 or type(arguments[0]) is not Tensor
         if dual or torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
             return apply(keyset, *arguments)
-        return _below_autograd(op, keyset, arguments)
+        return forward(keyset, *arguments)
 
     def transform(*arguments):
         device = arguments[0].device.type
@@ -89,11 +99,8 @@ def _functionalize(op, arguments):
     return tree_map(lambda t: functorch._wrap_functional_tensor(t, interpreter.level()), result)
 
 
-def _make_function(op, rules: Rules) -> type[torch.autograd.Function]:
+def _make_function(op, rules: Rules, forward: Callable[..., Any]) -> type[torch.autograd.Function]:
     count = rules.operands
-
-    def forward(keyset, *arguments):
-        return _below_autograd(op, keyset, arguments)
 
     def setup_context(ctx, inputs, output):
         operands, ctx.settings = inputs[1 : 1 + count], inputs[1 + count :]

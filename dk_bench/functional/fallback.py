@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dk_bench.functional.derivatives import without_autocast
 from dk_bench.functional.loading import CHOICE, CHOSEN, REFERENCE, library, why_reference
-from dk_bench.functional.operators import Operator, Tensors
+from dk_bench.functional.operators import Operator, Tensors, as_runtime_errors
+from dk_bench.reference.checks import NotFinite
 
 EVERYWHERE = "CompositeExplicitAutograd"  # the dispatcher's key of all devices that have no kernel of their own
 
@@ -42,12 +43,12 @@ def register_fallback(operator: Operator, allocate: Callable[..., Tensor], check
         return output
 
     def forward(*arguments):
-        with _as_runtime_errors(), without_autocast(arguments[0]):
+        with as_runtime_errors(), without_autocast(arguments[0]):
             return check(arguments).copy_(operator.evaluate(*operator.split(arguments)))
 
     def backward(grad, *arguments):
         operands, settings = operator.split(arguments)
-        with _as_runtime_errors():
+        with as_runtime_errors():
             shape = check((*operands, *settings[: len(operator.settings)])).shape
             if grad.shape != shape:
                 raise ValueError(f"grad: expected shape {tuple(shape)}, got {tuple(grad.shape)}")
@@ -63,11 +64,11 @@ def register_fallback(operator: Operator, allocate: Callable[..., Tensor], check
 
 
 def check_not_nan(**tensors: Tensor | None) -> None:
-    """Raises ValueError that names the first of the tensors with a NaN, and where it is."""
+    """Raises NotFinite that names the first of the tensors with a NaN, and where it is."""
     for name, tensor in tensors.items():
         if tensor is not None and tensor.isnan().any():
             index = tuple(tensor.isnan().nonzero()[0].tolist())
-            raise ValueError(f"{name}: NaN at index {index}")
+            raise NotFinite(f"{name}: NaN at index {index}")
 
 
 @functools.cache
@@ -110,12 +111,3 @@ def _recording(tensor: Tensor) -> Iterator[None]:
             left_out = left_out.remove(getattr(torch._C.DispatchKey, key))
         with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), left_out):
             yield
-
-
-@contextmanager
-def _as_runtime_errors() -> Iterator[None]:
-    """Raises the reference's ValueErrors as the compiled operators do: RuntimeErrors of the same words."""
-    try:
-        yield
-    except ValueError as error:
-        raise RuntimeError(str(error)) from error

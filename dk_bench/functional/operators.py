@@ -1,12 +1,14 @@
 """Describes an operator: its operands and settings, read off its schema, and the reference that it computes like."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dk_bench.functional import loading  # noqa: F401  (loads the operators)
+from dk_bench.reference.checks import NotFinite
 
 Tensors = Sequence[Tensor | None]
 
@@ -93,3 +95,23 @@ def empty_in_format_of(like: Tensor, size: Sequence[int]) -> Tensor:
     channels_last = not like.is_contiguous() and like.stride(1) == 1
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
+@contextmanager
+def as_runtime_errors() -> Iterator[None]:
+    """Raises the reference's ValueErrors as the compiled operators do: RuntimeErrors of the same words."""
+    try:
+        yield
+    except NotFinite:
+        raise
+    except ValueError as error:
+        raise RuntimeError(str(error)) from error
+
+
+def raise_by_type(error: RuntimeError, check_values: Callable[..., None], operands: Tensors) -> None:
+    """Raises an operator's error with the type that the check of the operands' values gives it: of what is thrown in
+    C++ torch keeps the text alone."""
+    if type(error) is RuntimeError:
+        with as_runtime_errors():
+            check_values(*operands)
+    raise error

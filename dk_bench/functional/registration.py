@@ -34,12 +34,13 @@ def register(
         vmap, vmap_backward: of the two operators, as ``torch.autograd.Function.vmap``, of one call or more.
         autocast: the arguments to those that autocast makes of them.
         push: see :func:`~dk_bench.functional.derivative_rules.forward_rules`.
-        check_values: takes the operands; raises ValueError for values that do not fit, where the reference computes.
+        check_values: takes the operands; raises ValueError for values that do not fit, where the reference computes or
+            a compiled operator has refused them.
     """
     name = operator.name
     torch.library.register_fake(f"dk_bench::{name}")(fake)
     torch.library.register_fake(f"dk_bench::{name}_backward")(operator.allocate_gradients)
-    register_derivatives(library, name, forward_rules(operator, vmap, autocast, push))
+    register_derivatives(library, name, forward_rules(operator, vmap, autocast, push), check_values)
     register_derivatives(library, f"{name}_backward", backward_rules(operator, vmap_backward))
     _register_autocast(operator.op, autocast)
     register_fallback(operator, fake, check_values)

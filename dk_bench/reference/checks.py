@@ -12,6 +12,11 @@ Pair = tuple[int, int]
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
+class NotFinite(ValueError, RuntimeError):
+    """An operand has a NaN where none may be: a ValueError as all of the specification's, and a RuntimeError as all of
+    the operators'. These, compiled ones, raise it outside of inference mode, in which torch calls C++ past Python."""
+
+
 def as_pair(name: str, value: IntPair) -> tuple[int, int]:
     """Returns an int or a pair of ints as a pair (height, width).
 

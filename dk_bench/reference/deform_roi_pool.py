@@ -20,7 +20,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dk_bench.reference.checks import IntPair, Pair, as_pair, check_input, check_like, compute_dtype, offset_dtypes
+from dk_bench.reference.checks import (
+    IntPair,
+    NotFinite,
+    Pair,
+    as_pair,
+    check_input,
+    check_like,
+    compute_dtype,
+    offset_dtypes,
+)
 
 
 class RoISettings(NamedTuple):
@@ -176,14 +185,14 @@ def check_boxes(rois: Tensor, images: int) -> None:
     """Checks the values of boxes (R, 5), which takes them to the CPU.
 
     Raises:
-        ValueError: a box names an image that is not there, or has a coordinate that is not finite; the message names
-            its row.
+        ValueError: a box names an image that is not there, or (NotFinite) has a coordinate that is not finite; the
+            message names its row.
     """
     for row, (image, *corners) in enumerate(rois.tolist()):
         if not 0 <= image < images:
             raise ValueError(f"rois: row {row} names image {image:g} of {images}; expected 0 to {images - 1}")
         if not all(map(math.isfinite, corners)):
-            raise ValueError(f"rois: row {row} has a coordinate that is NaN or infinite")
+            raise NotFinite(f"rois: row {row} has a coordinate that is NaN or infinite")
 
 
 def _check_moves(

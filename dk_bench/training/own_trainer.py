@@ -24,6 +24,7 @@ from torchmetrics import MeanMetric
 from dk_bench.config import RunConfig
 from dk_bench.data.order import mix_seed
 from dk_bench.errors import UserError
+from dk_bench.reference.checks import NotFinite
 from dk_bench.training.checkpoint import states_of_callbacks
 from dk_bench.training.task import some_of
 from dk_bench.training.weights import to_lightning_names, to_own_names
@@ -174,10 +175,8 @@ class ConfiguredModule(pl.LightningModule):
         """Returns the call's result. Raises Diverged where an operator refuses NaN offsets, before there is a loss."""
         try:
             return call()
-        except RuntimeError as error:
-            if "NaN" not in str(error):  # operators are C++, of whose exceptions torch keeps the text alone
-                raise
-            raise Diverged(f"{str(error).splitlines()[0]} {self.when()}") from error
+        except NotFinite as error:
+            raise Diverged(f"{error} {self.when()}") from error
 
     def when(self) -> str:
         """Returns the step, in words."""

@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dk_bench import functional, reference
+from dk_bench.reference.checks import NotFinite
 
 BOTH = pytest.mark.parametrize("module", [reference, functional], ids=["reference", "compiled"])
 
@@ -94,10 +95,16 @@ def test_nan_offset_is_an_error_that_tells_where(dtype, name, backward):
     arguments = {k: v.to(dtype) if isinstance(v, torch.Tensor) else v for k, v in good().items()}
     arguments[name][1, 7, 2, 5] = torch.nan
     message = rf"{name}: NaN at index \(1, 7, 2, 5\)"
-    with pytest.raises(RuntimeError, match=message):
-        if backward:
+    if backward:
+        with pytest.raises(RuntimeError, match=message):
             torch.ops.dk_bench.deform_kernel_conv_backward(arguments["input"], *arguments.values(), False)
-        else:
+        return
+    for mode, kind in (
+        (torch.enable_grad, NotFinite),
+        (torch.no_grad, NotFinite),
+        (torch.inference_mode, RuntimeError),
+    ):
+        with mode(), pytest.raises(kind, match=message):
             functional.deform_kernel_conv(**arguments)
 
 

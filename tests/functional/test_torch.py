@@ -11,6 +11,7 @@ from dk_bench import functional
 from dk_bench.analysis.bench.clock import peak_memory
 from dk_bench.functional.deform_kernel_conv import _operator
 from dk_bench.functional.private import check_torch
+from dk_bench.reference.checks import NotFinite
 
 GEOMETRY = {"kernel_size": (3, 3), "stride": (2, 1), "padding": (1, 1), "dilation": (1, 2), "clip": True}
 
@@ -55,7 +56,7 @@ def test_a_gradient_that_is_no_image_is_contiguous(shape):
 
 @pytest.mark.parametrize("offsets", OFFSETS)
 def test_compile(offsets):
-    """Whole graph; a second batch size compiles no third time."""
+    """Whole graph; a second batch size compiles no third time. What is refused comes out with its type."""
     compiled = torch.compile(
         lambda *operands: functional.deform_kernel_conv(*operands, **GEOMETRY).sin(),
         backend="aot_eager",
@@ -73,6 +74,11 @@ def test_compile(offsets):
         assert all(torch.equal(a, e) for a, e in zip(*gradients, strict=True))
         counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert counts[1] == counts[2]
+    if operands[1] is not None:
+        operands[1].data[0, 0, 0, 0] = torch.nan
+        for mode in (torch.enable_grad, torch.no_grad):
+            with mode(), pytest.raises(NotFinite, match=r"^data_offset: NaN at index \(0, 0, 0, 0\)$"):
+                compiled(*operands)
 
 
 def test_export_with_a_dynamic_batch():
