@@ -17,31 +17,27 @@ from torch import nn
 
 from dk_bench.models.pretrained import check_pretrained, checked_weights
 
-
-def _cfg(**changes: Any) -> dict[str, Any]:
-    """Returns timm's description of a model's input and names, with the paper's evaluation: resize to 256, crop 224."""
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bilinear",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "conv1",
-        "classifier": "fc",
-        **changes,
-    }
-
-
-_MOBILENET = {"first_conv": "conv_stem", "classifier": "classifier"}
+# timm's description of a model's input and names, with the paper's evaluation: resize to 256, crop 224.
+_RESNET = {
+    "url": "",
+    "num_classes": 1000,
+    "input_size": (3, 224, 224),
+    "pool_size": (7, 7),
+    "crop_pct": 0.875,
+    "interpolation": "bilinear",
+    "mean": IMAGENET_DEFAULT_MEAN,
+    "std": IMAGENET_DEFAULT_STD,
+    "first_conv": "conv1",
+    "classifier": "fc",
+}
+_MOBILENET = _RESNET | {"first_conv": "conv_stem", "classifier": "classifier"}
+_SMALL = {"input_size": (3, 32, 32), "crop_pct": 1.0}
 BASE_CFGS = {
-    "resnet50dw": _cfg(),
-    "test_resnetdw": _cfg(input_size=(3, 96, 96), pool_size=(3, 3), first_conv="conv1.0"),
-    "small_resnetdw": _cfg(input_size=(3, 32, 32), pool_size=(4, 4), crop_pct=1.0),
-    "small_mobilenetv2": _cfg(input_size=(3, 32, 32), pool_size=(8, 8), crop_pct=1.0, **_MOBILENET),
-    "mobilenetv2_100": _cfg(**_MOBILENET),  # timm's own model; of ours this describes the deformed ones
+    "resnet50dw": _RESNET,
+    "test_resnetdw": _RESNET | {"input_size": (3, 96, 96), "pool_size": (3, 3), "first_conv": "conv1.0"},
+    "small_resnetdw": _RESNET | _SMALL | {"pool_size": (4, 4)},
+    "small_mobilenetv2": _MOBILENET | _SMALL | {"pool_size": (8, 8)},
+    "mobilenetv2_100": _MOBILENET,  # timm's own model; of ours this describes the deformed ones
 }
 default_cfgs = generate_default_cfgs({name: cfg for name, cfg in BASE_CFGS.items() if name != "mobilenetv2_100"})
 

@@ -22,7 +22,7 @@ _NAMES = {(model.base, model.spec): model.name for model in MODELS.values() if n
 
 
 def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
-    """Replaces convolutions of a rigid model as the spec says, in place, and returns the model.
+    """Replaces convolutions of a rigid model as the spec says, in place, and returns it; a rigid spec changes nothing.
 
     The model computes what it did before, up to rounding: each new module starts from the state of the convolution in
     its place. So a trained rigid model can be deformed and fine-tuned. 1x1 kernels in a scope, kernels whose taps start
@@ -39,10 +39,6 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
     parameters stay; a kernel over a scope has a larger shape. In ``pretrained_cfg`` the model then calls itself by the
     name of ours that is the same base and spec, otherwise ``dk_deformed`` with both as arguments: what timm's
     ``save_for_hf`` writes is made again as it was.
-
-    Args:
-        model: a rigid model; changed in place.
-        spec: what changes; a rigid spec changes nothing.
 
     Raises:
         ValueError: the model is deformed already, a part of the spec matches no convolution, or it matches one of a

@@ -6,12 +6,10 @@ from torch import nn
 
 @torch.no_grad()
 def copy_features(whole: nn.Module, net: nn.Module) -> list[str]:
-    """Copies the whole model's weights into a network of its feature maps.
+    """Copies the whole model's weights into a network of its feature maps. Returns the names of those of the network
+    that the whole model lacks or has in another shape; the others are copied.
 
     timm's networks flatten "features.conv0" to "features_conv0", and may hold the whole model as "model" or "body".
-
-    Returns:
-        names of the network's weights that the whole model lacks or has in another shape; the others are copied.
     """
     held = {flat(name): value for name, value in whole.state_dict().items()}
     outer, wrong = outer_name(net), []

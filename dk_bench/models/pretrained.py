@@ -46,10 +46,8 @@ def load_deformed(
 ) -> None:
     """Loads the weights that ``cfg`` names, as timm does, into a whole deformed model, classifier and stem adapted.
 
-    Weights of the rigid base are deformed first. ``rigid`` makes it: ``rigid(num_classes=..., in_chans=...)``.
-
-    Raises:
-        RuntimeError: the weights are of neither.
+    Weights of the rigid base are deformed first. ``rigid`` makes it: ``rigid(num_classes=..., in_chans=...)``. Raises
+    RuntimeError for weights of neither.
     """
 
     def fitted(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -73,10 +71,8 @@ def checked_weights(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, 
 
     Where the number of classes changes timm loads what it finds, and leaves the rest random without a word. It takes
     the number in ``pretrained_cfg`` for that of the weights, too, and so drops a classifier that fits; so the number is
-    set to that of the weights here.
-
-    Raises:
-        RuntimeError: names that the weights lack, or have beside the model's, but for the classifier's.
+    set to that of the weights here. Raises RuntimeError for names that the weights lack, or have beside the model's,
+    but for the classifier's.
     """
     cfg = model.pretrained_cfg
     own, held = (_names(names, cfg) for names in (model.state_dict(), state))

@@ -1,5 +1,4 @@
-"""Rules that say which layer takes a convolution's place. Of the rules that a spec asks for, the first one that a
-convolution matches holds.
+"""Rules that say which layer takes a convolution's place. Of those that a spec asks for, the first that fits it holds.
 
 A new kind of layer is a field of :class:`dk_bench.KernelSpec`, which asks for it, and a rule here.
 """

@@ -102,11 +102,8 @@ class KernelSpec:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Returns the inverse of :meth:`to_dict`; fields left out have their defaults.
-
-        Raises:
-            ValueError: an unknown key, or as the constructor.
-        """
+        """Returns the inverse of :meth:`to_dict`; fields left out have their defaults. Raises ValueError for an unknown
+        key, and as the constructor does."""
         fields = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(data) - set(fields)):
             keys = ", ".join(map(repr, unknown))

@@ -36,11 +36,8 @@ class RigidStart2d(nn.Module):
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Maps (N, Cin, H, W) to (N, Cout, Hout, Wout), or both without N, as ``torch.nn.Conv2d`` has it.
-
-        Raises:
-            RuntimeError: the input's shape or dtype does not fit.
-        """
+        """Maps (N, Cin, H, W) to (N, Cout, Hout, Wout), or both without N, as ``torch.nn.Conv2d`` has it. Raises
+        RuntimeError where the input's shape or dtype does not fit."""
         batch = as_batch(input, self.in_channels, self.weight, type(self).__name__)
         return as_given(self.convolve(batch), input.dim())
 
@@ -75,12 +72,8 @@ class RigidStart2d(nn.Module):
 
     @torch.no_grad()
     def load_rigid(self, kernel: Tensor, bias: Tensor | None) -> None:
-        """Sets the state so that the module computes the rigid convolution with this kernel and bias.
-
-        Args:
-            kernel: (Cout, Cin / groups, Kh, Kw).
-            bias: (Cout,), or None where the module has none.
-        """
+        """Sets the state so that the module computes the rigid convolution with a kernel (Cout, Cin / groups, Kh, Kw)
+        and a bias (Cout,), or None where the module has none."""
         for module in self.children():
             if isinstance(module, OffsetGenerator):
                 module.reset_parameters()
@@ -94,11 +87,8 @@ class RigidStart2d(nn.Module):
 
     @classmethod
     def from_rigid(cls, conv: nn.Conv2d, **options: Any) -> Self:
-        """Returns a module that computes what ``conv`` does, on the same device and in the same dtype and mode.
-
-        Args:
-            conv: a plain ``torch.nn.Conv2d``.
-            options: the constructor's arguments that ``conv`` has no say in (scope, clip, grid, experts).
+        """Returns a module that computes what ``conv`` does, on the same device and in the same dtype and mode, with
+        ``options`` for the constructor's arguments that ``conv`` has no say in (scope, clip, grid, experts).
 
         Raises:
             ValueError: conv is a subclass with a forward of its own, or pads with other than a number of zeros.

@@ -123,8 +123,7 @@ def _sum_over_taps(
 ) -> Tensor:
     """Computes the same for a graph that is kept, where a convolution's number of groups is a constant, but N is not.
 
-    Depthwise kernels multiply, others are matrix products, tap by tap; of 16-bit operands the former are exact. Sums
-    are float32.
+    Depthwise kernels multiply, of 16 bits exactly, others are matrix products, tap by tap. Sums are float32.
     """
     if (dtype := autocast_dtype(input)) is not None:  # products element by element have no autocast
         input, kernel = input.to(dtype), kernel.to(dtype)

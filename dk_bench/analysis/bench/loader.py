@@ -108,8 +108,7 @@ def _config(source: str, plan: LoaderPlan, size: int, folder: Path) -> DataConfi
 
 
 def _open(source: str, config: DataConfig, plan: LoaderPlan, folder: Path) -> tuple[Decoded | Encoded, dict[str, Any]]:
-    """Returns the source's images, decoded once, and the seconds until they could be read: decoded the first time and,
-    from a file, mapped again."""
+    """Returns the source's images, decoded once, and the seconds that took; from a file, those to map it again too."""
     if source != PROCEDURAL and plan.place is None:
         write_images(Path(config.train), plan.images, plan.side)
     images, cache = open_images(config, "train"), folder / "decoded"
@@ -131,8 +130,7 @@ def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _pass(pixels: Decoded | Encoded, config: DataConfig, mode: str, count: int) -> Callable[[], float]:
-    """Returns a function that reads ``count`` images as training or evaluation do, an epoch later each time, and
-    returns the seconds that took."""
+    """Returns what reads ``count`` images as training or evaluation do, a new epoch each time, and gives seconds."""
     batch = min(config.batch_size, count)
     if mode == TRAIN:
         images = Augmented(pixels, TrainTransform(config), seed=0)
@@ -154,8 +152,7 @@ def _pass(pixels: Decoded | Encoded, config: DataConfig, mode: str, count: int) 
 
 
 def write_images(place: Path, count: int, side: int) -> None:
-    """Writes ``count`` procedural images of ``side`` pixels as JPEG files, a folder a class: to a folder, or, where
-    ``place`` ends so, into a tar."""
+    """Writes ``count`` procedural images of ``side`` pixels as JPEG, a folder a class, to a folder or a ``.tar``."""
     if place.suffix == ".tar":
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder, tarfile.open(place, "w") as tar:

@@ -9,8 +9,8 @@ any other and leaves offsets where they are.
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import timm
@@ -90,9 +90,7 @@ def make_model(name: str, device: torch.device, batch: int, size: int, bfloat16:
     labels = torch.arange(batch, device=device) % model.num_classes
     config = OptimConfig()
     optimizer = torch.optim.SGD(model.parameters(), 0.0, config.momentum, weight_decay=config.weight_decay)
-
-    def autocast() -> AbstractContextManager:
-        return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=bfloat16)
 
     def train() -> None:
         optimizer.zero_grad()
