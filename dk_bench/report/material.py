@@ -4,7 +4,7 @@ import base64
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 from xml.etree import ElementTree
 
 from PIL import Image
@@ -19,7 +19,6 @@ from dk_bench.tables.documents import build_documents
 from dk_bench.tables.table import Document
 from dk_bench.tasks import check_known
 
-Content = TypeVar("Content")
 CLAIMS_PICTURE = "claims.svg"  # of `dk-bench claims`
 LARGEST_PICTURE = 8 * 2**20  # bytes: what a page on a phone still bears
 LARGEST_NUMBER = 1e30  # of a record: beyond this sums overflow, and nothing that is measured comes near it
@@ -28,23 +27,18 @@ FOREIGN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeErr
 
 
 @dataclass(frozen=True)
-class Found(Generic[Content]):
-    """A file of the report's folder: where it lies, relative to the folder, and what was read of it."""
-
-    path: str
-    content: Content
-
-
-@dataclass(frozen=True)
 class Material:
-    """Holds what a report shows. ``pictures``: of each its own description, else empty, and its bytes as a data URI.
-    ``problems``: files that had to be left out, and why."""
+    """Holds what a report shows, by files' paths relative to its folder.
 
-    runs: list[Found[RunRecord]]
+    ``pictures``: of each its own description, else empty, and its bytes as a data URI. ``problems``: why files had to
+    be left out.
+    """
+
+    runs: dict[str, RunRecord]
     documents: dict[str, Document]
-    benches: list[Found[Bench]]
-    pictures: list[Found[tuple[str, str]]]
-    problems: list[Found[str]]
+    benches: dict[str, Bench]
+    pictures: dict[str, tuple[str, str]]
+    problems: dict[str, str]
     claims: list[Family]
 
 
@@ -56,18 +50,18 @@ def collect(folder: Path) -> Material:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    problems: list[Found[str]] = []
+    problems: dict[str, str] = {}
 
-    def read_all(paths: Iterable[Path], read: Callable[[Path], Any]) -> list[Found[Any]]:
-        found = []
+    def read_all(paths: Iterable[Path], read: Callable[[Path], Any]) -> dict[str, Any]:
+        found = {}
         for path in paths:
             below = path.relative_to(folder)
             if any(part.startswith(".") for part in below.parts):
                 continue
             try:
-                found.append(Found(below.as_posix(), read(path)))
+                found[below.as_posix()] = read(path)
             except (OSError, SyntaxError, Image.DecompressionBombError, *FOREIGN) as error:  # SyntaxError: PIL's, XML's
-                problems.append(Found(below.as_posix(), _reason(error, path)))
+                problems[below.as_posix()] = _reason(error, path)
         return found
 
     runs = read_all(find_records([folder]), _read_run)
@@ -75,9 +69,9 @@ def collect(folder: Path) -> Material:
     svgs = [path for path in folder.rglob("*.svg") if path != folder / CLAIMS_PICTURE]  # the page draws it itself
     pngs = [path for path in folder.rglob("*.png") if not path.with_suffix(".svg").exists()]
     pictures = read_all(sorted([*svgs, *pngs]), _read_picture)
-    runs, documents = _tables(runs, problems)
-    claims = _claims(runs, folder, problems)
-    return Material(runs, documents, benches, pictures, sorted(problems, key=lambda problem: problem.path), claims)
+    documents = _tables(runs, problems)
+    claims = _claims(runs.values(), folder, problems)
+    return Material(runs, documents, benches, pictures, dict(sorted(problems.items())), claims)
 
 
 def _read_run(path: Path) -> RunRecord:
@@ -95,30 +89,27 @@ def _read_run(path: Path) -> RunRecord:
     return record
 
 
-def _tables(
-    runs: list[Found[RunRecord]], problems: list[Found[str]]
-) -> tuple[list[Found[RunRecord]], dict[str, Document]]:
-    """Returns the runs that tables could be made with, all unless one is foreign in its depths, and the tables."""
+def _tables(runs: dict[str, RunRecord], problems: dict[str, str]) -> dict[str, Document]:
+    """Returns the tables. A run that is foreign in its depths, so that there are none with it, becomes a problem."""
     costs = load_costs()
     try:
-        return runs, build_documents([run.content for run in runs], costs)
+        return build_documents(runs.values(), costs)
     except FOREIGN:
-        usable = []
-        for run in runs:
+        for path, run in list(runs.items()):
             try:
-                build_documents([run.content])
-                usable.append(run)
+                build_documents([run])
             except FOREIGN as error:
-                problems.append(Found(run.path, _reason(error)))
-        return usable, build_documents([run.content for run in usable], costs)
+                problems[path] = _reason(error)
+                del runs[path]
+        return build_documents(runs.values(), costs)
 
 
-def _claims(runs: list[Found[RunRecord]], folder: Path, problems: list[Found[str]]) -> list[Family]:
+def _claims(runs: Iterable[RunRecord], folder: Path, problems: dict[str, str]) -> list[Family]:
     """Returns the families of claims that anything was run of; none where runs or studies' files are foreign."""
     try:
-        found = families(load_claims(), [run.content for run in runs], folder)
+        found = families(load_claims(), runs, folder)
     except FOREIGN as error:
-        problems.append(Found(CLAIMS_PICTURE, f"no claims: {_reason(error)}"))
+        problems[CLAIMS_PICTURE] = f"no claims: {_reason(error)}"
         return []
     return [family for family in found if any(finding.judgement.n for finding in family.findings)]
 

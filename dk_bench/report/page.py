@@ -17,14 +17,14 @@ from markupsafe import Markup
 
 from dk_bench.claims.document import claims_document
 from dk_bench.files import write_atomically
-from dk_bench.report.benches import Bench
 from dk_bench.report.forest import forest
-from dk_bench.report.material import Material, collect
-from dk_bench.report.plots import METRICS, Group, Plot, make_groups, plots_of, ratios
+from dk_bench.report.material import collect
+from dk_bench.report.plots import make_groups, plots_of, ratios
 from dk_bench.report.svg import MARKERS, SERIES, UNFIT
 from dk_bench.runs.record import RunRecord, attempts_of
 from dk_bench.tables.entries import Figure, Value
 from dk_bench.tables.table import Document
+from dk_bench.tasks import KINDS
 
 LONGEST = 300  # characters of a name or a cell that are shown
 
@@ -43,55 +43,45 @@ def write_report(folder: Path, out: Path) -> OnPage:
     """Writes the report of a folder's records to ``out``, atomically. The same files give the same bytes. Raises
     UserError where ``folder`` is no folder, OSError where ``out`` cannot be written."""
     material = collect(folder)
-    groups = [(group, plots_of(group)) for group in make_groups(run.content for run in material.runs)]
+    records = material.runs.values()
+    groups = [(group, plots_of(group)) for group in make_groups(records)]
     benches = [
-        (found.path, found.content, [(ratios(f"b{n}-{m}", r), r.modes) for m, r in enumerate(found.content.ratios)])
-        for n, found in enumerate(material.benches)
+        (path, bench, [(ratios(f"b{n}-{m}", drawn), drawn.modes) for m, drawn in enumerate(bench.ratios)])
+        for n, (path, bench) in enumerate(material.benches.items())
     ]
     claims = forest(material.claims)
-    write_atomically(out, render(folder.resolve().name, material, groups, benches, claims))
+    page = _template().render(
+        name=folder.resolve().name,
+        material=material,
+        groups=groups,
+        benches=benches,
+        claims=claims,
+        verdicts=claims_document(material.claims) if material.claims else None,
+        states=Counter(record.status for record in records),
+        dates=_dates(records),
+        models=len({record.model["name"] for record in records}),
+    )
+    write_atomically(out, UNFIT.sub("\ufffd", page))
     plots = sum(len(drawn) for *_, drawn in [*groups, *benches]) + (claims is not None)
-    return OnPage(len(material.runs), plots, len(material.pictures), len(material.problems))
+    return OnPage(len(records), plots, len(material.pictures), len(material.problems))
 
 
-def render(
-    name: str,
-    material: Material,
-    groups: list[tuple[Group, list[Plot]]],
-    benches: list[tuple[str, Bench, list[tuple[Plot, list[str]]]]],
-    claims: Plot | None,
-) -> str:
-    """Returns the page of what was collected and drawn; a bench's plots with what their colours stand for."""
+def _template() -> jinja2.Template:
+    """Returns the page to be filled, which knows its script and style, and how values are shown."""
+    template, script, style = (
+        resources.files("dk_bench.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "js", "css")
+    )
     # Chainable: a part that an older or a foreign record does without is left out of the page.
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
     )
     environment.filters |= {"short": _short, "entry": _entry, "took": _took}
     environment.filters["command"] = lambda record: shlex.join(map(str, record.command))
-    environment.globals |= {"attempts_of": attempts_of, "final_of": _final_of}
     environment.tests["has_figures"] = _has_figures
-    template, script, style = (
-        resources.files("dk_bench.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "js", "css")
-    )
-    records = [run.content for run in material.runs]
-    page = environment.from_string(template).render(
-        name=name,
-        material=material,
-        groups=groups,
-        benches=benches,
-        markers=MARKERS,
-        colours=SERIES,
-        claims=claims,
-        verdicts=claims_document(material.claims) if material.claims else None,
-        documents=sorted(material.documents.values(), key=lambda document: not _has_figures(document)),
-        states=Counter(record.status for record in records),
-        dates=_dates(records),
-        models=len({record.model["name"] for record in records}),
-        script=Markup(script),
-        style=Markup(style),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
-    return UNFIT.sub("\ufffd", page)
+    environment.globals |= {"attempts_of": attempts_of, "final_of": _final_of, "markers": MARKERS, "colours": SERIES}
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.globals |= {"script": Markup(script), "style": Markup(style), "script_hash": script_hash}
+    return environment.from_string(template)
 
 
 def _has_figures(document: Document) -> bool:
@@ -118,7 +108,7 @@ def _entry(value: Value) -> tuple[str, str, Any, bool]:
 
 def _final_of(record: RunRecord) -> float | None:
     """Returns the figure that a run is about."""
-    found = (record.metrics["final"].get(metric) for metric, _ in METRICS.values())
+    found = (record.metrics["final"].get(kind.metric) for kind in KINDS.values())
     return next((value for value in found if value is not None), None)
 
 

@@ -21,7 +21,6 @@ from dk_bench.tasks import KINDS
 
 WIDE_RANGE = 15  # a span of values from which on an axis is logarithmic
 TOOLTIP = 120  # characters of a name in one
-METRICS = {kind.name: (kind.metric, kind.words) for kind in KINDS.values()}
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ def make_groups(records: Iterable[RunRecord]) -> list[Group]:
     """
     records, groups, known = list(records), [], {name: place for place, name in enumerate(MODELS)}
     looks: dict[tuple[str, str], tuple[int | None, str]] = {}  # colours, None for that of text, and markers
-    for task, (metric, axis) in METRICS.items():
-        cells = gather(record for record in records if record.task == task)
+    for kind in KINDS.values():
+        cells = gather(record for record in records if record.task == kind.name)
         for data in sorted({cell.data for cell in cells}):
             here = [(spec_of(cell.model, cell).is_rigid, cell) for cell in cells if cell.data == data]
             plotted = []
@@ -77,7 +76,7 @@ def make_groups(records: Iterable[RunRecord]) -> list[Group]:
                 look = looks.setdefault((cell.model, cell.label), (colour, MARKERS[len(looks) % len(MARKERS)]))
                 name = f"{cell.model}, {cell.label}" if cell.label else cell.model
                 plotted.append(PlottedCell(name, cell, *look))
-            groups.append(Group(f"g{len(groups)}", data, metric, axis, plotted))
+            groups.append(Group(f"g{len(groups)}", data, kind.metric, kind.words, plotted))
     return groups
 
 
