@@ -64,9 +64,9 @@ class Study:
 
     name: str
     title: str
-    dynamics: str | None
-    erf: str | None
     bases: Mapping[str, str]
+    dynamics: str | None = None
+    erf: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,11 +152,14 @@ def load_claims(path: str | Path = CLAIMS_FILE) -> Claims:
     content = read_as_written(path, "claims")
     with located(path):
         check_keys(content, {"experiments": dict, "studies": dict, "arms": dict, "claims": list})
-        arms = _each("arm", content["arms"], _arm)
-        experiments = _each("experiment", content["experiments"], partial(_experiment, arms=arms))
-        found = Claims(experiments, _each("study", content["studies"], _study), arms, _claims(content["claims"]))
-        for claim in found.claims.values():
-            with located(f"claim {claim.id}"):
+        arms = _each("arm", content["arms"].items(), _arm)
+        experiments = _each("experiment", content["experiments"].items(), partial(_experiment, arms=arms))
+        studies = _each("study", content["studies"].items(), _study)
+        numbered = enumerate(content["claims"], start=1)
+        claims = ((isinstance(value, dict) and value.get("id") or number, value) for number, value in numbered)
+        found = Claims(experiments, studies, arms, _each("claim", claims, _claim))
+        for name, claim in found.claims.items():
+            with located(f"claim {name}"):
                 _check_claim(claim, found)
     return found
 
@@ -164,23 +167,15 @@ def load_claims(path: str | Path = CLAIMS_FILE) -> Claims:
 Entry = TypeVar("Entry")
 
 
-def _each(kind: str, entries: Mapping[str, Any], read: Callable[[str, Any], Entry]) -> dict[str, Entry]:
+def _each(kind: str, entries: Iterable[tuple[Any, Any]], read: Callable[[str, Any], Entry]) -> dict[str, Entry]:
     found = {}
-    for name, value in entries.items():
+    for name, value in entries:
         with located(f"{kind} {name}"):
-            found[name] = read(name, value)
-    return found
-
-
-def _claims(entries: list[Any]) -> dict[str, Claim]:
-    claims: dict[str, Claim] = {}
-    for number, value in enumerate(entries, start=1):
-        with located(f"claim {isinstance(value, dict) and value.get('id') or number}"):
-            claim = _claim(value)
-            if claim.id in claims:
+            entry = read(name, value)
+            if name in found:
                 raise UserError("there twice")
-            claims[claim.id] = claim
-    return claims
+            found[name] = entry
+    return found
 
 
 def _arm(name: str, value: Any) -> Arm:
@@ -202,8 +197,7 @@ def _experiment(name: str, value: Any, arms: Mapping[str, Arm]) -> Experiment:
     if value["seeds"] < 2:
         raise UserError(f"seeds is {value['seeds']}, expected 2 at least, as one has no spread")
     _check_known("base", value["bases"], BACKBONES)
-    bases = _each("base", value["bases"], partial(_base, known=arms))
-    return Experiment(name, value["title"], value["runs"], value["metric"], value["seeds"], bases)
+    return Experiment(name, **value | {"bases": _each("base", value["bases"].items(), partial(_base, known=arms))})
 
 
 def _base(name: str, value: Any, known: Mapping[str, Arm]) -> Base:
@@ -217,10 +211,10 @@ def _base(name: str, value: Any, known: Mapping[str, Arm]) -> Base:
 def _study(name: str, value: Any) -> Study:
     check_keys(value, {"title": str, "bases": dict}, {"dynamics": str, "erf": str})
     _check_known("base", value["bases"], BACKBONES)
-    return Study(name, value["title"], value.get("dynamics"), value.get("erf"), value["bases"])
+    return Study(name, **value)
 
 
-def _claim(value: Any) -> Claim:
+def _claim(_: Any, value: Any) -> Claim:
     options = {"figure": str, "paper": str, "margin": int | float, "as_good": bool, "family": str, "unit": str}
     options |= {"grids": list, "bases": list}
     check_keys(value, {"id": str, "claim": str, "source": str, "tested": list}, {"contrast": dict, **options})

@@ -22,11 +22,8 @@ SEED = re.compile(r"(?P<kind>.*) \(seed (?P<seed>\d+)\)")
 class FigureClaim:
     """A claim of ``claims.yaml`` as a difference that is above zero where the claim holds.
 
-    Attributes:
-        id: what the file calls its figure.
-        study: `DYNAMICS` or `ERF`.
-        number: the column of the CSV.
-        of, over: the rows whose difference it is, by values of columns; models by what they add to the base's name.
+    ``id``: what the file calls its figure. ``study``: `DYNAMICS` or `ERF`. ``number``: the column of the CSV. ``of``
+    and ``over``: the rows whose difference it is, by values of columns; models by what they add to the base's name.
     """
 
     id: str
@@ -34,11 +31,6 @@ class FigureClaim:
     number: str
     of: Mapping[str, str]
     over: Mapping[str, str]
-
-    @property
-    def control(self) -> bool:
-        """Tells whether it is of one model, so about what is learnt, of which the paper has no figure."""
-        return self.of["model"] == self.over["model"].removesuffix(HELD)
 
 
 def _probe(model: str, kind: str, target: str, features: str = "learned") -> dict[str, str]:
@@ -53,9 +45,9 @@ CLAIMS = (
     FigureClaim("fig3_class", DYNAMICS, "value", CLASS, _probe("_dk", OFFSETS, "class")),
     FigureClaim("fig3_scale_learnt", DYNAMICS, "value", SCALE, SCALE | {"features": RANDOM}),
     FigureClaim("fig3_class_learnt", DYNAMICS, "value", CLASS, CLASS | {"features": RANDOM}),
-    *(FigureClaim(f"fields_{name}", ERF, number, {"model": "_dk"}, {"model": ""}) for name, number in FIELDS.items()),
     *(
-        FigureClaim(f"fields_{name}_held", ERF, number, {"model": "_dk"}, {"model": f"_dk{HELD}"})
+        FigureClaim(f"fields_{name}{ending}", ERF, number, {"model": "_dk"}, {"model": over})
+        for ending, over in (("", ""), ("_held", f"_dk{HELD}"))
         for name, number in FIELDS.items()
     ),
 )
@@ -64,19 +56,11 @@ CLAIMS = (
 def differences(claim: FigureClaim, path: str | Path, base: str) -> dict[int, float]:
     """Returns ``{seed: difference}``, over the seeds that both rows have; empty where the file lacks a row.
 
-    Args:
-        claim: one of `CLAIMS`.
-        path: probe.csv of `dk-bench dynamics` or summary.csv of `dk-bench erf`, under whatever name.
-        base: the rigid model's name, as ``small_resnetdw``.
-
-    Units: R2, or points of percent of the class, of probes; a share of 1 of `inside`; a cosine of `agreement_*`.
-
-    Raises:
-        UserError: the file cannot be read, or lacks a column that the claim names.
+    ``path``: probe.csv of `dk-bench dynamics` or summary.csv of `dk-bench erf`, under whatever name. ``base``: the
+    rigid model's name. Units: R2, or points of percent of the class, of probes; a share of 1 of `inside`; a cosine of
+    `agreement_*`. Raises UserError where the file cannot be read, or lacks a column that the claim names.
     """
-    of, over = (
-        by_seed(path, row | {"model": base + row["model"]}, claim.number) for row in (dict(claim.of), dict(claim.over))
-    )
+    of, over = (by_seed(path, {**row, "model": base + row["model"]}, claim.number) for row in (claim.of, claim.over))
     return {seed: of[seed] - over[seed] for seed in sorted(of.keys() & over.keys())}
 
 
