@@ -11,7 +11,7 @@ from dk_bench.tables.cells import Cell, Data
 from dk_bench.tables.contrasts import ALPHA, Judgement, judge, paired_differences
 from dk_bench.tables.entries import Number
 from dk_bench.tables.pooling import Pair
-from dk_bench.tables.power import MOST, seeds_for_difference, seeds_for_equivalence, std_interval
+from dk_bench.tables.power import MOST, power_of_difference, power_of_equivalence, seeds_for, std_interval
 from dk_bench.tables.table import Column, Document, Table, make_table
 
 TERM = re.compile(r"\s*([+-]?)\s*([\w./:]+)\s*(?:\[([^\]]*)\])?\s*")
@@ -108,14 +108,14 @@ def _table(pilot: Judgement, differences: dict[Pair, float], data: Data, metric:
     low, high = std_interval(pilot.std, pilot.n)
     spreads = {f"by SD {pilot.std:.2f}": pilot.std, f"by {low:.2f}": low, f"by {high:.2f}": high}
     statements = (
-        (f"tell a difference of {abs(aim.effect):g}", seeds_for_difference, abs(aim.effect)),
-        (f"find one of 0 within ±{aim.margin:g}", seeds_for_equivalence, aim.margin),
+        (f"tell a difference of {abs(aim.effect):g}", power_of_difference, abs(aim.effect)),
+        (f"find one of 0 within ±{aim.margin:g}", power_of_equivalence, aim.margin),
     )
     rows = [(*statement, family) for statement in statements for family in dict.fromkeys((1, aim.family))]
 
     def seeds(std: float, row: tuple[str, Callable, float, int]) -> Number | str:
-        _, seeds_for, size, family = row
-        found = seeds_for(size, std, ALPHA / family, aim.power)
+        _, power_of, size, family = row
+        found = seeds_for(power_of, size, std, ALPHA / family, aim.power)
         return f"over {MOST}" if found is None else Number(found, 0)
 
     columns = [

@@ -30,7 +30,7 @@ import numpy as np
 
 from dk_bench.tables.cells import Cell
 from dk_bench.tables.pooling import Pair
-from dk_bench.tables.power import seeds_for_difference, seeds_for_equivalence
+from dk_bench.tables.power import power_of_difference, power_of_equivalence, seeds_for
 from dk_bench.tables.significance import equivalence_p, holm, sign_flip_p, student_p
 from dk_bench.tables.statistics import summarize
 
@@ -186,8 +186,8 @@ def _seeds(judged: Judgement, alpha: float) -> tuple[int | None, int | None]:
         return None, None
     effect = 0.0 if judged.effect is None and judged.expected_sign == 0 else judged.effect
     away = effect is not None and abs(effect - judged.null)
-    of_effect = seeds_for_difference(away, judged.std, alpha, POWER) if away else None
-    of_margin = judged.margin and seeds_for_equivalence(judged.margin, judged.std, alpha, POWER)
+    of_effect = seeds_for(power_of_difference, away, judged.std, alpha, POWER) if away else None
+    of_margin = judged.margin and seeds_for(power_of_equivalence, judged.margin, judged.std, alpha, POWER)
     return of_effect, of_margin
 
 

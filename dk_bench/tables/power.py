@@ -39,27 +39,20 @@ def _mean(values: np.ndarray) -> float:
     return float(WEIGHTS @ values / 2)
 
 
-def seeds_for(power_of: Callable[[int], float], power: float = 0.8) -> int | None:
-    """Returns the fewest seeds, 2 at least, with which ``power_of`` reaches ``power``; None for more than 10,000."""
+def seeds_for(
+    power_of: Callable[..., float], size: float, std: float, alpha: float = 0.05, power: float = 0.8
+) -> int | None:
+    """Returns the fewest seeds, 2 at least, with which ``power_of``, one of the functions above, gives ``power`` for an
+    effect or a margin of ``size``; None for more than 10,000, so for an effect of zero."""
     low, high = 1, 2
-    while power_of(high) < power:
+    while power_of(high, size, std, alpha) < power:
         if high > MOST:
             return None
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power_of(middle) >= power else (middle, high)
+        low, high = (low, middle) if power_of(middle, size, std, alpha) >= power else (middle, high)
     return high if high <= MOST else None
-
-
-def seeds_for_difference(effect: float, std: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Returns the seeds that tell ``effect`` from zero with ``power``; None where 10,000 do not, so for one of zero."""
-    return seeds_for(lambda n: power_of_difference(n, effect, std, alpha), power)
-
-
-def seeds_for_equivalence(margin: float, std: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Returns the seeds that show a true difference of zero to be within +-``margin`` with ``power``; None as above."""
-    return seeds_for(lambda n: power_of_equivalence(n, margin, std, alpha), power)
 
 
 def std_interval(std: float, n: int) -> tuple[float, float]:

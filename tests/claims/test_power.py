@@ -16,13 +16,7 @@ from dk_bench.cli import main
 from dk_bench.errors import UserError
 from dk_bench.runs.record import write_record
 from dk_bench.tables.contrasts import decide, judge
-from dk_bench.tables.power import (
-    power_of_difference,
-    power_of_equivalence,
-    seeds_for_difference,
-    seeds_for_equivalence,
-    std_interval,
-)
+from dk_bench.tables.power import power_of_difference, power_of_equivalence, seeds_for, std_interval
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +40,7 @@ def test_seeds_for_a_difference_are_statsmodels():
     for ratio in (0.3, 0.5, 1.0, 1.8):
         for alpha, power in ((0.05, 0.8), (0.05 / 12, 0.8), (0.05, 0.95)):
             expected = TTestPower().solve_power(ratio, power=power, alpha=alpha)
-            assert seeds_for_difference(1.7 * ratio, 1.7, alpha, power) == int(np.ceil(expected))
+            assert seeds_for(power_of_difference, 1.7 * ratio, 1.7, alpha, power) == int(np.ceil(expected))
 
 
 @pytest.mark.parametrize("n", [3, 6, 20])
@@ -62,11 +56,12 @@ def test_power_of_equivalence_is_that_of_simulated_samples(n):
 
 def test_seeds_for_equivalence_are_the_fewest():
     for margin, alpha in ((0.5, 0.05), (1.0, 0.05 / 8)):
-        seeds = seeds_for_equivalence(margin, 1.0, alpha)
+        seeds = seeds_for(power_of_equivalence, margin, 1.0, alpha)
         powers = [power_of_equivalence(n, margin, 1.0, alpha) for n in (seeds - 1, seeds)]
         assert powers[0] < 0.8 <= powers[1]
-    assert seeds_for_equivalence(10.0, 0.1) == 2
-    assert seeds_for_difference(0.0, 1.0) is None and seeds_for_equivalence(0.001, 1.0) is None
+    assert seeds_for(power_of_equivalence, 10.0, 0.1) == 2
+    assert seeds_for(power_of_difference, 0.0, 1.0) is None
+    assert seeds_for(power_of_equivalence, 0.001, 1.0) is None
 
 
 def test_interval_of_a_spread_covers_it():
@@ -166,14 +161,14 @@ def test_command_plans_seeds(tmp_path, capsys):
     rows = {tuple(line.strip("| ").split(" | ")[:2]): line.split(" | ")[2:] for line in written.splitlines()}
     tell, find = "tell a difference of 1.1", "find one of 0 within ±0.5"
     stds = [float(scipy.stats.tstd([1, 2, 1])), *std_interval(scipy.stats.tstd([1, 2, 1]), 3)]
-    for (statement, corrected), seeds_for, size, alpha in (
-        ((tell, "alone"), seeds_for_difference, 1.1, 0.05),
-        ((tell, "Holm's worst step of 12"), seeds_for_difference, 1.1, 0.05 / 12),
-        ((find, "alone"), seeds_for_equivalence, 0.5, 0.05),
-        ((find, "Holm's worst step of 12"), seeds_for_equivalence, 0.5, 0.05 / 12),
+    for (statement, corrected), power_of, size, alpha in (
+        ((tell, "alone"), power_of_difference, 1.1, 0.05),
+        ((tell, "Holm's worst step of 12"), power_of_difference, 1.1, 0.05 / 12),
+        ((find, "alone"), power_of_equivalence, 0.5, 0.05),
+        ((find, "Holm's worst step of 12"), power_of_equivalence, 0.5, 0.05 / 12),
     ):
         shown = [int(cell.strip(" |")) for cell in rows[statement, corrected]]
-        assert shown == [seeds_for(size, std, alpha) for std in stds]
+        assert shown == [seeds_for(power_of, size, std, alpha) for std in stds]
     assert "by SD 0.58" in printed and "Seeds for a power of 80 %" in printed
     assert main(["power", folder, "--contrast", "twice[optim.lr=0.2]-a", "--effect", "1"]) == 0
     assert "Seeds for twice[optim.lr=0.2] - a." in capsys.readouterr().out
