@@ -1,7 +1,7 @@
 """Writes figures into a README, between two markers each: differences to rigid bases, speeds, verdicts on claims."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -64,13 +64,16 @@ def differences(documents: Iterable[Document], link: str) -> str:
 
 def _brief(table: Table, row: list[Value], name: str) -> Value:
     """Returns what a row of a table has for a column of its summary."""
-    return next((row[place] for place in table.short.get(name, ())), "")
+    return next(_values(table, row, name), "")
 
 
 def _label(table: Table, row: list[Value]) -> str:
     """Returns what names a row but for what is rigid, and what tells its cell from others of its model."""
-    words = (row[place] for place in table.short.get(MODEL, ()))
-    return " ".join(word for word in words if word not in ("rigid", ""))
+    return " ".join(word for word in _values(table, row, MODEL) if word not in ("rigid", ""))
+
+
+def _values(table: Table, row: list[Value], name: str) -> Iterator[Value]:
+    return (value for value, short in zip(row, table.short, strict=True) if short == name)
 
 
 def _has_figure(value: Value) -> bool:

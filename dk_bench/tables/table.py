@@ -72,8 +72,8 @@ class Table:
     """Names of columns and rows of values, a value a column, as `make_table` leaves them.
 
     ``note``: of this table alone, printed below it in our words, or empty. ``notes``: what its columns mean, for the
-    document. ``rules``: rows above which a terminal has a rule. ``short``: places of the columns that make those of a
-    summary, by their names.
+    document. ``rules``: rows above which a terminal has a rule. ``short``: of each column that of a summary which its
+    values go into, or nothing.
     """
 
     heading: str
@@ -82,7 +82,7 @@ class Table:
     note: str = ""
     notes: tuple[str, ...] = ()
     rules: tuple[int, ...] = ()
-    short: Mapping[str, list[int]] = field(default_factory=dict)
+    short: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[int, ...]:
@@ -121,17 +121,16 @@ def make_table(
     """
     rows = list(rows)
     filled = [(column, [column.value(row) for row in rows]) for column in columns if column.when is not False]
-    families = _families(filled)
+    families: dict[str, list[tuple[str, Judgement]]] = defaultdict(list)
+    for column, values in filled:
+        if column.family:
+            families[column.family] += [(column.name, value) for value in values if isinstance(value, Judgement)]
     verdicts = {}
     for name, found in families.items():
         members = [judged for _, judged in found]
         verdicts[name] = dict(zip(members, decide(members), strict=True))
     parts = [part for column, values in filled for part in _parts(column, values, verdicts.get(column.family, {}))]
     parts = [(column, values) for column, values in parts if column.when is True or column.when(values)]
-    short: dict[str, list[int]] = defaultdict(list)
-    for place, (column, _) in enumerate(parts):
-        if column.short:
-            short[column.short].append(place)
     return Table(
         heading,
         tuple(column.name for column, _ in parts),
@@ -139,7 +138,7 @@ def make_table(
         note=" ".join(filter(None, [note, *(_said(name, found) for name, found in families.items())])),
         notes=merged([*(column.notes for column, _ in filled), *[(CHANCE, VERDICT)] * bool(families)]),
         rules=tuple(at for at, (a, b) in enumerate(pairwise(rows), 1) if section and section(a) != section(b)),
-        short=dict(short),
+        short=tuple(column.short for column, _ in parts),
     )
 
 
@@ -158,16 +157,6 @@ def as_figure(judged: Value | Judgement) -> Value:
 
 
 Filled = tuple[Column, list[Value | Judgement]]  # a column and its values
-
-
-def _families(filled: Iterable[Filled]) -> dict[str, list[tuple[str, Judgement]]]:
-    """Returns the judgements of each family, each with the name of its column."""
-    families: dict[str, list[tuple[str, Judgement]]] = {}
-    for column, values in filled:
-        if column.family:
-            found = families.setdefault(column.family, [])
-            found += [(column.name, value) for value in values if isinstance(value, Judgement)]
-    return families
 
 
 def _parts(column: Column, values: list[Value | Judgement], verdicts: Mapping[Any, Verdict]) -> Iterator[Filled]:

@@ -50,7 +50,7 @@ def test_all_judgements_of_a_family_are_corrected_together():
     assert table.rows[1][2:4] == [Chance(verdicts[0].p), str(verdicts[0])] and table.rows[1][5].value == verdicts[1].p
     assert table.rows[0][1:4] == ["", Chance(None), ""] and table.rows[2][3] == "not run"
     assert isinstance(table.rows[1][1], Figure) and str(table.rows[1][1]).startswith("+1.1 ± ")
-    assert table.short == {"Δ": [1], "p (Holm)": [2], "verdict": [3]}
+    assert table.short == ("", "Δ", "p (Holm)", "verdict", "", "", "")
     apart = make_table("t", [of, Column("other", attrgetter("below"), "contrast")], rows)
     assert (
         apart.note == "Family: 2 differences (2 Δ rigid), 1 of them run. Family: 1 contrast (1 other), 1 of them run."
