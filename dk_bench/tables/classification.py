@@ -9,7 +9,8 @@ from dk_bench.models import PAPER_MODELS
 from dk_bench.tables import columns
 from dk_bench.tables.cells import Cell
 from dk_bench.tables.costs import Costs
-from dk_bench.tables.rows import rows_of_models, rows_of_paper
+from dk_bench.tables.paper import paper_rows
+from dk_bench.tables.rows import rows_of
 from dk_bench.tables.table import Column, Document, make_table
 
 TOP1 = columns.Metric("top-1", "val/top1", "top1")
@@ -62,20 +63,18 @@ def _paper_columns(number: int, with_paper: bool) -> columns.Columns:
     return columns.paper_columns(number, TOP1, counts, with_paper=with_paper)
 
 
-def paper_document(number: int, cells: list[Cell], costs: Costs) -> Document:
+def paper_document(number: int, cells: list[Cell], costs: Costs | None) -> Document:
     """Returns the paper's table 1 or 2: first ImageNet with the paper's figures, then one table for every other data
     set, and for ImageNet at other sizes. ``costs``: counts of models that have no record on ImageNet."""
     cells = [cell for cell in cells if not cell.has_spec]  # those of other tables too: differences are to them
     theirs = [cell for cell in cells if cell.is_papers_protocol]
     others = [cell for cell in cells if not cell.is_papers_protocol]
-    rows = rows_of_paper(number, theirs, TOP1.key, costs)
-    models = {row.model for row in rows}
-    tables = [make_table("ImageNet", _paper_columns(number, True), rows)]
+    models = paper_rows(number)
+    tables = [make_table("ImageNet", _paper_columns(number, True), rows_of(models, theirs, TOP1.key, costs))]
     for data in sorted({cell.data for cell in others if cell.model in models}):
         here = [cell for cell in others if cell.data == data]
         why = OTHER_PROTOCOL if data.is_imagenet else columns.OTHER_DATA
-        rows = rows_of_paper(number, here, TOP1.key, {})
-        tables.append(make_table(f"{data}: {why}", _paper_columns(number, False), rows))
+        tables.append(make_table(f"{data}: {why}", _paper_columns(number, False), rows_of(models, here, TOP1.key)))
     subject = {1: "scope, global and local kernels", 2: "with strong baselines"}[number]
     notes = [columns.GRID, COUNTING, BASES, ADDED[number]]
     return columns.document(f"table{number}", f"Table {number}: {subject}.", tables, [SPREAD], notes, columns.SOURCE)
@@ -95,6 +94,8 @@ def models_documents(cells: list[Cell]) -> list[Document]:
 def _models_document(name: str, title: str, cells: list[Cell], expected: Iterable[str] = ()) -> Document:
     tables = []
     for data in sorted({cell.data for cell in cells}) or [None]:
-        rows = rows_of_models([cell for cell in cells if cell.data == data], TOP1.key, expected)
-        tables.append(make_table(f"{data}: {columns.OTHER_DATA}" if data else "no records yet", COLUMNS, rows))
+        here = [cell for cell in cells if cell.data == data]
+        models = dict.fromkeys([*expected, *(cell.model for cell in here)], {})
+        heading = f"{data}: {columns.OTHER_DATA}" if data else "no records yet"
+        tables.append(make_table(heading, COLUMNS, rows_of(models, here, TOP1.key)))
     return columns.document(name, title, tables, [SPREAD], [columns.GRID], COUNTING)

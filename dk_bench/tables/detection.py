@@ -3,7 +3,8 @@
 from dk_bench.models import PAPER_MODELS
 from dk_bench.tables import columns
 from dk_bench.tables.cells import Cell
-from dk_bench.tables.rows import ModelRow, rows_of_paper
+from dk_bench.tables.paper import paper_rows
+from dk_bench.tables.rows import rows_of
 from dk_bench.tables.table import Column, Document, make_table
 
 MAP = columns.Metric("mAP", "val/mAP", "map")
@@ -38,9 +39,8 @@ def detection_documents(cells: list[Cell]) -> list[Document]:
     """Returns ``table3`` and ``table4``, and ``detection`` where there are cells that do not belong there. Beside the
     paper's figures stand its models, on COCO, in Faster R-CNN with FPN and the setting 1x; nothing else."""
     comparable = [cell for cell in cells if cell.is_papers_detector and cell.model in PAPER_MODELS]
-    others = [cell for cell in cells if cell not in comparable or cell.has_spec]
-    bases = {(cell.model, cell.data) for cell in others if cell.has_spec}  # stand in both, for the difference
-    others += [cell for cell in comparable if cell not in others and (cell.model, cell.data) in bases]
+    bases = {(cell.model, cell.data) for cell in cells if cell.has_spec}  # stand in both, for the difference
+    others = [cell for cell in cells if cell not in comparable or (cell.model, cell.data) in bases]
     comparable = [cell for cell in comparable if not cell.has_spec]
     return [*(_paper_document(number, comparable) for number in (3, 4)), *([_others(others)] if others else [])]
 
@@ -48,7 +48,7 @@ def detection_documents(cells: list[Cell]) -> list[Document]:
 def _paper_document(number: int, cells: list[Cell]) -> Document:
     by_size = [column for metric in BY_SIZE for column in columns.beside_paper(metric.column(), metric.paper, True)]
     shown = columns.paper_columns(number, MAP, more=by_size)
-    table = make_table("COCO, Faster R-CNN with FPN, 1x", shown, rows_of_paper(number, cells, MAP.key, {}))
+    table = make_table("COCO, Faster R-CNN with FPN, 1x", shown, rows_of(paper_rows(number), cells, MAP.key))
     subject = {3: "global and local kernels", 4: "with strong baselines"}[number]
     title = f"Table {number}: object detection, {subject}."
     return columns.document(f"table{number}", title, [table], [SPREAD, SPLITS], [STARTS, columns.GRID], columns.SOURCE)
@@ -59,7 +59,7 @@ def _others(cells: list[Cell]) -> Document:
     tables = []
     for data in sorted({cell.data for cell in cells}):
         here = [cell for cell in cells if cell.data == data]
-        rows = [ModelRow(cell.model, cell, here, MAP.key) for cell in here]
+        rows = rows_of(dict.fromkeys((cell.model for cell in here), {}), here, MAP.key)
         tables.append(make_table(f"{data}: {OTHER_SETTING if data.is_coco else columns.OTHER_DATA}", COLUMNS, rows))
     title = "Object detection on other data, or in other settings."
     return columns.document("detection", title, tables, [SPREAD], [columns.GRID], COUNTING)

@@ -25,7 +25,7 @@ def build_documents(records: Iterable[RunRecord], costs: Costs | None = None) ->
     """
     records = list(records)
     cells = gather(record for record in records if record.task == TRAINING)  # evaluations are no cells of training
-    documents = [paper_document(number, cells, costs or {}) for number in (1, 2)]
+    documents = [paper_document(number, cells, costs) for number in (1, 2)]
     documents += detection_documents(gather(record for record in records if record.task == DETECTION))
     documents += models_documents(cells)
     return {document.name: document for document in documents}

@@ -23,8 +23,9 @@ TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+@cache
 def load_paper(path: str | Path = PAPER_FILE) -> dict[str, list[dict[str, Any]]]:
-    """Returns the tables by name (``table1`` to ``table4``), each a list of rows in the paper's order.
+    """Returns the tables by name (``table1`` to ``table4``), each a list of rows in the paper's order; read once.
 
     Units: top1 and map in percent, params in millions, flops in 10^9 multiply-adds. Raises UserError that names file,
     table and row for anything missing, unknown, not a number or there twice.
@@ -58,15 +59,14 @@ def paper_row(backbone: str, spec: KernelSpec) -> tuple[str, ...]:
 
 
 @cache
-def paper_tables() -> dict[str, list[dict[str, Any]]]:
-    """Returns the tables of `load_paper`, read once."""
-    return load_paper()
-
-
-@cache
 def paper_models() -> dict[tuple[str, ...], str]:
     """Returns the models that are rows of the paper's tables, by the rows' names."""
     return {paper_row(BACKBONES[model.base], model.spec): model.name for model in PAPER_MODELS.values()}
+
+
+def paper_rows(number: int) -> dict[str, dict[str, Any]]:
+    """Returns the rows of one of the paper's tables by the models that they are of, in its order."""
+    return {paper_models()[row_name(row)]: row for row in load_paper()[f"table{number}"]}
 
 
 def figures_of_model(model: str) -> dict[str, float]:
@@ -84,7 +84,7 @@ def paper_difference(model: str, base: str, key: str) -> float | None:
 def paper_figures() -> dict[tuple[str, ...], dict[str, float]]:
     """Returns the paper's figures by names of rows, which may stand in tables of classification and of detection."""
     found: dict[tuple[str, ...], dict[str, float]] = {}
-    for table, rows in paper_tables().items():
+    for table, rows in load_paper().items():
         for row in rows:
             found.setdefault(row_name(row), {}).update({key: row[key] for key in TABLES[table][1]})
     return found

@@ -1,6 +1,6 @@
 """The rows of tables of models, and the differences to other models that they hold."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,8 +8,8 @@ from dk_bench.errors import UserError
 from dk_bench.models import MODELS, KernelSpec
 from dk_bench.tables.cells import Cell, pair_marks
 from dk_bench.tables.contrasts import Judgement, judge, paired_differences
+from dk_bench.tables.costs import Costs
 from dk_bench.tables.entries import NOT_RUN, Figure, Number
-from dk_bench.tables.paper import paper_models, paper_tables, row_name
 from dk_bench.tables.table import NO_DIFFERENCE
 
 
@@ -72,27 +72,18 @@ class ModelRow:
         return same[0] if same else None
 
 
-def rows_of_models(cells: list[Cell], metric: str, expected: Iterable[str] = ()) -> list[ModelRow]:
-    """Returns the rows of a table of cells, by model: those ``expected`` first, whether they were run or not."""
-    models = dict.fromkeys([*expected, *(cell.model for cell in cells)])
-    return [ModelRow(model, cell, cells, metric) for model in models for cell in _of_model(model, cells)]
-
-
-def rows_of_paper(
-    number: int, cells: list[Cell], metric: str, costs: Mapping[str, Mapping[str, int]]
+def rows_of(
+    models: Mapping[str, Mapping[str, Any]], cells: list[Cell], metric: str, costs: Costs | None = None
 ) -> list[ModelRow]:
-    """Returns the rows of one of the paper's tables, in its order. ``costs``: counts by model."""
-    models = paper_models()
-    rows = [(paper, models[row_name(paper)]) for paper in paper_tables()[f"table{number}"]]
+    """Returns the rows of a table: of each model in turn a row a cell, or one that says that nothing was run.
+
+    ``models``: with the row of the paper's table that each is, empty where it is none. ``costs``: counts by model.
+    """
     return [
-        ModelRow(model, cell, cells, metric, paper, costs.get(model, {}))
-        for paper, model in rows
-        for cell in _of_model(model, cells)
+        ModelRow(model, cell, cells, metric, paper, (costs or {}).get(model, {}))
+        for model, paper in models.items()
+        for cell in [cell for cell in cells if cell.model == model] or [None]
     ]
-
-
-def _of_model(model: str, cells: list[Cell]) -> list[Cell | None]:
-    return [cell for cell in cells if cell.model == model] or [None]
 
 
 def spec_of(model: str, cell: Cell | None) -> KernelSpec:
