@@ -16,13 +16,12 @@ def _pairs(words: str) -> dict[str, str]:
     return dict(zip(characters[::2], characters[1::2], strict=True))
 
 
-GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
-    "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
-)
 MATHS = _pairs(r"""
     < < > > | | ± \pm × \times ÷ \div µ \mu · \cdot − - ≤ \leq ≥ \geq ≠ \neq ≈ \approx ∞ \infty √ \surd ← \leftarrow
     → \rightarrow ↑ \uparrow ↓ \downarrow ↔ \leftrightarrow ¬ \neg ° ^\circ ¹ ^1 ² ^2 ³ ^3
+    α \alpha β \beta γ \gamma δ \delta ε \epsilon ζ \zeta η \eta θ \theta ι \iota κ \kappa λ \lambda μ \mu ν \nu
+    ξ \xi π \pi ρ \rho σ \sigma τ \tau υ \upsilon φ \phi χ \chi ψ \psi ω \omega Γ \Gamma Δ \Delta Θ \Theta
+    Λ \Lambda Ξ \Xi Π \Pi Σ \Sigma Υ \Upsilon Φ \Phi Ψ \Psi Ω \Omega
 """)
 COMMANDS = _pairs(r"""
     \ textbackslash ~ textasciitilde ^ textasciicircum ' textquotesingle ` textasciigrave – textendash — textemdash
@@ -36,9 +35,6 @@ SHOWN = {
     '"': r"\texttt{\char34}",
     "\xa0": "~",
 }
-for _name in GREEK.split():
-    _case = "CAPITAL" if _name[0].isupper() else "SMALL"
-    SHOWN[unicodedata.lookup(f"GREEK {_case} LETTER {_name.upper().replace('LAMBDA', 'LAMDA')}")] = rf"$\{_name}$"
 _COMBINING = "\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0323\u0327\u0331"
 ACCENTS = dict(zip(_COMBINING, "`'^~=u.\"rHvdcb", strict=True))  # characters that put a mark on a letter
 FONTS = {"gbsn": "gb2312", "bsmi": "big5", "min": "shift_jis", "mj": "euc_kr"}  # of the package CJK, and what they have
