@@ -1,13 +1,12 @@
 """Records grouped into cells, a cell being one point of a grid with all its seeds, and the figures a cell gives."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 from dk_bench.runs.identity import DEFAULTS, cell_settings, config_hash, flatten, setting
 from dk_bench.runs.record import RunRecord
@@ -18,12 +17,11 @@ from dk_bench.tables.statistics import summarize
 
 UNKNOWN = "unknown"  # a cost that could not be counted
 SPEC = ("model.spec.", "model.backbone.spec.")  # keys of a configuration that deforms the model it names
-# Of a detector's configuration: its backbone, how fast its offsets learn, and the weights it starts from, which are
-# each backbone's own; whether there are any counts.
-BACKBONES_OWN = ("model.backbone.model_name", "model.backbone.spec")
-OFFSET_RATE = re.compile(r"optim_wrapper\.paramwise_cfg\.custom_keys\.(kernel_offset|data_offset|data_mask)\.")
-START = "model.backbone.checkpoint"
+NAMES = ("model.name", "model.backbone.model_name", "model.backbone.spec")  # of the model; without a spec it is null
+START = "model.backbone.checkpoint"  # weights that a detector starts from, each backbone's own; whether any counts
 OFFSET_MULTIPLIER = "optim.offset_lr_multiplier"
+DETECTORS_MULTIPLIERS = r"optim_wrapper\.paramwise_cfg\.custom_keys\.(kernel_offset|data_offset|data_mask)\."
+OFFSET_RATE = re.compile(rf"{re.escape(OFFSET_MULTIPLIER)}$|{DETECTORS_MULTIPLIERS}")
 PAPERS_SIZE, PAPERS_CROP = 224, 0.875  # the paper evaluates the centre 224 x 224 of an image resized to 256
 # Of Faster R-CNN 1x as mmdet has it: height and width that images are scaled to fit, passes over the training images.
 PAPERS_DETECTOR = {"model.type": "FasterRCNN", "model.neck.type": "FPN", "train_cfg.max_epochs": 12}
@@ -40,7 +38,7 @@ class Data:
     val_images: int = 0
 
     @classmethod
-    def of(cls, record: RunRecord) -> Data:
+    def of(cls, record: RunRecord) -> Self:
         images = (record.data.get(part) or 0 for part in ("train_images", "val_images"))
         classes = record.data.get("classes") or 0  # their names or their number
         return cls(record.data["name"], classes if isinstance(classes, int) else len(classes), *images)
@@ -81,28 +79,30 @@ class Cell:
     def data(self) -> Data:
         return Data.of(self.runs[0])
 
+    @cached_property
+    def all_settings(self) -> dict[str, Any]:
+        """Returns the settings that can change results, the number of devices, where it does, as ``devices``."""
+        return cell_settings(self.runs[0].config) | {"devices": devices_of(self.runs[0])}
+
     @property
     def settings(self) -> dict[str, Any]:
         """Returns the cell's settings but for the model's name and what a rigid model has not: equal where only the
         model differs, so that nothing else is compared."""
-        ours = ("model.name", OFFSET_MULTIPLIER)
-        settings = cell_settings(self.runs[0].config) | {"devices": devices_of(self.runs[0])}
         return {
             key: bool(value) if key == START else value
-            for key, value in settings.items()
-            if key not in (*ours, *BACKBONES_OWN) and not key.startswith(SPEC) and not OFFSET_RATE.match(key)
+            for key, value in self.all_settings.items()
+            if key not in NAMES and not key.startswith(SPEC) and not OFFSET_RATE.match(key)
         }
 
     @property
     def offset_rates(self) -> dict[str, Any]:
         """Tells how fast offsets learn, where that is set."""
-        settings = cell_settings(self.runs[0].config).items()
-        return {key: value for key, value in settings if key == OFFSET_MULTIPLIER or OFFSET_RATE.match(key)}
+        return {key: value for key, value in self.all_settings.items() if OFFSET_RATE.match(key)}
 
     @property
     def has_spec(self) -> bool:
         """Tells whether the configuration deformed the model that it names."""
-        return any(key.startswith(SPEC) for key in cell_settings(self.runs[0].config))
+        return any(key.startswith(SPEC) for key in self.all_settings)
 
     @property
     def is_papers_protocol(self) -> bool:
@@ -134,7 +134,7 @@ class Cell:
         found = {pair_of(run): run.metrics["final"].get(metric) for run in self._finished()}
         return {pair: value for pair, value in found.items() if _is_number(value)}
 
-    def pairs_with(self, other: Cell) -> int:
+    def pairs_with(self, other: Self) -> int:
         """Tells how many runs of both have finished that may be paired."""
         ours, theirs = ({pair_of(run) for run in cell._finished()} for cell in (self, other))
         return len(ours & theirs)
@@ -177,7 +177,7 @@ def gather(records: Iterable[RunRecord]) -> list[Cell]:
 def _label(cells: list[Cell]) -> list[Cell]:
     """Names each of a model's cells by what they differ in: configuration keys, the number of devices, and, where that
     is all the same, the images; a single cell needs no label."""
-    flats = [_flat(cell) for cell in cells]
+    flats = [{key: value for key, value in c.all_settings.items() if key != "trainer.devices"} for c in cells]
     if any(flat in flats[:place] for place, flat in enumerate(flats)):
         flats = [flat | {"images": _images(cell)} for flat, cell in zip(flats, cells, strict=True)]
     keys = sorted({key for flat in flats for key in flat})
@@ -186,11 +186,6 @@ def _label(cells: list[Cell]) -> list[Cell]:
     labels = [", ".join(f"{key}={values[key]}" for key in differing) for values in shown]
     labelled = (replace(cell, label=label) for cell, label in zip(cells, labels, strict=True))
     return sorted(labelled, key=lambda cell: cell.label)
-
-
-def _flat(cell: Cell) -> dict[str, Any]:
-    settings = cell_settings(cell.runs[0].config) | {"devices": devices_of(cell.runs[0])}
-    return {key: value for key, value in settings.items() if key != "trainer.devices"}
 
 
 def _images(cell: Cell) -> str:
