@@ -17,12 +17,8 @@ class NotFinite(ValueError, RuntimeError):
     the operators'. These, compiled ones, raise it outside of inference mode, in which torch calls C++ past Python."""
 
 
-def as_pair(name: str, value: IntPair) -> tuple[int, int]:
-    """Returns an int or a pair of ints as a pair (height, width).
-
-    Raises:
-        TypeError: the value is neither.
-    """
+def as_pair(name: str, value: IntPair) -> Pair:
+    """Returns an int or a pair of ints as a pair (height, width). Raises TypeError for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value, value
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(type(v) is int for v in value):
@@ -31,20 +27,13 @@ def as_pair(name: str, value: IntPair) -> tuple[int, int]:
 
 
 def as_pairs(**values: IntPair) -> list[Pair]:
-    """Returns ints or pairs of ints, given by their names, as pairs (height, width).
-
-    Raises:
-        TypeError: a value is neither; the message names it.
-    """
+    """Returns ints or pairs of ints, given by their names, as `as_pair` does."""
     return [as_pair(name, value) for name, value in values.items()]
 
 
 def output_size(input_size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
-    """Returns (Hout, Wout) of a convolution.
-
-    Raises:
-        ValueError: an argument is out of range, or the kernel does not fit into the padded input.
-    """
+    """Returns (Hout, Wout) of a convolution. Raises ValueError where an argument is out of range, or the kernel does
+    not fit into the padded input."""
     lows = {"kernel_size": (kernel_size, 1), "stride": (stride, 1), "padding": (padding, 0), "dilation": (dilation, 1)}
     for name, (pair, low) in lows.items():
         if pair[0] < low or pair[1] < low:
@@ -69,15 +58,14 @@ def check_input(input: Tensor) -> None:
         raise ValueError(f"input: expected a floating dtype, got {input.dtype}")
 
 
-def offset_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, ...]:
-    """Returns what offsets may come in: the input's dtype; beside a 16-bit input float32 too, which is better."""
-    return (dtype, torch.float32) if dtype in (torch.float16, torch.bfloat16) else (dtype,)
+def check_like(name: str, tensor: Tensor, other: Tensor, *, or_float32: bool = False) -> None:
+    """Raises ValueError that names the tensor where its dtype or its device is not the other's.
 
-
-def check_like(name: str, tensor: Tensor, other: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
-    """Raises ValueError that names the tensor where its dtype is none of these, or its device not the other's."""
-    if tensor.dtype not in dtypes:
-        wanted = " or ".join(str(d) for d in dtypes)
+    ``or_float32``: beside 16 bits float32 will do too, and is better: for offsets.
+    """
+    wide = [torch.float32] if or_float32 and other.dtype.itemsize == 2 else []
+    if tensor.dtype not in (other.dtype, *wide):
+        wanted = " or ".join(map(str, (other.dtype, *wide)))
         raise ValueError(f"{name}: expected dtype {wanted}, got {tensor.dtype}")
     if tensor.device != other.device:
         raise ValueError(f"{name}: expected device {other.device}, got {tensor.device}")

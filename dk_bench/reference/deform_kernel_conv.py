@@ -26,16 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dk_bench.reference.checks import (
-    IntPair,
-    Pair,
-    as_pairs,
-    check_input,
-    check_like,
-    compute_dtype,
-    offset_dtypes,
-    output_size,
-)
+from dk_bench.reference.checks import IntPair, Pair, as_pairs, check_input, check_like, compute_dtype, output_size
 from dk_bench.reference.sample_kernel import tap_weights
 
 
@@ -76,11 +67,9 @@ def deform_kernel_conv(
     """
     geometry = as_pairs(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
     size = check_deform_kernel_conv(input, data_offset, kernel_offset, weight, geometry)
-    compute, (kh, kw) = compute_dtype(input), geometry[0]
-    if data_offset is not None:
-        data_offset = data_offset.to(compute)
+    compute = compute_dtype(input)
     if kernel_offset is None:
-        kernel_offset = torch.zeros((input.shape[0], 2 * kh * kw, *size), device=input.device, dtype=compute)
+        kernel_offset = input.new_zeros(input.shape[0], 2 * prod(geometry[0]), *size)
     read = sample_input(input.to(compute), data_offset, geometry, size)
     coefficients = tap_weights(kernel_offset.to(compute), geometry[0], tuple(weight.shape[2:]), clip)
     sampled_kernel = torch.einsum("nkhws,cs->nckhw", coefficients, weight.to(compute).flatten(1))
@@ -98,10 +87,7 @@ def local_deform_kernel(
     dilation: IntPair = 1,
     clip: bool = True,
 ) -> Tensor:
-    """Samples a kernel at every position: :func:`deform_kernel_conv` without data offsets.
-
-    This is the paper's equation 7, depthwise.
-    """
+    """Samples a kernel at every position (the paper's equation 7): :func:`deform_kernel_conv` without data offsets."""
     geometry = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation, "clip": clip}
     return deform_kernel_conv(input, None, kernel_offset, weight, **geometry)
 
@@ -124,8 +110,7 @@ def sample_input(input: Tensor, data_offset: Tensor | None, geometry: Sequence[P
     tap_x = torch.arange(kw, **like).repeat(kh).view(-1, 1, 1) * dilation[1]
     y = torch.arange(size[0], **like).view(1, -1, 1) * stride[0] - padding[0] + tap_y
     x = torch.arange(size[1], **like).view(1, 1, -1) * stride[1] - padding[1] + tap_x
-    y, x = torch.broadcast_tensors(y, x)  # (taps, Hout, Wout)
-    y, x = (t.expand(input.shape[0], -1, -1, -1) for t in (y, x))
+    y, x = (t.expand(input.shape[0], kh * kw, *size) for t in (y, x))
     if data_offset is not None:
         offset = data_offset.unflatten(1, (kh * kw, 2))
         y, x = y + offset[:, :, 0], x + offset[:, :, 1]
@@ -163,7 +148,7 @@ def check_deform_kernel_conv(
             f"weight: expected (C, 1, Sh, Sw) with C = {input.shape[1]} channels as in input and Sh, Sw >= 1, "
             f"got shape {tuple(weight.shape)}"
         )
-    check_like("weight", weight, input, (input.dtype,))
+    check_like("weight", weight, input)
     size = output_size(tuple(input.shape[2:]), *geometry)
     expected = (input.shape[0], 2 * prod(geometry[0]), *size)
     for name, offset in (("data_offset", data_offset), ("kernel_offset", kernel_offset)):
@@ -171,5 +156,5 @@ def check_deform_kernel_conv(
             continue
         if tuple(offset.shape) != expected:
             raise ValueError(f"{name}: expected shape (N, 2 Kh Kw, Hout, Wout) = {expected}, got {tuple(offset.shape)}")
-        check_like(name, offset, input, offset_dtypes(input.dtype))
+        check_like(name, offset, input, or_float32=True)
     return size

@@ -20,16 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dk_bench.reference.checks import (
-    IntPair,
-    NotFinite,
-    Pair,
-    as_pair,
-    check_input,
-    check_like,
-    compute_dtype,
-    offset_dtypes,
-)
+from dk_bench.reference.checks import IntPair, NotFinite, Pair, as_pair, check_input, check_like, compute_dtype
 
 
 class RoISettings(NamedTuple):
@@ -54,16 +45,9 @@ class RoISettings(NamedTuple):
 
 
 def axis_coefficients(start: Tensor, extent: Tensor, bins: int, index: int, sampling_ratio: int, size: int) -> Tensor:
-    """Tells how much of each pixel along one axis is in the average over a bin's samples.
-
-    Args:
-        start, extent: scalars, where the moved box begins and how long it is, in pixels of the map.
-        bins, index: number of bins along the axis, and which of them.
-        sampling_ratio: number of samples, or 0 for one a pixel: ceil(extent / bins).
-        size: number of pixels of the map.
-
-    Returns:
-        (size,), summing to at most 1.
+    """Tells how much of each of an axis's ``size`` pixels is in the average over the samples of bin ``index`` of
+    ``bins``: (size,), summing to at most 1. ``start`` and ``extent``, scalars, are the moved box's, in pixels of the
+    map; a ``sampling_ratio`` of 0 is for one sample a pixel.
     """
     bin_size = extent / bins
     samples = sampling_ratio if sampling_ratio > 0 else max(0, math.ceil(bin_size.item()))
@@ -77,9 +61,8 @@ def axis_coefficients(start: Tensor, extent: Tensor, bins: int, index: int, samp
     high = (low + 1).clamp(max=size - 1)
     fraction = coordinate - low
     pixels = torch.arange(size, dtype=start.dtype, device=start.device).unsqueeze(1)
-    zero = torch.zeros_like(fraction)
-    coefficients = torch.where(pixels == low, 1 - fraction, zero) + torch.where(pixels == high, fraction, zero)
-    return torch.where(inside, coefficients, zero).sum(1) / samples
+    coefficients = torch.where(pixels == low, 1 - fraction, 0) + torch.where(pixels == high, fraction, 0)
+    return torch.where(inside, coefficients, 0).sum(1) / samples
 
 
 def map_box(roi: Tensor, spatial_scale: float, aligned: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -155,7 +138,7 @@ def check_deform_roi_pool(
     check_input(input)
     if rois.dim() != 2 or rois.shape[1] != 5:
         raise ValueError(f"rois: expected shape (R, 5), an image and two corners a row, got {tuple(rois.shape)}")
-    check_like("rois", rois, input, offset_dtypes(input.dtype))
+    check_like("rois", rois, input, or_float32=True)
     _check_settings(settings)
     channels, size = input.shape[1], settings.output_size
     if settings.position_sensitive:
@@ -182,12 +165,8 @@ def _check_settings(settings: RoISettings) -> None:
 
 
 def check_boxes(rois: Tensor, images: int) -> None:
-    """Checks the values of boxes (R, 5), which takes them to the CPU.
-
-    Raises:
-        ValueError: a box names an image that is not there, or (NotFinite) has a coordinate that is not finite; the
-            message names its row.
-    """
+    """Raises ValueError, which names the row, where one of the boxes (R, 5) names an image that is not there, or
+    (NotFinite) has a coordinate that is not finite. Takes them to the CPU."""
     for row, (image, *corners) in enumerate(rois.tolist()):
         if not 0 <= image < images:
             raise ValueError(f"rois: row {row} names image {image:g} of {images}; expected 0 to {images - 1}")
@@ -217,4 +196,4 @@ def _check_bins(name: str, layout: str, tensor: Tensor, expected: tuple[int, ...
             raise ValueError(
                 f"{name}: expected shape {layout} with size {wanted} in dimension {d}, got {tuple(tensor.shape)}"
             )
-    check_like(name, tensor, input, offset_dtypes(input.dtype))
+    check_like(name, tensor, input, or_float32=True)

@@ -33,5 +33,5 @@ def check_per_image(input: Tensor, weight: Tensor, stride: Pair, padding: Pair, 
             f"weight: expected (N, C, Kh, Kw) with N = {input.shape[0]} images and C = {input.shape[1]} channels as in "
             f"input and Kh, Kw >= 1, got shape {tuple(weight.shape)}"
         )
-    check_like("weight", weight, input, (input.dtype,))
+    check_like("weight", weight, input)
     return output_size(tuple(input.shape[2:]), tuple(weight.shape[2:]), stride, padding, dilation)

@@ -6,7 +6,7 @@ Notation, derivatives and costs: see :mod:`dk_bench.reference.deform_kernel_conv
 import torch
 from torch import Tensor
 
-from dk_bench.reference.checks import FLOATING, IntPair, Pair, as_pair, check_like, compute_dtype, offset_dtypes
+from dk_bench.reference.checks import FLOATING, IntPair, Pair, as_pair, check_like, compute_dtype
 
 
 def hat(coordinate: Tensor, size: int, clip: bool) -> Tensor:
@@ -29,8 +29,7 @@ def hat(coordinate: Tensor, size: int, clip: bool) -> Tensor:
         lower = lower.clamp(max=size - 2)
     fraction = (coordinate - lower).unsqueeze(-1)
     steps = torch.arange(size, device=coordinate.device, dtype=coordinate.dtype) - lower.unsqueeze(-1)
-    zero = torch.zeros_like(fraction)
-    return torch.where(steps == 0, 1 - fraction, zero) + torch.where(steps == 1, fraction, zero)
+    return torch.where(steps == 0, 1 - fraction, 0) + torch.where(steps == 1, fraction, 0)
 
 
 def tap_weights(kernel_offset: Tensor, kernel_size: Pair, scope: Pair, clip: bool) -> Tensor:
@@ -88,4 +87,4 @@ def _check(weight: Tensor, kernel_offset: Tensor, kernel_size: Pair) -> None:
         raise ValueError(
             f"kernel_offset: expected shape (N, 2 Kh Kw) = (N, {2 * taps}), got {tuple(kernel_offset.shape)}"
         )
-    check_like("kernel_offset", kernel_offset, weight, offset_dtypes(weight.dtype))
+    check_like("kernel_offset", kernel_offset, weight, or_float32=True)
