@@ -12,8 +12,6 @@ from dk_bench.functional.registration import register
 from dk_bench.reference.checks import IntPair, as_pairs
 from dk_bench.reference.deform_kernel_conv import check_deform_kernel_conv
 
-__all__ = ["deform_kernel_conv", "local_deform_kernel"]
-
 _op = torch.ops.dk_bench.deform_kernel_conv
 _backward_op = torch.ops.dk_bench.deform_kernel_conv_backward
 
@@ -126,6 +124,4 @@ def _check_values(input, data_offset, kernel_offset, weight):
 # With data offsets, dL/dinput on CUDA is a sum by atomics unless told otherwise; the CPU's sums are always ordered.
 # Tangents of offsets go by the reference, slowly.
 _operator = Operator("deform_kernel_conv", reference.deform_kernel_conv, linear=(0, 3))
-register(
-    _operator, fake=_fake, vmap=_vmap, vmap_backward=_vmap_backward, autocast=_autocast, check_values=_check_values
-)
+register(_operator, _fake, _vmap, _vmap_backward, _autocast, check_values=_check_values)

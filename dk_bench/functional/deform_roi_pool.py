@@ -14,8 +14,6 @@ from dk_bench.functional.registration import register
 from dk_bench.reference.checks import IntPair, as_pair
 from dk_bench.reference.deform_roi_pool import RoISettings, check_boxes, check_deform_roi_pool
 
-__all__ = ["deform_roi_pool"]
-
 _op = torch.ops.dk_bench.deform_roi_pool
 _backward_op = torch.ops.dk_bench.deform_roi_pool_backward
 
@@ -52,18 +50,9 @@ def deform_roi_pool(
             Also during ``torch.onnx.export``: there is no ONNX form. And in forward mode, where rois have a tangent.
         TypeError: output_size is not an int or a pair of ints.
     """
-    return _op(
-        input,
-        rois,
-        offset,
-        mask,
-        as_pair("output_size", output_size),
-        float(spatial_scale),
-        sampling_ratio,
-        float(gamma),
-        aligned,
-        position_sensitive,
-    )
+    size, spatial_scale, gamma = as_pair("output_size", output_size), float(spatial_scale), float(gamma)
+    settings = (size, spatial_scale, sampling_ratio, gamma, aligned, position_sensitive)
+    return _op(input, rois, offset, mask, *settings)
 
 
 def _fake(input, rois, offset, mask, output_size, *settings):
@@ -154,12 +143,4 @@ def _check_values(input, rois, offset, mask):
 
 # On CUDA dL/dinput is a sum by atomics; the CPU's sums are always in order. Boxes get no gradient.
 _operator = Operator("deform_roi_pool", _specification, linear=(0, 3), constants=(1,))
-register(
-    _operator,
-    fake=_fake,
-    vmap=_vmap,
-    vmap_backward=_vmap_backward,
-    autocast=_autocast,
-    push=_along_offset,
-    check_values=_check_values,
-)
+register(_operator, _fake, _vmap, _vmap_backward, _autocast, push=_along_offset, check_values=_check_values)

@@ -22,18 +22,8 @@ def deform_conv2d(
     """Computes ``torchvision.ops.deform_conv2d``, also under torch.func's transforms and for dual numbers, which that
     refuses, and on devices that it has no kernel for.
 
-    There it is computed in plain PyTorch: derivatives of every kind, but memory of N x Cin x taps x positions.
-
-    Args:
-        input: (N, Cin, H, W).
-        offset: (N, 2 * G * Kh * Kw, Hout, Wout) in pixels of the input, for G groups of its channels.
-        weight: (Cout, Cin / groups, Kh, Kw).
-        bias: (Cout,) or None.
-        stride, padding, dilation: (height, width).
-        mask: (N, G * Kh * Kw, Hout, Wout), a factor on each tap, or None.
-
-    Returns:
-        (N, Cout, Hout, Wout).
+    There it is computed in plain PyTorch: derivatives of every kind, but memory of N x Cin x taps x positions. The
+    arguments are torchvision's, with stride, padding and dilation as (height, width).
     """
     refused = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     plain = refused or not _has_kernel(input.device.type)

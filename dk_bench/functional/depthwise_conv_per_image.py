@@ -42,4 +42,4 @@ def _autocast(input, weight, *geometry):
 
 
 _operator = Operator("depthwise_conv_per_image", reference.depthwise_conv_per_image, linear=(0, 1))
-register(_operator, fake=_fake, vmap=_vmap, vmap_backward=_vmap_backward, autocast=_autocast)
+register(_operator, _fake, _vmap, _vmap_backward, _autocast)

@@ -16,27 +16,23 @@ Push = Callable[[Tensors, Tensors, Sequence[Any]], Tensor]
 def forward_rules(operator: Operator, vmap: Callable, autocast: Callable, push: Push | None = None) -> Rules:
     """Returns the derivatives of an operator.
 
-    Args:
-        operator: which.
-        vmap, autocast: as in :class:`~dk_bench.functional.derivatives.Rules`.
-        push: (tangents, operands, settings) to the output's tangent, of the operands in which it is not linear; None
-            for the reference's, which is slow.
+    ``push``: (tangents, operands, settings) to the output's tangent, of the operands in which it is not linear; None
+    for the reference's, which is slow.
     """
 
     def backward(grads, operands, settings, wanted):
         wanted = [wanted[i] for i in operator.differentiable]
-        found = operator.backward_op(*grads, *operands, *settings, *_determinism(), wanted)
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        found = operator.backward_op(*grads, *operands, *settings, deterministic, warn_only, wanted)
         kept = {i: g for i, g, want in zip(operator.differentiable, found, wanted, strict=True) if want}
         return [kept.get(i) for i in range(len(operands))]
 
     def jvp(tangents, operands, settings):
         moving = [i for i, t in enumerate(tangents) if t is not None]
-        terms = [
-            operator.op(*operands[:i], tangents[i], *operands[i + 1 :], *settings)
-            for i in moving
-            if i in operator.linear
-        ]
+        linear = [i for i in moving if i in operator.linear]
         others = [i for i in moving if i not in operator.linear]
+        terms = [operator.op(*operands[:i], tangents[i], *operands[i + 1 :], *settings) for i in linear]
         if others and push:
             terms.append(push(tangents, operands, settings))
         elif others:
@@ -76,11 +72,6 @@ def backward_rules(operator: Operator, vmap: Callable) -> Rules:
 
     constants = tuple(1 + i for i in operator.constants)
     return Rules(1 + len(operator.operands), backward, jvp, vmap, constants=constants)
-
-
-def _determinism() -> tuple[bool, bool]:
-    """Tells whether torch asks for deterministic algorithms, and whether to warn alone where there are none."""
-    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def _gradients(operator: Operator, operands: Tensors, settings: Sequence[Any], outputs: Sequence[int]):

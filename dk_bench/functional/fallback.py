@@ -25,13 +25,8 @@ EVERYWHERE = "CompositeExplicitAutograd"  # the dispatcher's key of all devices 
 def register_fallback(operator: Operator, allocate: Callable[..., Tensor], check_values: Callable[..., None]) -> None:
     """Makes the reference compute an operator and its backward operator where no compiled one does.
 
-    Args:
-        operator: which.
-        allocate: its arguments to a tensor as its output is, not yet filled; raises ValueError for arguments that do
-            not fit.
-        check_values: takes the operands; raises ValueError for values that do not fit.
-
-    The operators raise RuntimeError where the compiled ones do, but on every device.
+    ``allocate`` is what `register` calls fake. The operators raise RuntimeError where the compiled ones do, but on
+    every device.
     """
 
     def check(arguments: Sequence[Any]) -> Tensor:

@@ -25,7 +25,6 @@ _ours, _dense_op = torch.ops.dk_bench, torch.ops.torchvision.deform_conv2d
 
 @register_flop_formula(_ours.deform_kernel_conv, get_raw=True)
 def _deform_kernel_conv(input, data_offset, kernel_offset, weight, kernel_size, *rest, out_val) -> int:
-    """Counts the depthwise convolution, without sampling."""
     return 2 * prod(kernel_size) * out_val.numel()
 
 
@@ -38,7 +37,6 @@ def _deform_kernel_conv_backward(grad, input, data_offset, kernel_offset, weight
 
 @register_flop_formula(_ours.depthwise_conv_per_image, get_raw=True)
 def _depthwise_conv_per_image(input, weight, *rest, out_val) -> int:
-    """Counts the depthwise convolution."""
     return 2 * prod(weight.shape[2:]) * out_val.numel()
 
 
@@ -50,13 +48,11 @@ def _depthwise_conv_per_image_backward(grad, input, weight, *rest, out_val) -> i
 
 @register_flop_formula((_ours.narrow_conv, _dense_op), get_raw=True)
 def _dense_conv(input, weight, *rest, out_val) -> int:
-    """Counts a convolution, without sampling."""
     return 2 * prod(weight.shape[1:]) * out_val.numel()
 
 
 @register_flop_formula(_ours.narrow_conv_weight_gradient, get_raw=True)
 def _narrow_conv_weight_gradient(grad, input, weight, *rest, out_val) -> int:
-    """Counts the gradient of the weight, as much as the forward pass."""
     return 2 * prod(weight.shape[1:]) * grad.numel()
 
 

@@ -16,24 +16,12 @@ from dk_bench.functional.loading import COMPILED, operators_on
 from dk_bench.functional.operators import empty_in_format_of
 from dk_bench.reference.checks import Pair, output_size
 
-__all__ = ["narrow_conv2d"]
-
 _op = torch.ops.dk_bench.narrow_conv
 _weight_gradient_op = torch.ops.dk_bench.narrow_conv_weight_gradient
 
 
 def narrow_conv2d(input: Tensor, weight: Tensor, bias: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
-    """Computes ``torch.nn.functional.conv2d``, up to the order of summation.
-
-    Args:
-        input: (N, C, H, W) or (C, H, W).
-        weight: (Cout, C, Kh, Kw).
-        bias: (Cout,).
-        stride, padding, dilation: (height, width).
-
-    Returns:
-        (N, Cout, Hout, Wout), or that without N.
-    """
+    """Computes ``torch.nn.functional.conv2d`` up to the order of summation, of images (N, C, H, W) or one (C, H, W)."""
     if _is_faster(input, weight):
         return _NarrowConv.apply(input, weight, bias, stride, padding, dilation)
     return F.conv2d(input, weight, bias, stride, padding, dilation)
@@ -85,14 +73,10 @@ class _NarrowConv(torch.autograd.Function):
         if torch.is_grad_enabled() or batched or _is_transformed():  # torch differentiates and maps its own
             return *by_torch(*wanted), None, None, None
         grad = grad.contiguous(memory_format=torch.channels_last)
-        return (
-            by_torch(True, False, False)[0] if wanted[0] else None,
-            _weight_gradient_op(grad, input, weight, *ctx.geometry) if wanted[1] else None,
-            grad.sum((0, 2, 3)) if wanted[2] else None,
-            None,
-            None,
-            None,
-        )
+        of_input = by_torch(True, False, False)[0] if wanted[0] else None
+        of_weight = _weight_gradient_op(grad, input, weight, *ctx.geometry) if wanted[1] else None
+        of_bias = grad.sum((0, 2, 3)) if wanted[2] else None
+        return of_input, of_weight, of_bias, None, None, None
 
 
 @torch.library.register_fake("dk_bench::narrow_conv")

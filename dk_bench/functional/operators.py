@@ -20,10 +20,7 @@ class Operator:
     deterministic, whether to warn alone where it cannot, and which gradients are wanted; the last two have defaults.
 
     Attributes:
-        name: the operator's.
-        op, backward_op: both operators.
-        operands: the operands' names.
-        settings: the settings' names.
+        operands, settings: their names.
         specification: plain PyTorch that computes the same from operands and, by keyword, settings. It also gives the
             derivatives of the backward operator, slowly.
         linear: the numbers of the operands in which the operator is linear.
@@ -44,10 +41,8 @@ class Operator:
 
     def evaluate(self, operands: Tensors, settings: Sequence[Any]) -> Tensor:
         """Returns what the reference computes; settings may be the backward operator's, which begin with its own."""
-        pairs = (
-            (name, tuple(v) if isinstance(v, list) else v) for name, v in zip(self.settings, settings, strict=False)
-        )
-        return self.specification(*operands, **dict(pairs))
+        named = zip(self.settings, settings, strict=False)
+        return self.specification(*operands, **{name: tuple(v) if isinstance(v, list) else v for name, v in named})
 
     def of_chosen(self, operands: Tensors, settings: Sequence[Any], chosen: Sequence[int]) -> Callable[..., Tensor]:
         """Returns what the reference computes as a function of the chosen operands; the others stay what they are."""

@@ -17,18 +17,18 @@ from dk_bench.functional.operators import Operator
 
 def register(
     operator: Operator,
-    *,
     fake: Callable[..., Tensor],
     vmap: Callable[..., tuple[Any, Any]],
     vmap_backward: Callable[..., tuple[Any, Any]],
     autocast: Callable[..., Sequence[Any]],
+    *,
     push: Push | None = None,
     check_values: Callable[..., None] = lambda *operands: None,
 ) -> None:
     """Tells torch how an operator and its backward operator behave outside eager inference.
 
     Args:
-        operator: which.
+        operator: the description of both.
         fake: its arguments to a tensor as its output is, not yet filled; raises ValueError for arguments that do not
             fit.
         vmap, vmap_backward: of the two operators, as ``torch.autograd.Function.vmap``, of one call or more.

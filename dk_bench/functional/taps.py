@@ -10,10 +10,7 @@ def tap_views(input: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dil
     """Returns one (N, C, Hout, Wout) view a tap, row-major, of the input (N, C, H, W) with its zeros around it.
 
     Neither the number of views nor their making depends on N, H or W, so that exported and compiled graphs may leave
-    all three open.
-
-    Raises:
-        ValueError: the kernel does not fit into the padded input.
+    all three open. Raises ValueError where the kernel does not fit into the padded input.
     """
     height, width = output_size(tuple(input.shape[2:]), kernel_size, stride, padding, dilation)
     padded = F.pad(input, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else input

@@ -96,13 +96,8 @@ def sample_input(input: Tensor, data_offset: Tensor | None, geometry: Sequence[P
     """Returns x_k, what every tap reads: (N, C, Kh * Kw, Hout, Wout), zero outside the image.
 
     Tap (i, j) of output (h, w) reads the input at (h * stride - padding + i * dilation, ...), moved by its data
-    offset if there is one (deformable convolution, Dai et al., ICCV 2017, equation 2).
-
-    Args:
-        input: (N, C, H, W).
-        data_offset: (N, 2 * Kh * Kw, Hout, Wout) or None.
-        geometry: kernel_size, stride, padding, dilation.
-        size: (Hout, Wout).
+    offset (N, 2 * Kh * Kw, Hout, Wout) if there is one (deformable convolution, Dai et al., ICCV 2017, equation 2).
+    ``geometry``: kernel_size, stride, padding, dilation; ``size``: (Hout, Wout).
     """
     (kh, kw), stride, padding, dilation = geometry
     like = {"device": input.device, "dtype": input.dtype}
