@@ -1,7 +1,5 @@
 """A run of a sweep on its way: waiting, at another process, running here, ended; and the training run that it is."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import re
@@ -9,10 +7,10 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from filelock import FileLock
 
@@ -20,16 +18,7 @@ from dk_bench import tasks
 from dk_bench.errors import BusyError, UserError
 from dk_bench.runs.attempts import was_interrupted
 from dk_bench.runs.lock import claim, is_held
-from dk_bench.runs.record import (
-    EVALUATION,
-    TRAINING,
-    RunRecord,
-    as_it_stands,
-    attempts_of,
-    find_records,
-    is_tested,
-    read_record,
-)
+from dk_bench.runs.record import TRAINING, RunRecord, attempts_of, is_tested, read_record
 from dk_bench.training.task import Task
 
 LOOK_SECONDS = 1.0  # between looking whether a run that another process is at has ended
@@ -51,7 +40,7 @@ class TrainingRun:
     task: str = TRAINING  # its name, as in the record that the run leaves
 
     @classmethod
-    def of(cls, task: Task) -> TrainingRun:
+    def of(cls, task: Task) -> Self:
         """Returns the run of a configuration."""
         return cls(task.folder, Path(task.run.output), tests=tuple(task.tests), task=task.name)
 
@@ -208,12 +197,3 @@ def task_in(argv: list[str]) -> Task | None:
         if (is_module or Path(argv[start]).name == "dk-bench") and argv[start + 1] == "train":
             return tasks.load(argv[start + 2], argv[start + 3 :])
     return None
-
-
-def training_runs(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
-    """Yields folder and record, as it stands now, of the training runs below a folder."""
-    for path in find_records([folder]) if folder.exists() else []:
-        with contextlib.suppress(UserError):  # a file that is no record is no run
-            record = as_it_stands(read_record(path))
-            if record.task != EVALUATION:
-                yield path.parent, record

@@ -1,8 +1,9 @@
 """Lists the runs of a sweep before any is started: their commands, their order, which training runs they are."""
 
+import contextlib
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ import yaml
 from dk_bench.errors import UserError
 from dk_bench.reading.overrides import split_override, standing
 from dk_bench.runs.attempts import STALE
+from dk_bench.runs.record import EVALUATION, as_it_stands, find_records, read_record
 from dk_bench.sweep.grid import Sweep
-from dk_bench.sweep.job import Job, TrainingRun, task_in, training_runs
-
-NOTHING = object()
+from dk_bench.sweep.job import Job, TrainingRun, task_in
 
 
 def make_jobs(sweep: Sweep, output: str | None, *, named: bool = False) -> list[Job]:
@@ -78,8 +78,8 @@ def skip_finished(jobs: list[Job]) -> list[Path]:
     folder, which has the run's name, cell and seed in its own.
 
     Training would see that itself and return at once, but only after half a minute of imports for every few runs.
-    Returns the folders of runs whose record says running while their process, on this machine, is gone; their jobs
-    wait to be run, from the last checkpoint. Raises UserError as `find_runs` does.
+    Returns the folders of runs that were cut off on this machine; their jobs wait to be run, from the last checkpoint.
+    Raises UserError as `find_runs` does.
     """
     find_runs(jobs)
     known = [job for job in jobs if job.run]
@@ -87,8 +87,16 @@ def skip_finished(jobs: list[Job]) -> list[Path]:
         if job.run.has_finished(job.run.record()):
             job.state, job.reason = "skipped", "finished before"
         job.run.know()
-    outputs = dict.fromkeys(job.run.output for job in known)
-    return [folder for output in outputs for folder, record in training_runs(output) if record.error == STALE]
+    return [folder for output in dict.fromkeys(job.run.output for job in known) for folder in _stale_below(output)]
+
+
+def _stale_below(folder: Path) -> Iterator[Path]:
+    """Yields the folders of the training runs below a folder whose record says running while their process is gone."""
+    for path in find_records([folder]) if folder.exists() else []:
+        with contextlib.suppress(UserError):  # a file that is no record is no run
+            record = as_it_stands(read_record(path))
+            if record.error == STALE and record.task != EVALUATION:
+                yield path.parent
 
 
 def _check_apart(jobs: list[Job]) -> None:
@@ -112,8 +120,8 @@ def _check_values(job: Job, values: Mapping[str, Any]) -> None:
     for name, written in job.point.items():
         if f"{name}={written}" not in job.argv or name == "data_root":  # which moves paths, and may lose a slash
             continue
-        read = standing(values, split_override(f"{name}=")[0], NOTHING)
-        if read is not NOTHING and not _is_same(written, read):
+        read = standing(values, split_override(f"{name}=")[0], ...)
+        if read is not ... and not _is_same(written, read):
             raise UserError(
                 f"run {job.name!r}: parameter '{name}' is {written!r} in the sweep file, and {read!r} to the "
                 f"configuration, by the argument {name}={written}; expected a value of the kind that the key takes"

@@ -1,10 +1,8 @@
 """Shows a running sweep: one line for the whole, one for each run at work with the last line of its log."""
 
-from __future__ import annotations
-
 import contextlib
 import statistics
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -46,7 +44,7 @@ class SweepProgress:
         self.whole = self.progress.add_task("runs", total=len(jobs), note="")
         self.lines: dict[str, int] = {}  # running job -> its line
 
-    def __enter__(self) -> SweepProgress:
+    def __enter__(self) -> Self:
         self.progress.__enter__()
         for job in self.jobs:
             if job.state == "skipped":

@@ -134,11 +134,8 @@ def replayed_below(
     for place, other in found:
         if place.resolve() == path.resolve() or other.run_id == record.run_id:
             raise UserError(f"{place}: the run itself, which a replay leaves alone; expected another --output")
-        its, ours = (
-            (other.task, config_hash(other.config), other.seed),
-            (record.task, config_hash(config), config["seed"]),
-        )
-        if its != ours or len(found) > 1:
+        its = (other.task, config_hash(other.config), other.seed)
+        if its != (record.task, config_hash(config), config["seed"]) or len(found) > 1:
             raise UserError(f"{place}: another run; expected an --output without runs")
     return found[0] if found else None
 
