@@ -13,14 +13,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from dk_bench.analysis.bench import recording
 from dk_bench.analysis.bench.loader import FILES, FOLDER, PROCEDURAL, SOURCES, LoaderPlan, bench_data
-from dk_bench.analysis.bench.recording import (
-    HELD,
-    NATIVE,
-    check_instruction_set,
-    default_instruction_sets,
-    measure_held,
-)
 from dk_bench.analysis.bench.steps import CPU_SETS, ModelSet, bench_models
 from dk_bench.analysis.bench.steps import ROUNDS as TRAIN_ROUNDS
 from dk_bench.analysis.bench.study import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
@@ -52,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "instruction sets that our library, torch and oneDNN are held to, one after the other (ops: avx512 and avx2, "
         "where the processor has both and the environment holds none; else what they choose, native)"
     )
-    parser.add_argument("--isa", nargs="+", choices=[*HELD, NATIVE], help=isa)
+    parser.add_argument("--isa", nargs="+", choices=[*recording.HELD, recording.NATIVE], help=isa)
     add_output(parser, "FILE", "write the record there, as JSON")
     shapes = "ops: channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)"
     parser.add_argument("--shapes", nargs="+", type=_shape, metavar="C,H[,N]", help=shapes)
@@ -86,10 +80,10 @@ def run(args: argparse.Namespace) -> None:
     names = _check(args)
     console = Console()
     with console.status("timing") as status:
-        if names == [NATIVE]:
+        if names == [recording.NATIVE]:
             record = _with_threads(args, lambda what: status.update(f"timing {what}"))
         else:
-            record = measure_held(names, _arguments(args), lambda name: status.update(f"timing under {name}"))
+            record = recording.measure_held(names, _arguments(args), lambda name: status.update(f"timing under {name}"))
     show(document(record), console)
     if args.output:
         with system_errors(f"--output {args.output}"):
@@ -110,10 +104,11 @@ def _check(args: argparse.Namespace) -> list[str]:
     if args.device == "cuda" and args.isa:
         raise UserError("--isa: does not go with --device cuda")
     for name in args.isa or ():
-        check_instruction_set(name)
+        recording.check_instruction_set(name)
     if args.isa:
         return args.isa
-    return default_instruction_sets() if (args.what, args.device) == ("ops", "cpu") else [NATIVE]
+    is_held = (args.what, args.device) == ("ops", "cpu")
+    return recording.default_instruction_sets() if is_held else [recording.NATIVE]
 
 
 def _check_data(args: argparse.Namespace) -> None:

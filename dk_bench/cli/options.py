@@ -16,37 +16,22 @@ def add_output(parser: argparse.ArgumentParser, metavar: str, what: str, default
 
 
 def add_number(
-    parser: argparse.ArgumentParser,
-    name: str,
-    metavar: str,
-    what: str,
-    *,
-    default: float | None = None,
-    least: float = 1,
-    nargs: str | None = None,
+    parser: argparse.ArgumentParser, name: str, metavar: str, what: str, *, least: float = 1, **options: Any
 ) -> None:
-    """Declares an option that is a number, or several: whole where ``least`` is an int, and not below it; a float for
-    ``least`` of 0.0, and above it. Reading another raises UserError."""
-    shown = {"metavar": metavar, "help": what}
-    parser.add_argument(name, action=_Number, type=type(least), default=default, least=least, nargs=nargs, **shown)
+    """Declares an option that is a number: whole where ``least`` is an int, and not below it; a float for ``least`` of
+    0.0, and above it. Reading another raises UserError. ``options``: what else argparse is to know of it."""
+    kind = type(least)
 
+    def number(text: str) -> float:
+        value = kind(text)
+        if kind is int and value < least:
+            raise UserError(f"{name}: expected at least {least}, got {value}")
+        if kind is float and not least < value < float("inf"):
+            raise UserError(f"{name}: expected a number above {least:g}, got {value}")
+        return value
 
-class _Number(argparse.Action):
-    """Keeps numbers that are not too small."""
-
-    def __init__(self, *args: Any, least: float, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.least = least
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        for value in values if isinstance(values, list) else [values]:
-            if self.type is int and value < self.least:
-                raise UserError(f"{option}: expected at least {self.least}, got {value}")
-            if self.type is float and not self.least < value < float("inf"):
-                raise UserError(f"{option}: expected a number above {self.least:g}, got {value}")
-        setattr(namespace, self.dest, values)
+    number.__name__ = kind.__name__  # which argparse says of a text that is none
+    parser.add_argument(name, type=number, metavar=metavar, help=what, **options)
 
 
 def place(text: str) -> tuple[float, float]:

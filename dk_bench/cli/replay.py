@@ -14,16 +14,7 @@ from dk_bench.errors import UserError, located
 from dk_bench.processes.interrupts import Interrupted, deferred
 from dk_bench.processes.launchers import without_launchers
 from dk_bench.runs.record import RunRecord, read_record
-from dk_bench.sweep.replay import (
-    Then,
-    compare_making,
-    compare_metrics,
-    compare_rounding,
-    faults,
-    replay_command,
-    replayed_below,
-    resolve,
-)
+from dk_bench.sweep import replay
 
 OUTPUT = Path("runs/replay")
 SHOWN = 20  # metrics that came out otherwise; the rest are counted
@@ -49,30 +40,27 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or OUTPUT / record.run_id
     config = obstacle = None
     try:
-        command = replay_command(record, output, args.config, args.overrides)
-        config = resolve(command, record.task)
+        command = replay.replay_command(record, output, args.config, args.overrides)
+        config = replay.resolve(command, record.task)
     except UserError as error:  # without --run there is still much to show
         obstacle = error
-    making = compare_making(record, config)
+    making = replay.compare_making(record, config)
     _show(record, args.record, making)
-    if obstacle:
-        print(f"\ncannot be run here: {obstacle}")
-    else:
-        print(f"\nagain: {shlex.join(command)}")
+    print(f"\ncannot be run here: {obstacle}" if obstacle else f"\nagain: {shlex.join(command)}")
     if not args.again:
         return 0
     if obstacle:
         with located(args.record):
             raise obstacle
-    found = faults(record, making)
+    found = replay.faults(record, making)
     if found and not args.force:
         raise UserError(f"{args.record}: would not be the same run: {'; '.join(found)}. --force runs it all the same")
-    before = replayed_below(output, record, args.record, config)
+    before = replay.replayed_below(output, record, args.record, config)
     if before and before[1].status == "finished":
         raise UserError(f"{before[0]}: was replayed there already; expected an --output without runs")
     sys.stdout.flush()  # before what the run prints
     status = _train([sys.executable, "-m", "dk_bench", *command[1:]])
-    after = replayed_below(output, record, args.record, config)
+    after = replay.replayed_below(output, record, args.record, config)
     if after is None:
         print(f"the replay left no record: exit status {status}")
         return 1
@@ -94,18 +82,19 @@ def _train(argv: list[str]) -> int:
 
 def _compare(record: RunRecord, replayed: RunRecord) -> bool:
     """Tells whether there are metrics and all came out the same; says so."""
-    compared, otherwise = compare_metrics(record, replayed)
+    compared, otherwise = replay.compare_metrics(record, replayed)
     print(f"{record.status} then, {replayed.status} now{f': {replayed.error}' if replayed.error else ''}")
     for words in otherwise[:SHOWN]:
         print(f"  {words}")
     print(f"{compared - len(otherwise)} of {compared} metrics are equal to the last bit")
-    if otherwise and (other := [item for item in compare_rounding(record.device, replayed.device) if item.differs]):
+    rounding = replay.compare_rounding(record.device, replayed.device)
+    if otherwise and (other := [item for item in rounding if item.differs]):
         changed = "; ".join(f"{item.name}: {item.then} then, {item.now} now" for item in other)
         print(f"numbers are rounded otherwise, which makes another draw of the run: {changed}")
     return bool(compared) and not otherwise
 
 
-def _show(record: RunRecord, path: Path, making: list[Then]) -> None:
+def _show(record: RunRecord, path: Path, making: list[replay.Then]) -> None:
     print(f"{path}: {record.status}, began {record.started}, ended {record.ended}\n")
     print(f"command: {shlex.join(record.command)}\n")
     print("configuration:")
