@@ -110,14 +110,12 @@ class ClassificationData(RunData):
         Under ``Trainer(overfit_batches=...)`` the images in order, with the same augmentation in every epoch.
         """
         self.check_splits()
-        (rank, world), own, steps = processes(), self._batch_size(), self.steps_per_epoch
+        own, steps = self._batch_size(), self.steps_per_epoch
         done = partial(batches_done, self.trainer, steps) if self.trainer else lambda: 0
         if self.trainer and self.trainer.overfit_batches > 0:
-            sampler = InOrder(steps * own * world, rank, world, done=lambda: done() * own)
+            sampler = InOrder(steps * self.batch_size, done=lambda: done() * own)
         else:
-            sampler = StepSampler(
-                len(self.train_images), own * world, seed=self.seed, done=done, rank=rank, world=world
-            )
+            sampler = StepSampler(len(self.train_images), self.batch_size, seed=self.seed, done=done)
         return self._loader(self.augmented, sampler, goes_on=True, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:

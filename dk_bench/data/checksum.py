@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from dk_bench.data.procedural import ShapeImages
@@ -22,27 +24,18 @@ def checksum(images: Images) -> str:
     """
     if isinstance(images, FileImages):
         return files_checksum(images.files, len(images), *images.classes, *images.labels)
-    digest = hashlib.blake2b(digest_size=8)
-    _add(digest, len(images), *images.classes)
-    if len(images) <= MANY or isinstance(images, ShapeImages):
-        _add(digest, content_digest(images))
-    else:
-        _add(digest, *map(images.content, spread(len(images))))
-    return digest.hexdigest()
+    whole = len(images) <= MANY or isinstance(images, ShapeImages)
+    contents = [content_digest(images)] if whole else map(images.content, spread(len(images)))
+    return _digest(8, chain([len(images)], images.classes, contents)).hex()
 
 
 def files_checksum(files: Files, *described: Any) -> str:
     """Returns the `checksum` of files and of what is said of them, plain data. Raises UserError as it does."""
-    digest = hashlib.blake2b(digest_size=8)
-    _add(digest, *described)
     sizes = [files.size(index) for index in range(len(files))]
     if len(sizes) <= MANY and sum(sizes) <= MANY_BYTES:
-        _add(digest, content_digest(files))
-    else:
-        for name, size in zip(files.names, sizes, strict=True):
-            _add(digest, os.path.basename(name), size)
-        _add(digest, *map(files.content, spread(len(sizes))))
-    return digest.hexdigest()
+        return _digest(8, [*described, content_digest(files)]).hex()
+    told = chain.from_iterable(zip(map(os.path.basename, files.names), sizes, strict=True))
+    return _digest(8, chain(described, told, map(files.content, spread(len(sizes))))).hex()
 
 
 def content_digest(images: Files | Images, *, again: bool = False) -> bytes:
@@ -54,14 +47,12 @@ def content_digest(images: Files | Images, *, again: bool = False) -> bytes:
     images = images.files if isinstance(images, FileImages) else images
     known = getattr(images, "_content_digest", None)
     if known is None or again:
-        digest = hashlib.blake2b(digest_size=16)
         if isinstance(images, ShapeImages):
-            _add(digest, sorted(images.settings.items()))
-            _add(digest, *(images[index][0].tobytes() for index in spread(len(images))))
+            drawn = (images[index][0].tobytes() for index in spread(len(images)))
+            parts = chain([sorted(images.settings.items())], drawn)
         else:
-            for index in range(len(images)):
-                _add(digest, images.content(index))
-        known = images._content_digest = digest.digest()
+            parts = map(images.content, range(len(images)))
+        known = images._content_digest = _digest(16, parts)
     return known
 
 
@@ -70,9 +61,11 @@ def spread(count: int) -> range:
     return range(0, count, max(1, count // SAMPLE))
 
 
-def _add(digest: Any, *parts: Any) -> None:
-    """Adds values so that no two rows of them look alike."""
+def _digest(size: int, parts: Iterable[Any]) -> bytes:
+    """Returns a digest of values, of so many bytes, that any other row of them differs in."""
+    digest = hashlib.blake2b(digest_size=size)
     for part in parts:
         content = part if isinstance(part, bytes) else repr(part).encode(errors="backslashreplace")
         digest.update(len(content).to_bytes(8, "little"))
         digest.update(content)
+    return digest.digest()

@@ -81,13 +81,14 @@ class ResumingLoader(DataLoader):
 
 
 class InOrder(DistributedSampler, SequentialSampler):
-    """``count`` images in order, spread over ``world`` processes: each image once, none repeated to fill up.
+    """``count`` images in order, spread over the processes: each image once, none repeated to fill up.
 
     ``done`` says, when the first image is asked for, how many of this process's are to be left out. Lightning leaves it
     alone, being a DistributedSampler, on several devices, and, being a SequentialSampler, under ``overfit_batches``.
     """
 
-    def __init__(self, count: int, rank: int = 0, world: int = 1, *, done: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, count: int, *, done: Callable[[], int] = lambda: 0) -> None:
+        rank, world = processes()
         super().__init__(range(count), num_replicas=world, rank=rank, shuffle=False)
         self.done = done
 
@@ -102,22 +103,13 @@ class InOrder(DistributedSampler, SequentialSampler):
 class StepSampler(DistributedSampler):
     """Yields (epoch, index) in an order drawn anew every epoch.
 
-    An epoch is ``count // batch_size`` steps of ``batch_size`` images over all ``world`` processes; what is left over
-    is dropped (other images every epoch). Each process takes every ``world``-th image, beginning at its ``rank``.
-    ``done`` says, when the first image is asked for, how many steps of the epoch are to be left out. Lightning, which
-    shares out what other samplers yield, leaves a DistributedSampler alone.
+    An epoch is ``count // batch_size`` steps of ``batch_size`` images, dealt out to all processes in turn; what is left
+    over is dropped (other images every epoch). ``done`` says, when the first image is asked for, how many steps of the
+    epoch are to be left out. Lightning, which shares out what other samplers yield, leaves a DistributedSampler alone.
     """
 
-    def __init__(
-        self,
-        count: int,
-        batch_size: int,
-        *,
-        seed: int,
-        done: Callable[[], int] = lambda: 0,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
+    def __init__(self, count: int, batch_size: int, *, seed: int, done: Callable[[], int] = lambda: 0) -> None:
+        rank, world = processes()
         if count < batch_size or batch_size % world:
             raise ValueError(f"a batch of {batch_size} from {count} images on {world} processes")
         super().__init__(range(count), num_replicas=world, rank=rank, seed=seed)

@@ -109,9 +109,8 @@ class DetectionData(RunData):
         batches, size = self._batches(), self.batch_size
         done = partial(batches_done, self.trainer, len(batches)) if self.trainer else lambda: 0
         if self.trainer and self.trainer.overfit_batches > 0:
-            rank, world = processes()
-            whole = len(images) // (size * world) * size * world
-            in_order = InOrder(whole or len(images), rank, world, done=lambda: done() * size)
+            step = size * processes()[1]
+            in_order = InOrder(len(images) // step * step or len(images), done=lambda: done() * size)
             return self._loader(settings, images, in_order, batch_size=size, goes_on=True)
         return self._loader(settings, images, KeyedBatches(batches, done), batch_size=None, goes_on=True)
 

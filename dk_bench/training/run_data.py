@@ -78,10 +78,9 @@ class RunData(LightningDataModule):
     def in_order(self, split: str, count: int) -> InOrder:
         """Returns the sampler of a split's images in order, each once, spread over the devices. Raises UserError where
         there are too few for every device to have one."""
-        rank, world = processes()
-        if count < world:
+        if count < (world := processes()[1]):
             raise UserError(f"there are {count} {split} images on {world} devices, expected at least one on each")
-        return InOrder(count, rank, world)
+        return InOrder(count)
 
     def loader(
         self, images: Dataset, sampler: Sampler, workers: int, *, goes_on: bool = False, **more: Any

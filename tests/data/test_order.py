@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from dk_bench.classification.data import ClassificationData
 from dk_bench.config import load_config
+from dk_bench.data import order
 from dk_bench.data.decoded import Encoded
 from dk_bench.data.order import Augmented, StepSampler, mix_seed
 from dk_bench.data.transforms import TrainTransform
@@ -48,20 +49,24 @@ def test_starting_at_a_step_continues_the_order(step):
     assert len(sampler) == steps * batch  # the loops count whole epochs
 
 
-def test_processes_share_each_batch():
+def test_processes_share_each_batch(monkeypatch):
     whole = epochs(StepSampler(23, 6, seed=1), [0])[0]
-    shards = [epochs(StepSampler(23, 6, seed=1, rank=r, world=3), [0])[0] for r in range(3)]
+    shards = []
+    for rank in range(3):
+        monkeypatch.setattr(order, "processes", lambda rank=rank: (rank, 3))
+        shards += epochs(StepSampler(23, 6, seed=1), [0])
     assert all(len(shard) == 6 for shard in shards)
     for step in range(3):
         shared = {item for shard in shards for item in shard[2 * step : 2 * step + 2]}
         assert shared == set(whole[6 * step : 6 * step + 6])
 
 
-def test_batches_that_do_not_divide_are_refused():
+def test_batches_that_do_not_divide_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="batch of 6 from 5 images"):
         StepSampler(5, 6, seed=0)
+    monkeypatch.setattr(order, "processes", lambda: (0, 4))
     with pytest.raises(ValueError, match="4 processes"):
-        StepSampler(50, 6, seed=0, world=4)
+        StepSampler(50, 6, seed=0)
 
 
 def batches(workers, *overrides):
