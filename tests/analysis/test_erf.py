@@ -15,7 +15,7 @@ from torch import nn
 from dk_bench.analysis.erf.field import area, energy_radius, measure, replknet_sides, share_inside, sigma
 from dk_bench.analysis.erf.gradient import unit_gradient
 from dk_bench.analysis.erf.study import replknet, study
-from dk_bench.analysis.erf.summary import profile_rows, profiles, summary
+from dk_bench.analysis.erf.summary import profiles, summary
 from dk_bench.analysis.pictures import Picture, open_pictures
 from dk_bench.analysis.subjects import Subject
 from dk_bench.cli import main
@@ -234,7 +234,7 @@ def test_profiles_by_distance():
     assert both.parts["absolute"][1].mean == pytest.approx(one.parts["absolute"][1].mean, abs=1e-9)
     assert both.parts["absolute"][1].half_width == pytest.approx(0, abs=1e-9)
     assert both.parts["signed"][1].mean == pytest.approx(0, abs=1e-9) and both.parts["signed"][1].half_width > 0
-    row = list(profile_rows([one]))[1]
+    row = list(one.rows())[1]
     assert list(row.values())[:5] == ["blur", "pictures", 1, 1, one.parts["absolute"][1].mean]
 
 

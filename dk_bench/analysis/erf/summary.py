@@ -112,6 +112,14 @@ class Profile:
     count: int
     parts: dict[str, list[Summary]]
 
+    def rows(self) -> Iterator[dict[str, object]]:
+        """Gives the lines of profile.csv, one a distance."""
+        for distance, means in enumerate(zip(*self.parts.values(), strict=True)):
+            row = {"model": self.model, "over": self.over, "count": self.count, "distance": distance}
+            for name, mean in zip(self.parts, means, strict=True):
+                row |= {name: mean.mean, f"{name}_half_interval": mean.half_width}
+            yield row
+
 
 def profiles(observations: Sequence[Observation]) -> list[Profile]:
     """Returns one a kind of model, of the pictures as they are, dead units left out; to half the image's side."""
@@ -138,13 +146,3 @@ def _rings(seen: Observation) -> np.ndarray:
     total = seen.absolute.sum()
     sums = [np.bincount(distance, each.ravel(), minlength=side) / total for each in (seen.absolute, seen.signed)]
     return (np.stack(sums) / np.maximum(count, 1))[:, : side // 2 + 1]
-
-
-def profile_rows(found: Sequence[Profile]) -> Iterator[dict[str, object]]:
-    """Gives the lines of profile.csv, one a distance."""
-    for each in found:
-        for distance, means in enumerate(zip(*(each.parts[name] for name in PARTS), strict=True)):
-            row = {"model": each.model, "over": each.over, "count": each.count, "distance": distance}
-            for name, mean in zip(PARTS, means, strict=True):
-                row |= {name: mean.mean, f"{name}_half_interval": mean.half_width}
-            yield row

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,7 @@ from dk_bench.analysis.drawing import save_figure, styled
 from dk_bench.analysis.erf.field import Measures
 from dk_bench.analysis.erf.figures import draw_fields, draw_profiles, draw_transforms
 from dk_bench.analysis.erf.study import Observation
-from dk_bench.analysis.erf.summary import (
-    CHECKPOINTS,
-    NUMBERS,
-    PICTURES,
-    SEEDS,
-    FieldSummary,
-    profile_rows,
-    profiles,
-    tested,
-)
+from dk_bench.analysis.erf.summary import CHECKPOINTS, NUMBERS, PICTURES, SEEDS, FieldSummary, profiles, tested
 from dk_bench.analysis.family import family_note, interval_text, p_columns
 from dk_bench.analysis.origin import Origin, origin_table, read_about, write_about
 from dk_bench.analysis.outputs import read_csv, write_csv, write_text
@@ -54,7 +46,7 @@ def write_study(observations: Sequence[Observation], pictures: Sequence[Picture]
     averaged, shown = profiles(observations), pictures[:SHOWN]
     files = [
         write_csv(folder, "fields", map(_field_row, observations)),
-        write_csv(folder, "profile", profile_rows(averaged)),
+        write_csv(folder, "profile", (row for each in averaged for row in each.rows())),
     ]
     first = {seen.kind_of_model: seen.model for seen in reversed(observations)}
     drawn = [seen for seen in observations if first[seen.kind_of_model] == seen.model]
@@ -113,8 +105,8 @@ def _summary_row(line: FieldSummary) -> dict[str, object]:
 
 
 def read_summary(path: Path) -> tuple[list[FieldSummary], dict[str, Any], list[Origin]]:
-    """Returns a CSV of :func:`write_summary`, p values made anew, and the JSON beside it. Raises UserError for a file
-    that cannot be read or is no such CSV."""
+    """Reads a CSV of `write_summary` and what lies beside it, p values made anew. Raises UserError for a file that is
+    none."""
     about, origins = read_about(path.with_suffix(".json"), ABOUT)
     lines = read_csv(path, _read_line, "summary.csv of `dk-bench erf`")
     differences = iter(tested([line for line in lines if line.over == SEEDS]))
@@ -153,14 +145,16 @@ def document(lines: Sequence[FieldSummary], about: dict[str, Any], origins: Sequ
 
 def _table(heading: str, head: str, lines: Sequence[FieldSummary], over: str, *more: Column[FieldSummary]) -> Table:
     """Returns the lines that are over one thing, with the numbers that any line has."""
+    columns = [Column(head, lambda line: line.model), Column(over, lambda line: str(line.count))]
+    for name in NUMBERS:
+        known = any(name in line.numbers for line in lines)
+        columns.append(Column(name.replace("_", " "), partial(_number_text, name), when=known))
+    return make_table(heading, [*columns, *more], [line for line in lines if line.over == over])
 
-    def column(name: str) -> Column[FieldSummary]:
-        def text(line: FieldSummary) -> str:
-            if over == SEEDS:
-                return line.tests[name].text(DIGITS[name]) if name in line.tests else NOTHING
-            return interval_text(line.numbers[name], DIGITS[name]) if name in line.numbers else NOTHING
 
-        return Column(name.replace("_", " "), text, when=any(name in line.numbers for line in lines))
-
-    start = [Column(head, lambda line: line.model), Column(over, lambda line: str(line.count))]
-    return make_table(heading, [*start, *map(column, NUMBERS), *more], [line for line in lines if line.over == over])
+def _number_text(name: str, line: FieldSummary) -> str:
+    if name not in line.numbers:
+        return NOTHING
+    if line.over == SEEDS:
+        return line.tests[name].text(DIGITS[name])
+    return interval_text(line.numbers[name], DIGITS[name])
