@@ -30,15 +30,11 @@ def styled() -> AbstractContextManager[None]:
 
 
 def save_figure(figure: Figure, folder: Path, name: str, caption: str | None = None) -> list[Path]:
-    """Writes NAME.png and NAME.pdf, the same bytes for the same figure. Raises UserError where it cannot.
-
-    The caption goes into the files, where `dk-bench report` finds it.
-    """
+    """Writes NAME.png and NAME.pdf, the same bytes for the same figure, with the caption in them, where
+    `dk-bench report` finds it. Raises UserError where it cannot."""
+    kept = {"png": {"Software": None, "Description": caption}, "pdf": {"CreationDate": None, "Subject": caption}}
     written = []
-    for suffix, metadata in (
-        ("png", {"Software": None, "Description": caption}),
-        ("pdf", {"CreationDate": None, "Subject": caption}),
-    ):
+    for suffix, metadata in kept.items():
         stream = io.BytesIO()
         figure.savefig(stream, format=suffix, metadata=metadata)
         written.append(write_bytes(folder / f"{name}.{suffix}", stream.getvalue()))

@@ -68,10 +68,8 @@ def load(path: str | Path) -> Loaded:
     and for a model in which nothing adapts."""
     loaded = load_classifier(path)
     if not sources(loaded.model):
-        raise UserError(
-            f"{path}: {loaded.name} is rigid: nothing is deformable in it, expected deformable kernels, "
-            "deformable convolutions or experts"
-        )
+        expected = "deformable kernels, deformable convolutions or experts"
+        raise UserError(f"{path}: {loaded.name} is rigid: nothing is deformable in it, expected {expected}")
     return loaded
 
 

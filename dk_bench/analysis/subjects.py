@@ -20,10 +20,7 @@ from dk_bench.models.probe import default_input_size
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, what it and its checkpoint are called, and the images it expects.
-
-    The names say where weights are random, so that whatever shows a name does.
-    """
+    """A model, the names of its kind and checkpoint, which say where weights are random, and the images it expects."""
 
     kind: str
     name: str

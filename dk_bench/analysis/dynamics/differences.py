@@ -30,11 +30,9 @@ class Compared:
 
 
 def families(scores: list[ProbeScore]) -> dict[str, list[Compared]]:
-    """Returns all differences of all layers' scores, by table; each table is one family of tests.
-
-    The paper's claim as numbers, offsets know scale and experts' scores know the class, where there are experts; and
-    what learning adds to a random generator.
-    """
+    """Returns all differences of all layers' scores, by table, each of which is one family of tests: where there are
+    experts the paper's claim, that offsets know scale and experts' scores the class; and what learning adds to a random
+    generator."""
     whole = [score for score in scores if score.layer == ALL]
     found = {}
     if experts := next((score for score in whole if score.kind == EXPERTS), None):
@@ -45,8 +43,8 @@ def families(scores: list[ProbeScore]) -> dict[str, list[Compared]]:
 
 
 def _compared(scores: list[ProbeScore], over: dict[str, str]) -> list[Compared]:
-    """Returns the differences by seed of learned values to those that have ``over`` in their key. No kind that is in
-    ``over`` is compared with itself."""
+    """Returns the differences by seed of learned values to those whose keys have what ``over`` says; a kind that stands
+    there is compared with no other."""
     values: dict[Key, dict[int, float]] = {}
     for score in scores:
         key = Key(score.cell, score.kind, score.features, score.target)

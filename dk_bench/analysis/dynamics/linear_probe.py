@@ -32,9 +32,7 @@ class Score(NamedTuple):
 
 def targets_of(label: np.ndarray, scale: np.ndarray, pose: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Tells what probes predict, by name: class, log scale, and sine and cosine of the rotation and bend where known.
-
-    What is the same for all objects is left out. Raises ValueError where that is everything.
-    """
+    What is the same for all objects is left out. Raises ValueError where that is everything."""
     targets = {CLASS: label, "log scale": np.log(scale)}
     if "rotation" in pose:
         targets |= {"sin rotation": np.sin(pose["rotation"]), "cos rotation": np.cos(pose["rotation"])}
@@ -52,9 +50,8 @@ def probe(
     """Scores linear probes of features (M, D), one a target (M,): integers are classes, floats are numbers.
 
     ``groups`` (M,) says which image an object is on. With ``dims`` the probes see that many principal components, so
-    that features of different sizes can be compared.
-
-    Raises ValueError for fewer images than folds, and for folds in which there is but one class.
+    that features of different sizes can be compared. Raises ValueError for fewer images than folds, and for folds in
+    which there is but one class.
     """
     if (images := len(np.unique(groups))) < FOLDS:
         raise ValueError(f"expected objects on at least {FOLDS} images, got {images}")

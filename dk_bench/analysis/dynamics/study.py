@@ -150,10 +150,8 @@ def _objects(loaded: Sequence[Loaded], plan: DynamicsPlan) -> Objects:
     if len(objects) < MIN_OBJECTS:
         raise UserError(f"{objects.source}: too few to tell anything, expected at least {MIN_OBJECTS} objects")
     if plan.tsne and plan.perplexity >= (shown := min(plan.tsne, len(objects))):
-        raise UserError(
-            f"--perplexity {plan.perplexity:g}: t-SNE wants it below its number of objects, {shown}; "
-            "give a lower one, or --tsne 0"
-        )
+        wanted = f"t-SNE wants it below its number of objects, {shown}; give a lower one, or --tsne 0"
+        raise UserError(f"--perplexity {plan.perplexity:g}: {wanted}")
     return objects
 
 
@@ -165,11 +163,9 @@ def collect(
     device: str = "cpu",
     on_images: Callable[[int], Any] = lambda count: None,
 ) -> Dynamics:
-    """Returns the dynamics of every object; ``on_images`` is told how many images each batch had.
-
-    Images are seen whole, see `dk_bench.analysis.objects.whole_image`. The random generators are a control: a linear
-    map of what the learned one reads, as large, that has learnt nothing. Raises UserError where any is not finite.
-    """
+    """Returns the dynamics of every object, on images seen whole; ``on_images`` is told how many each batch had. The
+    random generators are a control: a linear map of what the learned one reads, as large, that has learnt nothing.
+    Raises UserError where any is not finite."""
     found = sources(loaded.model)
     controls = {source: _control(source.generator).to(device) for source in found}
     now: dict[str, Tensor] = {}

@@ -1,5 +1,4 @@
-"""Effective receptive fields: the gradient of one output unit to the input image (Gao et al., ICLR 2020, section 3.1;
-Luo et al., NeurIPS 2016)."""
+"""The gradient of one output unit to the input image (Gao et al., ICLR 2020, section 3.1; Luo et al., NeurIPS 2016)."""
 
 import math
 from collections.abc import Iterator

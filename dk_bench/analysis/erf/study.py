@@ -133,10 +133,9 @@ def study(
                 found += _transformations(subject, picture, gradient_of)
                 advance()
     if all(seen.dead for seen in found):
-        raise ValueError(
-            f"layer {layer or '(the last map)'}: all {len(found)} units are dead, their gradient is zero "
-            "everywhere; expected a layer, or a position, with units that the picture moves"
-        )
+        dead = f"all {len(found)} units are dead, their gradient is zero everywhere"
+        expected = "expected a layer, or a position, with units that the picture moves"
+        raise ValueError(f"layer {layer or '(the last map)'}: {dead}; {expected}")
     return found
 
 
@@ -174,8 +173,7 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def replknet(subject: Subject, pictures: Sequence[Picture], layer: str | None = None) -> dict[float, float] | None:
-    """Returns :func:`replknet_sides` of the middle unit's positive gradients over all pictures, as RepLKNet's tool has
-    them; None where there are none."""
+    """Returns :func:`replknet_sides` of the middle unit's positive gradients over all pictures; None without any."""
     total = np.zeros((subject.side, subject.side))
     for picture in pictures:
         gradient, _ = unit_gradient(subject.model, subject.tensor(picture), layer=layer)
