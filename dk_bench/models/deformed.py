@@ -82,11 +82,8 @@ def dk_deformed(
     **kwargs: Any,
 ) -> nn.Module:
     """Makes the timm model ``base`` deformed by ``spec``, fields of `KernelSpec`: what `deform` makes where no name
-    of ours says it. timm's ``save_for_hf`` writes both, so that the model is made again from what it wrote.
-
-    Raises:
-        ValueError: timm does not know the base, or the spec says nothing or does not fit it.
-    """
+    of ours says it. timm's ``save_for_hf`` writes both, so that the model is made again from what it wrote. Raises
+    ValueError where timm does not know the base, or the spec says nothing or does not fit it."""
     if not timm.models.is_model(base):
         raise ValueError(f"base: expected the name of a rigid model that timm knows, got {base!r}")
     made = KernelSpec.from_dict(spec or {})

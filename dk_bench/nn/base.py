@@ -102,7 +102,7 @@ class RigidStart2d(nn.Module):
             )
         shared = {name: getattr(conv, name) for name in ARGUMENTS} | {"bias": conv.bias is not None}
         module = cls(**shared, device=conv.weight.device, dtype=conv.weight.dtype, **options)
-        module.load_rigid(conv.weight.detach(), None if conv.bias is None else conv.bias.detach())
+        module.load_rigid(conv.weight, conv.bias)
         module.weight.requires_grad_(conv.weight.requires_grad)
         if conv.bias is not None:
             module.bias.requires_grad_(conv.bias.requires_grad)
@@ -151,11 +151,8 @@ class ScopedKernel2d(RigidStart2d):
         self.kernel_offset.bias.copy_(grid_offset(self.kernel_size, self.scope, self.grid))
 
     def extra_repr(self) -> str:
-        return (
-            f"scope={self.scope}, {super().extra_repr()}"
-            + ("" if self.clip else ", clip=False")
-            + ("" if self.grid == "centred" else f", grid={self.grid!r}")
-        )
+        text = f"scope={self.scope}, {super().extra_repr()}" + ("" if self.clip else ", clip=False")
+        return text if self.grid == "centred" else f"{text}, grid={self.grid!r}"
 
 
 def add_bias(output: Tensor, bias: Tensor | None) -> Tensor:

@@ -13,12 +13,8 @@ from dk_bench.reference.checks import IntPair, as_pair
 
 @dataclass
 class Convolution:
-    """The geometry of a convolution, as ``torch.nn.Conv2d`` takes it; pairs are pairs after the checks.
-
-    Raises:
-        TypeError: an argument that is neither an int nor a pair of ints.
-        ValueError: an argument is out of range.
-    """
+    """A convolution's geometry, as ``torch.nn.Conv2d`` takes it; pairs are pairs after the checks. Raises TypeError for
+    an argument that is neither an int nor a pair of ints, ValueError for one that is out of range."""
 
     in_channels: int
     out_channels: int
