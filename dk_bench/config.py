@@ -5,8 +5,6 @@ the dataclass defaults, then the bases, then the file, then ``key=value`` overri
 so that an error names its source, the key, the value and what is expected.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os
@@ -231,10 +229,8 @@ class Config(RunConfig):
 
 
 def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
-    """Reads a configuration file (None: the defaults alone) with its bases and applies ``key=value`` overrides.
-
-    Raises UserError for a file that is missing or not YAML, an unknown key, a value of the wrong type or range.
-    """
+    """Reads a configuration file (None: the defaults alone) with its bases and applies ``key=value`` overrides. Raises
+    UserError for a file that is missing or not YAML, an unknown key, a value of the wrong type or range."""
     return _with_short_spec(merged(Config, _file_layers(Path(path)) if path is not None else [], overrides))
 
 
@@ -266,10 +262,7 @@ def _file_layers(path: Path, children: tuple[Path, ...] = ()) -> list[Layer]:
 
 def _with_short_spec(config: Config) -> Config:
     """Leaves in ``model.spec`` what differs from KernelSpec's defaults, so that one spec is one cell however it is
-    written.
-
-    Raises UserError for fields that make no KernelSpec, and for a spec that changes nothing.
-    """
+    written. Raises UserError for fields that make no KernelSpec, and for a spec that changes nothing."""
     if config.model.spec is not None:
         spec = spec_of(config.model)
         if spec.is_rigid:

@@ -47,10 +47,8 @@ def remove_leftovers(path: str | Path) -> None:
 
 
 def read_json(path: str | Path, what: str = "") -> Any:
-    """Returns what a JSON file holds. ``what`` is what errors call it, its path aside.
-
-    Raises UserError where it cannot be read or is not JSON.
-    """
+    """Returns what a JSON file holds. ``what`` is what errors call it, its path aside. Raises UserError where it cannot
+    be read or is not JSON."""
     named = f"{what} {path}".lstrip()
     try:
         with system_errors(f"{named} cannot be read"):

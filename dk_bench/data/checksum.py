@@ -40,10 +40,8 @@ def files_checksum(files: Files, *described: Any) -> str:
 
 def content_digest(images: Files | Images, *, again: bool = False) -> bytes:
     """Returns a digest of 16 bytes of the bytes of all images, in their order, worked out once unless ``again``; of
-    procedural images of their settings, and of the pixels of some, which tell programs that draw otherwise.
-
-    Raises UserError for an image that cannot be read.
-    """
+    procedural images of their settings, and of the pixels of some, which tell programs that draw otherwise. Raises
+    UserError for an image that cannot be read."""
     images = images.files if isinstance(images, FileImages) else images
     known = getattr(images, "_content_digest", None)
     if known is None or again:

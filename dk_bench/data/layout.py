@@ -7,7 +7,7 @@ what systems and programs leave beside files by themselves is passed over, and c
 import fnmatch
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dk_bench.data.pixels import is_image_name
@@ -71,7 +71,10 @@ def arrange(listing: Listing, place: str, key: str) -> tuple[list[str], list[str
         empty = f": {some(sorted(listing.folders))} are empty" if listing.folders else ""
         raise UserError(f"no images in {place}{empty}, expected {EXPECTED}", key=key)
     if faults:
-        raise UserError(_told(faults, listing, place), key=key)
+        shown = some([f"{name} ({faults[name]})" for name in sorted(faults, key=natural_key)])
+        entries = "1 entry is" if len(faults) == 1 else f"{len(faults)} entries are"
+        expected = f"expected {EXPECTED}, and nothing else{_hint(listing)}"
+        raise UserError(f"{entries} not used in {place}: {shown}; {expected}", key=key)
     classes = sorted({name.partition("/")[0] for name in images}, key=natural_key)
     if empty := sorted(set(listing.folders) - set(classes), key=natural_key):
         raise UserError(f"no images in {place}/{some(empty)}, expected some in the folder of every class", key=key)
@@ -89,13 +92,6 @@ def _fault(name: str) -> str | None:
     if depth == 0:
         return "lies beside the folders of the classes"
     return "lies deeper than in the folder of a class" if depth > 1 else None
-
-
-def _told(faults: Mapping[str, str], listing: Listing, place: str) -> str:
-    names = sorted(faults, key=natural_key)
-    shown = some([f"{name} ({faults[name]})" for name in names])
-    files = "1 entry is" if len(names) == 1 else f"{len(names)} entries are"
-    return f"{files} not used in {place}: {shown}; expected {EXPECTED}, and nothing else{_hint(listing)}"
 
 
 def _hint(listing: Listing) -> str:

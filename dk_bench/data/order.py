@@ -41,10 +41,8 @@ def check_processes(world: int) -> None:
 
 def batches_done(trainer: pl.Trainer, steps: int) -> int:
     """Tells how many batches of an epoch of ``steps`` a trainer has behind it when it asks for the first: those that
-    were trained on before the checkpoint it goes on from.
-
-    Raises UserError where that checkpoint was written between batches of one step: it does not hold their gradients.
-    """
+    were trained on before the checkpoint it goes on from. Raises UserError where that checkpoint was written between
+    batches of one step: it does not hold their gradients."""
     done = trainer.fit_loop.epoch_loop.batch_progress.current.ready % steps
     if done % trainer.accumulate_grad_batches:
         raise UserError(

@@ -226,10 +226,8 @@ class ShapeImages:
 
 def sheet(sets: Sequence[ShapeImages], rows: int, names: Sequence[str] = (), margin: int = 4) -> Image.Image:
     """Returns a column of images for every class, the class's name above it: ``rows`` times an image of each set, of
-    the same number, with the set's name before it, if there are any. RGB, one image pixel a pixel.
-
-    Raises IndexError where there are fewer than ``rows`` images of a class.
-    """
+    the same number, with the set's name before it, if there are any. RGB, one image pixel a pixel. Raises IndexError
+    where there are fewer than ``rows`` images of a class."""
     classes, size = sets[0].classes, sets[0].size
     title, side, indent = 14, size + margin, margin + (100 if names else 0)
     page = Image.new("RGB", (indent + side * len(classes), title + margin + side * rows * len(sets)), "white")

@@ -8,7 +8,7 @@ a resize's weights otherwise.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -42,12 +42,7 @@ class EvalTransform:
 
     def _changed(self, images: Sequence[Tensor], _: None) -> Iterator[tuple[list[int], Tensor]]:
         """Yields parts of the batch, by their places, and their pixels: whole grey levels, float32, free to change."""
-        scratch = self._empty(self.together)
-        for part in self._parts(np.zeros(len(images))):
-            pixels = scratch[: len(part)]
-            for place, index in zip(pixels.split(1), part, strict=True):
-                place.copy_(self._central(images[index]))
-            yield part, pixels
+        return self._parts(np.zeros(len(images)), lambda index: self._central(images[index]))
 
     def _central(self, image: Tensor) -> Tensor:
         """Returns the resized image's centre: (1, 3, size, size) uint8."""
@@ -61,11 +56,16 @@ class EvalTransform:
     def _empty(self, count: int) -> Tensor:
         return torch.empty(count, 3, self.size, self.size)
 
-    def _parts(self, orders: np.ndarray) -> Iterator[list[int]]:
-        """Yields parts of a batch, by their places, of images whose colours change in one order."""
+    def _parts(self, orders: np.ndarray, cut: Callable[[int], Tensor]) -> Iterator[tuple[list[int], Tensor]]:
+        """Yields what `_changed` does, of images whose colours change in one order; ``cut`` gives each at its size."""
+        scratch = self._empty(self.together)
         for order in np.unique(orders):
             places = np.flatnonzero(orders == order).tolist()
-            yield from (places[begin : begin + self.together] for begin in range(0, len(places), self.together))
+            for begin in range(0, len(places), self.together):
+                part = places[begin : begin + self.together]
+                for place, index in zip(scratch.split(1), part, strict=False):
+                    place.copy_(cut(index))
+                yield part, scratch[: len(part)]
 
 
 class TrainTransform(EvalTransform):
@@ -97,13 +97,12 @@ class TrainTransform(EvalTransform):
         if self.augment.color_jitter > 0:
             factors, orders = draw_jitter(numbers, self.augment.color_jitter)
         flips = draw_flips(numbers, self.augment.flip)
-        scratch = self._empty(self.together)
-        for part in self._parts(orders):
-            pixels = scratch[: len(part)]
-            for place, index in zip(pixels.split(1), part, strict=True):
-                place.copy_(self._crop(images[index], *boxes[index]) if boxes else self._central(images[index]))
-                if flips[index]:
-                    place.copy_(place.flip(-1))
+
+        def cut(index: int) -> Tensor:
+            image = self._crop(images[index], *boxes[index]) if boxes else self._central(images[index])
+            return image.flip(-1) if flips[index] else image
+
+        for part, pixels in self._parts(orders, cut):
             if factors is not None:
                 change_colors(pixels, factors[part], ORDERS[orders[part[0]]])
             yield part, pixels

@@ -31,11 +31,9 @@ def read_words(path: str | Path, what: str = "configuration", *, as_written: boo
 
 
 def read_as_written(path: str | Path, what: str) -> Any:
-    """Returns a YAML file's values as PyYAML, and so W&B, reads them, where that is what is written.
-
-    Raises UserError as `read_words` does, and for a scalar without quotes that YAML takes for another: ``007`` is 7,
-    ``no`` false, ``12:30`` 750, ``2020-01-01`` a date.
-    """
+    """Returns a YAML file's values as PyYAML, and so W&B, reads them, where that is what is written. Raises UserError
+    as `read_words` does, and for a scalar without quotes that YAML takes for another: ``007`` is 7, ``no`` false,
+    ``12:30`` 750, ``2020-01-01`` a date."""
     read_words(path, what, as_written=True)
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
