@@ -30,6 +30,10 @@ class UserError(Exception):
             text = f"{self.noun} '{self.key}'{stands} {self.reason}"
         return ": ".join([*self.places, text])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Goes to other processes in words: its value need not be fit for that."""
+        return type(self), (str(self),)
+
 
 class BusyError(UserError):
     """Another process is at it; nothing is wrong, and later it can be done."""

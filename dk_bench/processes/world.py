@@ -105,9 +105,7 @@ class OwnWorld(ClusterEnvironment):
             watch.start()
             yield
         except BaseException as error:
-            # What torch says where another process is gone; gloo has no class of its own for it.
-            of_gloo = isinstance(error, RuntimeError) and "gloo" in str(error)
-            fault = self._lost(patience=1.0) if of_gloo or isinstance(error, dist.DistError) else None
+            fault = self._lost(patience=1.0) if is_between_processes(error) else None
             self._kill()
             if fault:
                 raise fault from error
@@ -195,6 +193,12 @@ def own_process() -> Iterator[Rank]:
             yield rank
         finally:
             rank_zero_only.rank = before
+
+
+def is_between_processes(error: BaseException) -> bool:
+    """Tells whether torch says that it does not reach another process. NCCL's errors and those of meeting have a class;
+    of gloo's, which C++ throws, torch keeps the text alone, which begins with the path of gloo's own source."""
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
 
 
 def start_seconds() -> float:

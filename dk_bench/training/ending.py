@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from dk_bench.errors import UserError
 from dk_bench.processes import interrupts
-from dk_bench.processes.world import ProcessLost, own_world
+from dk_bench.processes.world import own_world
 from dk_bench.runs.attempts import INTERRUPTED
 from dk_bench.runs.record import RunRecord, utc_now, write_record
 from dk_bench.training.callbacks import RunKeeper
@@ -21,7 +21,7 @@ SIGNALS_APART_SECONDS = 0.5
 
 
 @contextmanager
-def together(trainer: pl.Trainer, tell: Callable[[BaseException], None]) -> Iterator[None]:
+def together(trainer: pl.Trainer, tell: Callable[[BaseException], None] = lambda why: None) -> Iterator[None]:
     """Runs what the trainer does in all its processes. ``tell`` is called before the process exits because it waits for
     another one that is gone. An interrupt comes out as itself, not as Lightning's exit or as what it did to others."""
 
@@ -34,26 +34,12 @@ def together(trainer: pl.Trainer, tell: Callable[[BaseException], None]) -> Iter
         with own_world().together(trainer.world_size, last_words):
             yield
     except BaseException as error:
-        if "DataLoader worker" in str(error):  # is gone; whoever signals a whole group may reach this process last
+        # As torch says that a loader's worker is gone: whoever signals a whole group may reach this process last.
+        if type(error) is RuntimeError:
             time.sleep(SIGNALS_APART_SECONDS)
         if not isinstance(error, interrupts.Interrupted):
             interrupts.hold_on()
         raise
-
-
-@contextmanager
-def evaluating(trainer: pl.Trainer) -> Iterator[None]:
-    """Evaluates in the block, in all processes.
-
-    Raises UserError, with the last line of a worker process's traceback alone, and its ProcessLost.
-    """
-    try:
-        with together(trainer, lambda why: None):
-            yield
-    except ProcessLost:
-        raise
-    except UserError as error:
-        raise UserError(reason(error)) from error
 
 
 def end(trainer: pl.Trainer, keeper: RunKeeper, error: BaseException | None = None) -> None:
@@ -78,12 +64,9 @@ def end_log(logger: Any, record: RunRecord) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Returns the exception in one line; Lightning turns a plain KeyboardInterrupt into an exit."""
-    if isinstance(error, interrupts.Interrupted):
+    """Puts an exception into words; Lightning turns a plain KeyboardInterrupt into an exit."""
+    if isinstance(error, interrupts.Interrupted | UserError | Diverged):
         return str(error)
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return INTERRUPTED
-    if isinstance(error, UserError | Diverged):
-        # From a worker process the text is a traceback, the exception itself on its last line.
-        return str(error).strip().splitlines()[-1].removeprefix("dk_bench.errors.UserError: ")
     return f"{type(error).__name__}: {error}".strip()

@@ -15,7 +15,7 @@ from dk_bench.processes.world import ProcessLost, own_process, own_world
 from dk_bench.runs.record import EVALUATION, RunRecord, note_hardware, utc_now
 from dk_bench.training.callbacks import RunKeeper, Throughput, figures, note_correct
 from dk_bench.training.checkpoint import LAST, last_checkpoint, load_weights
-from dk_bench.training.ending import Diverged, end, end_log, evaluating, reason, together
+from dk_bench.training.ending import Diverged, end, end_log, together
 from dk_bench.training.held_out import evaluate_tests, wants_test
 from dk_bench.training.opening import attempts_before, go_on_from, name_run, not_again, open_run, start_record
 from dk_bench.training.task import Task
@@ -105,8 +105,6 @@ def fit(
             end(trainer, keeper, error)
             if isinstance(error, Diverged | ProcessLost):
                 return record
-            if isinstance(error, UserError):
-                raise UserError(record.error) from error  # without the worker process's traceback in its text
             raise
     return record
 
@@ -133,14 +131,14 @@ def evaluate(
         record = start_record(task, module, data, command, splits=[split], kind=EVALUATION)
         note_hardware(record, trainer.strategy.root_device, trainer.world_size)
         try:
-            with evaluating(trainer):
+            with together(trainer):
                 if split == TEST:
                     record.metrics["final"] = evaluate_tests(trainer, module, data, path)
                 else:
                     trainer.validate(module, datamodule=data, verbose=False)
                     record.metrics["final"] = figures(trainer, task.metrics)
         except Diverged as error:
-            raise UserError(f"{path}: its model gives no finite loss on these images: {reason(error)}") from error
+            raise UserError(f"{path}: its model gives no finite loss on these images: {error}") from error
     note_correct(record, module)
     record.throughput = throughput.rates()
     record.status, record.ended = "finished", utc_now()

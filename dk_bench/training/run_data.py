@@ -1,12 +1,15 @@
 """The base of all tasks' data modules: splits, their checksums, and where training goes on."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.callbacks import BatchSizeFinder
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils import worker
 
 from dk_bench.data.order import InOrder, ResumingLoader, processes
 from dk_bench.data.shifts import TEST
@@ -87,7 +90,7 @@ class RunData(LightningDataModule):
     ) -> DataLoader:
         """Returns a loader; ``goes_on``: under a trainer, from where that is. ``more`` goes to torch as it is."""
         kind = ResumingLoader if goes_on and self.trainer else DataLoader
-        more |= {"num_workers": workers, "persistent_workers": workers > 0}
+        more |= {"num_workers": workers, "persistent_workers": workers > 0, "worker_init_fn": hand_on_user_errors}
         # A generator of its own: the loader shall not draw from the model's random numbers.
         return kind(images, sampler=sampler, generator=torch.Generator(), **more)
 
@@ -98,6 +101,27 @@ class RunData(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """Returns the validation images in order; on several devices each has every ``world``-th."""
         return self.val_dataloader()
+
+
+class HandedOn(ExceptionWrapper):
+    """An error of a loader's worker process. A UserError is raised again as it is: torch's own wrapper makes a new one,
+    of the text of the traceback."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        error = sys.exc_info()[1]
+        self.error = error if isinstance(error, UserError) else None
+
+    def reraise(self) -> None:
+        """Raises the error, to the process that the worker loads for."""
+        if self.error:
+            raise self.error
+        super().reraise()
+
+
+def hand_on_user_errors(_: int) -> None:
+    """Makes a worker process use `HandedOn`: to be called there."""
+    worker.ExceptionWrapper = HandedOn
 
 
 class OneTest(LightningDataModule):

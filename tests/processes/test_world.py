@@ -7,9 +7,12 @@ import sys
 import threading
 import time
 import types
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 from cluster_cases import SLURM, TORCHRUN
 from training_cases import tiny
 
@@ -94,6 +97,26 @@ def test_error_of_the_first_process_ends_the_others(first):
 def test_what_torch_says_of_a_process_that_is_gone_is_put_plainly(first):
     with pytest.raises(ProcessLost, match="^process 2 of 2 ended with exit status 5$"):
         first.start("import sys; sys.exit(5)", wait=miss, formed=True)
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_errors_of_gloo_are_known():
+    """By their text, which is another one's: by what gloo says where the other process is really gone."""
+    store, groups = dist.HashStore(), {}
+
+    def meet(rank):
+        groups[rank] = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=20))
+
+    other = threading.Thread(target=meet, args=(1,))
+    other.start()
+    meet(0)
+    other.join()
+    del groups[1]
+    with pytest.raises(RuntimeError) as raised:
+        groups[0].allreduce([torch.ones(1)]).wait()
+    assert world.is_between_processes(raised.value)
+    assert not world.is_between_processes(RuntimeError("input: expected (N, C, H, W), got shape (3, 4)"))
+    assert world.is_between_processes(dist.DistNetworkError("the client socket has timed out"))
 
 
 def test_signal_while_the_others_are_started_leaves_none(first, monkeypatch):

@@ -1,5 +1,6 @@
 """Whole runs on a tiny model: what they leave, how they resume, how they fail."""
 
+import pickle
 import re
 import signal
 
@@ -12,8 +13,10 @@ from dk_bench.classification.timm_models import build_model
 from dk_bench.cli import main
 from dk_bench.errors import UserError
 from dk_bench.nn import DeformKernel2d
+from dk_bench.runs.environment import portable
 from dk_bench.runs.record import read_record
 from dk_bench.training import evaluate, load_model, read_checkpoint, run_folder, train
+from dk_bench.training.ending import reason
 
 
 def outcome(config):
@@ -277,10 +280,16 @@ def test_damaged_image_ends_the_run_with_its_name(tmp_path):
     config = tiny(
         tmp_path, "data.source=timm", f"data.train={tmp_path}/train", f"data.val={tmp_path}/val", "data.workers=1"
     )
-    with pytest.raises(UserError, match=r"^\S+train: image bee/2\.png cannot be read: [^\n]+$"):
+    with pytest.raises(UserError, match=r"^\S+train: image bee/2\.png cannot be read: [^\n]+$") as raised:
         train(config)
     record = read_record(run_folder(config) / "record.json")
-    assert record.status == "failed" and "bee/2.png" in record.error
+    assert record.status == "failed" and record.error == portable(str(raised.value))
+
+
+def test_error_of_several_lines_is_recorded_whole():
+    error = UserError("expected one of these:\n- a\n- b", key="x", value=3)
+    assert reason(error) == str(error) == str(pickle.loads(pickle.dumps(error)))
+    assert str(error) == "key 'x' is 3, expected one of these:\n- a\n- b"
 
 
 def test_checkpoint_says_how_long_an_epoch_is(finished):
