@@ -60,13 +60,13 @@ def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
     check_name(config.name)
     if config.name == GENERIC:
         raise UserError("expected the rigid base; 'model.spec' deforms it", key="model.name", value=config.name)
-    base, spec = _base_and_spec(config)
     if config.checkpoint:
-        return _from_checkpoint(base, spec, config, num_classes)
+        return _from_checkpoint(config, num_classes)
     named = names_weights(config.kwargs.get("pretrained_cfg"), config.kwargs.get("pretrained_cfg_overlay"))
     if config.spec is None and (named or not config.pretrained):
         return _create(config.name, config, num_classes)
-    return _deform(_create(base, config, num_classes), spec, config)
+    base, spec = base_and_spec(config)
+    return deform_as_named(_create(base, config, num_classes), spec, config)
 
 
 def without_initial_weights(config: ModelConfig) -> ModelConfig:
@@ -74,18 +74,18 @@ def without_initial_weights(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, checkpoint=None, pretrained=False)
 
 
-def _base_and_spec(config: ModelConfig) -> tuple[str, KernelSpec | None]:
+def base_and_spec(config: ModelConfig) -> tuple[str, KernelSpec | None]:
     """Returns the rigid model and what deforms it, if anything: the same for a name of ours as for base and spec."""
     spec, ours = kernel_spec(config), MODELS.get(config.name)
     return ours.base if ours else config.name, spec if spec and not spec.is_rigid else None
 
 
-def _from_checkpoint(base: str, spec: KernelSpec | None, config: ModelConfig, num_classes: int | None) -> nn.Module:
-    path = config.checkpoint
+def _from_checkpoint(config: ModelConfig, num_classes: int | None) -> nn.Module:
+    (base, spec), path = base_and_spec(config), config.checkpoint
     content = read_plain(path)
     weights = weights_in(content)
     if is_ours(content):
-        classes, is_rigid = _checked(content, base, spec, config)
+        classes, is_rigid = _checked(content, config)
         model = _create(base, config, classes)
     else:
         cfg = timm.get_pretrained_cfg(base)
@@ -93,39 +93,37 @@ def _from_checkpoint(base: str, spec: KernelSpec | None, config: ModelConfig, nu
         model = _create(base, config, classes)
         is_rigid = spec is None or is_of(weights, model)
     if not is_rigid:
-        model = _deform(model, spec, config)
+        model = deform_as_named(model, spec, config)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise _other_weights(content, weights, base, spec, config, error) from error
+        raise _other_weights(content, weights, config, error) from error
     if is_rigid:
-        model = _deform(model, spec, config)
+        model = deform_as_named(model, spec, config)
     if num_classes is not None and classes != num_classes:
         model.reset_classifier(num_classes)
         log.warning("%s: of %d classes, so that the classifier of %d starts anew", path, classes, num_classes)
     return model
 
 
-def _checked(checkpoint: dict[str, Any], base: str, spec: KernelSpec | None, config: ModelConfig) -> tuple[int, bool]:
+def _checked(checkpoint: dict[str, Any], config: ModelConfig) -> tuple[int, bool]:
     """Tells how many classes a checkpoint of ours tells apart, and whether it is the rigid base's. Raises UserError
     where it is of another model."""
-    path = config.checkpoint
+    path, held = config.checkpoint, checkpoint["hyper_parameters"]
     if task_of(checkpoint) != Classification.name:
         reason = f"a checkpoint of {task_of(checkpoint)}, expected one of a classification run"
         raise UserError(f"{reason}; 'load_from' of a detector's takes those", key="model.checkpoint", value=path)
-    held_config = config_from_dict(checkpoint["hyper_parameters"]["config"], source=str(path)).model
-    held = _base_and_spec(held_config)
-    if held not in ((base, spec), (base, None)):
-        of = f"a checkpoint of {_words(held_config)}, expected one of {_expected(base, spec, config)}"
+    held_config = config_from_dict(held["config"], source=str(path)).model
+    (base, spec), held_model = base_and_spec(config), base_and_spec(held_config)
+    if held_model not in ((base, spec), (base, None)):
+        of = f"a checkpoint of {_words(held_config)}, expected one of {_expected(config)}"
         raise UserError(of, key="model.checkpoint", value=path)
-    return len(checkpoint["hyper_parameters"]["classes"]), held == (base, None)
+    return len(held["classes"]), held_model == (base, None)
 
 
-def _other_weights(
-    content: Any, weights: dict[str, Any], base: str, spec: KernelSpec | None, config: ModelConfig, error: RuntimeError
-) -> UserError:
+def _other_weights(content: Any, weights: dict[str, Any], config: ModelConfig, error: RuntimeError) -> UserError:
     """Returns the error of weights that fit neither the model nor its rigid base."""
-    expected, lines = _expected(base, spec, config), " ".join(str(error).split())[:300]
+    expected, lines = _expected(config), " ".join(str(error).split())[:300]
     if is_ours(content) and weights:
         held = content["hyper_parameters"]["config"]["model"]["name"]
         return UserError(f"{config.checkpoint}: its weights ({held}) do not fit {config.name}: {lines}")
@@ -136,7 +134,8 @@ def _other_weights(
     return UserError(reason, key="model.checkpoint", value=config.checkpoint)
 
 
-def _expected(base: str, spec: KernelSpec | None, config: ModelConfig) -> str:
+def _expected(config: ModelConfig) -> str:
+    base, spec = base_and_spec(config)
     return f"{_words(config)} or of its rigid base {base}" if spec else _words(config)
 
 
@@ -158,7 +157,7 @@ def _create(name: str, config: ModelConfig, num_classes: int) -> nn.Module:
         raise UserError(f"model {config.name} cannot be made with {made_with}: {reason}") from error
 
 
-def _deform(model: nn.Module, spec: KernelSpec | None, config: ModelConfig) -> nn.Module:
+def deform_as_named(model: nn.Module, spec: KernelSpec | None, config: ModelConfig) -> nn.Module:
     try:
         return deform(model, spec or KernelSpec())
     except ValueError as error:

@@ -1,12 +1,10 @@
 """One mmdet backbone for every timm model with feature maps, those of dk_bench among them."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import timm
 from mmengine.model import BaseModule
@@ -14,20 +12,30 @@ from timm.layers import Format, nhwc_to
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dk_bench.classification.timm_models import build_model, check_name, kernel_spec
+from dk_bench.classification.timm_models import base_and_spec, build_model, check_name, deform_as_named, kernel_spec
 from dk_bench.config import ModelConfig
 from dk_bench.errors import UserError, located
-from dk_bench.models import MODELS as BENCH_MODELS
 from dk_bench.models import deform
 from dk_bench.models.features import copy_features, flat, outer_name
 from dk_bench.registry import MODELS
 
 log = logging.getLogger(__name__)
 
+FIRST_STRIDE = 4  # of feature pyramids; what comes before a stage of this stride is the stem
+
 # Keys of a classification's configuration -> arguments that say the same.
 KEYS = {"model.name": "model_name"} | {f"model.{name}": name for name in ("spec", "checkpoint", "pretrained")}
 
-FIRST_STRIDE = 4  # of feature pyramids; what comes before a stage of this stride is the stem
+
+@contextmanager
+def _about_arguments() -> Iterator[None]:
+    """Makes a UserError of the block, also one about a classification's configuration, one about our arguments."""
+    with located("TimmBackbone"):
+        try:
+            yield
+        except UserError as error:
+            error.noun, error.key = "argument", KEYS.get(error.key, error.key)
+            raise
 
 
 @MODELS.register_module()
@@ -61,6 +69,7 @@ class TimmBackbone(BaseModule):
     of another model; the message names keys that do not fit.
     """
 
+    @_about_arguments()
     def __init__(
         self,
         model_name: str,
@@ -77,7 +86,7 @@ class TimmBackbone(BaseModule):
         super().__init__(init_cfg)
         for name, value in {"pretrained": pretrained, "norm_eval": norm_eval, "with_cp": with_cp}.items():
             if not isinstance(value, bool | None):  # any text, ``no`` too, would count as true
-                raise _bad_argument(name, value, "expected True or False")
+                raise UserError("expected True or False", key=name, value=value)
         given = _given_weights(checkpoint=checkpoint, pretrained=pretrained, init_cfg=init_cfg)
         config = ModelConfig(
             model_name, dict(spec) if spec else None, pretrained=bool(pretrained), checkpoint=checkpoint, kwargs=kwargs
@@ -91,7 +100,7 @@ class TimmBackbone(BaseModule):
         maps = self.net.feature_info.get_dicts()
         self._picked = _last_of_each_stride(maps) if out_indices is None else list(range(len(maps)))
         if not self._picked:
-            raise UserError(f"TimmBackbone: {model_name} has no feature map of stride {FIRST_STRIDE} or more")
+            raise UserError(f"{model_name} has no feature map of stride {FIRST_STRIDE} or more")
         self.out_channels = [maps[i]["num_chs"] for i in self._picked]
         self.strides = [maps[i]["reduction"] for i in self._picked]
         if given in ("checkpoint", "pretrained"):
@@ -107,10 +116,22 @@ class TimmBackbone(BaseModule):
             for parameter in self.net.get_submodule(name).parameters(recurse=False):
                 parameter.requires_grad = False
 
+    @_about_arguments()
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """Puts weights of the rigid base into the deformed network too. Raises UserError where weights are missing or
         of other shapes: mmengine only prints that, and goes on with those that are random."""
-        _check_weights(self, state_dict, f"{prefix}net.")
+        start, own = f"{prefix}net.", self.net.state_dict()
+        held = {name.removeprefix(start): value for name, value in state_dict.items() if name.startswith(start)}
+        if wrong := _unfit(held, own):
+            if (deformed := _deformed(held, *self._made_from)) is None:
+                total = len(_unfit({}, own))
+                raise UserError(
+                    f"the weights that are loaded have {total - len(wrong)} of the {total} tensors of "
+                    f"{self.model_name} (not {', '.join(start + name for name in wrong[:3])}): they are of another "
+                    "model, or of no detector; argument 'checkpoint' takes those of a classification run"
+                )
+            log.warning("TimmBackbone: the weights are of the rigid base of %s, and are deformed", self.model_name)
+            state_dict.update({start + name: value for name, value in deformed.items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -119,7 +140,7 @@ class TimmBackbone(BaseModule):
             maps = [nhwc_to(one, Format.NCHW) for one in maps]
         return tuple(maps[i] for i in self._picked)
 
-    def train(self, mode: bool = True) -> TimmBackbone:
+    def train(self, mode: bool = True) -> Self:
         """Sets the mode of what is not frozen and, with ``norm_eval``, not batch normalisation."""
         super().train(mode)
         if mode:
@@ -142,9 +163,9 @@ def check_neck(detector: nn.Module) -> None:
 def _given_weights(**sources: Any) -> str | None:
     """Returns the name of the argument that sets the weights, None for none. Raises UserError for two of them."""
     if sources["checkpoint"] == "":
-        raise _bad_argument("checkpoint", "", "expected a file or None")
+        raise UserError("expected a file or None", key="checkpoint", value="")
     if len(given := [name for name, value in sources.items() if value]) > 1:
-        raise UserError(f"TimmBackbone: arguments {' and '.join(given)} both set weights, expected one of them")
+        raise UserError(f"arguments {' and '.join(given)} both set weights, expected one of them")
     return given[0] if given else None
 
 
@@ -156,83 +177,51 @@ def _checked_indices(out_indices: Sequence[int] | None) -> dict[str, Any]:
     rises = all(a < b for a, b in zip(indices, indices[1:], strict=False))
     if not indices or not rises or any(type(i) is not int for i in indices) or indices[0] < 0 <= indices[-1]:
         expected = "expected rising integers, either from 0 or all negative, or None"
-        raise _bad_argument("out_indices", out_indices, expected)
+        raise UserError(expected, key="out_indices", value=out_indices)
     return {"out_indices": indices}
 
 
 def _feature_net(config: ModelConfig, indices: dict[str, Any]) -> nn.Module:
     """Returns timm's model that puts out feature maps, deformed as the configuration says, without loaded weights."""
     name, kwargs = config.name, {**config.kwargs, **indices}
-    with _as_arguments():
-        check_name(name)
-        spec = kernel_spec(config) if config.spec is not None else None
+    check_name(name)
+    spec = kernel_spec(config) if config.spec is not None else None
     try:
         net = timm.create_model(name, features_only=True, **kwargs)
     except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, IndexError) as error:
         made_with, reason = kwargs or "its defaults", " ".join(str(error).split())[:400]
         fault = f"cannot be made with {made_with}, or gives no feature maps: {type(error).__name__} {reason}"
-        raise UserError(f"TimmBackbone: {name} {fault}") from error
-    try:
-        return deform(net, spec) if spec else net
-    except ValueError as error:
-        raise _bad_argument("spec", config.spec, f"which does not fit {name}: {error}") from error
+        raise UserError(f"{name} {fault}") from error
+    return deform_as_named(net, spec, config) if spec else net
 
 
 def _load(net: nn.Module, config: ModelConfig) -> None:
     """Copies weights from the classification model that the checkpoint, or timm, gives: a rigid one is deformed first.
     Raises UserError that names the keys which that model does not have, or has in another shape."""
-    with _as_arguments():
-        source = build_model(config, None if config.checkpoint else 0)
+    source = build_model(config, None if config.checkpoint else 0)
     if wrong := copy_features(source, net):
         of = f"weights of {config.name} ({config.checkpoint or 'pretrained'})"
         at = f"at {len(wrong)} keys: {', '.join(wrong[:5])}"
-        raise UserError(f"TimmBackbone: {of} do not fit the network of its feature maps {at}")
-
-
-def _check_weights(backbone: TimmBackbone, state_dict: dict[str, Tensor], prefix: str) -> None:
-    """Checks that weights to be loaded are the network's; in place of the rigid base's it puts those deformed."""
-    held = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
-    own = backbone.net.state_dict()
-    if not (wrong := _unfit(held, own)):
-        return
-    if (deformed := _deformed(held, *backbone._made_from)) is not None:
-        log.warning("TimmBackbone: the weights are of the rigid base of %s, and are deformed", backbone.model_name)
-        state_dict.update({prefix + name: value for name, value in deformed.items()})
-        return
-    total = len(_counted(own))
-    raise UserError(
-        f"TimmBackbone: the weights that are loaded have {total - len(wrong)} of the {total} tensors of "
-        f"{backbone.model_name} (not {', '.join(prefix + name for name in wrong[:3])}): they are of another model, or "
-        "of no detector; argument 'checkpoint' takes those of a classification run"
-    )
+        raise UserError(f"{of} do not fit the network of its feature maps {at}")
 
 
 def _unfit(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Returns the names of own tensors that are not held in their shape."""
-    return [name for name in _counted(own) if name not in held or held[name].shape != own[name].shape]
-
-
-def _counted(names: Iterable[str]) -> list[str]:
-    """Leaves out the counters of normalisation, which old files lack and mmengine does not miss."""
-    return [name for name in names if not name.endswith("num_batches_tracked")]
+    """Returns the names of own tensors that are not held in their shape; counters of normalisation do not count, which
+    old files lack and mmengine does not miss."""
+    names = [name for name in own if not name.endswith("num_batches_tracked")]
+    return [name for name in names if name not in held or held[name].shape != own[name].shape]
 
 
 def _deformed(held: dict[str, Tensor], config: ModelConfig, indices: dict[str, Any]) -> dict[str, Tensor] | None:
     """Deforms the weights of the rigid base's network; None where they are not that, or the network is not deformed."""
-    spec, ours = kernel_spec(config), BENCH_MODELS.get(config.name)
-    if spec is None or spec.is_rigid:
+    base, spec = base_and_spec(config)
+    if spec is None:
         return None
-    rigid = _feature_net(dataclasses.replace(config, name=ours.base if ours else config.name, spec=None), indices)
+    rigid = _feature_net(dataclasses.replace(config, name=base, spec=None), indices)
     if _unfit(held, rigid.state_dict()):
         return None
-    rigid.load_state_dict({name: value for name, value in held.items() if name in rigid.state_dict()}, strict=False)
+    rigid.load_state_dict(held, strict=False)
     return deform(rigid, spec).state_dict()
-
-
-def _bad_argument(name: str, value: Any, reason: str) -> UserError:
-    error = UserError(reason, key=name, value=value, noun="argument")
-    error.places.append("TimmBackbone")
-    return error
 
 
 def _last_of_each_stride(maps: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -248,13 +237,13 @@ def _frozen_names(net: nn.Module, stages: int) -> list[str]:
     the last map of a smaller stride or, where there is none, up to the module of stage 1.
     """
     if type(stages) is not int or stages < -1:
-        raise _bad_argument("frozen_stages", stages, "expected an integer of at least -1")
+        raise UserError("expected an integer of at least -1", key="frozen_stages", value=stages)
     if stages < 0:
         return []
-    info = net.feature_info.info if hasattr(net.feature_info, "info") else list(net.feature_info)
+    info = net.feature_info.info
     ends = [info[i]["module"] for i in _last_of_each_stride(info)]
     if stages > len(ends):
-        raise _bad_argument("frozen_stages", stages, f"expected at most {len(ends)}, the number of stages")
+        raise UserError(f"expected at most {len(ends)}, the number of stages", key="frozen_stages", value=stages)
     if stages:
         return _names_until(net, ends[stages - 1], inclusive=True)
     before = [one["module"] for one in info if one["reduction"] < FIRST_STRIDE]
@@ -274,16 +263,5 @@ def _names_until(net: nn.Module, module: str, *, inclusive: bool) -> list[str]:
     inside = [i for i, name in enumerate(names) if f"{flat(name.removeprefix(outer))}_".startswith(f"{flat(module)}_")]
     if not inside:
         fault = f"cannot be followed: the network has no module {module}, with which a stage ends; set it to -1"
-        raise UserError(f"TimmBackbone: argument 'frozen_stages' {fault}")
+        raise UserError(f"argument 'frozen_stages' {fault}")
     return names[: inside[-1] + 1 if inclusive else inside[0]]
-
-
-@contextmanager
-def _as_arguments() -> Iterator[None]:
-    """Makes a UserError of the block, about the model of a classification's configuration, one about our arguments."""
-    with located("TimmBackbone"):
-        try:
-            yield
-        except UserError as error:
-            error.noun, error.key = "argument", KEYS.get(error.key, error.key)
-            raise
