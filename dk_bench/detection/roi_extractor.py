@@ -2,15 +2,16 @@
 
     bbox_roi_extractor=dict(type="dk_bench.DeformRoIExtractor")
 
-in a model with RoIAlign is all that a configuration needs: ``roi_layer``, ``out_channels`` and ``featmap_strides`` stay
-as its base has them.
+in a model with RoIAlign is all that a configuration needs: ``roi_layer`` and all else stay as its base has them.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
-from torch import Tensor, nn
+from torch import Tensor
 
 from dk_bench.errors import UserError
 from dk_bench.functional import deform_roi_pool
@@ -18,21 +19,6 @@ from dk_bench.nn import RoIOffsetHead
 from dk_bench.registry import MODELS
 
 _KEYS = ("type", "output_size", "sampling_ratio", "aligned")
-
-
-class _Level(nn.Module):
-    """Pooling on one level of the pyramid with given offsets and factors; no parameters."""
-
-    def __init__(self, output_size: tuple[int, int], spatial_scale: float, gamma: float, **settings: Any) -> None:
-        super().__init__()
-        self.output_size = output_size
-        self.settings = {"output_size": output_size, "spatial_scale": spatial_scale, "gamma": gamma, **settings}
-
-    def forward(self, feature: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None) -> Tensor:
-        return deform_roi_pool(feature, rois, offset, mask, **self.settings)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{key}={value}" for key, value in self.settings.items())
 
 
 @MODELS.register_module()
@@ -69,21 +55,17 @@ class DeformRoIExtractor(SingleRoIExtractor):
         init_cfg: Any = None,
     ) -> None:
         super().__init__({**roi_layer, "gamma": gamma}, out_channels, featmap_strides, finest_scale, init_cfg)
-        self.offset_head = RoIOffsetHead(out_channels, self.roi_layers[0].output_size, modulated, hidden)
+        self.offset_head = RoIOffsetHead(out_channels, roi_layer["output_size"], modulated, hidden)
 
-    def build_roi_layers(self, layer_cfg: dict[str, Any], featmap_strides: list[int]) -> nn.ModuleList:
-        """Returns one layer without parameters a level; mmdet's constructor calls this."""
-        settings = dict(layer_cfg)
-        gamma = settings.pop("gamma")
-        unknown = sorted(set(settings) - set(_KEYS))
-        if settings.pop("type", None) != "RoIAlign" or unknown or "output_size" not in settings:
-            given = {key: value for key, value in layer_cfg.items() if key != "gamma"}
+    def build_roi_layers(self, layer_cfg: dict[str, Any], featmap_strides: list[int]) -> list[Callable[..., Tensor]]:
+        """Returns the pooling of each level, which has no parameters; mmdet's constructor calls this."""
+        given = {key: value for key, value in layer_cfg.items() if key != "gamma"}
+        if given.get("type") != "RoIAlign" or "output_size" not in given or not given.keys() <= set(_KEYS):
             expected = f"type='RoIAlign', output_size and at most {', '.join(_KEYS[2:])}"
             raise UserError(f"roi_layer: expected {expected}, got {given}")
-        size = settings.pop("output_size")
-        size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-        settings = {"sampling_ratio": 0, "aligned": True, **settings}
-        return nn.ModuleList(_Level(size, 1 / stride, gamma, **settings) for stride in featmap_strides)
+        settings = {"sampling_ratio": 0, "aligned": True, **layer_cfg}
+        settings.pop("type")
+        return [partial(deform_roi_pool, spatial_scale=1 / stride, **settings) for stride in featmap_strides]
 
     def forward(self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         """Returns the boxes' features; ``rois`` are (image, x1, y1, x2, y2) in pixels of the image."""
@@ -92,21 +74,13 @@ class DeformRoIExtractor(SingleRoIExtractor):
         levels = self.map_roi_levels(rois, len(feats)).clamp(0, len(feats) - 1)
         if roi_scale_factor is not None:
             rois = self.roi_rescale(rois, roi_scale_factor)
-        offset, mask = self.offset_head(self._pool(feats, rois, levels))
-        return self._pool(feats, rois, levels, offset, mask)
+        return self._pool(feats, rois, levels, *self.offset_head(self._pool(feats, rois, levels)))
 
-    def _pool(
-        self,
-        feats: tuple[Tensor, ...],
-        rois: Tensor,
-        levels: Tensor,
-        offset: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
+    def _pool(self, feats: tuple[Tensor, ...], rois: Tensor, levels: Tensor, *moves: Tensor | None) -> Tensor:
         # A level without boxes takes part too, so that every parameter is in the graph of every step.
         chosen = [(levels == level).nonzero().squeeze(1) for level in range(len(feats))]
         pooled = [
-            layer(feature, *(None if t is None else t[index] for t in (rois, offset, mask)))
+            layer(feature, *(None if t is None else t[index] for t in (rois, *moves)))
             for layer, feature, index in zip(self.roi_layers[: len(feats)], feats, chosen, strict=True)
         ]
         return torch.cat(pooled)[torch.cat(chosen).argsort()]

@@ -110,7 +110,7 @@ def test_one_line_of_a_config():
     model = detector(type="dk_bench.DeformRoIExtractor", hidden=32)
     ours = model.roi_head.bbox_roi_extractor
     assert isinstance(ours, DeformRoIExtractor)
-    assert [layer.settings["spatial_scale"] for layer in ours.roi_layers] == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    assert [layer.keywords["spatial_scale"] for layer in ours.roi_layers] == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
     assert ours.offset_head.data_offset.weight.shape == (2 * 7 * 7, 32)
     sample = DetDataSample(
         metainfo={
