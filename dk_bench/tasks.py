@@ -17,21 +17,14 @@ from dk_bench.training.task import Task, task_of
 
 @dataclass(frozen=True)
 class Kind:
-    """Holds what is known of a task without its packages.
+    """Holds what is known of a task without its packages."""
 
-    Attributes:
-        name: the task in records and checkpoints.
-        place: module and class of its `Task`.
-        metric: the figure that its runs are compared by; a higher one is better.
-        words: the same on the axis of a plot.
-        files: pattern that the names of its configuration files match, wherever they lie and are named from; with
-            folders, it is matched from the right. Empty for all others in the form of `dk_bench.config`.
-    """
-
-    name: str
-    place: str
-    metric: str
-    words: str
+    name: str  # in records and checkpoints
+    place: str  # module and class of its `Task`
+    metric: str  # the figure that its runs are compared by; a higher one is better
+    words: str  # the same on the axis of a plot
+    # Pattern that the names of its configuration files match, wherever they lie and are named from; with folders, it is
+    # matched from the right. Empty for all others in the form of `dk_bench.config`.
     files: str = ""
 
     @property
@@ -73,8 +66,7 @@ def from_checkpoint(
 
 
 def of(config: Any) -> Task:
-    """Returns the task of a configuration as users hold it: a `dk_bench.config.Config`, or another task's own. Raises
-    TypeError for what is no configuration."""
+    """Returns the task of a configuration, any task's own, as users hold it. Raises TypeError for what is none."""
     if isinstance(config, Task):
         return config
     if isinstance(config, Config):

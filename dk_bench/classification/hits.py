@@ -10,18 +10,15 @@ from dk_bench.data.order import processes
 
 class Hits:
     """Takes logits (N, classes) and labels (N,) of the images that this process has: every ``world``-th, in order, as
-    `dk_bench.data.order.InOrder` shares them out. A loader that is read in part, as under ``limit_val_batches``, has
-    its first images alone."""
+    `dk_bench.data.order.InOrder` shares them out. A loader read in part, as by ``limit_val_batches``, has its first."""
 
     def __init__(self) -> None:
         self._batches: list[Tensor] = []
 
     def reset(self) -> None:
-        """Forgets all images."""
         self._batches.clear()
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Takes note of a batch."""
         self._batches.append((logits.argmax(dim=1) == labels).to(torch.uint8))
 
     def compute(self) -> np.ndarray:

@@ -85,10 +85,8 @@ class LitClassifier(ConfiguredModule):
             raise UserError(f"key 'ema.decay' is {decay}: expected Trainer(callbacks=[EMAWeightAveraging({decay})])")
         synchronised = getattr(self.trainer.strategy, "_layer_sync", None) is not None
         if self.config.trainer.sync_batchnorm and self.trainer.world_size > 1 and not synchronised:
-            raise UserError(
-                "key 'trainer.sync_batchnorm' is True: expected "
-                "Trainer(plugins=[dk_bench.training.batch_norm.SharedBatchNorm()])"
-            )
+            plugin = "dk_bench.training.batch_norm.SharedBatchNorm()"
+            raise UserError(f"key 'trainer.sync_batchnorm' is True: expected Trainer(plugins=[{plugin}])")
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (N, classes)."""

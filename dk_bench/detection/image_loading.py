@@ -49,8 +49,7 @@ class LoadImage(FromFile):
         ``img_path`` and, if annotated, ``width`` and ``height``. Raises UserError as `open_image` does."""
         if self.fault:
             return super().transform(results)
-        path = results["img_path"]
-        file = path
+        file = path = results["img_path"]
         if self.backend_args or REMOTE in path:
             file = io.BytesIO(fileio.get(path, backend_args=self.backend_args))
         image = open_image(file, stated_size(results), name=f"image {path}")

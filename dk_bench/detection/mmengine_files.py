@@ -18,21 +18,14 @@ STATISTICS = ("min", "max", "current", "mean")  # the methods that a HistoryBuff
 def allow_what_mmengine_writes() -> None:
     """Lets ``torch.load`` read mmengine's histories and the numbers of numpy in them, with ``weights_only=True``."""
     dtypes = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
-    named = {
-        "multiarray._reconstruct": np._core.multiarray._reconstruct,
-        "multiarray.scalar": np._core.multiarray.scalar,
-    }
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            np.ndarray,
-            np.dtype,
-            *dtypes,
-            (_method_of_a_history, "builtins.getattr"),
-            # numpy 1 and 2 have two names for the same functions; a file may come from either.
-            *((function, f"numpy.{core}.{name}") for name, function in named.items() for core in ("core", "_core")),
-        ]
-    )
+    # numpy 1 and 2 have two names for the same functions; a file may come from either.
+    named = [
+        (getattr(np._core.multiarray, name), f"numpy.{core}.multiarray.{name}")
+        for name in ("_reconstruct", "scalar")
+        for core in ("core", "_core")
+    ]
+    named.append((_method_of_a_history, "builtins.getattr"))
+    torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, *dtypes, *named])
 
 
 def _method_of_a_history(owner: Any, name: str) -> Callable:
@@ -57,16 +50,12 @@ def add_for_mmengine(
     steps = checkpoint["global_step"]
     whole = steps_per_epoch is not None and steps % steps_per_epoch == 0
     done = {"epoch": steps // steps_per_epoch, "iter": steps} if whole else {}
-    seed, text = config.get("seed"), "".join(f"{key} = {value!r}\n" for key, value in config.items())
-    checkpoint["meta"] = {**done, "cfg": text, "seed": seed, "dataset_meta": _meta(dataset_meta)}
+    text = "".join(f"{key} = {value!r}\n" for key, value in config.items())
+    plain, palette = {"classes": tuple(map(str, dataset_meta["classes"]))}, dataset_meta.get("palette")
+    if isinstance(palette, Sequence) and not isinstance(palette, str):
+        plain["palette"] = [tuple(map(int, colour)) for colour in palette]
+    checkpoint["meta"] = {**done, "cfg": text, "seed": config.get("seed"), "dataset_meta": plain}
     checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
     if "optimizer_states" in checkpoint:  # not where weights alone are saved; the same tensors, written once
         checkpoint["optimizer"] = checkpoint["optimizer_states"][0]
         checkpoint["param_schedulers"] = checkpoint["lr_schedulers"][0]["schedulers"]
-
-
-def _meta(dataset_meta: Mapping[str, Any]) -> dict[str, Any]:
-    plain, palette = {"classes": tuple(map(str, dataset_meta["classes"]))}, dataset_meta.get("palette")
-    if isinstance(palette, Sequence) and not isinstance(palette, str):
-        plain["palette"] = [tuple(map(int, colour)) for colour in palette]
-    return plain

@@ -9,10 +9,11 @@ the default::
 
 import dataclasses
 import glob
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,7 @@ def write_dataset(folder: str | Path, **settings: Any) -> Path:
     ``settings`` are fields of `Scenes`. The folder appears whole or not at all. Of several processes one writes and the
     others wait; what a killed one left is removed. Takes some 0.15 s an image of 256 x 256.
 
-    Raises UserError for a setting that is unknown or out of range, for a folder that holds other data, or data of other
-    settings, and where it cannot be written.
+    Raises UserError for a setting unknown or out of range, a folder of other data or settings, and one not writable.
     """
     folder, names = Path(folder), {field.name for field in dataclasses.fields(Scenes)}
     if unknown := sorted(settings.keys() - names):
@@ -114,19 +114,17 @@ def _settings(scenes: Scenes) -> dict[str, Any]:
 def _write(folder: Path, scenes: Scenes) -> None:
     """Writes both splits and, last, the marker."""
     (folder / "images").mkdir(parents=True)
-    first_image = first_annotation = 1  # pycocotools takes the id 0 for no annotation
+    image_ids, annotation_ids = itertools.count(1), itertools.count(1)  # pycocotools takes 0 for no annotation
     for split in SPLITS:
-        content = _coco(scenes, split, first_image, first_annotation)
+        content = _coco(scenes, split, image_ids, annotation_ids)
         for index, image in enumerate(content["images"]):
             scenes.image(split, index).save(folder / "images" / image["file_name"], compress_level=1)  # noise anyway
         write_atomically(folder / "annotations" / f"{split}.json", json.dumps(content) + "\n")
-        first_image += len(content["images"])
-        first_annotation += len(content["annotations"])
     write_atomically(folder / MARKER, json.dumps(_settings(scenes), indent=1) + "\n")
 
 
-def _coco(scenes: Scenes, split: str, first_image: int, first_annotation: int) -> dict[str, Any]:
-    """Returns a split's annotation file; ids count on from those given, so that no two splits share one."""
+def _coco(scenes: Scenes, split: str, image_ids: Iterator[int], annotation_ids: Iterator[int]) -> dict[str, Any]:
+    """Returns a split's annotation file; it takes the next ids, so that no two splits share one."""
     content: dict[str, Any] = {
         "info": {"description": f"Procedural images of deformable shapes, {split}", **_settings(scenes)},
         "categories": [{"id": n, "name": name} for n, name in enumerate(SHAPES[: scenes.classes], start=1)],
@@ -134,9 +132,8 @@ def _coco(scenes: Scenes, split: str, first_image: int, first_annotation: int) -
         "annotations": [],
     }
     for index in range(scenes.count(split)):
-        image_id, name = first_image + index, f"{split}_{index:06}.png"
+        image_id, name = next(image_ids), f"{split}_{index:06}.png"
         content["images"].append({"id": image_id, "file_name": name, "width": scenes.size, "height": scenes.size})
         for annotation in scenes.annotations(split, index):
-            number = first_annotation + len(content["annotations"])
-            content["annotations"].append({"id": number, "image_id": image_id, **annotation})
+            content["annotations"].append({"id": next(annotation_ids), "image_id": image_id, **annotation})
     return content

@@ -59,10 +59,6 @@ class Item:
     crowd: bool = False
     visible: float = 0.0
 
-    @property
-    def label(self) -> int:
-        return self.poses[0].label
-
 
 @dataclass(frozen=True)
 class Scenes:
@@ -89,9 +85,11 @@ class Scenes:
             if isinstance(value, bool) or not isinstance(value, number) or not low <= value <= high:
                 upper = "" if high == math.inf else f" and up to {high}"
                 raise UserError(f"procedural data: {name} is {value!r}, expected {kind} from {low}{upper}")
-        if not _are_shares(self.shares):
+        shares = self.shares
+        numbers = isinstance(shares, list | tuple) and all(type(share) in (int, float) for share in shares)
+        if not numbers or len(shares) != len(SIZES) or min(shares) < 0 or not math.isclose(sum(shares), 1):
             expected = f"{len(SIZES)} numbers from 0 that sum to 1: of small, medium and large objects"
-            raise UserError(f"procedural data: shares is {self.shares!r}, expected {expected}")
+            raise UserError(f"procedural data: shares is {shares!r}, expected {expected}")
 
     def count(self, split: str) -> int:
         """Tells how many images a split has."""
@@ -126,12 +124,12 @@ class Scenes:
         found = []
         for number, item in enumerate(items, start=1):
             mask = (samples == number).sum(axis=(1, 3)) > k * k / 2
-            annotation = {"category_id": item.label + 1, **_box_and_area(mask), "iscrowd": int(item.crowd)}
+            annotation = {"category_id": item.poses[0].label + 1, **_box_and_area(mask), "iscrowd": int(item.crowd)}
             annotation["segmentation"] = run_lengths(mask) if item.crowd else []
             if not item.crowd:
                 alone = self._samples([item]).sum() / (k * k)
-                annotation |= {"visible": round(float((samples == number).sum() / (k * k) / alone), 4)}
-                annotation["pose"] = _plain(item.poses[0])
+                visible = round(float((samples == number).sum() / (k * k) / alone), 4)
+                annotation |= {"visible": visible, "pose": _plain(item.poses[0])}
             found.append(annotation)
         return found
 
@@ -188,13 +186,6 @@ class Scenes:
             for pose in item.poses:
                 pen.polygon((k * pose.contour()).ravel().tolist(), fill=number)
         return np.asarray(numbers)
-
-
-def _are_shares(value: Any) -> bool:
-    """Tells whether it is one share for each of `SIZES`."""
-    if not isinstance(value, list | tuple) or any(type(share) not in (int, float) for share in value):
-        return False
-    return len(value) == len(SIZES) and min(value) >= 0 and math.isclose(sum(value), 1)
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:

@@ -139,7 +139,9 @@ def test_area_of_one_object_is_its_polygons():
                 length = np.linalg.norm(points - np.roll(points, 1, axis=0), axis=1).sum()
                 assert abs(annotation["area"] - area) < 0.4 * length
                 # What the annotation says of the pose draws the same shape.
-                pose = Pose(item.label, tuple(annotation["pose"]["center"]), *list(annotation["pose"].values())[1:])
+                pose = Pose(
+                    item.poses[0].label, tuple(annotation["pose"]["center"]), *list(annotation["pose"].values())[1:]
+                )
                 np.testing.assert_allclose(pose.contour(), points, atol=0.05)
 
 
