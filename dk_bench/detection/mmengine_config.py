@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import mmengine
 from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope, Registry
+from mmengine.registry import Registry, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
@@ -134,9 +134,7 @@ def use_scope(cfg: mmengine.Config) -> None:
         except (ImportError, TypeError) as error:
             raise UserError(f"which cannot be imported: {error}", key="custom_imports", value=dict(imports)) from error
     register_all_modules(init_default_scope=False)
-    scope, current = cfg.get("default_scope") or "mmdet", DefaultScope.get_current_instance()
-    if current is None or current.scope_name != scope:
-        DefaultScope.get_instance(f"dk_bench-{scope}", scope_name=scope)
+    init_default_scope(cfg.get("default_scope") or "mmdet")
 
 
 def build(registry: Registry, settings: Mapping[str, Any], key: str, **defaults: Any) -> Any:

@@ -11,6 +11,8 @@ pytest.importorskip("mmdet", reason="mmdet is not installed")
 
 from detection_cases import CLASSES, edit, random_predictions, tiny_detection, tiny_file
 from mmdet.registry import DATASETS
+from mmengine import Config
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from dk_bench.detection.backbone import TimmBackbone
@@ -158,6 +160,13 @@ def test_mmengines_key_synchronises_batch_normalisation(tmp_path, wanted):
     assert config.run.trainer.sync_batchnorm is bool(wanted)
     again = config_from_values(config.to_dict())
     assert again.run.trainer.sync_batchnorm is bool(wanted)
+
+
+def test_default_scopes_may_alternate():
+    """In one process: what was asked for last is current, also where it was before."""
+    for scope in ("mmdet", "mmengine", "mmdet", "mmengine", "mmdet"):
+        use_scope(Config({"default_scope": scope}))
+        assert DefaultScope.get_current_instance().scope_name == scope
 
 
 def test_custom_imports_hold_for_checkpoints_too(tmp_path):
