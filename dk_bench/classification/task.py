@@ -1,7 +1,5 @@
 """The task of classification: a timm model, deformed or not, on images of classes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,18 +30,18 @@ class Classification(Task):
     def __init__(self, config: Config) -> None:
         super().__init__(config, config, to_dict(config), config.optim.epochs, held_out_sets(config.data))
 
-    def data(self, *, once: bool = False) -> ClassificationData:
+    def data(self, *, once: bool = False) -> "ClassificationData":
         from dk_bench.classification.data import ClassificationData
 
         cache = "off" if once else Path(self.config.output, DECODED)
         return ClassificationData(self.config.data, self.config.seed, cache=cache)
 
-    def module(self, classes: list[str], run_id: str = "", *, initial_weights: bool = True) -> LitClassifier:
+    def module(self, classes: list[str], run_id: str = "", *, initial_weights: bool = True) -> "LitClassifier":
         from dk_bench.classification.module import LitClassifier
 
         return LitClassifier(self.values, classes, run_id=run_id, initial_weights=initial_weights)
 
-    def callbacks(self, *, logged: bool) -> list[Callback]:
+    def callbacks(self, *, logged: bool) -> "list[Callback]":
         from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor
 
         averaging = [EMAWeightAveraging(decay=self.config.ema.decay)] if self.config.ema.decay is not None else []
@@ -85,7 +83,7 @@ class Classification(Task):
             raise UserError(f"{path}: checkpoint of {held_name} with {then}, expected {name} with {now}")
         super().check_checkpoint(checkpoint, classes, path)
 
-    def sheet(self, rows: int, split: str = "train") -> Image.Image:
+    def sheet(self, rows: int, split: str = "train") -> "Image.Image":
         from dk_bench.data.procedural import sheet
         from dk_bench.data.sources import open_images
 

@@ -7,7 +7,7 @@ random in the pipeline is a function of (seed, epoch, index), as in classificati
 import io
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler
 
 from dk_bench.data.checksum import files_checksum
@@ -23,7 +24,7 @@ from dk_bench.data.order import InOrder, batches_done, check_processes, mix_seed
 from dk_bench.data.scan import PathFiles
 from dk_bench.data.splits import check_files_apart
 from dk_bench.detection.image_loading import REMOTE, check_pipeline
-from dk_bench.detection.metrics import GroundTruth
+from dk_bench.detection.metrics import GroundTruth, read_truth
 from dk_bench.detection.mmengine_config import DetectionConfig, build, use_scope
 from dk_bench.errors import UserError
 from dk_bench.reading.sequences import check_names
@@ -70,7 +71,8 @@ class DetectionData(RunData):
     def ground_truth(self) -> GroundTruth:
         """Tells what the annotation file says of the validation images, in coordinates of the original images."""
         held = {self.val_images.get_data_info(index)["img_id"] for index in range(len(self.val_images))}
-        return GroundTruth.read(self.val_images.ann_file, self.classes).only(held)
+        truth = read_truth(self.val_images.ann_file, self.classes)
+        return {image: target for image, target in truth.items() if image in held}
 
     @property
     def classes(self) -> list[str]:
@@ -176,8 +178,8 @@ class KeyedBatches(DistributedSampler):
 
 
 class KeyedImages(Dataset):
-    """An mmdet data set by (epoch, index), with random numbers that depend on these and the seed, by index, which is of
-    epoch 0, or by a batch of either.
+    """An mmdet data set by (epoch, index), with random numbers that depend on these and the seed alone and leave those
+    of the process as they were; by index, which is of epoch 0; or by a batch of either.
 
     Raises UserError for an image that is missing or damaged.
     """
@@ -192,21 +194,9 @@ class KeyedImages(Dataset):
         if isinstance(key, list):
             return [self[one] for one in key]
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        with seeded(mix_seed(self.seed, epoch, index)):
+        with isolate_rng(include_cuda=False):
+            seed_all(mix_seed(self.seed, epoch, index))
             return self.images[index]
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seeds Python's, NumPy's and the CPU's torch generator in the block; then it is as if nothing had been drawn."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        seed_all(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
 
 
 def seed_all(seed: int) -> None:

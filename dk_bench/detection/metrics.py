@@ -7,14 +7,11 @@ are given: torchmetrics' own went through float32, and a recall of 0.55 does not
 order of their ids, which decides between equal scores.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import io
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,46 +33,33 @@ IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()  # as COCO's own evaluation
 RECALL_THRESHOLDS = np.linspace(0, 1, 101).tolist()
 # torchmetrics takes an area of zero for one that is not known; COCO counts such an object as small.
 SMALLEST_AREA = 1e-6
+# Id of every image, those without objects included -> boxes (n, 4) float64 as x, y, width, height in pixels of the
+# original image; labels (n,) int64; iscrowd (n,) int64; area (n,) float64 in square pixels.
+GroundTruth = dict[int, dict[str, Tensor]]
+Predictions = Mapping[int, Mapping[str, Tensor]]  # likewise, as `prediction_of` gives them
 
 
-@dataclass(frozen=True)
-class GroundTruth:
-    """Holds what an annotation file says of its images.
+def read_truth(path: str | Path, classes: Sequence[str]) -> GroundTruth:
+    """Reads what a COCO file says of its images. Labels count the file's categories that are among ``classes``, in the
+    file's order, as mmdet's CocoDataset does; objects of other categories are left out.
 
-    ``images``: id of every image, those without objects included -> boxes (n, 4) float64 as x, y, width, height in
-    pixels of the original image; labels (n,) int64; iscrowd (n,) int64; area (n,) float64 in square pixels.
+    Raises UserError as `read_annotations` does.
     """
-
-    images: dict[int, dict[str, Tensor]]
-
-    @classmethod
-    def read(cls, path: str | Path, classes: Sequence[str]) -> GroundTruth:
-        """Reads a COCO file. Labels count the file's categories that are among ``classes``, in the file's order, as
-        mmdet's CocoDataset does; objects of other categories are left out.
-
-        Raises UserError as `read_annotations` does.
-        """
-        held = read_annotations(path, NEEDED)
-        wanted = [category for category, name in held.classes.items() if name in classes]
-        label_of = {category: label for label, category in enumerate(wanted)}
-        objects: dict[int, list[dict[str, Any]]] = {image: [] for image in held.images}
-        for annotation in held.annotations:
-            if annotation["category_id"] in label_of:
-                objects[annotation["image_id"]].append(annotation)
-        return cls({image: _target(found, label_of) for image, found in objects.items()})
-
-    def only(self, ids: Container[int]) -> GroundTruth:
-        """Returns what is said of those images alone: a validation that leaves images out misses no objects there."""
-        return GroundTruth({image: target for image, target in self.images.items() if image in ids})
-
-
-def _target(annotations: list[dict[str, Any]], label_of: Mapping[int, int]) -> dict[str, Tensor]:
-    area = torch.tensor([float(a["area"]) for a in annotations], dtype=torch.float64)
+    held = read_annotations(path, NEEDED)
+    wanted = [category for category, name in held.classes.items() if name in classes]
+    label_of = {category: label for label, category in enumerate(wanted)}
+    objects: dict[int, list[dict[str, Any]]] = {image: [] for image in held.images}
+    for annotation in held.annotations:
+        if annotation["category_id"] in label_of:
+            objects[annotation["image_id"]].append(annotation)
     return {
-        "boxes": torch.tensor([a["bbox"] for a in annotations], dtype=torch.float64).reshape(-1, 4),
-        "labels": torch.tensor([label_of[a["category_id"]] for a in annotations], dtype=torch.int64),
-        "iscrowd": torch.tensor([int(a.get("iscrowd", 0)) for a in annotations], dtype=torch.int64),
-        "area": area.clamp(min=SMALLEST_AREA),
+        image: {
+            "boxes": torch.tensor([a["bbox"] for a in found], dtype=torch.float64).reshape(-1, 4),
+            "labels": torch.tensor([label_of[a["category_id"]] for a in found], dtype=torch.int64),
+            "iscrowd": torch.tensor([int(a.get("iscrowd", 0)) for a in found], dtype=torch.int64),
+            "area": torch.tensor([float(a["area"]) for a in found], dtype=torch.float64).clamp(min=SMALLEST_AREA),
+        }
+        for image, found in objects.items()
     }
 
 
@@ -95,17 +79,15 @@ def prediction_of(sample: Any) -> tuple[int, dict[str, Tensor]]:
     }
 
 
-def average_precision(
-    predictions: Mapping[int, Mapping[str, Tensor]], truth: GroundTruth, backend: str | None = None
-) -> dict[str, float]:
+def average_precision(predictions: Predictions, truth: GroundTruth, backend: str | None = None) -> dict[str, float]:
     """Returns mAP (IoU 0.5 to 0.95), mAP_50, mAP_75, mAP_s, mAP_m and mAP_l, 0 to 1; -1 where there is nothing to find.
 
-    All images of the ground truth count; one without predictions has found nothing. ``predictions``: image id -> what
-    `prediction_of` gives. ``backend``: one of `BACKENDS`, by default the first one that is installed.
+    All images of the ground truth count; in one without predictions nothing was found. ``backend``: one of `BACKENDS`,
+    by default the first one that is installed.
 
     Raises UserError for predictions of images that the ground truth does not know.
     """
-    if strange := sorted(predictions.keys() - truth.images.keys()):
+    if strange := sorted(predictions.keys() - truth.keys()):
         raise UserError(f"predictions for image ids {strange[:5]}, which the annotation file does not have")
     metric = MeanAveragePrecision(
         box_format="xywh",
@@ -114,39 +96,31 @@ def average_precision(
         max_detection_thresholds=MAX_DETECTIONS,
         # faster_coco_eval gives the same figures sooner where it is installed
         backend=backend or (BACKENDS[0] if importlib.util.find_spec(BACKENDS[0]) else BACKENDS[1]),
-        sync_on_compute=False,  # all predictions are here already, see DetectionMetric
+        sync_on_compute=False,  # all predictions are here already, see `score`
     )
     metric.warn_on_many_detections = False  # detectors give more than 100; the best 100 count
-    images = sorted(truth.images)
+    images = sorted(truth)
     nothing = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}
-    metric.update([dict(predictions.get(image, nothing)) for image in images], [truth.images[i] for i in images])
+    metric.update([dict(predictions.get(image, nothing)) for image in images], [truth[i] for i in images])
     with contextlib.redirect_stdout(io.StringIO()):  # the backends talk
         figures = metric.compute()
     return {name: float(figures[theirs]) for name, theirs in NAMES.items()}
 
 
-class DetectionMetric:
-    """Collects mmdet's predictions over a validation epoch, on every process its own, and scores them together.
+def score(
+    predictions: Predictions, truth: GroundTruth, backend: str | None = None, *, of_seen: bool = False
+) -> dict[str, float]:
+    """Returns the figures of every process's own predictions together, in percent, the same on every process; NaN where
+    there is nothing to find.
 
     torchmetrics' own synchronisation needs as many images on every process; this one does not, and an image that two
     processes have seen counts once. In one that none has seen nothing was found; with ``of_seen`` it does not count.
     """
-
-    def __init__(self, truth: GroundTruth, backend: str | None = None, *, of_seen: bool = False) -> None:
-        self.truth, self.backend, self.of_seen = truth, backend, of_seen
-        self._predictions: dict[int, dict[str, Tensor]] = {}
-
-    def update(self, samples: Iterable[Any]) -> None:
-        """Takes a batch of DetDataSamples with pred_instances."""
-        self._predictions.update(map(prediction_of, samples))
-
-    def compute(self) -> dict[str, float]:
-        """Returns the figures in percent, the same on every process; NaN where there is nothing to find."""
-        parts = [self._predictions]
-        if dist.is_available() and dist.is_initialized():
-            parts = [{} for _ in range(dist.get_world_size())]
-            dist.all_gather_object(parts, self._predictions)
-        together = {image: prediction for part in parts for image, prediction in part.items()}
-        truth = self.truth.only(together) if self.of_seen else self.truth
-        figures = average_precision(together, truth, self.backend)
-        return {name: 100 * value if value >= 0 else math.nan for name, value in figures.items()}
+    parts = [predictions]
+    if dist.is_available() and dist.is_initialized():
+        parts = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(parts, predictions)
+    together = {image: prediction for part in parts for image, prediction in part.items()}
+    counted = {image: target for image, target in truth.items() if image in together or not of_seen}
+    figures = average_precision(together, counted, backend)
+    return {name: 100 * value if value >= 0 else math.nan for name, value in figures.items()}

@@ -89,8 +89,7 @@ def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> De
 
 def _file(path: str) -> mmengine.Config:
     """Reads a file and gives it its ``name``; only once while it and the files below it stay as they are: mmengine
-    takes a second for it, and the runs of a sweep differ by their overrides alone. Raises UserError where it cannot be
-    read."""
+    takes a second for it, and the runs of a sweep differ by overrides alone. Raises UserError for an unreadable one."""
     if path in _FILES and (stamps := _stamps(_FILES[path][0])) and stamps == _FILES[path][1]:
         return _FILES[path][0]
     try:
@@ -150,9 +149,9 @@ def build(registry: Registry, settings: Mapping[str, Any], key: str, **defaults:
 
 
 @contextmanager
-def quiet_mmengine(level: int = logging.WARNING) -> Iterator[None]:
-    """Silences what mmengine logs below a level: it has a line for every parameter."""
-    logger = MMLogger.get_current_instance()
+def quiet(level: int = logging.WARNING, logger: logging.Logger | None = None) -> Iterator[None]:
+    """Silences what is logged below a level, by default what mmengine logs: it has a line for every parameter."""
+    logger = logger or MMLogger.get_current_instance()
     before = logger.level
     logger.setLevel(level)
     try:

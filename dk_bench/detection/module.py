@@ -1,13 +1,11 @@
 """The Lightning module of detection: any detector of mmdet, its losses, and COCO's average precision."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 from mmdet.registry import MODELS
@@ -16,10 +14,10 @@ from mmengine.model.utils import revert_sync_batchnorm
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from dk_bench.detection.backbone import TimmBackbone, check_neck
+from dk_bench.detection import backbone
 from dk_bench.detection.data import DetectionData, seed_all
-from dk_bench.detection.metrics import DetectionMetric
-from dk_bench.detection.mmengine_config import PRECISIONS, build, config_from_values, use_scope
+from dk_bench.detection.metrics import prediction_of, score
+from dk_bench.detection.mmengine_config import PRECISIONS, build, config_from_values, quiet, use_scope
 from dk_bench.detection.mmengine_files import add_for_mmengine
 from dk_bench.detection.recipe import build_schedules, build_wrapper, clip_gradients
 from dk_bench.detection.task import Detection
@@ -60,9 +58,9 @@ class LitDetector(ConfiguredModule):
         if self.config.run.trainer.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.train_loss = mean_of_losses()
-        self._metric: DetectionMetric | None = None
+        self._predictions: dict[int, dict[str, Tensor]] = {}
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> LitDetector:
+    def _apply(self, fn: Callable, recurse: bool = True) -> Self:
         """Moves the preprocessor's idea of where it is as well: only its own ``to``, not its parent's, changes that."""
         super()._apply(fn, recurse)
         self.model.data_preprocessor.to(next(self.model.parameters()).device)
@@ -82,10 +80,8 @@ class LitDetector(ConfiguredModule):
             self._check_data()
         precision, on_cpu = self.trainer.precision, self.trainer.strategy.root_device.type == "cpu"
         if on_cpu and precision != "32-true" and getattr(self.model, "with_rpn", False):
-            expected = (
-                "expected '32-true' on a CPU: mmcv's suppression of overlapping proposals takes nothing else there"
-            )
-            raise UserError(expected, key="trainer.precision", value=precision)
+            takes = "mmcv's suppression of overlapping proposals takes nothing else there"
+            raise UserError(f"expected '32-true' on a CPU: {takes}", key="trainer.precision", value=precision)
         if precision not in PRECISIONS:
             raise UserError(f"Trainer(precision={precision!r}), expected one of {', '.join(PRECISIONS)}")
         if self.trainer.world_size == 1:
@@ -115,21 +111,17 @@ class LitDetector(ConfiguredModule):
         self.model.train()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Sets also whether validation follows the epoch, which a step that is resumed into tells too."""
+        """Sets also whether validation follows the epoch, as mmengine has it: here, as a run goes on from any step."""
         super().on_train_batch_start(batch, batch_idx)
-        epochs = self.current_epoch + 1
+        train, epochs = self.config.cfg.train_cfg, self.current_epoch + 1
+        due = epochs % train.get("val_interval", 1) == 0 or epochs == train.max_epochs
+        validates = due and epochs >= train.get("val_begin", 1)
         # Lightning validates after epochs that this divides.
-        self.trainer.check_val_every_n_epoch = epochs if self._validates_after(epochs) else epochs + 1
+        self.trainer.check_val_every_n_epoch = epochs if validates else epochs + 1
 
     def seed_step(self, seed: int) -> None:
         seed_all(seed)
         super().seed_step(seed)  # the GPU's too
-
-    def _validates_after(self, epochs: int) -> bool:
-        """Tells whether mmengine validates when that many epochs are done."""
-        train = self.config.cfg.train_cfg
-        due = epochs % train.get("val_interval", 1) == 0 or epochs == train.max_epochs
-        return due and epochs >= train.get("val_begin", 1)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         losses = self.or_diverged(lambda: self.model(**self.model.data_preprocessor(batch, True), mode="loss"))
@@ -144,19 +136,19 @@ class LitDetector(ConfiguredModule):
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        # A trainer may be told to look at a part of the images: what it does not look at is not missed.
-        self._metric = DetectionMetric(self.trainer.datamodule.ground_truth, of_seen=True)
+        self._predictions.clear()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         # As under mmengine: what trains in mixed precision is validated in full precision, unless val_cfg.fp16 is set.
         full = not (self.config.cfg.get("val_cfg") or {}).get("fp16", False)
         with torch.autocast(self.device.type, enabled=False) if full else nullcontext():
-            self._metric.update(self.or_diverged(lambda: self(batch)))
+            self._predictions.update(map(prediction_of, self.or_diverged(lambda: self(batch))))
 
     def on_validation_epoch_end(self, split: str = "val") -> None:
-        for name, value in self._metric.compute().items():
+        # A trainer may be told to look at a part of the images: what it does not look at is not missed.
+        for name, value in score(self._predictions, self.trainer.datamodule.ground_truth, of_seen=True).items():
             self.log(f"{split}/{name}", value, prog_bar=name == "mAP")
-        self._metric = None
+        self._predictions.clear()
 
     def learning_rate(self) -> float:
         """Returns the largest of all groups': mmengine makes a group of every parameter."""
@@ -198,15 +190,9 @@ def build_detector(cfg: MMConfig, *, initial_weights: bool = True) -> nn.Module:
     Raises UserError for a model that cannot be built, and for weights that cannot be had."""
     settings = cfg.model if initial_weights else without_initial_weights(cfg.model)
     more = {"data_preprocessor": cfg.data_preprocessor} if cfg.get("data_preprocessor") else {}
-    backbones = logging.getLogger("dk_bench.detection.backbone")
-    level = backbones.level
-    if not initial_weights:
-        backbones.setLevel(logging.ERROR)  # it would warn of random weights
-    try:
+    with nullcontext() if initial_weights else quiet(logging.ERROR, backbone.log):  # it would warn of random weights
         model = build(MODELS, settings, "model", **more)
-    finally:
-        backbones.setLevel(level)
-    check_neck(model)
+    backbone.check_neck(model)
     if initial_weights:
         model.init_weights()
         if cfg.get("load_from"):
@@ -222,7 +208,7 @@ def load_start(model: nn.Module, path: str) -> None:
     held, own = weights_in(checkpoint), model.state_dict()
     fitting = {name: value for name, value in held.items() if name in own and own[name].shape == value.shape}
     # Those of TimmBackbone as they are: it takes the rigid base's too, and names what does not fit.
-    inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, TimmBackbone))
+    inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, backbone.TimmBackbone))
     fitting |= {name: value for name, value in held.items() if name.startswith(inside)}
     if not fitting:
         raise UserError(f"key 'load_from' is {path!r}: none of its {len(held)} weights fits {type(model).__name__}")

@@ -1,6 +1,5 @@
 """Optimiser and schedule of an mmengine configuration, by mmengine's own builders."""
 
-import copy
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 from torch.optim import Optimizer
 
-from dk_bench.detection.mmengine_config import build, quiet_mmengine
+from dk_bench.detection.mmengine_config import build, quiet
 from dk_bench.errors import UserError
 from dk_bench.training.own_trainer import check_same_steps
 
@@ -58,14 +57,12 @@ def build_wrapper(model: nn.Module, cfg: mmengine.Config, world_size: int) -> Op
     With ``auto_scale_lr`` enabled learning rates are scaled to the batch over all devices. Raises UserError for
     settings that make no optimiser.
     """
-    settings = copy.deepcopy(cfg.optim_wrapper)
-    settings["type"] = "OptimWrapper"
-    if (scale := settings.get("loss_scale", "dynamic")) != "dynamic":
+    if (scale := cfg.optim_wrapper.get("loss_scale", "dynamic")) != "dynamic":
         raise UserError(f"key 'optim_wrapper.loss_scale' is {scale!r}, expected 'dynamic'")
-    for key in OF_MIXED_PRECISION:
-        settings.pop(key, None)
+    settings = {key: value for key, value in cfg.optim_wrapper.items() if key not in OF_MIXED_PRECISION}
+    settings["type"] = "OptimWrapper"
     try:
-        with quiet_mmengine(logging.ERROR):  # it warns of every frozen parameter
+        with quiet(logging.ERROR):  # it warns of every frozen parameter
             wrapper = build_optim_wrapper(model, settings)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise UserError(f"key 'optim_wrapper' cannot be built: {error}") from error
@@ -84,14 +81,10 @@ def build_schedules(optimizer: Optimizer, cfg: mmengine.Config, steps_per_epoch:
     settings = cfg.get("param_scheduler") or []
     epochs, schedulers = cfg.train_cfg.max_epochs, []
     for number, one in enumerate([settings] if isinstance(settings, dict) else settings):
-        one = copy.deepcopy(dict(one))
-        one.setdefault("end", epochs if one.get("by_epoch", True) else epochs * steps_per_epoch)
-        made = build(
-            PARAM_SCHEDULERS, one, f"param_scheduler.{number}", optimizer=optimizer, epoch_length=steps_per_epoch
-        )
+        key, end = f"param_scheduler.{number}", epochs if one.get("by_epoch", True) else epochs * steps_per_epoch
+        made = build(PARAM_SCHEDULERS, one, key, optimizer=optimizer, epoch_length=steps_per_epoch, end=end)
         if getattr(made, "need_val_args", False):
-            kind = type(made).__name__
-            raise UserError(f"key 'param_scheduler.{number}' is a {kind}, which needs validation's result")
+            raise UserError(f"key '{key}' is a {type(made).__name__}, which needs validation's result")
         schedulers.append(made)
     return Schedules(optimizer, schedulers, steps_per_epoch)
 

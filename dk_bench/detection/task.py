@@ -1,7 +1,5 @@
 """The task of detection: any detector of mmdet, on data in COCO's format. Configurations are mmengine's."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,12 +10,7 @@ from torch import nn
 
 from dk_bench.classification.timm_models import kernel_spec
 from dk_bench.config import ModelConfig
-from dk_bench.detection.mmengine_config import (
-    DetectionConfig,
-    config_from_values,
-    load_detection_config,
-    quiet_mmengine,
-)
+from dk_bench.detection import mmengine_config
 from dk_bench.training.task import Task
 
 if TYPE_CHECKING:
@@ -33,17 +26,17 @@ class Detection(Task):
     name = "detection"
     metrics = ("val/mAP", "val/mAP_50", "val/mAP_75", "val/mAP_s", "val/mAP_m", "val/mAP_l")
 
-    read, parse = staticmethod(load_detection_config), staticmethod(config_from_values)
+    read, parse = staticmethod(mmengine_config.load_detection_config), staticmethod(mmengine_config.config_from_values)
 
-    def __init__(self, config: DetectionConfig) -> None:
+    def __init__(self, config: mmengine_config.DetectionConfig) -> None:
         super().__init__(config, config.run, config.to_dict(), config.cfg.train_cfg.max_epochs)
 
-    def data(self, *, once: bool = False) -> DetectionData:
+    def data(self, *, once: bool = False) -> "DetectionData":
         from dk_bench.detection.data import DetectionData
 
         return DetectionData(self.config)
 
-    def module(self, classes: list[str], run_id: str = "", *, initial_weights: bool = True) -> LitDetector:
+    def module(self, classes: list[str], run_id: str = "", *, initial_weights: bool = True) -> "LitDetector":
         from dk_bench.detection.module import LitDetector
 
         return LitDetector(self.values, classes, run_id, initial_weights=initial_weights)
@@ -55,7 +48,7 @@ class Detection(Task):
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """Silences mmengine, and the warning of modules that mmdet keeps in evaluation mode in training."""
-        with quiet_mmengine(), warnings.catch_warnings():
+        with mmengine_config.quiet(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
             yield
 
@@ -91,7 +84,7 @@ class Detection(Task):
             parts.append(f"{name.removeprefix('val/').replace('mAP_', 'AP_')} {shown}")
         return "  ".join(parts)
 
-    def sheet(self, rows: int, split: str = "train") -> Image.Image:
+    def sheet(self, rows: int, split: str = "train") -> "Image.Image":
         from dk_bench.detection.sheet import sheet
 
         self.check_split(split)

@@ -84,11 +84,11 @@ def random_predictions(path, seed, per_object=4, noise=0.12, classes=CLASSES):
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
-    from dk_bench.detection.metrics import GroundTruth
+    from dk_bench.detection.metrics import read_truth
 
     random = torch.Generator().manual_seed(seed)
     samples = []
-    for identifier, target in GroundTruth.read(path, classes).images.items():
+    for identifier, target in read_truth(path, classes).items():
         boxes = target["boxes"].repeat(per_object, 1)
         extra = torch.rand(9, 4, generator=random, dtype=torch.float64) * 60 + 1
         boxes = torch.cat([boxes, extra])

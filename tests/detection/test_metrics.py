@@ -15,7 +15,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
 from dk_bench.data.procedural import SHAPES
-from dk_bench.detection.metrics import BACKENDS, NAMES, DetectionMetric, GroundTruth, average_precision, prediction_of
+from dk_bench.detection.metrics import BACKENDS, NAMES, average_precision, prediction_of, read_truth, score
 from dk_bench.detection.scene_files import write_dataset
 from dk_bench.errors import UserError
 
@@ -58,7 +58,7 @@ def test_both_backends_and_mmdet_agree(tmp_path, monkeypatch, seed):
     samples = random_predictions(path, seed)
     expected = by_mmdet(path, samples, monkeypatch)
     assert all(0 < value < 0.99 for value in expected.values()), expected
-    truth = GroundTruth.read(path, CLASSES)
+    truth = read_truth(path, CLASSES)
     for backend in BACKENDS:
         figures = average_precision(dict(map(prediction_of, samples)), truth, backend)
         assert figures == pytest.approx(expected, abs=1e-6), backend
@@ -75,7 +75,7 @@ def test_they_agree_on_the_procedural_data(tmp_path, monkeypatch, seed):
     samples = random_predictions(path, seed, classes=SHAPES)
     expected = by_mmdet(path, samples, monkeypatch, classes=SHAPES)
     assert len(expected) == 6 and all(0 < value < 0.99 for value in expected.values()), expected
-    truth = GroundTruth.read(path, SHAPES)
+    truth = read_truth(path, SHAPES)
     for backend in BACKENDS:
         figures = average_precision(dict(map(prediction_of, samples)), truth, backend)
         assert figures == pytest.approx(expected, abs=1e-6), backend
@@ -85,7 +85,7 @@ def test_more_than_100_detections_an_image(tmp_path, monkeypatch):
     """mmdet's default counts AP of 100 detections but AP50, AP75, S, M and L of 1000; COCO counts all of 100."""
     path = scaled(write_coco(tmp_path, images=10), (1, 0.5, 6))
     samples = random_predictions(path, seed=0, per_object=100, noise=0.8)
-    truth = GroundTruth.read(path, CLASSES)
+    truth = read_truth(path, CLASSES)
     expected, of_1000 = by_mmdet(path, samples, monkeypatch), by_mmdet(path, samples, monkeypatch, (100, 300, 1000))
     assert of_1000["mAP"] == expected["mAP"] and of_1000["mAP_50"] > expected["mAP_50"] + 1e-4
     for backend in BACKENDS:
@@ -95,10 +95,8 @@ def test_more_than_100_detections_an_image(tmp_path, monkeypatch):
 def test_images_may_come_in_any_order_twice_or_not_at_all(tmp_path, monkeypatch):
     path = write_coco(tmp_path, images=15)
     samples = random_predictions(path, seed=1)
-    metric = DetectionMetric(GroundTruth.read(path, CLASSES))
-    metric.update(reversed(samples[3:]))
-    metric.update(samples[4:6])
-    figures = metric.compute()
+    predictions = dict(map(prediction_of, [*reversed(samples[3:]), *samples[4:6]]))
+    figures = score(predictions, read_truth(path, CLASSES))
     expected = by_mmdet(path, samples[3:], monkeypatch)
     for name, value in figures.items():
         assert value == pytest.approx(100 * expected[name], abs=1e-4) if expected[name] >= 0 else math.isnan(value)
@@ -107,7 +105,7 @@ def test_images_may_come_in_any_order_twice_or_not_at_all(tmp_path, monkeypatch)
 def test_ground_truth_matters_as_the_file_has_it(tmp_path):
     """Crowds, areas and images without objects change the figures: none of them may get lost."""
     path = scaled(write_coco(tmp_path, images=24), (1, 0.5, 6))
-    predictions, truth = dict(map(prediction_of, random_predictions(path, 0))), GroundTruth.read(path, CLASSES)
+    predictions, truth = dict(map(prediction_of, random_predictions(path, 0))), read_truth(path, CLASSES)
     right = average_precision(predictions, truth)
     content = json.loads(path.read_text())
 
@@ -115,8 +113,8 @@ def test_ground_truth_matters_as_the_file_has_it(tmp_path):
         changed = json.loads(json.dumps(content))
         change(changed)
         (tmp_path / "changed.json").write_text(json.dumps(changed))
-        known = GroundTruth.read(tmp_path / "changed.json", CLASSES)
-        return average_precision({i: p for i, p in predictions.items() if i in known.images}, known)
+        known = read_truth(tmp_path / "changed.json", CLASSES)
+        return average_precision({i: p for i, p in predictions.items() if i in known}, known)
 
     def no_crowds(changed):
         for annotation in changed["annotations"]:
@@ -139,13 +137,13 @@ def test_ground_truth_matters_as_the_file_has_it(tmp_path):
 
 def test_ground_truth_as_read(tmp_path):
     path = write_coco(tmp_path, images=20)
-    content, truth = json.loads(path.read_text()), GroundTruth.read(path, CLASSES)
-    assert truth.images.keys() == {image["id"] for image in content["images"]}
-    assert sum(len(target["boxes"]) == 0 for target in truth.images.values()) == 4
-    crowds = sum(int(target["iscrowd"].sum()) for target in truth.images.values())
+    content, truth = json.loads(path.read_text()), read_truth(path, CLASSES)
+    assert truth.keys() == {image["id"] for image in content["images"]}
+    assert sum(len(target["boxes"]) == 0 for target in truth.values()) == 4
+    crowds = sum(int(target["iscrowd"].sum()) for target in truth.values())
     assert crowds == sum(a["iscrowd"] for a in content["annotations"]) > 0
-    some = GroundTruth.read(path, CLASSES[1:])  # labels count the categories that are asked for
-    assert set(torch.cat([target["labels"] for target in some.images.values()]).tolist()) == {0, 1}
+    some = read_truth(path, CLASSES[1:])  # labels count the categories that are asked for
+    assert set(torch.cat([target["labels"] for target in some.values()]).tolist()) == {0, 1}
 
 
 def test_box_types_of_mmdet_are_taken():
@@ -158,22 +156,22 @@ def test_box_types_of_mmdet_are_taken():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_predictions_and_nothing_to_find(tmp_path, backend):
     path = write_coco(tmp_path)
-    figures = average_precision({}, GroundTruth.read(path, CLASSES), backend)
+    figures = average_precision({}, read_truth(path, CLASSES), backend)
     assert figures["mAP"] == 0 and figures["mAP_l"] == -1  # no object is large
-    nothing = GroundTruth.read(path, ["other"])
+    nothing = read_truth(path, ["other"])
     assert set(average_precision({}, nothing, backend).values()) == {-1}
-    assert all(math.isnan(value) for value in DetectionMetric(nothing, backend).compute().values())
+    assert all(math.isnan(value) for value in score({}, nothing, backend).values())
 
 
 def test_bad_input(tmp_path):
     with pytest.raises(UserError, match=r"annotation file .*none\.json cannot be read: No such file"):
-        GroundTruth.read(tmp_path / "none.json", CLASSES)
+        read_truth(tmp_path / "none.json", CLASSES)
     bad = tmp_path / "bad.json"
     faults = ("{", "not a JSON file"), ("[]", "found a list"), ('{"images": []}', "key 'categories' is missing")
     for text, match in faults:
         bad.write_text(text)
         with pytest.raises(UserError, match=rf"annotation file .*bad\.json: .*{match}"):
-            GroundTruth.read(bad, CLASSES)
-    truth = GroundTruth.read(write_coco(tmp_path), CLASSES)
+            read_truth(bad, CLASSES)
+    truth = read_truth(write_coco(tmp_path), CLASSES)
     with pytest.raises(UserError, match=r"image ids \[99\], which the annotation file does not have"):
         average_precision({99: {}}, truth)

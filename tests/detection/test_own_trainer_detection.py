@@ -19,7 +19,7 @@ from pytorch_lightning import callbacks
 
 from dk_bench.data import order
 from dk_bench.detection.data import DetectionData
-from dk_bench.detection.metrics import DetectionMetric
+from dk_bench.detection.metrics import prediction_of, score
 from dk_bench.detection.mmengine_config import load_detection_config
 from dk_bench.detection.module import LitDetector
 from dk_bench.errors import UserError
@@ -108,9 +108,8 @@ def test_figures_are_of_the_images_that_were_looked_at(plain, monkeypatch):
     assert [len(batch) for batch in predicted] == [2, 2, 2]
     for batches in (3, 1):
         seen = [sample for batch in predicted[:batches] for sample in batch]
-        metric = DetectionMetric(data.ground_truth.only([sample.img_id for sample in seen]))
-        metric.update(seen)
-        expected = metric.compute()
+        predictions = dict(map(prediction_of, seen))
+        expected = score(predictions, {image: data.ground_truth[image] for image in predictions})
         own = trainer(limit_val_batches=batches, limit_test_batches=batches)
         for split, call in (("val", own.validate), ("test", own.test)):
             (figures,) = call(module, data, verbose=False)
@@ -214,7 +213,7 @@ def test_two_devices_see_every_image_and_score_them_together(tmp_path, monkeypat
     assert len(ids[0]) == len(ids[1]) == 5 and len({*ids[0], *ids[1]}) == len(data.train_images) == 10
     assert first["steps"] == 3  # two images each a step
     validated = [image.partition(":")[0] for seen in (first, second) for image in seen["val"]]
-    assert sorted(validated) == sorted(str(image) for image in data.ground_truth.images) and len(validated) == 5
+    assert sorted(validated) == sorted(str(image) for image in data.ground_truth) and len(validated) == 5
 
     known = {sample.img_id: sample for sample in random_predictions(data.val_images.ann_file, seed=0)}
     monkeypatch.setattr(FasterRCNN, "predict", lambda self, inputs, samples: [known[s.img_id] for s in samples])

@@ -17,7 +17,7 @@ from torch import nn
 
 from dk_bench.detection.backbone import TimmBackbone
 from dk_bench.detection.data import DetectionData
-from dk_bench.detection.metrics import DetectionMetric, GroundTruth
+from dk_bench.detection.metrics import prediction_of, read_truth, score
 from dk_bench.detection.mmengine_config import config_from_values, load_detection_config, use_scope
 from dk_bench.detection.module import LitDetector, check_num_classes, load_start
 from dk_bench.errors import UserError
@@ -128,15 +128,14 @@ def test_part_of_the_validation_images(tmp_path):
     """Objects of images that are not validated are not missed."""
     whole = DetectionData(tiny_detection(tmp_path))
     part = DetectionData(tiny_detection(tmp_path, "val_dataloader.dataset.indices=2"))
-    assert len(part.val_images) == 2 and len(whole.ground_truth.images) == 6
+    assert len(part.val_images) == 2 and len(whole.ground_truth) == 6
     held = {part.val_images.get_data_info(index)["img_id"] for index in range(2)}
-    assert part.ground_truth.images.keys() == held
+    assert part.ground_truth.keys() == held
     samples = random_predictions(tmp_path / "tiny_data" / "val.json", seed=0, noise=0.0)
     found = {}
     for name, data in (("part", part), ("whole", whole)):
-        metric = DetectionMetric(data.ground_truth)
-        metric.update([sample for sample in samples if sample.img_id in held])
-        found[name] = metric.compute()["mAP_50"]
+        predictions = dict(prediction_of(sample) for sample in samples if sample.img_id in held)
+        found[name] = score(predictions, data.ground_truth)["mAP_50"]
     assert found["part"] > found["whole"] > 0
 
 
@@ -223,7 +222,7 @@ def test_annotations_that_do_not_tell_crowds(tmp_path):
     path = tiny_file(tmp_path)
     edit(tmp_path / "tiny_data" / "val.json", lambda content: [a.pop("iscrowd") for a in content["annotations"]])
     truth = DetectionData(load_detection_config(path)).ground_truth
-    assert not any(target["iscrowd"].any() for target in truth.images.values())
+    assert not any(target["iscrowd"].any() for target in truth.values())
 
 
 def test_other_classes_are_left_out_where_that_is_asked_for(tmp_path):
@@ -233,9 +232,9 @@ def test_other_classes_are_left_out_where_that_is_asked_for(tmp_path):
         DetectionData(load_detection_config(path)).val_images  # noqa: B018
     data = DetectionData(load_detection_config(path, ["other_classes=True"]))
     assert data.classes == ["disc", "bar"] and len(data.val_images) == 6
-    labels = torch.cat([target["labels"] for target in data.ground_truth.images.values()])
-    whole = GroundTruth.read(tmp_path / "tiny_data" / "val.json", CLASSES)
-    assert len(labels) == sum(int((target["labels"] != 1).sum()) for target in whole.images.values())
+    labels = torch.cat([target["labels"] for target in data.ground_truth.values()])
+    whole = read_truth(tmp_path / "tiny_data" / "val.json", CLASSES)
+    assert len(labels) == sum(int((target["labels"] != 1).sum()) for target in whole.values())
 
 
 def test_detectors_checkpoint_as_a_backbones(tmp_path):
