@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dk_bench.reference.checks import IntPair, NotFinite, Pair, as_pair, check_input, check_like, compute_dtype
+from dk_bench.reference.checks import IntPair, NotFinite, as_pair, check_input, check_like, compute_dtype
 
 
 class RoISettings(NamedTuple):
@@ -148,7 +148,15 @@ def check_deform_roi_pool(
                 f"{channels}"
             )
         channels //= math.prod(size)
-    _check_moves(input, rois, offset, mask, size, channels)
+    if offset is not None:
+        if offset.dim() != 4 or offset.shape[1] < 2 or offset.shape[1] % 2 or channels % (offset.shape[1] // 2):
+            raise ValueError(
+                f"offset: expected shape (R, 2 G, Ph, Pw) with G a divisor of the {channels} output channels, got "
+                f"{tuple(offset.shape)}"
+            )
+        _check_bins("offset", "(R, 2 G, Ph, Pw)", offset, (rois.shape[0], offset.shape[1], *size), input)
+    if mask is not None:
+        _check_bins("mask", "(R, 1, Ph, Pw)", mask, (rois.shape[0], 1, *size), input)
     return channels
 
 
@@ -172,20 +180,6 @@ def check_boxes(rois: Tensor, images: int) -> None:
             raise ValueError(f"rois: row {row} names image {image:g} of {images}; expected 0 to {images - 1}")
         if not all(map(math.isfinite, corners)):
             raise NotFinite(f"rois: row {row} has a coordinate that is NaN or infinite")
-
-
-def _check_moves(
-    input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, size: Pair, channels: int
-) -> None:
-    if offset is not None:
-        if offset.dim() != 4 or offset.shape[1] < 2 or offset.shape[1] % 2 or channels % (offset.shape[1] // 2):
-            raise ValueError(
-                f"offset: expected shape (R, 2 G, Ph, Pw) with G a divisor of the {channels} output channels, got "
-                f"{tuple(offset.shape)}"
-            )
-        _check_bins("offset", "(R, 2 G, Ph, Pw)", offset, (rois.shape[0], offset.shape[1], *size), input)
-    if mask is not None:
-        _check_bins("mask", "(R, 1, Ph, Pw)", mask, (rois.shape[0], 1, *size), input)
 
 
 def _check_bins(name: str, layout: str, tensor: Tensor, expected: tuple[int, ...], input: Tensor) -> None:
