@@ -62,22 +62,18 @@ def _load(name: str) -> bool:
 
 def _load_cpu() -> None:
     """Raises ImportError that says what to do: most who have no library have forgotten to build it."""
+    names = [schema.partition("(")[0] for schema in SCHEMAS]
     try:
-        fault = _lacking() if _load("_cpu") else f"are missing ({_PACKAGE.name}/_cpu*.so)"
+        fault = "" if _load("_cpu") else f"are missing ({_PACKAGE.name}/_cpu*.so)"
     except OSError as error:
         fault = f"cannot be loaded: {error}"
+    if not fault and (lacking := [name for name in names if not hasattr(torch.ops.dk_bench, name)]):
+        fault = f"are older than this package, without {', '.join(lacking)}"
     if fault:
         raise ImportError(
             f"dk_bench: the compiled operators {fault}; build them with `pip install -e .`, or do without, slowly, by "
             f"{CHOICE}={REFERENCE}"
         )
-
-
-def _lacking() -> str:
-    """Tells what is wrong with a library that was built from older sources; nothing of one that has every operator."""
-    names = [schema.partition("(")[0] for schema in SCHEMAS]
-    lacking = [name for name in names if not hasattr(torch.ops.dk_bench, name)]
-    return f"are older than this package, without {', '.join(lacking)}" if lacking else ""
 
 
 def _load_cuda() -> str | None:
