@@ -13,11 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dk_bench.analysis.bench import recording
-from dk_bench.analysis.bench.loader import FILES, FOLDER, PROCEDURAL, SOURCES, LoaderPlan, bench_data
-from dk_bench.analysis.bench.steps import CPU_SETS, ModelSet, bench_models
-from dk_bench.analysis.bench.steps import ROUNDS as TRAIN_ROUNDS
-from dk_bench.analysis.bench.study import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
+from dk_bench.analysis.bench import loader, recording, steps, study
 from dk_bench.analysis.bench.tables import document
 from dk_bench.cli.options import add_number, add_output, check_device, check_file
 from dk_bench.errors import UserError, system_errors
@@ -27,7 +23,7 @@ from dk_bench.models import MODELS, PAPER_MODELS
 from dk_bench.tables.terminal import show
 
 ROUNDS = 25
-PLAN = LoaderPlan()
+PLAN = loader.LoaderPlan()
 OWN = {  # options that not all kinds of bench have
     "ops": ("shapes",),
     "train": ("models", "batch", "size", "bfloat16"),
@@ -40,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=list(OWN), help=what)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (cpu)")
     add_number(parser, "--threads", "N", "CPU threads (1)", default=1)
-    rounds = f"ops {ROUNDS}, train {TRAIN_ROUNDS}, data {PLAN.rounds}"
+    rounds = f"ops {ROUNDS}, train {steps.ROUNDS}, data {PLAN.rounds}"
     add_number(parser, "--repeats", "N", f"rounds; lower quartiles are taken ({rounds})")
     isa = (
         "instruction sets that our library, torch and oneDNN are held to, one after the other (ops: avx512 and avx2, "
@@ -61,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bfloat16", action="store_true", help="train: under bfloat16 autocast")
     sizes = f"data: height and width of the images that the loader gives ({' '.join(map(str, PLAN.sizes))})"
     add_number(parser, "--sizes", "PIXELS", sizes, nargs="+")
-    sources = f"data: where images come from ({' '.join(SOURCES)})"
-    parser.add_argument("--sources", nargs="+", choices=SOURCES, help=sources)
+    sources = f"data: where images come from ({' '.join(loader.SOURCES)})"
+    parser.add_argument("--sources", nargs="+", choices=loader.SOURCES, help=sources)
     place = f"data: a folder or tar of images (of procedural ones of {PLAN.side} pixels, as JPEG)"
     parser.add_argument("--place", metavar="PATH", help=place)
     add_number(parser, "--images", "N", f"data: procedural images ({PLAN.images})")
@@ -115,8 +111,8 @@ def _check_data(args: argparse.Namespace) -> None:
     if args.device == "cuda":
         raise UserError("--device cuda: images are loaded by the CPU")
     if args.place:
-        sources = [source for source in FILES if Path(args.place).is_dir() == (source == FOLDER)]
-        if not set(args.sources or sources) <= {*sources, PROCEDURAL}:
+        sources = [source for source in loader.FILES if Path(args.place).is_dir() == (source == loader.FOLDER)]
+        if not set(args.sources or sources) <= {*sources, loader.PROCEDURAL}:
             raise UserError(f"--sources {' '.join(args.sources)}: --place {args.place} is a {sources[0]}")
         args.sources = args.sources or sources
 
@@ -145,23 +141,24 @@ def _with_threads(args: argparse.Namespace, on_item: Callable[[str], None]) -> d
 
 
 def _ops(args: argparse.Namespace, on_shape: Callable[[str], None]) -> dict[str, Any]:
-    given = [tuple(map(int, text.split(","))) for text in args.shapes or ()] or RESNET50DW
-    shapes = [Shape(*shape[:2], *(shape[2:] or (BATCH[args.device],))) for shape in given]
-    return bench_operators(shapes, SETTINGS[args.device], torch.device(args.device), args.repeats or ROUNDS, on_shape)
+    given = [tuple(map(int, text.split(","))) for text in args.shapes or ()] or study.RESNET50DW
+    shapes = [study.Shape(*shape[:2], *(shape[2:] or (study.BATCH[args.device],))) for shape in given]
+    rounds = args.repeats or ROUNDS
+    return study.bench_operators(shapes, study.SETTINGS[args.device], torch.device(args.device), rounds, on_shape)
 
 
 def _train(args: argparse.Namespace, on_model: Callable[[str], None]) -> dict[str, Any]:
-    sets = CPU_SETS
+    sets = steps.CPU_SETS
     if args.models or args.device == "cuda":
         names = [name for name in MODELS if fnmatch(name, args.models)] if args.models else PAPER_MODELS
         if not names:
             raise UserError(f"--models: no model matches {args.models!r}; `dk-bench models` lists them")
-        sets = [ModelSet(tuple(names), {"cpu": 2, "cuda": 64}[args.device], 224)]
+        sets = [steps.ModelSet(tuple(names), {"cpu": 2, "cuda": 64}[args.device], 224)]
     sets = [replace(of, batch=args.batch or of.batch, size=args.size or of.size) for of in sets]
-    rounds = args.repeats or TRAIN_ROUNDS
-    return bench_models(sets, torch.device(args.device), bfloat16=args.bfloat16, rounds=rounds, on_model=on_model)
+    rounds = args.repeats or steps.ROUNDS
+    return steps.bench_models(sets, torch.device(args.device), bfloat16=args.bfloat16, rounds=rounds, on_model=on_model)
 
 
 def _data(args: argparse.Namespace, on_source: Callable[[str], None]) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in OWN["data"]} | {"rounds": args.repeats}
-    return bench_data(replace(PLAN, **{name: value for name, value in given.items() if value}), on_source)
+    return loader.bench_data(replace(PLAN, **{name: value for name, value in given.items() if value}), on_source)
