@@ -39,29 +39,27 @@ def write_figures(study: DynamicsStudy, folder: Path, tsne: int, perplexity: flo
         if not tsne:
             return written
         chosen = np.sort(np.random.default_rng(0).permutation(len(objects))[:tsne])
-        decile = deciles(objects.scale)[chosen]
         maps = {
             (each.loaded.cell, kind): embed(each.joined(kind)[chosen], perplexity)
             for each in drawn
             for kind in each.learned
         }
-        label = objects.label[chosen]
-        figure = tsne_figure(maps, names, label, decile, objects.classes, captions(scores))
-        rows = _points(maps, drawn, objects, chosen, decile)
-        return [*written, write_csv(folder, "tsne", rows), *save_figure(figure, folder, "tsne", POINTS)]
+        written.append(write_csv(folder, "tsne", _points(maps, drawn, objects, chosen)))
+        return written + save_figure(tsne_figure(maps, names, objects, chosen, scores), folder, "tsne", POINTS)
 
 
 def _points(
-    maps: dict[Row, np.ndarray], drawn: Sequence[Dynamics], objects: Objects, chosen: np.ndarray, decile: np.ndarray
+    maps: dict[Row, np.ndarray], drawn: Sequence[Dynamics], objects: Objects, chosen: np.ndarray
 ) -> Iterator[dict[str, object]]:
     """Gives the lines of tsne.csv, one a point."""
     loaded = {each.loaded.cell: each.loaded for each in drawn}
+    decile = deciles(objects.scale)
     for (cell, kind), points in maps.items():
-        for index, ten, point in zip(chosen, decile, points, strict=True):
+        for index, point in zip(chosen, points, strict=True):
             of_model = {"model": loaded[cell].name, "cell": cell, "seed": loaded[cell].config.seed, "kind": kind}
             of_object = {"class": objects.classes[objects.label[index]], "scale": float(objects.scale[index])}
             place = dict(zip("xy", map(float, point), strict=True))
-            yield of_model | {"object": int(index)} | of_object | {"scale decile": int(ten) + 1} | place
+            yield of_model | {"object": int(index)} | of_object | {"scale decile": int(decile[index]) + 1} | place
 
 
 def embed(features: np.ndarray, perplexity: float) -> np.ndarray:
@@ -77,15 +75,11 @@ def deciles(scale: np.ndarray) -> np.ndarray:
 
 
 def tsne_figure(
-    maps: dict[Row, np.ndarray],
-    names: dict[str, str],
-    label: np.ndarray,
-    decile: np.ndarray,
-    classes: list[str],
-    captions: dict[Row, tuple[str, str]],
+    maps: dict[Row, np.ndarray], names: dict[str, str], objects: Objects, chosen: np.ndarray, scores: list[ProbeScore]
 ) -> Figure:
-    """Returns a column a map (M, 2): coloured by class above, by scale decile below. ``names`` are the cells',
-    ``captions`` what stands under the two panels. Of more than ten classes the ten with most objects have colours."""
+    """Returns a column a map (M, 2) of the objects that are ``chosen`` (M,): coloured by class above, by scale decile
+    below. ``names`` are the cells'. Of more than ten classes the ten with most objects have colours."""
+    label, decile, told = objects.label[chosen], deciles(objects.scale)[chosen], captions(scores)
     bands = math.ceil(len(maps) / COLUMNS)
     columns = math.ceil(len(maps) / bands)
     figure = Figure(figsize=(2.5 * columns + 1.5, 5.8 * bands))
@@ -93,18 +87,18 @@ def tsne_figure(
     axes = np.stack([part.subplots(2, columns, squeeze=False) for part in parts])
     for axis in axes.flat:
         axis.set_axis_off()
-    common = sorted(np.argsort(-np.bincount(label, minlength=len(classes)), kind="stable")[: len(COLORS)])
+    common = sorted(np.argsort(-np.bincount(label, minlength=len(objects.classes)), kind="stable")[: len(COLORS)])
     for index, (row, points) in enumerate(maps.items()):
         band, column = divmod(index, columns)
         above, below = axes[band, :, column]
         _by_class(above, points, label, common)
         below.scatter(*points.T, c=DECILES(decile), s=7, linewidths=0)
         above.set_title(f"{names[row[0]]}\n{row[1]}")
-        for axis, caption in zip((above, below), captions[row], strict=True):
+        for axis, caption in zip((above, below), told[row], strict=True):
             axis.set_axis_on()
             axis.set(xticks=[], yticks=[], xlabel=caption)
             axis.spines[:].set_visible(False)
-    _legends(figure, [classes[each] for each in common], len(classes) > len(common))
+    _legends(figure, [objects.classes[each] for each in common], len(objects.classes) > len(common))
     return figure
 
 
