@@ -43,9 +43,7 @@ def merged(schema: type, layers: Iterable[Layer], overrides: Iterable[str]) -> A
             value = _without_empty(read_text(text, annotation, joined(key)), annotation)
             if value or not dataclasses.is_dataclass(annotation):
                 values = put(values, key, value)
-    config = _built(schema, values)
-    _check(config)
-    return config
+    return _built(schema, values)
 
 
 def read_value(schema: type, key: Key, text: str) -> Any:
@@ -80,21 +78,18 @@ def _without_empty(value: Any, schema: Any) -> Any:
     return {name: item for name, item in parts.items() if item != {} or not dataclasses.is_dataclass(hints[name])}
 
 
-def _built(schema: Any, values: Any) -> Any:
+def _built(schema: Any, values: Any, within: str = "") -> Any:
+    """Returns values as an instance of the schema. Raises UserError for the first that does not fit its field, those
+    of inner sections before."""
     if not dataclasses.is_dataclass(schema):
         return values
     hints = typing.get_type_hints(schema)
-    return schema(**{name: _built(hints[name], value) for name, value in values.items()})
-
-
-def _check(section: Any, within: str = "") -> None:
-    """Raises UserError for the first value that does not fit its field."""
+    section = schema(**{name: _built(hints[name], value, f"{within}{name}.") for name, value in values.items()})
     for field in dataclasses.fields(section):
         value, rule = getattr(section, field.name), field.metadata
-        if dataclasses.is_dataclass(value):
-            _check(value, f"{within}{field.name}.")
-        elif rule and not rule["holds"](section if rule["of_section"] else value):
+        if rule and not rule["holds"](section if rule["of_section"] else value):
             raise UserError(f"expected {rule['expected']}", key=within + field.name, value=value)
+    return section
 
 
 @contextlib.contextmanager
