@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,6 @@ MACROS = (
     "args_override_hydra"
 ).split()
 DEFAULT_COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
-
-Names = tuple[str, ...]  # of nested parameters, outermost first
 
 
 @dataclass(frozen=True)
@@ -79,33 +77,29 @@ def read_sweep(path: str | Path) -> Sweep:
 
 
 def _points(parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields the points of a grid in W&B's order, nested parameters as nested dicts."""
-    axes = list(_axes(parameters))
-    for values in itertools.product(*(values for _, values in axes)):
-        point: dict[str, Any] = {}
-        for (names, _), value in zip(axes, values, strict=True):
-            inner = point
-            for name in names[:-1]:
-                inner = inner.setdefault(name, {})
-            inner[names[-1]] = value
-        yield point
+    """Yields the points of a grid in W&B's order: parameters by name, the last one fastest, nested ones as dicts."""
+    if not parameters:
+        yield {}
+        return
+    name, *others = sorted(parameters)
+    for value in _values(parameters[name]):
+        for point in _points({other: parameters[other] for other in others}):
+            yield {name: value, **point}
 
 
-def _axes(parameters: Mapping[str, Any], outer: Names = ()) -> Iterator[tuple[Names, list[Any]]]:
-    for name, parameter in sorted(parameters.items()):
-        if "parameters" in parameter:
-            yield from _axes(parameter["parameters"], (*outer, name))
-            continue
-        if "value" in parameter:
-            values = [parameter["value"]]
-        elif "values" in parameter:
-            values = parameter["values"]
-        elif parameter.get("distribution") == "q_uniform":
-            values = np.arange(parameter["min"], parameter["max"], parameter.get("q", 1.0)).tolist()
-        else:
-            values = range(parameter["min"], parameter["max"] + 1)
-        # A value named twice is one value; JSON text tells 1, true and "1" apart.
-        yield (*outer, name), list({json.dumps(v, sort_keys=True): v for v in map(_as_sent, values)}.values())
+def _values(parameter: Mapping[str, Any]) -> Iterable[Any]:
+    if "parameters" in parameter:
+        return _points(parameter["parameters"])
+    if "value" in parameter:
+        values = [parameter["value"]]
+    elif "values" in parameter:
+        values = parameter["values"]
+    elif parameter.get("distribution") == "q_uniform":
+        values = np.arange(parameter["min"], parameter["max"], parameter.get("q", 1.0)).tolist()
+    else:
+        values = range(parameter["min"], parameter["max"] + 1)
+    # A value named twice is one value; JSON text tells 1, true and "1" apart.
+    return {json.dumps(v, sort_keys=True): v for v in map(_as_sent, values)}.values()
 
 
 def _as_sent(value: Any) -> Any:
