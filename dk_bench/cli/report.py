@@ -24,5 +24,5 @@ def run(args: argparse.Namespace) -> None:
 
         with system_errors(f"--output {out}"):
             shown = write_report(args.folder, out)
-    left_out = f", {shown.problems} files left out, which the page names" if shown.problems else ""
-    print(f"{shown.runs} records, {shown.plots} plots, {shown.pictures} pictures{left_out}; wrote {out}")
+    left_out = f", {shown['problems']} files left out, which the page names" if shown["problems"] else ""
+    print(f"{shown['runs']} records, {shown['plots']} plots, {shown['pictures']} pictures{left_out}; wrote {out}")

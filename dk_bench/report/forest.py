@@ -24,12 +24,10 @@ BEYOND = 4.0  # points beyond the largest mean, where intervals of few seeds are
 TITLE = "The paper's claims: differences, paper's and ours"
 
 
-def forest(found: Iterable[Family], key: str = "claims") -> Plot | None:
+def forest(found: Iterable[Family]) -> Plot | None:
     """Returns the plot of every family with a figure in points, as part of a page; None where there is none."""
-    panels = []
-    for family in found:
-        if shown := [f for f in family.findings if f.judgement.mean is not None and f.claim.unit == "points"]:
-            panels.append((family, shown))
+    shown = ((f, [x for x in f.findings if x.judgement.mean is not None and x.claim.unit == "points"]) for f in found)
+    panels = [(family, findings) for family, findings in shown if findings]
     if not panels:
         return None
     counts = [len(findings) for _, findings in panels]
@@ -42,7 +40,7 @@ def forest(found: Iterable[Family], key: str = "claims") -> Plot | None:
         grid[-1].set(xlabel="difference, points", xlim=_limits([f for _, findings in panels for f in findings]))
         drawn.legend(handles=_legend(), loc="outside lower center", ncols=5, frameon=False, labelcolor=INK, fontsize=9)
         note = "Bars: 95 % interval of the mean over seeds, not corrected. Hollow: the paper's difference, on its data."
-        return Plot(key, TITLE, note, to_svg(drawn, key, TITLE, tooltips))
+        return Plot("claims", TITLE, note, to_svg(drawn, "claims", TITLE, tooltips))
 
 
 def forest_file(found: Iterable[Family]) -> str:

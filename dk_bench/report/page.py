@@ -6,7 +6,6 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -29,19 +28,10 @@ from dk_bench.tasks import KINDS
 LONGEST = 300  # characters of a name or a cell that are shown
 
 
-@dataclass(frozen=True)
-class OnPage:
-    """Counts what is on a page."""
-
-    runs: int
-    plots: int
-    pictures: int
-    problems: int
-
-
-def write_report(folder: Path, out: Path) -> OnPage:
-    """Writes the report of a folder's records to ``out``, atomically. The same files give the same bytes. Raises
-    UserError where ``folder`` is no folder, OSError where ``out`` cannot be written."""
+def write_report(folder: Path, out: Path) -> dict[str, int]:
+    """Writes the report of a folder's records to ``out``, atomically, and counts what is on it: runs, plots, pictures,
+    problems. The same files give the same bytes. Raises UserError where ``folder`` is no folder, OSError where ``out``
+    cannot be written."""
     material = collect(folder)
     records = material.runs.values()
     groups = [(group, plots_of(group)) for group in make_groups(records)]
@@ -63,7 +53,8 @@ def write_report(folder: Path, out: Path) -> OnPage:
     )
     write_atomically(out, UNFIT.sub("\ufffd", page))
     plots = sum(len(drawn) for *_, drawn in [*groups, *benches]) + (claims is not None)
-    return OnPage(len(records), plots, len(material.pictures), len(material.problems))
+    shown = {"runs": len(records), "plots": plots}
+    return shown | {"pictures": len(material.pictures), "problems": len(material.problems)}
 
 
 def _template() -> jinja2.Template:

@@ -133,9 +133,8 @@ def _uncertainty(figures: Sequence[Figure], several: str = "Bars: 95 % interval 
 def _mark(axes: Axes, shown: PlottedCell, point: tuple[float, float], **settings) -> None:
     """Draws a mark with its bar, ``xerr`` or ``yerr``; open where a single seed says nothing about the spread."""
     colour = series_colour(shown.colour)
-    face, edge, width = (
-        (colour, CARD, 0.8) if settings.get("xerr", settings.get("yerr")) is not None else (CARD, colour, 1.6)
-    )
+    is_open = settings.get("xerr", settings.get("yerr")) is None
+    face, edge, width = (CARD, colour, 1.6) if is_open else (colour, CARD, 0.8)
     look = {"markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": width, "markersize": 8}
     axes.errorbar(*point, fmt=shown.marker, color=colour, elinewidth=1.3, **look, **settings)
 

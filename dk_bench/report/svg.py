@@ -15,14 +15,11 @@ from matplotlib.figure import Figure
 SERIES = 8  # colours of series, --s0 to --s7 of the page
 MARKERS = "osD^vPX"
 # Matplotlib draws in colours that stand for the page's CSS variables; nobody sees these.
-_VARIABLES = {f"#0102{n:02x}": f"--s{n}" for n in range(SERIES)} | {
-    "#010300": "--ink",
-    "#010301": "--muted",
-    "#010302": "--line",
-    "#010303": "--card",
-}
+_INKS = ("--ink", "--muted", "--line", "--card")
+_VARIABLES = {f"#0102{n:02x}": f"--s{n}" for n in range(SERIES)}
+_VARIABLES |= {f"#0103{n:02x}": name for n, name in enumerate(_INKS)}
 _COLOURS = {variable: colour for colour, variable in _VARIABLES.items()}
-INK, MUTED, LINE, CARD = (_COLOURS[name] for name in ("--ink", "--muted", "--line", "--card"))
+INK, MUTED, LINE, CARD = (_COLOURS[name] for name in _INKS)
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _REFERENCE = re.compile(r"#([\w.-]+)")
 # Characters that no page can hold, and those that turn the direction of the text around them.
@@ -42,12 +39,8 @@ _STYLE = {
     "axes.formatter.useoffset": False,
     "grid.color": LINE,
     "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.minor.size": 0,
-    "ytick.minor.size": 0,
+    **{f"{axis}tick.color": MUTED for axis in "xy"},
+    **{f"{axis}tick.{kind}.size": 0 for axis in "xy" for kind in ("major", "minor")},
 }
 
 ElementTree.register_namespace("", _SVG)

@@ -41,7 +41,7 @@ def report(folders, request):
 
 def test_page_has_figures_with_their_spread(folders):
     page, counts = folders["good"].page, folders["good"].counts
-    assert (counts.runs, counts.pictures, counts.problems) == (9, 2, 0)
+    assert (counts["runs"], counts["pictures"], counts["problems"]) == (9, 2, 0)
     # 60, 61, 62: standard deviation 1, so 4.3027 / sqrt(3) = 2.48; the differences to 61, 64, 64 are 1, 3, 2.
     assert page.row("test_resnetdw")[4] == "61.0 ± 2.5(n=3)"
     assert page.row("test_resnetdw_dk")[4:6] == ["63.0 ± 4.3(n=3)", "+2.0 ± 2.5(n=3)"]
@@ -59,7 +59,7 @@ def test_plots_that_there_are(folders):
     second = ["Accuracy and cost", "mAP during training", "Training loss"]
     third = ["Operators, float32", "Models, batches of 2 at 224, float32"]
     assert titles == [*first, *second, *third]
-    assert folders["good"].counts.plots == len(titles)
+    assert folders["good"].counts["plots"] == len(titles)
 
 
 def test_notes_tell_what_marks_stand_for(folders):
@@ -188,15 +188,15 @@ def test_files_that_cannot_be_used_are_listed(folders):
     }
     for path, reason in reasons.items():
         assert reason in page.row(path)[1], path
-    assert counts.problems == len(reasons)
-    assert counts.runs == len(HOSTILE)
+    assert counts["problems"] == len(reasons)
+    assert counts["runs"] == len(HOSTILE)
     assert str(folders["hostile"].path.parent) not in folders["hostile"].path.read_text()
 
 
 def test_too_large_a_picture_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr("dk_bench.report.material.LARGEST_PICTURE", 60)
     write_picture(tmp_path / "big.png", "x" * 100)
-    assert write_report(tmp_path, tmp_path / "out" / "report.html").problems == 1
+    assert write_report(tmp_path, tmp_path / "out" / "report.html")["problems"] == 1
     assert "a report takes pictures up to" in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -256,10 +256,10 @@ def test_browser_finds_no_fault(shown, report):
     assert report.path.as_uri() in fetched
     assert [url for url in fetched if url != report.path.as_uri() and not url.startswith("data:")] == []
     widths = shown.run("[...document.images].map(image => image.complete && image.naturalWidth)")
-    assert len(widths) == report.counts.pictures and all(widths)
+    assert len(widths) == report.counts["pictures"] and all(widths)
     # Every plot has a size, and draws in the page's colours.
     boxes = shown.run('[...document.querySelectorAll("figure svg")].map(s => s.getBoundingClientRect().height)')
-    assert len(boxes) == report.counts.plots and min(boxes) > 100
+    assert len(boxes) == report.counts["plots"] and min(boxes) > 100
 
 
 @pytest.mark.parametrize("width", [375, 320])
