@@ -73,16 +73,9 @@ def _alone(sign: str) -> str:
 
 def _font(sign: str) -> str | None:
     """Returns the font of the package CJK that a character is set in, if it has to be."""
-    if _alone(sign)[:10] != r"\texttt{U+":
+    if sign in LACKING or _alone(sign)[:10] != r"\texttt{U+":
         return None
-    return next((font for font, charset in FONTS.items() if _has(charset, sign)), None)
-
-
-def _has(charset: str, sign: str) -> bool:
-    try:
-        return len(sign.encode(charset)) == 2 and sign not in LACKING
-    except UnicodeEncodeError:
-        return False
+    return next((font for font, charset in FONTS.items() if len(sign.encode(charset, "ignore")) == 2), None)
 
 
 def _in_font(font: str, signs: Iterable[str]) -> str:
