@@ -141,7 +141,9 @@ class Cell:
 
     def mixture(self, metric: str) -> list[str]:
         """Tells what of the finished runs is not alike, and what was run again with which figure, in words."""
-        return pooling.mixture(self._finished()) + pooling.run_again(self.again, metric)
+        figures = ((run.seed, run.metrics["final"].get(metric)) for run in self.again)
+        again = [f"seed {seed} again: {'no figure' if value is None else f'{value:.1f}'}" for seed, value in figures]
+        return pooling.mixture(self._finished()) + again
 
     def cost(self, key: str) -> float | str | None:
         """Returns a count, the same for every seed, which a failed run knows too; UNKNOWN where counting failed."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dk_bench.models import MODELS
 from dk_bench.tables.entries import Figure, Number
-from dk_bench.tables.paper import TABLES, paper_difference
+from dk_bench.tables.paper import TABLES, figures_of_model
 from dk_bench.tables.rows import ModelRow
 from dk_bench.tables.table import Column, Document, Table, merged
 
@@ -36,11 +36,10 @@ NAMES = {"backbone": "backbone", "with": "with", "pw": "1x1"}  # heads of what n
 FAMILY = "difference"
 MODEL, FIGURE, ABOVE = "model", "top-1 or mAP", "Δ rigid"  # columns of a summary
 
-KERNELS = (
-    Column("1x1", lambda row: row.kernels[0], short=MODEL),
-    Column("3x3", lambda row: row.kernels[1], short=MODEL),
-    Column("with", lambda row: row.kernels[2], short=MODEL),
-)
+KERNELS = [
+    Column(head, lambda row, place=place: row.kernels[place], short=MODEL)
+    for place, head in enumerate(("1x1", "3x3", "with"))
+]
 ENDING = (
     Column("epochs", lambda row: Number(row.cell and row.cell.epochs(), 0)),
     Column("pooled", lambda row: "; ".join(row.cell.mixture(row.metric)) if row.cell else "", when=any),
@@ -105,7 +104,8 @@ def _paper_differences(metric: Metric, of_dk: bool, with_paper: bool) -> Columns
 
     def effect(row: ModelRow) -> float | None:
         base = row.model.removesuffix("_dk") if of_dk else MODELS[row.model].base
-        return None if base == row.model else paper_difference(row.model, base, metric.paper)
+        ours, theirs = (figures_of_model(model).get(metric.paper) for model in (row.model, base))
+        return None if base == row.model or ours is None or theirs is None else round(ours - theirs, 2)
 
     to_rigid = DIFFERENCE.format(metric.name)
     name = "Δ DK" if of_dk else ABOVE

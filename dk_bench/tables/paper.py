@@ -74,12 +74,6 @@ def figures_of_model(model: str) -> dict[str, float]:
     return next((paper_figures().get(row, {}) for row, name in paper_models().items() if name == model), {})
 
 
-def paper_difference(model: str, base: str, key: str) -> float | None:
-    """Tells how far the paper's figure ``key`` of a model is above another's, in points; None where it lacks one."""
-    ours, theirs = (figures_of_model(name).get(key) for name in (model, base))
-    return None if ours is None or theirs is None else round(ours - theirs, 2)
-
-
 @cache
 def paper_figures() -> dict[tuple[str, ...], dict[str, float]]:
     """Returns the paper's figures by names of rows, which may stand in tables of classification and of detection."""

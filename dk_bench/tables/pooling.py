@@ -155,9 +155,3 @@ def _several(values: Iterable[Any], name: str) -> list[str]:
 
 def _device(type_: str) -> str:
     return {"cpu": "CPU", "cuda": "GPU"}.get(type_, type_)
-
-
-def run_again(again: Sequence[RunRecord], metric: str) -> list[str]:
-    """Tells which runs came after the one that counts, each with its figure, in words."""
-    figures = ((run.seed, run.metrics["final"].get(metric)) for run in again)
-    return [f"seed {seed} again: {'no figure' if value is None else f'{value:.1f}'}" for seed, value in figures]
