@@ -103,16 +103,12 @@ def short_name(family: Family) -> str:
 
 def figure_text(finding: Finding) -> str:
     """Returns our figure as tables print it: ``+1.3 ± 0.5 (n=6)``."""
-    judged, digits = finding.judgement, _digits(finding)
+    judged, digits = finding.judgement, DIGITS.get(finding.claim.unit, 2)
     if judged.mean is None:
         return ""
     half = "" if judged.half is None else f" ± {judged.half:.{digits}f}"
     unit = "" if finding.claim.unit == "points" else f" {finding.claim.unit}"
     return f"{judged.mean:+z.{digits}f}{half}{unit} (n={judged.n})"
-
-
-def _digits(finding: Finding) -> int:
-    return DIGITS.get(finding.claim.unit, 2)
 
 
 def contrast_text(finding: Finding) -> str:
@@ -157,7 +153,7 @@ COLUMNS = (
     Column("grid", attrgetter("taps")),
     Column("paper", lambda finding: Number(finding.paper, 1, signed=True)),
     Column("ours", lambda finding: figure_text(finding) or NOTHING),
-    Column("margin", lambda finding: Number(finding.judgement.margin, max(_digits(finding), 2))),
+    Column("margin", lambda finding: Number(finding.judgement.margin, max(DIGITS.get(finding.claim.unit, 2), 2))),
     Column("p, sign flips", lambda finding: Chance(finding.judgement.p_sign_flip)),
     Column("p", lambda finding: Chance(finding.judgement.p)),
     Column("p (Holm)", lambda finding: Chance(finding.verdict.p)),
