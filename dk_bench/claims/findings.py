@@ -142,9 +142,8 @@ def _families(
     by_name: dict[str, list[Contrast]] = defaultdict(list)
     for contrast in contrasts:
         by_name[contrast[0].family].append(contrast)
-    several = len(by_name) > 1
     return [
-        Family(place, backbone, model, blocks, name * several, _findings(claims, backbone, family))
+        Family(place, backbone, model, blocks, name * (len(by_name) > 1), _findings(claims, backbone, family))
         for name, family in by_name.items()
     ]
 
@@ -154,7 +153,7 @@ def _findings(claims: Claims, backbone: str, family: list[Contrast]) -> list[Fin
     judgements = []
     for claim, _, values in family:
         margin, paper = claims.margin(claim, backbone), claims.paper_difference(claim, backbone)
-        judgements.append(judge(values, margin=margin, expected_sign=0 if claim.as_good else 1, effect=paper))
+        judgements.append(judge(values.values(), margin=margin, expected_sign=0 if claim.as_good else 1, effect=paper))
     found = []
     for (claim, grid, _), judged, verdict in zip(family, judgements, decide(judgements), strict=True):
         specs = [claims.arms[on_grid(term.arm, grid)].spec for term in claim.contrast]

@@ -97,11 +97,18 @@ def plan_seeds(terms: Sequence[NamedCell], cells: Sequence[Cell], metric: str, a
             f"--contrast {name}: {len(differences)} seeds in common with a finite {metric}, expected at least 2, as "
             "one has no spread"
         )
-    pilot = judge(differences, effect=aim.effect, margin=aim.margin)
+    pilot = judge(differences.values(), effect=aim.effect, margin=aim.margin)
     if pilot.p is None:
         raise UserError(f"--contrast {name}: all differences are {pilot.mean:+.2f}: there is no spread to plan by")
+    notes = [
+        f"Seeds for a power of {100 * aim.power:g} %, by the standard deviation of the paired differences (SD), and "
+        "by the ends of its 95 % interval (chi-square): a pilot of few seeds says little. Differences are told by "
+        "Student's paired t test, two-sided; within a margin they are found by two one-sided ones. All in points.",
+        "Holm's worst step tests at 5 % over the size of the family; other statements of the family that hold make it "
+        "less strict.",
+    ]
     table = _table(pilot, differences, cells[0].data, metric, aim)
-    return Document("power", f"Seeds for {name}.", _notes(aim), [table])
+    return Document("power", f"Seeds for {name}.", notes, [table])
 
 
 def _table(pilot: Judgement, differences: dict[Pair, float], data: Data, metric: str, aim: Aim) -> Table:
@@ -127,13 +134,3 @@ def _table(pilot: Judgement, differences: dict[Pair, float], data: Data, metric:
     spread = f"SD {pilot.std:.2f}, its 95 % interval {low:.2f} to {high:.2f}"
     note = f"Pilot: {pilot.n} seeds, mean {pilot.mean:+.2f}: {each}; {spread}."
     return make_table(f"{metric}, {data}", columns, rows, note)
-
-
-def _notes(aim: Aim) -> list[str]:
-    return [
-        f"Seeds for a power of {100 * aim.power:g} %, by the standard deviation of the paired differences (SD), and "
-        "by the ends of its 95 % interval (chi-square): a pilot of few seeds says little. Differences are told by "
-        "Student's paired t test, two-sided; within a margin they are found by two one-sided ones. All in points.",
-        "Holm's worst step tests at 5 % over the size of the family; other statements of the family that hold make it "
-        "less strict.",
-    ]

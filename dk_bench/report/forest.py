@@ -87,7 +87,8 @@ def _panel(axes: Axes, family: Family, findings: list[Finding], gid: str) -> Non
 def _limits(findings: list[Finding]) -> tuple[float, float]:
     """Returns limits that hold all means, the paper's too, and intervals as long as they are not far beyond."""
     means = [0.0, *(f.judgement.mean for f in findings), *(f.paper for f in findings if f.paper is not None)]
-    ends = [end for f in findings for end in (f.judgement.low, f.judgement.high) if end is not None]
+    intervals = [f.judgement for f in findings if f.judgement.half is not None]
+    ends = [judged.mean + sign * judged.half for judged in intervals for sign in (-1, 1)]
     low, high = min([*means, *ends]), max([*means, *ends])
     return max(low, min(means) - BEYOND) - 0.3, min(high, max(means) + BEYOND) + 0.3
 

@@ -22,9 +22,8 @@ distribution; it decides nothing, since few seeds cannot get below 5 % over a fa
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -60,7 +59,7 @@ def paired_differences(cells: Sequence[Cell], weights: Sequence[float], metric: 
 class Judgement:
     """Holds what differences by seed say, before the correction over a family. All but p values is in points.
 
-    ``std`` is the sample's (n - 1); ``low`` and ``high`` are the ends of the mean's 95 % interval by Student's t.
+    ``std`` is the sample's (n - 1); ``half`` is half the length of the mean's 95 % interval by Student's t.
     ``p`` is Student's and ``p_sign_flip`` exact, both two-sided, of the mean being ``null``;
     ``p_equivalence`` is of its being outside of +-margin. None where there is none: no mean without a difference; no
     spread and no p of one; no p of differences that are equal but for rounding (but that by sign flips); no
@@ -74,8 +73,7 @@ class Judgement:
     effect: float | None = None
     mean: float | None = None
     std: float | None = None
-    low: float | None = None
-    high: float | None = None
+    half: float | None = None
     p: float | None = None
     p_sign_flip: float | None = None
     p_equivalence: float | None = None
@@ -86,20 +84,11 @@ class Judgement:
         """Tells what the mean is tested against: 0, and -margin where the claim is "as good as" (sign 0)."""
         return 0.0 if self.expected_sign else -self.margin
 
-    @property
-    def half(self) -> float | None:
-        """Returns half the length of the mean's interval; None of fewer than two differences."""
-        return None if self.low is None else (self.high - self.low) / 2
-
 
 def judge(
-    differences: Sequence[float] | Mapping[Any, float],
-    *,
-    margin: float | None = MARGIN,
-    expected_sign: int = 1,
-    effect: float | None = None,
+    differences: Iterable[float], *, margin: float | None = MARGIN, expected_sign: int = 1, effect: float | None = None
 ) -> Judgement:
-    """Judges one contrast by its differences, by seed or in any order; see the module's docstring for the rule.
+    """Judges one contrast by its differences, in any order; see the module's docstring for the rule.
 
     Args:
         margin: half the width of what counts as no difference, in points; None for no test of equivalence.
@@ -108,7 +97,7 @@ def judge(
 
     Raises ValueError for differences that are not finite, and for any other sign or margin.
     """
-    values = list(differences.values()) if isinstance(differences, Mapping) else list(differences)
+    values = list(differences)
     if not all(math.isfinite(value) for value in values):
         raise ValueError(f"differences: expected finite numbers, got {values}")
     if margin is not None and not (margin > 0 and math.isfinite(margin)):
@@ -118,12 +107,12 @@ def judge(
     if expected_sign == 0 and margin is None:
         raise ValueError('margin: expected a number where expected_sign is 0 ("as good as"), got None')
     n, mean, std, half = astuple(summarize(values)) if values else (0, None, None, None)
-    bare = Judgement(n, expected_sign, margin, effect, mean, std)
+    bare = Judgement(n, expected_sign, margin, effect, mean, std, half)
     if std is None:
         return bare
     p, p_flip = _known(student_p(mean, std, n, bare.null)), sign_flip_p(values, bare.null)
     p_equivalence = None if margin is None else _known(equivalence_p(mean, std, n, margin))
-    return replace(bare, low=mean - half, high=mean + half, p=p, p_sign_flip=p_flip, p_equivalence=p_equivalence)
+    return replace(bare, p=p, p_sign_flip=p_flip, p_equivalence=p_equivalence)
 
 
 @dataclass(frozen=True)
@@ -161,8 +150,6 @@ class Verdict:
 def decide(judgements: Sequence[Judgement]) -> list[Verdict]:
     """Returns the verdicts on one family, in its order; see the module's docstring for the rule. The family is all that
     is passed: what is not run yet (a judgement of no differences) counts in its size."""
-    if not judgements:
-        return []
     told, within = holm([j.p for j in judgements]), holm([j.p_equivalence for j in judgements])
     return [_verdict(*each, len(judgements)) for each in zip(judgements, told, within, strict=True)]
 

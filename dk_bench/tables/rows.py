@@ -53,7 +53,7 @@ class ModelRow:
             differences = paired_differences((self.cell, base), (1, -1), self.metric)
             own = [*self.cell.mixture(self.metric), *self.final(self.metric).state.split(", ")]  # in the row already
             marks = [mark for mark in pair_marks((self.cell, base), self.metric) if mark not in own]
-        judged = judge(differences, expected_sign=-1 if effect and effect < 0 else 1, effect=effect)
+        judged = judge(differences.values(), expected_sign=-1 if effect and effect < 0 else 1, effect=effect)
         return replace(judged, marks=tuple(marks))
 
     def above_rival(self, effect: float | None = None) -> Judgement | Number:
