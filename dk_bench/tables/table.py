@@ -1,12 +1,4 @@
-"""Tables, declared by their columns and made of rows of any kind by one function.
-
-    columns = [
-        Column("model", lambda run: run.name),
-        Column("top-1", lambda run: run.figure),
-        Column("Δ rigid", lambda run: run.above_rigid, family="difference"),  # p and verdict come behind it
-        Column("setting", lambda run: run.label, when=any),  # dropped where it says nothing
-    ]
-    table = make_table("ImageNet", columns, runs)
+"""Tables, declared by their columns and made of rows of any kind by one function; docs/extending.md makes one.
 
 `dk_bench.tables.render` writes tables as Markdown, CSV and LaTeX, `dk_bench.tables.terminal` shows them on a terminal,
 and `dk_bench.report` as HTML.
@@ -72,8 +64,7 @@ class Table:
     """Names of columns and rows of values, a value a column, as `make_table` leaves them.
 
     ``note``: of this table alone, printed below it in our words, or empty. ``notes``: what its columns mean, for the
-    document. ``rules``: rows above which a terminal has a rule. ``short``: of each column that of a summary which its
-    values go into, or nothing.
+    document. ``rules``: rows above which a terminal has a rule. ``short``: what `Column` calls so, of each column.
     """
 
     heading: str
@@ -156,10 +147,7 @@ def as_figure(judged: Value | Judgement) -> Value:
     return Figure(Summary(judged.n, judged.mean, judged.std, judged.half), signed=True, marks=judged.marks)
 
 
-Filled = tuple[Column, list[Value | Judgement]]  # a column and its values
-
-
-def _parts(column: Column, values: list[Value | Judgement], verdicts: Mapping[Any, Verdict]) -> Iterator[Filled]:
+def _parts(column: Column, values: list[Any], verdicts: Mapping[Any, Verdict]) -> Iterator[tuple[Column, list[Value]]]:
     """Yields a column as it is shown, and behind a judged one the corrected p and the verdict."""
     yield column, [as_figure(value) for value in values]
     if column.family:
