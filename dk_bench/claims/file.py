@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dk_bench.claims.studies import CLAIMS as FIGURE_CLAIMS
 from dk_bench.errors import UserError, located
@@ -164,10 +164,7 @@ def load_claims(path: str | Path = CLAIMS_FILE) -> Claims:
     return found
 
 
-Entry = TypeVar("Entry")
-
-
-def _each(kind: str, entries: Iterable[tuple[Any, Any]], read: Callable[[str, Any], Entry]) -> dict[str, Entry]:
+def _each(kind: str, entries: Iterable[tuple[Any, Any]], read: Callable[[str, Any], Any]) -> dict[str, Any]:
     found = {}
     for name, value in entries:
         with located(f"{kind} {name}"):
@@ -215,14 +212,14 @@ def _study(name: str, value: Any) -> Study:
 
 
 def _claim(_: Any, value: Any) -> Claim:
-    options = {"figure": str, "paper": str, "margin": int | float, "as_good": bool, "family": str, "unit": str}
-    options |= {"grids": list, "bases": list}
-    check_keys(value, {"id": str, "claim": str, "source": str, "tested": list}, {"contrast": dict, **options})
+    optional = {"contrast": dict, "figure": str, "paper": str, "margin": int | float, "as_good": bool}
+    optional |= {"family": str, "unit": str, "grids": list, "bases": list}
+    check_keys(value, {"id": str, "claim": str, "source": str, "tested": list}, optional)
     if ("figure" in value) == ("contrast" in value):
         raise UserError("expected a contrast, or a figure of the paper")
-    given = {key: tuple(value[key]) if kind is list else value[key] for key, kind in options.items() if key in value}
-    contrast = _contrast(value["contrast"]) if "contrast" in value else ()
-    return Claim(value["id"], value["claim"], value["source"], contrast, tuple(value["tested"]), **given)
+    given = {key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()}
+    given["contrast"] = _contrast(value["contrast"]) if "contrast" in value else ()
+    return Claim(text=given.pop("claim"), **given)
 
 
 def _contrast(value: dict[str, Any]) -> tuple[Term, ...]:

@@ -33,18 +33,18 @@ class FigureClaim:
     over: Mapping[str, str]
 
 
-def _probe(model: str, kind: str, target: str, features: str = "learned") -> dict[str, str]:
-    return {"model": model, "kind": kind, "target": target, "features": features, "layer": "all"}
+def _probe(model: str, target: str) -> dict[str, str]:
+    kind = {"_dk": "kernel offsets", "_scc": "expert scores"}[model]
+    return {"model": model, "kind": kind, "target": target, "features": "learned", "layer": "all"}
 
 
-OFFSETS, SCORES, RANDOM = "kernel offsets", "expert scores", "random generator"
-SCALE, CLASS = _probe("_dk", OFFSETS, "log scale"), _probe("_scc", SCORES, "class")
+SCALE, CLASS, NOT_LEARNT = _probe("_dk", "log scale"), _probe("_scc", "class"), {"features": "random generator"}
 FIELDS = {"adapt": "inside", "rotation": "agreement_rotated", "scale": "agreement_scaled"}
 CLAIMS = (
-    FigureClaim("fig3_scale", DYNAMICS, "value", SCALE, _probe("_scc", SCORES, "log scale")),
-    FigureClaim("fig3_class", DYNAMICS, "value", CLASS, _probe("_dk", OFFSETS, "class")),
-    FigureClaim("fig3_scale_learnt", DYNAMICS, "value", SCALE, SCALE | {"features": RANDOM}),
-    FigureClaim("fig3_class_learnt", DYNAMICS, "value", CLASS, CLASS | {"features": RANDOM}),
+    FigureClaim("fig3_scale", DYNAMICS, "value", SCALE, _probe("_scc", "log scale")),
+    FigureClaim("fig3_class", DYNAMICS, "value", CLASS, _probe("_dk", "class")),
+    FigureClaim("fig3_scale_learnt", DYNAMICS, "value", SCALE, SCALE | NOT_LEARNT),
+    FigureClaim("fig3_class_learnt", DYNAMICS, "value", CLASS, CLASS | NOT_LEARNT),
     *(
         FigureClaim(f"fields_{name}{ending}", ERF, number, {"model": "_dk"}, {"model": over})
         for ending, over in (("", ""), ("_held", f"_dk{HELD}"))
