@@ -28,11 +28,8 @@ FOREIGN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeErr
 
 @dataclass(frozen=True)
 class Material:
-    """Holds what a report shows, by files' paths relative to its folder.
-
-    ``pictures``: of each its own description, else empty, and its bytes as a data URI. ``problems``: why files had to
-    be left out.
-    """
+    """Holds what a report shows, by files' paths relative to its folder. ``pictures``: of each its own description, or
+    nothing, and its bytes as a data URI. ``problems``: why files had to be left out."""
 
     runs: dict[str, RunRecord]
     documents: dict[str, Document]
@@ -119,17 +116,15 @@ def _read_picture(path: Path) -> tuple[str, str]:
     if (size := path.stat().st_size) > LARGEST_PICTURE:
         raise UserError(f"{size / 2**20:.0f} MiB, a report takes pictures up to {LARGEST_PICTURE // 2**20} MiB")
     content = path.read_bytes()
-    description, kind = "", "png"
+    data = base64.b64encode(content).decode()
     if path.suffix == ".svg":
-        # Inside an <img> it runs no scripts and loads nothing, so it can be taken as it is.
-        kind = "svg+xml"
         if not ElementTree.fromstring(content).tag.endswith("svg"):
             raise UserError("no SVG")
-    else:
-        with Image.open(path, formats=["PNG"]) as image:
-            description = str(image.info.get("Description", ""))
-            image.verify()
-    return description, f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+        # Inside an <img> it runs no scripts and loads nothing, so it can be taken as it is.
+        return "", f"data:image/svg+xml;base64,{data}"
+    with Image.open(path, formats=["PNG"]) as image:
+        image.verify()
+        return str(image.info.get("Description", "")), f"data:image/png;base64,{data}"
 
 
 def _reason(error: Exception, path: Path | str = "") -> str:

@@ -53,8 +53,8 @@ def write_report(folder: Path, out: Path) -> dict[str, int]:
     )
     write_atomically(out, UNFIT.sub("\ufffd", page))
     plots = sum(len(drawn) for *_, drawn in [*groups, *benches]) + (claims is not None)
-    shown = {"runs": len(records), "plots": plots}
-    return shown | {"pictures": len(material.pictures), "problems": len(material.problems)}
+    pictures, problems = len(material.pictures), len(material.problems)
+    return {"runs": len(records), "plots": plots, "pictures": pictures, "problems": problems}
 
 
 def _template() -> jinja2.Template:
