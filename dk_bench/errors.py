@@ -11,12 +11,13 @@ class UserError(Exception):
     Attributes:
         reason: what is wrong; of a value what is expected in its place ("expected a positive number"), or more about
             it ("which timm does not know").
-        key: the key of a configuration that it is about; empty for none.
+        key: the key of a configuration, or whatever else ``noun`` calls it, that it is about; empty for none.
         value: what stands there; ``...`` where that says nothing.
         places: where that is, a file or an override, outermost first; `located` adds them.
     """
 
     status = 2  # what the command line exits with
+    noun = "key"  # a backbone's errors are about its arguments
 
     def __init__(self, reason: str = "", *, key: str = "", value: Any = ...) -> None:
         super().__init__(reason)
@@ -27,7 +28,7 @@ class UserError(Exception):
         text = self.reason
         if self.key:
             stands = ":" if self.value is ... else f" is {self.value!r},"
-            text = f"key '{self.key}'{stands} {self.reason}"
+            text = f"{self.noun} '{self.key}'{stands} {self.reason}"
         return ": ".join([*self.places, text])
 
     def __reduce__(self) -> tuple[Any, ...]:
