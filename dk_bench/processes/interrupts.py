@@ -7,11 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 # SIGUSR1, SIGUSR2 and SIGXCPU are what schedulers send ahead of a time limit. All of them end a process by default.
-STOPS = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-    if hasattr(signal, name)
-)
+_NAMES = "SIGINT SIGTERM SIGHUP SIGUSR1 SIGUSR2 SIGXCPU".split()
+STOPS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 _ours: dict[int, Any] = {}  # the signals that we handle, and what handled them before
 _children: dict[int, Any] = {}  # what handled the end of children before a signal came

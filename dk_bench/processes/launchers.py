@@ -87,13 +87,12 @@ def ordinary_environment() -> Iterator[None]:
     """Takes launchers' variables away while the block lasts, those that it sets itself afterwards: libraries read them
     wherever they like (Lightning, to load another run's checkpoint inside a SLURM job; torch, to meet elsewhere)."""
     this_rank()
-    taken = {name: value for name, value in os.environ.items() if is_launchers(name)}
+    taken = _take_launchers()
     _hidden.update(taken)
-    _remove_launchers()
     try:
         yield
     finally:
-        _remove_launchers()
+        _take_launchers()
         os.environ.update(taken)
         for name in taken:
             _hidden.pop(name, None)  # a block inside this one may have taken it again
@@ -101,16 +100,12 @@ def ordinary_environment() -> Iterator[None]:
 
 def announced_world() -> str | None:
     """Returns the variable by which a launcher announces several processes, as ``NAME=value``, or None."""
-    for name in SIZES:
-        value = _hidden.get(name, os.environ.get(name, ""))
-        if value.isdecimal() and int(value) > 1:
-            return f"{name}={value}"
-    return None
+    sizes = ((name, _hidden.get(name, os.environ.get(name, ""))) for name in SIZES)
+    return next((f"{name}={value}" for name, value in sizes if value.isdecimal() and int(value) > 1), None)
 
 
-def _remove_launchers() -> None:
-    for name in [*filter(is_launchers, os.environ)]:
-        del os.environ[name]
+def _take_launchers() -> dict[str, str]:
+    return {name: os.environ.pop(name) for name in [*filter(is_launchers, os.environ)]}
 
 
 def _follow(parent: int) -> None:

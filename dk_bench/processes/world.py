@@ -3,7 +3,6 @@
 import functools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.plugins.environments import ClusterEnvironment
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from dk_bench.errors import UserError
@@ -33,40 +32,20 @@ class ProcessLost(UserError):
     status = 1
 
 
-class OwnWorld(ClusterEnvironment):
+class OwnWorld(LightningEnvironment):
     """The world that Lightning sees: this process alone, or with the further ones that `together` starts."""
 
     creates_processes_externally = True  # to Lightning `together` is another program
     main_address = "127.0.0.1"
 
     def __init__(self) -> None:
+        super().__init__()
         self.rank = this_rank()
         self.others: list[subprocess.Popen] = []
-        self._port, self._global_rank, self._size = self.rank.port, 0, 1
 
     @property
     def main_port(self) -> int:
-        if not self._port:
-            with socket.socket() as stream:
-                stream.bind((self.main_address, 0))
-                self._port = stream.getsockname()[1]
-        return self._port
-
-    @staticmethod
-    def detect() -> bool:
-        return False
-
-    def world_size(self) -> int:
-        return self._size
-
-    def set_world_size(self, size: int) -> None:
-        self._size = size
-
-    def global_rank(self) -> int:
-        return self._global_rank
-
-    def set_global_rank(self, rank: int) -> None:
-        self._global_rank = rank
+        return self.rank.port or super().main_port
 
     def local_rank(self) -> int:
         return self.rank.number
@@ -166,8 +145,7 @@ class OwnWorld(ClusterEnvironment):
 
 
 class HoldOn(Callback):
-    """Keeps our way of being interrupted where Lightning puts its own, under which processes may wait for each other
-    inside a signal's handler."""
+    """Keeps our handlers of signals where Lightning puts its own, inside which processes may wait for each other."""
 
     def on_train_start(self, *_: object) -> None:
         hold_on()

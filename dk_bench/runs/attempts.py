@@ -25,11 +25,9 @@ def attempt_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def close_attempts(attempts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns attempts as they stand once another begins: one that still says ``running`` did not live to say more."""
-    closed = []
-    for attempt in attempts:
-        attempt = {name: value for name, value in attempt.items() if name != "process"}
-        closed.append(attempt | ({"status": "failed", "error": STALE} if attempt["status"] == "running" else {}))
-    return closed
+    began = [{name: value for name, value in attempt.items() if name != "process"} for attempt in attempts]
+    stale = {"status": "failed", "error": STALE}
+    return [attempt | stale if attempt["status"] == "running" else attempt for attempt in began]
 
 
 def was_interrupted(error: str | None) -> bool:

@@ -72,9 +72,5 @@ def crossed_interval(differences: np.ndarray, confidence: float = 0.95) -> Mappi
     rest = ((values - rows[:, None] - columns + mean) ** 2).sum() / ((seeds - 1) * (images - 1) * seeds * images)
     of_seeds, of_images = (max(0.0, m.var(ddof=1) / len(m) - rest) for m in (rows, columns))
     half_width = stdtrit(min(seeds, images) - 1, (1 + confidence) / 2) * math.sqrt(of_seeds + of_images + rest)
-    return {
-        "mean": float(mean),
-        "half_width": float(half_width),
-        "seeds": math.sqrt(of_seeds),
-        "images": math.sqrt(of_images),
-    }
+    standard_errors = {"seeds": math.sqrt(of_seeds), "images": math.sqrt(of_images)}
+    return {"mean": float(mean), "half_width": float(half_width), **standard_errors}

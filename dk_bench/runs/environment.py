@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,8 @@ def collect_versions() -> dict[str, str]:
     """Collects the versions of Python and of the packages results depend on, as far as they are installed."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -39,13 +38,12 @@ def collect_git(folder: str | Path | None = None) -> dict[str, Any]:
 
     ``folder`` defaults to this file's. Untracked files are no changes, nor is the results folder, where records go.
     """
-    unknown = {"commit": None, "dirty": None}
-    folder = Path(folder or Path(__file__).parent)
-    if folder == Path(__file__).parent and _git(folder, "ls-files", Path(__file__).name) in (None, ""):
-        return unknown  # installed below somebody else's checkout: that commit is not ours
+    own = Path(__file__)
+    folder = Path(folder or own.parent)
     commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
-        return unknown
+    # Installed below somebody else's checkout: that commit is not ours.
+    if commit is None or (folder == own.parent and not _git(folder, "ls-files", own.name)):
+        return {"commit": None, "dirty": None}
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
     return {"commit": commit, "dirty": bool(changes)}
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["SharedBatchNorm"]
-
 
 class SharedBatchNorm(LayerSync):
     """Lightning's plugin in place of its own, which drops the activations of timm's layers (MobileNet-V2 has them) and

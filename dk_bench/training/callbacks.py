@@ -1,4 +1,4 @@
-"""Callbacks that watch a run: they write record and checkpoint, measure images per second, print a line an epoch."""
+"""Callbacks that watch a run: they write record and checkpoint, measure images per second."""
 
 import math
 import sys
@@ -50,11 +50,10 @@ class Throughput(Callback):
         self._seconds, self._images = dict(state_dict["seconds"]), dict(state_dict["images"])
         self._waited = state_dict.get("waited", 0.0)  # older checkpoints do not have it
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:
         self._since = None
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._since = None
+    on_validation_epoch_start = on_train_epoch_start
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         waited = getattr(trainer.train_dataloader, "waited", 0.0)
@@ -77,13 +76,13 @@ class Throughput(Callback):
 class RunKeeper(Checkpoint):
     """Writes the run's record and its checkpoint, ``last.ckpt``, at the end of every epoch.
 
-    As the configuration says it, also checkpoints inside epochs. The epochs' metrics are part of the checkpoint, so
-    that the record of a resumed run is that of an uninterrupted one, but for its attempts. Only the first process
-    writes. A figure is null in epochs that no validation follows, and where it is no number.
+    As the configuration says it, also checkpoints inside epochs. The epochs' metrics are part of the checkpoint: the
+    record of a resumed run is that of an uninterrupted one, but for its attempts. Only the first process writes, also
+    a line an epoch where no terminal shows a bar. A figure is null without validation, and where it is no number.
     """
 
     def __init__(self, task: Task, record: RunRecord, throughput: Throughput) -> None:
-        self.record, self.throughput, self.metrics = record, throughput, task.metrics
+        self.task, self.record, self.throughput = task, record, throughput
         self.every_n_steps = task.run.trainer.checkpoint_every_n_steps
         self.record_path, self.checkpoint_path = task.folder / "record.json", task.folder / LAST
         self._epoch_began, self._is_validated = time.perf_counter(), False
@@ -94,14 +93,9 @@ class RunKeeper(Checkpoint):
         return states_of_callbacks(checkpoint).get(cls.__qualname__, {})
 
     def state_dict(self) -> dict[str, Any]:
-        record = self.record
-        checksum = record.data.get("checksum")
-        return {
-            "epochs": record.metrics["epochs"],
-            "attempts": record.attempts,
-            "correct": record.correct,
-            "checksum": checksum,
-        }
+        record, checksum = self.record, self.record.data.get("checksum")
+        kept = {"attempts": record.attempts, "correct": record.correct, "checksum": checksum}
+        return {"epochs": record.metrics["epochs"], **kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.record.metrics["epochs"] = state_dict["epochs"]
@@ -128,7 +122,8 @@ class RunKeeper(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ConfiguredModule) -> None:
         now = time.perf_counter()
-        found = figures(trainer, self.metrics) if self._is_validated else dict.fromkeys(self.metrics)
+        metrics = self.task.metrics
+        found = figures(trainer, metrics) if self._is_validated else dict.fromkeys(metrics)
         loss, lr = float(trainer.callback_metrics["train/loss"]), pl_module.learning_rate()
         seconds = round(now - self._epoch_began, 3)
         epoch = {"epoch": trainer.current_epoch, "train/loss": loss, **found, "lr": lr, "seconds": seconds}
@@ -139,6 +134,9 @@ class RunKeeper(Checkpoint):
         if trainer.is_global_zero:
             write_record(self.record, self.record_path)
         trainer.save_checkpoint(self.checkpoint_path)
+        if trainer.is_global_zero and not sys.stdout.isatty():
+            line = self.task.epoch_line(epoch, len(self.record.data["classes"]))
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", file=sys.stderr, flush=True)
 
 
 def figures(trainer: pl.Trainer, metrics: Iterable[str]) -> dict[str, float | None]:
@@ -152,19 +150,3 @@ def note_correct(record: RunRecord, module: ConfiguredModule) -> None:
     checksums = record.data.get("checksum", {})
     for name, hits in module.hits.items():
         record.correct[name] = pack_correct(hits, checksums.get(name))
-
-
-class EpochLines(Checkpoint):
-    """One line an epoch, where no terminal shows a progress bar.
-
-    A Checkpoint to Lightning, which calls those after all else: to come after the `RunKeeper`, which notes the epoch.
-    """
-
-    def __init__(self, task: Task, record: RunRecord) -> None:
-        self.task, self.record = task, record
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
-            epoch = self.record.metrics["epochs"][-1]
-            line = self.task.epoch_line(epoch, len(self.record.data["classes"]))
-            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", file=sys.stderr, flush=True)

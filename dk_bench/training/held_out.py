@@ -45,6 +45,5 @@ def tell_other_tests(task: Task, record: RunRecord) -> None:
     both = ((key, setting(record.config, key), setting(now, key)) for key in TESTS)
     other = [f"{key}={then} (now {named})" for key, then, named in both if then != named]
     if other and task.tests and is_tested(record, [TEST]):
-        print(
-            f"{task.folder}: was tested on {', '.join(other)}; dk-bench eval --split test has others", file=sys.stderr
-        )
+        others = "dk-bench eval --split test has others"
+        print(f"{task.folder}: was tested on {', '.join(other)}; {others}", file=sys.stderr)

@@ -4,7 +4,7 @@ import json
 import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from dk_bench.errors import BusyError, UserError
 from dk_bench.processes.launchers import announced_world, this_rank
 from dk_bench.processes.world import own_process
 from dk_bench.runs.lock import hold
-from dk_bench.runs.record import RunRecord, attempts_of, new_record, read_record
-from dk_bench.training.callbacks import RunKeeper
+from dk_bench.runs.record import RunRecord, new_record, read_record
 from dk_bench.training.held_out import tell_other_tests
 from dk_bench.training.own_trainer import ConfiguredModule
 from dk_bench.training.run_data import RunData
@@ -42,15 +41,13 @@ def open_run(task: Task) -> Iterator[RunRecord | None]:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold(folder))
-        except BusyError as error:
-            if not (world := announced_world()):
-                raise
-            text = f"{error}. {world}: expected one process, which starts those that trainer.devices asks for itself"
-            raise BusyError(text) from error
-        yield
+    try:
+        with hold(folder):
+            yield
+    except BusyError as error:
+        if world := announced_world():
+            error.reason += f". {world}: expected one process, which starts those that trainer.devices asks for itself"
+        raise
 
 
 def not_again(task: Task, record: RunRecord) -> RunRecord:
@@ -108,26 +105,20 @@ def start_record(
 def _counts(data: RunData, splits: Sequence[str]) -> dict[str, int | None]:
     """Tells how many images there are of the splits that a record is about, and, where folders and tars were scanned,
     how many service files and folders of theirs were passed over."""
-    images = {split: data.images(split).get(split) if split in splits else None for split in ("train", "val", TEST)}
-    counts = {f"{split}_images": len(found) if found else None for split, found in images.items()}
+    images = data.images(*splits)
+    counts = {f"{split}_images": len(images[split]) if split in images else None for split in ("train", "val", TEST)}
     if counts["test_images"] is None:  # as in older records
         del counts["test_images"]
     left_out = [found.left_out for found in images.values() if hasattr(found, "left_out")]
     return counts | ({"left_out": sum(left_out)} if left_out else {})
 
 
-def attempts_before(previous: RunRecord | None, checkpoint: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Returns the attempts so far: by the record, which knows all, or where it is lost by the checkpoint."""
-    return attempts_of(previous) if previous else RunKeeper.state_in(checkpoint or {}).get("attempts", [])
-
-
-def go_on_from(record: RunRecord, checkpoint: Mapping[str, Any] | None) -> None:
-    """Puts the epochs of a checkpoint into the record at once: what follows may fail before Lightning restores them.
+def go_on_from(record: RunRecord, held: Mapping[str, Any]) -> None:
+    """Puts a checkpoint's epochs, of `RunKeeper.state_in`, into the record before Lightning does: it may not get there.
 
     Raises UserError where the run had other images before, which an older checkpoint does not say; a run without a
     checkpoint begins anew, with whatever images.
     """
-    held = RunKeeper.state_in(checkpoint or {})
     now, then = record.data.get("checksum") or {}, held.get("checksum") or {}
     if other := [split for split in now if then.get(split, now[split]) != now[split]]:
         split = other[0]

@@ -2,20 +2,14 @@
 configuration says, or says at once why it would not."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.callbacks import (
-    BaseFinetuning,
-    BatchSizeFinder,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    StochasticWeightAveraging,
-)
+from pytorch_lightning import callbacks
 from pytorch_lightning.plugins import TorchSyncBatchNorm
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from torch import Tensor
@@ -31,13 +25,16 @@ from dk_bench.training.weights import to_lightning_names, to_own_names
 
 # Callbacks that change what the configuration gives -> what to do instead.
 REFUSED_CALLBACKS = {
-    LearningRateFinder: "it gives all parameters one learning rate, those that make offsets too; set the learning rate "
-    "in the configuration and compare runs",
-    BatchSizeFinder: "the batch is the configuration's, and so is the learning rate that goes with it; set it there",
-    StochasticWeightAveraging: "it puts one learning rate in place of the schedule, for offsets too; "
+    callbacks.LearningRateFinder: "it gives all parameters one learning rate, those that make offsets too; set the "
+    "learning rate in the configuration and compare runs",
+    callbacks.BatchSizeFinder: "the batch is the configuration's, and so is the learning rate that goes with it; "
+    "set it there",
+    callbacks.StochasticWeightAveraging: "it puts one learning rate in place of the schedule, for offsets too; "
     "EMAWeightAveraging averages and leaves learning rates alone",
-    GradientAccumulationScheduler: "the schedule needs steps of one size; give Trainer(accumulate_grad_batches=N)",
-    BaseFinetuning: "the schedule does not move parameters that are added later; freeze them before training, or none",
+    callbacks.GradientAccumulationScheduler: "the schedule needs steps of one size; give "
+    "Trainer(accumulate_grad_batches=N)",
+    callbacks.BaseFinetuning: "the schedule does not move parameters that are added later; freeze them before "
+    "training, or none",
 }
 
 
@@ -69,8 +66,7 @@ class ConfiguredModule(pl.LightningModule):
         """Raises UserError before a fit over ``epochs``, which ``key`` of the configuration gives, for the first
         setting of the trainer that would make other figures than the configuration's: to be called in ``setup``."""
         self._goes_on, self._last_loss = False, None
-        for wrong in _wrong_in(self.trainer, epochs, key):
-            raise UserError(wrong)
+        _check_settings(self.trainer, epochs, key)
 
     def check_classes(self, classes: list[str]) -> None:
         """Raises UserError for data of other classes than the module was made for."""
@@ -100,11 +96,12 @@ class ConfiguredModule(pl.LightningModule):
             checkpoint["callbacks"] = states_of_callbacks(checkpoint)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes drop path, the choice of proposals and the like a function of (seed, batch, rank): resuming needs no
-        state of generators."""
+        """Makes all that is drawn at random a function of (seed, batch, rank): resuming needs no generators' state."""
         if batch_idx == 0:  # Lightning calls no on_train_epoch_start where it goes on from an epoch's last batch
             self.train_loss.reset()
-        self.seed_step(mix_seed(self.run.seed, self.batches_before(batch_idx), self.global_rank))
+        # Without accumulated gradients the number of the optimiser's step.
+        batches_before = self.current_epoch * self.trainer.num_training_batches + batch_idx
+        self.seed_step(mix_seed(self.run.seed, batches_before, self.global_rank))
 
     def on_train_epoch_end(self) -> None:
         self.check_last_loss()
@@ -112,8 +109,12 @@ class ConfiguredModule(pl.LightningModule):
         self.train_loss.reset()
 
     def on_validation_epoch_start(self) -> None:
+        """Gives all processes the first one's running statistics, which are a checkpoint's, so that all evaluate the
+        same model. In training DDP does so before every step."""
         self.check_last_loss()
-        self.share_buffers()
+        if self.trainer.world_size > 1:
+            for buffer in self.buffers():
+                dist.broadcast(buffer, 0)
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
@@ -142,11 +143,6 @@ class ConfiguredModule(pl.LightningModule):
                 "expected one with a length, or Trainer(limit_train_batches=N)"
             )
         return total // self.trainer.max_epochs
-
-    def batches_before(self, batch_idx: int) -> int:
-        """Tells how many batches were trained on before this one of the current epoch. Without accumulated gradients
-        that is the optimiser's step."""
-        return self.current_epoch * self.trainer.num_training_batches + batch_idx
 
     def check_loss(self, loss: Tensor) -> None:
         """Raises Diverged on every process where one's training loss is not finite: it alone must not leave the others
@@ -181,13 +177,6 @@ class ConfiguredModule(pl.LightningModule):
     def when(self) -> str:
         """Returns the step, in words."""
         return f"at step {self.global_step} (epoch {self.current_epoch})"
-
-    def share_buffers(self) -> None:
-        """Gives all processes the first one's running statistics, which are a checkpoint's: to be called before
-        evaluation, so that all evaluate the same model. In training DDP does so before every step."""
-        if self.trainer.world_size > 1:
-            for buffer in self.buffers():
-                dist.broadcast(buffer, 0)
 
 
 def mean_of_losses() -> MeanMetric:
@@ -226,30 +215,30 @@ def _on_its_way(loss: Tensor) -> Callable[[], float]:
     return arrived
 
 
-def _wrong_in(trainer: pl.Trainer, epochs: int, key: str) -> Iterator[str]:
+def _check_settings(trainer: pl.Trainer, epochs: int, key: str) -> None:
     for callback in trainer.callbacks:
         for kind, instead in REFUSED_CALLBACKS.items():
             if isinstance(callback, kind):
-                yield f"callback {type(callback).__name__}: {instead}"
+                raise UserError(f"callback {type(callback).__name__}: {instead}")
     strategy = trainer.strategy
     if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy) or isinstance(strategy, DeepSpeedStrategy):
-        yield (
+        raise UserError(
             f"Trainer(strategy={type(strategy).__name__}), expected 'ddp', one of its variants or one device: others "
             "split the parameters, whose learning rate and weight decay go by their names and shapes"
         )
     if isinstance(getattr(strategy, "_layer_sync", None), TorchSyncBatchNorm):
-        yield (
+        raise UserError(
             "Trainer(sync_batchnorm=True) drops the activations inside timm's layers: expected "
             "Trainer(plugins=[dk_bench.training.batch_norm.SharedBatchNorm()])"
         )
     if trainer.fast_dev_run:  # a few steps, which end nowhere
         return
     if trainer.max_epochs != epochs:
-        yield (
+        raise UserError(
             f"Trainer(max_epochs={trainer.max_epochs}), but key '{key}' is {epochs}, which its schedule of "
             "learning rates is made for: expected the same number"
         )
     if trainer.max_steps != -1:
-        yield (
+        raise UserError(
             f"Trainer(max_steps={trainer.max_steps}), expected none: training lasts the epochs of key '{key}', {epochs}"
         )

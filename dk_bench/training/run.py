@@ -1,5 +1,6 @@
 """One run of any task, from its configuration to its record, resuming by itself; and evaluation of a checkpoint."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,15 +13,17 @@ from dk_bench.data.shifts import TEST
 from dk_bench.errors import UserError
 from dk_bench.processes import interrupts
 from dk_bench.processes.world import ProcessLost, own_process, own_world
-from dk_bench.runs.record import EVALUATION, RunRecord, note_hardware, utc_now
+from dk_bench.runs.record import EVALUATION, RunRecord, attempts_of, note_hardware, utc_now
 from dk_bench.training.callbacks import RunKeeper, Throughput, figures, note_correct
 from dk_bench.training.checkpoint import LAST, last_checkpoint, load_weights
-from dk_bench.training.ending import Diverged, end, end_log, together
+from dk_bench.training.ending import end, end_log, together
 from dk_bench.training.held_out import evaluate_tests, wants_test
-from dk_bench.training.opening import attempts_before, go_on_from, name_run, not_again, open_run, start_record
+from dk_bench.training.opening import go_on_from, name_run, not_again, open_run, start_record
+from dk_bench.training.own_trainer import ConfiguredModule, Diverged
+from dk_bench.training.run_data import RunData
 from dk_bench.training.task import Task
 from dk_bench.training.tracking import log_config, log_record, wandb_logger
-from dk_bench.training.trainer import make_trainer, progress, quiet
+from dk_bench.training.trainer import make_trainer, quiet
 
 
 def train(task: Task, *, callbacks: Sequence[Callback] = (), command: Sequence[str] = ()) -> RunRecord:
@@ -50,30 +53,26 @@ def train(task: Task, *, callbacks: Sequence[Callback] = (), command: Sequence[s
         module = task.module(classes, run_id, initial_weights=checkpoint is None)
 
         # Record: what is known before the first step, and the epochs before this attempt.
-        record = start_record(task, module, data, command, earlier=attempts_before(previous, checkpoint))
-        go_on_from(record, checkpoint)
+        held = RunKeeper.state_in(checkpoint or {})  # where the record, which knows all, is lost
+        earlier = attempts_of(previous) if previous else held.get("attempts", [])
+        record = start_record(task, module, data, command, earlier=earlier)
+        go_on_from(record, held)
 
-        # Watch: speed, record and checkpoint, W&B, one line an epoch.
+        # Watch: speed, record and checkpoint, W&B, a progress bar on a terminal.
         throughput = Throughput(task.images_in)
         keeper = RunKeeper(task, record, throughput)
         logger = wandb_logger(task, run_id)
-        watchers = [*task.callbacks(logged=bool(logger)), throughput, *callbacks, keeper, *progress(task, record)]
+        bar = [pl.callbacks.RichProgressBar()] if sys.stdout.isatty() else []
+        watchers = [*task.callbacks(logged=bool(logger)), throughput, *callbacks, keeper, *bar]
         trainer = make_trainer(task, watchers, logger, steps)
 
         resume = checkpoint is not None
         del checkpoint  # its weights would stay in memory beside the model's
-        return fit(trainer, module, data, keeper, task=task, logger=logger, resume=resume)
+        return fit(trainer, module, data, keeper, logger=logger, resume=resume)
 
 
 def fit(
-    trainer: pl.Trainer,
-    module: pl.LightningModule,
-    data: pl.LightningDataModule,
-    keeper: RunKeeper,
-    *,
-    task: Task,
-    logger: Any,
-    resume: bool,
+    trainer: pl.Trainer, module: ConfiguredModule, data: RunData, keeper: RunKeeper, *, logger: Any, resume: bool
 ) -> RunRecord:
     """Trains to the end, from the keeper's checkpoint with ``resume``, and returns the keeper's record, written.
 
@@ -90,7 +89,7 @@ def fit(
                 keeper.begin()
                 if logger and logger.experiment is not None:  # starts W&B's run, or raises
                     at_the_end.callback(end_log, logger, record)
-                    log_config(logger, task.values)
+                    log_config(logger, keeper.task.values)
                     log_record(logger, record)
             with together(trainer, lambda why: end(trainer, keeper, why)):
                 trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resume else None, weights_only=True)

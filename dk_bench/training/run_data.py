@@ -20,27 +20,17 @@ class RunData(LightningDataModule):
     """Training and validation images of a configuration, opened when they are first asked for, and test sets, if any.
 
     A subclass has ``train_dataloader`` and ``val_dataloader``, and these; what is opened as properties.
-
-    Attributes:
-        name: what records and tables call the data.
-        batch_key: the configuration's key of the batch.
-        batch_size: its value.
-        train_images, val_images: the splits, with a length.
-        test_images: test sets by their names, `TEST` first.
-        classes: the classes' names in order of their labels.
-        steps_per_epoch: batches in an epoch, on as many devices as there are processes now.
-        decoded: of each split that was asked for, where its decoded images are kept; None where none ever are.
     """
 
-    name: str
-    batch_key: str
+    name: str  # what records and tables call the data
+    batch_key: str  # the configuration's key of the batch
     batch_size: int
-    train_images: Any
+    train_images: Any  # with a length, as all images
     val_images: Any
-    test_images: Mapping[str, Any] = {}
-    classes: list[str]
-    steps_per_epoch: int
-    decoded: dict[str, str] | None = None
+    test_images: Mapping[str, Any] = {}  # test sets by their names, `TEST` first
+    classes: list[str]  # their names in order of their labels
+    steps_per_epoch: int  # batches, on as many devices as there are processes now
+    decoded: dict[str, str] | None = None  # of splits asked for, where decoded images are kept, if they are
     _apart = False  # whether the splits are known to share no image
 
     def checksum(self, images: Any) -> str:
@@ -104,8 +94,7 @@ class RunData(LightningDataModule):
 
 
 class HandedOn(ExceptionWrapper):
-    """An error of a loader's worker process. A UserError is raised again as it is: torch's own wrapper makes a new one,
-    of the text of the traceback."""
+    """An error of a loader's worker process. A UserError is raised as it is: torch would make one of the traceback."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -9,8 +9,6 @@ A new task is a folder beside `dk_bench.classification` and a line in `dk_bench.
 Resuming, records, devices, interrupts, W&B, sweeps and ``dk-bench train``, ``eval`` and ``replay`` are there for it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from abc import ABC, abstractmethod
@@ -37,10 +35,6 @@ class Task(ABC):
     """One configuration of one task: everything that the training loop has to ask about it.
 
     Attributes:
-        name: the task in records, checkpoints and `dk_bench.tasks`.
-        metrics: the figures that a validation gives, as the module logs them (``val/...``) and in the records' order.
-        read: makes a configuration of a file and ``key=value`` overrides.
-        parse: makes one of plain data, overrides, and where errors are to say that it is from.
         config: the configuration, as ``read`` made it.
         run: its keys that every task has: name, seed, output, trainer, wandb.
         values: the whole of it as plain data, as checkpoints hold it and ``parse`` takes it.
@@ -48,8 +42,9 @@ class Task(ABC):
         tests: names of the sets that the trained model is evaluated on once; empty where there are none.
     """
 
-    name: ClassVar[str]
-    metrics: ClassVar[Sequence[str]]
+    name: ClassVar[str]  # in records, checkpoints and `dk_bench.tasks`
+    metrics: ClassVar[Sequence[str]]  # figures of a validation as the module logs them (val/...), in the records' order
+    # Make a configuration of a file, or of plain data, and key=value overrides; errors say where plain data is from.
     read: ClassVar[Callable[[str | Path | None, Iterable[str]], Any]]
     parse: ClassVar[Callable[[Mapping[str, Any], Iterable[str], str], Any]]
 
@@ -59,17 +54,16 @@ class Task(ABC):
         self.config, self.run, self.values, self.epochs, self.tests = config, run, values, epochs, tests
 
     @abstractmethod
-    def data(self, *, once: bool = False) -> RunData:
+    def data(self, *, once: bool = False) -> "RunData":
         """Returns the data module; ``once``: every image will be seen once, so that none need be kept."""
 
     @abstractmethod
-    def module(self, classes: list[str], run_id: str = "", *, initial_weights: bool = True) -> ConfiguredModule:
+    def module(self, classes: list[str], run_id: str = "", *, initial_weights: bool = True) -> "ConfiguredModule":
         """Returns the Lightning module. Without ``initial_weights`` it reads none from files: a checkpoint's follow."""
 
     @abstractmethod
     def describe_model(self, classes: list[str]) -> dict[str, Any]:
-        """Tells what a record says of the model; ``name``, ``spec`` and ``input_size`` ([3, height, width], or None)
-        at least."""
+        """Tells what a record says of the model: at least name, spec and input_size, [3, height, width] or None."""
 
     @abstractmethod
     def summary(self, figures: Mapping[str, float | None], classes: int, split: str = "val") -> str:
@@ -88,7 +82,7 @@ class Task(ABC):
         """Tells where the run keeps record, checkpoint and lock, see `dk_bench.runs.identity.run_folder`."""
         return run_folder(self.run, self.values)
 
-    def callbacks(self, *, logged: bool) -> list[Callback]:
+    def callbacks(self, *, logged: bool) -> "list[Callback]":
         """Returns what the configuration wants done in training besides; ``logged``: there is a logger."""
         return []
 
@@ -104,7 +98,7 @@ class Task(ABC):
         """Returns the number of images of a batch (images, labels)."""
         return len(batch[1])
 
-    def sheet(self, rows: int, split: str = "train") -> Image.Image:
+    def sheet(self, rows: int, split: str = "train") -> "Image.Image":
         """Draws ``rows`` rows of a split's images. Raises UserError where there is nothing to draw."""
         raise UserError(f"images of {self.name} cannot be drawn")
 
@@ -129,7 +123,7 @@ class Task(ABC):
         if held != list(classes):
             raise UserError(f"{path}: its model tells {some_of(held)} apart, the images are of {some_of(classes)}")
 
-    def cost(self, model: nn.Module, input_size: Sequence[int] | None) -> dict[str, Any]:
+    def cost(self, model: "nn.Module", input_size: Sequence[int] | None) -> dict[str, Any]:
         """Tells what one image costs, as records hold it. Counting must not keep a model from training: where it fails,
         at an operator without a formula or one that cannot run without data, only the parameters are known, and why."""
         params = sum(parameter.numel() for parameter in model.parameters())
@@ -141,7 +135,7 @@ class Task(ABC):
             print(f"multiply-adds are not known: {reason}", file=sys.stderr)
             return cost | {"error": reason}
 
-    def count(self, model: nn.Module, input_size: tuple[int, ...]) -> dict[str, Any]:
+    def count(self, model: "nn.Module", input_size: tuple[int, ...]) -> dict[str, Any]:
         """Counts multiply-adds of one image. May raise what `cost` tells as the reason that they are not known."""
         from dk_bench.models.cost import count_cost
 

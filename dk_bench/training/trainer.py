@@ -1,22 +1,39 @@
-"""Lightning's trainer as a configuration describes it."""
+"""Lightning's trainer as a configuration describes it, and how it writes checkpoints."""
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from dk_bench.errors import UserError
+from dk_bench.files import open_atomically
 from dk_bench.processes.world import HoldOn, own_world
-from dk_bench.runs.record import RunRecord
 from dk_bench.training.batch_norm import SharedBatchNorm
-from dk_bench.training.callbacks import EpochLines, RunKeeper
-from dk_bench.training.checkpoint_io import AtomicCheckpointIO
+from dk_bench.training.callbacks import RunKeeper
 from dk_bench.training.task import Task
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: a crash at any moment leaves the old one whole.
+
+    Lightning's own way makes the file in the system's folder for temporary files and moves it, which across file
+    systems is a copy that a crash leaves half done. Lightning calls this on the first process alone.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Raises OSError where the file cannot be written; the old one is still there then."""
+        with open_atomically(path) as stream:
+            try:
+                torch.save(checkpoint, stream)
+            except RuntimeError as error:  # torch's "unexpected pos", while it handles what the stream raised
+                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def make_trainer(task: Task, callbacks: list[Callback], logger: Any, steps_per_epoch: int = 1) -> pl.Trainer:
@@ -49,15 +66,9 @@ def make_trainer(task: Task, callbacks: list[Callback], logger: Any, steps_per_e
         raise UserError(f"section 'trainer': {error}") from error
 
 
-def progress(task: Task, record: RunRecord) -> list[Callback]:
-    """Returns a progress bar on a terminal, one line an epoch elsewhere."""
-    return [pl.callbacks.RichProgressBar()] if sys.stdout.isatty() else [EpochLines(task, record)]
-
-
 @contextmanager
 def quiet(task: Task) -> Iterator[None]:
-    """Silences what Lightning says of every run: devices found, workers it would like, where checkpoints go; and what
-    the task's own libraries do."""
+    """Silences what Lightning, of devices, workers and checkpoints, and the task's own libraries say of every run."""
     levels = {logger: logger.level for logger in map(logging.getLogger, ("pytorch_lightning", "lightning_fabric"))}
     for logger in levels:
         logger.setLevel(logging.WARNING)
