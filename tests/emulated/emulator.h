@@ -19,12 +19,15 @@
 #define DK_KERNEL static
 #define DK_DEVICE inline
 #define DK_BOUNDS(warps, blocks)
+// Of what touches the emulator's own memory and a thread's alone: a watch that is told of it takes twice as long.
+#define DK_UNWATCHED __attribute__((no_sanitize("thread"))) inline
 
 namespace dk::device {
 
 constexpr int64_t kWarps = 32;  // few: tests have few positions
 constexpr int kLanes = 32;
 constexpr size_t kStackBytes = 128 * 1024;
+constexpr int kShown = 12;  // values that a thread shows the others of its warp: at most 8 + 4 halves of mma's operands
 
 struct Barrier {
   int size = 0, arrived = 0;
@@ -47,21 +50,21 @@ struct Block {
   Place scheduler;
   Barrier all;
   std::vector<Barrier> warps, lockstep;  // what orders memory, and what only makes lanes wait for each other's values
-  std::vector<float> exchange;  // what a thread shows the others of its warp: 4 + 2 operands of mma, or one value
+  std::vector<float> exchange;           // what threads show the others of their warp
   std::function<void()> kernel;
 };
 
-inline Block*& block() {
+DK_UNWATCHED Block*& block() {
   static thread_local Block* current = nullptr;
   return current;
 }
 
-inline int thread() { return block()->current; }
-inline int threads() { return block()->threads; }
-inline int64_t block_x() { return block()->x; }
-inline int block_y() { return block()->y; }
-inline int64_t blocks_x() { return block()->blocks_x; }
-inline char* shared_memory() { return block()->shared.data(); }
+DK_UNWATCHED int thread() { return block()->current; }
+DK_UNWATCHED int threads() { return block()->threads; }
+DK_UNWATCHED int64_t block_x() { return block()->x; }
+DK_UNWATCHED int block_y() { return block()->y; }
+DK_UNWATCHED int64_t blocks_x() { return block()->blocks_x; }
+DK_UNWATCHED char* shared_memory() { return block()->shared.data(); }
 
 struct Watch {
   virtual void start_launch(const Block& b) = 0;
@@ -74,12 +77,12 @@ inline Watch*& watch() {
   return current;
 }
 
-inline void yield() {
+DK_UNWATCHED void yield() {
   Block& b = *block();
   if (!_setjmp(b.places[b.current].here)) _longjmp(b.scheduler.here, 1);
 }
 
-inline void wait(Barrier& barrier) {
+DK_UNWATCHED void wait(Barrier& barrier) {
   Block& b = *block();
   const int64_t generation = barrier.generation;
   if (++barrier.arrived == barrier.size) {
@@ -89,17 +92,17 @@ inline void wait(Barrier& barrier) {
   b.moved = true;
 }
 
-inline void sync_block() { wait(block()->all); }
-inline void sync_warp() { wait(block()->warps[thread() / kLanes]); }
-inline void exchange() { wait(block()->lockstep[thread() / kLanes]); }
+DK_UNWATCHED void sync_block() { wait(block()->all); }
+DK_UNWATCHED void sync_warp() { wait(block()->warps[thread() / kLanes]); }
+DK_UNWATCHED void exchange() { wait(block()->lockstep[thread() / kLanes]); }
 
 template <class T>
-inline T shuffle_xor(T value, int mask) {
+DK_UNWATCHED T shuffle_xor(T value, int mask) {
   float* shown = &block()->exchange[0];
-  std::memcpy(shown + thread() * 8, &value, sizeof value);
+  std::memcpy(shown + thread() * kShown, &value, sizeof value);
   exchange();
   T result;
-  std::memcpy(&result, shown + (thread() ^ mask) * 8, sizeof result);
+  std::memcpy(&result, shown + (thread() ^ mask) * kShown, sizeof result);
   exchange();
   return result;
 }
@@ -127,13 +130,13 @@ inline float difference(float a, float b) {
   return result;
 }
 
-inline uint32_t bits_of(float value) {
+DK_UNWATCHED uint32_t bits_of(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
   return bits;
 }
 
-inline float from_bits(uint32_t bits) {
+DK_UNWATCHED float from_bits(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, 4);
   return value;
@@ -149,28 +152,28 @@ inline void load(uint32_t (&word)[kWords], const void* from, uint32_t index, uin
 }
 
 // What the tensor core reads of an operand.
-inline float truncated(float value) { return from_bits(bits_of(value) & 0xffffe000); }
+DK_UNWATCHED float truncated(float value) { return from_bits(bits_of(value) & 0xffffe000); }
 
 // A sum as the tensor core leaves it: rounded towards zero, not to nearest (Fasi et al., Numerical behavior of NVIDIA
 // tensor cores, 2021), so that the errors of a long sum add up instead of cancelling.
-inline float towards_zero(double sum) {
+DK_UNWATCHED float towards_zero(double sum) {
   const float nearest = static_cast<float>(sum);
   return std::abs(static_cast<double>(nearest)) > std::abs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
 }
 
 // The layout is PTX's for mma.m16n8k8 with tf32 operands, written out once more: cuda_tile.h must agree with it.
-inline void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+DK_UNWATCHED void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
   const int lane = thread() % kLanes, first = thread() - lane;
-  float* shown = &block()->exchange[first * 8];
-  for (int i = 0; i < 4; ++i) shown[lane * 8 + i] = truncated(a[i]);
-  for (int i = 0; i < 2; ++i) shown[lane * 8 + 4 + i] = truncated(b[i]);
+  float* shown = &block()->exchange[first * kShown];
+  for (int i = 0; i < 4; ++i) shown[lane * kShown + i] = truncated(a[i]);
+  for (int i = 0; i < 2; ++i) shown[lane * kShown + 4 + i] = truncated(b[i]);
   exchange();
   for (int i = 0; i < 4; ++i) {
     const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
     double sum = d[i];
     for (int k = 0; k < 8; ++k) {
-      const float left = shown[(row % 8 * 4 + k % 4) * 8 + row / 8 + k / 4 * 2];
-      const float right = shown[(column * 4 + k % 4) * 8 + 4 + k / 4];
+      const float left = shown[(row % 8 * 4 + k % 4) * kShown + row / 8 + k / 4 * 2];
+      const float right = shown[(column * 4 + k % 4) * kShown + 4 + k / 4];
       sum += static_cast<double>(left) * right;
     }
     d[i] = towards_zero(sum);
@@ -178,13 +181,13 @@ inline void mma(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
   exchange();
 }
 
-inline void mma_first(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+DK_UNWATCHED void mma_first(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
   for (float& value : d) value = 0;
   mma(d, a, b);
 }
 
 // The float16 in half `which` of a word: 5 bits of exponent, 10 of mantissa.
-inline float half_of(uint32_t word, int which) {
+DK_UNWATCHED float half_of(uint32_t word, int which) {
   const uint32_t half = word >> (16 * which) & 0xffff;
   const int exponent = half >> 10 & 31, mantissa = half & 1023;
   float value = std::ldexp(float(exponent ? mantissa + 1024 : mantissa), std::max(exponent, 1) - 25);
@@ -196,11 +199,11 @@ inline float half_of(uint32_t word, int which) {
 // PTX's layout for mma.m16n8k16 with float16 operands: with g = lane / 4 and t = lane % 4, a_i is at row g for i in 0,
 // 1, 4, 5 and g + 8 else, column 2t + i % 2 and 8 more from a_4 on; b_i at row 2t + i % 2 and 8 more from b_2 on,
 // column g. Two a word.
-inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4]) {
+DK_UNWATCHED void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4]) {
   const int lane = thread() % kLanes, first = thread() - lane;
-  float* shown = &block()->exchange[first * 8];
-  for (int i = 0; i < 4; ++i) shown[lane * 8 + i] = from_bits(a[i]);
-  for (int i = 0; i < 2; ++i) shown[lane * 8 + 4 + i] = from_bits(b[i]);
+  float* shown = &block()->exchange[first * kShown];
+  for (int i = 0; i < 8; ++i) shown[lane * kShown + i] = half_of(a[i / 2], i % 2);
+  for (int i = 0; i < 4; ++i) shown[lane * kShown + 8 + i] = half_of(b[i / 2], i % 2);
   exchange();
   float result[4];
   for (int i = 0; i < 4; ++i) {
@@ -208,9 +211,9 @@ inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], c
     double sum = c[i];
     for (int k = 0; k < 16; ++k) {
       const int upper = k / 8, of_group = k % 8 / 2;
-      const float* left = &shown[(row % 8 * 4 + of_group) * 8 + 2 * upper + row / 8];
-      const float* right = &shown[(column * 4 + of_group) * 8 + 4 + upper];
-      sum += static_cast<double>(half_of(bits_of(*left), k % 2)) * half_of(bits_of(*right), k % 2);
+      const float left = shown[(row % 8 * 4 + of_group) * kShown + 4 * upper + row / 8 * 2 + k % 2];
+      const float right = shown[(column * 4 + of_group) * kShown + 8 + 2 * upper + k % 2];
+      sum += static_cast<double>(left) * right;
     }
     result[i] = towards_zero(sum);
   }
@@ -273,7 +276,7 @@ void run_grid(int64_t blocks_x, int64_t blocks_y, int threads, size_t shared_byt
   b.threads = threads, b.blocks_x = blocks_x;
   b.shared.resize(shared_bytes + 16), b.contexts.resize(threads), b.ended.resize(threads), b.started.resize(threads),
       b.places.resize(threads);
-  b.stacks.resize(threads * kStackBytes), b.exchange.resize(threads * 8);
+  b.stacks.resize(threads * kStackBytes), b.exchange.resize(threads * kShown);
   b.kernel = kernel;
   if (watch()) watch()->start_launch(b);
   for (b.y = 0; b.y < int(blocks_y); ++b.y)
