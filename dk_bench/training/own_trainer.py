@@ -169,8 +169,11 @@ class ConfiguredModule(pl.LightningModule):
 
     def or_diverged(self, call: Callable[[], Any]) -> Any:
         """Returns the call's result. Raises Diverged where an operator refuses NaN offsets, before there is a loss."""
+        learns = torch.is_grad_enabled()
         try:
-            return call()
+            # A trainer may evaluate in inference mode, in which operators' errors have no type, see NotFinite.
+            with torch.inference_mode(False), torch.set_grad_enabled(learns):
+                return call()
         except NotFinite as error:
             raise Diverged(f"{error} {self.when()}") from error
 

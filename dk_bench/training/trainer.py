@@ -58,7 +58,6 @@ def make_trainer(task: Task, callbacks: list[Callback], logger: Any, steps_per_e
             enable_checkpointing=any(isinstance(c, RunKeeper) for c in callbacks),
             enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
             enable_model_summary=False,
-            inference_mode=False,  # in which operators' errors have no type, see dk_bench.reference.checks.NotFinite
             default_root_dir=task.run.output,
             **task.trainer_options(),
         )

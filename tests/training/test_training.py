@@ -6,16 +6,18 @@ import signal
 
 import pytest
 import torch
+from own_trainer_cases import trainer
 from training_cases import EPOCHS, STEPS, TINY, PowerCut, timeless, tiny
 
 from dk_bench.classification.data import ClassificationData
 from dk_bench.classification.timm_models import build_model
 from dk_bench.cli import main
+from dk_bench.config import to_dict
 from dk_bench.errors import UserError
 from dk_bench.nn import DeformKernel2d
 from dk_bench.runs.environment import portable
 from dk_bench.runs.record import read_record
-from dk_bench.training import evaluate, load_model, read_checkpoint, run_folder, train
+from dk_bench.training import Diverged, LitClassifier, evaluate, load_model, read_checkpoint, run_folder, train
 from dk_bench.training.ending import reason
 
 
@@ -176,6 +178,16 @@ def test_diverged_run_fails_and_says_at_which_step(tmp_path, capsys, model, reas
     assert record.status == "failed" and record.metrics["final"] == {} and record.ended
     assert record.error.startswith(reason) and record.error.endswith("at step 1 (epoch 0)")
     assert record.error in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("inference_mode", [True, False])
+def test_an_evaluated_model_that_makes_nan_offsets_is_told_as_diverged(tmp_path, inference_mode):
+    config = tiny(tmp_path, "model.name=test_resnetdw_dk")
+    data = ClassificationData(config.data, config.seed)
+    module = LitClassifier(to_dict(config), data.val_images.classes)
+    torch.nn.init.constant_(next(module.model.parameters()), torch.nan)
+    with pytest.raises(Diverged, match=r"^kernel_offset: NaN at index \(0, 0, 0, 0\) at step 0 \(epoch 0\)$"):
+        trainer(inference_mode=inference_mode).validate(module, data, verbose=False)
 
 
 def test_checkpoint_of_another_model_in_the_run_folder(finished, tmp_path):
