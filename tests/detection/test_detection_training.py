@@ -2,8 +2,6 @@
 
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ pytest.importorskip("mmdet", reason="mmdet is not installed")
 from detection_cases import CLASSES, random_predictions, tiny_detection, tiny_file
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from new_python import run_new_python
 from training_cases import PowerCut, timeless, weights
 
 from dk_bench.cli import main
@@ -163,14 +162,8 @@ def test_killed_in_mid_epoch_it_ends_with_the_same_metrics(tmp_path, whole):
     overrides = [f"output={tmp_path}", "trainer.checkpoint_every_n_steps=2"]
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, file, *overrides],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        timeout=300,
-    )
-    assert killed.returncode == -9, killed.stderr.decode()
+    killed = run_new_python(["-c", KILLED, file, *overrides], cwd=tmp_path, env=environment)
+    assert killed.returncode == -9, killed.stderr
     config = load_detection_config(file, overrides)
     assert read_record(run_folder(config) / "record.json").status == "running"
     assert read_checkpoint(run_folder(config) / "last.ckpt")["global_step"] == 12  # two steps into the third epoch
@@ -198,18 +191,9 @@ def test_resumed_at_the_end_of_an_epoch(tmp_path, whole, step):
 def test_two_processes(tmp_path, whole):
     """They share out the batches as mmdet's do, and score the validation images together."""
     file, root = whole[0].cfg.filename, Path(__file__).parents[2]
-    command = [
-        sys.executable,
-        "-m",
-        "dk_bench",
-        "train",
-        file,
-        f"output={tmp_path}",
-        "trainer.devices=2",
-        "train_cfg.max_epochs=1",
-    ]
+    overrides = [f"output={tmp_path}", "trainer.devices=2", "train_cfg.max_epochs=1"]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_new_python(["-m", "dk_bench", "train", file, *overrides], cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     path = next(tmp_path.glob("tiny-*/last.ckpt"))
     record = read_record(path.with_name("record.json"))

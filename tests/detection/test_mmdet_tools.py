@@ -6,8 +6,6 @@ The tools run in processes of their own, which have imported nothing of dk_bench
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ pytest.importorskip("mmdet", reason="mmdet is not installed")
 
 import mmdet
 from mmdet.apis import inference_detector
+from new_python import run_new_python
 
 from dk_bench.cli import main
 from dk_bench.detection.mmengine_config import load_detection_config
@@ -58,7 +57,7 @@ def run(folder, code):
     out.unlink(missing_ok=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    done = run_new_python(["-c", code], cwd=folder, env=environment)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert "do not match exactly" not in done.stdout + done.stderr
     return json.loads(out.read_text()) if out.exists() else None

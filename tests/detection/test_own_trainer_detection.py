@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from new_python import run_new_python
 
 pytest.importorskip("mmdet", reason="mmdet is not installed")
 
@@ -197,15 +196,7 @@ def test_two_devices_see_every_image_and_score_them_together(tmp_path, monkeypat
     script.write_text(TWO)
     tests, root = Path(__file__).parents[1] / "cases", Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{tests}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script), str(file), *overrides],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_new_python([script, file, *overrides], cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     data = DetectionData(load_detection_config(file, overrides))

@@ -1,7 +1,7 @@
 """Settings that a detection configuration heeds, and those it refuses rather than ignore."""
 
 import json
-import subprocess
+import os
 import sys
 
 import pytest
@@ -13,6 +13,7 @@ from detection_cases import CLASSES, edit, random_predictions, tiny_detection, t
 from mmdet.registry import DATASETS
 from mmengine import Config
 from mmengine.registry import DefaultScope
+from new_python import run_new_python
 from torch import nn
 
 from dk_bench.detection.backbone import TimmBackbone
@@ -185,13 +186,9 @@ def test_custom_imports_hold_for_checkpoints_too(tmp_path):
     held, environment = tmp_path / "values.json", {"PYTHONPATH": f"{tmp_path}:{':'.join(sys.path)}"}
     dump = "json.dump(load_detection_config(sys.argv[1]).to_dict(), open(sys.argv[2], 'w'))"
     load = "print(type(LitDetector(json.load(open(sys.argv[2])), ['disc', 'box', 'bar']).model.neck).__name__)"
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", read + code, path, held], env=environment, capture_output=True, text=True, check=True
-        ).stdout
-        for code in (dump, load)
-    ]
-    assert outputs[1].split()[-1] == "MyFPN"
+    outputs = [run_new_python(["-c", read + code, path, held], env=os.environ | environment) for code in (dump, load)]
+    assert [done.returncode for done in outputs] == [0, 0], outputs
+    assert outputs[1].stdout.split()[-1] == "MyFPN"
     with pytest.raises(UserError, match="key 'custom_imports' is .*no_such_parts"):
         use_scope(config_from_values(json.loads(held.read_text()), ["custom_imports.imports=['no_such_parts']"]).cfg)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from new_python import run_new_python
 from operator_cases import (
     CHANNELS,
     DTYPES,
@@ -145,14 +145,7 @@ def test_same_bits_for_any_number_of_threads(dtype, offsets, layout):
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     here = Path(__file__).parents[1] / "cases"
     paths = os.pathsep.join([str(here), str(here.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
-    )
+    return run_new_python(["-c", code], env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment})
 
 
 @pytest.mark.parametrize("variant", ["baseline", "avx2", "avx512"])

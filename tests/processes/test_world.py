@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from cluster_cases import SLURM, TORCHRUN
+from new_python import run_new_python
 from training_cases import tiny
 
 from dk_bench.cli import main
@@ -206,8 +207,8 @@ def test_process_that_dies_in_training_leaves_none_that_wait(tmp_path, victim, n
     (tmp_path / "two.py").write_text(TWO)
     environment = {**os.environ, **SLURM, **TORCHRUN, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "cases")])
-    command = [sys.executable, str(tmp_path / "two.py"), str(tmp_path / "out"), str(victim), str(int(number))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+    command = [tmp_path / "two.py", tmp_path / "out", victim, int(number)]
+    done = run_new_python(command, env=environment, timeout=200)
     (path,) = find_records([tmp_path])
     record = read_record(path)
     assert len(record.metrics["epochs"]) in (1, 2)  # two steps each; the fourth began

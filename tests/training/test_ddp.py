@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torch.distributed as dist
+from new_python import run_new_python
 from timm.layers import BatchNormAct2d
 from torch import nn
 
@@ -35,14 +35,7 @@ pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch
 
 def run_command(*arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "dk_bench", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=environment,
-    )
+    done = run_new_python(["-m", "dk_bench", *arguments], env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 

@@ -4,8 +4,6 @@ import copy
 import json
 import os
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from new_python import run_new_python
 from own_trainer_cases import Watch, assert_same_weights, fit_parts, images_in, next_rate, trainer
 from pytorch_lightning import callbacks
 from pytorch_lightning.strategies import FSDPStrategy
@@ -366,9 +365,9 @@ def test_two_devices_see_every_image_once(tmp_path):
     a checkpoint holds, and that all evaluate with."""
     overrides = (*SMALL, "data.procedural.val_images=13")
     tests, root = Path(__file__).parents[1] / "cases", Path(__file__).parents[2]
-    command = [sys.executable, str(tests / "own_trainer_two.py"), str(tmp_path), *overrides]
+    command = [tests / "own_trainer_two.py", tmp_path, *overrides]
     environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{tests}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_new_python(command, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
 
