@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dk_bench.functional.derivatives import without_autocast
 from dk_bench.functional.loading import CHOICE, CHOSEN, REFERENCE, library, why_reference
-from dk_bench.functional.operators import Operator, Tensors, as_runtime_errors
+from dk_bench.functional.operators import Operator, Tensors
 from dk_bench.reference.checks import NotFinite
 
 EVERYWHERE = "CompositeExplicitAutograd"  # the dispatcher's key of all devices that have no kernel of their own
@@ -38,12 +38,12 @@ def register_fallback(operator: Operator, allocate: Callable[..., Tensor], check
         return output
 
     def forward(*arguments):
-        with as_runtime_errors(), without_autocast(arguments[0]):
+        with _as_runtime_errors(), without_autocast(arguments[0]):
             return check(arguments).copy_(operator.evaluate(*operator.split(arguments)))
 
     def backward(grad, *arguments):
         operands, settings = operator.split(arguments)
-        with as_runtime_errors():
+        with _as_runtime_errors():
             shape = check((*operands, *settings[: len(operator.settings)])).shape
             if grad.shape != shape:
                 raise ValueError(f"grad: expected shape {tuple(shape)}, got {tuple(grad.shape)}")
@@ -106,3 +106,14 @@ def _recording(tensor: Tensor) -> Iterator[None]:
             left_out = left_out.remove(getattr(torch._C.DispatchKey, key))
         with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), left_out):
             yield
+
+
+@contextmanager
+def _as_runtime_errors() -> Iterator[None]:
+    """Raises the reference's ValueErrors as the compiled operators do: RuntimeErrors of the same words."""
+    try:
+        yield
+    except NotFinite:
+        raise
+    except ValueError as error:
+        raise RuntimeError(str(error)) from error

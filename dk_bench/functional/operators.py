@@ -1,7 +1,6 @@
 """Describes an operator: its operands and settings, read off its schema, and the reference that it computes like."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -93,21 +92,14 @@ def empty_in_format_of(like: Tensor, size: Sequence[int]) -> Tensor:
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
-@contextmanager
-def as_runtime_errors() -> Iterator[None]:
-    """Raises the reference's ValueErrors as the compiled operators do: RuntimeErrors of the same words."""
-    try:
-        yield
-    except NotFinite:
-        raise
-    except ValueError as error:
-        raise RuntimeError(str(error)) from error
-
-
 def raise_by_type(error: RuntimeError, check_values: Callable[..., None], operands: Tensors) -> None:
-    """Raises an operator's error with the type that the check of the operands' values gives it: of what is thrown in
-    C++ torch keeps the text alone. Fake tensors, as an export has them, have no values to check."""
+    """Raises an operator's error, or NotFinite where that is what the check of the operands' values finds: of what is
+    thrown in C++ torch keeps the text alone. Fake tensors, as an export has them, have no values to check."""
     if type(error) is RuntimeError and not any(map(is_fake, operands)):
-        with as_runtime_errors():
+        try:
             check_values(*operands)
+        except NotFinite:
+            raise
+        except Exception:
+            pass  # the check is for operands that fit; the operator tells what does not
     raise error

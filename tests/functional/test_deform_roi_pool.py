@@ -259,8 +259,11 @@ def test_counts():
 
 FAULTS = [
     ("input", torch.randn(4, 6, 7), r"input: expected \(N, C, H, W\), got shape \(4, 6, 7\)"),
+    ("input", torch.tensor(1.0), r"input: expected \(N, C, H, W\), got shape \(\)"),
     ("input", torch.randn(2, 4, 0, 7), r"input: expected H, W >= 1, got shape \(2, 4, 0, 7\)"),
     ("input", torch.ones(2, 4, 6, 7, dtype=torch.int32), "input: expected a floating dtype"),
+    ("rois", torch.zeros(5), r"rois: expected shape \(R, 5\), .* got \(5,?\)"),
+    ("rois", torch.zeros(3, 0), r"rois: expected shape \(R, 5\), .* got \(3, 0\)"),
     ("rois", torch.zeros(3, 4), r"rois: expected shape \(R, 5\), .* got \(3, 4\)"),
     ("rois", torch.zeros(3, 5).double(), "rois: expected dtype (torch.)?float32, got (torch.)?float64"),
     ("offset", torch.zeros(3, 3, 2, 3), r"offset: expected shape \(R, 2 G, Ph, Pw\) .* 4 output channels, got \(3, 3,"),
