@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from mmdet.registry import MODELS
+from new_python import run_new_python
 from torch import nn
 from training_cases import ONE_STEP
 
@@ -48,13 +49,18 @@ def shapes(net):
 
 
 def test_a_bare_mmdet_config_finds_the_backbone():
-    printed = run_python(
-        "from mmdet.registry import MODELS\n"
-        "assert not any(name.startswith('dk_bench') for name in sys.modules)\n"
-        "net = MODELS.build(dict(type='dk_bench.TimmBackbone', model_name='test_resnetdw_dk'))\n"
-        "print(type(net).__module__, net.out_channels, net.strides)\n"
+    done = run_new_python(
+        [
+            "-c",
+            f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+            "from mmdet.registry import MODELS\n"
+            "assert not any(name.startswith('dk_bench') for name in sys.modules)\n"
+            "net = MODELS.build(dict(type='dk_bench.TimmBackbone', model_name='test_resnetdw_dk'))\n"
+            "print(type(net).__module__, net.out_channels, net.strides)\n",
+        ]
     )
-    assert printed.splitlines()[-1] == "dk_bench.detection.backbone [32, 64, 128, 256] [4, 8, 16, 32]"
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "dk_bench.detection.backbone [32, 64, 128, 256] [4, 8, 16, 32]"
 
 
 # In one interpreter, as each takes seconds to start: what is imported of mm, then the message in every case.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import timm
 import torch
 from module_cases import on_meta
+from new_python import run_new_python
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -69,7 +67,7 @@ def test_importing_the_package_is_enough_for_torchs_counter():
         "flops = counter.get_flop_counts()['Global']\n"
         "print(flops[torch.ops.dk_bench.deform_kernel_conv])"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    run = run_new_python(["-c", code])
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) == 2 * 9 * 6 * 9 * 8
 
