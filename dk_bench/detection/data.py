@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler
 
 from dk_bench.data.checksum import files_checksum
@@ -194,9 +193,14 @@ class KeyedImages(Dataset):
         if isinstance(key, list):
             return [self[one] for one in key]
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        with isolate_rng(include_cuda=False):
-            seed_all(mix_seed(self.seed, epoch, index))
-            return self.images[index]
+        python, numpy = random.getstate(), np.random.get_state()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                seed_all(mix_seed(self.seed, epoch, index))
+                return self.images[index]
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def seed_all(seed: int) -> None:

@@ -2,8 +2,11 @@
 
 import json
 import os
+import random
 import sys
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +20,7 @@ from new_python import run_new_python
 from torch import nn
 
 from dk_bench.detection.backbone import TimmBackbone
-from dk_bench.detection.data import DetectionData
+from dk_bench.detection.data import DetectionData, KeyedImages
 from dk_bench.detection.metrics import prediction_of, read_truth, score
 from dk_bench.detection.mmengine_config import config_from_values, load_detection_config, use_scope
 from dk_bench.detection.module import LitDetector, check_num_classes, load_start
@@ -160,6 +163,29 @@ def test_mmengines_key_synchronises_batch_normalisation(tmp_path, wanted):
     assert config.run.trainer.sync_batchnorm is bool(wanted)
     again = config_from_values(config.to_dict())
     assert again.run.trainer.sync_batchnorm is bool(wanted)
+
+
+@pytest.mark.parametrize("fault", [None, UserError("damaged")])
+def test_images_leave_the_random_numbers_of_the_process_alone(fault):
+    """Also one that cannot be read; what is drawn for it depends on seed, epoch and index."""
+
+    class Images:
+        def __getitem__(self, index):
+            drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
+            if fault:
+                raise fault
+            return index
+
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    drawn, before = [], states()
+    for key in ((1, 2), (1, 2), (1, 3), (2, 2)):
+        with pytest.raises(UserError) if fault else nullcontext():
+            KeyedImages(Images(), seed=0)[key]
+        assert states() == before
+    first, again, *others = drawn
+    assert first == again and first not in others
 
 
 def test_default_scopes_may_alternate():
