@@ -1,7 +1,8 @@
 """The base of all tasks' data modules: splits, their checksums, and where training goes on."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,7 +81,8 @@ class RunData(LightningDataModule):
     ) -> DataLoader:
         """Returns a loader; ``goes_on``: under a trainer, from where that is. ``more`` goes to torch as it is."""
         kind = ResumingLoader if goes_on and self.trainer else DataLoader
-        more |= {"num_workers": workers, "persistent_workers": workers > 0, "worker_init_fn": hand_on_user_errors}
+        more |= {"num_workers": workers, "persistent_workers": workers > 0}
+        more["worker_init_fn"] = partial(hand_on_user_errors, more.get("worker_init_fn"))
         # A generator of its own: the loader shall not draw from the model's random numbers.
         return kind(images, sampler=sampler, generator=torch.Generator(), **more)
 
@@ -108,9 +110,11 @@ class HandedOn(ExceptionWrapper):
         super().reraise()
 
 
-def hand_on_user_errors(_: int) -> None:
-    """Makes a worker process use `HandedOn`: to be called there."""
+def hand_on_user_errors(then: Callable[[int], object] | None, number: int) -> None:
+    """Makes a worker process, in which it is called, use `HandedOn`, and calls ``then`` with its number, if given."""
     worker.ExceptionWrapper = HandedOn
+    if then:
+        then(number)
 
 
 class OneTest(LightningDataModule):

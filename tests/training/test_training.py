@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 from own_trainer_cases import trainer
+from torch.utils.data import DataLoader
 from training_cases import EPOCHS, STEPS, TINY, PowerCut, timeless, tiny
 
 from dk_bench.classification.data import ClassificationData
@@ -19,6 +20,7 @@ from dk_bench.runs.environment import portable
 from dk_bench.runs.record import read_record
 from dk_bench.training import Diverged, LitClassifier, evaluate, load_model, read_checkpoint, run_folder, train
 from dk_bench.training.ending import reason
+from dk_bench.training.run_data import RunData
 
 
 def outcome(config):
@@ -296,6 +298,17 @@ def test_damaged_image_ends_the_run_with_its_name(tmp_path):
         train(config)
     record = read_record(run_folder(config) / "record.json")
     assert record.status == "failed" and record.error == portable(str(raised.value))
+
+
+def refuse(number):
+    raise UserError(f"worker {number} is refused")
+
+
+def test_what_a_task_has_its_loaders_workers_do_is_done():
+    """Also by those that are not forked, which get it pickled; a UserError comes from there as from anywhere."""
+    begin = RunData().loader([1, 2], None, 1, worker_init_fn=refuse).worker_init_fn
+    with pytest.raises(UserError, match="^worker 0 is refused$"):
+        list(DataLoader([1, 2], num_workers=1, worker_init_fn=pickle.loads(pickle.dumps(begin))))
 
 
 def test_error_of_several_lines_is_recorded_whole():
