@@ -158,6 +158,7 @@ def _create(name: str, config: ModelConfig, num_classes: int) -> nn.Module:
 
 
 def deform_as_named(model: nn.Module, spec: KernelSpec | None, config: ModelConfig) -> nn.Module:
+    """Deforms a model by a spec, if any. Raises UserError that names ``model.spec`` where it does not fit the model."""
     try:
         return deform(model, spec or KernelSpec())
     except ValueError as error:

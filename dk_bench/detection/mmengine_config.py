@@ -133,7 +133,8 @@ def use_scope(cfg: mmengine.Config) -> None:
         except (ImportError, TypeError) as error:
             raise UserError(f"which cannot be imported: {error}", key="custom_imports", value=dict(imports)) from error
     register_all_modules(init_default_scope=False)
-    init_default_scope(cfg.get("default_scope") or "mmdet")
+    with quiet(logging.ERROR):  # it warns of a scope that takes the place of another
+        init_default_scope(cfg.get("default_scope") or "mmdet")
 
 
 def build(registry: Registry, settings: Mapping[str, Any], key: str, **defaults: Any) -> Any:

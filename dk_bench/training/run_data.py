@@ -31,7 +31,7 @@ class RunData(LightningDataModule):
     test_images: Mapping[str, Any] = {}  # test sets by their names, `TEST` first
     classes: list[str]  # their names in order of their labels
     steps_per_epoch: int  # batches, on as many devices as there are processes now
-    decoded: dict[str, str] | None = None  # of splits asked for, where decoded images are kept, if they are
+    decoded: dict[str, str] | None = None  # split -> where its decoded images are kept; None: none ever are
     _apart = False  # whether the splits are known to share no image
 
     def checksum(self, images: Any) -> str:

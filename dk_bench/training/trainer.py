@@ -67,7 +67,7 @@ def make_trainer(task: Task, callbacks: list[Callback], logger: Any, steps_per_e
 
 @contextmanager
 def quiet(task: Task) -> Iterator[None]:
-    """Silences what Lightning, of devices, workers and checkpoints, and the task's own libraries say of every run."""
+    """Silences what Lightning says of every run (devices, workers, checkpoints), and what the task's libraries do."""
     levels = {logger: logger.level for logger in map(logging.getLogger, ("pytorch_lightning", "lightning_fabric"))}
     for logger in levels:
         logger.setLevel(logging.WARNING)
