@@ -1,4 +1,4 @@
-"""Rules that say which layer takes a convolution's place. Of those that a spec asks for, the first that fits it holds.
+"""Rules that say which layer takes a convolution's place: of those of a spec, the first that the convolution matches.
 
 A new kind of layer is a field of :class:`dk_bench.KernelSpec`, which asks for it, and a rule here.
 """
@@ -65,8 +65,8 @@ class Rule:
     """One kind of layer."""
 
     parts: tuple[str, ...]  # fields of the spec that ask for it, all of them together
-    matches: Callable[["KernelSpec"], Convolutions]  # what it takes the place of
-    make: Callable[[nn.Conv2d, "KernelSpec"], RigidStart2d]  # from a rigid convolution
+    matches: Callable[["KernelSpec"], Convolutions]  # the convolutions it takes the place of
+    make: Callable[[nn.Conv2d, "KernelSpec"], RigidStart2d]  # the layer, from a rigid convolution
     # What to say of it, by the fields of `Words`; nothing where the rules of its parts alone say it.
     words: Callable[["KernelSpec"], dict[str, str]] = lambda spec: {}
 

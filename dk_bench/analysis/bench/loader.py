@@ -130,7 +130,7 @@ def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _pass(pixels: Decoded | Encoded, config: DataConfig, mode: str, count: int) -> Callable[[], float]:
-    """Returns what reads ``count`` images as training or evaluation do, a new epoch each time, and gives seconds."""
+    """Returns a function that reads ``count`` images as training or evaluation do, and returns the seconds it took."""
     batch = min(config.batch_size, count)
     if mode == TRAIN:
         images = Augmented(pixels, TrainTransform(config), seed=0)

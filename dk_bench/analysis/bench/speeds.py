@@ -70,5 +70,5 @@ def data_speeds(record: Record) -> list[str]:
     """Says how many images per second the data loader gives, in words and tables."""
     words = "Data: images per second of the loader in one process, as training (train) and evaluation (eval) read them."
     several = len(record["parts"]) > 1
-    tables = (rate_table(part, f"{name_of(part)}, " * several + "images of") for part in record["parts"])
-    return [words, *map(markdown_table, tables)]
+    headings = [(part, f"{name_of(part)}, images of" if several else "images of") for part in record["parts"]]
+    return [words, *(markdown_table(rate_table(part, heading)) for part, heading in headings)]

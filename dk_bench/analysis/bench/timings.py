@@ -57,7 +57,7 @@ def timings_of(shape: Shape, measured: Iterable[Measured]) -> list[Timing]:
 
 
 def geometric_means(timings: Iterable[Timing], ratio: str) -> Means:
-    """Averages a ratio over the shapes, by setting, mode and operator: ``ratio`` or, ours alone, ``over_float32``."""
+    """Averages "ratio", or "over_float32", which only ours have, over the shapes, by setting, mode and operator."""
     by_key: dict[tuple[str, str, str], list[float]] = {}
     for t in timings:
         if t[ratio] and t["operator"] not in (BASE, COPY):

@@ -43,8 +43,8 @@ def families(scores: list[ProbeScore]) -> dict[str, list[Compared]]:
 
 
 def _compared(scores: list[ProbeScore], over: dict[str, str]) -> list[Compared]:
-    """Returns the differences by seed of learned values to those whose keys have what ``over`` says; a kind that stands
-    there is compared with no other."""
+    """Returns the differences by seed of learned values to those whose keys are the same but for ``over``. Values of a
+    kind that ``over`` names are left out, as it is what others are compared with."""
     values: dict[Key, dict[int, float]] = {}
     for score in scores:
         key = Key(score.cell, score.kind, score.features, score.target)

@@ -99,8 +99,8 @@ class DynamicsStudy:
     @property
     def drawn(self) -> list[Dynamics]:
         """Returns the dynamics that figures show: of several seeds of a cell the first."""
-        cells = [each.loaded.cell for each in self.dynamics]
-        return [each for place, each in enumerate(self.dynamics) if cells[place] not in cells[:place]]
+        first = {each.loaded.cell: each for each in reversed(self.dynamics)}
+        return [each for each in self.dynamics if each is first[each.loaded.cell]]
 
 
 def study_dynamics(checkpoints: Sequence[str], plan: DynamicsPlan) -> DynamicsStudy:

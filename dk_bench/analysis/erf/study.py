@@ -39,8 +39,8 @@ class Observation:
     trained: bool
     picture: str
     kind: str
-    signed: np.ndarray  # (side, side), summed over the image's channels, as are magnitudes:
-    absolute: np.ndarray
+    signed: np.ndarray  # (side, side), sum over the image's channels
+    absolute: np.ndarray  # (side, side), sum of magnitudes over them
     centre: tuple[float, float]  # (y, x) of the unit, pixels
     measures: Measures | None = None  # of the absolute field about the unit
     inside: float | None = None  # share of the energy on the object; None: no object

@@ -105,8 +105,8 @@ def _summary_row(line: FieldSummary) -> dict[str, object]:
 
 
 def read_summary(path: Path) -> tuple[list[FieldSummary], dict[str, Any], list[Origin]]:
-    """Reads a CSV of `write_summary` and what lies beside it, p values made anew. Raises UserError for a file that is
-    none."""
+    """Reads a CSV of `write_summary` and what lies beside it, p values made anew. Raises UserError for a file
+    that cannot be read or is no such CSV."""
     about, origins = read_about(path.with_suffix(".json"), ABOUT)
     lines = read_csv(path, _read_line, "summary.csv of `dk-bench erf`")
     differences = iter(tested([line for line in lines if line.over == SEEDS]))
