@@ -97,10 +97,22 @@ def test_differences_are_of_the_numbers_that_both_have():
 
 
 def test_all_dead_is_one_sentence():
-    with pytest.raises(ValueError, match=r"^layer mean: all 9 units are dead, their gradient is zero everywhere"):
+    words = r"^layer mean: all 3 units on pictures as they are are dead, their gradient is zero everywhere"
+    with pytest.raises(ValueError, match=words):
         model = subject("net")
         model.model.mean.weight.data[:] = 0
         study([model], PICTURES, layer="mean")
+
+
+def test_all_dead_but_for_scaled_pictures_is_that_sentence():
+    """There is nothing to say of a model's fields then, and no profile."""
+    image = Image.new("RGB", (SIDE, SIDE))
+    image.putpixel((12, 12), (255,) * 3)  # a ninth of what a unit sees, and more of it once it is scaled
+    spot = Picture("spot", image, (12.0, 12.0), None)
+    seen = study([subject("net", 0.2), subject("open", 0.1)], [spot])
+    assert [each.dead for each in seen] == [True, True, False, False, False, False]
+    with pytest.raises(ValueError, match=r"^layer \(the last map\): all 1 units on pictures as they are are dead"):
+        study([subject("net", 0.2)], [spot])
 
 
 def test_gradient_that_is_not_finite_is_named():

@@ -121,7 +121,7 @@ def study(
 
     ``position`` is a place (y, x) in pixels, the objects' centres where it is None, and is rotated with the picture.
     Dead units are kept, to be counted. Raises ValueError as :func:`unit_gradient` does, for a gradient that is not
-    finite, and where every unit is dead.
+    finite, and where every unit is dead on pictures as they are.
     """
     gradient_of = partial(unit_gradient, layer=layer, in_pixels=True, through_offsets=through_offsets)
     found: list[Observation] = []
@@ -132,8 +132,9 @@ def study(
                     picture = replace(picture, centre=position)
                 found += _transformations(subject, picture, gradient_of)
                 advance()
-    if all(seen.dead for seen in found):
-        dead = f"all {len(found)} units are dead, their gradient is zero everywhere"
+    plain = [seen.dead for seen in found if seen.kind == "original"]
+    if all(plain):
+        dead = f"all {len(plain)} units on pictures as they are are dead, their gradient is zero everywhere"
         expected = "expected a layer, or a position, with units that the picture moves"
         raise ValueError(f"layer {layer or '(the last map)'}: {dead}; {expected}")
     return found
