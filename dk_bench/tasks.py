@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dk_bench.config import Config
-from dk_bench.errors import UserError
+from dk_bench.errors import UserError, some
 from dk_bench.runs.record import EVALUATION, RunRecord
 from dk_bench.training.task import Task, task_of
 
@@ -26,6 +26,8 @@ class Kind:
     # Pattern that the names of its configuration files match, wherever they lie and are named from; with folders, it is
     # matched from the right. Empty for all others in the form of `dk_bench.config`.
     files: str = ""
+    # Pattern of the name of the file by which an exported model is found, in a folder or by itself; empty for none.
+    exports: str = ""
 
     @property
     def task(self) -> type[Task]:
@@ -34,12 +36,15 @@ class Kind:
         return getattr(importlib.import_module(module), name)
 
 
-DEFAULT = Kind("classification", "dk_bench.classification.task:Classification", "val/top1", "top-1, %")
+DEFAULT = Kind(
+    "classification", "dk_bench.classification.task:Classification", "val/top1", "top-1, %", exports="config.json"
+)
 KINDS = {
     kind.name: kind
     for kind in (
         DEFAULT,
-        Kind("detection", "dk_bench.detection.task:Detection", "val/mAP", "mAP, %", "*.py"),  # mmengine's own files
+        # mmengine's own files
+        Kind("detection", "dk_bench.detection.task:Detection", "val/mAP", "mAP, %", "*.py", exports="*.pth"),
         # A new task goes here.
     )
 }
@@ -63,6 +68,22 @@ def from_checkpoint(
         raise UserError(f"{source}: a checkpoint of {name}, expected one of {', '.join(KINDS)}")
     task = KINDS[name].task
     return task(task.parse(checkpoint["hyper_parameters"]["config"], overrides, str(source)))
+
+
+def of_export(path: Path) -> tuple[type[Task], Path] | None:
+    """Returns the task of an exported model and the file that tells of it, of a folder, that file or one beside it;
+    None where there is none. Raises UserError for a folder that holds several."""
+    for kind in KINDS.values():
+        if not kind.exports:
+            continue
+        if path.is_file() and path.match(kind.exports):
+            return kind.task, path
+        found = sorted((path if path.is_dir() else path.parent).glob(kind.exports))
+        if path.is_dir() and len(found) > 1:
+            raise UserError(f"{path}: holds {some(file.name for file in found)}; expected one, or the file's name")
+        if found and (path.is_dir() or path.suffix == ".safetensors"):
+            return kind.task, found[0]
+    return None
 
 
 def of(config: Any) -> Task:

@@ -31,6 +31,7 @@ FLOORS = (
     "registry",
     "detection",
     "tasks",
+    "trained",
     "tables",
     "claims",
     "sweep",

@@ -1,6 +1,6 @@
 """The task of classification: a timm model, deformed or not, on images of classes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from dk_bench.training.task import Task
 if TYPE_CHECKING:
     from PIL import Image
     from pytorch_lightning.callbacks import Callback
+    from torch import Tensor, nn
 
     from dk_bench.classification.data import ClassificationData
     from dk_bench.classification.module import LitClassifier
@@ -82,6 +83,19 @@ class Classification(Task):
             then, now = (f"{len(names)} classes" for names in (held["classes"], classes))
             raise UserError(f"{path}: checkpoint of {held_name} with {then}, expected {name} with {now}")
         super().check_checkpoint(checkpoint, classes, path)
+
+    def for_use(
+        self, model: "nn.Module", checkpoint: Mapping[str, Any]
+    ) -> "tuple[nn.Module, Callable[[Image.Image], Tensor]]":
+        from dk_bench.classification.predicting import ImageTransform
+
+        return model, ImageTransform(self.config.data)
+
+    @classmethod
+    def open_export(cls, path: Path) -> "tuple[nn.Module, Callable[[Image.Image], Tensor], list[str]]":
+        from dk_bench.classification.predicting import open_folder
+
+        return open_folder(path.parent)
 
     def sheet(self, rows: int, split: str = "train") -> "Image.Image":
         from dk_bench.data.procedural import sheet

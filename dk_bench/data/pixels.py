@@ -55,7 +55,7 @@ def open_image(
     with _opened(file, name) as image:
         turn = _turn(image, size, name or f"image {file}", "its annotation")
         image.load()
-        image = _eight_bits(image)
+        image = eight_bits(image)
         return image if turn is None else image.transpose(turn)
 
 
@@ -112,7 +112,9 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Returns an image as RGB, eight bits a channel, and may change the image itself. Raises ValueError for pixels
+    without a known black and white."""
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:

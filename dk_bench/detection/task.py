@@ -2,8 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -83,6 +84,20 @@ class Detection(Task):
             shown = "n/a" if value is None or math.isnan(value) else f"{value:.1f}"
             parts.append(f"{name.removeprefix('val/').replace('mAP_', 'AP_')} {shown}")
         return "  ".join(parts)
+
+    def for_use(
+        self, model: nn.Module, checkpoint: Mapping[str, Any]
+    ) -> "tuple[nn.Module, Callable[[Image.Image], dict[str, Any]]]":
+        from dk_bench.detection.predicting import as_mmdet_has_it
+
+        classes = checkpoint["hyper_parameters"]["classes"]
+        return as_mmdet_has_it(model, self.config.cfg, checkpoint.get("meta") or {}, classes)
+
+    @classmethod
+    def open_export(cls, path: Path) -> "tuple[nn.Module, Callable[[Image.Image], dict[str, Any]], list[str]]":
+        from dk_bench.detection.predicting import open_file
+
+        return open_file(path)
 
     def sheet(self, rows: int, split: str = "train") -> "Image.Image":
         from dk_bench.detection.sheet import sheet

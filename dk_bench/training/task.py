@@ -102,6 +102,19 @@ class Task(ABC):
         """Draws ``rows`` rows of a split's images. Raises UserError where there is nothing to draw."""
         raise UserError(f"images of {self.name} cannot be drawn")
 
+    def for_use(
+        self, model: "nn.Module", checkpoint: Mapping[str, Any]
+    ) -> "tuple[nn.Module, Callable[[Image.Image], Any]]":
+        """Returns the model of a checkpoint of this configuration, which has its weights and is in evaluation mode, as
+        the task's own libraries have it, and what makes its input of an image (RGB) as evaluation does."""
+        raise UserError(f"models of {self.name} cannot be used outside of training")
+
+    @classmethod
+    def open_export(cls, path: Path) -> "tuple[nn.Module, Callable[[Image.Image], Any], Sequence[str]]":
+        """Opens what other programs read, by its file that `dk_bench.tasks.Kind.exports` names: as `for_use`, and the
+        names of the classes. Raises UserError for what is damaged or no such file."""
+        raise UserError(f"{path}: {cls.name} has no exports")
+
     def check_split(self, split: str) -> None:
         """Raises UserError where the configuration has no images of a split."""
         if split == TEST and not self.tests:

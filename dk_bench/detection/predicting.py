@@ -1,0 +1,103 @@
+"""A trained detector outside of training: mmdet's model as its ``init_detector`` gives it, and its files read again."""
+
+import ast
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import numpy as np
+from mmcv.transforms import Compose
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.model.utils import revert_sync_batchnorm
+from PIL import Image
+from torch import nn
+
+import dk_bench.registry  # noqa: F401  (torch.load reads then what mmengine's runner saved)
+from dk_bench.data.pixels import eight_bits
+from dk_bench.detection.mmengine_config import quiet, use_scope
+from dk_bench.detection.module import build_detector
+from dk_bench.errors import UserError
+from dk_bench.training.checkpoint import load_weights
+from dk_bench.training.weights import read_plain
+
+
+class PipelineTransform:
+    """mmdet's test pipeline from an image on: RGB -> dict of ``inputs`` (3, H, W) uint8 in the order blue, green, red,
+    and ``data_samples``, as `mmdet.apis.inference_detector` makes it of a file."""
+
+    def __init__(self, cfg: mmengine.Config) -> None:
+        first, *rest = get_test_pipeline_cfg(cfg)
+        self._steps = Compose([{**first, "type": "mmdet.LoadImageFromNDArray"}, *rest])
+
+    def __call__(self, image: Image.Image) -> dict[str, Any]:
+        image = image if image.mode == "RGB" else eight_bits(image.copy())
+        pixels = np.ascontiguousarray(np.asarray(image)[..., ::-1])
+        return self._steps({"img": pixels, "img_id": 0})
+
+
+def as_mmdet_has_it(
+    model: nn.Module, cfg: mmengine.Config, meta: Mapping[str, Any], classes: Sequence[str]
+) -> tuple[nn.Module, PipelineTransform]:
+    """Gives a detector ``cfg`` and ``dataset_meta``, as mmdet's tools look for them; returns it and its transform.
+
+    Validation's data stand for test's where the configuration has none. ``meta`` is what a file of weights says of
+    ``dataset_meta``, ``classes`` are the names where it says nothing.
+    """
+    model, cfg = revert_sync_batchnorm(model), cfg.copy()
+    if cfg.get("test_dataloader") is None:
+        cfg.test_dataloader = cfg.val_dataloader
+    model.cfg = cfg
+    model.dataset_meta = {"classes": tuple(classes), "palette": "random", **(meta.get("dataset_meta") or {})}
+    return model.eval(), PipelineTransform(cfg)
+
+
+def open_file(path: Path) -> tuple[nn.Module, PipelineTransform, list[str]]:
+    """Opens what mmdet's runner, its ``publish_model.py`` or our export left: weights, with the configuration and the
+    classes' names in ``meta``. Raises UserError for any other file, and one whose weights do not fit.
+    """
+    content = read_plain(path)
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    if not isinstance(meta, Mapping) or not isinstance(meta.get("cfg"), str):
+        raise UserError(f"{path}: no configuration in meta.cfg, expected a detector's weights as mmdet saves them")
+    cfg = mmengine.Config(plain_settings(meta["cfg"], path))
+    held = meta.get("dataset_meta") or {}
+    meta = {**meta, "dataset_meta": {name.lower(): value for name, value in held.items()}}
+    if not (classes := meta["dataset_meta"].get("classes")):
+        raise UserError(f"{path}: does not name its classes, expected them in meta.dataset_meta")
+    use_scope(cfg)
+    with quiet():
+        model = build_detector(cfg, initial_weights=False)
+        load_weights(model, content, path)
+    return *as_mmdet_has_it(model, cfg, meta, classes), list(classes)
+
+
+def plain_settings(text: str, path: Path) -> dict[str, Any]:
+    """Reads a configuration's text, lines of ``key = value``, in which nothing runs: mmengine would execute it.
+
+    Raises UserError that names ``path`` for anything but literals and ``dict(...)`` of them.
+    """
+    try:
+        return dict(_setting(statement) for statement in ast.parse(text).body)
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: its configuration, meta.cfg, is more than plain values: {error}") from error
+
+
+def _setting(statement: ast.stmt) -> tuple[str, Any]:
+    match _Dicts().visit(statement):
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            return name, ast.literal_eval(value)
+    raise ValueError(f"line {statement.lineno}")
+
+
+class _Dicts(ast.NodeTransformer):
+    """Writes ``dict(a=1)`` and ``dict({...})`` as ``{...}``."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802  (ast's own name)
+        self.generic_visit(node)
+        match node:
+            case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords) if all(each.arg for each in keywords):
+                return ast.Dict([ast.Constant(each.arg) for each in keywords], [each.value for each in keywords])
+            case ast.Call(func=ast.Name(id="dict"), args=[ast.Dict() as held], keywords=[]):
+                return held
+        return node
