@@ -1,9 +1,10 @@
 # make demo     from a bare clone to an ablation table
 # make test     from a bare clone to a passed suite, linter first
 # make lint     the linter alone
+# make docs     the documentation as a site, in site/
 # make tables   writes every table in results/ and README.md again, from the records
 # make clean    removes .venv, what was built, and runs/
-.PHONY: demo test lint tables clean
+.PHONY: demo test lint docs tables clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -29,6 +30,9 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(OPS) $(wildcard tests/emulated/*)
+
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 tables: .venv/installed
 	$(BIN)/dk-bench tables results --readme results/README.md
@@ -59,7 +63,7 @@ tables: .venv/installed
 
 .venv/installed-dev: .venv/mmcv
 .venv/installed: EXTRAS :=
-.venv/installed-dev: EXTRAS := [dev,detection,onnx]
+.venv/installed-dev: EXTRAS := [dev,detection,onnx,docs]
 .venv/installed .venv/installed-dev: .venv/torch pyproject.toml setup.py $(OPS)
 	@echo "Compiling the operators, installing dk_bench ..."
 	$(PIP) --editable '.$(EXTRAS)'
@@ -72,5 +76,10 @@ tables: .venv/installed
 	$(PIP) --no-deps sweeps
 	touch $@
 
+# Pages on detectors are made from the sources, without mmdet.
+.venv/docs: .venv/installed
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv build dk_bench/*.so *.egg-info runs
+	rm -rf .venv build dk_bench/*.so *.egg-info runs site
