@@ -16,7 +16,7 @@ import subprocess
 import sys
 import sysconfig
 
-from setuptools import setup
+from setuptools import Distribution, setup
 
 
 def import_torch():
@@ -31,7 +31,8 @@ def import_torch():
     except ImportError as error:
         raise SystemExit(
             "dk_bench needs torch >= 2.11 installed first (pip install torch==2.11.0); if it is, the installer hides "
-            f"it: add --no-build-isolation ({error})"
+            "it: install what pyproject.toml's build-system requires, then add --no-build-isolation "
+            f"({error})"
         ) from None
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
         raise SystemExit(f"dk_bench needs torch >= 2.11, found {torch.__version__}")
@@ -120,5 +121,14 @@ def build_arguments() -> dict:
     return {"ext_modules": extensions, "cmdclass": {"build_ext": build_ext}}
 
 
+class OperatorsAlone(Distribution):
+    """Compiles in place without reading pyproject.toml, which older setuptools and those without setuptools-scm do not
+    understand: ``python setup.py build_ext --inplace`` asks for no more than torch, ninja and a compiler."""
+
+    def parse_config_files(self, filenames=None, ignore_option_errors=False):
+        super().parse_config_files([], ignore_option_errors)
+
+
 metadata_only = {"egg_info", "dist_info", "sdist"} & set(sys.argv)
-setup(**({} if metadata_only else build_arguments()))
+alone = {"distclass": OperatorsAlone, "packages": ["dk_bench"]} if "build_ext" in sys.argv else {}
+setup(**alone, **({} if metadata_only else build_arguments()))

@@ -3,6 +3,7 @@
 Importing the package makes its models known to timm: ``timm.create_model("resnet50dw_dk")``.
 """
 
+from importlib import metadata as _metadata
 from typing import TYPE_CHECKING
 
 from dk_bench.models import KernelSpec, deform
@@ -12,7 +13,10 @@ if TYPE_CHECKING:
 
     from dk_bench.trained.load import Trained
 
-__version__ = "0.1.0"
+try:
+    __version__ = _metadata.version("dk_bench")
+except _metadata.PackageNotFoundError:  # a checkout on the path that was never installed
+    __version__ = "0+unknown"
 __all__ = ["KernelSpec", "__version__", "deform", "load"]
 
 

@@ -78,10 +78,12 @@ def resolve(command: list[str], of: str = TRAINING) -> dict[str, Any]:
 
 def compare_making(record: RunRecord, config: Mapping[str, Any] | None) -> list[Then]:
     """Compares commit, changes, versions and device then and now, and the settings; ``config`` is today's, if known.
-    The device does not matter: that a run comes out the same on another may be what a replay is to show."""
+    The device does not matter: that a run comes out the same on another may be what a replay is to show. Nor does our
+    own version: a checkout has that of the commit which it was installed at, and may have moved on since."""
     git, versions, device = collect_git(), collect_versions(), collect_hardware()
     making = [Then(name, _word(record.git.get(key)), _word(git[key])) for key, name in GIT.items()]
-    making += [Then(name, version, versions.get(name, "none")) for name, version in record.versions.items()]
+    for name, version in record.versions.items():
+        making.append(Then(name, version, versions.get(name, "none"), matters=name != "dk_bench"))
     keys = [*DEVICE, *(key for key in ADDED_TO_DEVICE if key in record.device)]
     making += [Then(f"device: {key}", _word(record.device.get(key)), _word(device[key]), False) for key in keys]
     making += compare_rounding(record.device, device)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from training_cases import EPOCHS, TINY
 
+import dk_bench
 from dk_bench.cli import main
 from dk_bench.cli import replay as command_line
 from dk_bench.runs.record import find_records, read_record, write_record
@@ -81,7 +82,8 @@ def change(**changes):
 
 def test_record_is_shown(here, capsys):
     record = read_record("record.json")
-    change(command=[*record.command, "name=two words"], versions=record.versions | {"torch": "1.0"})
+    others = {"torch": "1.0", "dk_bench": "0.0"}
+    change(command=[*record.command, "name=two words"], versions=record.versions | others)
     assert main(["replay", "record.json"]) == 0
     shown = capsys.readouterr().out
     assert f"command: {shlex.join(record.command)} 'name=two words'\n" in shown
@@ -91,6 +93,7 @@ def test_record_is_shown(here, capsys):
     assert rows["commit"].split() == ["commit", "a" * 40, "a" * 40]
     assert rows["uncommitted changes"].split()[2:] == ["no", "no"]
     assert rows["torch"].split()[1] == "1.0" and rows["torch"].endswith("  differs")
+    assert rows["dk_bench"].split()[1:] == ["0.0", dk_bench.__version__, "differs"]
     assert rows["timm"].split() == ["timm", record.versions["timm"], record.versions["timm"]]
     again = [argument for argument in record.command if not argument.startswith("output=")]
     assert shown.endswith(f"again: {shlex.join(again)} 'name=two words' output={OUTPUT / record.run_id}\n")
@@ -98,7 +101,9 @@ def test_record_is_shown(here, capsys):
 
 
 def test_replay_gives_the_same_metrics(here, capfd):
-    record, before = read_record("record.json"), Path("record.json").read_bytes()
+    record = read_record("record.json")
+    change(versions=record.versions | {"dk_bench": "0.0"})
+    before = Path("record.json").read_bytes()
     assert main(["replay", "record.json", "--run"]) == 0
     printed = capfd.readouterr()
     compared = 6 * EPOCHS + 6  # epoch, two losses, top-1, top-5 and learning rate
