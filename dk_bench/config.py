@@ -191,7 +191,8 @@ class TrainerConfig:
 
 @dataclass
 class WandbConfig:
-    """Weights & Biases. ``offline`` needs no account and leaves files that ``wandb sync`` can send later.
+    """Weights & Biases, where ``logger`` is wandb. ``offline`` needs no account and leaves files that ``wandb sync``
+    can send later.
 
     Started by W&B's agent (it sets WANDB_SWEEP_ID), a run logs online whatever ``mode`` says, under the id, name and
     project that the agent gives it: the sweep could not see its metric otherwise.
@@ -204,6 +205,14 @@ class WandbConfig:
         lambda wandb: wandb.mode == "disabled" or bool(PROJECT.fullmatch(wandb.project)),
         of_section=True,
     )
+    # Uploads last.ckpt as an artifact, as Lightning's WandbLogger does: true at the end of training, all every time it
+    # is written.
+    log_model: bool | Literal["all"] = checked(
+        False,
+        "false, or wandb.mode=online: W&B uploads no checkpoint of another run",
+        lambda wandb: not wandb.log_model or wandb.mode == "online",
+        of_section=True,
+    )
 
 
 @dataclass
@@ -214,6 +223,13 @@ class RunConfig:
     seed: int = checked(0, "an integer from 0 to 2^32 - 1", lambda seed: 0 <= seed < 2**32)
     # The folder in which every run gets a folder of its own.
     output: str = checked("runs", "a folder", lambda folder: "\0" not in folder)
+    # Where metrics go besides the record: to W&B, or to files in the run's folder.
+    logger: Literal["wandb", "tensorboard", "csv", "none"] = checked(
+        "wandb",
+        "wandb where wandb.log_model is set: the others upload no checkpoint",
+        lambda run: run.logger == "wandb" or not run.wandb.log_model,
+        of_section=True,
+    )
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
         record = train(task, command=["dk-bench", "train", args.config, *args.overrides])
     except Exception as error:
         if os.environ.get("WANDB_SWEEP_ID"):  # else nothing heavy need be imported to say what is wrong
-            from dk_bench.training.tracking import tell_sweep_of_failure
+            from dk_bench.training.wandb_tracking import tell_sweep_of_failure
 
             tell_sweep_of_failure(error)
         raise

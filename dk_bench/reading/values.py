@@ -125,7 +125,8 @@ def _describe(kind: Any) -> str:
     if dataclasses.is_dataclass(kind):
         return f"a section with keys {', '.join(field.name for field in dataclasses.fields(kind))}"
     if typing.get_origin(kind) is Literal:
-        return f"one of {', '.join(typing.get_args(kind))}"
+        words = typing.get_args(kind)
+        return f"one of {', '.join(words)}" if len(words) > 1 else words[0]
     if isinstance(kind, tuple) and kind[0] is not dict:
         items = [item for item in kinds_of(kind[1]) if isinstance(item, type) and item in NAMES] or [Any]
         return "a list in brackets" + ("" if Any in items else f" (each item {describe(tuple(items))})")

@@ -136,6 +136,13 @@ def tested_sets(record: RunRecord) -> list[str]:
     return [name for name in sets if name.partition("/")[0] == "test"]
 
 
+def final_figures(record: RunRecord) -> dict[str, int | float]:
+    """Returns what loggers are told of a run that has finished: its last metrics, speed and cost, as far as they are
+    numbers."""
+    figures = {**record.metrics["final"], **record.throughput, **record.cost}
+    return {name: value for name, value in figures.items() if isinstance(value, int | float)}
+
+
 def as_it_stands(record: RunRecord) -> RunRecord:
     """Returns the record, failed in place of running where its process, on this machine, is gone."""
     process = record.attempts[-1].get("process") if record.attempts else None

@@ -81,6 +81,9 @@ class RunKeeper(Checkpoint):
     a line an epoch where no terminal shows a bar. A figure is null without validation, and where it is no number.
     """
 
+    # What Lightning's loggers ask its own ModelCheckpoint: one file is kept, and it is the last, whatever its score.
+    save_top_k, current_score, best_model_path = 1, None, ""
+
     def __init__(self, task: Task, record: RunRecord, throughput: Throughput) -> None:
         self.task, self.record, self.throughput = task, record, throughput
         self.every_n_steps = task.run.trainer.checkpoint_every_n_steps
@@ -101,6 +104,11 @@ class RunKeeper(Checkpoint):
         self.record.metrics["epochs"] = state_dict["epochs"]
         self.record.correct = state_dict.get("correct", {})  # older checkpoints do not have it
 
+    @property
+    def last_model_path(self) -> str:
+        """Tells where the checkpoint is, as Lightning's loggers ask."""
+        return str(self.checkpoint_path)
+
     def begin(self) -> None:
         """Writes the record of a run that begins, in place of what a killed process has left half-written."""
         write_record(self.record, self.record_path)
@@ -115,7 +123,7 @@ class RunKeeper(Checkpoint):
         attempt["steps"] = attempt.get("steps", 0) + 1
         # The last batch's checkpoint is the epoch's, after validation.
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not trainer.is_last_batch:
-            trainer.save_checkpoint(self.checkpoint_path)
+            self._save(trainer)
 
     def on_validation_end(self, *_: Any) -> None:
         self._is_validated = True
@@ -133,10 +141,17 @@ class RunKeeper(Checkpoint):
         self.record.throughput = self.throughput.rates()
         if trainer.is_global_zero:
             write_record(self.record, self.record_path)
-        trainer.save_checkpoint(self.checkpoint_path)
+        self._save(trainer)
         if trainer.is_global_zero and not sys.stdout.isatty():
             line = self.task.epoch_line(epoch, len(self.record.data["classes"]))
             print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", file=sys.stderr, flush=True)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        """Writes the checkpoint, and tells the logger of it as Lightning's own callback does: it may want to upload."""
+        trainer.save_checkpoint(self.checkpoint_path)
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self)
 
 
 def figures(trainer: pl.Trainer, metrics: Iterable[str]) -> dict[str, float | None]:

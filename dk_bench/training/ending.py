@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytorch_lightning as pl
 
@@ -15,7 +14,7 @@ from dk_bench.runs.attempts import INTERRUPTED
 from dk_bench.runs.record import RunRecord, utc_now, write_record
 from dk_bench.training.callbacks import RunKeeper
 from dk_bench.training.own_trainer import Diverged
-from dk_bench.training.tracking import close_logger
+from dk_bench.training.tracking import Tracking
 
 SIGNALS_APART_SECONDS = 0.5
 
@@ -52,15 +51,15 @@ def end(trainer: pl.Trainer, keeper: RunKeeper, error: BaseException | None = No
         write_record(record, keeper.record_path)
 
 
-def end_log(logger: Any, record: RunRecord) -> None:
-    """Ends W&B's run. Where that fails, it hides no error that the run itself failed with; another signal ends it."""
+def end_log(tracking: Tracking, record: RunRecord) -> None:
+    """Ends a run's log. Where that fails, it hides no error that the run itself failed with; another signal ends it."""
     interrupts.heed_another()  # the record is written, and W&B waits for a network as long as it takes
     try:
-        close_logger(logger, record)
+        tracking.end(record)
     except Exception as error:
         if record.status != "failed":
             raise
-        print(f"W&B's run could not be ended: {reason(error)}", file=sys.stderr)
+        print(f"{tracking.name} could not be ended: {reason(error)}", file=sys.stderr)
 
 
 def reason(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from dk_bench.training.held_out import tell_other_tests
 from dk_bench.training.own_trainer import ConfiguredModule
 from dk_bench.training.run_data import RunData
 from dk_bench.training.task import Task
-from dk_bench.training.tracking import in_wandb_sweep, tell_sweep
+from dk_bench.training.wandb_tracking import in_wandb_sweep, tell_sweep
 
 
 @contextmanager

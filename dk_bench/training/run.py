@@ -22,7 +22,7 @@ from dk_bench.training.opening import go_on_from, name_run, not_again, open_run,
 from dk_bench.training.own_trainer import ConfiguredModule, Diverged
 from dk_bench.training.run_data import RunData
 from dk_bench.training.task import Task
-from dk_bench.training.tracking import log_config, log_record, wandb_logger
+from dk_bench.training.tracking import Tracking, check_logger, open_tracking
 from dk_bench.training.trainer import make_trainer, quiet
 
 
@@ -39,6 +39,7 @@ def train(task: Task, *, callbacks: Sequence[Callback] = (), command: Sequence[s
     with open_run(task) as previous, quiet(task):
         if previous and previous.status == "finished" and not wants_test(task, previous):
             return not_again(task, previous)
+        check_logger(task)
         checkpoint = last_checkpoint(task)
 
         # Build: data, model, or what of it the last checkpoint holds.
@@ -58,27 +59,33 @@ def train(task: Task, *, callbacks: Sequence[Callback] = (), command: Sequence[s
         record = start_record(task, module, data, command, earlier=earlier)
         go_on_from(record, held)
 
-        # Watch: speed, record and checkpoint, W&B, a progress bar on a terminal.
+        # Watch: speed, record and checkpoint, a logger, a progress bar on a terminal.
         throughput = Throughput(task.images_in)
         keeper = RunKeeper(task, record, throughput)
-        logger = wandb_logger(task, run_id)
+        tracking = open_tracking(task, run_id, step=checkpoint["global_step"] if checkpoint else 0)
         bar = [pl.callbacks.RichProgressBar()] if sys.stdout.isatty() else []
-        watchers = [*task.callbacks(logged=bool(logger)), throughput, *callbacks, keeper, *bar]
-        trainer = make_trainer(task, watchers, logger, steps)
+        watchers = [*task.callbacks(logged=tracking is not None), throughput, *callbacks, keeper, *bar]
+        trainer = make_trainer(task, watchers, tracking.logger if tracking else False, steps)
 
         resume = checkpoint is not None
         del checkpoint  # its weights would stay in memory beside the model's
-        return fit(trainer, module, data, keeper, logger=logger, resume=resume)
+        return fit(trainer, module, data, keeper, tracking=tracking, resume=resume)
 
 
 def fit(
-    trainer: pl.Trainer, module: ConfiguredModule, data: RunData, keeper: RunKeeper, *, logger: Any, resume: bool
+    trainer: pl.Trainer,
+    module: ConfiguredModule,
+    data: RunData,
+    keeper: RunKeeper,
+    *,
+    tracking: Tracking | None,
+    resume: bool,
 ) -> RunRecord:
     """Trains to the end, from the keeper's checkpoint with ``resume``, and returns the keeper's record, written.
 
     A run whose loss is not finite any more, or one of whose processes is gone, ends with its record ``failed``, the
     reason in ``error``. Any other exception is recorded likewise and raised again; an interrupt is recorded as
-    ``interrupted``, with its signal. ``logger`` is W&B's, or False.
+    ``interrupted``, with its signal. ``tracking`` has the trainer's logger, if there is one.
     """
     record, checkpoint = keeper.record, keeper.checkpoint_path
     own_world().check_size(trainer.world_size)
@@ -87,10 +94,10 @@ def fit(
         try:
             if trainer.is_global_zero:
                 keeper.begin()
-                if logger and logger.experiment is not None:  # starts W&B's run, or raises
-                    at_the_end.callback(end_log, logger, record)
-                    log_config(logger, keeper.task.values)
-                    log_record(logger, record)
+                if tracking:
+                    tracking.start()
+                    at_the_end.callback(end_log, tracking, record)
+                    tracking.begin(record)
             with together(trainer, lambda why: end(trainer, keeper, why)):
                 trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resume else None, weights_only=True)
                 tested = evaluate_tests(trainer, module, data, checkpoint)

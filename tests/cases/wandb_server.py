@@ -1,6 +1,6 @@
 """A stand-in for W&B's server on the loopback address: what `wandb sweep`, `wandb agent`, runs and wandb.Api ask for.
 
-Sweeps are enumerated by W&B's own package ``sweeps``; `Sweep` and `Run` hold what the clients sent.
+Sweeps are enumerated by W&B's own package ``sweeps``; `Sweep`, `Run` and `Artifact` hold what the clients sent.
 """
 
 from __future__ import annotations
@@ -82,6 +82,18 @@ class Run:
 
 
 @dataclass
+class Artifact:
+    """A version of an artifact."""
+
+    name: str
+    kind: str
+    aliases: list[str]
+    metadata: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict)
+    is_committed: bool = False
+
+
+@dataclass
 class Sweep:
     """A sweep and the runs handed out for it, in that order."""
 
@@ -148,6 +160,7 @@ class WandbServer:
         self.url = ""  # http://127.0.0.1:PORT
         self.sweeps: dict[str, Sweep] = {}
         self.runs: dict[str, Run] = {}
+        self.artifacts: dict[str, Artifact] = {}  # by their IDs, in the order in which they came
         self.asked: list[str] = []  # method and path, or GraphQL operation
         self.unknown: list[str] = []  # operations that were answered with an error
 
@@ -250,6 +263,34 @@ class WandbServer:
             }
         }
 
+    def ArtifactType(self, **_: Any) -> dict[str, Any]:
+        return {"project": {"artifact": None}}  # its name is not taken by one of another type
+
+    def CreateArtifact(self, input: dict[str, Any], **_: Any) -> dict[str, Any]:
+        aliases = [item["alias"] for item in input["aliases"]]
+        key, metadata = f"artifact{len(self.artifacts)}", json.loads(input["metadata"] or "{}")
+        self.artifacts[key] = Artifact(input["artifactCollectionName"], input["artifactTypeName"], aliases, metadata)
+        artifact = {"id": key, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+        return {"createArtifact": {"artifact": artifact}}
+
+    def CreateArtifactFiles(self, input: dict[str, Any], **_: Any) -> dict[str, Any]:
+        edges = [{"node": self._upload(file["artifactID"], file["name"])} for file in input["artifactFiles"]]
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def CreateArtifactManifest(self, artifactID: str, name: str, **_: Any) -> dict[str, Any]:
+        manifest = {"id": artifactID, "file": self._upload(artifactID, name)}
+        return {"createArtifactManifest": {"artifactManifest": manifest}}
+
+    def CommitArtifact(self, artifactID: str, **_: Any) -> dict[str, Any]:
+        self.artifacts[artifactID].is_committed = True
+        return {"commitArtifact": {"artifact": {"id": artifactID, "digest": ""}}}
+
+    def _upload(self, artifact: str, name: str) -> dict[str, Any]:
+        """Where a file of an artifact goes."""
+        place = {"uploadUrl": f"{self.url}/artifacts/{artifact}/{name}", "uploadHeaders": []}
+        more = {"storagePath": name, "uploadMultipartUrls": None, "artifact": {"id": artifact}}
+        return {"id": name, "name": name, "displayName": name} | place | more
+
     def file_stream(self, run: str, sent: dict[str, Any]) -> None:
         """What a run sends while it goes: lines of its history, its summary, and at last its exit code."""
         found = self.runs[run]
@@ -284,8 +325,9 @@ def serve() -> Iterator[WandbServer]:
                 self.reply(b"{}")  # telemetry
 
         def do_PUT(self) -> None:
-            _, _, run, name = self.path.split("/", 3)
-            server.runs[run].files[name] = self.rfile.read(int(self.headers["Content-Length"]))
+            _, kind, key, name = self.path.split("/", 3)
+            holder = server.artifacts[key] if kind == "artifacts" else server.runs[key]
+            holder.files[name] = self.rfile.read(int(self.headers["Content-Length"]))
             self.reply(b"")
 
         def do_GET(self) -> None:

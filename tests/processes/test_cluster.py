@@ -124,15 +124,15 @@ def test_detector_in_a_job(tmp_path, monkeypatch):
 
 
 def test_failure_is_told_to_wandbs_sweep_by_any_launchers_process(monkeypatch):
-    from dk_bench.training import tracking
+    from dk_bench.training import wandb_tracking
 
     told = []
     run = types.SimpleNamespace(summary={}, finish=lambda exit_code: told.append(exit_code))
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda: run))
-    monkeypatch.setattr(tracking, "_logged", False)
+    monkeypatch.setattr(wandb_tracking, "_logged", False)
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
     enter(monkeypatch, "srun")
-    tracking.tell_sweep_of_failure(UserError("no such file"))
+    wandb_tracking.tell_sweep_of_failure(UserError("no such file"))
     assert told == [1] and run.summary["error"] == "no such file"
 
 

@@ -173,22 +173,21 @@ def test_further_signals_do_not_keep_the_record_from_being_written(tmp_path, mon
 
 
 def test_wandb_that_waits_for_a_network_is_ended_by_another_signal(tmp_path, monkeypatch, capsys):
-    from dk_bench.training import ending
-
     ended = []
 
-    def close(logger, record):
+    def end(record):
         ended.append(record.error)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(10)
         ended.append("waited on")
 
-    monkeypatch.setattr(training, "wandb_logger", lambda *_: types.SimpleNamespace(experiment=1))
+    tracking = types.SimpleNamespace(
+        logger=None, start=lambda: None, begin=lambda _: os.kill(os.getpid(), signal.SIGTERM), end=end
+    )
+    monkeypatch.setattr(training, "open_tracking", lambda *_, **__: tracking)
     strategy = types.SimpleNamespace(root_device=torch.device("cpu"))
     trainer = types.SimpleNamespace(is_global_zero=True, world_size=1, strategy=strategy)
     monkeypatch.setattr(training, "make_trainer", lambda *_: trainer)
-    monkeypatch.setattr(training, "log_config", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr(ending, "close_logger", close)
     assert main(command(tmp_path)) == 130
     assert ended == ["interrupted by SIGTERM"]
     assert capsys.readouterr().err.splitlines()[-1] == f"dk-bench train: interrupted by SIGINT; {GOES_ON}"

@@ -20,6 +20,8 @@ def plain(*overrides):
         "seed=3",
         "name=b",
         "output=/elsewhere",
+        "logger=csv",
+        "wandb={mode: online, log_model: all}",
         "wandb.mode=disabled",
         "wandb.project=p",
         "data.root=/r",

@@ -155,7 +155,7 @@ def test_failure_before_there_is_a_logger_ends_the_agents_run(wandb, monkeypatch
     command = ["train", str(tmp_path / "none.yaml"), f"output={tmp_path}"]
     assert main(command) == 2 and not made  # no sweep waits for it
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc123")
-    monkeypatch.setattr("dk_bench.training.tracking._logged", False)
+    monkeypatch.setattr("dk_bench.training.wandb_tracking._logged", False)
     assert main(command) == 2
     (run,) = made
     assert "none.yaml" in run.summary["error"] and run.exit_code == 1
