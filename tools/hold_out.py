@@ -12,7 +12,8 @@ import argparse
 import io
 import sys
 import tarfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dk_bench.data.scan import Scan, scan
@@ -20,16 +21,17 @@ from dk_bench.errors import UserError, system_errors
 from dk_bench.files import open_atomically
 
 
-def split(labels: Iterable[int], every: int) -> tuple[list[int], list[int]]:
+def split(labels: Sequence[int], every: int) -> tuple[list[int], list[int]]:
     """Returns the numbers of the images that stay, and of those held out: every Nth of each class. Raises UserError
     where a class would have none on one side."""
-    seen: dict[int, int] = {}
+    least = min(Counter(labels).values())
+    if not 2 <= every <= least:
+        raise UserError(f"--every {every}: expected 2 to {least}, the images of the smallest class")
+    seen: Counter[int] = Counter()
     rest, part = [], []
     for index, label in enumerate(labels):
-        seen[label] = seen.get(label, 0) + 1
-        (part if seen[label] % every == 0 else rest).append(index)
-    if every < 2 or min(seen.values()) < every:
-        raise UserError(f"--every {every}: expected 2 to {min(seen.values())}, the images of the smallest class")
+        seen[label] += 1
+        (rest if seen[label] % every else part).append(index)
     return rest, part
 
 
