@@ -1,7 +1,7 @@
 """A trained classifier outside of training: its pixels, and what timm's ``save_for_hf`` wrote read again."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from dk_bench.config import DataConfig
 from dk_bench.data.pixels import eight_bits
 from dk_bench.data.transforms import EvalTransform
 from dk_bench.errors import UserError
+from dk_bench.training.predicting import Prediction, Predictor, labeller
+
+SHOWN, COLOR = 3, "yellow"  # of classes on a picture
 
 
 class ImageTransform:
@@ -28,6 +31,33 @@ class ImageTransform:
     def __call__(self, image: Image.Image) -> Tensor:
         image = image if image.mode == "RGB" else eight_bits(image.copy())
         return self._of_batches([torch.from_numpy(np.array(image)[None]).permute(0, 3, 1, 2)])[0]
+
+
+class ClassPredictor(Predictor):
+    """Tells classes with their probabilities, the softmax of the model's outputs."""
+
+    batch_size, most = 32, 5
+    columns, surest = ("class", "index", "probability"), "probability"
+
+    def _all(self, inputs: Sequence[Tensor]) -> list[list[Prediction]]:
+        images = torch.stack(list(inputs)).to(self.device, memory_format=torch.channels_last)
+        logits = self.model(images).float().cpu()
+        if not torch.isfinite(logits).all():
+            raise ArithmeticError("the model gives outputs that are not finite")
+        # By the logits: probabilities may be equal where these are not.
+        order, probabilities = logits.sort(dim=1, descending=True, stable=True).indices, logits.softmax(dim=1)
+        return [
+            [{"class": self.classes[index], "index": index, "probability": shares[index]} for index in indices]
+            for indices, shares in zip(order.tolist(), probabilities.tolist(), strict=True)
+        ]
+
+    def draw(self, image: Image.Image, found: Sequence[Prediction]) -> Image.Image:
+        """Writes the surest classes into the upper left corner, one below the other."""
+        write, _ = labeller(image)
+        top = 0
+        for one in found[:SHOWN]:
+            top = write((0, top), self.words(one), COLOR)
+        return image
 
 
 def open_folder(folder: Path) -> tuple[nn.Module, Callable[[Image.Image], Tensor], list[str]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from dk_bench.classification.data import ClassificationData
     from dk_bench.classification.module import LitClassifier
+    from dk_bench.classification.predicting import ClassPredictor
 
 DECODED = "decoded"  # folder of decoded images, beside those of the runs
 
@@ -96,6 +97,12 @@ class Classification(Task):
         from dk_bench.classification.predicting import open_folder
 
         return open_folder(path.parent)
+
+    @classmethod
+    def predictor(cls) -> "type[ClassPredictor]":
+        from dk_bench.classification.predicting import ClassPredictor
+
+        return ClassPredictor
 
     def sheet(self, rows: int, split: str = "train") -> "Image.Image":
         from dk_bench.data.procedural import sheet

@@ -14,6 +14,7 @@ from dk_bench.processes.launchers import ordinary_environment, this_rank
 COMMANDS = {
     "train": "train a classifier or a detector from a config; resumes by itself",
     "eval": "evaluate a checkpoint",
+    "predict": "say what a trained model finds in images: classes or boxes",
     "models": "list the models with parameters and multiply-adds",
     "sweep": "run a W&B sweep file on this machine, without an account",
     "tables": "turn run records into the paper's tables",

@@ -6,7 +6,7 @@ import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from dk_bench.data.layout import EXPECTED, NO_IMAGE, Listing, arrange, is_service
 from dk_bench.data.pixels import is_image_name
@@ -109,25 +109,25 @@ class FolderScan(Scan, PathFiles):
         self._folder = place
 
 
-class TarScan(Scan):
-    """A tar of such a folder, with or without the folder itself above the classes; or a tar of one tar a class.
+class TarFiles(Files):
+    """Files in a tar. They are read by their place in it, so that processes share nothing but the tar.
 
-    Images are read by their place in the file, so that processes share nothing but the file.
+    Attributes:
+        place: the tar.
+        places: of each file the offset and number of its bytes.
     """
 
-    def __init__(self, place: str, key: str) -> None:
-        try:
-            listing = _list_tar(place)
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            raise UserError(f"{place} cannot be read as a tar: {error}", key=key) from error
-        super().__init__(place, listing, key)
-        self._places = [listing.files[name] for name in self.names]
+    place: str
+    places: Sequence[tuple[int, int]]
+
+    def called(self, index: int) -> str:
+        return f"{self.place}: image {self.names[index]}"
 
     def identity(self, index: int) -> tuple[str, int]:
-        return os.path.realpath(self.place), self._places[index][0]
+        return os.path.realpath(self.place), self.places[index][0]
 
     def _read(self, index: int) -> bytes:
-        offset, size = self._places[index]
+        offset, size = self.places[index]
         with open(self.place, "rb") as stream:
             stream.seek(offset)
             content = stream.read(size)
@@ -136,7 +136,26 @@ class TarScan(Scan):
         return content
 
     def _size(self, index: int) -> int:
-        return self._places[index][1]
+        return self.places[index][1]
+
+
+class TarScan(Scan, TarFiles):
+    """A tar of such a folder, with or without the folder itself above the classes; or a tar of one tar a class."""
+
+    def __init__(self, place: str, key: str) -> None:
+        listing = _below_the_top(_list_tar(place, key))
+        super().__init__(place, listing, key)
+        self.places = [listing.files[name] for name in self.names]
+
+
+class TarImages(TarFiles):
+    """All images of a tar, at any depth, in order of their names; other files are passed over. Raises UserError for
+    what is no tar, or a damaged one."""
+
+    def __init__(self, place: str) -> None:
+        files = _list_tar(place).files
+        self.place, self.names = place, sorted(filter(is_image_name, files), key=PurePath)
+        self.places = [files[name] for name in self.names]
 
 
 def scan(place: str, key: str) -> Scan:
@@ -217,16 +236,19 @@ def _name_aliases(listing: Listing, links: dict[str, str], root: Path) -> None:
             del listing.files[name]
 
 
-def _list_tar(place: str) -> Listing:
-    """Lists a tar, and of each file the offset and size of its bytes. Raises ValueError, OSError or TarError."""
+def _list_tar(place: str, key: str = "") -> Listing:
+    """Lists a tar, and of each file the offset and size of its bytes. Raises UserError that names ``key``."""
     listing = Listing()
-    with open(place, "rb") as stream:
-        if stream.read(8).startswith(COMPRESSED):
-            raise ValueError("it is compressed, expected a plain one, in which images can be looked up")
-        stream.seek(0)
-        for name, member, start in _members(stream, 0, ""):
-            _add_member(listing, name, member, start)
-    return _below_the_top(listing)
+    try:
+        with open(place, "rb") as stream:
+            if stream.read(8).startswith(COMPRESSED):
+                raise ValueError("it is compressed, expected a plain one, in which images can be looked up")
+            stream.seek(0)
+            for name, member, start in _members(stream, 0, ""):
+                _add_member(listing, name, member, start)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise UserError(f"{place} cannot be read as a tar: {error}", key=key) from error
+    return listing
 
 
 def _members(stream, start: int, prefix: str) -> Iterator[tuple[str, tarfile.TarInfo, int]]:

@@ -7,19 +7,25 @@ from typing import Any
 
 import mmengine
 import numpy as np
+import torch
 from mmcv.transforms import Compose
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.model.utils import revert_sync_batchnorm
-from PIL import Image
+from mmengine.structures import InstanceData
+from PIL import Image, ImageDraw
 from torch import nn
 
 import dk_bench.registry  # noqa: F401  (torch.load reads then what mmengine's runner saved)
 from dk_bench.data.pixels import eight_bits
 from dk_bench.detection.mmengine_config import quiet, use_scope
 from dk_bench.detection.module import build_detector
-from dk_bench.errors import UserError
+from dk_bench.detection.sheet import OBJECT, outline
+from dk_bench.errors import UserError, located
 from dk_bench.training.checkpoint import load_weights
+from dk_bench.training.predicting import Prediction, Predictor, labeller
 from dk_bench.training.weights import read_plain
+
+EDGES = ("left", "top", "right", "bottom")  # of a box, in tables
 
 
 class PipelineTransform:
@@ -34,6 +40,42 @@ class PipelineTransform:
         image = image if image.mode == "RGB" else eight_bits(image.copy())
         pixels = np.ascontiguousarray(np.asarray(image)[..., ::-1])
         return self._steps({"img": pixels, "img_id": 0})
+
+
+class BoxPredictor(Predictor):
+    """Tells boxes with their classes and scores, in pixels of the image, as mmdet's `inference_detector` does."""
+
+    batch_size, least = 1, 0.3  # the threshold from which mmdet's tools draw boxes
+    columns, surest = ("class", "index", "score", *EDGES), "score"
+
+    def _all(self, inputs: Sequence[Mapping[str, Any]]) -> list[list[Prediction]]:
+        samples = self.model.test_step({key: [one[key] for one in inputs] for key in inputs[0]})
+        return [self._of(sample.pred_instances.cpu()) for sample in samples]
+
+    def _of(self, found: InstanceData) -> list[Prediction]:
+        if not (torch.isfinite(found.scores).all() and torch.isfinite(found.bboxes).all()):
+            raise ArithmeticError("the model gives boxes or scores that are not finite")
+        order = found.scores.sort(descending=True, stable=True).indices
+        parts = (getattr(found, name)[order].tolist() for name in ("labels", "scores", "bboxes"))
+        return [
+            {"class": self.classes[index], "index": index, "score": score, "box": box}
+            for index, score, box in zip(*parts, strict=True)
+        ]
+
+    def row(self, one: Prediction) -> dict[str, Any]:
+        rest = dict(one)
+        return dict(zip(EDGES, rest.pop("box"), strict=True)) | rest
+
+    def draw(self, image: Image.Image, found: Sequence[Prediction]) -> Image.Image:
+        """Draws boxes in their classes' colours, the surest last, so that it lies on top."""
+        write, width = labeller(image)
+        palette, pen = self.model.dataset_meta.get("palette"), ImageDraw.Draw(image)
+        for one in reversed(found):
+            known = isinstance(palette, Sequence) and not isinstance(palette, str) and one["index"] < len(palette)
+            color = tuple(palette[one["index"]]) if known else OBJECT
+            outline(pen, one["box"], color, width)
+            write((one["box"][0], one["box"][1]), self.words(one), color)
+        return image
 
 
 def as_mmdet_has_it(
@@ -65,10 +107,11 @@ def open_file(path: Path) -> tuple[nn.Module, PipelineTransform, list[str]]:
     meta = {**meta, "dataset_meta": {name.lower(): value for name, value in held.items()}}
     if not (classes := meta["dataset_meta"].get("classes")):
         raise UserError(f"{path}: does not name its classes, expected them in meta.dataset_meta")
-    use_scope(cfg)
-    with quiet():
-        model = build_detector(cfg, initial_weights=False)
-        load_weights(model, content, path)
+    with located(path):
+        use_scope(cfg)
+        with quiet():
+            model = build_detector(cfg, initial_weights=False)
+    load_weights(model, content, path)
     return *as_mmdet_has_it(model, cfg, meta, classes), list(classes)
 
 

@@ -1,7 +1,7 @@
 """A sheet of a detection configuration's training images with their boxes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.registry import DATASETS
@@ -40,8 +40,14 @@ def _drawn(item: Mapping[str, Any], classes: tuple[str, ...]) -> Image.Image:
     image = image.resize([max(1, round(shrink * side)) for side in image.size])
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(10)
     for instance in item["instances"]:
-        left, top, right, bottom = (shrink * edge for edge in instance["bbox"])
+        box = [shrink * edge for edge in instance["bbox"]]
         color = CROWD if instance["ignore_flag"] else OBJECT
-        pen.rectangle([left, top, max(left, right - 1), max(top, bottom - 1)], outline=color)
-        pen.text((left + 2, top + 1), classes[instance["bbox_label"]], fill=color, font=font)
+        outline(pen, box, color)
+        pen.text((box[0] + 2, box[1] + 1), classes[instance["bbox_label"]], fill=color, font=font)
     return image
+
+
+def outline(pen: ImageDraw.ImageDraw, box: Sequence[float], color: Any, width: int = 1) -> None:
+    """Draws the pixels just inside a box, (left, top, right, bottom) in pixels from the image's corner."""
+    left, top, right, bottom = box
+    pen.rectangle([left, top, max(left, right - 1), max(top, bottom - 1)], outline=color, width=width)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from dk_bench.detection.data import DetectionData
     from dk_bench.detection.module import LitDetector
+    from dk_bench.detection.predicting import BoxPredictor
 
 
 class Detection(Task):
@@ -98,6 +99,12 @@ class Detection(Task):
         from dk_bench.detection.predicting import open_file
 
         return open_file(path)
+
+    @classmethod
+    def predictor(cls) -> "type[BoxPredictor]":
+        from dk_bench.detection.predicting import BoxPredictor
+
+        return BoxPredictor
 
     def sheet(self, rows: int, split: str = "train") -> "Image.Image":
         from dk_bench.detection.sheet import sheet

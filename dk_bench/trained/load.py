@@ -1,9 +1,9 @@
 """Opens a trained model, whatever holds it: a run's folder, its checkpoint, or an export that other programs read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -14,6 +14,9 @@ from dk_bench.errors import UserError
 from dk_bench.runs.record import RunRecord, read_record
 from dk_bench.training.checkpoint import LAST, load_weights, read_checkpoint
 from dk_bench.training.trainer import quiet
+
+if TYPE_CHECKING:
+    from dk_bench.trained.predict import Answer
 
 EXPECTED = f"a run's folder, its {LAST}, or an exported model"
 
@@ -43,6 +46,27 @@ class Trained:
     checkpoint: Mapping[str, Any] | None = field(repr=False)
     path: Path
 
+    def predict(
+        self,
+        *paths: str | Path,
+        top: int | None = None,
+        threshold: float | None = None,
+        device: str = "cpu",
+        **how: Any,
+    ) -> "Iterator[Answer]":
+        """Yields what the model says of image files, folders of them and tars, an answer an image: its classes with
+        their probabilities, or boxes.
+
+        The model is moved to ``device``. Of an image the ``top`` surest predictions are told (5 classes, all boxes), if
+        they are as sure as ``threshold``, 0 to 1 (all classes, boxes from 0.3). ``how`` and errors: see
+        `dk_bench.trained.predict.predict`; UserError is raised for a path without images, too.
+        """
+        from dk_bench.trained.images import find_images
+        from dk_bench.trained.predict import predict, predictor_of
+
+        predictor = predictor_of(self, top=top, threshold=threshold, device=device)
+        return predict(self, find_images(paths), predictor, **how)
+
 
 def open_trained(path: str | Path) -> Trained:
     """Returns the trained model that ``path`` holds: see `dk_bench.load`, which is this function."""
@@ -67,7 +91,7 @@ def _of_a_run(file: Path, path: Path) -> Trained:
     with quiet(task):
         model = task.module(list(held["classes"]), initial_weights=False).model  # the weights are the checkpoint's
         load_weights(model, checkpoint, file)
-        model, transform = task.for_use(model.eval(), checkpoint)
+        model, transform = task.for_use(model.to(memory_format=torch.contiguous_format).eval(), checkpoint)
     record = _record_beside(file, held.get("run_id"))
     return Trained(model, transform, tuple(held["classes"]), task.name, record, checkpoint, path)
 

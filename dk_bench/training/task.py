@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dk_bench.training.own_trainer import ConfiguredModule
+    from dk_bench.training.predicting import Predictor
     from dk_bench.training.run_data import RunData
 
 
@@ -114,6 +115,11 @@ class Task(ABC):
         """Opens what other programs read, by its file that `dk_bench.tasks.Kind.exports` names: as `for_use`, and the
         names of the classes. Raises UserError for what is damaged or no such file."""
         raise UserError(f"{path}: {cls.name} has no exports")
+
+    @classmethod
+    def predictor(cls) -> "type[Predictor]":
+        """Imports what asks a model that `for_use` or `open_export` gave about images."""
+        raise UserError(f"models of {cls.name} cannot be used outside of training")
 
     def check_split(self, split: str) -> None:
         """Raises UserError where the configuration has no images of a split."""

@@ -16,7 +16,7 @@ from dk_bench.cli.options import add_output, check_file, check_folder
 from dk_bench.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-WRITING = ("bench", "dynamics", "erf", "kernels", "picture", "replay", "report", "sweep", "tables")
+WRITING = ("bench", "dynamics", "erf", "kernels", "picture", "predict", "replay", "report", "sweep", "tables")
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:

@@ -10,29 +10,16 @@ import timm
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
-from training_cases import ONE_STEP
 
 import dk_bench
 from dk_bench import KernelSpec, deform
-from dk_bench.config import load_config
 from dk_bench.data.decoded import Encoded
 from dk_bench.data.order import Transformed
 from dk_bench.data.sources import open_images
 from dk_bench.data.transforms import EvalTransform
 from dk_bench.errors import UserError
-from dk_bench.tasks import run_folder, train
+from dk_bench.tasks import run_folder
 from dk_bench.training.checkpoint import read_checkpoint
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The configuration of a run that averaged its weights, with a spec."""
-    spec = "model.spec={depthwise: local, scope: 3}"
-    settings = [*ONE_STEP, "model.name=test_resnetdw", spec, "ema.decay=0.5", "data.crop_pct=0.8"]
-    settings.append(f"output={tmp_path_factory.mktemp('run')}")
-    config = load_config(None, settings)
-    train(config)
-    return config
 
 
 def test_a_runs_folder_and_its_checkpoint(run):

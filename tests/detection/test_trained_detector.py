@@ -1,0 +1,158 @@
+"""dk_bench.load of detectors: as mmdet's init_detector has them, from our checkpoint and from mmdet's files."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="mmdet is not installed")
+
+from detection_cases import CLASSES
+from mmdet.apis import inference_detector, init_detector
+from mmengine.config import Config
+from PIL import Image
+
+import dk_bench
+from dk_bench.cli import main
+from dk_bench.errors import UserError
+from dk_bench.tasks import run_folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(whole):
+    return run_folder(whole[0]) / "last.ckpt"
+
+
+def images_of(whole):
+    return sorted(Path(whole[0].cfg.val_dataloader.dataset.data_root, "val").glob("*.png"))
+
+
+def theirs(checkpoint):
+    """What mmdet makes of the file, whose configuration it takes as it stands there."""
+    meta = torch.load(checkpoint, weights_only=True)["meta"]
+    cfg = Config.fromstring(meta["cfg"], file_format=".py")
+    cfg.test_dataloader = cfg.val_dataloader
+    return init_detector(cfg, str(checkpoint), device="cpu")
+
+
+def as_mmdet_saves(checkpoint, folder, change=lambda content: None):
+    held = torch.load(checkpoint, weights_only=True)
+    meta = {"cfg": Config.fromstring(held["meta"]["cfg"], file_format=".py").pretty_text}
+    content = {"state_dict": held["state_dict"], "meta": meta | {"dataset_meta": held["meta"]["dataset_meta"]}}
+    change(content)
+    torch.save(content, folder / "epoch_1.pth")
+    return folder / "epoch_1.pth"
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_detector_is_as_mmdet_has_it(whole, checkpoint, tmp_path, exported):
+    expected = theirs(checkpoint)
+    trained = dk_bench.load(as_mmdet_saves(checkpoint, tmp_path).parent if exported else checkpoint)
+    model = trained.model
+    assert trained.task == "detection" and trained.classes == model.dataset_meta["classes"]
+    assert model.dataset_meta == expected.dataset_meta and not model.training
+    assert model.cfg.test_dataloader == expected.cfg.test_dataloader
+    for path in images_of(whole):
+        found, wanted = (inference_detector(one, str(path)).pred_instances for one in (model, expected))
+        assert len(wanted) > 0
+        for name in ("bboxes", "scores", "labels"):
+            assert torch.equal(found[name], wanted[name])
+        packed = trained.transform(Image.open(path))
+        batch = {name: [value] for name, value in packed.items()}
+        with torch.no_grad():
+            own = model.test_step(batch)[0].pred_instances
+        assert torch.equal(own.bboxes, wanted.bboxes)
+
+
+def test_predict_finds_what_inference_detector_finds(whole, checkpoint, tmp_path, capsys):
+    """Boxes, scores and classes, to the bit: an image at a time, as that takes them. Also as rows, and drawn."""
+    images, detector = images_of(whole), theirs(checkpoint)
+    place, drawn = str(images[0].parent), tmp_path / "drawn"
+    output = tmp_path / "found.jsonl"
+    arguments = ["predict", str(checkpoint), place, "--device", "cpu", "--threshold"]
+    assert main([*arguments, "0", "--output", str(output), "--pictures", str(drawn)]) == 0
+    answers = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [answer["file"] for answer in answers] == list(map(str, images))
+    for answer, path in zip(answers, images, strict=True):
+        wanted = inference_detector(detector, str(path)).pred_instances
+        assert [one["box"] for one in answer["predictions"]] == wanted.bboxes.tolist()
+        assert [one["score"] for one in answer["predictions"]] == wanted.scores.tolist()
+        assert [one["index"] for one in answer["predictions"]] == wanted.labels.tolist()
+        assert all(one["class"] == CLASSES[one["index"]] for one in answer["predictions"])
+        with Image.open(path) as before, Image.open(drawn / path.name) as after:
+            assert before.size == after.size == (answer["width"], answer["height"])
+            assert before.tobytes() != after.tobytes()
+
+    scores = sorted(one["score"] for answer in answers for one in answer["predictions"])
+    capsys.readouterr()
+    assert main([*arguments, str(scores[-5]), "--top", "3", "--format", "csv"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert list(rows[0]) == ["file", "class", "index", "score", "left", "top", "right", "bottom"]
+    assert {row["file"] for row in rows} == set(map(str, images))
+    kept = [one for answer in answers for one in answer["predictions"][:3] if one["score"] >= scores[-5]]
+    for row, one in zip([row for row in rows if row["class"]], kept, strict=True):
+        assert [float(row[name]) for name in ("left", "top", "right", "bottom")] == one["box"]
+        assert (row["class"], float(row["score"])) == (one["class"], one["score"])
+
+
+def test_boxes_of_a_batch_are_nearly_those_of_single_images(whole, checkpoint):
+    trained = dk_bench.load(checkpoint)
+    single, batched = (
+        list(trained.predict(images_of(whole)[0].parent, threshold=0.0, top=3, batch_size=size)) for size in (1, 3)
+    )
+    for one, other in zip(single, batched, strict=True):
+        assert one.image.name == other.image.name and one.size == other.size and len(other.predictions) == 3
+        assert other.predictions[0]["score"] == pytest.approx(one.predictions[0]["score"], abs=0.05)
+
+
+def _without_cfg(content):
+    del content["meta"]["cfg"]
+
+
+def _without_classes(content):
+    del content["meta"]["dataset_meta"]
+
+
+def _code(content):
+    content["meta"]["cfg"] += "\nimport os\nos.makedirs('ran')\n"
+
+
+def _call(content):
+    content["meta"]["cfg"] += "\nx = __import__('os').makedirs('ran')\n"
+
+
+def _other_weights(content):
+    content["state_dict"].pop("roi_head.bbox_head.fc_cls.weight")
+
+
+def _unknown_type(content):
+    content["meta"]["cfg"] = content["meta"]["cfg"].replace("'FasterRCNN'", "'SlowRCNN'")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without_cfg, "no configuration in meta.cfg, expected a detector's weights as mmdet saves them"),
+        (_without_classes, "does not name its classes, expected them in meta.dataset_meta"),
+        (_code, "its configuration, meta.cfg, is more than plain values: line"),
+        (_call, "its configuration, meta.cfg, is more than plain values: "),
+        (_other_weights, "its weights do not fit FasterRCNN"),
+        (_unknown_type, "key 'model' (SlowRCNN) cannot be built"),
+    ],
+)
+def test_files_that_hold_no_detector(checkpoint, tmp_path, monkeypatch, change, message):
+    """One sentence each; a configuration's text is read and never run."""
+    monkeypatch.chdir(tmp_path)
+    path = as_mmdet_saves(checkpoint, tmp_path, change)
+    with pytest.raises(UserError) as error:
+        dk_bench.load(path)
+    assert str(error.value).startswith(str(path)) and message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_of_several_files_is_none(checkpoint, tmp_path):
+    as_mmdet_saves(checkpoint, tmp_path).with_name("epoch_2.pth").touch()
+    with pytest.raises(UserError, match=r"holds epoch_1\.pth, epoch_2\.pth; expected one, or the file's name"):
+        dk_bench.load(tmp_path)
