@@ -19,6 +19,7 @@ UNKNOWN = "unknown"  # a cost that could not be counted
 SPEC = ("model.spec.", "model.backbone.spec.")  # keys of a configuration that deforms the model it names
 NAMES = ("model.name", "model.backbone.model_name", "model.backbone.spec")  # of the model; without a spec it is null
 START = "model.backbone.checkpoint"  # weights that a detector starts from, each backbone's own; whether any counts
+STARTS = ("model.checkpoint", "model.pretrained")  # what a classifier starts from
 OFFSET_MULTIPLIER = "optim.offset_lr_multiplier"
 DETECTORS_MULTIPLIERS = r"optim_wrapper\.paramwise_cfg\.custom_keys\.(kernel_offset|data_offset|data_mask)\."
 OFFSET_RATE = re.compile(rf"{re.escape(OFFSET_MULTIPLIER)}$|{DETECTORS_MULTIPLIERS}")
@@ -103,6 +104,11 @@ class Cell:
     def has_spec(self) -> bool:
         """Tells whether the configuration deformed the model that it names."""
         return any(key.startswith(SPEC) for key in self.all_settings)
+
+    @property
+    def starts_trained(self) -> bool:
+        """Tells whether its runs, of a classifier, start from trained weights: those of a file, or timm's."""
+        return any(self.all_settings.get(key) for key in STARTS)
 
     @property
     def is_papers_protocol(self) -> bool:

@@ -1,4 +1,5 @@
-"""The tables of classifiers: the paper's tables 1 and 2 with its figures beside ours, the demo's, and other models'.
+"""The tables of classifiers: the paper's tables 1 and 2 with its figures beside ours, the demo's, other models', and
+those of models that started from trained weights.
 
 Runs on other data than the paper's never stand beside the paper's figures: they get tables of their own, which say so.
 """
@@ -14,6 +15,7 @@ from dk_bench.tables.rows import rows_of
 from dk_bench.tables.table import Column, Document, make_table
 
 TOP1 = columns.Metric("top-1", "val/top1", "top1")
+TEST_TOP1, VAL_TOP1 = columns.Metric("test top-1", "test/top1"), columns.Metric("val top-1", "val/top1")
 DEMO_BASE = "test_resnetdw"
 DEMO_MODELS = tuple(DEMO_BASE + suffix for suffix in ("", "_gdk", "_dk_s3", "_dk", "_dk_s5", "_dcn", "_dcn_dk"))
 DEMO = "Tiny models: rigid, global and local kernels, alone and with CondConv or deformable convolution."
@@ -23,6 +25,11 @@ SPREAD = (
     "Top-1 in percent, of the validation images: mean ± half of the 95 % interval of the mean (Student's t) over n "
     "seeds; one seed has no spread."
 )
+TESTED = (
+    "Test top-1 in percent, of test images, which chose no settings: mean ± half of the 95 % interval of the mean "
+    "(Student's t) over n seeds. Data without test images has top-1 of the validation images instead."
+)
+STARTED = "Every row started from trained weights, the deformed ones from those of their rigid base."
 COUNTING = (
     "#P and MACs are our own count, for one image of the size the run used (224 x 224 where nothing ran); MACs are "
     "multiply-adds without those of sampling at offsets, which stand apart. Unknown: the model runs an operator that "
@@ -43,15 +50,11 @@ ADDED = {
     "once, which computes the same and is cheaper.",
 }
 
-COLUMNS = columns.models_columns(
-    [Column("model", lambda row: row.model, short=columns.MODEL)],
-    TOP1,
-    [
-        Column("#P (k)", lambda row: row.count("params", 1e3, 1)),
-        Column("MMACs", lambda row: row.count("macs", 1e6)),
-        Column("sampling MMACs", lambda row: row.count("sampling_macs", 1e6)),
-    ],
-)
+COUNTS = [
+    Column("#P (k)", lambda row: row.count("params", 1e3, 1)),
+    Column("MMACs", lambda row: row.count("macs", 1e6)),
+    Column("sampling MMACs", lambda row: row.count("sampling_macs", 1e6)),
+]
 
 
 def _paper_columns(number: int, with_paper: bool) -> columns.Columns:
@@ -81,14 +84,18 @@ def paper_document(number: int, cells: list[Cell], costs: Costs | None) -> Docum
 
 
 def models_documents(cells: list[Cell]) -> list[Document]:
-    """Returns the demo's whole grid, with all else of its tiny base, and other models, if any; one table a data set."""
+    """Returns the demo's whole grid, with all else of its tiny base; other models, if any; and of these those that
+    started from trained weights, if any. One table a data set."""
     tiny = [cell for cell in cells if cell.model.startswith(DEMO_BASE)]
     others = [cell for cell in cells if cell not in tiny]
     # A paper's model that the configuration deformed stands beside its rigid base.
     bases = {cell.model for cell in others if cell.has_spec}
     others = [cell for cell in others if cell.model in bases or cell.model not in PAPER_MODELS]
-    demo = _models_document("demo", DEMO, tiny, DEMO_MODELS)
-    return [demo, _models_document("other", "Other models.", others)] if others else [demo]
+    started = [cell for cell in others if cell.starts_trained]
+    others = [cell for cell in others if not cell.starts_trained]
+    documents = [_models_document("demo", DEMO, tiny, DEMO_MODELS)]
+    documents += [_models_document("other", "Other models.", others)] * bool(others)
+    return documents + [_finetuned_document(started)] * bool(started)
 
 
 def _models_document(name: str, title: str, cells: list[Cell], expected: Iterable[str] = ()) -> Document:
@@ -97,5 +104,20 @@ def _models_document(name: str, title: str, cells: list[Cell], expected: Iterabl
         here = [cell for cell in cells if cell.data == data]
         models = dict.fromkeys([*expected, *(cell.model for cell in here)], {})
         heading = f"{data}: {columns.OTHER_DATA}" if data else "no records yet"
-        tables.append(make_table(heading, COLUMNS, rows_of(models, here, TOP1.key)))
+        tables.append(make_table(heading, _columns(TOP1), rows_of(models, here, TOP1.key)))
     return columns.document(name, title, tables, [SPREAD], [columns.GRID], COUNTING)
+
+
+def _finetuned_document(cells: list[Cell]) -> Document:
+    tables = []
+    for data in sorted({cell.data for cell in cells}):
+        here = [cell for cell in cells if cell.data == data]
+        tested = any(cell.figures(TEST_TOP1.key) for cell in here)
+        metric, more = (TEST_TOP1, [VAL_TOP1]) if tested else (TOP1, [])
+        rows = rows_of(dict.fromkeys((cell.model for cell in here), {}), here, metric.key)
+        tables.append(make_table(f"{data}: {columns.OTHER_DATA}", _columns(metric, more), rows))
+    return columns.document("finetuned", "Fine-tuned models.", tables, [TESTED, STARTED], [columns.GRID], COUNTING)
+
+
+def _columns(metric: columns.Metric, more: Iterable[columns.Metric] = ()) -> columns.Columns:
+    return columns.models_columns([Column("model", lambda row: row.model, short=columns.MODEL)], metric, COUNTS, more)

@@ -1,4 +1,5 @@
-"""Records as documents: the paper's four tables with its figures beside ours, the demo's, and any other model's."""
+"""Records as documents: the paper's four tables with its figures beside ours, the demo's, any other model's, and those
+of models that started from trained weights."""
 
 import re
 from collections.abc import Iterable
@@ -13,13 +14,15 @@ from dk_bench.tables.detection import detection_documents
 from dk_bench.tables.render import FORMATS
 from dk_bench.tables.table import Document
 
-NAMES = ("table1", "table2", "table3", "table4", "demo", "other", "detection")  # in the order that a terminal has
+# In the order that a terminal has.
+NAMES = ("table1", "table2", "table3", "table4", "demo", "other", "finetuned", "detection")
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def build_documents(records: Iterable[RunRecord], costs: Costs | None = None) -> dict[str, Document]:
-    """Returns the documents by their `NAMES`: ``other`` where there are other models, ``detection`` where there are
-    detectors on other data than COCO, all others in any case. Only finished runs give figures.
+    """Returns the documents by their `NAMES`: ``other`` where there are other models, ``finetuned`` where some of these
+    started from trained weights, ``detection`` where there are detectors on other data than COCO, all others in any case. Only
+    finished runs give figures.
 
     ``costs`` gives params, macs and sampling_macs by model name, for rows that have no record on ImageNet.
     """
