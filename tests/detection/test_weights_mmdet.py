@@ -79,7 +79,7 @@ def test_weights_that_are_there_in_part_are_refused(rigid, tmp_path):
 
 
 def test_a_checkpoint_of_before_is_refused_and_converted(rigid, tmp_path):
-    """By mmdet, which knows nothing of Lightning's names; docs/models.md says how it is converted."""
+    """By mmdet, which knows nothing of Lightning's names; docs/trained.md says how it is converted."""
     names = {f"model.{name}": value for name, value in rigid[0].state_dict().items()}
     held = {"config": {}, "classes": ["a"]}
     torch.save({"hyper_parameters": held, "state_dict": names, "task": "detection"}, tmp_path / "old.ckpt")

@@ -99,7 +99,7 @@ def test_onnx_form_is_the_operator(dtype, tolerance, scope, clip):
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_models_in_onnx(name):
-    """Every kind of layer in a whole model; docs/models.md has these lines."""
+    """Every kind of layer in a whole model; docs/trained.md has these lines."""
     model = moved(timm.create_model(name, num_classes=5, zero_init_last=False))
     kinds, run = to_onnx(model, (torch.randn(2, 3, 32, 32),), (BATCH,), optimize=name == "test_resnetdw_dcn")
     assert ("DeformConv" in kinds) == (name == "test_resnetdw_dcn")

@@ -45,7 +45,7 @@ def test_spread_grid_reaches_the_edges_of_the_scope():
     ],
 )
 def test_how_fast_the_kernel_that_taps_read_learns(scope, grid, low, mean, high):
-    """Beside a rigid one, by the eigenvalues of A A^T: what docs/models.md says under "Where taps start"."""
+    """Beside a rigid one, by the eigenvalues of A A^T: what docs/mathematics.md says under "Where taps start"."""
     start = grid_offset((3, 3), (scope, scope), grid)[None]
     sampling = tap_weights(start, (3, 3), (scope, scope), clip=True)[0]
     rates = torch.linalg.eigvalsh(sampling @ sampling.T)
