@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import nn
 
 Prediction = dict[str, Any]  # class, index, how certain, and what else the task tells; plain data
@@ -68,8 +68,9 @@ class Predictor(ABC):
 
 
 def labeller(image: Image.Image) -> tuple[Callable[[tuple[float, float], str, Any], float], int]:
-    """Returns what writes (place of the upper left corner, text, colour) on an image, dark on the colour, at a size
-    that can be read, inside the image, and gives where the line ends below; and the width of lines that go with it."""
+    """Returns what writes (place of the upper left corner, text, colour) on an image, in black or white on the colour,
+    at a size that can be read, inside the image, and gives where the line ends below; and the width of lines that go
+    with it."""
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(max(10, min(image.size) // 30))
     height = sum(font.getmetrics()) + 2
 
@@ -78,7 +79,9 @@ def labeller(image: Image.Image) -> tuple[Callable[[tuple[float, float], str, An
         x = max(0, min(place[0], image.width - width))
         y = max(0, min(place[1], image.height - height))
         pen.rectangle([x, y, x + width - 1, y + height - 1], fill=color)
-        pen.text((x + 2, y + 1), text, fill="black", font=font)
+        red, green, blue = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 128
+        pen.text((x + 2, y + 1), text, fill="white" if dark else "black", font=font)
         return y + height
 
-    return write, max(1, min(image.size) // 250)
+    return write, max(1, min(image.size) // 160)
