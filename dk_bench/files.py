@@ -1,8 +1,10 @@
-"""Writing a file so that a reader sees the old content or the new one, never half of either; and reading JSON."""
+"""Writing a file, or a folder, so that a reader sees the old content or the new one, never half of either; and reading
+JSON."""
 
 import glob
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +39,33 @@ def write_atomically(path: str | Path, text: str) -> Path:
     with open_atomically(path) as stream:
         stream.write(text.encode())
     return Path(path)
+
+
+@contextmanager
+def folder_atomically(path: str | Path) -> Iterator[Path]:
+    """Returns an empty folder, which has the name ``path`` once the block is left without an error; what had that name
+    is gone then. After an error, an interrupt included, all is as it was, but that folders above are made.
+
+    Raises OSError where the folder cannot be written.
+    """
+    path = Path(path).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        yield new
+        if path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            if old.exists():
+                os.replace(old, path)
+            raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_leftovers(path: str | Path) -> None:

@@ -28,6 +28,9 @@ class Kind:
     files: str = ""
     # Pattern of the name of the file by which an exported model is found, in a folder or by itself; empty for none.
     exports: str = ""
+    format: str = ""  # the one of `dk_bench.trained.export` that such models are exported in by default
+    hub_task: str = ""  # the task and the metric, as the Hugging Face Hub calls them
+    hub_metric: str = ""
 
     @property
     def task(self) -> type[Task]:
@@ -37,14 +40,30 @@ class Kind:
 
 
 DEFAULT = Kind(
-    "classification", "dk_bench.classification.task:Classification", "val/top1", "top-1, %", exports="config.json"
+    "classification",
+    "dk_bench.classification.task:Classification",
+    "val/top1",
+    "top-1, %",
+    exports="config.json",
+    format="timm",
+    hub_task="image-classification",
+    hub_metric="accuracy",
 )
 KINDS = {
     kind.name: kind
     for kind in (
         DEFAULT,
-        # mmengine's own files
-        Kind("detection", "dk_bench.detection.task:Detection", "val/mAP", "mAP, %", "*.py", exports="*.pth"),
+        Kind(
+            "detection",
+            "dk_bench.detection.task:Detection",
+            "val/mAP",
+            "mAP, %",
+            files="*.py",  # mmengine's own
+            exports="*.pth",
+            format="mmdet",
+            hub_task="object-detection",
+            hub_metric="mean_average_precision",
+        ),
         # A new task goes here.
     )
 }

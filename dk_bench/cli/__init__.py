@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a classifier or a detector from a config; resumes by itself",
     "eval": "evaluate a checkpoint",
     "predict": "say what a trained model finds in images: classes or boxes",
+    "export": "write a trained model for timm, mmdet, ONNX or torch.export; push it to a hub",
     "models": "list the models with parameters and multiply-adds",
     "sweep": "run a W&B sweep file on this machine, without an account",
     "tables": "turn run records into the paper's tables",

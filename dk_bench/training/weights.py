@@ -85,7 +85,7 @@ def _more_in(path: str | Path, error: Exception) -> str:
     except Exception:  # noqa: BLE001  whatever a file that torch did not write makes its reader raise
         names = []
     if not names:
-        return f": {str(error).splitlines()[0]}"
+        return f": {(str(error).splitlines() or [type(error).__name__])[0]}"  # an empty file's error has no words
     # A module that was saved whole holds the classes of its parts, which all hold their parameters in ordered dicts.
     weights = ".state_dict()" if any(name.startswith("torch.nn.modules.") for name in names) else "['state_dict']"
     return (
