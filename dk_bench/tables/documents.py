@@ -21,8 +21,8 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 
 def build_documents(records: Iterable[RunRecord], costs: Costs | None = None) -> dict[str, Document]:
     """Returns the documents by their `NAMES`: ``other`` where there are other models, ``finetuned`` where some of these
-    started from trained weights, ``detection`` where there are detectors on other data than COCO, all others in any case. Only
-    finished runs give figures.
+    started from trained weights, ``detection`` where there are detectors on other data than COCO, all others in any
+    case. Only finished runs give figures.
 
     ``costs`` gives params, macs and sampling_macs by model name, for rows that have no record on ImageNet.
     """

@@ -257,6 +257,19 @@ def models() -> list[str]:
     ]
 
 
+def untrained() -> list[str]:
+    """What ImageNet's weights tell of photographs before any fine-tuning, by either padding."""
+    found = json.loads((RESULTS / "pretrained" / "imagenet.json").read_text(encoding="utf-8"))
+    tf, alike = (found["top1"][name] for name in ("tf_efficientnet_lite0", "efficientnet_lite0"))
+    assert len(found["classes"]) == 10 and alike["of_1000"] > tf["of_1000"] and found["git"]["dirty"] is False
+    among = "among ImageNet's 1000 classes"
+    return [
+        f"enlarged to {found['input']['size']}) ` tells {tf['of_1000']:.1f} % {among} and {tf['of_own']:.1f} % among "
+        f"the ten that are there, ` {alike['of_1000']:.1f} % and {alike['of_own']:.1f} %",
+        f"that {found['data']['images']:,} images show",
+    ]
+
+
 def mathematics() -> list[str]:
     """How fast kernels learn from where taps start."""
     slow, mean, fast = learning_rates("centred")
@@ -290,6 +303,7 @@ def checked() -> list[str]:
 SOURCED: dict[str, Callable[[], list[str]]] = {
     "README.md": readme,
     "docs/checked.md": checked,
+    "docs/deform.md": untrained,
     "docs/mathematics.md": mathematics,
     "docs/models.md": models,
     "results/erf/README.md": erf,
@@ -301,6 +315,13 @@ SOURCED: dict[str, Callable[[], list[str]]] = {
 NO_RESULT: dict[str, list[str]] = {
     "README.md": ["Python 3.11, GCC 12 or clang, torch 2.11, or later ones"],
     "docs/checked.md": ["the same losses for 20 steps", "weights to 1e-7 when read back"],
+    "docs/deform.md": [
+        "EfficientNet-Lite0 with ImageNet's weights",
+        "(96 pixels, ",
+        "19 MB, Apache 2.0",
+        "to a relative 1e-4",
+        "Mean and deviation are 0.5",
+    ],
     "docs/mathematics.md": ["start in scopes of 3, 4, 5 and 9", "At scopes 5 and 9 a tap"],
     "docs/models.md": [
         "scope 4, 3, 5, 9",
