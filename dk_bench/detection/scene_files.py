@@ -60,7 +60,9 @@ def _write_whole(folder: Path, scenes: Scenes) -> None:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         _write(temporary, scenes)
-        os.rename(temporary, folder)  # an empty folder of that name is replaced
+        if folder.is_dir():
+            folder.rmdir()  # an empty one; only where a folder is not replaced, as on Windows, is this needed
+        os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# SIGUSR1, SIGUSR2 and SIGXCPU are what schedulers send ahead of a time limit. All of them end a process by default.
-_NAMES = "SIGINT SIGTERM SIGHUP SIGUSR1 SIGUSR2 SIGXCPU".split()
+# SIGUSR1, SIGUSR2 and SIGXCPU are what schedulers send ahead of a time limit, SIGBREAK is Windows' SIGTERM. All of them
+# end a process by default.
+_NAMES = "SIGINT SIGTERM SIGHUP SIGUSR1 SIGUSR2 SIGXCPU SIGBREAK".split()
 STOPS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 _ours: dict[int, Any] = {}  # the signals that we handle, and what handled them before
@@ -96,7 +97,8 @@ def _stop(number: int, _: object) -> None:
         _received = number
         # Who signals a whole group of processes ends our data loaders too, which torch would take for their failure.
         # A handler of ours, since Python complains where one that is pending has become the default meanwhile.
-        _children.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, lambda *_: None))
+        if hasattr(signal, "SIGCHLD"):  # Windows tells of no children
+            _children.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, lambda *_: None))
         _raise_received()
 
 

@@ -8,6 +8,7 @@ whose process is gone without having written so (killed, or the machine went dow
 import hashlib
 import os
 import platform
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -44,7 +45,8 @@ def this_process() -> dict[str, Any]:
 
 
 def is_gone(process: Mapping[str, Any]) -> bool:
-    """Tells whether a process that `this_process` named has ended; False on another machine, where nobody knows."""
+    """Tells whether a process that `this_process` named has ended; False where nobody knows: on another machine, and on
+    Windows, where to ask is to interrupt it."""
     here = this_process()
     if process.get("host") != here["host"]:
         return False
@@ -53,6 +55,8 @@ def is_gone(process: Mapping[str, Any]) -> bool:
     if here["began"] is not None:
         # A number is used again, after a restart of a container at once; the time at which its process began is not.
         return _began(process["pid"]) != process.get("began")
+    if sys.platform == "win32":
+        return False
     try:
         os.kill(process["pid"], 0)
     except ProcessLookupError:

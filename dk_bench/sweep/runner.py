@@ -5,7 +5,6 @@ import contextlib
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
+from dk_bench.processes.groups import apart, ask_to_stop, end
 from dk_bench.processes.interrupts import deferred
 from dk_bench.processes.launchers import without_launchers
 from dk_bench.sweep.job import Job, Starter
@@ -113,11 +113,8 @@ def run_jobs(
 
 
 def launch(argv: list[str], log: IO[bytes], environment: dict[str, str]) -> subprocess.Popen:
-    """Starts a run. In a session of its own, so that stopping it reaches its data loaders too, and Ctrl-C reaches
-    only us. Raises OSError where there is no such program."""
-    return subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-    )
+    """Starts a run, apart from us. Raises OSError where there is no such program."""
+    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, **apart())
 
 
 class _Workers:
@@ -169,15 +166,14 @@ def _stop(running: list[Job], patience: float = PATIENCE_SECONDS) -> None:
     if left:
         with contextlib.suppress(OSError):  # the disk that it goes to may be full
             print(f"stopping {len(left)} runs, up to {patience:.0f} s; Ctrl-C kills them", file=sys.stderr)
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for stop in (ask_to_stop, end):
         deadline = time.monotonic() + patience
         left = [job for job in running if job.process.poll() is None]
         for job in left:
-            with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
-                os.killpg(job.process.pid, number)
+            stop(job.process)
         with contextlib.suppress(KeyboardInterrupt):
             for job in left:
-                with contextlib.suppress(subprocess.TimeoutExpired):  # the next signal is SIGKILL
+                with contextlib.suppress(subprocess.TimeoutExpired):  # it is ended next
                     job.process.wait(max(0.0, deadline - time.monotonic()))
     for job in running:
         job.release()
