@@ -17,6 +17,7 @@ import sys
 import sysconfig
 
 from setuptools import Distribution, setup
+from setuptools.command.build_py import build_py
 
 
 def import_torch():
@@ -117,8 +118,45 @@ def build_arguments() -> dict:
         raise SystemExit(f"dk_bench: DK_BENCH_CUDA=1, but the CUDA operators cannot be built: {reason}")
     else:
         print(f"dk_bench: building the CPU operators alone: {reason}", file=sys.stderr)
-    build_ext = torch_build.BuildExtension.with_options(no_python_abi_suffix=True)
-    return {"ext_modules": extensions, "cmdclass": {"build_ext": build_ext}}
+    return {"ext_modules": extensions, "cmdclass": commands(torch_build)}
+
+
+def commands(torch_build) -> dict:
+    """What the commands of setuptools do otherwise."""
+
+    class Operators(torch_build.BuildExtension):
+        """Compiles libraries that know nothing of Python: torch loads them, no import does."""
+
+        def __init__(self, *arguments, **settings):
+            super().__init__(*arguments, no_python_abi_suffix=True, **settings)
+
+        def get_export_symbols(self, extension):  # on Windows PyInit_..., which is not there
+            return []
+
+    class WithConfigurations(build_py):
+        """Puts configs/ and sweeps/ into what is installed; dk_bench.reading.shipped finds them there. An editable
+        install has them in the checkout."""
+
+        def run(self):
+            super().run()
+            if not self.editable_mode:
+                for folder in ("configs", "sweeps"):
+                    shutil.copytree(
+                        folder, os.path.join(self.build_lib, "dk_bench", "shipped", folder), dirs_exist_ok=True
+                    )
+
+    found = {"build_ext": Operators, "build_py": WithConfigurations}
+    if "bdist_wheel" in sys.argv:
+        from setuptools.command.bdist_wheel import bdist_wheel
+
+        class AnyPython(bdist_wheel):
+            """Says of the wheel that it is for one platform and any Python 3."""
+
+            def get_tag(self):
+                return "py3", "none", super().get_tag()[2]
+
+        found["bdist_wheel"] = AnyPython
+    return found
 
 
 class OperatorsAlone(Distribution):

@@ -11,6 +11,7 @@ from typing import Any
 
 from dk_bench.config import Config
 from dk_bench.errors import UserError, some
+from dk_bench.reading.shipped import find_shipped
 from dk_bench.runs.record import EVALUATION, RunRecord
 from dk_bench.training.task import Task, task_of
 
@@ -70,10 +71,12 @@ KINDS = {
 
 
 def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Task:
-    """Returns the task of a configuration file (None: classification's defaults) with ``key=value`` overrides.
+    """Returns the task of a configuration file (None: classification's defaults) with ``key=value`` overrides. A file
+    that is not there may be one that comes with the package, see `find_shipped`.
 
     Raises UserError for a file or override that does not fit.
     """
+    path = None if path is None else find_shipped(path, "configs")
     place = Path(path or "").absolute()  # one file is of one task, from whatever folder it is named
     kind = next((kind for kind in KINDS.values() if kind.files and place.match(kind.files)), DEFAULT)
     return kind.task(kind.task.read(path, overrides))

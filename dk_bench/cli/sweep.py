@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dk_bench.cli.options import add_number, add_output
+from dk_bench.reading.shipped import shipped_names
 from dk_bench.runs.attempts import STALE
 from dk_bench.sweep.grid import Sweep, read_sweep
 from dk_bench.sweep.job import Job
@@ -20,9 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Started again, it skips what has finished, goes on from the last checkpoint of what was cut off and runs what "
         "failed again. Several may work on one folder: none takes a run that another is at. What W&B logged offline "
-        "goes up later by `wandb sync OUTPUT/*/wandb/offline-run-*`."
+        "goes up later by `wandb sync OUTPUT/*/wandb/offline-run-*`. With the package come the sweeps "
+        f"{', '.join(shipped_names('sweeps'))}."
     )
-    files = "sweep file in W&B's format, method grid; the runs of several go in one queue"
+    files = "sweep file in W&B's format, method grid, or the name of one of the package's; several go in one queue"
     parser.add_argument("file", type=Path, nargs="+", help=files)
     add_number(parser, "--workers", "N", "runs at a time, with a GPU or a share of the cores each (one)")
     add_number(parser, "--retries", "N", "how often to start a run that failed again (0)", default=0, least=0)

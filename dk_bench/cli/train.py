@@ -4,10 +4,13 @@ import argparse
 import os
 
 from dk_bench.processes.launchers import this_rank
+from dk_bench.reading.shipped import shipped_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="a file of configs/: YAML trains a classifier, Python (mmengine's) a detector")
+    parser.epilog = f"With the package come the configurations {', '.join(shipped_names('configs'))}."
+    config = "YAML trains a classifier, Python (mmengine's) a detector: a file, or the name of one of the package's"
+    parser.add_argument("config", help=config)
     overrides = "for example optim.epochs=10 seed=1; train_cfg.max_epochs=1"
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
 

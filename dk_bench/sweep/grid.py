@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dk_bench.errors import UserError, located
+from dk_bench.reading.shipped import find_shipped
 from dk_bench.reading.yaml_words import read_as_written
 
 # Top-level keys of W&B's schema; those that only a server can honour are refused below.
@@ -70,7 +71,9 @@ class Sweep:
 
 
 def read_sweep(path: str | Path) -> Sweep:
-    """Reads a sweep file. Raises UserError that names the file, the key and what was expected there."""
+    """Reads a sweep file, or one that comes with the package, see `find_shipped`. Raises UserError that names the file,
+    the key and what was expected there."""
+    path = find_shipped(path, "sweeps")
     content = read_as_written(path, "sweep")
     with located(path):
         return _checked(content, default_name=Path(path).stem)
