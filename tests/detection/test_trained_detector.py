@@ -66,6 +66,15 @@ def test_a_detector_is_as_mmdet_has_it(whole, checkpoint, tmp_path, exported):
         assert torch.equal(own.bboxes, wanted.bboxes)
 
 
+def test_an_older_checkpoint_says_nothing_for_mmdet(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    del content["meta"]
+    torch.save(content, tmp_path / "last.ckpt")
+    model = dk_bench.load(tmp_path).model
+    assert model.dataset_meta == {"classes": CLASSES, "palette": "random"}
+    assert model.cfg.test_dataloader == model.cfg.val_dataloader
+
+
 def test_predict_finds_what_inference_detector_finds(whole, checkpoint, tmp_path, capsys):
     """Boxes, scores and classes, to the bit: an image at a time, as that takes them. Also as rows, and drawn."""
     images, detector = images_of(whole), theirs(checkpoint)

@@ -20,6 +20,7 @@ from dk_bench.data.transforms import EvalTransform
 from dk_bench.errors import UserError
 from dk_bench.tasks import run_folder
 from dk_bench.training.checkpoint import read_checkpoint
+from dk_bench.training.weights import MODULE_STATE
 
 
 def test_a_runs_folder_and_its_checkpoint(run):
@@ -34,6 +35,25 @@ def test_a_runs_folder_and_its_checkpoint(run):
         assert all(torch.equal(value, held[name]) for name, value in trained.model.state_dict().items())
         expected, _ = Transformed(Encoded(images), EvalTransform(run.data)).__getitems__([0, 1])
         assert torch.equal(torch.stack([trained.transform(images[index][0]) for index in (0, 1)]), expected)
+
+
+def test_an_older_checkpoint_has_lightnings_names(run, tmp_path):
+    checkpoint = read_checkpoint(run_folder(run) / "last.ckpt")
+    weights = checkpoint.pop("state_dict")
+    checkpoint["state_dict"] = {f"model.{name}": value for name, value in weights.items()} | checkpoint.pop(
+        MODULE_STATE
+    )
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    model = dk_bench.load(tmp_path / "old.ckpt").model
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_are_as_other_tools_save_them(run, tmp_path):
+    """Training lays them out otherwise, as safetensors refuses to write them."""
+    trained = dk_bench.load(run_folder(run))
+    timm.models.save_for_hf(trained.model, str(tmp_path), safe_serialization=True)
+    again = dk_bench.load(tmp_path).model.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in trained.model.state_dict().items())
 
 
 def test_the_record_is_that_of_the_run(run, tmp_path):
