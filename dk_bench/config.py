@@ -73,8 +73,8 @@ class ModelConfig:
         of_section=True,
     )
     drop_path_rate: float = checked(0.0, "0 to below 1", lambda rate: 0 <= rate < 1)
-    # Weights to start from: what `train` left of this model or its rigid base.
-    checkpoint: str | None = _place("a file")
+    # Weights to start from, of this model or its rigid base: what `train` left, an export, another tool's file.
+    checkpoint: str | None = _place("a file or a folder")
     kwargs: dict[str, Any] = field(default_factory=dict)  # handed to timm.create_model
 
 

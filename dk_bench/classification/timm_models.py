@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dk_bench.models.deform import GENERIC
 from dk_bench.models.pretrained import classes_of, is_of, names_weights
 from dk_bench.training.checkpoint import load_weights, read_checkpoint
 from dk_bench.training.task import task_of
-from dk_bench.training.weights import is_ours, read_plain, weights_in
+from dk_bench.training.weights import exported_as, is_ours, read_plain, weights_in
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,10 @@ def check_name(name: str) -> None:
 def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
     """Returns the timm model, deformed where its name or ``config.spec`` says so.
 
-    Weights come from ``config.checkpoint`` (of the same model or of its rigid base, as a run of ours, timm's train.py
-    or ``torch.save(model.state_dict(), ...)`` leave them) or, with ``config.pretrained``, from timm (of the rigid base,
-    but where ``config.kwargs`` name others). They may be of another number of classes: then the classifier starts anew;
-    with None as the number it is that of the checkpoint.
+    Weights come from ``config.checkpoint`` (of the same model or of its rigid base, as a run of ours, timm's train.py,
+    ``torch.save(model.state_dict(), ...)`` or an export in timm's hub layout leave them) or, with
+    ``config.pretrained``, from timm (of the rigid base, but where ``config.kwargs`` name others). They may be of
+    another number of classes: then the classifier starts anew; with None as the number it is that of the checkpoint.
 
     Raises UserError for a name timm does not know (with near ones), arguments the model does not take, a spec that
     does not fit it, weights that cannot be had, and a checkpoint that cannot be read or is of another model.
@@ -88,6 +89,8 @@ def _from_checkpoint(config: ModelConfig, num_classes: int | None) -> nn.Module:
         classes, is_rigid = _checked(content, config)
         model = _create(base, config, classes)
     else:
+        if told := exported_as(path):
+            _check_export(told, config)
         cfg = timm.get_pretrained_cfg(base)
         classes = classes_of(weights, cfg.to_dict() if cfg else {}) or num_classes or 0
         model = _create(base, config, classes)
@@ -121,6 +124,18 @@ def _checked(checkpoint: dict[str, Any], config: ModelConfig) -> tuple[int, bool
     return len(held["classes"]), held_model == (base, None)
 
 
+def _check_export(told: Mapping[str, Any], config: ModelConfig) -> None:
+    """Raises UserError where timm's hub layout says that its weights are of another model: those of two specs may have
+    the same names and shapes."""
+    name, args = told["architecture"], told.get("model_args") or {}
+    spec = args.get("spec") if name == GENERIC else None
+    held = ModelConfig(args.get("base", name) if spec else name, spec)
+    (base, spec), held_model = base_and_spec(config), base_and_spec(held)
+    if held_model not in ((base, spec), (base, None)):
+        reason = f"an export of {_words(held)}, expected one of {_expected(config)}"
+        raise UserError(reason, key="model.checkpoint", value=config.checkpoint)
+
+
 def _other_weights(content: Any, weights: dict[str, Any], config: ModelConfig, error: RuntimeError) -> UserError:
     """Returns the error of weights that fit neither the model nor its rigid base."""
     expected, lines = _expected(config), " ".join(str(error).split())[:300]
@@ -140,7 +155,7 @@ def _expected(config: ModelConfig) -> str:
 
 
 def _words(config: ModelConfig) -> str:
-    return f"{config.name} with spec {config.spec}" if config.spec else config.name
+    return f"{config.name} with spec {spec_of(config).changed()}" if config.spec else config.name
 
 
 def _create(name: str, config: ModelConfig, num_classes: int) -> nn.Module:

@@ -56,7 +56,8 @@ class TimmBackbone(BaseModule):
         norm_eval: keep batch normalisation in evaluation mode, so that running statistics stay as they are. Its
             weights learn all the same.
         checkpoint: weights of a classification model of this name, or of its rigid base, which is then deformed:
-            ``last.ckpt`` of a run of ours, or what timm's train.py leaves. The classifier is left out.
+            ``last.ckpt`` of a run of ours, an export in timm's hub layout, or what timm's train.py leaves. The
+            classifier is left out.
         pretrained: start from timm's weights (of the rigid base). timm downloads them.
         spec: fields of `dk_bench.KernelSpec` that deform the rigid model named.
         init_cfg: as mmengine has it; where it is None, weights are as timm initialises them.

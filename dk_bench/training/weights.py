@@ -17,9 +17,11 @@ from timm.models import clean_state_dict
 from torch import Tensor
 
 from dk_bench.errors import UserError
+from dk_bench.files import read_json
 
 MODEL_PREFIX = "model."  # the Lightning modules' attribute that holds the model
 MODULE_STATE = "module_state"  # of checkpoints with the model's own names; older ones have no such key
+IN_FOLDERS = ("last.ckpt", "model.safetensors", "pytorch_model.bin")  # of a run, of timm's hub layout
 PLACES = ("state_dict_ema", "model_ema", "state_dict", "model")  # of weights in a file, the average first, as for timm
 
 
@@ -62,11 +64,34 @@ def _of_the_model(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(MODEL_PREFIX): v for name, v in state.items() if name.startswith(MODEL_PREFIX)}
 
 
+def exported_as(path: str | Path) -> dict[str, Any] | None:
+    """Tells what timm's hub layout says of the weights at ``path``, a folder or the file in it: timm's name of the
+    ``architecture``, its ``model_args``, ``num_classes``. None where no such ``config.json`` goes with them. Raises
+    UserError for a damaged one."""
+    path = Path(path)
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    if (not path.is_dir() and path.name not in IN_FOLDERS[1:]) or not config.is_file():
+        return None
+    content = read_json(config)
+    return content if isinstance(content, dict) and isinstance(content.get("architecture"), str) else None
+
+
+def _file_of(path: str | Path) -> str | Path:
+    """Returns the file of weights in a folder, of others the path itself. Raises UserError for a folder without any."""
+    if not Path(path).is_dir():
+        return path
+    if not (found := [file for name in IN_FOLDERS if (file := Path(path, name)).is_file()]):
+        raise UserError(f"{path}: holds no weights, expected {' or '.join(IN_FOLDERS[:2])} in it")
+    return found[0]
+
+
 def read_plain(path: str | Path) -> Any:
-    """Tells what torch.save or safetensors wrote, its tensors on the CPU; nothing in it can run code.
+    """Tells what torch.save or safetensors wrote, its tensors on the CPU; nothing in it can run code. Of a run's folder
+    and of one in timm's hub layout it is the file of weights.
 
     Raises UserError for a file that is missing, was not written so, or holds more than plain data.
     """
+    path = _file_of(path)
     try:
         if str(path).endswith(".safetensors"):
             return safetensors.torch.load_file(path)

@@ -83,7 +83,7 @@ def test_round_trip_through_plain_data():
         ("model.spec={depthwise: null}", ["model.spec", "changes nothing", "expected null"]),
         ("model={pretrained: true, checkpoint: x.ckpt}", ["model.pretrained", "True", "false where model.checkpoint"]),
         ("model.pretrained=some", ["model.pretrained", "'some'", "true or false"]),
-        ("model.checkpoint=", ["key 'model.checkpoint' is '', expected a file, or null"]),
+        ("model.checkpoint=", ["key 'model.checkpoint' is '', expected a file or a folder, or null"]),
         ("data.train=", ["key 'data.train' is '', expected a folder, a tar or the name of a split, or null"]),
         ("data.val=", ["key 'data.val' is ''"]),
         ("data.root=", ["key 'data.root' is '', expected a folder, or null"]),

@@ -44,7 +44,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return run_of(tmp_path_factory.mktemp("run"), "model.name=test_resnetdw", "model.spec={depthwise: local, scope: 5}")
+    return run_of(tmp_path_factory.mktemp("run"), "model.name=test_resnetdw", "model.spec={depthwise: local, scope: 6}")
 
 
 def exported(run, folder, *more):
@@ -73,7 +73,7 @@ def test_pretrained_takes_weights_from_the_hub_and_from_an_address(hub, run, tmp
     """Of a deformed name: what ``hf_hub_id`` and ``url`` name, also with another number of classes."""
     assert exported(run, tmp_path / "out") == 0
     expected = dk_bench.load(run).model
-    arguments = {"base": "test_resnetdw", "spec": {"depthwise": "local", "scope": 5}, "pretrained": True}
+    arguments = {"base": "test_resnetdw", "spec": {"depthwise": "local", "scope": 6}, "pretrained": True}
     torch.save(expected.state_dict(), tmp_path / "weights.pth")  # timm reads nothing else from an address
     hub.repositories["some-one/a.model"].files["weights.pth"] = (tmp_path / "weights.pth").read_bytes()
     address = f"{hub.url}/some-one/a.model/resolve/main/weights.pth"
