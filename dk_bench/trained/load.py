@@ -33,7 +33,7 @@ class Trained:
             pipeline packs, a dict of ``inputs`` and ``data_samples``.
         classes: names in order of the labels.
         task: the name of the task, ``classification`` or ``detection``.
-        record: the run's record; None where there is none beside the checkpoint, and of an export.
+        record: the run's record; None where none lies beside the checkpoint or the export.
         checkpoint: what the run's checkpoint holds; None of an export.
         path: the file or folder that was opened.
     """
@@ -78,7 +78,8 @@ def open_trained(path: str | Path) -> Trained:
     if found := tasks.of_export(path):
         task, file = found
         model, transform, classes = task.open_export(file)
-        return _checked(Trained(model, transform, tuple(classes), task.name, None, None, path))
+        record = _record_beside(file)
+        return _checked(Trained(model, transform, tuple(classes), task.name, record, None, path))
     if path.is_dir():
         raise UserError(f"{path}: holds no trained model, expected {EXPECTED}")
     return _checked(_of_a_run(path, path))
@@ -92,15 +93,15 @@ def _of_a_run(file: Path, path: Path) -> Trained:
         model = task.module(list(held["classes"]), initial_weights=False).model  # the weights are the checkpoint's
         load_weights(model, checkpoint, file)
         model, transform = task.for_use(model.to(memory_format=torch.contiguous_format).eval(), checkpoint)
-    record = _record_beside(file, held.get("run_id"))
+    record = _record_beside(file)
+    if record and record.run_id != held.get("run_id"):  # a copied checkpoint may lie beside another run's record
+        record = None
     return Trained(model, transform, tuple(held["classes"]), task.name, record, checkpoint, path)
 
 
-def _record_beside(file: Path, run_id: str | None) -> RunRecord | None:
-    """Returns the record of a checkpoint's run, if it lies beside it: a copied file may lie beside another run's."""
+def _record_beside(file: Path) -> RunRecord | None:
     beside = file.with_name("record.json")
-    record = read_record(beside) if beside.exists() else None
-    return record if record and record.run_id == run_id else None
+    return read_record(beside) if beside.exists() else None
 
 
 def _checked(trained: Trained) -> Trained:

@@ -18,6 +18,7 @@ from dk_bench.data.sources import open_images
 from dk_bench.errors import UserError
 from dk_bench.runs.correct import correct_images
 from dk_bench.tasks import evaluate, run_folder
+from dk_bench.trained.export import export
 from dk_bench.trained.images import find_images
 
 
@@ -69,16 +70,10 @@ def test_probabilities_are_the_softmax_of_the_models_outputs(folder, photos):
 
 
 def test_an_export_says_the_same_as_the_run(folder, photos, tmp_path):
-    import timm
-
-    trained = dk_bench.load(folder)
-    data = trained.checkpoint["hyper_parameters"]["config"]["data"]
-    settings = {"input_size": (3, data["size"], data["size"]), "interpolation": "bilinear", "crop_pct": 0.8}
-    names = {"label_names": list(trained.classes)}
-    timm.models.save_for_hf(
-        trained.model, str(tmp_path / "saved"), names, safe_serialization=True, data_config=settings
-    )
-    exported = dk_bench.load(tmp_path / "saved")
+    """From the same pixels; it brings the run's record along."""
+    export(folder, tmp_path / "exported")
+    exported, trained = dk_bench.load(tmp_path / "exported"), dk_bench.load(folder)
+    assert exported.classes == trained.classes and exported.record == trained.record
     found, expected = (list(each.predict(photos / "val")) for each in (exported, trained))
     assert [answer.predictions for answer in found] == [answer.predictions for answer in expected]
 
