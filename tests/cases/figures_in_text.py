@@ -194,7 +194,7 @@ def pilot() -> list[str]:
     rows = []
     for path in sorted((RESULTS / "pilot").glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        assert record["status"] == "finished" and KernelSpec.from_dict(record["model"]["spec"]).is_rigid
+        assert record["status"] == "finished" and KernelSpec.from_dict(record["model"]["spec"] or {}).is_rigid
         rows.append(pilot_detector(record) if record["task"] == "detection" else pilot_classifier(record))
     return rows
 
