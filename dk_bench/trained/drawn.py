@@ -36,6 +36,7 @@ class Pictures:
     def draw(self, answer: Answer, predictor: Predictor) -> None:
         """Draws an image, read again, with its predictions. Raises UserError where it cannot be written."""
         drawn, path = predictor.draw(answer.image.open(), answer.predictions), self._beside / _place(answer.image)
+        drawn.info.pop("icc_profile", None)  # of the file, which may have been CMYK
         with system_errors(f"--pictures {self.folder}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             drawn.save(path, **KEPT[path.suffix.lower()])
