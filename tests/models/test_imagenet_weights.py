@@ -187,6 +187,26 @@ def test_deformed_model_computes_the_same(kind, weights, images):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_timm_loads_them_into_a_deformed_model(weights, file, images):
+    """By ``pretrained=True`` and a file that names the source, for other classes and for maps of features too."""
+    named = {"base": "efficientnet_lite0", "spec": {"depthwise": "local"}, "pretrained": True}
+    named["pretrained_cfg_overlay"] = {"file": str(file)}
+    with torch.no_grad():
+        expected = rigid(weights)(images)
+        torch.testing.assert_close(
+            timm.create_model("dk_deformed", **named).eval()(images), expected, rtol=1e-4, atol=1e-4
+        )
+        features = rigid(weights).forward_features(images)
+        other = timm.create_model("dk_deformed", **named, num_classes=10).eval()
+        torch.testing.assert_close(other.forward_features(images), features, rtol=1e-4, atol=1e-4)
+        assert other(images).shape == (4, 10)
+        maps = timm.create_model("dk_deformed", **named, features_only=True).eval()(images)
+        whole = timm.create_model("efficientnet_lite0", features_only=True, pretrained=False).eval()
+        whole.load_state_dict({name: value for name, value in weights.items() if name in whole.state_dict()})
+        for found, of_rigid in zip(maps, whole(images), strict=True):
+            torch.testing.assert_close(found, of_rigid, rtol=1e-4, atol=1e-4)
+
+
 def test_tensorflows_padding_cannot_be_deformed_which_leaves_the_model_as_it_was(weights):
     model = rigid(weights, "tf_efficientnet_lite0")
     with pytest.raises(ValueError, match=r"blocks\.1\.0\.conv_dw: .* plain torch\.nn\.Conv2d, got Conv2dSame"):
