@@ -17,6 +17,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"  # timm's names
 # Of a model of timm's these tell of other weights, and of pixels that its authors advise for those.
 OTHERS = ("test_input_size", "test_crop_pct", "test_pool_size", "min_input_size")
 OTHERS += ("license", "origin_url", "paper_name", "paper_ids", "tag", "notes")
+DEFORMED_BY = ("base", "spec")  # arguments of what `dk_bench.deform` made
 TOLERANCE = 1e-6  # of the largest output
 
 
@@ -37,7 +38,9 @@ def write(trained: Trained, folder: Path) -> list[str]:
     if len(trained.classes) != model.num_classes:
         described.pop("label_names")
     try:
-        save_for_hf(model, folder, described, safe_serialization=True)
+        # The arguments are the model's own already where timm (from 1.0.31 on) keeps those.
+        made_with = {name: value for name, value in getattr(model, "_model_args", {}).items() if name in DEFORMED_BY}
+        save_for_hf(model, folder, described, model_args=made_with, safe_serialization=True)
     except (RuntimeError, ValueError) as error:  # tensors that are one in memory; an argument that is not plain data
         raise UserError(f"--format timm: {' '.join(str(error).split())[:300]}") from error
     _check(model, folder)
@@ -64,7 +67,11 @@ def pixels(trained: Trained) -> dict[str, Any]:
 @torch.no_grad()
 def _check(model: nn.Module, folder: Path) -> None:
     """Raises UserError where timm makes another model of a folder than the one that was written there."""
-    made = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    try:
+        made = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"--format timm: timm {timm.__version__} cannot make the model again: {reason}") from error
     size = made.pretrained_cfg["input_size"]
     images = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
     expected, found = model(images), made(images)
