@@ -88,12 +88,9 @@ class Classification(Task):
     def for_use(
         self, model: "nn.Module", checkpoint: Mapping[str, Any]
     ) -> "tuple[nn.Module, Callable[[Image.Image], Tensor]]":
-        import torch
-
         from dk_bench.classification.predicting import ImageTransform
 
-        # Training may have it channels last, which safetensors does not write.
-        return model.to(memory_format=torch.contiguous_format), ImageTransform(self.config.data)
+        return model, ImageTransform(self.config.data)
 
     @classmethod
     def open_export(cls, path: Path) -> "tuple[nn.Module, Callable[[Image.Image], Tensor], list[str]]":

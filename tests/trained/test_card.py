@@ -49,6 +49,8 @@ def test_a_card_says_what_the_record_knows(tmp_path):
     ):
         assert said in text, said
     assert "licence" not in text and "all seeds" not in text and str(tmp_path) not in card.content
+    again = card_of(tmp_path / "out", tmp_path / "again").text  # of the export and the record in it
+    assert "| val/top1 | 61.25 |" in again and "Deformed: local 5x5, centred." in again
 
 
 def test_what_other_seeds_reach(tmp_path):
