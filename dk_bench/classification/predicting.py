@@ -1,12 +1,10 @@
 """A trained classifier outside of training: its pixels, and what timm's ``save_for_hf`` wrote read again."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import timm
 import torch
 from PIL import Image
@@ -17,6 +15,7 @@ from dk_bench.config import DataConfig
 from dk_bench.data.pixels import eight_bits
 from dk_bench.data.transforms import EvalTransform
 from dk_bench.errors import UserError
+from dk_bench.files import read_json
 from dk_bench.training.predicting import Prediction, Predictor, labeller
 
 SHOWN, COLOR = 3, "yellow"  # of classes on a picture
@@ -63,37 +62,52 @@ class ClassPredictor(Predictor):
 def open_folder(folder: Path) -> tuple[nn.Module, Callable[[Image.Image], Tensor], list[str]]:
     """Opens a folder in the layout of timm's hub: the model with its weights, its transform, the classes' names.
 
-    Raises UserError where timm cannot make the model of it.
+    Raises UserError where timm cannot make the model of it, or makes one of other classes or colours.
     """
+    described = read_json(folder / "config.json")
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{folder}: timm makes no model of what is in it: {reason}") from error
-    return model, transform_of(model, folder), _classes(folder, model)
+        settings = resolve_data_config(model=model)
+        classes = _classes(described, model)
+        _check(model, settings, classes, folder)
+        transform = as_ours(settings) or create_transform(**settings)
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever a description that timm did not write makes timm raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{folder}: timm makes no model of what is in it: {reason or type(error).__name__}") from error
+    return model, transform, classes
 
 
-def transform_of(model: nn.Module, source: object) -> Callable[[Image.Image], Tensor]:
-    """Returns what makes a timm model's input, by its ``pretrained_cfg``: our own transform, which timm's agrees with
-    but for single grey levels, where it is a bilinear resize and the centre of a square, and timm's for all else.
-
-    Raises UserError that names ``source`` for a model of other images than of three colours.
-    """
-    settings = resolve_data_config(model=model)
-    channels, height, width = settings["input_size"]
+def _check(model: nn.Module, settings: Mapping[str, Any], classes: Sequence[str], folder: Path) -> None:
+    """Raises UserError for a model that tells nothing apart, of which timm left the classifier random as the weights
+    are of another number of classes, whose names are not as many, or of other images than of three colours."""
+    held = model.pretrained_cfg.get("num_classes")
+    if not model.num_classes or held != model.num_classes:
+        raise UserError(f"{folder}: weights of {held} classes, config.json says {model.num_classes}")
+    if len(classes) != model.num_classes:
+        raise UserError(f"{folder}: names of {len(classes)} classes, expected {model.num_classes}")
+    channels, mean, std = settings["input_size"][0], settings["mean"], settings["std"]
     if channels != 3:
-        raise UserError(f"{source}: a model of images of {channels} channels, expected 3: red, green and blue")
+        raise UserError(f"{folder}: a model of images of {channels} channels, expected 3: red, green and blue")
+    if not len(mean) == len(std) == 3 or min(std) <= 0:
+        raise UserError(f"{folder}: mean {mean} and std {std}, expected three numbers each, of std above 0")
+
+
+def as_ours(settings: Mapping[str, Any]) -> ImageTransform | None:
+    """Returns our own transform where timm's settings describe what it does, a bilinear resize and the centre of a
+    square. timm's agrees with it but for single grey levels."""
+    _, height, width = settings["input_size"]
     same = (settings["interpolation"], settings["crop_mode"], height) == ("bilinear", "center", width)
     if not same or settings["crop_pct"] > 1:
-        return create_transform(**settings)
+        return None
     mean, std = (list(map(float, settings[key])) for key in ("mean", "std"))
     return ImageTransform(DataConfig(size=height, crop_pct=settings["crop_pct"], mean=mean, std=std))
 
 
-def _classes(folder: Path, model: nn.Module) -> list[str]:
+def _classes(described: Mapping[str, Any], model: nn.Module) -> list[str]:
     """Returns the names that the folder holds; without them ImageNet's, where the number says so, or numbers."""
-    content: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    names = content.get("label_names") or (content.get("pretrained_cfg") or {}).get("label_names")
+    names = described.get("label_names") or (described.get("pretrained_cfg") or {}).get("label_names")
     if isinstance(names, Mapping):  # with gaps
         return [str(names.get(str(index), index)) for index in range(model.num_classes)]
     if names:

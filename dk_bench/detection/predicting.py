@@ -18,7 +18,7 @@ from torch import nn
 import dk_bench.registry  # noqa: F401  (torch.load reads then what mmengine's runner saved)
 from dk_bench.data.pixels import eight_bits
 from dk_bench.detection.mmengine_config import quiet, use_scope
-from dk_bench.detection.module import build_detector
+from dk_bench.detection.module import build_detector, check_num_classes
 from dk_bench.detection.sheet import OBJECT, outline
 from dk_bench.errors import UserError, located
 from dk_bench.training.checkpoint import load_weights
@@ -33,8 +33,17 @@ class PipelineTransform:
     and ``data_samples``, as `mmdet.apis.inference_detector` makes it of a file."""
 
     def __init__(self, cfg: mmengine.Config) -> None:
-        first, *rest = get_test_pipeline_cfg(cfg)
-        self._steps = Compose([{**first, "type": "mmdet.LoadImageFromNDArray"}, *rest])
+        """Raises UserError for a pipeline that cannot be built, or does not begin with an image's file."""
+        key = "test_dataloader.dataset.pipeline"
+        try:
+            first, *rest = get_test_pipeline_cfg(cfg)
+            if "LoadImageFromFile" not in str(first.get("type")):
+                expected = "expected LoadImageFromFile, for which the image that was read can stand"
+                raise UserError(f"key '{key}' begins with {first.get('type')}, {expected}")
+            self._steps = Compose([{**first, "type": "mmdet.LoadImageFromNDArray"}, *rest])
+        except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"key '{key}' cannot be built: {type(error).__name__}: {reason}") from error
 
     def __call__(self, image: Image.Image) -> dict[str, Any]:
         image = image if image.mode == "RGB" else eight_bits(image.copy())
@@ -70,9 +79,9 @@ class BoxPredictor(Predictor):
         """Draws boxes in their classes' colours, the surest last, so that it lies on top."""
         write, width = labeller(image)
         palette, pen = self.model.dataset_meta.get("palette"), ImageDraw.Draw(image)
+        colors = dict(enumerate(palette)) if isinstance(palette, list | tuple) else {}  # else mmdet's name of some
         for one in reversed(found):
-            known = isinstance(palette, Sequence) and not isinstance(palette, str) and one["index"] < len(palette)
-            color = tuple(palette[one["index"]]) if known else OBJECT
+            color = tuple(colors.get(one["index"], ())) or OBJECT
             outline(pen, one["box"], color, width)
             write((one["box"][0], one["box"][1]), self.words(one), color)
         return image
@@ -103,16 +112,22 @@ def open_file(path: Path) -> tuple[nn.Module, PipelineTransform, list[str]]:
     if not isinstance(meta, Mapping) or not isinstance(meta.get("cfg"), str):
         raise UserError(f"{path}: no configuration in meta.cfg, expected a detector's weights as mmdet saves them")
     cfg = mmengine.Config(plain_settings(meta["cfg"], path))
-    held = meta.get("dataset_meta") or {}
-    meta = {**meta, "dataset_meta": {name.lower(): value for name, value in held.items()}}
-    if not (classes := meta["dataset_meta"].get("classes")):
+    held = meta.get("dataset_meta")
+    known = {str(name).lower(): value for name, value in held.items()} if isinstance(held, Mapping) else {}
+    classes = known.get("classes")
+    if not isinstance(classes, list | tuple) or not classes:
         raise UserError(f"{path}: does not name its classes, expected them in meta.dataset_meta")
     with located(path):
+        images = "val_dataloader" if cfg.get("test_dataloader") is None else "test_dataloader"
+        if missing := [key for key in ("model", images) if not isinstance(cfg.get(key), Mapping)]:
+            raise UserError(f"key '{missing[0]}' is missing, expected a detector's whole configuration in meta.cfg")
         use_scope(cfg)
         with quiet():
             model = build_detector(cfg, initial_weights=False)
+        check_num_classes(model, classes)
     load_weights(model, content, path)
-    return *as_mmdet_has_it(model, cfg, meta, classes), list(classes)
+    with located(path):
+        return *as_mmdet_has_it(model, cfg, {"dataset_meta": known}, classes), list(classes)
 
 
 def plain_settings(text: str, path: Path) -> dict[str, Any]:
@@ -122,7 +137,7 @@ def plain_settings(text: str, path: Path) -> dict[str, Any]:
     """
     try:
         return dict(_setting(statement) for statement in ast.parse(text).body)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: its configuration, meta.cfg, is more than plain values: {error}") from error
 
 

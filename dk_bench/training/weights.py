@@ -57,7 +57,8 @@ def weights_in(content: Any) -> dict[str, Tensor]:
 
 def is_ours(content: Any) -> bool:
     """Tells whether a file's content is a checkpoint that `train` left, which says what model it is of."""
-    return isinstance(content, Mapping) and {"config", "classes"} <= set(content.get("hyper_parameters") or ())
+    held = content.get("hyper_parameters") if isinstance(content, Mapping) else None
+    return isinstance(held, Mapping) and {"config", "classes"} <= set(held)
 
 
 def _of_the_model(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -124,6 +124,18 @@ def _without_classes(content):
     del content["meta"]["dataset_meta"]
 
 
+def _other_classes(content):
+    content["meta"]["dataset_meta"]["classes"] = ("disc", "box")
+
+
+def _no_model(content):
+    content["meta"]["cfg"] = content["meta"]["cfg"].replace("\nmodel = ", "\nmodels = ")
+
+
+def _unknown_step(content):
+    content["meta"]["cfg"] = content["meta"]["cfg"].replace("PackDetInputs", "PackNothing")
+
+
 def _code(content):
     content["meta"]["cfg"] += "\nimport os\nos.makedirs('ran')\n"
 
@@ -145,6 +157,9 @@ def _unknown_type(content):
     [
         (_without_cfg, "no configuration in meta.cfg, expected a detector's weights as mmdet saves them"),
         (_without_classes, "does not name its classes, expected them in meta.dataset_meta"),
+        (_other_classes, "key 'model.roi_head.bbox_head.num_classes' is 3, expected 2: disc, box"),
+        (_no_model, "key 'model' is missing, expected a detector's whole configuration in meta.cfg"),
+        (_unknown_step, "key 'test_dataloader.dataset.pipeline' cannot be built: KeyError: 'PackNothing is not in"),
         (_code, "its configuration, meta.cfg, is more than plain values: line"),
         (_call, "its configuration, meta.cfg, is more than plain values: "),
         (_other_weights, "its weights do not fit FasterRCNN"),

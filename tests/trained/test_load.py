@@ -119,6 +119,36 @@ def _not_finite(folder, run):
 
 def _not_json(folder, run):
     (folder / "config.json").write_text("{")
+    return folder, "not a JSON file"
+
+
+def _described(folder, **change):
+    model = timm.create_model("test_resnetdw_dk", num_classes=2)
+    timm.models.save_for_hf(model, str(folder), {"label_names": ["a", "b"]}, safe_serialization=True)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | change))
+    return content["pretrained_cfg"]
+
+
+def _no_description(folder, run):
+    (folder / "config.json").write_text('"text"')
+    return folder, "timm makes no model of what is in it"
+
+
+def _other_names(folder, run):
+    _described(folder, label_names=["a"])
+    return folder, "names of 1 classes, expected 2"
+
+
+def _other_deviation(folder, run):
+    held = _described(folder)
+    _described(folder, pretrained_cfg=held | {"std": [0.2, 0, 0.2]})
+    return folder, "std [0.2, 0, 0.2], expected three numbers each, of std above 0"
+
+
+def _no_pixels(folder, run):
+    held = _described(folder)
+    _described(folder, pretrained_cfg=held | {"input_size": [3, 0, 0]})
     return folder, "timm makes no model of what is in it"
 
 
@@ -148,6 +178,10 @@ def _other_channels(folder, run):
         _bare,
         _not_finite,
         _not_json,
+        _no_description,
+        _other_names,
+        _other_deviation,
+        _no_pixels,
         _without_weights,
         _damaged_weights,
         _other_channels,
