@@ -14,7 +14,6 @@ from torch import Tensor
 from torchvision.ops import deform_conv2d
 
 from dk_bench.functional import loading  # noqa: F401  (loads the operators)
-from dk_bench.functional.taps import tap_views
 from dk_bench.reference import sample_kernel
 from dk_bench.reference.checks import Pair, compute_dtype
 from dk_bench.reference.deform_kernel_conv import check_deform_kernel_conv
@@ -41,7 +40,7 @@ def deform_kernel_conv(
         output = _rigid_kernel(input, data_offset, weight, geometry, clip)
     else:
         if data_offset is None:
-            read = torch.cat(tap_views(input, *geometry), 1).unflatten(1, (-1, input.shape[1]))
+            read = _taps(input, geometry, size)
         else:
             read = _sample_input(input, data_offset, geometry, size)
         output = (read * _tap_kernels(weight, kernel_offset, geometry[0], clip)).sum(1)
@@ -83,6 +82,22 @@ def _hat(offset: Tensor, kernel_size: Pair, axis: int, samples: int, clip: bool)
         coordinate = coordinate.clamp(0, samples - 1)
     distance = coordinate.unsqueeze(2) - torch.arange(samples, **like).view(-1, 1, 1)
     return (1 - distance.abs()).relu()
+
+
+def _taps(input: Tensor, geometry: Sequence[Pair], size: Pair) -> Tensor:
+    """Returns what the taps of a rigid convolution read, (N, taps, C, Hout, Wout).
+
+    Columns are cut out first, then rows of them all: a view for every tap, as `tap_views` gives, would be 56 slices
+    where a kernel is 7 x 7, of which torch takes minutes to export a network.
+    """
+    kernel_size, stride, padding, dilation = geometry
+    read = F.pad(input, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else input
+    for axis in (1, 0):
+        last = (size[axis] - 1) * stride[axis] + 1
+        begins = [tap * dilation[axis] for tap in range(kernel_size[axis])]
+        cuts = [(slice(None),) * (2 + axis) + (slice(b, b + last, stride[axis]),) for b in begins]
+        read = torch.cat([read[cut] for cut in cuts], 1)
+    return read.unflatten(1, (-1, input.shape[1]))
 
 
 def _sample_input(input: Tensor, data_offset: Tensor, geometry: Sequence[Pair], size: Pair) -> Tensor:
