@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dk_bench.config import Config, config_from_dict, load_config, to_dict
 from dk_bench.data.shifts import TEST, held_out_sets
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dk_bench.classification.data import ClassificationData
     from dk_bench.classification.module import LitClassifier
     from dk_bench.classification.predicting import ClassPredictor
+    from dk_bench.training.graph import Graph
 
 DECODED = "decoded"  # folder of decoded images, beside those of the runs
 
@@ -103,6 +104,18 @@ class Classification(Task):
         from dk_bench.classification.predicting import ClassPredictor
 
         return ClassPredictor
+
+    @classmethod
+    def graph(cls, model: "nn.Module", checkpoint: Mapping[str, Any] | None) -> "Graph":
+        from dk_bench.classification.exporting import graph_of
+
+        return graph_of(model, checkpoint)
+
+    @classmethod
+    def for_mmdet(cls, model: "nn.Module", path: Path) -> NoReturn:
+        from dk_bench.classification.exporting import refuse_mmdet
+
+        refuse_mmdet(model, path)
 
     def sheet(self, rows: int, split: str = "train") -> "Image.Image":
         from dk_bench.data.procedural import sheet

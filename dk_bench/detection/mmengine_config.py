@@ -71,7 +71,7 @@ class DetectionConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it as `config_from_values` takes it: dicts, lists, tuples, texts, numbers, None."""
-        return _plain(self.cfg.to_dict()) | to_dict(self.run)
+        return plain(self.cfg.to_dict()) | to_dict(self.run)
 
 
 def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> DetectionConfig:
@@ -172,7 +172,7 @@ def checked(cfg: mmengine.Config, overrides: Iterable[str], source: str) -> Dete
     ours.setdefault("seed", (cfg.get("randomness") or {}).get("seed") or 0)
     if isinstance(ours.setdefault("trainer", {}), Mapping):  # else the schema says what is wrong
         ours["trainer"] = _told_elsewhere(cfg) | dict(ours["trainer"])
-    run = merged(RunConfig, [(source, _plain(ours))], ())
+    run = merged(RunConfig, [(source, plain(ours))], ())
     with located(source):
         check_sequences(cfg.to_dict())
         _check_supported(cfg, run)
@@ -257,12 +257,12 @@ def _check_supported(cfg: mmengine.Config, run: RunConfig) -> None:
             raise UserError(f"key 'custom_hooks' {what}")
 
 
-def _plain(value: Any, key: str = "") -> Any:
+def plain(value: Any, key: str = "") -> Any:
     """Returns mmengine's dictionaries as plain ones. Raises UserError for values that are no plain data."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+        return {str(name): plain(item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_plain(item, key) for item in value)
+        return type(value)(plain(item, key) for item in value)
     if value is None or isinstance(value, str | bool | int | float):
         return value
     raise UserError("expected plain data: text, number, list or dict", key=key, value=value)

@@ -51,11 +51,17 @@ def add_for_mmengine(
     whole = steps_per_epoch is not None and steps % steps_per_epoch == 0
     done = {"epoch": steps // steps_per_epoch, "iter": steps} if whole else {}
     text = "".join(f"{key} = {value!r}\n" for key, value in config.items())
-    plain, palette = {"classes": tuple(map(str, dataset_meta["classes"]))}, dataset_meta.get("palette")
-    if isinstance(palette, Sequence) and not isinstance(palette, str):
-        plain["palette"] = [tuple(map(int, colour)) for colour in palette]
-    checkpoint["meta"] = {**done, "cfg": text, "seed": config.get("seed"), "dataset_meta": plain}
+    meta = {"cfg": text, "seed": config.get("seed"), "dataset_meta": plain_meta(dataset_meta)}
+    checkpoint["meta"] = done | meta
     checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
     if "optimizer_states" in checkpoint:  # not where weights alone are saved; the same tensors, written once
         checkpoint["optimizer"] = checkpoint["optimizer_states"][0]
         checkpoint["param_schedulers"] = checkpoint["lr_schedulers"][0]["schedulers"]
+
+
+def plain_meta(dataset_meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns names and colours of the classes as plain data. Where there is no colour for each, mmdet draws some."""
+    plain, palette = {"classes": tuple(map(str, dataset_meta["classes"]))}, dataset_meta.get("palette")
+    if isinstance(palette, Sequence) and not isinstance(palette, str):
+        plain["palette"] = [tuple(map(int, colour)) for colour in palette]
+    return plain

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dk_bench.detection.data import DetectionData
     from dk_bench.detection.module import LitDetector
     from dk_bench.detection.predicting import BoxPredictor
+    from dk_bench.training.graph import Graph
 
 
 class Detection(Task):
@@ -68,7 +69,7 @@ class Detection(Task):
             "name": name,
             "detector": str(cfg.model.type).rpartition(".")[2],
             "spec": spec.to_dict() if spec else None,
-            "input_size": _input_size(cfg.val_dataloader.dataset),
+            "input_size": input_size(cfg.val_dataloader.dataset),
         }
 
     def count(self, model: nn.Module, input_size: tuple[int, ...]) -> dict[str, Any]:
@@ -106,6 +107,18 @@ class Detection(Task):
 
         return BoxPredictor
 
+    @classmethod
+    def graph(cls, model: nn.Module, checkpoint: Mapping[str, Any] | None) -> "Graph":
+        from dk_bench.detection.exporting import graph_of
+
+        return graph_of(model)
+
+    @classmethod
+    def for_mmdet(cls, model: nn.Module, path: Path) -> tuple[dict[str, Any], str]:
+        from dk_bench.detection.exporting import for_mmdet
+
+        return for_mmdet(model, path)
+
     def sheet(self, rows: int, split: str = "train") -> "Image.Image":
         from dk_bench.detection.sheet import sheet
 
@@ -113,7 +126,7 @@ class Detection(Task):
         return sheet(self.config, rows)
 
 
-def _input_size(dataset: Any) -> list[int] | None:
+def input_size(dataset: Any) -> list[int] | None:
     """Returns [3, height, width] of the box that validation images are scaled to fit; None where there is no size."""
     for step in dataset.get("pipeline") or ():
         scale = step.get("scale") or step.get("img_scale")

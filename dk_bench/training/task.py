@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytorch_lightning.callbacks import Callback
     from torch import nn
 
+    from dk_bench.training.graph import Graph
     from dk_bench.training.own_trainer import ConfiguredModule
     from dk_bench.training.predicting import Predictor
     from dk_bench.training.run_data import RunData
@@ -120,6 +121,18 @@ class Task(ABC):
     def predictor(cls) -> "type[Predictor]":
         """Imports what asks a model that `for_use` or `open_export` gave about images."""
         raise UserError(f"models of {cls.name} cannot be used outside of training")
+
+    @classmethod
+    def graph(cls, model: "nn.Module", checkpoint: Mapping[str, Any] | None) -> "Graph":
+        """Returns what of a trained model goes into graphs for other programs. ``checkpoint`` is what the run's holds;
+        None for the model of an export. Raises UserError where that is nothing."""
+        raise UserError(f"models of {cls.name} have no graph")
+
+    @classmethod
+    def for_mmdet(cls, model: "nn.Module", path: Path) -> tuple[dict[str, Any], str]:
+        """Returns a trained detector as mmdet has it: what its file of weights holds, and its configuration's text.
+        ``path`` is where the model was opened. Raises UserError for what is no detector."""
+        raise UserError(f"{path}: a model of {cls.name}, expected a detector")
 
     def check_split(self, split: str) -> None:
         """Raises UserError where the configuration has no images of a split."""
