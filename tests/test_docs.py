@@ -14,13 +14,10 @@ import typing
 from pathlib import Path
 
 import pytest
-from image_files import picture
-from training_cases import ONE_STEP
 
 from dk_bench.cli import COMMANDS
-from dk_bench.config import Config, load_config
+from dk_bench.config import Config
 from dk_bench.models import MODELS
-from dk_bench.tasks import run_folder, train
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
@@ -192,23 +189,3 @@ def test_every_suffix_of_a_model_is_explained():
     explained = set(re.findall(r"`(_\w+)`", table))
     left = {model.suffix.removesuffix("_pw") for model in MODELS.values()} - explained
     assert left == {""} and "_pw" in explained
-
-
-def test_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
-    """All but the download of weights."""
-    text = TEXTS["README.md"].read_text(encoding="utf-8")
-    loading, lines = (block for language, block in BLOCK.findall(text) if language == "python")
-    config = load_config(None, [*ONE_STEP, "model.name=test_resnetdw_dk", f"output={tmp_path / 'runs'}"])
-    train(config)
-    (tmp_path / "runs" / "demo").mkdir()
-    run_folder(config).rename(tmp_path / "runs" / "demo" / "RUN")
-    picture(tmp_path / "photos" / "a.png")
-    monkeypatch.chdir(tmp_path)
-    exec(loading, {})
-    assert re.fullmatch(r"photos/a\.png \{'class': '\w+', .*\}\n", capsys.readouterr().out)
-    assert lines.count("pretrained=True") == 1
-    found: dict = {}
-    exec(lines.replace("pretrained=True", "pretrained=False"), found)
-    registry = importlib.import_module("dk_bench.registry")
-    assert sum("offset" in part for part, _ in found["model"].named_parameters()) > 10
-    assert registry.MODELS.get(found["backbone"]["type"]) is not None
