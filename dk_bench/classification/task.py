@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dk_bench.config import Config, config_from_dict, load_config, to_dict
 from dk_bench.data.shifts import TEST, held_out_sets
 from dk_bench.errors import UserError
-from dk_bench.training.task import Task
+from dk_bench.training.task import Task, some_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,7 +124,12 @@ class Classification(Task):
         data = self.config.data
         if data.source != "procedural":
             raise UserError(f"key 'data.source' is {data.source!r}, expected procedural: there is nothing else to draw")
-        if split == "train":
-            return sheet([open_images(data, "train")], rows)
-        self.check_split(split)
-        return sheet([open_images(data, name) for name in self.tests], rows, self.tests)
+        if split != "train":
+            self.check_split(split)
+        sets = [open_images(data, name) for name in (["train"] if split == "train" else self.tests)]
+        held = min(map(len, sets)) // len(sets[0].classes)  # of every class
+        if not held:
+            raise UserError(
+                f"there are {min(map(len, sets))} images, expected one of each of {some_of(sets[0].classes)}"
+            )
+        return sheet(sets, min(rows, held), () if split == "train" else self.tests)

@@ -70,6 +70,15 @@ def test_picture_takes_overrides_without_a_configuration(here):
     assert Image.open("two.png").width < Image.open("ten.png").width / 4
 
 
+def test_picture_of_few_images_has_the_rows_that_there_are(here, capsys):
+    few = ["picture", "data.procedural.classes=2", "data.size=20"]
+    assert main([*few, "data.procedural.train_images=5", "--output", "few.png"]) == 0
+    assert main([*few, "--rows", "2", "--output", "two.png"]) == 0
+    assert Image.open("few.png").size == Image.open("two.png").size
+    assert main([*few, "data.procedural.train_images=1", "--output", "none.png"]) == 2
+    assert "there are 1 images, expected one of each of 2 classes (" in capsys.readouterr().err
+
+
 def test_tables_say_which_records_they_have_not(here, capsys):
     write_record(make_record("test_resnetdw", 50.0), "runs/a/record.json")
     evaluation = make_record("test_resnetdw", 51.0)
