@@ -54,11 +54,13 @@ tables: .venv/installed
 	$(PIP) torch torchvision
 	touch $@
 
-# mmcv compiles its operators against the torch that is there; with a wheel for it (PIP_FIND_LINKS) this is quick.
+# PyPI has mmcv as sources alone, which are compiled against the torch that is there; tools/mmcv_wheel.py says how. A
+# wheel for it (PIP_FIND_LINKS) is taken.
 .venv/mmcv: .venv/torch
-	@echo "Installing mmcv; without a wheel for it this compiles for 20 minutes ..."
-	$(PIP) 'setuptools<82' wheel
-	MMCV_WITH_OPS=1 $(PIP) --no-build-isolation mmcv
+	@echo "Installing mmcv; where pip's cache has no wheel of it, this compiles for a minute or two ..."
+	$(PIP) 'setuptools<82' wheel ninja
+	$(BIN)/python tools/mmcv_wheel.py .venv/wheels
+	$(PIP) --find-links .venv/wheels mmcv
 	touch $@
 
 .venv/installed-dev: .venv/mmcv
