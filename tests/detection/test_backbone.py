@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import subprocess
-import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,7 +15,6 @@ from training_cases import ONE_STEP
 
 from dk_bench import KernelSpec, deform
 from dk_bench.config import load_config
-from dk_bench.detection import REQUIREMENTS
 from dk_bench.detection.backbone import TimmBackbone, check_neck
 from dk_bench.errors import UserError
 from dk_bench.nn import DeformConv2d, DeformKernel2d
@@ -33,19 +28,11 @@ def build(model_name="test_resnetdw", **arguments):
     return MODELS.build({"type": "dk_bench.TimmBackbone", "model_name": model_name, **arguments})
 
 
-def run_python(code, *arguments):
-    """What a new interpreter that finds this package prints; it must end well."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def shapes(net):
     return {name: value.shape for name, value in net.state_dict().items()}
 
 
-# The registry, and what detection needs
+# The registry
 
 
 def test_a_bare_mmdet_config_finds_the_backbone():
@@ -61,58 +48,6 @@ def test_a_bare_mmdet_config_finds_the_backbone():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "dk_bench.detection.backbone [32, 64, 128, 256] [4, 8, 16, 32]"
-
-
-# In one interpreter, as each takes seconds to start: what is imported of mm, then the message in every case.
-WITHOUT_MM = """
-import importlib, json
-import dk_bench, dk_bench.training, dk_bench.tables.classification, dk_bench.cli
-from dk_bench.errors import UserError
-imported = sorted({name.partition(".")[0] for name in sys.modules} & {"mmengine", "mmcv", "mmdet"})
-found = {}
-for absent, folder, module in json.loads(sys.argv[1]):
-    sys.path.insert(0, folder)
-    if absent:
-        sys.modules[absent] = None  # as where it is not installed
-    try:
-        importlib.import_module(module)
-        found[f"{absent} {folder} {module}"] = "imported"
-    except UserError as error:
-        found[f"{absent} {folder} {module}"] = str(error)
-    sys.path.remove(folder)
-    sys.modules.pop(absent, None)
-    for name in [name for name in sys.modules if name.startswith(("dk_bench.detection", "dk_bench.registry"))]:
-        del sys.modules[name]
-print(json.dumps([imported, found]))
-"""
-
-
-def test_what_is_absent_or_of_a_wrong_version_is_named(tmp_path):
-    """In the words of pip, of whichever module of detection is imported. The package itself needs nothing of mm."""
-    expected = {}
-    install = "`pip install dk_bench[detection]` installs what detection needs"
-    for package, versions in REQUIREMENTS.items():
-        for module in ("dk_bench.detection", "dk_bench.registry", "dk_bench.detection.backbone"):
-            message = f"detection needs {package}{versions}, which is not installed: {install}"
-            expected[package, str(tmp_path), module] = message
-    for package, version in (("mmcv", "2.2.0"), ("mmcv", "1.7.2"), ("mmdet", "2.28.2")):
-        info = tmp_path / version / f"{package}-{version}.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-        message = f"detection needs {package}{REQUIREMENTS[package]}, found {package} {version}: {install}"
-        expected["", str(tmp_path / version), "dk_bench.registry"] = message
-    expected["mmcv._ext", str(tmp_path), "dk_bench.detection"] = None
-    imported, found = json.loads(run_python(WITHOUT_MM, json.dumps(list(expected))).splitlines()[-1])
-    assert imported == []
-    operators = found.pop(f"mmcv._ext {tmp_path} dk_bench.detection")
-    assert operators.startswith("detection needs mmcv with its compiled operators (mmcv-lite has none), built for this")
-    assert operators.endswith(install)
-    assert found == {" ".join(case): message for case, message in expected.items() if message}
-
-
-def test_requirements_are_those_of_the_project():
-    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["detection"]
-    assert {f"{name}{versions}" for name, versions in REQUIREMENTS.items()} <= set(extra)
 
 
 # Feature maps
