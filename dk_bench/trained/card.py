@@ -150,7 +150,8 @@ def _summary(about: About) -> str:
             "so that the receptive field follows the object."
         )
     named = ", ".join(f"`{name}`" for name in classes[:20]) + (", ..." if len(classes) > 20 else "")
-    return f"`{described['name']}`, trained on {about.data} by dk_bench. {kernels}\n\n{len(classes)} classes: {named}."
+    names = " with ".join(f"`{part}`" for part in (described.get("detector"), described["name"]) if part)
+    return f"{names}, trained on {about.data} by dk_bench. {kernels}\n\n{len(classes)} classes: {named}."
 
 
 def _figures(about: About) -> Iterator[str]:
@@ -202,10 +203,12 @@ def _training(about: About) -> Iterator[str]:
     device = record.device
     yield f"Device: {device.get('count') or 1} x {device.get('name') or device.get('type') or UNKNOWN}."
     if (params := record.cost.get("params")) is not None:
-        macs = record.cost.get("macs", record.cost.get("backbone_macs"))
+        part = "" if record.cost.get("backbone_macs") is None else "backbone_"  # all that is counted of a detector
+        counted = record.cost.get(f"{part}macs")
+        counted = UNKNOWN if counted is None else f"{counted:,}"
         size = " x ".join(map(str, record.cost.get("input_size") or ())) or UNKNOWN
-        counted = UNKNOWN if macs is None else f"{macs:,}"
-        yield f"Parameters: {params:,}; multiply-adds of one image ({size}): {counted}."
+        of = "the backbone for one image" if part else "one image"
+        yield f"Parameters: {params:,}; multiply-adds of {of} ({size}): {counted}."
     yield from (f"Started from: {text}." for text in _started_from(record))
     if record.command:
         yield f"Command: `{' '.join(record.command)}`"
