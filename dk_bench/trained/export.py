@@ -77,7 +77,7 @@ def check_target(folder: Path) -> None:
     held = {path.name for path in folder.iterdir()}
     content = read_json(folder / CONTENTS) if CONTENTS in held else {}
     known = content.get("files") if isinstance(content, dict) else None
-    if others := sorted(held - {CONTENTS, *(known or ())}):
+    if others := sorted(held - {CONTENTS} - set(map(str, known if isinstance(known, list) else ()))):
         raise UserError(f"--to {folder}: holds {some(others)}; expected a new folder, an empty one or an older export")
 
 

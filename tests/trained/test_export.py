@@ -68,6 +68,15 @@ def test_a_folder_that_holds_other_things_is_left_alone(held, run, tmp_path, cap
     assert names_in(tmp_path / "out") == NAMES | {held} and (tmp_path / "out" / "config.json").stat() == before
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"files": 3}', '{"files": [["a"], null]}', "{"])
+def test_anothers_file_of_the_name_makes_no_export(content, run, tmp_path):
+    (tmp_path / "export.json").write_text(content)
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(UserError, match="holds a; expected a new folder|export.json: not a JSON file"):
+        export(run, tmp_path)
+    assert names_in(tmp_path) == {"export.json", "a"}
+
+
 def test_a_run_is_no_place_for_an_export(run, capsys):
     assert main(["export", str(run), "--to", str(run)]) == 2
     assert "holds last.ckpt, record.json; expected a new folder" in capsys.readouterr().err
