@@ -5,7 +5,8 @@ stable ABI, so one build serves torch 2.11 and later and any Python 3. Everythin
 pyproject.toml.
 
 DK_BENCH_CUDA=0 leaves the CUDA operators out, DK_BENCH_CUDA=1 makes it an error if they cannot be built.
-DK_BENCH_STRICT=1 makes compilers' warnings errors.
+DK_BENCH_STRICT=1 makes compilers' warnings errors. DK_BENCH_NAMESPACE=NAME registers the operators as torch.ops.NAME,
+for tools/hub_kernel.py.
 """
 
 import glob
@@ -41,6 +42,9 @@ def import_torch():
 
 
 COMMON = ["-O3", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+# The name that sources give torch's namespace is dk_bench; another lets two builds live in one process.
+if namespace := os.environ.get("DK_BENCH_NAMESPACE"):
+    COMMON.append(f"-Ddk_bench={namespace}")
 # Our own builds stop at warnings; a user's compiler may know ones that ours does not.
 STRICT = os.environ.get("DK_BENCH_STRICT") == "1"
 CPU_FLAGS = [

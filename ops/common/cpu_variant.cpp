@@ -8,6 +8,7 @@
 #include <string>
 
 #include "arguments.h"
+#include "old_glibc.h"
 
 namespace dk {
 namespace {

@@ -1,6 +1,7 @@
 // deform_kernel_conv on CUDA: sends a call the fast way or the plain one. NaN offsets give NaN: raising
 // would cost a synchronisation.
 #include "../common/cuda_call.h"
+#include "../common/old_glibc.h"
 #include "cuda_fast_limits.h"
 #include "cuda_paths.h"
 
