@@ -7,19 +7,23 @@ from torch import nn
 from dk_bench.models import MODELS
 from dk_bench.models.deform import GENERIC
 
+OPENED = {"timm", "mmdet"}  # formats that `dk_bench.load` opens
+
 
 def snippets(
     model: nn.Module, written: Mapping[str, Sequence[str]], folder: str, repository: str | None
 ) -> Iterator[str]:
-    """Yields Markdown: by dk_bench, then by what each format is for. ``written`` are the names of its files, in
-    ``folder``; where there is a ``repository`` on the hub, they are fetched from there."""
-    yield "By dk_bench:"
-    code = "import dk_bench\n"
+    """Yields Markdown: where the files are had, then code by dk_bench and by what each format is for. ``written`` are
+    the names of its files, in ``folder``; where there is a ``repository`` on the hub, they are fetched from there."""
     if repository:
-        code += (
-            f'from huggingface_hub import snapshot_download\n\nsnapshot_download("{repository}", local_dir="{folder}")'
+        yield "From the hub:"
+        yield _code(
+            "from huggingface_hub import snapshot_download\n\n"
+            f'snapshot_download("{repository}", local_dir="{folder}")  # timm needs no such copy'
         )
-    yield _code(f'{code}\ntrained = dk_bench.load("{folder}")  # .model, .transform, .classes')
+    if OPENED & set(written):
+        yield "By dk_bench:"
+        yield _code(f'import dk_bench\n\ntrained = dk_bench.load("{folder}")  # .model, .transform, .classes')
     for name, files in written.items():
         source = f"hf-hub:{repository}" if repository else f"local-dir:{folder}"
         yield from (_by_timm(model, source) if name == "timm" else BY_FILES[name](folder, files))

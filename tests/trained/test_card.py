@@ -114,6 +114,23 @@ def test_its_code_runs_beside_the_folder(model, tmp_path, monkeypatch):
     torch.testing.assert_close(names["probabilities"], probabilities, rtol=0, atol=1e-3)  # a grey level in the resize
 
 
+@torch.no_grad()
+def test_the_code_of_graphs_runs_too(tmp_path, monkeypatch):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    run = run_of(tmp_path / "run", "model.name=test_resnetdw")
+    text = card_of(run, tmp_path / "graphs", "--format", "onnx", "pt2").text
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2 and "dk_bench.load" not in text  # which opens neither
+    monkeypatch.chdir(tmp_path)
+    images = torch.rand(3, 3, 32, 32)
+    for block, given in zip(blocks, (images.numpy(), images), strict=True):
+        names = {"images": given}
+        exec(block, names)
+        found = names["outputs"] if isinstance(names["outputs"], torch.Tensor) else torch.tensor(names["outputs"][0])
+        torch.testing.assert_close(found, dk_bench.load(run).model(images), rtol=1e-4, atol=1e-4)
+
+
 def test_a_card_of_a_repository_names_it(tmp_path):
     run = run_of(tmp_path / "run", *MODEL)
     export(run, tmp_path / "out", repository="some-one/model")
