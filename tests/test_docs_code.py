@@ -73,6 +73,7 @@ CHANGED = {
 }
 # Programs that are not ours and not there, or would change this machine: bash reads their lines.
 NOT_OURS = {
+    "docker": "see tests/test_forks.py",
     "git": "",
     "scontrol": "Slurm's",
     "sbatch": "Slurm's",
