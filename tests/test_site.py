@@ -1,6 +1,7 @@
 """The site of docs/: it builds without a warning, its links lead somewhere, and it needs nothing from elsewhere."""
 
 import functools
+import importlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -71,6 +72,13 @@ def test_every_text_is_a_page(site):
     names = [text.relative_to(ROOT).with_suffix(".html").as_posix().removeprefix("docs/") for text in texts]
     names = [re.sub("README.html$", "index.html", name) for name in names]
     assert len(names) > 30 and [name for name in names if not (site / name).exists()] == []
+
+
+@pytest.mark.parametrize("module", ["functional", "models", "nn", "training"])
+def test_the_api_has_every_public_name(site, module):
+    shown = {place.rpartition(".")[2] for place in page(site / "api" / f"{module}.html").places}
+    names = importlib.import_module(f"dk_bench.{module}").__all__
+    assert [name for name in names if name not in shown] == []
 
 
 def test_links_lead_to_files_and_places(site):

@@ -1,36 +1,40 @@
 """An extension of griffe, which reads docstrings for the site (mkdocs.yml).
 
 Roles of Sphinx, as in ``:func:`dk_bench.deform```, become links; where what is named has no place in the site, its name
-stands there without one. Fields of dataclasses have the defaults that they have when the package runs, not the calls
-that make them.
+stands there without one. Constructors that a decorator makes, as those of dataclasses, are shown as they are called.
 """
 
-import dataclasses
 import importlib
+import inspect
 import re
 
-from griffe import Extension
+from griffe import Class, Extension, Parameter, ParameterKind, Parameters
 
 ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`(~?)([\w.]+)`")
 
 
 def link(role: re.Match) -> str:
+    """Returns a link to what a role names, if the site has it."""
     name = role[2].rpartition(".")[2] if role[1] else role[2]
     return f'<autoref optional identifier="{role[2]}"><code>{name}</code></autoref>'
 
 
-def say_defaults(cls) -> None:
-    """Gives a dataclass's fields their defaults; what is no field is no parameter of it either."""
-    fields = {each.name: each for each in dataclasses.fields(load(cls))}
-    for attribute in cls.attributes.values():
-        if attribute.name not in fields:
-            attribute.labels.discard("instance-attribute")
-        elif (default := fields[attribute.name].default) is not dataclasses.MISSING:
-            attribute.value = repr(default)
-
-
-def load(cls) -> type:
-    return getattr(importlib.import_module(cls.module.path), cls.name)
+def parameters(cls: Class) -> Parameters:
+    """Returns what a class is called with, by the class itself."""
+    real = getattr(importlib.import_module(cls.module.path), cls.name)
+    empty = inspect.Parameter.empty
+    return Parameters(
+        Parameter("self", kind=ParameterKind.positional_or_keyword),
+        *(
+            Parameter(
+                each.name,
+                annotation=None if each.annotation is empty else inspect.formatannotation(each.annotation),
+                kind=ParameterKind[each.kind.name.lower()],
+                default=None if each.default is empty else repr(each.default),
+            )
+            for each in inspect.signature(real).parameters.values()
+        ),
+    )
 
 
 class Docstrings(Extension):
@@ -41,5 +45,6 @@ class Docstrings(Extension):
             obj.docstring.value = ROLE.sub(link, obj.docstring.value)
 
     def on_class(self, *, cls, **kwargs) -> None:
-        if any("dataclass" in str(decorator.value) for decorator in cls.decorators):
-            say_defaults(cls)
+        made = cls.members.get("__init__")
+        if made and (made.decorators or any("dataclass" in str(decorator.value) for decorator in cls.decorators)):
+            made.parameters = parameters(cls)

@@ -76,6 +76,7 @@ class DeformKernel2d(_Depthwise):
 
 
 LocalDeformKernel2d = DeformKernel2d
+"""Another name of :class:`DeformKernel2d`."""
 
 
 class DeformKernelConv2d(_Depthwise):
