@@ -6,7 +6,7 @@ pyproject.toml.
 
 DK_BENCH_CUDA=0 leaves the CUDA operators out, DK_BENCH_CUDA=1 makes it an error if they cannot be built.
 DK_BENCH_STRICT=1 makes compilers' warnings errors. DK_BENCH_NAMESPACE=NAME registers the operators as torch.ops.NAME,
-for tools/hub_kernel.py.
+for tools/hub_kernel.py. DK_BENCH_OPS=reference compiles nothing: the same variable then makes plain PyTorch compute.
 """
 
 import glob
@@ -41,19 +41,17 @@ def import_torch():
     return torch
 
 
-COMMON = ["-O3", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+WINDOWS = sys.platform == "win32"
+COMMON = ["/O2" if WINDOWS else "-O3", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
 # The name that sources give torch's namespace is dk_bench; another lets two builds live in one process.
 if namespace := os.environ.get("DK_BENCH_NAMESPACE"):
     COMMON.append(f"-Ddk_bench={namespace}")
 # Our own builds stop at warnings; a user's compiler may know ones that ours does not.
 STRICT = os.environ.get("DK_BENCH_STRICT") == "1"
+ARITHMETIC = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 CPU_FLAGS = [
     *COMMON,
-    "-std=c++17",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-ffp-contract=fast",
-    "-Wall",
+    *(["/std:c++17", *(f"/clang:{flag}" for flag in ARITHMETIC)] if WINDOWS else ["-std=c++17", *ARITHMETIC, "-Wall"]),
     *(["-Werror"] if STRICT else []),
 ]
 NVCC_FLAGS = [
@@ -82,6 +80,8 @@ def why_no_cuda(torch, cuda_home: str | None) -> str | None:
     """What keeps the CUDA operators from being built, or None."""
     if os.environ.get("DK_BENCH_CUDA") == "0":
         return "DK_BENCH_CUDA=0"
+    if sys.platform != "linux":
+        return "they are for Linux"
     if torch.version.cuda is None:
         return "this torch is built without CUDA"
     if cuda_home is None or not os.path.exists(os.path.join(cuda_home, "bin", "nvcc")):
@@ -91,8 +91,12 @@ def why_no_cuda(torch, cuda_home: str | None) -> str | None:
 
 def build_arguments() -> dict:
     """What setuptools needs to compile. Imports torch, which takes seconds, so not for the package's metadata."""
+    if os.environ.get("DK_BENCH_OPS") == "reference":
+        return {"cmdclass": {"build_py": WithConfigurations}}
     torch = import_torch()
     find_toolkit()
+    if WINDOWS:
+        os.environ.setdefault("CXX", "clang-cl")  # Microsoft's own compiler has no vectors as the sources use them
     from torch.utils import cpp_extension as torch_build
 
     headers = glob.glob("ops/*/*.h")
@@ -125,6 +129,18 @@ def build_arguments() -> dict:
     return {"ext_modules": extensions, "cmdclass": commands(torch_build)}
 
 
+class WithConfigurations(build_py):
+    """Puts configs/ and sweeps/ into what is installed; dk_bench.reading.shipped finds them there. An editable install
+    has them in the checkout."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for folder in ("configs", "sweeps"):
+                place = os.path.join(self.build_lib, "dk_bench", "shipped", folder)
+                shutil.copytree(folder, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def commands(torch_build) -> dict:
     """What the commands of setuptools do otherwise."""
 
@@ -136,18 +152,6 @@ def commands(torch_build) -> dict:
 
         def get_export_symbols(self, extension):  # on Windows PyInit_..., which is not there
             return []
-
-    class WithConfigurations(build_py):
-        """Puts configs/ and sweeps/ into what is installed; dk_bench.reading.shipped finds them there. An editable
-        install has them in the checkout."""
-
-        def run(self):
-            super().run()
-            if not self.editable_mode:
-                for folder in ("configs", "sweeps"):
-                    shutil.copytree(
-                        folder, os.path.join(self.build_lib, "dk_bench", "shipped", folder), dirs_exist_ok=True
-                    )
 
     found = {"build_ext": Operators, "build_py": WithConfigurations}
     if "bdist_wheel" in sys.argv:

@@ -113,4 +113,4 @@ assert attempt["steps"] == 10, attempt
 assert record["device"]["operators"] == "compiled" and record["versions"]["dk_bench"], record["versions"]
 print("ten steps trained by", {name: record["versions"][name] for name in ("python", "dk_bench", "torch", "torchvision")})
 PROGRAM
-echo "== $(basename "$wheel") serves under $(python -V), $torch"
+echo "== ${wheel##*/} serves under $(python -V), $torch"

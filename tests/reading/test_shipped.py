@@ -73,12 +73,11 @@ def test_an_installed_package_has_its_own(tmp_path, monkeypatch):
 def test_a_wheel_gets_them(tmp_path):
     """By the command that collects an installation's Python files, which compiles nothing."""
     program = (
-        "import runpy, sys, types\n"
+        "import runpy\n"
         "import setuptools\n"
         "setuptools.setup = lambda **_: None\n"
         "kept = runpy.run_path('setup.py')\n"
-        "build_py = kept['commands'](types.SimpleNamespace(BuildExtension=setuptools.Command))['build_py']\n"
-        "command = build_py(setuptools.Distribution({'packages': [], 'script_name': 'setup.py'}))\n"
+        "command = kept['WithConfigurations'](setuptools.Distribution({'packages': [], 'script_name': 'setup.py'}))\n"
         f"command.build_lib, command.editable_mode = {str(tmp_path)!r}, False\n"
         "command.finalize_options()\n"
         "command.run()\n"
