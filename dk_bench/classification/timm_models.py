@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from dk_bench.classification.task import Classification
@@ -67,6 +68,10 @@ def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
     if config.spec is None and (named or not config.pretrained):
         return _create(config.name, config, num_classes)
     base, spec = base_and_spec(config)
+    if named and config.pretrained:  # of either; into the base alone, timm would load what fits of the deformed one
+        with torch.device("meta"):  # a spec that does not fit is told before
+            deform_as_named(_create(base, without_initial_weights(config), num_classes), spec, config)
+        return _create(GENERIC, config, num_classes, base=base, spec=spec.to_dict())
     return deform_as_named(_create(base, config, num_classes), spec, config)
 
 
@@ -158,16 +163,17 @@ def _words(config: ModelConfig) -> str:
     return f"{config.name} with spec {spec_of(config).changed()}" if config.spec else config.name
 
 
-def _create(name: str, config: ModelConfig, num_classes: int) -> nn.Module:
+def _create(name: str, config: ModelConfig, num_classes: int, **deformed_by: Any) -> nn.Module:
     kwargs = dict(config.kwargs)
     if config.drop_path_rate:  # not every model takes the argument
         kwargs["drop_path_rate"] = config.drop_path_rate
     try:
-        return timm.create_model(name, pretrained=config.pretrained, num_classes=num_classes, **kwargs)
+        return timm.create_model(name, pretrained=config.pretrained, num_classes=num_classes, **deformed_by, **kwargs)
     except (TypeError, ValueError, RuntimeError, OSError) as error:  # OSError: no network, no file
         made_with, reason = kwargs or "its defaults", " ".join(str(error).split())[:600]
         if config.pretrained:
-            unless = f"timm has weights of {name}, can reach them and load them with {made_with}: {reason}"
+            of = deformed_by.get("base", name)
+            unless = f"timm has weights of {of}, can reach them and load them with {made_with}: {reason}"
             raise UserError(f"expected false unless {unless}", key="model.pretrained", value=True) from error
         raise UserError(f"model {config.name} cannot be made with {made_with}: {reason}") from error
 

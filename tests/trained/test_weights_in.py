@@ -120,5 +120,30 @@ def test_pretrained_takes_an_exports_file(exported):
         model = timm.create_model(**make, **how, num_classes=5).eval()
         torch.testing.assert_close(model(IMAGES), expected(IMAGES), rtol=0, atol=1e-6)
         config = ModelConfig(name, spec, pretrained=True, kwargs={"pretrained_cfg_overlay": overlay})
-        if spec is None:
-            torch.testing.assert_close(build_model(config, 5).eval()(IMAGES), expected(IMAGES), rtol=0, atol=1e-6)
+        torch.testing.assert_close(build_model(config, 5).eval()(IMAGES), expected(IMAGES), rtol=0, atol=1e-6)
+        other = build_model(config, 3).eval()
+        assert torch.equal(other.forward_features(IMAGES), expected.forward_features(IMAGES))
+        assert other.pretrained_cfg["architecture"] == expected.pretrained_cfg["architecture"]
+
+
+@torch.no_grad()
+def test_offsets_of_a_timm_models_weights_are_not_dropped(tmp_path):
+    """Names and shapes of the rigid model's own are all there beside the offsets': timm alone would take those."""
+    spec = {"dense_dcn": "v2", "dense_dcn_min_stride": 8}
+    run = run_of(tmp_path / "run", "model.name=test_resnet", "model.spec={dense_dcn: v2, dense_dcn_min_stride: 8}")
+    export(run, tmp_path / "out")
+    overlay = {"file": str(tmp_path / "out" / "model.safetensors"), "num_classes": 5}
+    for classes in (5, 7):
+        config = ModelConfig("test_resnet", spec, pretrained=True, kwargs={"pretrained_cfg_overlay": overlay})
+        found = build_model(config, classes).eval().forward_features(IMAGES)
+        torch.testing.assert_close(found, dk_bench.load(run).model.forward_features(IMAGES), rtol=0, atol=1e-6)
+    other = ModelConfig("test_resnet", spec | {"dense_dcn": "v1"}, pretrained=True, kwargs=config.kwargs)
+    with pytest.raises(UserError, match="'model.pretrained' is True, expected false unless .* are of another model"):
+        build_model(other, 7)
+
+
+def test_a_spec_that_does_not_fit_is_told_before_weights_are_read():
+    overlay = {"pretrained_cfg_overlay": {"file": "nowhere.pth"}}
+    config = ModelConfig("test_resnet", {"depthwise": "local"}, pretrained=True, kwargs=overlay)
+    with pytest.raises(UserError, match="'model.spec' is .*, which does not fit test_resnet"):
+        build_model(config, 5)
