@@ -12,6 +12,7 @@ import timm
 import torch
 from timm.models import load_checkpoint, resume_checkpoint, save_for_hf
 from torch import nn
+from trained_cases import moved
 from training_cases import PowerCut, tiny
 
 import dk_bench
@@ -27,16 +28,6 @@ NAMES = [*TEST_MODELS, "mobilenetv2_100_dcn_dk"]
 RIGID = ["test_resnetdw_dk", "test_resnetdw_gdk_pw", "test_resnetdw_scc_dk", "test_resnetdw_dcn"]
 IMAGES = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 SHORT = ("optim.epochs=2", "optim.warmup_epochs=0", "ema.decay=0.5")
-
-
-def moved(model):
-    """The model with every weight and statistic off its start, offsets above all, which begin at zero."""
-    random = torch.Generator().manual_seed(1)
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            noise = torch.rand(value.shape, generator=random)
-            value.add_(0.2 * noise if "running_var" in name else 0.1 * (noise - 0.5))
-    return model.eval()
 
 
 @torch.no_grad()
