@@ -26,5 +26,5 @@ def check_torch() -> None:
         except AttributeError as error:
             raise ImportError(
                 f"dk_bench: torch {torch.__version__} has no torch.{name}, by which the operators are differentiated; "
-                "torch 2.11 and 2.14 have it"
+                "torch 2.11, 2.14 and 2.15 have it"
             ) from error
