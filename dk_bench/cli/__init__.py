@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -29,6 +30,8 @@ COMMANDS = {
     "kernels": "where the taps of deformable kernels go on an image",
     "picture": "draw a sheet of the procedural data set",
 }
+# The disk or somebody's share of it is full, files may not grow so large, or nothing may be written there.
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 AFTER_INTERRUPT = {
     "train": "; the same command goes on from the run's last checkpoint",
     "sweep": "; the same command goes on from here",
@@ -49,8 +52,8 @@ class _Version(argparse.Action):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one subcommand and returns the exit status: 0, 1 for a failed run, 2 for bad usage or input, 75 for a run
-    that another process is at, 128 and the signal's number where one asked to stop.
+    """Runs one subcommand and returns the exit status: 0, 1 for a failed run and a full disk, 2 for bad usage or input,
+    75 for a run that another process is at, 128 and the signal's number where one asked to stop.
 
     Launchers' variables are taken away meanwhile: no command is a rank of anybody's job.
     """
@@ -64,6 +67,12 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"dk-bench {chosen}: {error}", file=sys.stderr)
         return error.status
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"dk-bench {chosen}: {place}{error.strerror}{AFTER_INTERRUPT.get(chosen, '')}", file=sys.stderr)
+        return 1
     except Interrupted as error:
         if this_rank().number == 0:
             with contextlib.suppress(OSError):  # the terminal may be gone

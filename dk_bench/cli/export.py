@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> None:
     if args.push:
         check_repository(args.push)
     records = [read_record(path) for path in find_records(args.records)] if args.records else []
+    if args.records and not records:
+        raise UserError(f"--records {args.records}: no record in it, expected record.json or *.record.json in it")
     names = export(
         args.checkpoint,
         args.to,

@@ -81,7 +81,7 @@ def open_trained(path: str | Path) -> Trained:
         record = _record_beside(file)
         return _checked(Trained(model, transform, tuple(classes), task.name, record, None, path))
     if path.is_dir():
-        raise UserError(f"{path}: holds no trained model, expected {EXPECTED}")
+        raise UserError(f"{path}: holds no trained model{_why_not(path)}, expected {EXPECTED}")
     return _checked(_of_a_run(path, path))
 
 
@@ -97,6 +97,12 @@ def _of_a_run(file: Path, path: Path) -> Trained:
     if record and record.run_id != held.get("run_id"):  # a copied checkpoint may lie beside another run's record
         record = None
     return Trained(model, transform, tuple(held["classes"]), task.name, record, checkpoint, path)
+
+
+def _why_not(folder: Path) -> str:
+    """Tells of the folder of a run that left no checkpoint what became of it; of another one nothing."""
+    record = _record_beside(folder / LAST)
+    return f" (its run: {record.error or record.status})" if record else ""
 
 
 def _record_beside(file: Path) -> RunRecord | None:

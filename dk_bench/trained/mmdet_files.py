@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import torch
-
 from dk_bench import tasks
 from dk_bench.files import open_atomically, write_atomically
 from dk_bench.trained.load import Trained
+from dk_bench.training.weights import write_plain
 
 CONFIG, WEIGHTS = "config.py", "model.pth"
 
@@ -23,5 +22,5 @@ def write(trained: Trained, folder: Path) -> list[str]:
     content, config = tasks.KINDS[trained.task].task.for_mmdet(trained.model, trained.path)
     write_atomically(folder / CONFIG, config)
     with open_atomically(folder / WEIGHTS) as stream:
-        torch.save(content, stream)
+        write_plain(content, stream)
     return [CONFIG, WEIGHTS]

@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
@@ -43,6 +44,8 @@ def write(trained: Trained, folder: Path) -> list[str]:
         save_for_hf(model, folder, described, model_args=made_with, safe_serialization=True)
     except (RuntimeError, ValueError) as error:  # tensors that are one in memory; an argument that is not plain data
         raise UserError(f"--format timm: {' '.join(str(error).split())[:300]}") from error
+    except SafetensorError as error:  # a full disk, of which it raises no OSError
+        raise OSError(str(error).removeprefix("Error while serializing: I/O error: ")) from error
     _check(model, folder)
     return [CONFIG, WEIGHTS]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -18,6 +17,7 @@ from dk_bench.processes.world import HoldOn, own_world
 from dk_bench.training.batch_norm import SharedBatchNorm
 from dk_bench.training.callbacks import RunKeeper
 from dk_bench.training.task import Task
+from dk_bench.training.weights import write_plain
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -30,10 +30,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Raises OSError where the file cannot be written; the old one is still there then."""
         with open_atomically(path) as stream:
-            try:
-                torch.save(checkpoint, stream)
-            except RuntimeError as error:  # torch's "unexpected pos", while it handles what the stream raised
-                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+            write_plain(checkpoint, stream)
 
 
 def make_trainer(task: Task, callbacks: list[Callback], logger: Any, steps_per_epoch: int = 1) -> pl.Trainer:

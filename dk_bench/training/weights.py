@@ -5,10 +5,10 @@ a tensor. Ours have the model's own names in ``state_dict``, what else the modul
 """
 
 import argparse
-import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -90,18 +90,39 @@ def read_plain(path: str | Path) -> Any:
     """Tells what torch.save or safetensors wrote, its tensors on the CPU; nothing in it can run code. Of a run's folder
     and of one in timm's hub layout it is the file of weights.
 
-    Raises UserError for a file that is missing, was not written so, or holds more than plain data.
+    Raises UserError for a file that is missing, was not written so, is damaged, or holds more than plain data.
     """
     path = _file_of(path)
     try:
+        _check_whole(path)
         if str(path).endswith(".safetensors"):
             return safetensors.torch.load_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # timm's train.py keeps its arguments so
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: no checkpoint can be read there: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as error:
+    except Exception as error:  # whatever bytes that torch did not write make its reader raise
         raise UserError(f"{path}: not a checkpoint of plain data{_more_in(path, error)}") from error
+
+
+def write_plain(content: Any, stream: BinaryIO) -> None:
+    """Writes what `read_plain` reads. Raises OSError where the stream does: torch has other words for a full disk."""
+    try:
+        torch.save(content, stream)
+    except RuntimeError as error:  # torch's "unexpected pos", while it handles what the stream raised
+        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
+def _check_whole(path: str | Path) -> None:
+    """Raises zipfile.BadZipFile for a file of torch.save's of which a part is not what was written: torch does not look
+    at the checksums, and would give other weights."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as file:
+        for part in (part for part in file.infolist() if part.CRC):  # torch can be told to write none
+            with file.open(part) as stream:
+                while stream.read(2**20):
+                    pass
 
 
 def _more_in(path: str | Path, error: Exception) -> str:
@@ -111,7 +132,12 @@ def _more_in(path: str | Path, error: Exception) -> str:
     except Exception:  # noqa: BLE001  whatever a file that torch did not write makes its reader raise
         names = []
     if not names:
-        return f": {(str(error).splitlines() or [type(error).__name__])[0]}"  # an empty file's error has no words
+        if isinstance(error, zipfile.BadZipFile):
+            return f": it is damaged ({error})"
+        known = isinstance(error, RuntimeError | safetensors.SafetensorError)  # others speak of torch's insides
+        return (
+            f": {str(error).splitlines()[0].partition('. ')[0] if known else 'its bytes are not those of torch.save'}"
+        )
     # A module that was saved whole holds the classes of its parts, which all hold their parameters in ordered dicts.
     weights = ".state_dict()" if any(name.startswith("torch.nn.modules.") for name in names) else "['state_dict']"
     return (

@@ -157,12 +157,14 @@ def test_weights_that_are_not_finite(tmp_path):
 
 def test_bad_arguments_are_one_sentence_each(run, tmp_path, capsys):
     (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
     out = ["--to", str(tmp_path / "out")]
     for arguments, message in (
         ([str(tmp_path / "none"), *out], f"{tmp_path / 'none'}: does not exist"),
         ([str(tmp_path / "file"), *out], f"{tmp_path / 'file'}: not a checkpoint"),
         ([str(run), "--to", str(tmp_path / "file")], f"--to {tmp_path / 'file'}: {tmp_path / 'file'} is a file"),
         ([str(run), *out, "--records", str(tmp_path / "none")], f"{tmp_path / 'none'}: no such file or folder"),
+        ([str(run), *out, "--records", str(tmp_path / "empty")], f"--records {tmp_path / 'empty'}: no record in it"),
         ([str(run), *out, "--private"], "--private: goes with --push"),
     ):
         assert main(["export", *arguments]) == 2
@@ -174,7 +176,7 @@ def test_bad_arguments_are_one_sentence_each(run, tmp_path, capsys):
         assert message in capsys.readouterr().err
     with pytest.raises(UserError, match="^--format jpeg: expected timm, mmdet, onnx, pt2$"):
         export(run, tmp_path / "out", ["jpeg"])
-    assert names_in(tmp_path) == {"file"}
+    assert names_in(tmp_path) == {"empty", "file"}
 
 
 def test_the_command_knows_all_formats():

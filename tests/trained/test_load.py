@@ -18,6 +18,7 @@ from dk_bench.data.order import Transformed
 from dk_bench.data.sources import open_images
 from dk_bench.data.transforms import EvalTransform
 from dk_bench.errors import UserError
+from dk_bench.runs.record import read_record, write_record
 from dk_bench.tasks import run_folder
 from dk_bench.training.checkpoint import read_checkpoint
 from dk_bench.training.weights import MODULE_STATE
@@ -93,6 +94,13 @@ def test_names_of_imagenet_where_none_are_held(tmp_path):
 
 def _nothing(folder, run):
     return folder, "holds no trained model"
+
+
+def _failed(folder, run):
+    record = read_record(run_folder(run) / "record.json")
+    record.status, record.error = "failed", "training loss is nan at step 1"
+    write_record(record, folder / "record.json")
+    return folder, "holds no trained model (its run: training loss is nan at step 1), expected"
 
 
 def _missing(folder, run):
@@ -173,6 +181,7 @@ def _other_channels(folder, run):
     "made",
     [
         _nothing,
+        _failed,
         _missing,
         _cut_short,
         _bare,
