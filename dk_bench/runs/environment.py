@@ -50,7 +50,8 @@ def collect_git(folder: str | Path | None = None) -> dict[str, Any]:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        command = ["git", "-C", str(folder), *arguments]
+        # Looking takes no lock: one that a killed run left behind would stand in the way of every commit.
+        command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):  # no git here, or a file system that hangs
         return None

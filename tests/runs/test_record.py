@@ -199,6 +199,9 @@ def test_git_state(tmp_path):
     git("commit", "-m", "first")
     commit = git("rev-parse", "HEAD").stdout.strip()
     (tmp_path / "results" / "table.md").write_text("new\n")  # made by runs, not by people
+    os.utime(tmp_path / "code.py", (0, 0))  # for which git's own status writes its index anew, under a lock
+    index = (tmp_path / ".git" / "index").read_bytes()
     assert collect_git(tmp_path) == {"commit": commit, "dirty": False}
+    assert (tmp_path / ".git" / "index").read_bytes() == index
     (tmp_path / "code.py").write_text("a = 2\n")
     assert collect_git(tmp_path) == {"commit": commit, "dirty": True}
