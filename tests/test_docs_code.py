@@ -53,7 +53,7 @@ TINY = (
 TINY_DETECTION = (
     *(
         f"{split}_dataloader.{setting}"
-        for split in ("train", "val")
+        for split in ("train", "val", "test")
         for setting in (
             *("num_workers=0", "persistent_workers=false", "dataset.scenes.train_images=4"),
             *("dataset.scenes.val_images=2", "dataset.scenes.size=64"),

@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--records", type=Path, metavar="FOLDER", help=records)
     unfinished = "also the model of a run that has not ended; the model card says how far training got"
     parser.add_argument("--unfinished", action="store_true", help=unfinished)
+    sizes = "onnx and pt2: leave height and width of images open, which are otherwise those of evaluation"
+    parser.add_argument("--any-size", action="store_true", help=sizes)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -51,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
         licence=args.license,
         records=records,
         repository=args.push,
+        any_size=args.any_size,
     )
     print(f"{args.to}: {', '.join(names)}")
     if args.push:

@@ -25,6 +25,7 @@ FORMATS = {
     "onnx": "dk_bench.trained.graphs:write_onnx",
     "pt2": "dk_bench.trained.graphs:write_pt2",
 }
+GRAPHS = ("onnx", "pt2")  # whose heights and widths may be left open
 CONTENTS, RECORD = "export.json", "record.json"  # what the folder holds, by which it is known as ours; the run's record
 # Files that a repository may have of an earlier export, which tell of other weights than a new one's.
 OURS = (CONTENTS, RECORD, "config.json", "model.safetensors", "config.py", "model.pth", "model.onnx", "model.pt2")
@@ -39,25 +40,28 @@ def export(
     licence: str | None = None,
     records: Iterable[RunRecord] = (),
     repository: str | None = None,
+    any_size: bool = False,
 ) -> list[str]:
     """Writes the trained model at ``path``, see `dk_bench.load`, into ``folder`` and returns the names of its files.
 
     ``formats`` are names of `FORMATS`, by default the task's own. The folder is there whole or not at all; an older
     export is replaced. ``licence`` of the weights, by the hub's name for it, the ``repository`` they will be pushed to
-    and ``records`` of further seeds are for the model card.
+    and ``records`` of further seeds are for the model card. ``any_size`` leaves height and width of graphs open.
 
     Raises UserError for what `dk_bench.load` does, the model of a run that diverged or, without ``unfinished``, that
     has not ended, a folder that holds other things, one that cannot be written, and what a format cannot say.
     """
     folder = Path(folder)
     check_target(folder)
+    if any_size and not set(formats) & set(GRAPHS):
+        raise UserError(f"--any-size: goes with --format {' or '.join(GRAPHS)}")
     trained = open_trained(path)
     history = History.of(trained)
     check_trained(trained, history, unfinished=unfinished)
     written: dict[str, list[str]] = {}
     with system_errors(f"--to {folder}: cannot be written"), folder_atomically(folder) as new:
         for name in dict.fromkeys(formats or (tasks.KINDS[trained.task].format,)):
-            written[name] = _writer(name)(trained, new)
+            written[name] = _writer(name)(trained, new, **{"free": True} if any_size and name in GRAPHS else {})
         about = card.About(trained, history, written, folder.resolve().name, repository, licence, records)
         write_atomically(new / card.NAME, card.text(about))
         names = [name for files in written.values() for name in files] + [card.NAME]
@@ -81,7 +85,7 @@ def check_target(folder: Path) -> None:
         raise UserError(f"--to {folder}: holds {some(others)}; expected a new folder, an empty one or an older export")
 
 
-def _writer(name: str) -> Callable[[Trained, Path], list[str]]:
+def _writer(name: str) -> Callable[..., list[str]]:
     """Imports what writes a format. Raises UserError for a format that there is not."""
     if name not in FORMATS:
         raise UserError(f"--format {name}: expected {', '.join(FORMATS)}")

@@ -116,8 +116,9 @@ def _program_of(graph: Graph, free: bool) -> ExportedProgram:
     if free:
         sizes |= {axis: graph.multiple * Dim(name) for axis, name in ((2, "rows"), (3, "columns"))}
     program = torch.export.export(graph.module, (_images(graph, EXAMPLE),), dynamic_shapes=(sizes,))
-    for node in program.graph.nodes:
-        node.meta.pop(STACK, None)
+    for part in program.graph_module.modules():  # graphs inside the graph too
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop(STACK, None)
     return program
 
 

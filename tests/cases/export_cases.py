@@ -9,8 +9,6 @@ from torch.export import Dim
 from dk_bench.nn import CondConv2d, OffsetGenerator
 
 BATCH = {0: Dim("batch")}
-MODELS = ["test_resnetdw_scc_dk", "test_resnetdw_dcn", "test_resnetdw_dcn_dk"]
-"""Together they have every kind of layer but global DK."""
 
 
 def moved(model: nn.Module) -> nn.Module:

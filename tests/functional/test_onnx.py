@@ -1,14 +1,11 @@
-"""The graphs that torch.onnx.export makes of layers and models, of any batch size, in onnxruntime."""
+"""The graphs that torch.onnx.export makes of layers, of any batch size, in onnxruntime; of models,
+tests/trained/test_graphs.py has them."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
-import timm
 import torch
-from export_cases import BATCH, MODELS, moved
+from export_cases import BATCH, moved
 from torch import nn
 from torch.export import Dim
 
@@ -96,17 +93,6 @@ def test_onnx_form_is_the_operator(dtype, tolerance, scope, clip):
         torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@torch.no_grad()
-def test_models_in_onnx(name):
-    """Every kind of layer in a whole model; docs/trained.md has these lines."""
-    model = moved(timm.create_model(name, num_classes=5, zero_init_last=False))
-    kinds, run = to_onnx(model, (torch.randn(2, 3, 32, 32),), (BATCH,), optimize=name == "test_resnetdw_dcn")
-    assert ("DeformConv" in kinds) == (name == "test_resnetdw_dcn")
-    x = torch.randn(3, 3, 32, 32)
-    torch.testing.assert_close(run(x)[0], model(x), atol=1e-4, rtol=1e-4)
-
-
 @torch.no_grad()
 def test_onnx_of_an_exported_program():
     """A program that was exported without ONNX in mind holds our operators until they are decomposed."""
@@ -126,19 +112,3 @@ def test_roi_pooling_has_no_onnx_form():
     with pytest.raises(torch.onnx.errors.OnnxExporterError) as error:
         torch.onnx.export(pool, args, dynamo=True, verbose=False)
     assert "dk_bench.functional.deform_roi_pool has no ONNX form" in str(error.value)
-
-
-def test_lines_of_the_documentation(tmp_path, monkeypatch):
-    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
-    [section] = re.findall(r"^## Export$(.*?)(?=^## |\Z)", text, re.M | re.S)
-    [lines] = re.findall(r"```python\n(.*?)```", section, re.S)
-    monkeypatch.chdir(tmp_path)
-    found: dict = {}
-    exec(lines, found)
-    x = torch.randn(3, 3, 96, 96)
-    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-    [out] = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    with torch.no_grad():
-        expected = found["model"](x)
-    torch.testing.assert_close(torch.from_numpy(out), expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(torch.export.load("model.pt2").module()(x), expected, atol=1e-4, rtol=1e-4)

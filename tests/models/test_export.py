@@ -1,36 +1,19 @@
-"""Graphs of any batch size by torch.export, through a file, and by torch.compile."""
+"""Graphs of any batch size by torch.compile; by torch.export, tests/trained/test_graphs.py has them."""
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable
 
 import pytest
-import timm
 import torch
-from export_cases import BATCH, moved
+from export_cases import moved
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
 from dk_bench.nn import CondConv2d, GlobalDeformKernel2d
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
-
-@pytest.mark.parametrize("name", ["test_resnetdw_scc_dk", "test_resnetdw_dcn", "test_resnetdw_gdk"])
-@torch.no_grad()
-def test_torch_export(name):
-    """The graph goes through a file and takes other batches."""
-    model = moved(timm.create_model(name, num_classes=5, zero_init_last=False))
-    program = torch.export.export(model, (torch.randn(2, 3, 32, 32),), dynamic_shapes=(BATCH,))
-    file = io.BytesIO()
-    torch.export.save(program, file)
-    file.seek(0)
-    loaded = torch.export.load(file).module()
-    for images in (1, 3):
-        x = torch.randn(images, 3, 32, 32)
-        torch.testing.assert_close(loaded(x), model(x), atol=1e-4, rtol=1e-4)
 
 
 PER_IMAGE = [
