@@ -55,12 +55,12 @@ def folder_atomically(path: str | Path) -> Iterator[Path]:
     new.mkdir()
     try:
         yield new
-        if path.exists():
-            os.replace(path, old)
         try:
+            if path.exists():
+                os.replace(path, old)
             os.replace(new, path)
         except BaseException:
-            if old.exists():
+            if old.exists() and not path.exists():
                 os.replace(old, path)
             raise
     finally:

@@ -29,6 +29,7 @@ class Kind:
     files: str = ""
     # Pattern of the name of the file by which an exported model is found, in a folder or by itself; empty for none.
     exports: str = ""
+    weights: str = ""  # the name of weights beside that file which stand for it; empty for none
     format: str = ""  # the one of `dk_bench.trained.export` that such models are exported in by default
     hub_task: str = ""  # the task and the metric, as the Hugging Face Hub calls them
     hub_metric: str = ""
@@ -46,6 +47,7 @@ DEFAULT = Kind(
     "val/top1",
     "top-1, %",
     exports="config.json",
+    weights="model.safetensors",
     format="timm",
     hub_task="image-classification",
     hub_metric="accuracy",
@@ -93,7 +95,7 @@ def from_checkpoint(
 
 
 def of_export(path: Path) -> tuple[type[Task], Path] | None:
-    """Returns the task of an exported model and the file that tells of it, of a folder, that file or one beside it;
+    """Returns the task of an exported model and the file that tells of it, of a folder, that file or its weights;
     None where there is none. Raises UserError for a folder that holds several."""
     for kind in KINDS.values():
         if not kind.exports:
@@ -103,7 +105,7 @@ def of_export(path: Path) -> tuple[type[Task], Path] | None:
         found = sorted((path if path.is_dir() else path.parent).glob(kind.exports))
         if path.is_dir() and len(found) > 1:
             raise UserError(f"{path}: holds {some(file.name for file in found)}; expected one, or the file's name")
-        if found and (path.is_dir() or path.suffix == ".safetensors"):
+        if found and (path.is_dir() or path.name == kind.weights):
             return kind.task, found[0]
     return None
 

@@ -50,6 +50,10 @@ def run(args: argparse.Namespace) -> int:
     from dk_bench.trained.predict import FORMATS, predict, predictor_of
 
     images = find_images(args.images)
+    if args.output and args.output.resolve() in {
+        Path(name).resolve() for name in [*args.images, *(image.name for image in images)]
+    }:
+        raise UserError(f"--output {args.output}: is one of the images; expected another file")
     pictures = Pictures(args.pictures, images) if args.pictures else None
     trained = open_trained(args.checkpoint)
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"

@@ -19,13 +19,19 @@ class Pictures:
     """Draws into a folder, made beside it until all are drawn; pictures of the same names there are replaced.
 
     A picture has its image's path below what was named, with ``.png`` behind the name of formats that are not kept.
-    Raises UserError where two images would be one picture, and for a folder that cannot be written.
+    Raises UserError where two images would be one picture, where a picture would replace one of the images, and for a
+    folder that cannot be written.
     """
 
     def __init__(self, folder: Path, images: Sequence[NamedImage]) -> None:
         self.folder, self._beside = folder, folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         places: dict[PurePath, str] = {}
+        files = {os.path.realpath(image.name) for image in images}
         for image in images:
+            if os.path.realpath(folder / _place(image)) in files:
+                raise UserError(
+                    f"--pictures {folder}: {_place(image)} there is one of the images; expected another one"
+                )
             if (first := places.setdefault(_place(image), image.name)) != image.name:
                 both = f"{first} and {image.name} would be one picture, {_place(image)}"
                 raise UserError(f"--pictures {folder}: {both}; expected images that differ in name, or fewer of them")

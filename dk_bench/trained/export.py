@@ -56,11 +56,13 @@ def export(
     if any_size and not set(formats) & set(GRAPHS):
         raise UserError(f"--any-size: goes with --format {' or '.join(GRAPHS)}")
     trained = open_trained(path)
+    formats = list(dict.fromkeys(formats or (tasks.KINDS[trained.task].format,)))
+    _check_kept(trained, folder, formats)
     history = History.of(trained)
     check_trained(trained, history, unfinished=unfinished)
     written: dict[str, list[str]] = {}
     with system_errors(f"--to {folder}: cannot be written"), folder_atomically(folder) as new:
-        for name in dict.fromkeys(formats or (tasks.KINDS[trained.task].format,)):
+        for name in formats:
             written[name] = _writer(name)(trained, new, **{"free": True} if any_size and name in GRAPHS else {})
         about = card.About(trained, history, written, folder.resolve().name, repository, licence, records)
         write_atomically(new / card.NAME, card.text(about))
@@ -78,11 +80,23 @@ def check_target(folder: Path) -> None:
         raise UserError(f"--to {folder}: is a file, expected a folder")
     if not folder.is_dir():
         return
+    # A folder is replaced by another one, which leaves a program that is in it nowhere, and cannot be a mount point.
+    if Path.cwd().is_relative_to(folder.resolve()) or os.path.ismount(folder):
+        where = "a mount point" if os.path.ismount(folder) else "the folder that you are in"
+        raise UserError(f"--to {folder}: is {where}, which cannot be replaced; expected one in it")
     held = {path.name for path in folder.iterdir()}
     content = read_json(folder / CONTENTS) if CONTENTS in held else {}
     known = content.get("files") if isinstance(content, dict) else None
     if others := sorted(held - {CONTENTS} - set(map(str, known if isinstance(known, list) else ()))):
         raise UserError(f"--to {folder}: holds {some(others)}; expected a new folder, an empty one or an older export")
+
+
+def _check_kept(trained: Trained, folder: Path, formats: Sequence[str]) -> None:
+    """Raises UserError where the folder holds the very model, and nothing that is written could be loaded again."""
+    own, opened = tasks.KINDS[trained.task].format, trained.path.resolve()
+    if own not in formats and opened.is_relative_to(folder.resolve()):
+        expected = f"expected another folder, or --format {' '.join((own, *formats))}"
+        raise UserError(f"--to {folder}: holds the model itself, which would be lost; {expected}")
 
 
 def _writer(name: str) -> Callable[..., list[str]]:

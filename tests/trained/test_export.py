@@ -82,6 +82,44 @@ def test_a_run_is_no_place_for_an_export(run, capsys):
     assert "holds last.ckpt, record.json; expected a new folder" in capsys.readouterr().err
 
 
+def test_the_folder_that_one_is_in_is_not_taken_away(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^--to \.: is the folder that you are in, which cannot be replaced"):
+        export(run, ".")
+    monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path)  # as a container's volume is
+    with pytest.raises(UserError, match="is a mount point, which cannot be replaced; expected one in it"):
+        export(run, tmp_path)
+    assert tmp_path.exists() and not names_in(tmp_path)
+
+
+@pytest.mark.parametrize("named", [".", "config.json", "model.safetensors"])
+def test_an_export_is_not_replaced_by_what_cannot_be_loaded(named, run, tmp_path):
+    export(run, tmp_path / "out")
+    with pytest.raises(UserError, match="out: holds the model itself, which would be lost; .* or --format timm onnx$"):
+        export(tmp_path / "out" / named, tmp_path / "out", ["onnx"])
+    assert names_in(tmp_path / "out") == NAMES
+    assert set(export(tmp_path / "out" / named, tmp_path / "out")) == NAMES
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_an_older_export_stays_where_the_new_one_cannot_take_its_place(failing, run, tmp_path, monkeypatch):
+    export(run, tmp_path / "out")
+    before, calls, replace = (tmp_path / "out" / "config.json").stat(), [], os.replace
+
+    def interrupted(old, new):
+        replace(old, new)
+        if str(new).endswith((".old", "out")):
+            calls.append(new)
+            if len(calls) == failing:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(run, tmp_path / "out")
+    assert names_in(tmp_path) == {"out"} and names_in(tmp_path / "out") == NAMES
+    assert ((tmp_path / "out" / "config.json").stat() == before) == (failing == 1)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("power cut"), KeyboardInterrupt(), UserError("no room")])
 @pytest.mark.parametrize("at", ["weights", "card"])
 @pytest.mark.parametrize("older", [True, False])

@@ -92,6 +92,13 @@ def test_names_of_imagenet_where_none_are_held(tmp_path):
     assert dk_bench.load(tmp_path).classes[1].startswith("goldfish")
 
 
+def _other_weights(folder, run):
+    timm.models.save_for_hf(timm.create_model("test_resnetdw"), str(folder), safe_serialization=True)
+    (folder / "model.safetensors").rename(folder / "epoch_3.safetensors")
+    (folder / "model.safetensors").symlink_to("epoch_3.safetensors")  # config.json tells of these alone
+    return folder / "epoch_3.safetensors", "not a checkpoint of dk_bench"
+
+
 def _nothing(folder, run):
     return folder, "holds no trained model"
 
@@ -181,6 +188,7 @@ def _other_channels(folder, run):
     "made",
     [
         _nothing,
+        _other_weights,
         _failed,
         _missing,
         _cut_short,

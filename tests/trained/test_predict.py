@@ -171,6 +171,8 @@ def test_unreadable_images_end_it_or_are_skipped(folder, photos, tmp_path, capsy
         (["a.png", "--top", "0"], "--top: expected at least 1, got 0"),
         (["a.png", "--pictures", "a.png"], "--pictures a.png: a.png is a file, expected a folder"),
         (["a.png", "a/empty/../a.png", "--pictures", "x"], "would be one picture, a.png"),
+        (["a", "--pictures", "a/../a"], "--pictures a/../a: a.png there is one of the images; expected another one"),
+        (["a", "--output", "a/a.png", "--format", "csv"], "--output a/a.png: is one of the images; expected another"),
     ],
 )
 def test_bad_input_is_one_sentence(folder, tmp_path, monkeypatch, capsys, arguments, message):
@@ -181,11 +183,11 @@ def test_bad_input_is_one_sentence(folder, tmp_path, monkeypatch, capsys, argume
     Path("a/empty").mkdir()
     pack(Path("empty"))
     Path("cut.tar").write_bytes(b"x" * 700)
-    before = sorted(map(str, tmp_path.rglob("*")))
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     assert main(["predict", folder, *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("dk-bench predict: ") and message in error and error.count("\n") == 1
-    assert sorted(map(str, tmp_path.rglob("*"))) == before
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
 def test_outputs_that_are_not_finite_name_the_images(folder, photos):
