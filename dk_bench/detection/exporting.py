@@ -69,19 +69,21 @@ def graph_of(model: nn.Module) -> Graph:
     Boxes are not in it: heads of mmdet decode and suppress them in Python, and deformable RoI pooling has no ONNX form.
     """
     preprocessor, box = model.data_preprocessor, input_size(model.cfg.test_dataloader.dataset)
-    multiple = int(getattr(preprocessor, "pad_size_divisor", 1))
-    height, width = (multiple * math.ceil(max(side, SIDE) / multiple) for side in (box or [3, SIDE, SIDE])[1:])
-    module = FeatureMaps(model).eval()
-    maps = module(torch.zeros(1, 3, height, width))
+    divisor = int(getattr(preprocessor, "pad_size_divisor", 1))
+    module, sides = FeatureMaps(model).eval(), [max(side, SIDE) for side in (box or [3, SIDE, SIDE])[1:]]
+    maps = module(torch.zeros(1, 3, *(divisor * math.ceil(side / divisor) for side in sides)))
+    strides = [2 ** round(math.log2(sides[0] / one.shape[2])) for one in maps]
+    multiple = math.lcm(divisor, *strides)  # a pyramid's further levels have larger strides than what mmdet pads to
+    height, width = (multiple * math.ceil(side / multiple) for side in sides)
     about = {
         "input_size": box,
         "mean": _numbers(preprocessor, "mean", 0.0),
         "std": _numbers(preprocessor, "std", 1.0),
         "channel_order": "RGB" if getattr(preprocessor, "_channel_conversion", False) else "BGR",
         "pixel_range": [0, 255],
-        "pad_size_divisor": multiple,
+        "pad_size_divisor": divisor,
         "pad_value": getattr(preprocessor, "pad_value", 0),
-        "strides": [round(height / one.shape[2]) for one in maps],
+        "strides": strides,
     }
     names = tuple(f"map{index}" for index in range(len(maps)))
     left_out = "feature maps of backbone and neck; boxes are not in it, mmdet's heads find them in the maps"

@@ -91,6 +91,10 @@ def _taps(input: Tensor, geometry: Sequence[Pair], size: Pair) -> Tensor:
     where a kernel is 7 x 7, of which torch takes minutes to export a network.
     """
     kernel_size, stride, padding, dilation = geometry
+    if max(stride) > 1 and not all(type(side) is int for side in size):
+        # Gathers, which are slower: of a slice with steps, of a map whose size is open, torch may not know the size.
+        read = F.unfold(input, kernel_size, dilation, padding, stride)  # (N, C taps, Hout Wout)
+        return read.view(input.shape[0], input.shape[1], -1, *size).transpose(1, 2)
     read = F.pad(input, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else input
     for axis in (1, 0):
         last = (size[axis] - 1) * stride[axis] + 1

@@ -136,7 +136,12 @@ def _compare(graph: Graph, run: Run, free: bool, option: str) -> None:
     for step, number in enumerate(OTHERS):
         images = _images(graph, number, further=step * graph.multiple if free else 0)
         computed = _finite(graph, images, option)
-        for name, found, expected in zip(graph.outputs, run(images), computed, strict=True):
+        try:
+            outputs = run(images)
+        except Exception as error:  # onnxruntime's, or a guard of torch's on sizes
+            reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+            raise UserError(f"{option}: the graph does not take images {tuple(images.shape)}: {reason}") from error
+        for name, found, expected in zip(graph.outputs, outputs, computed, strict=True):
             off = (found - expected).abs().max().item() if found.shape == expected.shape else float("inf")
             if not off <= TOLERANCE * max(1.0, expected.abs().max().item()):  # nor if it is NaN
                 least = f"expected {TOLERANCE} of the largest output at most"

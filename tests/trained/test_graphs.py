@@ -226,6 +226,15 @@ def test_a_graph_that_computes_something_else_is_refused(off):
         )
 
 
+def test_a_graph_that_does_not_take_the_images_is_refused():
+    def guarded(images):
+        raise AssertionError("Guard failed: sizes")
+
+    graph = Graph(nn.Identity(), lambda images: images, ("logits",), (3, 4, 4), {})
+    with pytest.raises(UserError, match="--format pt2: the graph does not take images .*: Guard failed: sizes"):
+        graphs._compare(graph, guarded, False, "--format pt2")
+
+
 @pytest.mark.parametrize("missing", graphs.ONNX_NEEDS)
 def test_onnx_without_a_package(local, tmp_path, monkeypatch, missing):
     find = importlib.util.find_spec

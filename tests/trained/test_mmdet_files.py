@@ -27,6 +27,7 @@ from dk_bench.errors import UserError
 from dk_bench.registry import MODELS
 from dk_bench.tasks import of
 from dk_bench.trained import mmdet_files
+from dk_bench.trained.graphs import ABOUT
 from dk_bench.trained.load import Trained
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +129,21 @@ def test_the_files_hold_plain_data_that_stand_by_themselves(folder):
     for key in ("data_root", "train_dataloader", "val_dataloader", "test_dataloader", "optim_wrapper"):
         assert config.get(key) == trained_with.get(key)  # data where the run had them
     assert str(folder) not in text
+
+
+def test_a_deformed_backbone_and_its_pyramid_as_a_graph(folder, tmp_path):
+    """Its last level has a larger stride than mmdet pads images to."""
+    assert main(["export", str(folder / "run"), "--to", str(tmp_path / "out"), "--format", "pt2"]) == 0
+    extra = {ABOUT: ""}
+    module = torch.export.load(tmp_path / "out" / "model.pt2", extra_files=extra).module()
+    about = json.loads(extra[ABOUT])
+    assert about["strides"] == [4, 8, 16, 32, 64] and (about["pad_size_divisor"], about["multiple_of"]) == (32, 64)
+    images = torch.randn(1, 3, 192, 448)
+    with torch.no_grad():
+        for found, expected in zip(
+            module(images), dk_bench.load(folder / "run").model.extract_feat(images), strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def loaded(folder, *overrides, change=lambda cfg: None):
