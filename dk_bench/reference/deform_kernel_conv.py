@@ -15,7 +15,7 @@ needs memory of order N x C x taps x positions. Use :mod:`dk_bench.functional` f
 Derivatives at knots (B has a kink wherever a coordinate is an integer): the derivative is the one to the right,
 except at the upper edge of a clipped scope, where it is the one to the left, so that a tap on the edge, which is where
 zero-initialised offsets put it when S = K, can still move inwards. The clip passes the derivative on its bounds
-(as ``torch.clamp`` does) and blocks it outside.
+and blocks it outside.
 """
 
 import itertools

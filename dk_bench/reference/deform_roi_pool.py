@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dk_bench.reference.checks import IntPair, NotFinite, as_pair, check_input, check_like, compute_dtype
+from dk_bench.reference.sample_kernel import clip_to
 
 
 class RoISettings(NamedTuple):
@@ -56,7 +57,7 @@ def axis_coefficients(start: Tensor, extent: Tensor, bins: int, index: int, samp
     steps = torch.arange(samples, dtype=start.dtype, device=start.device) + 0.5
     coordinate = start + index * bin_size + steps * bin_size / samples
     inside = (coordinate >= -1) & (coordinate <= size)
-    coordinate = coordinate.clamp(0, size - 1)
+    coordinate = clip_to(coordinate, size - 1)
     low = coordinate.detach().floor()
     high = (low + 1).clamp(max=size - 1)
     fraction = coordinate - low

@@ -9,6 +9,14 @@ from torch import Tensor
 from dk_bench.reference.checks import FLOATING, IntPair, Pair, as_pair, check_like, compute_dtype
 
 
+def clip_to(coordinate: Tensor, last: int) -> Tensor:
+    """Moves coordinates outside [0, last] to its ends; the derivative is 1 on the ends too, where many taps start.
+
+    ``torch.clamp`` does the same in torch 2.11; in 2.15 its derivative is 0 on the ends, and nothing there would learn.
+    """
+    return torch.where(coordinate < 0, 0, torch.where(coordinate > last, last, coordinate))
+
+
 def hat(coordinate: Tensor, size: int, clip: bool) -> Tensor:
     """Returns the coefficients of linear interpolation in one axis: one factor of B, the paper's equation 6.
 
@@ -23,7 +31,7 @@ def hat(coordinate: Tensor, size: int, clip: bool) -> Tensor:
     if clip and size == 1:  # a scope of one sample leaves nothing to choose: 1, with derivative 0
         return (coordinate.clamp(0, 0) * 0 + 1).unsqueeze(-1)
     if clip:
-        coordinate = coordinate.clamp(0, size - 1)
+        coordinate = clip_to(coordinate, size - 1)
     lower = coordinate.detach().floor()
     if clip:
         lower = lower.clamp(max=size - 2)
