@@ -16,16 +16,20 @@ STATISTICS = ("min", "max", "current", "mean")  # the methods that a HistoryBuff
 
 
 def allow_what_mmengine_writes() -> None:
-    """Lets ``torch.load`` read mmengine's histories and the numbers of numpy in them, with ``weights_only=True``."""
-    dtypes = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
+    """Lets ``torch.load`` read mmengine's histories and the numbers of numpy in them, with ``weights_only=True``.
+
+    All with their names: what is allowed as an object alone, onedl's mmengine forbids again after its own loads.
+    """
+    classes = {HistoryBuffer, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd")}
     # numpy 1 and 2 have two names for the same functions; a file may come from either.
     named = [
         (getattr(np._core.multiarray, name), f"numpy.{core}.multiarray.{name}")
         for name in ("_reconstruct", "scalar")
         for core in ("core", "_core")
     ]
+    named += [(each, f"{each.__module__}.{each.__qualname__}") for each in classes]
     named.append((_method_of_a_history, "builtins.getattr"))
-    torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, *dtypes, *named])
+    torch.serialization.add_safe_globals(named)
 
 
 def _method_of_a_history(owner: Any, name: str) -> Callable:
