@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytest.importorskip("mmdet", reason="mmdet is not installed, whose configurations are read")
+
 from dk_bench.data.coco import check_annotations
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.mmengine_config import load_detection_config
