@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dk_bench.detection import backbone
 from dk_bench.detection.data import DetectionData, seed_all
+from dk_bench.detection.known_types import check_types
 from dk_bench.detection.metrics import prediction_of, score
 from dk_bench.detection.mmengine_config import PRECISIONS, build, config_from_values, quiet, use_scope
 from dk_bench.detection.mmengine_files import add_for_mmengine
@@ -189,6 +190,7 @@ def build_detector(cfg: MMConfig, *, initial_weights: bool = True) -> nn.Module:
     """Builds mmdet's detector with its weights initialised as ``model`` says, and read from ``load_from`` where given.
     Raises UserError for a model that cannot be built, and for weights that cannot be had."""
     settings = cfg.model if initial_weights else without_initial_weights(cfg.model)
+    check_types([settings, cfg.get("data_preprocessor")], "model")
     more = {"data_preprocessor": cfg.data_preprocessor} if cfg.get("data_preprocessor") else {}
     with nullcontext() if initial_weights else quiet(logging.ERROR, backbone.log):  # it would warn of random weights
         model = build(MODELS, settings, "model", **more)

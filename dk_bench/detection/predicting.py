@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mmengine
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 
 import dk_bench.registry  # noqa: F401  (torch.load reads then what mmengine's runner saved)
 from dk_bench.data.pixels import eight_bits
+from dk_bench.detection.known_types import check_types
 from dk_bench.detection.mmengine_config import quiet, use_scope
 from dk_bench.detection.module import build_detector, check_num_classes
 from dk_bench.detection.sheet import OBJECT, outline
@@ -30,13 +32,15 @@ EDGES = ("left", "top", "right", "bottom")  # of a box, in tables
 
 class PipelineTransform:
     """mmdet's test pipeline from an image on: RGB -> dict of ``inputs`` (3, H, W) uint8 in the order blue, green, red,
-    and ``data_samples``, as `mmdet.apis.inference_detector` makes it of a file."""
+    and ``data_samples``, as `mmdet.apis.inference_detector` makes it of a file. Raises ValueError for an image that the
+    pipeline cannot take."""
 
     def __init__(self, cfg: mmengine.Config) -> None:
         """Raises UserError for a pipeline that cannot be built, or does not begin with an image's file."""
         key = "test_dataloader.dataset.pipeline"
         try:
-            first, *rest = get_test_pipeline_cfg(cfg)
+            first, *rest = steps = get_test_pipeline_cfg(cfg)
+            check_types(steps, key)
             if "LoadImageFromFile" not in str(first.get("type")):
                 expected = "expected LoadImageFromFile, for which the image that was read can stand"
                 raise UserError(f"key '{key}' begins with {first.get('type')}, {expected}")
@@ -48,7 +52,10 @@ class PipelineTransform:
     def __call__(self, image: Image.Image) -> dict[str, Any]:
         image = image if image.mode == "RGB" else eight_bits(image.copy())
         pixels = np.ascontiguousarray(np.asarray(image)[..., ::-1])
-        return self._steps({"img": pixels, "img_id": 0})
+        try:
+            return self._steps({"img": pixels, "img_id": 0})
+        except cv2.error as error:  # of a line of pixels that is resized to less than one
+            raise ValueError(f"the test pipeline cannot take it: {' '.join(str(error).split())}") from error
 
 
 class BoxPredictor(Predictor):

@@ -95,7 +95,11 @@ class _Inputs(Dataset):
             image = self.images[index].open()
         except UserError as error:
             return _Input(error=str(error))
-        return _Input(self.transform(image), image.size)
+        try:
+            return _Input(self.transform(image), image.size)
+        except ValueError as error:
+            sides = " x ".join(map(str, image.size))
+            return _Input(error=f"image {self.images[index].name} of {sides} pixels makes no input: {error}")
 
 
 def _answers(images: Sequence[NamedImage], batch: Sequence[_Input], predictor: Predictor) -> Iterator[Answer]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 
 import dk_bench
 from dk_bench.cli import main
+from dk_bench.detection.known_types import check_types
 from dk_bench.errors import UserError
 from dk_bench.tasks import run_folder
 
@@ -152,9 +154,27 @@ def _unknown_type(content):
     content["meta"]["cfg"] = content["meta"]["cfg"].replace("'FasterRCNN'", "'SlowRCNN'")
 
 
+def _call_as_model(content):
+    content["meta"]["cfg"] += "\nmodel = dict(type='os.makedirs', name='ran')\n"
+
+
+def _call_as_part(content):
+    content["meta"]["cfg"] = re.sub(r"type='\w+Assigner'", "type='subprocess.Popen'", content["meta"]["cfg"])
+
+
+def _call_as_step(content):
+    data = (
+        "dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='dk_bench.os.makedirs', name='ran')]))"
+    )
+    content["meta"]["cfg"] += f"\ntest_dataloader = {data}\n"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (_call_as_model, "key 'model' has the type 'os.makedirs', expected a class that a registry of mmengine has"),
+        (_call_as_part, "key 'model' has the type 'subprocess.Popen', expected a class that a registry"),
+        (_call_as_step, "key 'test_dataloader.dataset.pipeline' has the type 'dk_bench.os.makedirs', expected a class"),
         (_without_cfg, "no configuration in meta.cfg, expected a detector's weights as mmdet saves them"),
         (_without_classes, "does not name its classes, expected them in meta.dataset_meta"),
         (_other_classes, "key 'model.roi_head.bbox_head.num_classes' is 3, expected 2: disc, box"),
@@ -174,6 +194,30 @@ def test_files_that_hold_no_detector(checkpoint, tmp_path, monkeypatch, change, 
         dk_bench.load(path)
     assert str(error.value).startswith(str(path)) and message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_image_that_the_pipeline_cannot_take(checkpoint, tmp_path, capsys):
+    """A line that is resized to less than a pixel."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (3000, 1)).save(tmp_path / "images" / "line.png")
+    assert main(["predict", str(checkpoint), str(tmp_path / "images"), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "line.png of 3000 x 1 pixels makes no input: the test pipeline cannot take it" in error
+    assert error.count("\n") == 1
+    assert main(["predict", str(checkpoint), str(tmp_path / "images"), "--device", "cpu", "--skip-unreadable"]) == 1
+
+
+@pytest.mark.parametrize("name", ["mmdet.FasterRCNN", "mmdet.models.FasterRCNN", "torch.nn.SmoothL1Loss", "no.module"])
+def test_types_that_may_be_named(name):
+    check_types({"type": "a", "parts": [{"type": name}]}, "model")
+
+
+@pytest.mark.parametrize(
+    "name", ["os.system", "mmdet.os.system", "torch.load", "mmengine.Config.fromfile", "os..system"]
+)
+def test_types_that_may_not_be_named(name):
+    with pytest.raises(UserError, match=r"^key 'model' has the type"):
+        check_types([None, {"type": "a", "parts": [{"type": name}]}], "model")
 
 
 def test_a_folder_of_several_files_is_none(checkpoint, tmp_path):
