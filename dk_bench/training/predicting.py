@@ -75,6 +75,7 @@ def labeller(image: Image.Image) -> tuple[Callable[[tuple[float, float], str, An
     height = sum(font.getmetrics()) + 2
 
     def write(place: tuple[float, float], text: str, color: Any) -> float:
+        text = " ".join(text.split())  # a name may hold line breaks
         width = pen.textlength(text, font=font) + 4
         x = max(0, min(place[0], image.width - width))
         y = max(0, min(place[1], image.height - height))

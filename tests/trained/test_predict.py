@@ -20,6 +20,7 @@ from dk_bench.runs.correct import correct_images
 from dk_bench.tasks import evaluate, run_folder
 from dk_bench.trained.export import export
 from dk_bench.trained.images import find_images
+from dk_bench.trained.predict import predictor_of
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,13 @@ def test_pictures_have_the_classes_on_them(folder, photos, tmp_path):
         assert found.size == before.size and found.tobytes() != before.tobytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "found.csv"]
     assert sum(1 for _ in csv.DictReader(output.open())) == 24 * 3
+
+
+def test_a_name_of_two_lines_is_drawn_as_one(folder):
+    image = Image.new("RGB", (80, 60))
+    found = ({"class": name, "index": 0, "probability": 0.5} for name in ("ant\nhill", "ant hill"))
+    broken, plain = (predictor_of(dk_bench.load(folder)).draw(image.copy(), [one]).tobytes() for one in found)
+    assert broken == plain != image.tobytes()
 
 
 def test_which_images_are_found(tmp_path):
