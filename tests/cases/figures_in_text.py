@@ -189,6 +189,40 @@ def earlier() -> list[str]:
     ]
 
 
+def finetuned() -> list[str]:
+    """What results/README.md says of the model that began with ImageNet's weights."""
+    top1: dict[tuple[str, float], dict[int, float]] = {}  # of test images by seed, of each arm and rate of its offsets
+    for path in (RESULTS / "pretrained").glob("*/record.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        words = KernelSpec.from_dict(record["config"]["model"]["spec"] or {}).words
+        arm = words.combined or words.conv3x3, record["config"]["optim"]["offset_lr_multiplier"]
+        top1.setdefault(arm, {})[record["seed"]] = record["metrics"]["final"]["test/top1"]
+    assert len(top1) == 5 and all(seeds.keys() == {0, 1, 2} for seeds in top1.values())
+    rigid, mean = top1["rigid", 0.1], {arm: summarize(list(of.values())).mean for arm, of in top1.items()}
+    local, dcn = (f"{mean[arm, 0.1]:.1f} %" for arm in ("local 4x4", "DCN"))
+    off = {arm: summarize([of[seed] - rigid[seed] for seed in rigid]) for arm, of in top1.items()}
+    slow = [
+        f"{mean[arm, 0.001]:.1f} % ({off[arm, 0.001].mean:+.1f} ± {off[arm, 0.001].half_width:.1f} points)"
+        for arm in ("local 4x4", "DCN")
+    ]
+    untrained = json.loads((RESULTS / "pretrained" / "imagenet.json").read_text(encoding="utf-8"))["top1"]
+    share = mean["rigid", 0.1] / 100
+    with open(RESULTS / "finetuned.csv", encoding="utf-8") as file:
+        rows = {(row["with"] or row["3x3"][:9], row["setting"][-3:]): row for row in csv.DictReader(file)}
+    verdicts = {arm: row["Δ rigid, verdict"] for arm, row in rows.items()}
+    assert verdicts["local 4x4", "0.1"] == verdicts["DCN", "0.1"] == "contradicted"
+    assert verdicts["local 4x4", "001"].startswith("undecided")
+    seeds = re.search(r"\((\d+) seeds\)", verdicts["DCN", "001"])[1]
+    return [
+        f"top-1 is {100 * share:.1f} % rigid, {local} with local DK and {dcn} with DCN",
+        f"local DK is at {slow[0]} and DCN at {slow[1]}",
+        f"at the thousandth (corrected p {float(rows['local 4x4', '001']['Δ rigid, p (Holm)']):.3f})",
+        f"it would take {seeds} seeds to find it within half a point",
+        f"a standard error of {100 * (share * (1 - share) / 1000) ** 0.5:.1f} points",
+        f"enlarged ({untrained['efficientnet_lite0']['of_own']:.1f} %)",
+    ]
+
+
 def pilot() -> list[str]:
     """The rows of the runs that recipes were chosen by, in order of their files' names."""
     rows = []
@@ -308,7 +342,7 @@ SOURCED: dict[str, Callable[[], list[str]]] = {
     "docs/models.md": models,
     "results/erf/README.md": erf,
     "results/dynamics/README.md": dynamics,
-    "results/README.md": earlier,
+    "results/README.md": lambda: earlier() + finetuned(),
     "results/gpu/README.md": gpu,
     "results/pilot/README.md": pilot,
 }
@@ -334,7 +368,16 @@ NO_RESULT: dict[str, list[str]] = {
         "backward for 16-bit values",
         "hit its limit of 70 seconds",
     ],
-    "results/README.md": ["(394 of 256 pixels", "(5,000 of 96 pixels", "Rows of cifar10,"],
+    "results/README.md": [
+        "(394 of 256 pixels",
+        "(5,000 of 96 pixels",
+        "Rows of cifar10,",
+        "photos10_dev",
+        "EfficientNet-Lite0 began",
+        "250 steps on 4,000 photographs",
+        "of 1,000 test images",
+        "250 steps at 96 pixels",
+    ],
     "results/erf/README.md": ["units of stride 16 and 32"],
     "results/pilot/README.md": [
         "which passes the 80 % that were asked for",

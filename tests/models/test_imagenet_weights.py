@@ -20,6 +20,7 @@ from dk_bench.cli import main
 from dk_bench.config import load_config
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.transforms import EvalTransform
+from dk_bench.nn import offset_parameter_names
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.training import read_checkpoint
 
@@ -212,6 +213,20 @@ def test_tensorflows_padding_cannot_be_deformed_which_leaves_the_model_as_it_was
     with pytest.raises(ValueError, match=r"blocks\.1\.0\.conv_dw: .* plain torch\.nn\.Conv2d, got Conv2dSame"):
         deform(model, KernelSpec(depthwise="local"))
     assert model.state_dict().keys() == weights.keys()
+
+
+@pytest.mark.parametrize("kind", ["centred", "DCN"])
+def test_generators_of_a_trained_model_have_by_far_the_largest_gradient(kind, weights, images, seeded):
+    """Which is why docs/deform.md asks for so low a rate: their inputs are large and of one sign."""
+    model = deform(rigid(weights), SPECS[kind]).train()
+    model.reset_classifier(2)
+    F.cross_entropy(model(images), torch.tensor([0, 1, 0, 1])).backward()
+    slow = offset_parameter_names(model)
+    norms = [
+        torch.stack([p.grad.norm() for name, p in model.named_parameters() if (name in slow) == is_slow]).norm()
+        for is_slow in (True, False)
+    ]
+    assert norms[0] > 3 * norms[1]  # of all other weights together
 
 
 def test_training_starts_from_the_weights(tmp_path, file, weights, caplog):
