@@ -59,19 +59,19 @@ sed -n '/short test summary/,$p' "$place/tests.log"
 import platform
 import sys
 from collections import Counter
-from importlib.metadata import distributions
+from importlib.metadata import distributions, version
 from xml.etree import ElementTree
 
-versions = {found.metadata["Name"]: found.version for found in distributions()}
-names = [name for name in versions if name in {"torch", "torchvision", "timm", "numpy", "pytorch-lightning"}]
-names += [name for name in versions if "mmcv" in name or "mmengine" in name or "mmdet" in name]
-print("\nPython", platform.python_version(), *(f"{name} {versions[name]}" for name in sorted(names)), sep=", ")
+told = {"torch", "torchvision", "timm", "numpy", "pytorch-lightning", "mmcv", "mmengine", "mmdet"}
+names = {name for found in distributions() if (name := found.metadata["Name"]) in told or name.startswith("onedl")}
+versions = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in sorted(names))]
+print("", ", ".join(versions), "", sep="\n")
 rooms: dict[str, Counter] = {}
 for case in ElementTree.parse(sys.argv[1]).iter("testcase"):
     verdict = next((child.tag for child in case if child.tag in {"failure", "error", "skipped"}), "passed")
     # A file that cannot be imported is a case of its name alone.
-    rooms.setdefault((case.get("classname") or case.get("name")).split(".")[1], Counter())[verdict] += 1
-print("\n| tests | passed | skipped | failed |\n| :-- | --: | --: | --: |")
+    rooms.setdefault((case.get("classname") or case.get("name") or "tests.?").split(".")[1], Counter())[verdict] += 1
+print("| tests | passed | skipped | failed |\n| :-- | --: | --: | --: |")
 for room, counts in rooms.items():
     print(f"| {room} | {counts['passed']} | {counts['skipped']} | {counts['failure'] + counts['error']} |")
 PROGRAM
