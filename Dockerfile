@@ -2,8 +2,8 @@
 #
 #   docker build --target cpu --tag dk_bench .
 #   docker build --target cuda --tag dk_bench:cuda .
-#   docker run --rm --volume "$PWD/runs:/work/runs" dk_bench train configs/demo.yaml
-#   docker run --rm --gpus all --shm-size 8g --volume "$PWD:/work" dk_bench:cuda train FILE    # loaders need /dev/shm
+#   docker run --rm --volume "$PWD/runs:/bench/runs" dk_bench train configs/demo.yaml
+#   docker run --rm --gpus all --shm-size 8g --volume "$PWD:/bench" dk_bench:cuda train FILE    # loaders need /dev/shm
 #
 # Compilers and CUDA's toolkit stay in the stages that build. Without mmdet: mmcv has to be compiled against torch, see
 # the Makefile.
@@ -39,10 +39,10 @@ RUN CUDA_HOME=/usr/local/cuda DK_BENCH_CUDA=1 TORCH_CUDA_ARCH_LIST="${ARCHITECTU
     pip wheel --no-deps --wheel-dir /wheels .
 
 FROM torch AS runtime
-# Nobody's files in a mounted folder become root's: --user "$(id -u):$(id -g)" makes them yours.
-RUN useradd --create-home --uid 1000 user && install --directory --owner user /work
+# Files in a mounted folder are user 1000's, not root's: --user "$(id -u):$(id -g)" makes them yours if you are another.
+RUN useradd --create-home --uid 1000 user && install --directory --owner user /bench
 ENV WANDB_MODE=offline MPLCONFIGDIR=/tmp/matplotlib
-WORKDIR /work
+WORKDIR /bench
 ENTRYPOINT ["dk-bench"]
 CMD ["--help"]
 
