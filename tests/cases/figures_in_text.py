@@ -48,6 +48,7 @@ COMMON = [
         r"\b(?:bfloat16|float16|float32|float64|TF32|sm_\d+|H200|H100|A100|R2|fp16)\b",
         r"\b95 % interval",
         r"\b(?:Python|GCC|torch|CUDA|mmcv|mmdet|driver|ICLR|COCO|ImageNet) \d[\d.]*\d\b|\bmmdet 3\b|\bGCC \d+\b",
+        r"\b(?:torchvision|numpy|timm|onedl-\w+) \d[\d.]*\d\b",
         r"\bcommit [0-9a-f]{7,40}\b",
         r"\b\d+ (?:January|February|March|April|May|June|July|August|September|October|"
         r"November|December) \d{4}\b",
