@@ -14,13 +14,17 @@ from PIL import Image
 
 import dk_bench
 from dk_bench.cli import main
+from dk_bench.config import load_config
 from dk_bench.data.sources import open_images
 from dk_bench.errors import UserError
 from dk_bench.runs.correct import correct_images
-from dk_bench.tasks import evaluate, run_folder
+from dk_bench.tasks import evaluate, run_folder, train
 from dk_bench.trained.export import export
 from dk_bench.trained.images import find_images
 from dk_bench.trained.predict import predictor_of
+
+ROOT = Path(__file__).parents[2]
+PHOTOS10 = ROOT.parent / "shared/data/photos10/val.tar"  # no licence to come with the repository
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +208,20 @@ def test_outputs_that_are_not_finite_name_the_images(folder, photos):
         trained.model.fc.bias.fill_(float("inf"))
     with pytest.raises(UserError, match=r"0\.png and the 3 after it: the model gives outputs that are not finite"):
         list(trained.predict(photos / "val" / "ant"))
+
+
+@pytest.mark.skipif(not PHOTOS10.exists(), reason="photos10 is not beside the checkout")
+def test_photographs_are_told_as_eval_tells_them(tmp_path):
+    """On the thousand of photos10's validation, from the tar that they come in."""
+    data = {"train": PHOTOS10.with_name("train.tar"), "val": PHOTOS10, "workers": 0, "size": 48}
+    settings = {"model.name": "test_resnetdw_dk", "optim.epochs": 1, "optim.warmup_epochs": 0, "output": tmp_path}
+    settings |= {f"data.{key}": value for key, value in data.items()} | {"trainer.accelerator": "cpu", "logger": "none"}
+    config = load_config(ROOT / "configs/photos10.yaml", [f"{key}={value}" for key, value in settings.items()])
+    hits = correct_images(train(config))
+    names = open_images(config.data, "val").files.names
+    output = tmp_path / "found.jsonl"
+    options = ["--top", "1", "--batch-size", "64", "--output", str(output)]
+    assert main(["predict", str(run_folder(config)), str(PHOTOS10), *options]) == 0
+    first = classes_by_name(lines(output))
+    assert len(hits) == 1000 and 100 < hits.sum() < 900
+    assert [first[name] == name.partition("/")[0] for name in names] == hits.tolist()
