@@ -74,7 +74,7 @@ def test_every_text_is_a_page(site):
     assert len(names) > 30 and [name for name in names if not (site / name).exists()] == []
 
 
-@pytest.mark.parametrize("module", ["functional", "models", "nn", "training"])
+@pytest.mark.parametrize("module", ["functional", "models", "nn", "reference", "training"])
 def test_the_api_has_every_public_name(site, module):
     shown = {place.rpartition(".")[2] for place in page(site / "api" / f"{module}.html").places}
     names = importlib.import_module(f"dk_bench.{module}").__all__
