@@ -22,7 +22,7 @@ FORKS = {
     "mmcv": ("onedl-mmcv", ">=2.3.6,<2.4"),
     "mmdet": ("onedl-mmdetection", ">=3.5.1,<3.6"),
 }
-INSTALL = "`pip install dk_bench[detection]` installs what detection needs"
+INSTALL = "`pip install 'dk_bench[detection]'` installs what detection needs"
 
 
 def require_mm() -> None:

@@ -49,7 +49,7 @@ def write_onnx(trained: Trained, folder: Path, *, free: bool | None = None) -> l
     """
     option = "--format onnx"
     if missing := [name for name in ONNX_NEEDS if importlib.util.find_spec(name) is None]:
-        raise UserError(f"{option}: needs {', '.join(missing)}; `pip install dk_bench[onnx]` installs what it needs")
+        raise UserError(f"{option}: needs {', '.join(missing)}; `pip install 'dk_bench[onnx]'` installs what it needs")
     graph, free = _graph_of(trained, free)
     held = sum(value.nbytes for value in graph.module.state_dict().values())
     if held > ONNX_BYTES:

@@ -60,7 +60,7 @@ def installed(folder, package, version):
 def test_what_is_absent_or_of_a_wrong_version_is_named(tmp_path):
     """In the words of pip, of whichever module of detection is imported. The package itself needs nothing of mm."""
     expected = {}
-    install = "`pip install dk_bench[detection]` installs what detection needs"
+    install = "`pip install 'dk_bench[detection]'` installs what detection needs"
     for package, versions in REQUIREMENTS.items():
         for module in ("dk_bench.detection", "dk_bench.registry", "dk_bench.detection.backbone"):
             message = f"detection needs {package}{versions}, which is not installed: {install}"

@@ -239,7 +239,7 @@ def test_a_graph_that_does_not_take_the_images_is_refused():
 def test_onnx_without_a_package(local, tmp_path, monkeypatch, missing):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == missing else find(name, *more))
-    with pytest.raises(UserError, match=rf"--format onnx: needs {missing}; `pip install dk_bench\[onnx\]` installs"):
+    with pytest.raises(UserError, match=rf"--format onnx: needs {missing}; `pip install 'dk_bench\[onnx\]'` installs"):
         graphs.write_onnx(local, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
