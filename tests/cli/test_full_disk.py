@@ -1,6 +1,7 @@
 """A disk that is full: one sentence from every command, and nothing that is half-written."""
 
 import resource
+import sys
 
 import pytest
 from image_files import picture
@@ -28,6 +29,7 @@ def trained(tmp_path_factory):
 def give(trained, monkeypatch):
     """Lets files grow to so many bytes and no further, until the test's end."""
     monkeypatch.chdir(trained)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python keeps what it could write of a module's, a part
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -104,7 +104,7 @@ def test_browser_shows_all_and_fetches_nothing(shown, demo):
     assert {url for url in fetched if not url.startswith("data:")} == {demo.as_uri()}
     assert shown.run("[...document.images].map(i => i.complete && i.naturalWidth > 0)") == [True]
     heights = shown.run('[...document.querySelectorAll("figure svg")].map(s => s.getBoundingClientRect().height)')
-    assert len(heights) == 6 and min(heights) > 100
+    assert len(heights) == 4 and min(heights) > 100
 
 
 def test_table_of_models_sorts(shown):

@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,8 +89,9 @@ class FullDisk(pl.Callback):
 
 
 @pytest.fixture
-def give_space():
+def give_space(monkeypatch):
     """Lets files grow as they like again."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python keeps what it could write of a module's, a part
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)

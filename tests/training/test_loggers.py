@@ -6,18 +6,19 @@ import json
 import os
 
 import pytest
-import wandb as wandb_package
 import yaml
 from detection_cases import tiny_detection
+from new_python import run_new_python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_tracking import wandb  # noqa: F401  (a fixture)
 from training_cases import PowerCut, tiny
 from wandb_server import serve
 
 from dk_bench.cli import main
+from dk_bench.config import to_dict
 from dk_bench.errors import UserError
 from dk_bench.runs.identity import config_hash
-from dk_bench.runs.record import final_figures
+from dk_bench.runs.record import final_figures, read_record
 from dk_bench.training import run_folder, train
 
 SHORT = ("optim.epochs=2", "optim.warmup_epochs=1", "trainer.checkpoint_every_n_steps=1")
@@ -158,20 +159,19 @@ def test_settings_that_do_not_fit(tmp_path, overrides, message):
 
 
 @pytest.mark.parametrize(("setting", "versions"), [("true", 1), ("all", 2)])
-def test_checkpoints_are_artifacts_of_wandb(tmp_path, monkeypatch, setting, versions):
-    """W&B's own client sends last.ckpt, at the end or each time, to a server on this machine."""
+def test_checkpoints_are_artifacts_of_wandb(tmp_path, setting, versions):
+    """W&B's own client sends last.ckpt, at the end or each time, to a server on this machine; in a process of its own,
+    as the client keeps to the settings that it began with."""
+    online = ("wandb.mode=online", f"wandb.log_model={setting}")
+    config = tiny(tmp_path, "optim.epochs=2", "optim.warmup_epochs=1", *online)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
     with serve() as server:
-        for key in [key for key in os.environ if key.startswith("WANDB_")]:
-            monkeypatch.delenv(key)
         settings = {"BASE_URL": server.url, "API_KEY": "a" * 40, "CONFIG_DIR": str(tmp_path / "config")}
-        for key, value in settings.items():
-            monkeypatch.setenv(f"WANDB_{key}", value)
-        monkeypatch.setenv("WANDB_SILENT", "true")
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        online = ("wandb.mode=online", f"wandb.log_model={setting}")
-        config = tiny(tmp_path, "optim.epochs=2", "optim.warmup_epochs=1", *online)
-        record = train(config)
-        wandb_package.teardown()
+        env = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+        env |= {f"WANDB_{key}": value for key, value in settings.items()} | {"no_proxy": "127.0.0.1"}
+        done = run_new_python(["-m", "dk_bench", "train", tmp_path / "config.yaml"], env=env)
+        assert done.returncode == 0, done.stderr
+    record = read_record(run_folder(config) / "record.json")
     *_, last = kept = list(server.artifacts.values())
     assert len(kept) == versions and all(artifact.is_committed for artifact in kept)
     assert (last.name, last.kind, last.aliases) == (f"model-{record.run_id}", "model", ["latest"])
