@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from browser import CHROMIUM, HOW_TO_GET_IT, Browser
+from browser import a_browser
 
 ROOT = Path(__file__).parents[1]
 FETCHED = {
@@ -117,11 +117,8 @@ def test_pictures_are_those_that_the_script_draws(tmp_path):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip(HOW_TO_GET_IT)
-    browser = Browser(tmp_path_factory.mktemp("browser") / "profile")
-    yield browser
-    browser.close()
+    with a_browser(tmp_path_factory) as browser:
+        yield browser
 
 
 @pytest.mark.parametrize("name", ["index.html", "mathematics.html", "results/claims.html", "api/models.html"])

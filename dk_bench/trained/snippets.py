@@ -43,7 +43,7 @@ def _by_timm(model: nn.Module, source: str) -> Iterator[str]:
 
 
 def _by_mmdet(folder: str, files: Sequence[str]) -> Iterator[str]:
-    config, weights = (next(name for name in files if name.endswith(end)) for end in (".py", ".pth"))
+    config, weights = _named(files, ".py"), _named(files, ".pth")
     yield "By mmdet:"
     yield _code(
         "import dk_bench.registry  # makes the backbone known to mmdet\n"
@@ -54,21 +54,19 @@ def _by_mmdet(folder: str, files: Sequence[str]) -> Iterator[str]:
 
 
 def _by_onnx(folder: str, files: Sequence[str]) -> Iterator[str]:
-    graph = next(name for name in files if name.endswith(".onnx"))
     yield "By onnxruntime, for any number of images:"
     yield _code(
         "import onnxruntime\n\n"
-        f'session = onnxruntime.InferenceSession("{folder}/{graph}")\n'
+        f'session = onnxruntime.InferenceSession("{folder}/{_named(files, ".onnx")}")\n'
         "outputs = session.run(None, {session.get_inputs()[0].name: images})  # float32 (N, 3, height, width)"
     )
 
 
 def _by_torch(folder: str, files: Sequence[str]) -> Iterator[str]:
-    program = next(name for name in files if name.endswith(".pt2"))
     yield "By torch, for any number of images:"
     yield _code(
         "import dk_bench  # whose operators the program calls\nimport torch\n\n"
-        f'model = torch.export.load("{folder}/{program}").module()\noutputs = model(images)'
+        f'model = torch.export.load("{folder}/{_named(files, ".pt2")}").module()\noutputs = model(images)'
     )
 
 
@@ -77,3 +75,7 @@ BY_FILES = {"mmdet": _by_mmdet, "onnx": _by_onnx, "pt2": _by_torch}
 
 def _code(text: str) -> str:
     return f"```python\n{text}\n```"
+
+
+def _named(files: Sequence[str], ending: str) -> str:
+    return next(name for name in files if name.endswith(ending))

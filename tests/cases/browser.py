@@ -6,10 +6,23 @@ import select
 import shutil
 import subprocess
 import time
+from contextlib import contextmanager
+
+import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOW_TO_GET_IT = "no Chromium here: apt-get install --no-install-recommends chromium"
 PATIENCE = 240  # seconds for one answer, of a machine that may be busy with all else
+
+
+@contextmanager
+def a_browser(tmp_path_factory):
+    """A browser, closed in the end; skips where there is none."""
+    if CHROMIUM is None:
+        pytest.skip(HOW_TO_GET_IT)
+    browser = Browser(tmp_path_factory.mktemp("browser") / "profile")
+    yield browser
+    browser.close()
 
 
 class Browser:

@@ -9,12 +9,13 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from loopback import running
 
 TOKEN = "hf_of_the_tests"
 LARGE = (".safetensors", ".onnx", ".pt2", ".pth", ".bin")  # what the hub keeps by LFS
@@ -54,14 +55,9 @@ class Hub(ThreadingHTTPServer):
 @contextmanager
 def running_hub() -> Iterator[Hub]:
     """Runs a hub until the block is left."""
-    with Hub() as hub:
-        thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield hub
-        finally:
-            hub.shutdown()
-            thread.join()
+    hub = Hub()
+    with running(hub):
+        yield hub
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import yaml
+from loopback import running
 
 with warnings.catch_warnings(action="ignore"):  # pydantic's, of how the package is written
     from sweeps.config import schema_violations_from_proposed_config
@@ -345,11 +345,5 @@ def serve() -> Iterator[WandbServer]:
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with running(http):
         yield server
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()

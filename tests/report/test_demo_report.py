@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from browser import CHROMIUM, HOW_TO_GET_IT, Browser
+from browser import a_browser
 from report_cases import Page
 
 from dk_bench.cli import main
@@ -89,13 +89,10 @@ def test_page_has_every_model_and_picture(demo):
 
 @pytest.fixture(scope="module")
 def shown(demo, tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip(HOW_TO_GET_IT)
-    browser = Browser(tmp_path_factory.mktemp("browser") / "profile")
-    browser.view(1280)
-    browser.open(demo)
-    yield browser
-    browser.close()
+    with a_browser(tmp_path_factory) as browser:
+        browser.view(1280)
+        browser.open(demo)
+        yield browser
 
 
 def test_browser_shows_all_and_fetches_nothing(shown, demo):

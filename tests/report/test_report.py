@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
-from browser import CHROMIUM, HOW_TO_GET_IT, Browser
+from browser import a_browser
 from report_cases import HOSTILE, TOP1, Page, make_folder, make_hostile_folder, make_record, write_json, write_picture
 
 from dk_bench.cli import main
@@ -233,11 +233,8 @@ def test_user_error_for_no_folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip(HOW_TO_GET_IT)
-    browser = Browser(tmp_path_factory.mktemp("browser") / "profile")
-    yield browser
-    browser.close()
+    with a_browser(tmp_path_factory) as browser:
+        yield browser
 
 
 @pytest.fixture
