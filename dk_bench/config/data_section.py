@@ -1,0 +1,87 @@
+"""Section ``data``: images, and what is made of them for training."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dk_bench.config.fields import at_least, place
+from dk_bench.reading.schema import checked
+
+CACHES = {"auto", "memory", "off"}
+NO_CACHES = {"on", "none", "null", "no", "yes", "false", "true", "file", "disk"}  # other words for one of these
+IMAGES = "a folder, a tar or the name of a split"
+
+
+def _is_range(pair: list[float] | None, top: float = math.inf) -> bool:
+    return pair is None or (len(pair) == 2 and 0 < pair[0] <= pair[1] <= top)
+
+
+def _is_cache(value: str) -> bool:
+    return value in CACHES or (bool(value) and "\0" not in value and value.lower() not in CACHES | NO_CACHES)
+
+
+@dataclass
+class AugmentConfig:
+    """Training augmentation."""
+
+    # The crop's share of the area; null: no crop.
+    scale: list[float] | None = checked([0.08, 1.0], "two rising numbers in (0, 1]", lambda pair: _is_range(pair, 1))
+    ratio: list[float] = checked([3 / 4, 4 / 3], "two rising positive numbers", _is_range)  # crop's width / height
+    flip: float = checked(0.5, "a probability", lambda flip: 0 <= flip <= 1)  # of a horizontal flip
+    color_jitter: float = at_least(0, "0 or more", default=0.4)  # of brightness, contrast and saturation; 0: none
+
+
+@dataclass
+class ShiftsConfig:
+    """Test sets of procedural images from beyond training's range of one factor; null: no such set."""
+
+    scale_up: float | None = None  # half extents from the upper end of scale to this, fraction of the side
+    scale_down: float | None = None  # half extents from this to the lower end of scale
+    rotation: float | None = None  # from the largest rotation to this, radians, both ways
+    bend: float | None = None  # from the largest bend to this, radians per half extent, both ways
+
+
+@dataclass
+class ProceduralConfig:
+    """The embedded data set, see dk_bench.data.procedural. Its seed is not the run's: all runs see the same images."""
+
+    train_images: int = at_least(1, default=4000)
+    val_images: int = at_least(1, default=1000)
+    test_images: int = at_least(0, "0 (none) or more", default=0)  # of the test set and of every shifted one
+    classes: int = 10
+    seed: int = 0
+    scale: list[float] = field(default_factory=lambda: [0.15, 0.34])  # half extents, fraction of the side
+    bend: float = 0.8  # largest bend, radians per half extent
+    rotation: float = 3.141592653589793  # largest rotation, radians
+    clutter: int = 6  # strokes and discs, each
+    shifts: ShiftsConfig = field(default_factory=ShiftsConfig)
+
+
+@dataclass
+class DataConfig:
+    """Images. ``timm``: whatever timm.data.create_dataset takes with random access."""
+
+    source: Literal["procedural", "timm"] = "procedural"
+    name: str = "procedural"  # what records and tables call the data; tells data sets apart, wherever they lie
+    reader: str = ""  # timm's data set name, as in hfds/NAME or torch/NAME; empty: a folder or a tar
+    root: str | None = place("a folder")  # for named data sets: where they lie
+    train: str | None = place(IMAGES)  # folder or tar with one folder a class; for named data sets: the split's name
+    val: str | None = place(IMAGES)
+    test: str | None = place(IMAGES)  # evaluated once, at the end of a run, and by dk-bench eval; null: none
+    size: int = at_least(1, "at least 1 pixel", default=224)  # side of the square the network sees
+    # Evaluation: resize the shorter side to size / crop_pct, then crop the centre.
+    crop_pct: float = checked(0.875, "above 0 and up to 1", lambda share: 0 < share <= 1)
+    mean: list[float] = checked([0.485, 0.456, 0.406], "three numbers", lambda mean: len(mean) == 3)
+    std: list[float] = checked(
+        [0.229, 0.224, 0.225], "three positive numbers", lambda std: len(std) == 3 and min(std) > 0
+    )
+    batch_size: int = at_least(1, default=256)  # of one step, over all devices
+    workers: int = at_least(0, "0 (load in the training process) or more", default=4)
+    # Decoded images: auto (files beside the runs, which all of them share; memory without a run), memory, off (decoded
+    # in every epoch), or a folder for such files. Nothing of it changes what the network sees.
+    cache: str = checked(
+        "auto", "auto, memory, off, or a folder (./none for one that is named by such a word)", _is_cache
+    )
+    cache_gb: float = at_least(0, "gigabytes, 0 or more", default=2.0)  # a split that is larger, decoded, is not kept
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    procedural: ProceduralConfig = field(default_factory=ProceduralConfig)

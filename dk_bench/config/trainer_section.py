@@ -1,0 +1,31 @@
+"""Section ``trainer``: how the steps are computed."""
+
+import re
+from dataclasses import dataclass
+
+from dk_bench.reading.schema import checked
+
+DEVICES = re.compile(r"auto|-1|[1-9][0-9]*|[0-9]+(, ?[0-9]+)+|[0-9]+,")
+
+
+def _are_devices(devices: int | str) -> bool:
+    return bool(DEVICES.fullmatch(devices)) if isinstance(devices, str) else devices >= 1 or devices == -1
+
+
+@dataclass
+class TrainerConfig:
+    """Holds how the steps are computed."""
+
+    precision: str = "32-true"  # Lightning's names: 16-mixed, bf16-mixed, ...
+    accelerator: str = "auto"
+    devices: int | str = checked(
+        "auto", "auto, a number of devices, -1 (all), or the numbers of some, as 0,2", _are_devices
+    )
+    channels_last: bool = True
+    compile: bool = False
+    sync_batchnorm: bool = False  # several devices normalise by the statistics of the whole batch, not each by its own
+    deterministic: bool = False  # only algorithms that are; on the CPU they all are
+    # Besides the end of every epoch.
+    checkpoint_every_n_steps: int | None = checked(
+        None, "null or at least 1", lambda steps: steps is None or steps >= 1
+    )
