@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from dk_bench.classification.data import ClassificationData
 from dk_bench.classification.hits import Hits
+from dk_bench.classification.losses import TrainingLoss
 from dk_bench.classification.recipe import build_optimizer
 from dk_bench.classification.task import Classification
 from dk_bench.classification.timm_models import build_model, without_initial_weights
@@ -22,12 +23,13 @@ from dk_bench.training.own_trainer import ConfiguredModule, Diverged, add_loss, 
 
 
 class LitClassifier(ConfiguredModule):
-    """Trains a timm model by the paper's recipe.
+    """Trains a timm model by the recipe of its configuration, which is the paper's where it says nothing else.
 
-    Takes images (N, 3, H, W) and labels (N,) int64. Logs ``train/loss``, ``val/loss``, and ``val/top1`` and
-    ``val/top5`` in percent (of fewer than five classes, top-5 is top-as-many); ``trainer.test`` logs the same as
-    ``test/...``, and ``trainer.predict`` gives logits (N, classes). ``hits`` says of each image of the last evaluation
-    of ``val`` and of ``test``, in order, whether it was told rightly: (images,) bool.
+    Takes images (N, 3, H, W) and labels (N,) int64; in training labels may be (N, classes) float, of mixed images. Logs
+    ``train/loss`` (what training minimises), ``val/loss`` (cross-entropy), and ``val/top1`` and ``val/top5`` in percent
+    (of fewer than five classes, top-5 is top-as-many); ``trainer.test`` logs the same as ``test/...``, and
+    ``trainer.predict`` gives logits (N, classes). ``hits`` says of each image of the last evaluation of ``val`` and of
+    ``test``, in order, whether it was told rightly: (images,) bool.
 
     The arguments are plain data and stand in checkpoints: ``config`` as `dk_bench.config.to_dict` gives it, the
     classes' names in order of their labels, the length of an epoch in optimiser steps, which is heeded where no trainer
@@ -57,6 +59,7 @@ class LitClassifier(ConfiguredModule):
         self.model = build_model(model, len(classes))
         self.memory_format = torch.channels_last if self.config.trainer.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
+        self.training_loss = TrainingLoss(self.config.loss)
         self.train_loss = mean_of_losses()
         self.val_loss = MeanMetric()
         self.val_top1 = MulticlassAccuracy(len(classes), average="micro")
@@ -94,7 +97,7 @@ class LitClassifier(ConfiguredModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        loss = F.cross_entropy(self.or_diverged(lambda: self(images)), labels)
+        loss = self.training_loss(self.or_diverged(lambda: self(images)), labels)
         self.check_loss(loss)
         add_loss(self.train_loss, loss, len(labels))
         self.log("loss", loss.detach(), prog_bar=True)

@@ -2,6 +2,7 @@
 
 from dk_bench.config.data_section import AugmentConfig, DataConfig, ProceduralConfig, ShiftsConfig
 from dk_bench.config.experiment import Config, config_from_dict, load_config, to_dict
+from dk_bench.config.loss_section import LossConfig
 from dk_bench.config.model_section import ModelConfig, spec_of
 from dk_bench.config.optim_section import EmaConfig, OptimConfig
 from dk_bench.config.run_section import RunConfig, WandbConfig
@@ -12,6 +13,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "EmaConfig",
+    "LossConfig",
     "ModelConfig",
     "OptimConfig",
     "ProceduralConfig",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dk_bench.config.data_section import DataConfig
+from dk_bench.config.loss_section import LossConfig
 from dk_bench.config.model_section import ModelConfig, spec_of
 from dk_bench.config.optim_section import EmaConfig, OptimConfig
 from dk_bench.config.run_section import RunConfig
@@ -28,6 +29,7 @@ class Config(RunConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
 
 
