@@ -24,11 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "goes up later by `wandb sync OUTPUT/*/wandb/offline-run-*`. With the package come the sweeps "
         f"{', '.join(shipped_names('sweeps'))}."
     )
-    files = "sweep file in W&B's format, method grid, or the name of one of the package's; several go in one queue"
+    files = "sweep file in W&B's format (method grid or random), or a name of the package's; several go in one queue"
     parser.add_argument("file", type=Path, nargs="+", help=files)
     add_number(parser, "--workers", "N", "runs at a time, with a GPU or a share of the cores each (one)")
     add_number(parser, "--retries", "N", "how often to start a run that failed again (0)", default=0, least=0)
     add_output(parser, "FOLDER", "for runs and logs, in place of the file's parameter 'output'")
+    add_number(parser, "--runs", "N", "at most N runs of each file, in place of its run_cap")
+    seed = (
+        "of what method random draws (0): the same seed draws the same points, with more runs the same and further ones"
+    )
+    add_number(parser, "--random-seed", "SEED", seed, default=0, least=0)
     by = "runs in order of this parameter first: `--by seed` ends a seed before it begins another"
     parser.add_argument("--by", metavar="PARAMETER", help=by)
     limit = "start no run that would not end by then, as those like it did, and stop what runs"
@@ -40,8 +45,9 @@ def run(args: argparse.Namespace) -> int:
     """Starts the runs. Returns 1 if any failed; one left for want of time has not. Raises UserError for a faulty file,
     and what stopped the runs."""
     deadline = Deadline(args.time_limit)
-    sweeps = [read_sweep(path) for path in args.file]
+    sweeps = [read_sweep(path, runs=args.runs, seed=args.random_seed) for path in args.file]
     jobs = _queue(args, sweeps)
+    _tell_of_draws(sweeps)
     if args.dry_run:
         return _show(jobs)
     console = Console(file=Shown(sys.stderr))
@@ -62,6 +68,15 @@ def _queue(args: argparse.Namespace, sweeps: list[Sweep]) -> list[Job]:
     for path, part in zip(args.file, parts, strict=True):
         check_parameter(part, args.by, path)
     return ordered(jobs, args.by)
+
+
+def _tell_of_draws(sweeps: list[Sweep]) -> None:
+    """Says on the standard error with which seed points were drawn, and how many of them are others again."""
+    for sweep in sweeps:
+        if sweep.method == "random":
+            points, runs = sweep.run_cap, len(sweep.points())
+            again = f", {points - runs} of them others again, which are no further runs" if runs < points else ""
+            Shown(sys.stderr).write(f"{sweep.name}: {points} points of random seed {sweep.seed}{again}\n")
 
 
 def _show(jobs: list[Job]) -> int:

@@ -1,9 +1,11 @@
-"""A W&B sweep file: read, checked, and its grid laid out as W&B's own grid search and agent would.
+"""A W&B sweep file: read, checked, and its grid laid out as W&B's own grid search and agent would. The
+points of method random are drawn in sampling.py.
 
 W&B's package ``sweeps``, which enumerates grids, asks for numpy 1, so its order is followed here: parameters by name,
 the last one fastest; the tests compare. The arguments come from W&B's client.
 """
 
+import dataclasses
 import itertools
 import json
 import math
@@ -18,6 +20,8 @@ import numpy as np
 from dk_bench.errors import UserError, located
 from dk_bench.reading.shipped import find_shipped
 from dk_bench.reading.yaml_words import read_as_written
+from dk_bench.sweep.faults import check_parameters, check_value, check_values, is_number, need
+from dk_bench.sweep.sampling import check_drawn, draw
 
 # Top-level keys of W&B's schema; those that only a server can honour are refused below.
 KEYS = (
@@ -25,12 +29,10 @@ KEYS = (
     "parameters program project run_cap scheduler"
 ).split()
 SERVER_KEYS = ("early_terminate", "image_uri", "job", "scheduler")
-PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 # What a parameter of a grid may look like: the keys it must have -> those it may have.
 PARAMETER_KINDS = {
     ("value",): {"value", "distribution"},
     ("values",): {"values", "distribution"},
-    ("parameters",): {"parameters"},
     ("min", "max"): {"min", "max", "q", "distribution"},
 }
 DISTRIBUTIONS = {"value": "constant", "values": "categorical"}
@@ -52,10 +54,16 @@ class Sweep:
     command: list[str]
     parameters: dict[str, Any]
     run_cap: int | None = None
+    method: str = "grid"
+    seed: int = 0  # of method random
 
     def points(self) -> list[dict[str, Any]]:
-        """Returns the grid's points in W&B's order: parameter name -> value, names in alphabetical order."""
-        return list(itertools.islice(_points(self.parameters), self.run_cap))
+        """Returns the points: parameter name -> value, names in alphabetical order. Those of a grid come in W&B's
+        order; those of method random in that of their numbers, each once: equal points would be one run."""
+        if self.method == "grid":
+            return list(itertools.islice(_points(self.parameters), self.run_cap))
+        drawn = (_as_sent(draw(self.parameters, self.seed, number)) for number in range(1, self.run_cap + 1))
+        return list({json.dumps(point): point for point in drawn}.values())
 
     def argv(self, point: Mapping[str, Any]) -> list[str]:
         """Returns the command line the W&B agent would start for a point."""
@@ -70,13 +78,18 @@ class Sweep:
         return argv
 
 
-def read_sweep(path: str | Path) -> Sweep:
-    """Reads a sweep file, or one that comes with the package, see `find_shipped`. Raises UserError that names the file,
-    the key and what was expected there."""
+def read_sweep(path: str | Path, *, runs: int | None = None, seed: int = 0) -> Sweep:
+    """Reads a sweep file, or one that comes with the package, see `find_shipped`. ``runs`` takes the place of its
+    ``run_cap``; ``seed`` is that of method random, for which W&B's files have no key. Raises UserError that names the
+    file, the key and what was expected there."""
     path = find_shipped(path, "sweeps")
     content = read_as_written(path, "sweep")
     with located(path):
-        return _checked(content, default_name=Path(path).stem)
+        sweep = _checked(content, default_name=Path(path).stem)
+        sweep = dataclasses.replace(sweep, run_cap=runs or sweep.run_cap, seed=seed)
+        if sweep.method == "random" and sweep.run_cap is None:
+            raise UserError("method random has no last run; expected run_cap: N in the file, or --runs N")
+        return sweep
 
 
 def _points(parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -123,28 +136,23 @@ def _checked(content: Any, default_name: str) -> Sweep:
     if needs := [key for key in SERVER_KEYS if key in content]:
         raise UserError(f"key '{needs[0]}' needs W&B's server; use wandb sweep and wandb agent")
     method, run_cap, name = content.get("method"), content.get("run_cap"), content.get("name", default_name)
-    on_server = method in ("bayes", "random", "custom")
-    expected = "which needs W&B's server; here only grid runs" if on_server else "expected grid"
-    _need(method == "grid", expected, "method", method)
+    on_server = method in ("bayes", "custom")
+    expected = "which needs W&B's server; here grid and random run" if on_server else "expected grid or random"
+    need(method in ("grid", "random"), expected, "method", method)
     command = _checked_command(content.get("command", DEFAULT_COMMAND), content.get("program"))
     metrics = content.get("metrics")
     for metric in (content.get("metric"), *(metrics if isinstance(metrics, list) else [metrics])):
         if metric is not None:
             _check_metric(metric)
-    _need(run_cap is None or type(run_cap) is int and run_cap > 0, "expected a positive integer", "run_cap", run_cap)
-    _need(isinstance(name, str), "expected a text", "name", name)
-    _check_parameters(content.get("parameters"), "parameters")
-    return Sweep(name, content.get("program"), command, content["parameters"], run_cap)
-
-
-def _need(holds: bool, reason: str, key: str, value: Any = ...) -> None:
-    if not holds:
-        raise UserError(reason, key=key, value=value)
+    need(run_cap is None or type(run_cap) is int and run_cap > 0, "expected a positive integer", "run_cap", run_cap)
+    need(isinstance(name, str), "expected a text", "name", name)
+    check_parameters(content.get("parameters"), "parameters", _check_parameter if method == "grid" else check_drawn)
+    return Sweep(name, content.get("program"), command, content["parameters"], run_cap, method)
 
 
 def _checked_command(command: Any, program: Any) -> list[str]:
-    _need(program is None or isinstance(program, str), "expected a text", "program", program)
-    _need(isinstance(command, list) and bool(command), "expected a list of arguments", "command", command)
+    need(program is None or isinstance(program, str), "expected a text", "program", program)
+    need(isinstance(command, list) and bool(command), "expected a list of arguments", "command", command)
     for part in map(str, command):
         macro = MACRO.fullmatch(part)
         if macro and macro[1] not in MACROS:
@@ -156,47 +164,32 @@ def _checked_command(command: Any, program: Any) -> list[str]:
 
 def _check_metric(metric: Any) -> None:
     has_name = isinstance(metric, dict) and isinstance(metric.get("name"), str)
-    _need(has_name, "expected a name and a goal", "metric", metric)
+    need(has_name, "expected a name and a goal", "metric", metric)
     expected = (
         "expected a figure of validation, as val/top1: settings that are chosen by test images leave nothing to test "
         "them on"
     )
-    _need(not metric["name"].startswith("test/"), expected, "metric.name", metric["name"])
+    need(not metric["name"].startswith("test/"), expected, "metric.name", metric["name"])
     goal = metric.get("goal", "minimize")
-    _need(goal in ("minimize", "maximize"), "expected minimize or maximize", "metric.goal", goal)
+    need(goal in ("minimize", "maximize"), "expected minimize or maximize", "metric.goal", goal)
 
 
-def _check_parameters(parameters: Any, where: str) -> None:
-    _need(isinstance(parameters, dict) and bool(parameters), "expected parameters by name", where, parameters)
-    for name, parameter in parameters.items():
-        key = f"{where}.{name}"
-        _need(isinstance(name, str) and PARAMETER_NAME.fullmatch(name), f"{name!r} is no name for a parameter", key)
-        kind = _kind(parameter, key)
-        if kind == ("parameters",):
-            _check_parameters(parameter["parameters"], f"{key}.parameters")
-        elif kind == ("min", "max"):
-            _check_range(parameter, key)
-        else:
-            named, value = DISTRIBUTIONS[kind[0]], parameter[kind[0]]
-            given = parameter.get("distribution", named)
-            _need(given == named, f"expected {named}", f"{key}.distribution", given)
-            several = kind == ("value",) or isinstance(value, list) and bool(value)
-            _need(several, "expected a list of values", f"{key}.values", value)
-            _check_value(value, f"{key}.{kind[0]}")
-
-
-def _check_value(value: Any, key: str) -> None:
-    """Raises UserError for what YAML has and the server's JSON has not: dates, sets, keys that are no text."""
-    try:
-        json.dumps(value, sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:  # ValueError: NaN, infinity, a list that holds itself
-        raise UserError(f"expected what JSON can hold: {error}", key=key, value=value) from error
+def _check_parameter(parameter: Any, key: str) -> None:
+    """Raises UserError for a parameter that is none of a grid."""
+    kind = _kind(parameter, key)
+    if kind == ("min", "max"):
+        _check_range(parameter, key)
+        return
+    named, value = DISTRIBUTIONS[kind[0]], parameter[kind[0]]
+    given = parameter.get("distribution", named)
+    need(given == named, f"expected {named}", f"{key}.distribution", given)
+    (check_value if kind == ("value",) else check_values)(value, f"{key}.{kind[0]}")
 
 
 def _kind(parameter: Any, key: str) -> tuple[str, ...]:
     """Returns the one of `PARAMETER_KINDS` that a parameter is of. Raises UserError where it is of none."""
     expected = "expected value, values, parameters, or min and max"
-    _need(isinstance(parameter, dict), expected, key, parameter)
+    need(isinstance(parameter, dict), expected, key, parameter)
     kind = next((kind for kind in PARAMETER_KINDS if set(kind) <= parameter.keys()), None)
     if kind is None:
         raise UserError(f"key '{key}' has {', '.join(map(str, parameter)) or 'nothing'}; for a grid {expected}")
@@ -208,12 +201,12 @@ def _kind(parameter: Any, key: str) -> tuple[str, ...]:
 def _check_range(parameter: dict[str, Any], key: str) -> None:
     distribution = parameter.get("distribution", "int_uniform")
     kinds = {"int_uniform": int, "q_uniform": int | float}
-    _need(distribution in list(kinds), f"expected {' or '.join(kinds)}", f"{key}.distribution", distribution)
+    need(distribution in list(kinds), f"expected {' or '.join(kinds)}", f"{key}.distribution", distribution)
     given = {name: parameter[name] for name in ("min", "max", "q") if name in parameter}
     for name, value in given.items():
-        fits = isinstance(value, kinds[distribution]) and not isinstance(value, bool)
-        _need(fits, f"not a number that {distribution} takes", f"{key}.{name}", value)
-    _need(all(map(math.isfinite, given.values())), "expected finite numbers", key)
+        fits = is_number(value) and isinstance(value, kinds[distribution])
+        need(fits, f"not a number that {distribution} takes", f"{key}.{name}", value)
+    need(all(map(math.isfinite, given.values())), "expected finite numbers", key)
     if distribution == "int_uniform" and "q" in given:
         raise UserError(f"key '{key}.q' does not go with {distribution}")
-    _need(given["min"] < given["max"] and given.get("q", 1) > 0, "expected min below max and q above zero", key)
+    need(given["min"] < given["max"] and given.get("q", 1) > 0, "expected min below max and q above zero", key)

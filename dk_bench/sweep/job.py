@@ -105,6 +105,7 @@ class Job:
     process: subprocess.Popen | None = field(default=None, repr=False)
     looked: float = -math.inf  # time.monotonic() when it was last seen to be at another process
     point: Mapping[str, Any] = field(default_factory=dict)  # the values of the sweep's parameters
+    origin: str = ""  # how the point was found, where that is no grid's order: for its log
 
     @property
     def has_ended(self) -> bool:
@@ -143,7 +144,8 @@ class Job:
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with open(self.log, "ab") as log:
-                log.write(f"$ {shlex.join(self.argv)}\n".encode())
+                origin = f"# {self.origin}\n" if self.origin else ""
+                log.write(f"{origin}$ {shlex.join(self.argv)}\n".encode())
                 log.flush()
                 self.process = starter(self.argv, log, environment)
         except (OSError, ValueError) as error:  # ValueError: an argument with a zero byte

@@ -21,6 +21,7 @@ def make_jobs(sweep: Sweep, output: str | None, *, named: bool = False) -> list[
     """Returns one job a run, in the grid's order. ``output`` takes the place of the parameter of that name. ``named``:
     the jobs' names begin with the sweep's. Raises UserError for two runs of one command."""
     points = [dict(sorted({**point, "output": output}.items())) if output else point for point in sweep.points()]
+    origin = f"method random with seed {sweep.seed}" if sweep.method == "random" else ""
     varying = [key for key in points[0] if any(str(point[key]) != str(points[0][key]) for point in points)]
     jobs = []
     for number, point in enumerate(points, start=1):
@@ -29,7 +30,7 @@ def make_jobs(sweep: Sweep, output: str | None, *, named: bool = False) -> list[
         log = f"{_file_name(sweep.name) or 'sweep'}-{number:03d}-{values}.log"
         folder = Path(str(point.get("output", "runs"))) / "logs"
         name = f"{sweep.name} {name}" if named and name != sweep.name else name
-        jobs.append(Job(name, sweep.argv(point), folder / log, point=point))
+        jobs.append(Job(name, sweep.argv(point), folder / log, point=point, origin=origin))
     _check_apart(jobs)
     return jobs
 
