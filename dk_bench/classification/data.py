@@ -109,12 +109,16 @@ class ClassificationData(RunData):
         Under ``Trainer(overfit_batches=...)`` the images in order, with the same augmentation in every epoch.
         """
         self.check_splits()
-        own, steps = self._batch_size(), self.steps_per_epoch
+        own, steps, augment = self._batch_size(), self.steps_per_epoch, self.config.augment
+        if own % 2 and (augment.mixup or augment.cutmix):
+            reason = f"of which a device has {own}; expected an even number there, as mixup and cutmix pair images"
+            raise UserError(reason, key=self.batch_key, value=self.batch_size)
         done = partial(batches_done, self.trainer, steps) if self.trainer else lambda: 0
         if self.trainer and self.trainer.overfit_batches > 0:
             sampler = InOrder(steps * self.batch_size, done=lambda: done() * own)
         else:
-            sampler = StepSampler(len(self.train_images), self.batch_size, seed=self.seed, done=done)
+            settings = {"seed": self.seed, "done": done, "repeats": augment.repeats}
+            sampler = StepSampler(len(self.train_images), self.batch_size, **settings)
         return self._loader(self.augmented, sampler, goes_on=True, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:

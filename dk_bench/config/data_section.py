@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from dk_bench.config.fields import at_least, place
 from dk_bench.reading.schema import checked
@@ -20,15 +20,33 @@ def _is_cache(value: str) -> bool:
     return value in CACHES or (bool(value) and "\0" not in value and value.lower() not in CACHES | NO_CACHES)
 
 
+def _share(default: float) -> Any:
+    return checked(default, "a probability", lambda share: 0 <= share <= 1)
+
+
 @dataclass
 class AugmentConfig:
-    """Training augmentation."""
+    """Training augmentation: torchvision's of the paper's recipe, then timm's, which are off."""
 
     # The crop's share of the area; null: no crop.
     scale: list[float] | None = checked([0.08, 1.0], "two rising numbers in (0, 1]", lambda pair: _is_range(pair, 1))
     ratio: list[float] = checked([3 / 4, 4 / 3], "two rising positive numbers", _is_range)  # crop's width / height
-    flip: float = checked(0.5, "a probability", lambda flip: 0 <= flip <= 1)  # of a horizontal flip
+    flip: float = _share(0.5)  # of a horizontal flip
     color_jitter: float = at_least(0, "0 or more", default=0.4)  # of brightness, contrast and saturation; 0: none
+    # RandAugment, AutoAugment or AugMix in timm's words, as rand-m7-mstd0.5-inc1; timm then leaves out color_jitter.
+    auto_augment: str | None = place("timm's description")
+    random_erasing: float = _share(0.0)  # of an image
+    random_erasing_mode: Literal["pixel", "rand", "const"] = "pixel"  # noise a pixel, noise a channel, the mean
+    random_erasing_count: int = at_least(1, default=1)  # rectangles at most
+    # Images of a batch mixed with each other, and their labels: alphas of the beta distributions; 0: none. Where both
+    # are set, every batch, pair or element (mixup_mode) has one of them.
+    mixup: float = at_least(0, "0 or more", default=0.0)
+    cutmix: float = at_least(0, "0 or more", default=0.0)
+    mixup_prob: float = _share(1.0)  # that a batch, pair or element is mixed at all
+    mixup_switch_prob: float = _share(0.5)  # of cutmix, where both are set
+    mixup_mode: Literal["batch", "pair", "elem"] = "batch"
+    # Repeated augmentation: an epoch takes a part of the images so many times, each time augmented anew.
+    repeats: int = at_least(1, default=1)
 
 
 @dataclass

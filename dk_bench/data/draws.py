@@ -21,7 +21,8 @@ ORDERS = tuple(itertools.permutations(range(len(JITTERS))))
 AREA, RATIO = slice(0, TRIES), slice(TRIES, 2 * TRIES)
 TOP, LEFT, FLIP = range(2 * TRIES, 2 * TRIES + 3)
 FACTORS, ORDER = slice(FLIP + 1, FLIP + 4), FLIP + 4
-NUMBERS = ORDER + 1
+OF_TIMM = ORDER + 1  # seeds what timm draws
+NUMBERS = OF_TIMM + 1
 
 WORD = (1 << 32) - 1
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -40,13 +41,23 @@ def philox(key: int, counters: np.ndarray) -> np.ndarray:
     return np.stack([a, b, c, d], axis=-1)
 
 
-def uniform(key: int, epochs: Sequence[int], indices: Sequence[int], count: int = NUMBERS) -> np.ndarray:
-    """Draws ``count`` numbers in [0, 1) for each of N images, by epoch and index: (N, count) float64."""
+def uniform(
+    key: int,
+    epochs: Sequence[int],
+    indices: Sequence[int],
+    count: int = NUMBERS,
+    *,
+    repeats: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Draws ``count`` numbers in [0, 1) for each of N images, by epoch and index: (N, count) float64. ``repeats`` tells
+    the times apart that one epoch sees an image; None: they are all the first, 0."""
     blocks = math.ceil(count / 4)
     counters = np.zeros((len(indices), blocks, 4), np.uint64)
     counters[..., 0] = np.arange(blocks, dtype=np.uint64)
     counters[..., 1] = np.asarray(indices, np.uint64)[:, None]
     counters[..., 2] = np.asarray(epochs, np.uint64)[:, None]
+    if repeats is not None:
+        counters[..., 3] = np.asarray(repeats, np.uint64)[:, None]
     return philox(key, counters).reshape(len(indices), -1)[:, :count] * 2.0**-32
 
 

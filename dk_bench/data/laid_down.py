@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dk_bench.data.decoded import Decoded
 from dk_bench.data.draws import uniform
-from dk_bench.data.order import Augmented
+from dk_bench.data.order import Augmented, in_columns
 from dk_bench.data.transforms import TrainTransform
 from dk_bench.files import open_atomically
 
@@ -54,12 +54,13 @@ class LaidDown(Augmented):
                 images, _ = self.images.load(indices)
                 stream.write(self.transform.levels(images, uniform(self.key, [epoch] * len(indices), indices)).numpy())
 
-    def _batch(self, keys: Sequence[tuple[int, int] | int]) -> tuple[Tensor, Tensor]:
-        epochs, indices = zip(*(key if isinstance(key, tuple) else (0, key) for key in keys), strict=True)
-        levels = self._levels(epochs[0]) if len(set(epochs)) == 1 else None
+    def _batch(self, keys: Sequence[tuple[int, ...] | int]) -> tuple[Tensor, Tensor]:
+        epochs, indices, repeats = in_columns(keys)
+        levels = self._levels(epochs[0]) if len(set(epochs)) == 1 and repeats is None else None
         if levels is None:
             return super()._batch(keys)
-        return self.transform.from_levels(levels[list(indices)]), self.images.labels(indices)
+        numbers = uniform(self.key, epochs, indices)
+        return self.transform.from_levels(levels[list(indices)], numbers), self.images.labels(indices)
 
     def _levels(self, epoch: int) -> Tensor | None:
         """Returns the levels of an epoch, mapped from its file; None where there is none of the right size."""

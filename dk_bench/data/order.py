@@ -102,28 +102,34 @@ class StepSampler(DistributedSampler):
     """Yields (epoch, index) in an order drawn anew every epoch.
 
     An epoch is ``count // batch_size`` steps of ``batch_size`` images, dealt out to all processes in turn; what is left
-    over is dropped (other images every epoch). ``done`` says, when the first image is asked for, how many steps of the
-    epoch are to be left out. Lightning, which shares out what other samplers yield, leaves a DistributedSampler alone.
+    over is dropped (other images every epoch). With ``repeats`` above 1 every image comes so many times, one after the
+    other, as in timm's RepeatAugSampler; an epoch is not longer for that, and takes fewer images: it yields (epoch,
+    index, repeat). ``done`` says, when the first image is asked for, how many steps of the epoch are to be left out.
+    Lightning, which shares out what other samplers yield, leaves a DistributedSampler alone.
     """
 
-    def __init__(self, count: int, batch_size: int, *, seed: int, done: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self, count: int, batch_size: int, *, seed: int, done: Callable[[], int] = lambda: 0, repeats: int = 1
+    ) -> None:
         rank, world = processes()
         if count < batch_size or batch_size % world:
             raise ValueError(f"a batch of {batch_size} from {count} images on {world} processes")
         super().__init__(range(count), num_replicas=world, rank=rank, seed=seed)
-        self.batch_size, self.done = batch_size, done
+        self.batch_size, self.done, self.repeats = batch_size, done, repeats
         self.steps = count // batch_size
 
     def __len__(self) -> int:
         return self.steps * self.batch_size // self.num_replicas
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
         check_processes(self.num_replicas)
         epoch = self.epoch
         generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
-        order = torch.randperm(len(self.dataset), generator=generator)[: self.steps * self.batch_size]
-        for index in order[self.done() * self.batch_size + self.rank :: self.num_replicas].tolist():
-            yield epoch, index
+        order = torch.randperm(len(self.dataset), generator=generator)
+        begin, end = self.done() * self.batch_size + self.rank, self.steps * self.batch_size
+        places = torch.arange(begin, max(begin, end), self.num_replicas)
+        for index, repeat in zip(order[places // self.repeats].tolist(), (places % self.repeats).tolist(), strict=True):
+            yield (epoch, index) if self.repeats == 1 else (epoch, index, repeat)
 
 
 class Transformed(Dataset):
@@ -154,19 +160,27 @@ class Transformed(Dataset):
 
 
 class Augmented(Transformed):
-    """Batches through a random transform, whose random numbers depend on (seed, epoch, index) alone.
+    """Batches through a random transform, whose random numbers depend on (seed, epoch, index, repeat) alone.
 
-    Items by (epoch, index), or by index, which is of epoch 0; otherwise as `Transformed`.
+    Items by (epoch, index), (epoch, index, repeat), or by index, which is of epoch 0; otherwise as `Transformed`.
     """
 
     def __init__(self, images: Decoded | Encoded, transform: TrainTransform, seed: int) -> None:
         super().__init__(images, transform)
         self.key = mix_seed(seed)
 
-    def _batch(self, keys: Sequence[tuple[int, int] | int]) -> tuple[Tensor, Tensor]:
-        epochs, indices = zip(*(key if isinstance(key, tuple) else (0, key) for key in keys), strict=True)
+    def _batch(self, keys: Sequence[tuple[int, ...] | int]) -> tuple[Tensor, Tensor]:
+        epochs, indices, repeats = in_columns(keys)
         images, labels = self.images.load(indices)
-        return self.transform(images, uniform(self.key, epochs, indices)), labels
+        return self.transform(images, uniform(self.key, epochs, indices, repeats=repeats)), labels
+
+
+def in_columns(
+    keys: Sequence[tuple[int, ...] | int],
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]:
+    """Returns the epochs and indices of what `StepSampler` yields, and which time of each it is; None without times."""
+    epochs, indices, *repeats = zip(*(key if isinstance(key, tuple) else (0, key) for key in keys), strict=True)
+    return epochs, indices, repeats[0] if repeats else None
 
 
 def as_it_is(batch: Any) -> Any:

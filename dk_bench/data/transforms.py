@@ -4,7 +4,7 @@ The augmentations are those of torchvision's RandomResizedCrop, RandomHorizontal
 `dk_bench.data.draws`. They are applied as Pillow does it, on a batch at once: bilinear resizing with antialiasing,
 whose grey levels are rounded, and changes of colour, after each of which grey levels are cut to integers. Given the
 same draws, an image is the same as by torchvision's transforms of PIL images, but for single levels where torch rounds
-a resize's weights otherwise.
+a resize's weights otherwise. `dk_bench.data.timm_augment` acts between flip and change of colour, and at the end.
 """
 
 import math
@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dk_bench.config import DataConfig
-from dk_bench.data.draws import JITTERS, ORDERS, draw_crops, draw_flips, draw_jitter
+from dk_bench.data.draws import JITTERS, OF_TIMM, ORDERS, draw_crops, draw_flips, draw_jitter
+from dk_bench.data.timm_augment import auto_augment, random_erasing
 
 PART_BYTES = 1 << 21  # of pixels that go through all steps together; what the second-level cache holds is quickest
 GREY = [part / 65536 for part in (19595, 38470, 7471)]  # of red, green and blue: Pillow's integers for ITU-R 601
@@ -69,25 +70,38 @@ class EvalTransform:
 
 
 class TrainTransform(EvalTransform):
-    """Random resized crop, flip and colour jitter as configured, by the numbers given: as `EvalTransform`.
+    """Random resized crop, flip, timm's augmentation and colour jitter as configured, by the numbers given: as
+    `EvalTransform`.
 
-    Without a range of crops, its resize and centre crop.
+    Without a range of crops, its resize and centre crop. Raises UserError for an augmentation that timm does not have.
     """
 
     def __init__(self, config: DataConfig) -> None:
         super().__init__(config)
         self.augment = config.augment
+        self.auto_augment, self.erasing = auto_augment(config), random_erasing(config.augment)
+
+    def __call__(self, images: Sequence[Tensor], numbers: np.ndarray) -> Tensor:
+        return self._erased(super().__call__(images, numbers), numbers)
 
     def levels(self, images: Sequence[Tensor], numbers: np.ndarray) -> Tensor:
-        """Returns the same before mean and deviation: grey levels, (N, 3, size, size) uint8. See `from_levels`."""
+        """Returns the same before mean, deviation and erasing: grey levels, (N, 3, size, size) uint8. See
+        `from_levels`."""
         out = torch.empty(len(images), 3, self.size, self.size, dtype=torch.uint8)
         for part, pixels in self._changed(images, numbers):
             out.index_copy_(0, torch.tensor(part), pixels.to(torch.uint8))
         return out
 
-    def from_levels(self, levels: Tensor) -> Tensor:
-        """Returns what a call gives of images whose `levels` these are, to the bit."""
-        return levels.float().mul_(self.scale).sub_(self.shift)
+    def from_levels(self, levels: Tensor, numbers: np.ndarray) -> Tensor:
+        """Returns what a call gives of images whose `levels` these are by the same numbers, to the bit."""
+        return self._erased(levels.float().mul_(self.scale).sub_(self.shift), numbers)
+
+    def _erased(self, pixels: Tensor, numbers: np.ndarray) -> Tensor:
+        """Erases parts of images (N, 3, size, size), in place, where that is configured."""
+        if self.erasing:
+            for image, number in zip(pixels, numbers[:, OF_TIMM], strict=True):
+                self.erasing(image, number)
+        return pixels
 
     def _changed(self, images: Sequence[Tensor], numbers: np.ndarray) -> Iterator[tuple[list[int], Tensor]]:
         boxes, factors, orders = None, None, np.zeros(len(images))
@@ -100,7 +114,8 @@ class TrainTransform(EvalTransform):
 
         def cut(index: int) -> Tensor:
             image = self._crop(images[index], *boxes[index]) if boxes else self._central(images[index])
-            return image.flip(-1) if flips[index] else image
+            image = image.flip(-1) if flips[index] else image
+            return self.auto_augment(image, numbers[index, OF_TIMM]) if self.auto_augment else image
 
         for part, pixels in self._parts(orders, cut):
             if factors is not None:

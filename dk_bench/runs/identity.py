@@ -81,8 +81,11 @@ def devices_asked(config: Mapping[str, Any]) -> int:
 
 
 def is_per_device(config: Mapping[str, Any]) -> bool:
-    """Tells whether another number of devices trains otherwise: each has own statistics, or under mmengine a batch."""
-    return is_mmengines(config) or not setting(config, "trainer.sync_batchnorm")
+    """Tells whether another number of devices trains otherwise: each has own statistics, mixes its own images with each
+    other, or, under mmengine, has a batch of its own."""
+    if is_mmengines(config) or not setting(config, "trainer.sync_batchnorm"):
+        return True
+    return any(setting(config, f"data.augment.{name}") for name in ("mixup", "cutmix"))
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

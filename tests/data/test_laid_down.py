@@ -44,9 +44,11 @@ def spoil(config, seed, epoch):
     return path
 
 
-@pytest.mark.parametrize("jitter", [0.0, 0.4])
-def test_same_bits(config, jitter, monkeypatch):
-    config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, color_jitter=jitter))
+@pytest.mark.parametrize(
+    "changes", [{"color_jitter": 0.0}, {"color_jitter": 0.4}, {"auto_augment": "rand-m9", "random_erasing": 0.8}]
+)
+def test_same_bits(config, changes, monkeypatch):
+    config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, **changes))
     ClassificationData(config, 0).augmented.write(1)
     with monkeypatch.context() as without:
         without.setattr(TrainTransform, "__call__", None)  # nothing is augmented
