@@ -1,5 +1,6 @@
 """timm's mixup and cutmix: the images of a batch mixed with each other, and their labels with them."""
 
+from timm.data import Mixup
 from torch import Tensor
 
 from dk_bench.config import AugmentConfig
@@ -8,21 +9,11 @@ from dk_bench.errors import UserError
 
 
 class Mixing:
-    """Mixes a batch as ``config`` says; every device mixes its own images. ``label_smoothing`` is timm's."""
+    """Mixes a batch as ``config`` says; every device mixes its own images. The loss smooths labels, this does not."""
 
-    def __init__(self, config: AugmentConfig, classes: int, label_smoothing: float = 0.0) -> None:
-        from timm.data import Mixup  # slow to import
-
-        self.mode = config.mixup_mode
-        self.mixup = Mixup(
-            config.mixup,
-            config.cutmix,
-            prob=config.mixup_prob,
-            switch_prob=config.mixup_switch_prob,
-            mode=config.mixup_mode,
-            label_smoothing=label_smoothing,
-            num_classes=classes,
-        )
+    def __init__(self, config: AugmentConfig, classes: int) -> None:
+        shares = {"prob": config.mixup_prob, "switch_prob": config.mixup_switch_prob, "mode": config.mixup_mode}
+        self.mixup = Mixup(config.mixup, config.cutmix, **shares, label_smoothing=0.0, num_classes=classes)
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Returns images (N, C, H, W), changed in place, and the share of each class in every one, (N, classes)
@@ -35,6 +26,6 @@ class Mixing:
             return self.mixup(images, labels)
 
 
-def mixing_of(config: AugmentConfig, classes: int, label_smoothing: float = 0.0) -> Mixing | None:
+def mixing_of(config: AugmentConfig, classes: int) -> Mixing | None:
     """Returns what mixes the batches of a configuration; None where neither mixup nor cutmix is set."""
-    return Mixing(config, classes, label_smoothing) if config.mixup or config.cutmix else None
+    return Mixing(config, classes) if config.mixup or config.cutmix else None

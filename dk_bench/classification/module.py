@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from dk_bench.classification.data import ClassificationData
 from dk_bench.classification.hits import Hits
 from dk_bench.classification.losses import TrainingLoss
+from dk_bench.classification.mixing import mixing_of
 from dk_bench.classification.recipe import build_optimizer
 from dk_bench.classification.task import Classification
 from dk_bench.classification.timm_models import build_model, without_initial_weights
@@ -41,6 +42,7 @@ class LitClassifier(ConfiguredModule):
     """
 
     task = Classification.name
+    _step_seed = 0  # of the step that comes next, see `seed_step`
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class LitClassifier(ConfiguredModule):
         self.model = build_model(model, len(classes))
         self.memory_format = torch.channels_last if self.config.trainer.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
+        self.mixing = mixing_of(self.config.data.augment, len(classes))
         self.training_loss = TrainingLoss(self.config.loss)
         self.train_loss = mean_of_losses()
         self.val_loss = MeanMetric()
@@ -95,8 +98,14 @@ class LitClassifier(ConfiguredModule):
         """Returns logits (N, classes)."""
         return self.model(images.contiguous(memory_format=self.memory_format))
 
+    def seed_step(self, seed: int) -> None:
+        super().seed_step(seed)
+        self._step_seed = seed
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
+        if self.mixing:
+            images, labels = self.mixing(images, labels, self._step_seed)
         loss = self.training_loss(self.or_diverged(lambda: self(images)), labels)
         self.check_loss(loss)
         add_loss(self.train_loss, loss, len(labels))

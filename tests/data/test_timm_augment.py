@@ -41,13 +41,7 @@ def tensors(images):
 @pytest.mark.parametrize("described", DESCRIBED)
 def test_pictures_are_those_of_timms_own_transform(described):
     config = configured(f"auto_augment={described}")
-    settings = {
-        "is_training": True,
-        "interpolation": "bilinear",
-        "mean": tuple(config.mean),
-        "separate": True,
-        "color_jitter": None,
-    }
+    settings = {"interpolation": "bilinear", "mean": tuple(config.mean), "separate": True, "color_jitter": None}
     _, timms, _ = create_transform(config.size, is_training=True, auto_augment=described, **settings)
     change, numbers, changed = auto_augment(config), np.random.default_rng(1).random(12), 0
     for image, number in zip(pictures(12), numbers, strict=True):
