@@ -10,6 +10,7 @@ from rich.console import Console
 from dk_bench.cli.options import add_number, add_output
 from dk_bench.reading.shipped import shipped_names
 from dk_bench.runs.attempts import STALE
+from dk_bench.sweep.early import EarlyTermination
 from dk_bench.sweep.grid import Sweep, read_sweep
 from dk_bench.sweep.job import Job
 from dk_bench.sweep.listing import check_parameter, find_runs, make_jobs, ordered, skip_finished
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"failed {folder}: {STALE}", markup=False, highlight=False, style="red", soft_wrap=True)
     workers = min(args.workers or len(available_gpus()) or available_cores(), len(jobs))
     with SweepProgress(jobs, workers, console) as progress:
-        run_jobs(jobs, workers, progress.changed, retries=args.retries, deadline=deadline)
+        due = EarlyTermination(jobs).due
+        run_jobs(jobs, workers, progress.changed, retries=args.retries, deadline=deadline, due_to_stop=due)
     return _report(", ".join(sweep.name for sweep in sweeps), jobs, console)
 
 
@@ -91,8 +93,9 @@ def _show(jobs: list[Job]) -> int:
 
 def _report(name: str, jobs: list[Job], console: Console) -> int:
     failed = [job for job in jobs if job.state == "failed"]
-    left = sum(not job.has_ended for job in jobs)
-    finished = f"{len(jobs) - len(failed) - left} of {len(jobs)} runs finished"
+    left, early = sum(not job.has_ended for job in jobs), sum(job.state == "stopped" for job in jobs)
+    finished = f"{len(jobs) - len(failed) - left - early} of {len(jobs)} runs finished"
+    finished += f", {early} stopped early" if early else ""
     late = f", {left} left for want of time" if left else ""
     console.print(f"{name}: {finished}{late}", markup=False, highlight=False)
     for job in failed:

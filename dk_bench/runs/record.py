@@ -18,7 +18,7 @@ from dk_bench.runs.hardware import collect_hardware
 from dk_bench.runs.identity import config_hash
 
 SCHEMA_VERSION = 1
-STATUSES = ("running", "finished", "failed")
+STATUSES = ("running", "finished", "failed", "stopped")  # stopped: early, by a sweep that says which runs are
 # What a record is of: a training run of one of `dk_bench.tasks`, or a checkpoint's figures on images.
 TRAINING, DETECTION, EVALUATION = "classification", "detection", "evaluation"
 ADDED_LATER = ("attempts", "correct")  # fields that older records do without
@@ -56,7 +56,7 @@ class RunRecord:
     data: dict[str, Any]  # name, classes (their names or number), train_images, val_images, test_images
     seed: int
     status: str = "running"
-    error: str | None = None  # why a run failed
+    error: str | None = None  # why a run failed, or was stopped early
     task: str = TRAINING
     # epochs: [{epoch, train/loss, val/loss, val/top1, val/top5, lr, seconds}]; final: the same names, last epoch, and
     # test/loss, test/top1, test/top5 where there are test images; of shifted ones test/SHIFT/...

@@ -21,6 +21,7 @@ from dk_bench.errors import UserError, located
 from dk_bench.reading.shipped import find_shipped
 from dk_bench.reading.yaml_words import read_as_written
 from dk_bench.sweep.faults import check_parameters, check_value, check_values, is_number, need
+from dk_bench.sweep.hyperband import Hyperband
 from dk_bench.sweep.sampling import check_drawn, draw
 
 # Top-level keys of W&B's schema; those that only a server can honour are refused below.
@@ -28,7 +29,7 @@ KEYS = (
     "apiVersion command controller description early_terminate entity image_uri job kind method metric metrics name "
     "parameters program project run_cap scheduler"
 ).split()
-SERVER_KEYS = ("early_terminate", "image_uri", "job", "scheduler")
+SERVER_KEYS = ("image_uri", "job", "scheduler")
 # What a parameter of a grid may look like: the keys it must have -> those it may have.
 PARAMETER_KINDS = {
     ("value",): {"value", "distribution"},
@@ -56,6 +57,7 @@ class Sweep:
     run_cap: int | None = None
     method: str = "grid"
     seed: int = 0  # of method random
+    early: Hyperband | None = None  # which runs are stopped early
 
     def points(self) -> list[dict[str, Any]]:
         """Returns the points: parameter name -> value, names in alphabetical order. Those of a grid come in W&B's
@@ -147,7 +149,9 @@ def _checked(content: Any, default_name: str) -> Sweep:
     need(run_cap is None or type(run_cap) is int and run_cap > 0, "expected a positive integer", "run_cap", run_cap)
     need(isinstance(name, str), "expected a text", "name", name)
     check_parameters(content.get("parameters"), "parameters", _check_parameter if method == "grid" else check_drawn)
-    return Sweep(name, content.get("program"), command, content["parameters"], run_cap, method)
+    settings = content.get("early_terminate")
+    early = None if settings is None else Hyperband.read(settings, content.get("metric"))
+    return Sweep(name, content.get("program"), command, content["parameters"], run_cap, method, early=early)
 
 
 def _checked_command(command: Any, program: Any) -> list[str]:

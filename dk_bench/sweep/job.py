@@ -17,8 +17,9 @@ from filelock import FileLock
 from dk_bench import tasks
 from dk_bench.errors import BusyError, UserError
 from dk_bench.runs.attempts import was_interrupted
-from dk_bench.runs.lock import claim, is_held
-from dk_bench.runs.record import TRAINING, RunRecord, attempts_of, is_tested, read_record
+from dk_bench.runs.lock import claim, hold, is_held
+from dk_bench.runs.record import TRAINING, RunRecord, attempts_of, is_tested, read_record, utc_now, write_record
+from dk_bench.sweep.hyperband import Hyperband
 from dk_bench.training.task import Task
 
 LOOK_SECONDS = 1.0  # between looking whether a run that another process is at has ended
@@ -38,11 +39,14 @@ class TrainingRun:
     taken: FileLock | None = field(default=None, repr=False, compare=False)  # this runner's claim on it
     tests: tuple[str, ...] = ()  # what it is tested on at its end
     task: str = TRAINING  # its name, as in the record that the run leaves
+    metrics: tuple[str, ...] = ()  # what its record holds of every epoch
+    ends_early: bool = False  # whether a run that was stopped early has ended; otherwise it goes on
 
     @classmethod
     def of(cls, task: Task) -> Self:
         """Returns the run of a configuration."""
-        return cls(task.folder, Path(task.run.output), tests=tuple(task.tests), task=task.name)
+        metrics = ("train/loss", *task.metrics)
+        return cls(task.folder, Path(task.run.output), tests=tuple(task.tests), task=task.name, metrics=metrics)
 
     def record(self) -> RunRecord | None:
         """Tells what the run's folder holds; None where no record can be read, or it is of another task."""
@@ -56,6 +60,22 @@ class TrainingRun:
         if record is None or record.status != "finished":
             return False
         return is_tested(record, self.tests) or not (self.folder / "last.ckpt").exists()
+
+    def was_stopped(self, record: RunRecord | None) -> bool:
+        """Tells whether its record says that it was stopped early, which this sweep does too."""
+        return self.ends_early and record is not None and record.status == "stopped"
+
+    def note_stop(self, why: str) -> bool:
+        """Writes into the record that the run was stopped early, if what ended it is that it was asked to. Tells
+        whether it does."""
+        with contextlib.suppress(OSError, BusyError), hold(self.folder):
+            record = self.record()
+            asked = record is not None and (record.status == "running" or was_interrupted(record.error))
+            if asked and record.status in ("running", "failed"):
+                record.status, record.error, record.ended = "stopped", why, record.ended or utc_now()
+                write_record(record, self.folder / "record.json")
+                return True
+        return False
 
     def know(self) -> None:
         """Takes note of the attempts so far: what others make of the run counts from here on."""
@@ -75,7 +95,7 @@ class TrainingRun:
 
     def look(self) -> tuple[str, str]:
         """Tells what others have made of the run since `know`, and why: ``held`` (a process trains it right now),
-        ``finished``, ``failed``, or ``free``: nobody has begun it, or whoever did was cut off.
+        ``finished``, ``stopped`` (early), ``failed``, or ``free``: nobody has begun it, or whoever did was cut off.
 
         Nobody holds it and its record says running: cut off, on whatever machine that was. Raises OSError.
         """
@@ -84,6 +104,8 @@ class TrainingRun:
         record = self.record()
         if self.has_finished(record):
             return "finished", ""
+        if self.was_stopped(record):
+            return "stopped", record.error
         if record and record.status == "failed" and len(attempts_of(record)) > self.attempts:
             return ("free", "") if was_interrupted(record.error) else ("failed", record.error or "")
         return "free", ""
@@ -97,19 +119,23 @@ class Job:
     argv: list[str]
     log: Path
     run: TrainingRun | None = None  # where it leaves its record, if it is a training run
-    state: str = "waiting"  # waiting, elsewhere (another process is at it), running, finished, failed, skipped
-    reason: str = ""  # why it failed or was skipped
+    # waiting, elsewhere (another process is at it), running, finished, failed, stopped (early), skipped
+    state: str = "waiting"
+    reason: str = ""  # why it failed, was stopped or was skipped
     failures: int = 0
     started: float = 0.0  # time.monotonic()
     seconds: float = 0.0  # how long it took, once it has ended
     process: subprocess.Popen | None = field(default=None, repr=False)
     looked: float = -math.inf  # time.monotonic() when it was last seen to be at another process
     point: Mapping[str, Any] = field(default_factory=dict)  # the values of the sweep's parameters
+    early: Hyperband | None = None  # the sweep's rule of which runs stop early
+    stopping: str = ""  # why it was asked to stop early
+    kill_at: float = math.inf  # time.monotonic() from which on it has had its time to do so
     origin: str = ""  # how the point was found, where that is no grid's order: for its log
 
     @property
     def has_ended(self) -> bool:
-        return self.state in ("finished", "failed", "skipped")
+        return self.state in ("finished", "failed", "stopped", "skipped")
 
     def last_line(self) -> str:
         """Returns the last line of output that says something, without terminal codes; empty before there is one."""
@@ -135,8 +161,9 @@ class Job:
             return
         if fate != "free":
             self.run.release()
-        self.state = {"held": "elsewhere", "finished": "skipped", "failed": "failed", "free": "waiting"}[fate]
-        self.reason = {"finished": "finished elsewhere", "failed": f"elsewhere: {why}"}.get(fate, self.reason)
+        self.state = {"held": "elsewhere", "finished": "skipped", "free": "waiting"}.get(fate, fate)
+        told = {"finished": "finished elsewhere", "failed": f"elsewhere: {why}", "stopped": why}
+        self.reason = told.get(fate, self.reason)
 
     def start(self, starter: Starter, environment: dict[str, str]) -> bool:
         """Tells whether it runs now; otherwise it failed."""
@@ -156,8 +183,13 @@ class Job:
 
     def end(self) -> None:
         """Takes note of how its process has ended: by the record of a training run, else by the exit status."""
+        stopped = bool(self.stopping and self.run) and self.run.note_stop(self.stopping)
         self.release()
         self.seconds = time.monotonic() - self.started
+        if stopped:
+            self.state, self.reason = "stopped", self.stopping
+            return
+        self.stopping, self.kill_at = "", math.inf
         code = self.process.returncode
         if code == BusyError.status and self.run:  # another process was quicker
             self.state, self.looked = "elsewhere", -math.inf

@@ -30,7 +30,7 @@ def make_jobs(sweep: Sweep, output: str | None, *, named: bool = False) -> list[
         log = f"{_file_name(sweep.name) or 'sweep'}-{number:03d}-{values}.log"
         folder = Path(str(point.get("output", "runs"))) / "logs"
         name = f"{sweep.name} {name}" if named and name != sweep.name else name
-        jobs.append(Job(name, sweep.argv(point), folder / log, point=point, origin=origin))
+        jobs.append(Job(name, sweep.argv(point), folder / log, point=point, origin=origin, early=sweep.early))
     _check_apart(jobs)
     return jobs
 
@@ -64,9 +64,11 @@ def find_runs(jobs: list[Job]) -> list[tuple[Job, UserError]]:
             unread.append((job, error))
             continue
         if task is None:
+            _check_early(job)
             continue
         _check_values(job, task.values)
         job.run = TrainingRun.of(task)
+        _check_early(job)
         other = owners.setdefault(job.run.folder.resolve(), job)
         if other.argv != job.argv:
             why = "they differ in what changes no result; expected parameters that do"
@@ -76,7 +78,7 @@ def find_runs(jobs: list[Job]) -> list[tuple[Job, UserError]]:
 
 def skip_finished(jobs: list[Job]) -> list[Path]:
     """Finds the runs that jobs of ``dk-bench train`` stand for, and marks those that have a finished record in their
-    folder, which has the run's name, cell and seed in its own.
+    folder, which has the run's name, cell and seed in its own, or were stopped early by the sweep.
 
     Training would see that itself and return at once, but only after half a minute of imports for every few runs.
     Returns the folders of runs that were cut off on this machine; their jobs wait to be run, from the last checkpoint.
@@ -85,8 +87,11 @@ def skip_finished(jobs: list[Job]) -> list[Path]:
     find_runs(jobs)
     known = [job for job in jobs if job.run]
     for job in known:
-        if job.run.has_finished(job.run.record()):
+        record = job.run.record()
+        if job.run.has_finished(record):
             job.state, job.reason = "skipped", "finished before"
+        elif job.run.was_stopped(record):
+            job.state, job.reason = "stopped", record.error
         job.run.know()
     return [folder for output in dict.fromkeys(job.run.output for job in known) for folder in _stale_below(output)]
 
@@ -114,6 +119,18 @@ def _check_apart(jobs: list[Job]) -> None:
         expected = "key 'command' with ${args_no_hyphens} or the like, so that every parameter that varies reaches it"
         same = f"points {other.name!r} and {job.name!r} are one command, {shlex.join(job.argv)}"
         raise UserError(f"{same}; expected {expected}")
+
+
+def _check_early(job: Job) -> None:
+    """Lets a run end early where its sweep says so. Raises UserError where nothing would tell when."""
+    if job.early is None:
+        return
+    if job.run is None:
+        raise UserError(f"early_terminate goes by the records of `dk-bench train`, and {job.argv[0]!r} writes none")
+    if job.early.metric not in job.run.metrics:
+        expected = f"which {job.name} has not; expected one of {', '.join(job.run.metrics)} for early_terminate"
+        raise UserError(expected, key="metric.name", value=job.early.metric)
+    job.run.ends_early = True
 
 
 def _check_values(job: Job, values: Mapping[str, Any]) -> None:

@@ -47,7 +47,7 @@ class SweepProgress:
     def __enter__(self) -> Self:
         self.progress.__enter__()
         for job in self.jobs:
-            if job.state == "skipped":
+            if job.state in ("skipped", "stopped"):
                 self._say(job, job.reason)
         self._refresh()
         return self
@@ -67,7 +67,8 @@ class SweepProgress:
         self._refresh()
 
     def _tell(self, job: Job) -> None:
-        told = {"finished": f"{job.seconds:.0f} s", "skipped": job.reason, "elsewhere": "another process is at it"}
+        told = {"finished": f"{job.seconds:.0f} s", "elsewhere": "another process is at it"}
+        told |= dict.fromkeys(("skipped", "stopped"), job.reason)
         if job.state in told:
             self._say(job, told[job.state])
         elif job.failures:  # failed, for good or to be run again
@@ -84,7 +85,7 @@ class SweepProgress:
                 self.progress.update(self.lines[job.name], note=job.last_line())
         states = [job.state for job in self.jobs]
         ended = sum(job.has_ended for job in self.jobs)
-        shown = ("running", "elsewhere", "failed", "skipped")
+        shown = ("running", "elsewhere", "failed", "stopped", "skipped")
         counts = [f"{states.count(state)} {state}" for state in shown if state in states]
         left = _seconds_left(self.jobs, self.workers)
         if left is not None:

@@ -76,6 +76,7 @@ def run_jobs(
     retries: int = 0,
     deadline: Deadline | None = None,
     is_ready: Callable[[Job], bool] = lambda job: True,
+    due_to_stop: Callable[[], Iterable[tuple[Job, str]]] = tuple,
     starter: Starter | None = None,
 ) -> None:
     """Starts every waiting job, ``workers`` at a time, and sets state, reason and seconds of each.
@@ -85,7 +86,8 @@ def run_jobs(
     that another process is at is waited for: what that makes of it counts, and if it is cut off the job is run here.
     Stopped by an exception (Ctrl-C), the jobs under way are ended with all their processes before it is raised on. So
     are those that ``deadline`` overtakes; they and what would not end before it are left waiting. A job that is not
-    ready yet, by ``is_ready``, lets others go first. ``starter`` takes the place of `launch`.
+    ready yet, by ``is_ready``, lets others go first. Running jobs that ``due_to_stop`` yields, at every poll, are asked
+    to stop early, for the reason that it gives. ``starter`` takes the place of `launch`.
     """
     jobs, deadline, at_work = list(jobs), deadline or Deadline(), _Workers(workers, starter or launch)
 
@@ -105,6 +107,8 @@ def run_jobs(
                 if at_work.take_up(job):
                     settle(job)
             time.sleep(POLL_SECONDS)
+            for job, why in due_to_stop():
+                at_work.stop_early(job, why)
             for job in at_work.ended():
                 settle(job)
             on_change(None)
@@ -135,9 +139,16 @@ class _Workers:
                     self.jobs[worker] = job
         return job.state != before
 
+    def stop_early(self, job: Job, why: str) -> None:
+        """Asks a job to stop; it has `PATIENCE_SECONDS`."""
+        job.stopping, job.kill_at = why, time.monotonic() + PATIENCE_SECONDS
+        ask_to_stop(job.process)
+
     def ended(self) -> Iterable[Job]:
         """Yields the jobs whose processes have ended, with their new states."""
         for worker, job in [*self.jobs.items()]:
+            if time.monotonic() > job.kill_at:
+                end(job.process)
             if job.process.poll() is not None:
                 del self.jobs[worker]
                 job.end()

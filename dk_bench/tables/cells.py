@@ -133,7 +133,8 @@ class Cell:
         values = [run.metrics["final"].get(metric) for run in self._finished()]
         known, states = list(filter(_is_number, values)), [run.status for run in self.runs]
         summary, without = summarize(known) if known else None, len(values) - len(known)
-        return Figure(summary, states.count("failed"), states.count("running"), without, count_dirty(self.runs))
+        failed, running, stopped = (states.count(state) for state in ("failed", "running", "stopped"))
+        return Figure(summary, failed, running, without, count_dirty(self.runs), stopped=stopped)
 
     def figures(self, metric: str) -> dict[Pair, float]:
         """Returns a metric at the end of training of every finished run that has it, by what runs are paired by."""

@@ -32,7 +32,7 @@ class Chance:
 @dataclass(frozen=True)
 class Figure:
     """One quantity over a cell's seeds: the summary of its finished runs, and how many did not finish or, finished, are
-    ``without`` it (a loss that was NaN, say).
+    ``without`` it (a loss that was NaN, say). ``stopped``: how many a sweep stopped early.
 
     ``dirty``: how many runs, of all, had code with changes that were not committed. ``signed``: a difference, printed
     with its sign. ``marks``: what of the runs behind it is not alike, in words.
@@ -46,6 +46,7 @@ class Figure:
     run: bool = True
     signed: bool = False
     marks: tuple[str, ...] = ()
+    stopped: int = 0
 
     def __str__(self) -> str:
         """Returns it as people read it: ``71.2 ± 0.5 (n=3), 1 failed``; one run has no spread: ``71.2 (n=1)``."""
@@ -61,8 +62,8 @@ class Figure:
         """Says what stands beside the figure or in place of one: ``1 failed``, ``running``, ``not run``; or nothing."""
         if not self.run:
             return "not run"
-        alone = self.summary is None and self.failed + self.running == 1
-        counts = ((self.failed, "failed"), (self.running, "running"))
+        alone = self.summary is None and self.failed + self.running + self.stopped == 1
+        counts = ((self.failed, "failed"), (self.running, "running"), (self.stopped, "stopped early"))
         words = [word if alone else f"{count} {word}" for count, word in counts if count]
         if self.summary is None and not words:
             words = ["no figure"]

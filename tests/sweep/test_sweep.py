@@ -97,7 +97,7 @@ def test_default_command_is_wandbs(tmp_path):
         ({"methd": "grid"}, "unknown key 'methd'"),
         ({"method": "bayes"}, "'method' is 'bayes', which needs W&B's server"),
         ({"method": None}, "'method' is None, expected grid or random"),
-        ({"early_terminate": {"type": "hyperband"}}, "'early_terminate' needs W&B's server"),
+        ({"scheduler": {"engine": "wandb"}}, "'scheduler' needs W&B's server"),
         ({"parameters": None}, "'parameters' is None"),
         ({"parameters": {"a": {"valus": [1]}}}, "'parameters.a' has valus"),
         ({"parameters": {"a": 3}}, "'parameters.a' is 3"),
