@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from dk_bench.files import remove_leftovers
+from dk_bench.processes import interrupts
 from dk_bench.runs.correct import pack_correct
 from dk_bench.runs.record import RunRecord, write_record
 from dk_bench.training.checkpoint import LAST, states_of_callbacks
@@ -76,9 +77,13 @@ class Throughput(Callback):
 class RunKeeper(Checkpoint):
     """Writes the run's record and its checkpoint, ``last.ckpt``, at the end of every epoch.
 
-    As the configuration says it, also checkpoints inside epochs. The epochs' metrics are part of the checkpoint: the
-    record of a resumed run is that of an uninterrupted one, but for its attempts. Only the first process writes, also
-    a line an epoch where no terminal shows a bar. A figure is null without validation, and where it is no number.
+    As the configuration says it, also checkpoints inside epochs, and one where a signal asks to stop: at the end of the
+    step, or, from an epoch's last step on, at the end of the epoch. Then it raises `interrupts.Interrupted` where the
+    next batch or epoch begins, so that loggers have had what this one logs.
+
+    The epochs' metrics are part of the checkpoint: the record of a resumed run is that of an uninterrupted one, but for
+    its attempts. Only the first process writes, also a line an epoch where no terminal shows a bar. A figure is null
+    without validation, and where it is no number.
     """
 
     # What Lightning's loggers ask its own ModelCheckpoint: one file is kept, and it is the last, whatever its score.
@@ -89,6 +94,7 @@ class RunKeeper(Checkpoint):
         self.every_n_steps = task.run.trainer.checkpoint_every_n_steps
         self.record_path, self.checkpoint_path = task.folder / "record.json", task.folder / LAST
         self._epoch_began, self._is_validated = time.perf_counter(), False
+        self.stop: int | None = None  # the signal that is to be heeded, on which all processes agree
 
     @classmethod
     def state_in(cls, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,13 +122,26 @@ class RunKeeper(Checkpoint):
         remove_leftovers(self.record_path)
 
     def on_train_start(self, *_: Any) -> None:
-        self._epoch_began = time.perf_counter()
+        self._epoch_began, self.stop = time.perf_counter(), None
+        interrupts.note()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:
+        if self.stop:
+            interrupts.heed(self.stop)
+
+    on_train_batch_start = on_train_epoch_start
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: ConfiguredModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         attempt = self.record.attempts[-1]
         attempt["steps"] = attempt.get("steps", 0) + 1
-        # The last batch's checkpoint is the epoch's, after validation.
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not trainer.is_last_batch:
+        # The last batch's checkpoint is the epoch's, after validation; inside a step of several batches, none would
+        # hold their gradients.
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self.stop = pl_module.asked_to_stop()
+        if self.stop or self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
     def on_validation_end(self, *_: Any) -> None:
@@ -142,6 +161,7 @@ class RunKeeper(Checkpoint):
         if trainer.is_global_zero:
             write_record(self.record, self.record_path)
         self._save(trainer)
+        self.stop = pl_module.agree_to_stop()
         if trainer.is_global_zero and not sys.stdout.isatty():
             line = self.task.epoch_line(epoch, len(self.record.data["classes"]))
             print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ from torchmetrics import MeanMetric
 from dk_bench.config import RunConfig
 from dk_bench.data.order import mix_seed
 from dk_bench.errors import UserError
+from dk_bench.processes import interrupts
 from dk_bench.reference.checks import NotFinite
 from dk_bench.training.checkpoint import states_of_callbacks
 from dk_bench.training.task import some_of
@@ -37,6 +38,9 @@ REFUSED_CALLBACKS = {
     "training, or none",
 }
 
+LOSSES = "losses"  # in checkpoints: the sums that an epoch's mean loss is made of so far, of every process
+_SUMS = ("mean_value", "weight")  # as `MeanMetric` calls them
+
 
 class Diverged(Exception):
     """The loss is not finite any more; training on would only cost time."""
@@ -55,6 +59,7 @@ class ConfiguredModule(pl.LightningModule):
     train_loss: MeanMetric
     hits: Mapping[str, np.ndarray] = {}  # of each evaluated set, which images were told rightly: (images,) bool
     _goes_on = False  # whether this fit begins at a checkpoint
+    _stop_signal = 0  # the number of the signal on which several processes agreed; 0: none
     _last_loss: tuple[Callable[[], float], str] | None = None  # not looked at yet, and its step in words
 
     @classmethod
@@ -65,7 +70,7 @@ class ConfiguredModule(pl.LightningModule):
     def check_trainer(self, epochs: int, key: str) -> None:
         """Raises UserError before a fit over ``epochs``, which ``key`` of the configuration gives, for the first
         setting of the trainer that would make other figures than the configuration's: to be called in ``setup``."""
-        self._goes_on, self._last_loss = False, None
+        self._goes_on, self._last_loss, self._stop_signal = False, None, 0
         _check_settings(self.trainer, epochs, key)
 
     def check_classes(self, classes: list[str]) -> None:
@@ -88,10 +93,14 @@ class ConfiguredModule(pl.LightningModule):
         self.check_last_loss()
         checkpoint["task"] = self.task
         to_own_names(checkpoint)
+        checkpoint[LOSSES] = self._gathered(torch.stack([getattr(self.train_loss, name) for name in _SUMS])).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._goes_on = True
         to_lightning_names(checkpoint)
+        if self._trainer is not None and LOSSES in checkpoint:  # older checkpoints have the first process's alone
+            sums = _of_process(checkpoint[LOSSES], self.global_rank, self.trainer.world_size)
+            checkpoint["state_dict"] |= {f"train_loss.{name}": value for name, value in zip(_SUMS, sums, strict=True)}
         if "callbacks" in checkpoint:  # Lightning restores them after the module
             checkpoint["callbacks"] = states_of_callbacks(checkpoint)
 
@@ -156,9 +165,33 @@ class ConfiguredModule(pl.LightningModule):
             self._last_loss = _on_its_way(loss.detach()), self.when()
             return
         finite = bool(torch.isfinite(loss))
-        if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
+        if not self._agree(finite):
             what = "not finite on another device" if finite else loss.item()
             raise Diverged(f"training loss is {what} {self.when()}")
+
+    def agree_to_stop(self) -> int | None:
+        """Tells the number of the signal by which this process, or another one of its run, was asked to stop; the same
+        in all of them, which must all ask."""
+        self._agree()
+        return self.asked_to_stop()
+
+    def asked_to_stop(self) -> int | None:
+        """Tells what `agree_to_stop` would have told when the processes checked their last loss."""
+        return interrupts.noted() if self.trainer.world_size == 1 else self._stop_signal or None
+
+    def _agree(self, finite: bool = True) -> bool:
+        """Tells whether it is ``finite`` in all processes, and takes note of the signal that one of them has noted: by
+        one operation between them, as every step has one of these."""
+        if self.trainer.world_size == 1:
+            return finite
+        strategy = self.trainer.strategy
+        own = torch.tensor([not finite, interrupts.noted() or 0], dtype=torch.int64, device=strategy.root_device)
+        not_finite, self._stop_signal = strategy.reduce(own, reduce_op="max").tolist()
+        return not not_finite
+
+    def _gathered(self, own: Tensor) -> Tensor:
+        """Returns a tensor of every process's, in their order: (processes, ...)."""
+        return self.all_gather(own) if self.trainer.world_size > 1 else own[None]
 
     def check_last_loss(self) -> None:
         """Raises Diverged for a loss that `check_loss` has not looked at yet: before a checkpoint holds its step."""
@@ -193,6 +226,14 @@ def mean_of_losses() -> MeanMetric:
 def add_loss(mean: MeanMetric, loss: Tensor, images: int) -> None:
     """Adds the loss of a step over so many images. A plain number would be copied to the GPU, which waits for it."""
     mean.update(loss.detach(), torch.full((), float(images), device=loss.device))
+
+
+def _of_process(sums: Tensor, number: int, processes: int) -> Tensor:
+    """Returns a process's part of what a checkpoint holds of every process, (processes then, sums): its own, or, among
+    others than there were then, all of it in the first."""
+    if len(sums) == processes:
+        return sums[number]
+    return sums.sum(0) if number == 0 else torch.zeros_like(sums[0])
 
 
 def check_same_steps(held: int | None, now: int, words: str, same: str) -> None:

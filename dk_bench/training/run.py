@@ -98,8 +98,10 @@ def fit(
                     tracking.start()
                     at_the_end.callback(end_log, tracking, record)
                     tracking.begin(record)
-            with together(trainer, lambda why: end(trainer, keeper, why)):
+            with together(trainer, lambda why: end(trainer, keeper, why)), interrupts.noting():
                 trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resume else None, weights_only=True)
+                if data.test_images:
+                    interrupts.heed(keeper.stop)
                 tested = evaluate_tests(trainer, module, data, checkpoint)
                 record.metrics["final"] = {**record.metrics["epochs"][-1], **tested}
                 note_correct(record, module)

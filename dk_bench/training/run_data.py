@@ -15,6 +15,7 @@ from torch.utils.data._utils import worker
 from dk_bench.data.order import InOrder, ResumingLoader, processes
 from dk_bench.data.shifts import TEST
 from dk_bench.errors import UserError
+from dk_bench.processes.interrupts import leave_to_parent
 
 
 class RunData(LightningDataModule):
@@ -82,7 +83,7 @@ class RunData(LightningDataModule):
         """Returns a loader; ``goes_on``: under a trainer, from where that is. ``more`` goes to torch as it is."""
         kind = ResumingLoader if goes_on and self.trainer else DataLoader
         more |= {"num_workers": workers, "persistent_workers": workers > 0}
-        more["worker_init_fn"] = partial(hand_on_user_errors, more.get("worker_init_fn"))
+        more["worker_init_fn"] = partial(begin_worker, more.get("worker_init_fn"))
         # A generator of its own: the loader shall not draw from the model's random numbers.
         return kind(images, sampler=sampler, generator=torch.Generator(), **more)
 
@@ -110,9 +111,11 @@ class HandedOn(ExceptionWrapper):
         super().reraise()
 
 
-def hand_on_user_errors(then: Callable[[int], object] | None, number: int) -> None:
-    """Makes a worker process, in which it is called, use `HandedOn`, and calls ``then`` with its number, if given."""
+def begin_worker(then: Callable[[int], object] | None, number: int) -> None:
+    """Makes a worker process, in which it is called, use `HandedOn` and leave signals to the process that it loads for;
+    calls ``then`` with its number, if given."""
     worker.ExceptionWrapper = HandedOn
+    leave_to_parent()
     if then:
         then(number)
 

@@ -13,6 +13,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from dk_bench.errors import UserError
 from dk_bench.files import open_atomically
+from dk_bench.processes.interrupts import deferred
 from dk_bench.processes.world import HoldOn, own_world
 from dk_bench.training.batch_norm import SharedBatchNorm
 from dk_bench.training.callbacks import RunKeeper
@@ -28,8 +29,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Raises OSError where the file cannot be written; the old one is still there then."""
-        with open_atomically(path) as stream:
+        """Raises OSError where the file cannot be written; the old one is still there then. A signal that asks to stop
+        has to wait."""
+        with deferred(), open_atomically(path) as stream:
             write_plain(checkpoint, stream)
 
 

@@ -1,45 +1,24 @@
 """Signals that ask to stop: the record, the exit status and one sentence say so, and the next start goes on."""
 
-import contextlib
-import multiprocessing
 import os
 import signal
-import threading
 import time
 import types
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from training_cases import EPOCHS, STEPS, TINY, tiny
+from training_cases import STEPS, TINY, tiny
 
 from dk_bench.classification.task import Classification
 from dk_bench.cli import main
 from dk_bench.processes import interrupts
 from dk_bench.processes.interrupts import STOPS, Interrupted
-from dk_bench.runs.lock import is_held
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.training import LitClassifier, run_folder, train
 from dk_bench.training import run as training
 
 GOES_ON = "the same command goes on from the run's last checkpoint"
-SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
-
-
-class Signal(pl.Callback):
-    """Sends this process a signal before a step, or in the validation of an epoch."""
-
-    def __init__(self, number, *, step=None, validation=None):
-        self.number, self.step, self.validation = number, step, validation
-
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), self.number)
-
-    def on_validation_batch_start(self, trainer, *_):
-        if trainer.current_epoch == self.validation:
-            os.kill(os.getpid(), self.number)
 
 
 @pytest.fixture(autouse=True)
@@ -57,15 +36,16 @@ def handlers():
     assert after == before
 
 
-def send_in(monkeypatch, owner, method, number, call=1):
-    """Has a method send a signal to this process, when it is called for the so many-th time."""
+def send_in(monkeypatch, owner, method, number, call=1, *, at_once=True):
+    """Has a method send a signal to this process, when it is called for the so many-th time; ``at_once``: it is not to
+    go on then."""
     original, calls = getattr(owner, method), []
 
     def sending(*args, **kwargs):
         calls.append(1)
         if len(calls) == call:
             os.kill(os.getpid(), number)
-            time.sleep(10)  # a handler runs before the next statement
+            time.sleep(10 if at_once else 0)  # a handler runs before the next statement
         return original(*args, **kwargs)
 
     monkeypatch.setattr(owner, method, sending)
@@ -76,66 +56,9 @@ def command(folder: Path) -> list[str]:
     return ["train", str(folder / "c.yaml"), *TINY, f"output={folder}", "optim.epochs=2"]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_run_that_is_asked_to_stop_says_so_and_goes_on(tmp_path, number):
-    config, why = tiny(tmp_path), f"interrupted by {number.name}"
-    with pytest.raises(Interrupted, match=f"^{why}$"):
-        train(config, callbacks=[Signal(number, step=STEPS + 1)])
-    record = read_record(run_folder(config) / "record.json")
-    assert (record.status, record.error, len(record.metrics["epochs"])) == ("failed", why, 1)
-    assert record.ended and not is_held(run_folder(config))
-    if number == signal.SIGTERM:
-        record = train(config)
-        assert (record.status, len(record.metrics["epochs"])) == ("finished", EPOCHS)
-        assert [attempt["error"] for attempt in record.attempts] == [why, None]
-
-
-def test_signal_in_validation(tmp_path):
-    config = tiny(tmp_path)
-    with pytest.raises(Interrupted):
-        train(config, callbacks=[Signal(signal.SIGTERM, validation=1)])
-    record = read_record(run_folder(config) / "record.json")
-    assert (record.status, record.error, len(record.metrics["epochs"])) == ("failed", "interrupted by SIGTERM", 1)
-
-
-@pytest.mark.parametrize("after", [0.0, 0.2])
-def test_signal_to_the_whole_group_is_no_failure_of_data_loaders(tmp_path, after):
-    """As a scheduler sends it, or a sweep: the workers may get it first."""
-
-    class SignalAll(pl.Callback):
-        def on_train_batch_start(self, trainer, *_):
-            if trainer.global_step == STEPS + 1:
-                for child in multiprocessing.active_children():
-                    os.kill(child.pid, signal.SIGTERM)
-                threading.Timer(after, os.kill, (os.getpid(), signal.SIGTERM)).start()
-                time.sleep(1)
-
-    config = tiny(tmp_path, "data.workers=2")
-    with pytest.raises(Interrupted):
-        train(config, callbacks=[SignalAll()])
-    assert read_record(run_folder(config) / "record.json").error == "interrupted by SIGTERM"
-
-
-def test_signal_that_meets_a_destructor_is_not_lost(tmp_path):
-    class Garbage:
-        def __del__(self):
-            with contextlib.suppress(Interrupted):  # Python itself does that, with a warning
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    class Drop(pl.Callback):
-        def on_train_batch_start(self, trainer, *_):
-            if trainer.global_step == STEPS + 1:
-                Garbage()
-
-    config = tiny(tmp_path)
-    with pytest.raises(Interrupted):
-        train(config, callbacks=[Drop()])
-    assert read_record(run_folder(config) / "record.json").error == "interrupted by SIGTERM"
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_train_ends_with_the_signals_status_and_a_sentence(tmp_path, monkeypatch, capsys, number):
-    send_in(monkeypatch, LitClassifier, "training_step", number, call=STEPS + 2)
+    send_in(monkeypatch, LitClassifier, "training_step", number, call=STEPS + 2, at_once=False)
     assert main(command(tmp_path)) == 128 + number
     said = capsys.readouterr().err.splitlines()
     assert said[-1] == f"dk-bench train: interrupted by {number.name}; {GOES_ON}"
@@ -166,7 +89,7 @@ def test_further_signals_do_not_keep_the_record_from_being_written(tmp_path, mon
         return write(record, path)
 
     monkeypatch.setattr(ending, "write_record", interrupted)
-    send_in(monkeypatch, LitClassifier, "training_step", signal.SIGHUP, call=2)
+    send_in(monkeypatch, LitClassifier, "training_step", signal.SIGHUP, call=2, at_once=False)
     assert main(command(tmp_path)) == 128 + signal.SIGHUP
     (path,) = find_records([tmp_path])
     assert read_record(path).error == "interrupted by SIGHUP"
@@ -214,7 +137,7 @@ def test_detector_that_is_asked_to_stop(tmp_path, monkeypatch, capsys):
 
     argv = ["train", str(tiny_file(tmp_path)), f"output={tmp_path / 'runs'}", "train_cfg.max_epochs=2"]
     with monkeypatch.context() as patch:
-        send_in(patch, LitDetector, "training_step", signal.SIGTERM, call=7)
+        send_in(patch, LitDetector, "training_step", signal.SIGTERM, call=7, at_once=False)
         assert main(argv) == 143
     assert capsys.readouterr().err.splitlines()[-1] == f"dk-bench train: interrupted by SIGTERM; {GOES_ON}"
     (path,) = find_records([tmp_path])
