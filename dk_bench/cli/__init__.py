@@ -9,8 +9,9 @@ import os
 import sys
 
 from dk_bench.errors import UserError
-from dk_bench.processes.interrupts import Interrupted, interrupts
+from dk_bench.processes.interrupts import Interrupted, interrupts, wind_down
 from dk_bench.processes.launchers import ordinary_environment, this_rank
+from dk_bench.processes.requeue import requeue
 
 COMMANDS = {
     "train": "train a classifier or a detector from a config; resumes by itself",
@@ -63,7 +64,11 @@ def main(argv: list[str] | None = None) -> int:
     chosen = next((a for a in argv if not a.startswith("-")), None)
     try:
         with ordinary_environment(), interrupts():
-            return _run(argv, chosen)
+            try:
+                return _run(argv, chosen)
+            except Interrupted as error:
+                wind_down()  # a second signal shall not end us before all is said and done
+                return _stopped(error, chosen)
     except UserError as error:
         print(f"dk-bench {chosen}: {error}", file=sys.stderr)
         return error.status
@@ -73,11 +78,23 @@ def main(argv: list[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"dk-bench {chosen}: {place}{error.strerror}{AFTER_INTERRUPT.get(chosen, '')}", file=sys.stderr)
         return 1
-    except Interrupted as error:
-        if this_rank().number == 0:
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                print(f"dk-bench {chosen}: {error}{AFTER_INTERRUPT.get(chosen, '')}", file=sys.stderr)
-        return error.status
+
+
+def _stopped(error: Interrupted, chosen: str | None) -> int:
+    """Says that a signal has stopped a command, and puts a job back into SLURM's queue where that is due. Returns the
+    exit status."""
+    if this_rank().number:
+        return 0 if error.in_order else error.status  # a launcher that saw a failure would end the first process
+    goes_on = AFTER_INTERRUPT.get(chosen)
+    _say(f"dk-bench {chosen}: {error}{goes_on or ''}")
+    if goes_on and (said := requeue(error)):
+        _say(f"dk-bench {chosen}: {said}")
+    return error.status
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(sentence, file=sys.stderr, flush=True)
 
 
 def _run(argv: list[str], chosen: str | None) -> int:

@@ -13,6 +13,7 @@ from dk_bench.cli.options import add_output
 from dk_bench.errors import UserError, located
 from dk_bench.processes.interrupts import Interrupted, deferred
 from dk_bench.processes.launchers import without_launchers
+from dk_bench.processes.requeue import OFF
 from dk_bench.runs.record import RunRecord, read_record
 from dk_bench.sweep import replay
 
@@ -71,7 +72,7 @@ def _train(argv: list[str]) -> int:
     """Returns the exit status of a process of its own, which may start others. A signal that stops us goes on to it, so
     that it writes how it ended; Ctrl-C it gets itself, and heeds it once."""
     with deferred():
-        process = subprocess.Popen(argv, env=without_launchers(os.environ))
+        process = subprocess.Popen(argv, env={**without_launchers(os.environ), **OFF})
     with process:
         try:
             return process.wait()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
+from dk_bench.processes import requeue
 from dk_bench.processes.groups import apart, ask_to_stop, end
 from dk_bench.processes.interrupts import deferred
 from dk_bench.processes.launchers import without_launchers
@@ -159,11 +160,12 @@ def _environments(workers: int) -> list[dict[str, str]]:
     """Returns the environment of each worker. Its runs find the commands of this interpreter's environment, activated
     or not; they have a share of the cores, or fewer where OMP_NUM_THREADS says so (on a machine with other work a
     thread too many costs a run more than one too few), and one GPU where there are any. A single worker's runs have
-    what there is. None of them is a rank of the job that the sweep may be."""
+    what there is. None of them is a rank of the job that the sweep may be, nor puts that back into the queue."""
     share, asked = max(1, available_cores() // workers), os.environ.get("OMP_NUM_THREADS", "")
     here = str(Path(sys.executable).parent)
     common = {
         **without_launchers(os.environ),
+        **requeue.OFF,
         "PATH": os.pathsep.join([here, os.environ.get("PATH", os.defpath)]),
         "OMP_NUM_THREADS": str(min(share, int(asked)) if asked.isdecimal() and int(asked) else share),
     }

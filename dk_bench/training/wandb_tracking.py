@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from dk_bench.processes.launchers import this_rank
+from dk_bench.runs.attempts import was_interrupted
 from dk_bench.runs.identity import flatten
 from dk_bench.runs.record import RunRecord, final_figures, write_record
 from dk_bench.runs.wandb_records import RECORD_FILE
@@ -59,6 +60,8 @@ class WandbTracking:
         finished = record.status == "finished"
         self.logger.experiment.summary.update(final_figures(record) if finished else {"error": record.error})
         self._log_record(record)
+        if in_wandb_sweep() and was_interrupted(record.error):
+            self.logger.experiment.mark_preempting()  # W&B's server gives it to an agent once more
         self.logger.experiment.finish(exit_code=int(record.status == "failed"))
 
     def _log_record(self, record: RunRecord) -> None:

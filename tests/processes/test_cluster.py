@@ -103,7 +103,8 @@ def test_signal_in_a_job_writes_no_file_of_lightnings(tmp_path, monkeypatch):
     config = tiny(tmp_path)
     with pytest.raises(KeyboardInterrupt, match="interrupted by SIGUSR1"):
         train(config, callbacks=[Warn()])
-    assert {path.name for path in tmp_path.rglob("*")} == {run_folder(config).name, "record.json", lock.LOCK}
+    left = {run_folder(config).name, "record.json", "last.ckpt", lock.LOCK}
+    assert {path.name for path in tmp_path.rglob("*")} == left
     assert read_record(run_folder(config) / "record.json").error == "interrupted by SIGUSR1" and not called
 
 
@@ -235,6 +236,8 @@ def test_commands_in_a_job(tmp_path, monkeypatch, expected, capsys):
             process.send_signal(number)
             said = process.stderr.read().splitlines()
         assert process.returncode == 128 + number
+        if number == signal.SIGUSR1:
+            assert said.pop().startswith("dk-bench train: job 1234 could not be put back into the queue (scontrol ")
         assert said[-1].startswith(f"dk-bench train: interrupted by {number.name}; the same command goes on from ")
         (path,) = find_records([tmp_path])
         record = read_record(path)
