@@ -28,9 +28,10 @@ TASKS = "|".join(kind.place.split(".")[1] for kind in KINDS.values())
 # Modules that have one name on purpose: all tasks are laid out alike, and so are the studies; an operator has its own
 # name in every room; a command has the name that users type, and its module in cli that of the command.
 ALIKE = (
-    (rf"(training|{TASKS})\.(task|module|data|recipe|predicting|exporting)",),
+    (rf"(training|{TASKS})\.(task|module|data|recipe|predicting|exporting|outlining)",),
     (r"analysis\.\w+\.(study|figures|tables)", r"cli\.tables"),
     (rf"(reference|functional|nn)\.({OPERATORS})",),
+    (r"cli\.plan", r"claims\.plan"),
     (r"cli\.(power|replay|predict|export)", r"tables\.power", r"sweep\.replay", r"trained\.(predict|export)"),
 )
 # Words that end as a verb in the third person does, and are none.

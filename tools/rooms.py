@@ -36,6 +36,7 @@ FLOORS = (
     "trained",
     "sweep",
     "analysis",
+    "plan",
     "report",
     "cli",
     "__main__",

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from dk_bench.classification.data import ClassificationData
     from dk_bench.classification.module import LitClassifier
     from dk_bench.classification.predicting import ClassPredictor
+    from dk_bench.models.workload import Workload
     from dk_bench.training.graph import Graph
+    from dk_bench.training.outline import Outline
 
 DECODED = "decoded"  # folder of decoded images, beside those of the runs
 
@@ -116,6 +118,16 @@ class Classification(Task):
         from dk_bench.classification.exporting import refuse_mmdet
 
         refuse_mmdet(model, path)
+
+    def outline(self) -> "Outline":
+        from dk_bench.classification.outlining import outline_of
+
+        return outline_of(self.config)
+
+    def workload(self, outline: "Outline", *, rigid: bool = False) -> "Workload":
+        from dk_bench.classification.outlining import workload_of
+
+        return workload_of(self.config, outline, rigid)
 
     def sheet(self, rows: int, split: str = "train") -> "Image.Image":
         from dk_bench.data.procedural import sheet

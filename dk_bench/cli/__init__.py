@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": "say what a trained model finds in images: classes or boxes",
     "export": "write a trained model for timm, mmdet, ONNX or torch.export; push it to a hub",
     "models": "list the models with parameters and multiply-adds",
+    "plan": "tell what a sweep will take: hours, memory, disk, price",
     "sweep": "run a W&B sweep file on this machine, without an account",
     "tables": "turn run records into the paper's tables",
     "claims": "say what records tell of each of the paper's claims",

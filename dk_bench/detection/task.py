@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from dk_bench.detection.data import DetectionData
     from dk_bench.detection.module import LitDetector
     from dk_bench.detection.predicting import BoxPredictor
+    from dk_bench.models.workload import Workload
     from dk_bench.training.graph import Graph
+    from dk_bench.training.outline import Outline
 
 
 class Detection(Task):
@@ -118,6 +120,16 @@ class Detection(Task):
         from dk_bench.detection.exporting import for_mmdet
 
         return for_mmdet(model, path)
+
+    def outline(self) -> "Outline":
+        from dk_bench.detection.outlining import outline_of
+
+        return outline_of(self.config.cfg, self.run, self.epochs, self.describe_model([])["name"])
+
+    def workload(self, outline: "Outline", *, rigid: bool = False) -> "Workload":
+        from dk_bench.detection.outlining import workload_of
+
+        return workload_of(self.config.cfg, outline)
 
     def sheet(self, rows: int, split: str = "train") -> "Image.Image":
         from dk_bench.detection.sheet import sheet

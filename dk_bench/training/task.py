@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from pytorch_lightning.callbacks import Callback
     from torch import nn
 
+    from dk_bench.models.workload import Workload
     from dk_bench.training.graph import Graph
+    from dk_bench.training.outline import Outline
     from dk_bench.training.own_trainer import ConfiguredModule
     from dk_bench.training.predicting import Predictor
     from dk_bench.training.run_data import RunData
@@ -99,6 +101,14 @@ class Task(ABC):
     def images_in(self, batch: Any) -> int:
         """Returns the number of images of a batch (images, labels)."""
         return len(batch[1])
+
+    def outline(self) -> "Outline":
+        """Tells what decides how long a run takes, without data and weights."""
+        raise UserError(f"runs of {self.name} cannot be planned")
+
+    def workload(self, outline: "Outline", *, rigid: bool = False) -> "Workload":
+        """Counts what training does for one image, on weights that take no memory; ``rigid``: with the rigid base."""
+        raise UserError(f"runs of {self.name} cannot be planned")
 
     def sheet(self, rows: int, split: str = "train") -> "Image.Image":
         """Draws ``rows`` rows of a split's images. Raises UserError where there is nothing to draw."""

@@ -1,0 +1,109 @@
+"""What a plan asks of a detector's configuration: how many images, and what training does for one of them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.config import Config as MMConfig
+from torch import Tensor, nn
+
+from dk_bench.config import RunConfig
+from dk_bench.data.known_sizes import KNOWN_SIZES
+from dk_bench.detection.mmengine_config import quiet, use_scope
+from dk_bench.detection.module import build_detector
+from dk_bench.detection.task import input_size
+from dk_bench.models.workload import Workload, count_workload
+from dk_bench.training.outline import Outline, copies_kept
+
+MASK_SIDE = 14  # pixels of an object's features, from which a mask is made
+SIZE = [3, 800, 1333]  # mmdet's usual one, for pipelines that name none
+
+
+def outline_of(cfg: MMConfig, run: RunConfig, epochs: int, backbone: str) -> Outline:
+    """Returns the outline of a configuration; nothing is opened."""
+    train = cfg.train_cfg
+    every, begin = train.get("val_interval", 1), train.get("val_begin", 1)
+    due = [epoch for epoch in range(begin, epochs + 1) if epoch % every == 0 or epoch == epochs]
+    name = cfg.get("data_name") or ""
+    known, scenes = KNOWN_SIZES.get(name), _scenes(cfg.train_dataloader.dataset)
+    images = {split: known and getattr(known, split) for split in ("train", "val")}
+    if scenes:
+        images = {split: scenes.get(f"{split}_images") for split in images}
+    pixels = (scenes["size"], scenes["size"]) if scenes and "size" in scenes else known and known.pixels
+    return Outline(
+        model=backbone,
+        timed_as=None,  # records have the speeds of classifiers
+        base=None,
+        data=name or "detection",
+        images=images,
+        classes=known and known.classes,
+        input_size=tuple(input_size(cfg.val_dataloader.dataset) or SIZE),
+        batch=cfg.train_dataloader.get("batch_size", 1),
+        per_device=True,
+        epochs=epochs,
+        evaluations=len(due),
+        precision=run.trainer.precision,
+        copies=copies_kept(str(cfg.optim_wrapper.get("optimizer", {}).get("type", "SGD"))),
+        pixels=pixels,
+        every_time=True,
+    )
+
+
+def workload_of(cfg: MMConfig, outline: Outline) -> Workload:
+    """Counts what training does for one image: backbone, neck and heads, on as many regions as are sampled of it;
+    without heads that take something else than the neck gives. Raises UserError for a detector that cannot be built."""
+    use_scope(cfg)
+    with torch.device("meta"), quiet():
+        detector = build_detector(cfg, initial_weights=False).train()
+
+    try:
+        return count_workload(detector, partial(_call, detector), outline.input_size)
+    except (AttributeError, TypeError, KeyError, NotImplementedError, RuntimeError):
+        counted = count_workload(detector, detector.extract_feat, outline.input_size)
+        return replace(counted, note="the heads' work is not counted")
+
+
+def _call(detector: nn.Module, images: Tensor) -> list[Any]:
+    features = detector.extract_feat(images)
+    heads = [getattr(detector, name, None) for name in ("rpn_head", "bbox_head")]
+    return [[head(features) for head in heads if head is not None], _of_regions(detector, len(images))]
+
+
+def _of_regions(detector: nn.Module, images: int) -> list[Any]:
+    """Runs the heads of regions on as many as training samples of each image."""
+    roi_head = getattr(detector, "roi_head", None)
+    if roi_head is None:
+        return []
+    sampler = _first(detector.train_cfg["rcnn"])["sampler"]
+    heads, results = getattr(roi_head, "bbox_head", None), []
+    for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
+        results.append(head(_regions(roi_head.bbox_roi_extractor, images * sampler["num"], _side(head))))
+    mask_head = getattr(roi_head, "mask_head", None)
+    if mask_head is not None and not isinstance(mask_head, nn.ModuleList):
+        objects = max(1, round(images * sampler["num"] * sampler.get("pos_fraction", 0.25)))
+        extractor = roi_head.mask_roi_extractor or roi_head.bbox_roi_extractor
+        results.append(mask_head(_regions(extractor, objects, MASK_SIDE)))
+    return results
+
+
+def _regions(extractor: nn.Module, count: int, side: int) -> Tensor:
+    return torch.empty(count, _first(extractor).out_channels, side, side, device="meta")
+
+
+def _side(head: nn.Module) -> int:
+    side = getattr(head, "roi_feat_size", 7)
+    return side if isinstance(side, int) else side[0]
+
+
+def _first(several: Any) -> Any:
+    """Returns the first of several stages' things, or the only one."""
+    return several[0] if isinstance(several, list | tuple | nn.ModuleList) else several
+
+
+def _scenes(dataset: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Returns the settings of procedural scenes, which wrappers may hold."""
+    while dataset.get("dataset"):
+        dataset = dataset["dataset"]
+    return dataset.get("scenes")

@@ -1,0 +1,184 @@
+"""What the runs of a sweep will take: images a second, hours, memory, disk and price of each of its cells.
+
+hours of a run = (epochs x training images / training images a second + evaluations x validation images / evaluation
+images a second + test images likewise) / 3600. What lies between, as starting, is not in it; ``--fit`` measures it.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dk_bench.errors import UserError, located
+from dk_bench.models.workload import Workload
+from dk_bench.plan.devices import HALF, Device, precision_of
+from dk_bench.plan.listed import PlannedCell
+from dk_bench.plan.measured import Speed
+from dk_bench.plan.rates import Question, Rate, find_rate
+from dk_bench.training.outline import Outline
+
+VALUE_BYTES = 4  # of a weight, a gradient, what an optimiser keeps
+ESTIMATED, MEASURED = "estimated", "record"
+RECORD_BYTES = 1e6  # of a run's record, its log, W&B's files: about
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a plan is for: so many devices for each run, and the price of one of them for an hour, if it is known."""
+
+    device: Device
+    count: int = 1
+    price: float | None = None
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """Holds what the runs of one cell take, together where it does not say ``a run``."""
+
+    sweep: str
+    name: str
+    model: str
+    task: str
+    data: str
+    runs: int
+    params: int
+    macs: float  # of one image
+    memory: float  # bytes on one device in training
+    memory_source: str
+    train_rate: float  # images a second of all devices of a run
+    evaluation_rate: float
+    rate_source: str
+    rate_file: str
+    train_images: int  # an epoch
+    evaluated_images: int  # a run
+    epochs: int
+    run_hours: float
+    device_hours: float
+    price: float | None
+    disk: float  # bytes
+    decodes: bool  # images are decoded in every epoch
+    note: str = ""
+
+
+def plan_cell(cell: PlannedCell, machine: Machine, images: tuple[int, int] | None, speeds: Iterable[Speed]) -> CellPlan:
+    """Returns the plan of a cell. ``images``: how many there are to train on and to validate on, where neither the
+    configuration nor the data's name says so. Raises UserError where that is not known, and for a batch, a precision or
+    a model that does not go with the machine."""
+    with located(f"sweep {cell.sweep}, {cell.name}"):
+        task, outline = cell.task, with_images(cell.task.outline(), images)
+        device, count = machine.device, machine.count
+        precision = precision_of(outline.precision, device)
+        workload = task.workload(outline)
+        batch = batch_of_device(outline, count)
+        rate = find_rate(_question(cell, outline, workload, speeds), device, precision, batch, speeds)
+    memory, source = _memory(outline, workload, batch, precision, rate.speed)
+    evaluated = outline.evaluations * outline.images["val"] + tests_of(outline)
+    hours = run_hours(outline, rate, count, evaluated)
+    device_hours = hours * count * cell.runs
+    return CellPlan(
+        sweep=cell.sweep,
+        name=cell.name,
+        model=outline.model,
+        task=task.name,
+        data=outline.data,
+        runs=cell.runs,
+        params=workload.params,
+        macs=workload.macs,
+        memory=memory,
+        memory_source=source,
+        train_rate=rate.train * count,
+        evaluation_rate=rate.evaluate * count,
+        rate_source=rate.source,
+        rate_file=rate.speed.file if rate.speed else "",
+        train_images=outline.images["train"],
+        evaluated_images=evaluated,
+        epochs=outline.epochs,
+        run_hours=hours,
+        device_hours=device_hours,
+        price=None if machine.price is None else device_hours * machine.price,
+        disk=cell.runs * run_bytes(outline, workload),
+        decodes=outline.every_time,
+        note=workload.note,
+    )
+
+
+def _question(cell: PlannedCell, outline: Outline, workload: Workload, speeds: Iterable[Speed]) -> Question:
+    """Asks for a rate; the rigid base is counted where a record may have it."""
+    is_timed = outline.base is not None and any(speed.model == outline.base for speed in speeds)
+    base = cell.task.workload(outline, rigid=True) if is_timed and outline.base != outline.timed_as else None
+    return Question(outline.timed_as or "", outline.base, outline.input_size, workload, base)
+
+
+def with_images(outline: Outline, images: tuple[int, int] | None) -> Outline:
+    """Returns the outline with the numbers of images that are given, in place of those it knows. Raises UserError where
+    there are none."""
+    if images:
+        train, val = images
+        counts = {name: val if count is None else count for name, count in outline.images.items()}
+        return replace(outline, images=counts | {"train": train, "val": val})
+    if unknown := [name for name, count in outline.images.items() if count is None]:
+        expected = "--images TRAIN,VAL, or the name of data that is known"
+        raise UserError(f"how many {unknown[0]} images {outline.data} has is not known here; expected {expected}")
+    return outline
+
+
+def batch_of_device(outline: Outline, count: int) -> int:
+    """Returns the images that one device has at once. Raises UserError where devices cannot share the batch evenly."""
+    if outline.per_device:
+        return outline.batch
+    if outline.batch % count:
+        raise UserError(f"--count {count}: the batch of {outline.batch} is not a multiple of it")
+    return outline.batch // count
+
+
+def tests_of(outline: Outline) -> int:
+    """Counts the images that the trained model is tested on."""
+    return sum(count for name, count in outline.images.items() if name not in ("train", "val"))
+
+
+def run_hours(outline: Outline, rate: Rate, count: int, evaluated: int) -> float:
+    """Returns the hours of a run on ``count`` devices. What is left of an epoch after the last whole batch is dropped
+    by classifiers, and counts here."""
+    trained = outline.epochs * outline.images["train"]
+    return (trained / rate.train + evaluated / rate.evaluate) / count / 3600
+
+
+def training_memory(outline: Outline, workload: Workload, batch: int, precision: str) -> float:
+    """Estimates the bytes that training takes on a device: weights, gradients, what the optimiser keeps, and what the
+    backward pass needs of a batch of so many images. What libraries take for themselves, and room for temporary
+    results, is not in it."""
+    weights = VALUE_BYTES * (workload.params + workload.buffers)
+    kept = VALUE_BYTES * workload.trained * (1 + outline.copies)
+    cast = workload.params * VALUE_BYTES / 2 if precision == HALF else 0  # the copies that autocast makes
+    size = VALUE_BYTES / 2 if precision == HALF else VALUE_BYTES
+    return weights + kept + cast + batch * (size * workload.saved + workload.saved_bytes)
+
+
+def _memory(outline: Outline, workload: Workload, batch: int, precision: str, speed: Speed | None) -> tuple[float, str]:
+    """Returns the bytes that training takes and where they are from: a record that measured them with the same model
+    and size, for another batch in proportion but for what does not depend on it, or an estimate."""
+    if speed is None or not speed.memory or (speed.model, speed.size) != (outline.timed_as, outline.input_size[1]):
+        return training_memory(outline, workload, batch, precision), ESTIMATED
+    fixed = training_memory(outline, workload, 0, precision)
+    return fixed + (speed.memory - fixed) * batch / speed.batch, MEASURED
+
+
+def run_bytes(outline: Outline, workload: Workload) -> float:
+    """Estimates what a run leaves on disk: its one checkpoint, of weights and what the optimiser keeps, its record and
+    its log. While a checkpoint is written the one before it is there as well."""
+    checkpoint = VALUE_BYTES * (workload.params + workload.buffers + outline.copies * workload.trained)
+    return checkpoint + RECORD_BYTES
+
+
+def totals(plans: Iterable[CellPlan]) -> dict[str, Any]:
+    """Adds up runs, hours (one run after another), device-hours, price and disk."""
+    plans = list(plans)
+    prices = [plan.price for plan in plans if plan.price is not None]
+    return {
+        "cells": len(plans),
+        "runs": sum(plan.runs for plan in plans),
+        "hours": sum(plan.run_hours * plan.runs for plan in plans),
+        "device_hours": sum(plan.device_hours for plan in plans),
+        "price": math.fsum(prices) if prices else None,
+        "disk": sum(plan.disk for plan in plans),
+    }

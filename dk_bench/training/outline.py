@@ -1,0 +1,40 @@
+"""What of a configuration decides how long a run takes and how much it holds, told without its data or its weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Holds what a plan asks a `Task`.
+
+    ``images`` are those of ``train``, ``val`` and every test set by its name, as far as the configuration and
+    `dk_bench.data.known_sizes` say; of a split that only its files can count there is None.
+    """
+
+    model: str  # as records call it; a detector's backbone
+    timed_as: str | None  # the model's name in records of `dk-bench bench train`; None where they have no such model
+    base: str | None  # of its rigid base there, likewise
+    data: str  # what records call the data
+    images: Mapping[str, int | None]
+    classes: int | None
+    input_size: tuple[int, int, int]  # (C, H, W)
+    batch: int  # images at once, over all devices or, with ``per_device``, on each
+    per_device: bool
+    epochs: int
+    evaluations: int  # of the validation images
+    precision: str  # Lightning's name
+    copies: int  # of the trained weights that the optimiser and an average of the weights keep
+    decoded: float = 0.0  # bytes of the images' files that are kept decoded beside the runs
+    pixels: tuple[int, int] | None = None  # width and height of most images; None where only files can tell
+    every_time: bool = False  # images are decoded in every epoch
+
+
+#: What optimisers keep of every weight, by the ends of their names in lower case: copies of its size.
+KEPT_BY = {"sgd": 1, "momentum": 1, "nesterov": 1, "lion": 1, "rmsprop": 1, "rmsprop_tf": 2}
+KEPT_BY_OTHERS = 2  # Adam and its kin keep two
+
+
+def copies_kept(optimiser: str, *, averaged: bool = False) -> int:
+    """Returns how many copies of the trained weights an optimiser keeps, and an average of them, if there is one."""
+    return KEPT_BY.get(optimiser.lower(), KEPT_BY_OTHERS) + averaged

@@ -1,0 +1,213 @@
+"""Plans of sweeps: figures worked out by hand, every sweep of the package, what a record changes, bad input."""
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+
+from dk_bench.cli import main
+from dk_bench.models.workload import BOTH, DCN, LOCAL_DK, Workload, count_workload
+from dk_bench.plan import estimate, rates, roofline
+from dk_bench.plan.devices import DEVICES, HALF, SINGLE, device_called, device_named
+from dk_bench.plan.measured import Speed, read_speeds
+from dk_bench.tables.costs import load_costs
+
+ROOT = Path(__file__).parents[2]
+SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+BENCHES = [ROOT / "results/bench", ROOT / "results/gpu"]
+
+
+@functools.cache
+def workload(name: str, side: int = 224) -> Workload:
+    with torch.device("meta"):
+        model = timm.create_model(name).train()
+    return count_workload(model, model, (3, side, side))
+
+
+def write_sweep(folder: Path, parameters: dict, config: str = "demo", name: str = "tried") -> Path:
+    path = folder / f"{name}.yaml"
+    command = ["dk-bench", "train", config, "${args_no_hyphens}"]
+    values = {
+        key: {"values": value} if isinstance(value, list) else {"value": value} for key, value in parameters.items()
+    }
+    path.write_text(yaml.safe_dump({"method": "grid", "command": command, "parameters": values}))
+    return path
+
+
+def plan(path: Path, folder: Path, *more: str) -> dict:
+    """Returns the plan of a sweep file as the command writes it."""
+    assert main(["plan", str(path), "--output", str(folder / "plan.json"), *more]) == 0
+    return json.loads((folder / "plan.json").read_text())
+
+
+def refused(capsys, *argv: object) -> str:
+    """Returns the one line with which the command refuses its arguments."""
+    assert main(["plan", *map(str, argv)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_every_sweep_has_a_plan_without_its_data(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("mmdet")
+    monkeypatch.chdir(tmp_path)  # where no data lie
+    assert main(["plan", *map(str, SWEEPS), "--gpu", "H100", "--count", "8", "--output", "plan.json"]) == 0
+    cells = json.loads(Path("plan.json").read_text())["cells"]
+    assert {cell["sweep"] for cell in cells} == {yaml.safe_load(path.read_text())["name"] for path in SWEEPS}
+    assert all(cell["run_hours"] > 0 and cell["params"] > 0 and cell["memory"] > 0 for cell in cells)
+    assert capsys.readouterr().out.count("│ total") == len(SWEEPS)
+
+
+def test_hours_are_images_over_images_a_second():
+    """90 epochs of 1,281,167 images at 1000 a second, and 90 of 50,000 at 4000: 116,430 seconds on one device."""
+    outline = timed_outline(epochs=90, evaluations=90, images={"train": 1_281_167, "val": 50_000})
+    rate = rates.Rate(1000.0, 4000.0, rates.MEASURED)
+    evaluated = 90 * 50_000
+    assert estimate.run_hours(outline, rate, 1, evaluated) == pytest.approx(116_430.03 / 3600)
+    assert estimate.run_hours(outline, rate, 8, evaluated) == pytest.approx(116_430.03 / 8 / 3600)
+
+
+def timed_outline(**fields):
+    from dk_bench.classification.outlining import outline_of
+    from dk_bench.config import Config
+
+    return estimate.replace(outline_of(Config()), **fields)
+
+
+def test_a_plan_adds_up(tmp_path, capsys):
+    """Device-hours are hours by devices by runs, the price is theirs at the rate; seeds are one cell."""
+    path = write_sweep(tmp_path, {"model.name": ["test_resnetdw", "test_resnetdw_dk"], "seed": [0, 1, 2]})
+    told = plan(path, tmp_path, "--gpu", "H100", "--count", "2", "--price", "3")
+    assert [cell["name"] for cell in told["cells"]] == ["test_resnetdw", "test_resnetdw_dk"]
+    for cell in told["cells"]:
+        assert cell["runs"] == 3 and cell["train_images"] == 2400 and cell["epochs"] == 8
+        assert cell["device_hours"] == pytest.approx(cell["run_hours"] * 2 * 3)
+        assert cell["price"] == pytest.approx(3 * cell["device_hours"])
+        seconds = 8 * 2400 / cell["train_rate"] + 8 * 1000 / cell["evaluation_rate"]
+        assert cell["run_hours"] == pytest.approx(seconds / 3600)
+    capsys.readouterr()
+
+
+def test_test_images_are_evaluated_once(tmp_path, capsys):
+    shapes = {"data.procedural.test_images": 500, "data.procedural.shifts.bend": 1.5, "optim.epochs": 2}
+    (cell,) = plan(write_sweep(tmp_path, shapes), tmp_path)["cells"]
+    assert cell["evaluated_images"] == 2 * 1000 + 2 * 500
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50dw_dk", "resnet50dw_dcn_dk", "mobilenetv2_100_scc", "mobilenetv2_100_gdk_pw"]
+)
+def test_multiply_adds_are_those_of_the_tables(name):
+    counted, known = workload(name), load_costs()[name]
+    held = {"params": counted.params, "macs": counted.macs, "sampling_macs": counted.sampling_macs}
+    assert held == known
+
+
+def test_operators_are_told_apart():
+    kinds = {
+        name: {operation.kind for operation in workload(f"test_resnetdw{name}", 32).operations} - {"plain"}
+        for name in ("", "_dk", "_dcn", "_dcn_dk")
+    }
+    assert kinds == {"": set(), "_dk": {LOCAL_DK}, "_dcn": {DCN}, "_dcn_dk": {LOCAL_DK, BOTH}}
+
+
+def test_saved_values_are_those_that_autograd_keeps_of_real_ones():
+    """Of a chain of which it is known: a convolution keeps its input, a ReLU in place its result, once each."""
+    chain = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(inplace=True), torch.nn.Conv2d(8, 2, 1)
+    )
+    counted = count_workload(chain.to("meta"), chain, (3, 10, 10))
+    assert counted.saved == 3 * 100 + 8 * 100
+    assert counted.macs == 100 * (8 * 3 * 9 + 2 * 8)
+    assert [operation.moved for operation in counted.operations][0] * 2 == 2 * 300 + 2 * 800 + 8 * 27 + 8
+
+
+def test_memory_is_near_what_a_gpu_was_seen_to_take():
+    """The record of an H200: batches of 128 under bfloat16 autocast."""
+    seen = next(speed for speed in read_speeds(BENCHES) if speed.model == "resnet50dw" and speed.memory)
+    guess = estimate.training_memory(timed_outline(), workload("resnet50dw"), seen.batch, seen.precision)
+    assert guess == pytest.approx(seen.memory, rel=0.05)
+
+
+def test_the_efficiency_is_that_of_the_records():
+    bases = {(speed.model, speed.size) for speed in read_speeds(BENCHES) if speed.model == speed.base}
+    assert roofline.load_efficiency() == roofline.fit_efficiency(BENCHES, {key: workload(*key) for key in bases})
+
+
+def speed(model: str, **fields) -> Speed:
+    about = {"base": "resnet50dw", "batch": 128, "size": 224, "device": DEVICES["H200"], "precision": HALF}
+    return Speed(
+        **{"model": model, **about, "train": 3000.0, "evaluate": 9000.0, "memory": None, "file": "it", **fields}
+    )
+
+
+def rate_of(speeds: list[Speed], side: int = 224, batch: int = 128) -> rates.Rate:
+    own, base = workload("resnet50dw_dk", side), workload("resnet50dw", side)
+    asked = rates.Question("resnet50dw_dk", "resnet50dw", (3, side, side), own, base)
+    return rates.find_rate(asked, DEVICES["H200"], HALF, batch, speeds)
+
+
+def test_a_record_goes_before_a_guess():
+    """The model's own as it is; at another size by its pixels; its base's by the guesses' ratio; none is a guess."""
+    own = rate_of([speed("resnet50dw_dk")])
+    assert (own.train, own.evaluate, own.source) == (pytest.approx(3000), pytest.approx(9000), "record")
+    larger = rate_of([speed("resnet50dw_dk", size=112)])
+    assert (larger.train, larger.source) == (pytest.approx(3000 / 4), "record, scaled")
+    guess, of_base = rate_of([]), rate_of([speed("resnet50dw")])
+    assert (guess.source, of_base.source) == ("guess", "record, scaled")
+    efficiency = roofline.efficiency_of(DEVICES["H200"], HALF)
+    base = 1 / roofline.seconds_an_image(workload("resnet50dw"), DEVICES["H200"], HALF, "train", efficiency)
+    assert of_base.train == pytest.approx(3000 * guess.train / base)
+    for other in (speed("resnet50dw_dk", precision=SINGLE), speed("resnet50dw_dk", device=DEVICES["T4"])):
+        assert rate_of([other]) == guess
+
+
+def test_the_guess_of_local_kernels_is_near_the_record():
+    """Fitted to rigid models and single operators, it is compared with a model that took no part in that."""
+    seen = next(s for s in read_speeds(BENCHES) if s.model == "resnet50dw_dk" and s.device.name == "H200")
+    guess = rate_of([], batch=seen.batch)
+    assert guess.train == pytest.approx(seen.train, rel=0.15) and guess.evaluate == pytest.approx(
+        seen.evaluate, rel=0.15
+    )
+
+
+def test_small_batches_wait_for_operators_to_start():
+    assert rate_of([speed("resnet50dw_dk")], batch=1).train < 300
+    assert rate_of([speed("resnet50dw_dk")], batch=64).train == pytest.approx(3000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "product", "name"),
+    [
+        ("cuda", "NVIDIA H200", "H200"),
+        ("cuda", "NVIDIA H100 80GB HBM3", "H100"),
+        ("cuda", "NVIDIA H100 PCIe", "H100-PCIe"),
+        ("cuda", "NVIDIA A100-SXM4-80GB", "A100-80GB"),
+        ("cpu", "AMD EPYC", "CPU"),
+        ("cuda", "Voodoo 2", None),
+    ],
+)
+def test_devices_are_found_by_their_products_names(kind, product, name):
+    assert device_called(kind, product) == (name and device_named(name))
+
+
+def test_bad_input_gets_one_sentence(tmp_path, capsys):
+    path = write_sweep(tmp_path, {"model.name": ["test_resnetdw", "test_resnetdw_dk"]})
+    assert "--gpu H1000: expected one of B200, H200" in refused(capsys, path, "--gpu", "H1000")
+    assert "--price: expected a number above 0, got -2.0" in refused(capsys, path, "--price", "-2")
+    assert "--count 3: the batch of 32 is not a multiple of it" in refused(capsys, path, "--count", "3")
+    assert "no such file" in refused(capsys, path, "--bench", tmp_path / "nothing")
+    own = {"data.source": "timm", "data.name": "mine", "data.train": "a", "data.val": "b"}
+    path = write_sweep(tmp_path, own)
+    assert "how many train images mine has is not known here; expected --images TRAIN,VAL" in refused(capsys, path)
+    assert main(["plan", str(path), "--images", "100,50"]) == 0
+    path = write_sweep(tmp_path, {"trainer.precision": "bf16-mixed"})
+    assert "V100 has no bfloat16; expected 16-mixed" in refused(capsys, path, "--gpu", "V100")
+    other = tmp_path / "other.yaml"
+    other.write_text("{method: grid, program: a.py, parameters: {lr: {value: 1}}}")
+    assert "expected dk-bench train CONFIG, which can be planned" in refused(capsys, other)
+    assert "unknown key 'model.nme'" in refused(capsys, write_sweep(tmp_path, {"model.nme": "x"}))
