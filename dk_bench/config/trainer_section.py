@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from dk_bench.config.fields import at_least
 from dk_bench.reading.schema import checked
 
 DEVICES = re.compile(r"auto|-1|[1-9][0-9]*|[0-9]+(, ?[0-9]+)+|[0-9]+,")
@@ -25,6 +26,10 @@ class TrainerConfig:
     compile: bool = False
     sync_batchnorm: bool = False  # several devices normalise by the statistics of the whole batch, not each by its own
     deterministic: bool = False  # only algorithms that are; on the CPU they all are
+    accumulate_grad_batches: int = at_least(1, default=1)  # batches whose gradients make a step
+    gradient_clip_val: float | None = checked(
+        None, "null or a positive number", lambda value: value is None or value > 0
+    )
     # Besides the end of every epoch.
     checkpoint_every_n_steps: int | None = checked(
         None, "null or at least 1", lambda steps: steps is None or steps >= 1

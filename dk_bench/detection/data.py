@@ -6,7 +6,7 @@ random in the pipeline is a function of (seed, epoch, index), as in classificati
 
 import io
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,21 +15,23 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from dk_bench.data.checksum import files_checksum
 from dk_bench.data.coco import check_annotations
-from dk_bench.data.order import InOrder, batches_done, check_processes, mix_seed, processes
+from dk_bench.data.order import InOrder, batches_done, mix_seed, processes
 from dk_bench.data.scan import PathFiles
 from dk_bench.data.splits import check_files_apart
+from dk_bench.detection.batches import ENDLESS, Endless, KeyedBatches, KeyedIterations
 from dk_bench.detection.image_loading import REMOTE, check_pipeline
 from dk_bench.detection.metrics import GroundTruth, read_truth
 from dk_bench.detection.mmengine_config import DetectionConfig, build, use_scope
+from dk_bench.detection.stages import stages_of
 from dk_bench.errors import UserError
 from dk_bench.reading.sequences import check_names
 from dk_bench.training.run_data import RunData
 
-# Samplers of mmengine and mmdet whose order is that of (seed, epoch), and which end.
+# Samplers of mmengine and mmdet whose order is that of (seed, epoch), and which end. Loops of iterations have another.
 RESUMABLE = ("DefaultSampler", "ClassAwareSampler")
 # Settings of mmengine's loaders that are heeded here, and those handed to torch's as they are.
 LOADER_KEYS = "_scope_ batch_size collate_fn dataset drop_last num_workers persistent_workers sampler".split()
@@ -88,7 +90,13 @@ class DetectionData(RunData):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Counts the batches in an epoch, on as many devices as there are processes now."""
+        """Counts the batches in an epoch, on as many devices as there are processes now; in the first epoch of a loop
+        of iterations, see `loops`."""
+        return self.config.loop.ends[0] if self.config.loop.by_iterations else self.batches_per_pass
+
+    @property
+    def batches_per_pass(self) -> int:
+        """Counts the batches that the sampler makes of all images, as mmengine does."""
         return len(self._batches())
 
     def checksum(self, images: Any) -> str:
@@ -106,8 +114,11 @@ class DetectionData(RunData):
         """Returns batches of this process from where the trainer is. Under ``Trainer(overfit_batches=...)`` the images
         in order, with the same augmentation in every epoch."""
         self.check_splits()
-        settings, images = self.config.cfg.train_dataloader, KeyedImages(self.train_images, self.seed)
-        batches, size = self._batches(), self.batch_size
+        settings, size = self.config.cfg.train_dataloader, self.batch_size
+        images = KeyedImages(self.train_images, self.seed, stages_of(self.config, self.train_images))
+        if self.config.loop.by_iterations:
+            return self._loader(settings, images, self._iterations(), batch_size=None, goes_on=True)
+        batches = self._batches()
         done = partial(batches_done, self.trainer, len(batches)) if self.trainer else lambda: 0
         if self.trainer and self.trainer.overfit_batches > 0:
             step = size * processes()[1]
@@ -125,12 +136,26 @@ class DetectionData(RunData):
         """Leaves the batch where it is: the detector's preprocessor moves it."""
         return batch
 
+    def _iterations(self) -> KeyedIterations:
+        """Returns the batches of a loop of iterations up to where it next validates."""
+        loop = self.config.loop
+        if not self.trainer:
+            return KeyedIterations(self._endless, loop)
+        epoch = min(self.trainer.current_epoch, loop.epochs - 1)  # of a training that has ended the last
+        done = partial(batches_done, self.trainer, loop.ends[epoch] - loop.begins(epoch))
+        return KeyedIterations(self._endless, loop, done, epoch)
+
+    @cached_property
+    def _endless(self) -> Endless:
+        return Endless(self._batches)
+
     def _batches(self) -> BatchSampler:
         """Returns the configuration's batches of indices for this process."""
         settings = dict(self.config.cfg.train_dataloader)
         sampler = settings.get("sampler") or {"type": "DefaultSampler", "shuffle": True}
-        if (kind := str(sampler.get("type")).rpartition(".")[2]) not in RESUMABLE:
-            raise UserError(f"key 'train_dataloader.sampler' is {kind!r}, expected one of {', '.join(RESUMABLE)}")
+        known = (*RESUMABLE, ENDLESS) if self.config.loop.by_iterations else RESUMABLE
+        if (kind := str(sampler.get("type")).rpartition(".")[2]) not in known:
+            raise UserError(f"key 'train_dataloader.sampler' is {kind!r}, expected one of {', '.join(known)}")
         # mmengine passes the data set by name, and not every sampler takes the seed so.
         made = build(DATA_SAMPLERS, sampler, "train_dataloader.sampler", dataset=self.train_images, seed=self.seed)
         size = self.batch_size
@@ -148,43 +173,17 @@ class DetectionData(RunData):
         return self.loader(images, sampler, settings.get("num_workers", 0), **more)
 
 
-class KeyedBatches(DistributedSampler):
-    """Batches of (epoch, index) from this process's batches of indices: the sampler of a loader that makes none itself,
-    with ``batch_size=None``. ``done`` says, when the first is asked for, how many are to be left out.
-
-    Lightning, which shares out what other samplers yield, leaves a DistributedSampler alone.
-    """
-
-    def __init__(self, batches: BatchSampler, done: Callable[[], int] = lambda: 0) -> None:
-        rank, world = processes()
-        super().__init__(batches, num_replicas=world, rank=rank)
-        self.batches, self.done = batches, done
-
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        self.batches.sampler.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        check_processes(self.num_replicas)
-        epoch = self.epoch
-        # All at once: mmdet's sampler keeps images for the next epoch where somebody stops at the last batch, as
-        # Lightning does, without asking whether there is another.
-        for batch in list(self.batches)[self.done() :]:
-            yield [(epoch, index) for index in batch]
-
-
 class KeyedImages(Dataset):
     """An mmdet data set by (epoch, index), with random numbers that depend on these and the seed alone and leave those
-    of the process as they were; by index, which is of epoch 0; or by a batch of either.
+    of the process as they were; by index, which is of epoch 0; or by a batch of either. In a loop of iterations their
+    numbers stand for the epoch's.
 
-    Raises UserError for an image that is missing or damaged.
+    ``stages`` are pairs, rising, of an epoch and the data set as it is from then on. Raises UserError for an image that
+    is missing or damaged.
     """
 
-    def __init__(self, images: Any, seed: int) -> None:
-        self.images, self.seed = images, seed
+    def __init__(self, images: Any, seed: int, stages: Sequence[tuple[int, Any]] = ()) -> None:
+        self.images, self.seed, self.stages = images, seed, [(0, images), *stages]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -197,7 +196,7 @@ class KeyedImages(Dataset):
         try:
             with torch.random.fork_rng(devices=[]):
                 seed_all(mix_seed(self.seed, epoch, index))
-                return self.images[index]
+                return next(images for begin, images in reversed(self.stages) if epoch >= begin)[index]
         finally:
             random.setstate(python)
             np.random.set_state(numpy)

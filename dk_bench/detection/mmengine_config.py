@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from dk_bench.config import RunConfig, to_dict
+from dk_bench.detection.hook_names import check_hooks
+from dk_bench.detection.loops import Loop
 from dk_bench.errors import UserError, located, system_errors
 from dk_bench.reading.overrides import joined, put, split_override, standing
 from dk_bench.reading.schema import merged, read_value
@@ -52,12 +55,7 @@ TAKES = {
     "model.backbone.model_name": str,
     "model.backbone.checkpoint": str | None,
 }
-LOOP = "EpochBasedTrainLoop"
-COUNTS = {"max_epochs": None, "val_interval": 1, "val_begin": 1}  # of train_cfg, and what holds where none stands
-TRAIN_CFG = ("type", "by_epoch", *COUNTS)
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-# Hooks that watch and change nothing: without them a run under Lightning is the same.
-HARMLESS_HOOKS = ("NumClassCheckHook", "CheckInvalidLossHook", "MemoryProfilerHook", "EmptyCacheHook")
 
 _FILES: dict[str, tuple[mmengine.Config, dict[str, int] | None]] = {}  # that were read, with their stamps
 
@@ -68,6 +66,16 @@ class DetectionConfig:
 
     cfg: mmengine.Config
     run: RunConfig
+
+    @cached_property
+    def loop(self) -> Loop:
+        """Tells how long training lasts and when it validates."""
+        return Loop.of(self.cfg.train_cfg)
+
+    @property
+    def batches_per_step(self) -> int:
+        """Counts the batches whose gradients mmengine accumulates for a step."""
+        return self.cfg.optim_wrapper.get("accumulative_counts", 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it as `config_from_values` takes it: dicts, lists, tuples, texts, numbers, None."""
@@ -82,7 +90,7 @@ def load_detection_config(path: str | Path, overrides: Iterable[str] = ()) -> De
 
     Raises UserError for a file that is missing or no configuration, for an override of an unknown top-level key or of
     a variable (whose value was copied to where it is used when the file was read), and for what only mmdet's own runner
-    can do: loops that count iterations, accumulated gradients, hooks that change results.
+    can do: other loops than mmengine's two, hooks that change results and are not in `hook_names.ACTING`.
     """
     return checked(copy.deepcopy(_file(str(path))), overrides, str(path))
 
@@ -234,27 +242,33 @@ def _told_elsewhere(cfg: mmengine.Config) -> dict[str, Any]:
 
 def _check_supported(cfg: mmengine.Config, run: RunConfig) -> None:
     """Raises UserError for what only mmdet's own runner can do, and for what detectors cannot be trained with."""
-    train, wrapper = cfg.train_cfg, cfg.optim_wrapper  # mmengine marks what comes from mmdet's files with a _scope_
-    if unknown := sorted(set(train) - {*TRAIN_CFG, "_scope_"}):
-        raise UserError(f"unknown key 'train_cfg.{unknown[0]}', expected {', '.join(TRAIN_CFG)}")
-    by_epoch = train.get("type", LOOP) == LOOP and train.get("by_epoch", True)
-    accumulated, precision = wrapper.get("accumulative_counts", 1), run.trainer.precision
-    counts = {f"train_cfg.{key}": train.get(key, default) for key, default in COUNTS.items()}
+    loop, trainer = Loop.of(cfg.train_cfg), run.trainer
+    check_hooks(cfg, loop)
+    accumulated, here = cfg.optim_wrapper.get("accumulative_counts", 1), trainer.accumulate_grad_batches
+    count = isinstance(accumulated, int) and accumulated >= 1
+    clip, accumulates = "optim_wrapper.clip_grad", "optim_wrapper.accumulative_counts"
     rules = [
-        ("trainer.precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
-        ("trainer.compile", run.trainer.compile, not run.trainer.compile, "false: detectors are not compiled"),
-        ("train_cfg.type", train.get("type"), by_epoch, repr(LOOP)),
-        *((key, n, isinstance(n, int) and n >= 1, "an integer of at least 1") for key, n in counts.items()),
+        ("trainer.precision", trainer.precision, trainer.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
+        ("trainer.compile", trainer.compile, not trainer.compile, "false: detectors are not compiled"),
+        (
+            "trainer.gradient_clip_val",
+            trainer.gradient_clip_val,
+            trainer.gradient_clip_val is None,
+            f"null: key '{clip}' clips",
+        ),
         ("load_from", cfg.get("load_from"), cfg.get("load_from") != "", "a file, or null"),
-        ("optim_wrapper.accumulative_counts", accumulated, accumulated == 1, "1"),
+        (accumulates, accumulated, count, "an integer of at least 1"),
+        ("trainer.accumulate_grad_batches", here, 1 in (here, accumulated), f"1: key '{accumulates}' is {accumulated}"),
+        (
+            "trainer.accumulate_grad_batches",
+            here,
+            here == 1 or not loop.by_iterations,
+            f"1: iterations of 'train_cfg' are batches, of which key '{accumulates}' makes steps",
+        ),
     ]
     for key, value, holds, expected in rules:
         if not holds:
             raise UserError(f"expected {expected}", key=key, value=value)
-    for hook in cfg.get("custom_hooks") or ():
-        if str(hook.get("type")).rpartition(".")[2] not in HARMLESS_HOOKS:
-            what = f"has {hook.get('type')!r}, which only mmdet's own runner calls; expected none that changes results"
-            raise UserError(f"key 'custom_hooks' {what}")
 
 
 def plain(value: Any, key: str = "") -> Any:

@@ -40,7 +40,7 @@ def _method_of_a_history(owner: Any, name: str) -> Callable:
 
 
 def add_for_mmengine(
-    checkpoint: dict[str, Any], config: Mapping[str, Any], dataset_meta: Mapping[str, Any], steps_per_epoch: int | None
+    checkpoint: dict[str, Any], config: Mapping[str, Any], dataset_meta: Mapping[str, Any], done: Mapping[str, int]
 ) -> None:
     """Adds to a checkpoint of ours what mmengine looks for: so mmdet's tools load it, and its runner goes on from it.
 
@@ -48,15 +48,11 @@ def add_for_mmengine(
         checkpoint: as Lightning is about to write it, of a detector.
         config: the configuration as plain data.
         dataset_meta: ``classes``, the names in order of their labels, and ``palette``, a colour each, where known.
-        steps_per_epoch: inside an epoch no ``epoch`` is written, as mmengine's runner can only begin one; nor with
-            None, where a step is not a batch or an epoch not all batches, which that runner does not know.
+        done: ``epoch`` and ``iter`` as mmengine counts them; empty where its runner could not go on from there.
     """
-    steps = checkpoint["global_step"]
-    whole = steps_per_epoch is not None and steps % steps_per_epoch == 0
-    done = {"epoch": steps // steps_per_epoch, "iter": steps} if whole else {}
     text = "".join(f"{key} = {value!r}\n" for key, value in config.items())
     meta = {"cfg": text, "seed": config.get("seed"), "dataset_meta": plain_meta(dataset_meta)}
-    checkpoint["meta"] = done | meta
+    checkpoint["meta"] = {**done, **meta}
     checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
     if "optimizer_states" in checkpoint:  # not where weights alone are saved; the same tensors, written once
         checkpoint["optimizer"] = checkpoint["optimizer_states"][0]

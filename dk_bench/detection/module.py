@@ -11,16 +11,19 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config as MMConfig
 from mmengine.model.utils import revert_sync_batchnorm
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from dk_bench.detection import backbone
 from dk_bench.detection.data import DetectionData, seed_all
+from dk_bench.detection.hook_names import check_devices
 from dk_bench.detection.known_types import check_types
 from dk_bench.detection.metrics import prediction_of, score
 from dk_bench.detection.mmengine_config import PRECISIONS, build, config_from_values, quiet, use_scope
 from dk_bench.detection.mmengine_files import add_for_mmengine
 from dk_bench.detection.recipe import build_schedules, build_wrapper, clip_gradients
+from dk_bench.detection.runner_hooks import RunnerHooks
 from dk_bench.detection.task import Detection
 from dk_bench.errors import UserError, located, some
 from dk_bench.training.own_trainer import ConfiguredModule, add_loss, check_same_steps, mean_of_losses
@@ -52,7 +55,7 @@ class LitDetector(ConfiguredModule):
         super().__init__()
         self.save_hyperparameters(ignore=["initial_weights"], logger=False)
         self.config = config_from_values(config)
-        self.run, cfg = self.config.run, self.config.cfg
+        self.run, self.loop, cfg = self.config.run, self.config.loop, self.config.cfg
         use_scope(cfg)  # before anything is looked up by its name
         self.model = build_detector(cfg, initial_weights=initial_weights)
         check_num_classes(self.model, classes)
@@ -60,6 +63,11 @@ class LitDetector(ConfiguredModule):
             self.model.to(memory_format=torch.channels_last)
         self.train_loss = mean_of_losses()
         self._predictions: dict[int, dict[str, Tensor]] = {}
+        self.hooks = RunnerHooks(self.config)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Returns what ``custom_hooks`` do, so that any trainer has it."""
+        return [self.hooks] if self.hooks.settings else []
 
     def _apply(self, fn: Callable, recurse: bool = True) -> Self:
         """Moves the preprocessor's idea of where it is as well: only its own ``to``, not its parent's, changes that."""
@@ -75,7 +83,7 @@ class LitDetector(ConfiguredModule):
         """Replaces synchronised batch normalisation, which needs several processes, on one, as mmengine does. Raises
         UserError for a trainer or data that do not go with the configuration, or precision that mmcv cannot use."""
         if stage == "fit":
-            self.check_trainer(self.config.cfg.train_cfg.max_epochs, "train_cfg.max_epochs")
+            self.check_trainer(self.loop.epochs, self.loop.key)
             self._check_settings()
         if stage != "predict":
             self._check_data()
@@ -87,16 +95,53 @@ class LitDetector(ConfiguredModule):
             raise UserError(f"Trainer(precision={precision!r}), expected one of {', '.join(PRECISIONS)}")
         if self.trainer.world_size == 1:
             self.model = revert_sync_batchnorm(self.model)
+        if stage == "fit":
+            self._begin_loop()
+
+    def _begin_loop(self) -> None:
+        """Makes the trainer accumulate as the configuration says, and hooks that act. Raises UserError where an epoch
+        does not end with a step."""
+        loop, steps, count = self.loop, self.trainer.datamodule.steps_per_epoch, self.config.batches_per_step
+        lengths = [end - loop.begins(n) for n, end in enumerate(loop.ends)] if loop.by_iterations else [steps]
+        if count > 1:
+            self.trainer.accumulate_grad_batches = count
+            if uneven := [length for length in lengths if length % count]:
+                between = "iterations between validations" if loop.by_iterations else "batches of an epoch"
+                instead = (
+                    "" if loop.by_iterations else ", or trainer.accumulate_grad_batches, by which the last is short"
+                )
+                expected = f"a divisor of the {uneven[0]} {between}, which end with a step{instead}"
+                raise UserError(f"expected {expected}", key="optim_wrapper.accumulative_counts", value=count)
+        if len({*lengths}) > 1:
+            self.trainer.reload_dataloaders_every_n_epochs = 1  # Lightning asks then how long the next epoch is
+        self.hooks.begin(self.model, loop.length if loop.by_iterations else loop.length * steps)
 
     def _check_settings(self) -> None:
         """Raises UserError for settings of the trainer whose place is the configuration."""
-        trainer, interval = self.trainer, self.config.cfg.train_cfg.get("val_interval", 1)
+        trainer, interval = self.trainer, 1 if self.loop.by_iterations else self.loop.interval
+        synchronised = self.run.trainer.sync_batchnorm
+        check_devices(self.config.cfg, trainer.world_size, synchronised=synchronised)
+        if (count := self.config.batches_per_step) > 1 and trainer.accumulate_grad_batches not in (1, count):
+            says = f"but key 'optim_wrapper.accumulative_counts' is {count}: expected the same number, or none"
+            raise UserError(f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}), {says}")
+        if self.loop.by_iterations:
+            self._check_iterations()
         if (clip := trainer.gradient_clip_val) is not None:
             raise UserError(f"Trainer(gradient_clip_val={clip}), expected none: key 'optim_wrapper.clip_grad' clips")
         # What this module sets itself, in a fit before, does not count.
         if trainer.global_step == 0 and (every := trainer.check_val_every_n_epoch) not in (1, interval):
             says = f"key 'train_cfg.val_interval' is {interval}, which says when to validate"
             raise UserError(f"Trainer(check_val_every_n_epoch={every}), but {says}: expected the same number, or none")
+
+    def _check_iterations(self) -> None:
+        """Raises UserError for a trainer that would make other iterations of a loop of theirs."""
+        trainer = self.trainer
+        if trainer.accumulate_grad_batches not in (1, self.config.batches_per_step):
+            says = "expected none: iterations are batches, of which key 'optim_wrapper.accumulative_counts' makes steps"
+            raise UserError(f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}), {says}")
+        for name, plain in (("limit_train_batches", 1.0), ("overfit_batches", 0.0)):
+            if not trainer.fast_dev_run and (value := getattr(trainer, name)) != plain:
+                raise UserError(f"Trainer({name}={value}), expected none: key 'train_cfg.max_iters' says how long")
 
     def _check_data(self) -> None:
         """Raises UserError for other data than `DetectionData` with the module's classes."""
@@ -114,11 +159,24 @@ class LitDetector(ConfiguredModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Sets also whether validation follows the epoch, as mmengine has it: here, as a run goes on from any step."""
         super().on_train_batch_start(batch, batch_idx)
-        train, epochs = self.config.cfg.train_cfg, self.current_epoch + 1
-        due = epochs % train.get("val_interval", 1) == 0 or epochs == train.max_epochs
-        validates = due and epochs >= train.get("val_begin", 1)
+        epochs, validates = self.current_epoch + 1, self.loop.validates_after(self.current_epoch)
         # Lightning validates after epochs that this divides.
         self.trainer.check_val_every_n_epoch = epochs if validates else epochs + 1
+        if (
+            batch_idx % self.config.batches_per_step
+        ):  # mmengine's iterations end after every batch, Lightning's steps not
+            self._end_iteration()
+        steps = self.config.batches_per_step == 1  # of the trainer's own accumulation, or every batch
+        self.hooks.begin_iteration(self.global_step if steps else self.batches_before(batch_idx), self.current_epoch)
+
+    def batches_before(self, batch_idx: int) -> int:
+        if self.loop.by_iterations:
+            return self.loop.begins(self.current_epoch) + batch_idx
+        return super().batches_before(batch_idx)
+
+    def _end_iteration(self) -> None:
+        self.hooks.end_iteration()
+        self._schedules.step()
 
     def seed_step(self, seed: int) -> None:
         seed_all(seed)
@@ -159,28 +217,38 @@ class LitDetector(ConfiguredModule):
         cfg = self.config.cfg
         self._wrapper = build_wrapper(self.model, cfg, self.trainer.world_size)
         optimizer = self._wrapper.optimizer
-        schedules = build_schedules(optimizer, cfg, self.optimizer_steps())
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedules, "interval": "step"}}
+        if self.loop.by_iterations:
+            steps, of_a_pass = self.loop.length, self.trainer.datamodule.batches_per_pass
+        else:
+            steps = of_a_pass = self.optimizer_steps() * self.config.batches_per_step
+        self._schedules = build_schedules(optimizer, cfg, self.loop, steps, of_a_pass)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedules, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        scheduler.step()
+        """Ends an iteration: here, before anybody may write a checkpoint of it."""
+        self._end_iteration()
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         clip_gradients(self._wrapper)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        data, trainer = self.trainer.datamodule, self.trainer
+        data, trainer, count = self.trainer.datamodule, self.trainer, self.config.batches_per_step
         checkpoint["steps_per_epoch"] = data.steps_per_epoch
-        as_mmengine_counts = trainer.accumulate_grad_batches == 1 and trainer.limit_train_batches == 1.0
-        steps = data.steps_per_epoch if as_mmengine_counts else None
+        as_mmengine_counts = trainer.accumulate_grad_batches == count and trainer.limit_train_batches == 1.0
+        done = self.loop.done(checkpoint["global_step"] * count, data.steps_per_epoch) if as_mmengine_counts else {}
         config = {**self.hparams.config, "model": without_initial_weights(self.hparams.config["model"])}
-        add_for_mmengine(checkpoint, config, data.train_images.metainfo, steps)
+        self.hooks.save(checkpoint)
+        add_for_mmengine(checkpoint, config, data.train_images.metainfo, done)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError where training goes on and an epoch has other batches than the checkpoint's."""
+        """Raises UserError where training goes on and an epoch has other batches than the checkpoint's, or a checkpoint
+        has an average and the configuration none."""
+        goes_on = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if goes_on:
+            self.hooks.load(checkpoint)  # which knows the model's own names
         super().on_load_checkpoint(checkpoint)
-        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+        if not goes_on:
             return
         held, now = checkpoint.get("steps_per_epoch"), self.trainer.datamodule.steps_per_epoch
         check_same_steps(held, now, "steps an epoch", "number of devices and training images")

@@ -11,15 +11,18 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 from torch.optim import Optimizer
 
+from dk_bench.detection.loops import Loop
 from dk_bench.detection.mmengine_config import build, quiet
 from dk_bench.errors import UserError
 from dk_bench.training.own_trainer import check_same_steps
 
-OF_MIXED_PRECISION = ("dtype", "loss_scale", "use_fp16")  # AmpOptimWrapper's; here the trainer's precision does that
+# AmpOptimWrapper's, and accumulation: Lightning has both.
+OF_THE_TRAINER = ("dtype", "loss_scale", "use_fp16", "accumulative_counts")
 
 
 class Schedules:
-    """mmengine's schedulers as one, to be stepped after every optimiser step.
+    """mmengine's schedulers as one, to be stepped after every optimiser step, or, as mmengine does where it accumulates
+    gradients, after every batch.
 
     Those of iterations step every time, then at the end of an epoch those of epochs, as mmengine's runner does. So a
     checkpoint of any step, the last one of an epoch included, holds the schedule as the next step finds it.
@@ -59,7 +62,7 @@ def build_wrapper(model: nn.Module, cfg: mmengine.Config, world_size: int) -> Op
     """
     if (scale := cfg.optim_wrapper.get("loss_scale", "dynamic")) != "dynamic":
         raise UserError(f"key 'optim_wrapper.loss_scale' is {scale!r}, expected 'dynamic'")
-    settings = {key: value for key, value in cfg.optim_wrapper.items() if key not in OF_MIXED_PRECISION}
+    settings = {key: value for key, value in cfg.optim_wrapper.items() if key not in OF_THE_TRAINER}
     settings["type"] = "OptimWrapper"
     try:
         with quiet(logging.ERROR):  # it warns of every frozen parameter
@@ -76,13 +79,19 @@ def build_wrapper(model: nn.Module, cfg: mmengine.Config, world_size: int) -> Op
     return wrapper
 
 
-def build_schedules(optimizer: Optimizer, cfg: mmengine.Config, steps_per_epoch: int) -> Schedules:
-    """Builds what ``param_scheduler`` describes, by default up to training's end. Raises UserError for bad settings."""
+def build_schedules(
+    optimizer: Optimizer, cfg: mmengine.Config, loop: Loop, steps_per_epoch: int, pass_length: int
+) -> Schedules:
+    """Builds what ``param_scheduler`` describes, by default up to training's end. Raises UserError for bad settings.
+
+    ``steps_per_epoch`` are those of the schedules' epoch, which in a loop of iterations is all of training;
+    ``pass_length`` is what mmengine takes for an epoch where it turns epochs into iterations.
+    """
     settings = cfg.get("param_scheduler") or []
-    epochs, schedulers = cfg.train_cfg.max_epochs, []
+    epochs, schedulers = 1 if loop.by_iterations else loop.length, []
     for number, one in enumerate([settings] if isinstance(settings, dict) else settings):
         key, end = f"param_scheduler.{number}", epochs if one.get("by_epoch", True) else epochs * steps_per_epoch
-        made = build(PARAM_SCHEDULERS, one, key, optimizer=optimizer, epoch_length=steps_per_epoch, end=end)
+        made = build(PARAM_SCHEDULERS, one, key, optimizer=optimizer, epoch_length=pass_length, end=end)
         if getattr(made, "need_val_args", False):
             raise UserError(f"key '{key}' is a {type(made).__name__}, which needs validation's result")
         schedulers.append(made)

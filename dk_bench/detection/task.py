@@ -34,7 +34,7 @@ class Detection(Task):
     read, parse = staticmethod(mmengine_config.load_detection_config), staticmethod(mmengine_config.config_from_values)
 
     def __init__(self, config: mmengine_config.DetectionConfig) -> None:
-        super().__init__(config, config.run, config.to_dict(), config.cfg.train_cfg.max_epochs)
+        super().__init__(config, config.run, config.to_dict(), config.loop.epochs)
 
     def data(self, *, once: bool = False) -> "DetectionData":
         from dk_bench.detection.data import DetectionData
@@ -55,6 +55,8 @@ class Detection(Task):
         """Silences mmengine, and the warning of modules that mmdet keeps in evaluation mode in training."""
         with mmengine_config.quiet(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+            # Of schedules that go on after every batch where gradients are accumulated, as mmengine's do.
+            warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
             yield
 
     def images_in(self, batch: dict[str, Any]) -> int:
@@ -79,6 +81,15 @@ class Detection(Task):
         backbone = super().count(model.backbone, input_size)
         note = "multiply-adds depend on the image; the backbone's alone are counted"
         return {"note": note} | {f"backbone_{name}": value for name, value in backbone.items()}
+
+    def place(self, epoch: int) -> dict[str, int]:
+        """Tells also the iteration, of a loop of iterations, whose epochs end where it validates."""
+        loop = self.config.loop
+        return super().place(epoch) | ({"iteration": loop.ends[epoch]} if loop.by_iterations else {})
+
+    def epoch_line(self, figures: Mapping[str, float | None], classes: int) -> str:
+        of_iterations = f"iteration {figures['iteration']}  " if "iteration" in figures else ""
+        return of_iterations + super().epoch_line(figures, classes)
 
     def summary(self, figures: Mapping[str, float | None], classes: int, split: str = "val") -> str:
         """Returns the figures, each with its name; n/a for one that there is not."""

@@ -32,6 +32,8 @@ OF_THE_CELL = (
     "model data_preprocessor train_dataloader val_dataloader train_cfg val_cfg optim_wrapper param_scheduler load_from "
     "sync_bn trainer data_name"
 ).split()
+# Of its custom_hooks: those that change what is trained or evaluated; all others watch.
+HOOKS_OF_THE_CELL = frozenset("EMAHook PipelineSwitchHook SetEpochInfoHook YOLOXModeSwitchHook".split())
 OF_THE_MACHINE = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory", "timeout")  # of loaders
 
 
@@ -118,6 +120,9 @@ def mmengine_cell(config: Mapping[str, Any]) -> dict[str, Any]:
     cell = {key: config[key] for key in OF_THE_CELL if config.get(key) is not None}
     for loader in ("train_dataloader", "val_dataloader"):
         cell[loader] = {key: value for key, value in cell.get(loader, {}).items() if key not in OF_THE_MACHINE}
+    hooks = config.get("custom_hooks") or ()
+    if acting := [hook for hook in hooks if str(hook.get("type")).rpartition(".")[2] in HOOKS_OF_THE_CELL]:
+        cell["custom_hooks"] = [{key: value for key, value in hook.items() if key != "priority"} for hook in acting]
     scale = config.get("auto_scale_lr") or {}
     if scale.get("enable"):
         cell["auto_scale_lr"] = scale

@@ -153,7 +153,7 @@ class RunKeeper(Checkpoint):
         found = figures(trainer, metrics) if self._is_validated else dict.fromkeys(metrics)
         loss, lr = float(trainer.callback_metrics["train/loss"]), pl_module.learning_rate()
         seconds = round(now - self._epoch_began, 3)
-        epoch = {"epoch": trainer.current_epoch, "train/loss": loss, **found, "lr": lr, "seconds": seconds}
+        epoch = {**self.task.place(trainer.current_epoch), "train/loss": loss, **found, "lr": lr, "seconds": seconds}
         self.record.metrics["epochs"].append(epoch)
         self._epoch_began, self._is_validated = now, False
         note_correct(self.record, pl_module)

@@ -108,9 +108,11 @@ class ConfiguredModule(pl.LightningModule):
         """Makes all that is drawn at random a function of (seed, batch, rank): resuming needs no generators' state."""
         if batch_idx == 0:  # Lightning calls no on_train_epoch_start where it goes on from an epoch's last batch
             self.train_loss.reset()
-        # Without accumulated gradients the number of the optimiser's step.
-        batches_before = self.current_epoch * self.trainer.num_training_batches + batch_idx
-        self.seed_step(mix_seed(self.run.seed, batches_before, self.global_rank))
+        self.seed_step(mix_seed(self.run.seed, self.batches_before(batch_idx), self.global_rank))
+
+    def batches_before(self, batch_idx: int) -> int:
+        """Counts the batches before one of this epoch: without accumulated gradients the number of its step."""
+        return self.current_epoch * self.trainer.num_training_batches + batch_idx
 
     def on_train_epoch_end(self) -> None:
         self.check_last_loss()

@@ -81,6 +81,10 @@ class Task(ABC):
         """Returns a split's figures as ``dk-bench eval`` prints them."""
         return self.summary(figures, classes, split)
 
+    def place(self, epoch: int) -> dict[str, int]:
+        """Tells where an epoch, counted from 0, ends, as the first figures of its row in the record."""
+        return {"epoch": epoch}
+
     @property
     def folder(self) -> Path:
         """Tells where the run keeps record, checkpoint and lock, see `dk_bench.runs.identity.run_folder`."""

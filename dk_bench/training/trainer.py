@@ -48,6 +48,7 @@ def make_trainer(task: Task, callbacks: list[Callback], logger: Any, steps_per_e
             precision=settings.precision,
             deterministic=settings.deterministic,
             max_epochs=task.epochs,
+            accumulate_grad_batches=settings.accumulate_grad_batches,
             callbacks=[HoldOn(), *callbacks],
             logger=logger,
             log_every_n_steps=min(50, steps_per_epoch),  # so that short epochs are seen too

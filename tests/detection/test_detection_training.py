@@ -5,20 +5,18 @@ import os
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
 import torch
 
 pytest.importorskip("mmdet", reason="mmdet is not installed")
 
 from detection_cases import CLASSES, random_predictions, tiny_detection, tiny_file
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from new_python import run_new_python
+from runner_cases import RETINANET, Curve, trained_by_mmengine
 from training_cases import PowerCut, timeless, weights
 
 from dk_bench.cli import main
-from dk_bench.data.order import mix_seed
-from dk_bench.detection.data import DetectionData, seed_all
+from dk_bench.detection.data import DetectionData
 from dk_bench.detection.mmengine_config import load_detection_config
 from dk_bench.detection.module import LitDetector
 from dk_bench.errors import UserError
@@ -27,62 +25,6 @@ from dk_bench.runs.record import read_record
 from dk_bench.training import evaluate, read_checkpoint, run_folder, train
 
 STEPS, EPOCHS = 5, 4  # of the runs here
-RETINANET = {
-    "type": "RetinaNet",
-    "data_preprocessor": {"type": "DetDataPreprocessor", "mean": [50.0] * 3, "std": [50.0] * 3, "pad_size_divisor": 32},
-    "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": (1, 2, 3), "frozen_stages": -1},
-    "neck": {"type": "FPN", "in_channels": [16, 32, 64], "out_channels": 16, "num_outs": 3},
-    "bbox_head": {
-        "type": "RetinaHead",
-        "num_classes": 3,
-        "in_channels": 16,
-        "stacked_convs": 1,
-        "feat_channels": 16,
-        "anchor_generator": {
-            "type": "AnchorGenerator",
-            "octave_base_scale": 4,
-            "scales_per_octave": 1,
-            "ratios": [1.0],
-            "strides": [8, 16, 32],
-        },
-    },
-    "train_cfg": {
-        "assigner": {"type": "MaxIoUAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.4, "min_pos_iou": 0},
-        "sampler": {"type": "PseudoSampler"},
-        "allowed_border": -1,
-        "pos_weight": -1,
-    },
-    "test_cfg": {"nms_pre": 50, "score_thr": 0.01, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 20},
-}
-
-
-class Curve(pl.Callback):
-    """Loss and learning rates of every step."""
-
-    def __init__(self):
-        self.losses, self.rates = [], []
-
-    def on_train_batch_start(self, trainer, *_):
-        self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
-
-    def on_train_batch_end(self, trainer, module, outputs, *_):
-        self.losses.append(float(outputs["loss"]))
-
-
-class RunnersCurve(Hook):
-    """The same under mmdet's runner, whose steps are seeded as ours are."""
-
-    def __init__(self):
-        self.losses, self.rates = [], []
-
-    def before_train_iter(self, runner, **_):
-        seed = mix_seed(0, runner.iter, 0)
-        seed_all(seed)
-        torch.manual_seed(seed)
-        self.rates.append([group["lr"] for group in runner.optim_wrapper.optimizer.param_groups])
-
-    def after_train_iter(self, runner, outputs=None, **_):
-        self.losses.append(float(outputs["loss"]))
 
 
 def test_loss_curve_as_under_mmdets_runner(tmp_path):
@@ -93,17 +35,7 @@ def test_loss_curve_as_under_mmdets_runner(tmp_path):
     ours = Curve()
     record = train(config, callbacks=[ours])
 
-    cfg = load_detection_config(tmp_path / "tiny.py", overrides).cfg
-    cfg.work_dir, cfg.randomness, cfg.val_evaluator.proposal_nums = str(tmp_path / "work"), {"seed": 0}, (1, 10, 100)
-    runner = Runner.from_cfg(cfg)
-    pl.seed_everything(0, verbose=False)
-    start = LitDetector(config.to_dict(), list(CLASSES)).model
-    runner.model.load_state_dict(start.state_dict())
-    runner.model.init_weights = lambda: None  # they are there
-    theirs = RunnersCurve()
-    runner.register_hook(theirs)
-    runner.train()
-
+    runner, theirs = trained_by_mmengine(config)
     assert len(ours.losses) == STEPS * EPOCHS == 20
     assert ours.losses == pytest.approx(theirs.losses, rel=1e-5)
     assert ours.rates == theirs.rates

@@ -37,11 +37,26 @@ from dk_bench.training import train
         ("train_cfg.max_epochs=0", "'train_cfg.max_epochs' is 0, expected an integer of at least 1"),
         (
             "train_cfg.type=IterBasedTrainLoop",
-            "'train_cfg.type' is 'IterBasedTrainLoop', expected 'EpochBasedTrainLoop'",
+            "unknown key 'train_cfg.max_epochs', expected type, by_epoch, max_iters, ",
+        ),
+        ("train_cfg.type=Loop", "'train_cfg.type' is 'Loop', expected 'EpochBasedTrainLoop' or 'IterBasedTrainLoop'"),
+        ("train_cfg.by_epoch=False", "'train_cfg.by_epoch' is False, expected True with EpochBasedTrainLoop"),
+        ("train_cfg.val_interval=0", "'train_cfg.val_interval' is 0, expected an integer of at least 1"),
+        (
+            "train_cfg.dynamic_intervals=[(3, 1), (2, 1)]",
+            r"'train_cfg.dynamic_intervals' is .*, expected pairs \(milestone, interval\) of integers, milestones ri",
         ),
         ("trainer.precision=8", "'trainer.precision' is '8', expected one of 32-true"),
         ("trainer.device=1", "unknown key 'trainer.device', did you mean 'trainer.devices'"),
-        ("optim_wrapper.accumulative_counts=2", "'optim_wrapper.accumulative_counts' is 2, expected 1"),
+        ("optim_wrapper.accumulative_counts=0", "'optim_wrapper.accumulative_counts' is 0, expected an integer of at"),
+        (
+            "trainer.gradient_clip_val=1.0",
+            "'trainer.gradient_clip_val' is 1.0, expected null: key 'optim_wrapper.clip_g",
+        ),
+        (
+            "default_hooks.param_scheduler=None",
+            "'default_hooks.param_scheduler' is None, expected no such key: learning",
+        ),
         ("param_scheduler.7.end=2", "key 'param_scheduler' has no item 7, expected 0 to 1"),
         ("load_from=", "key 'load_from' is '', expected a file, or null"),
         ("val_dataloader=None", "key 'val_dataloader' is missing"),
@@ -80,11 +95,21 @@ def test_what_cannot_be_built_is_named(tmp_path, override, match):
         train(tiny_detection(tmp_path, override))
 
 
-def test_hooks_that_change_results_are_refused(tmp_path):
+def test_accumulation_is_said_once(tmp_path):
+    both = ["optim_wrapper.accumulative_counts=2", "trainer.accumulate_grad_batches=2"]
+    with pytest.raises(
+        UserError, match="'trainer.accumulate_grad_batches' is 2, expected 1: key 'optim_wrapper.acc.* 2"
+    ):
+        tiny_detection(tmp_path, *both)
+    iterations = "train_cfg={'type': 'IterBasedTrainLoop', 'max_iters': 4, '_delete_': True}"
+    with pytest.raises(
+        UserError, match="'trainer.accumulate_grad_batches' is 2, expected 1: iterations of 'train_cfg'"
+    ):
+        tiny_detection(tmp_path, iterations, both[1])
+
+
+def test_files_that_cannot_be_read(tmp_path):
     path = tiny_file(tmp_path)
-    path.write_text(path.read_text() + "\ncustom_hooks = [dict(type='EMAHook')]\n")
-    with pytest.raises(UserError, match="'custom_hooks' has 'EMAHook', which only mmdet's own runner calls"):
-        load_detection_config(path)
     with pytest.raises(UserError, match="no configuration can be read there"):
         load_detection_config(tmp_path / "none.py")
     path.write_text("model = dict(")

@@ -1,0 +1,226 @@
+"""Averages and other hooks of mmengine's in training, in checkpoints and where a run goes on; accumulated gradients."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+pytest.importorskip("mmdet", reason="mmdet is not installed")
+
+from detection_cases import CLASSES, tiny_detection
+from mmengine.hooks import EMAHook
+from own_trainer_cases import fit_parts
+from runner_cases import Curve, one_stage, trained_by_mmengine
+from training_cases import PowerCut, timeless
+
+from dk_bench.detection.data import DetectionData
+from dk_bench.detection.hook_names import check_devices
+from dk_bench.detection.mmengine_config import load_detection_config
+from dk_bench.detection.module import LitDetector
+from dk_bench.detection.runner_hooks import RunnerHooks
+from dk_bench.errors import UserError
+from dk_bench.runs.identity import config_hash
+from dk_bench.training import evaluate, read_checkpoint, run_folder, train
+
+# Validates after 4 and 11 iterations of 11.
+ITERATIONS = """
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=11, val_interval=4, dynamic_intervals=[(8, 11)])
+train_dataloader['sampler'] = dict(type='InfiniteSampler', shuffle=True)
+param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=4)]
+custom_hooks = [dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01, update_buffers=True, gamma=5)]
+trainer = dict(accelerator='cpu', checkpoint_every_n_steps=3)
+"""
+AVERAGED = """
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=2)
+custom_hooks = [dict(type='EMAHook', ema_type='StochasticWeightAverage', interval=2, begin_iter=3)]
+optim_wrapper['accumulative_counts'] = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def iterations(tmp_path_factory):
+    """A run over ITERATIONS: folder, configuration, record, and what its steps were."""
+    folder, curve = tmp_path_factory.mktemp("iterations"), Curve()
+    config = one_stage(folder, ITERATIONS)
+    return folder, config, train(config, callbacks=[curve]), curve
+
+
+def assert_near(state, expected):
+    assert state.keys() == expected.keys()
+    for name, value in state.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_iterations_with_an_average(iterations):
+    """Losses, rates, weights and average are those of mmengine's runner; the average is what is validated and kept."""
+    _, config, record, ours = iterations
+    runner, theirs = trained_by_mmengine(config)
+    assert len(ours.losses) == 11 and ours.losses == pytest.approx(theirs.losses, rel=1e-5)
+    assert ours.rates == theirs.rates
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    checkpoint = read_checkpoint(run_folder(config) / "last.ckpt")
+    assert_near(checkpoint["state_dict"], hook.ema_model.module.state_dict())
+    assert_near(checkpoint["ema_state_dict"], {"steps": torch.tensor(11)} | prefixed(runner.model.state_dict()))
+    head = "bbox_head.retina_cls.weight"
+    assert not torch.equal(checkpoint["state_dict"][head], checkpoint["ema_state_dict"][f"module.{head}"])
+    assert [(row["epoch"], row["iteration"]) for row in record.metrics["epochs"]] == [(0, 4), (1, 11)]
+    logged = runner.message_hub.get_scalar("val/coco/bbox_mAP").data[0]
+    assert [row["val/mAP"] for row in record.metrics["epochs"]] == pytest.approx(100 * logged, abs=0.051)
+    found = evaluate(run_folder(config) / "last.ckpt").metrics["final"]
+    assert found == {name: record.metrics["final"][name] for name in found}
+    assert (checkpoint["meta"]["epoch"], checkpoint["meta"]["iter"]) == (0, 11)
+
+
+def prefixed(state):
+    return {f"module.{name}": value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_iterations_go_on_to_the_same_bits(iterations, tmp_path, step):
+    """From the end of what Lightning takes for an epoch, and from within; the latter under mmengine's runner too."""
+    _, whole, record, _ = iterations
+    config = load_detection_config(whole.cfg.filename, [f"output={tmp_path}"])
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(config, callbacks=[PowerCut(step)])
+    path = run_folder(config) / "last.ckpt"
+    assert read_checkpoint(path)["global_step"] == {4: 4, 8: 6}[step]
+    if step == 8:
+        runner, theirs = trained_by_mmengine(config, resume=path)
+        assert len(theirs.losses) == 5
+        expected = {"steps": torch.tensor(11)} | prefixed(runner.model.state_dict())
+        assert_near(read_checkpoint(run_folder(whole) / "last.ckpt")["ema_state_dict"], expected)
+    assert timeless(train(config)) == timeless(record)
+    resumed, through = (read_checkpoint(run_folder(one) / "last.ckpt") for one in (config, whole))
+    for part in ("state_dict", "ema_state_dict"):
+        assert resumed[part].keys() == through[part].keys()
+        assert all(torch.equal(value, through[part][name]) for name, value in resumed[part].items())
+
+
+def test_accumulated_gradients_and_average_as_under_mmengine(tmp_path):
+    """Schedules and average count batches there; the average begins late, and with every second."""
+    config = one_stage(tmp_path, AVERAGED)
+    pl.seed_everything(0, verbose=False)
+    parts, ours = (LitDetector(config.to_dict(), list(CLASSES)), DetectionData(config)), Curve()
+    watch, own, module = fit_parts(*parts, epochs=4, callbacks=[ours])
+    runner, theirs = trained_by_mmengine(config)
+    assert ours.losses == pytest.approx(theirs.losses, rel=1e-5) and len(ours.losses) == 8
+    assert ours.rates == theirs.rates and len(ours.rates) == own.global_step == 4
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    assert_near(module.model.state_dict(), hook.ema_model.module.state_dict())
+    assert len(watch.figures) == 2
+
+
+def changed(*hooks):
+    return f"custom_hooks={list(hooks)!r}"
+
+
+EMA, LOGGER = {"type": "EMAHook"}, {"type": "LoggerHook", "interval": 1}
+
+
+@pytest.mark.parametrize(
+    "hook, match",
+    [
+        (
+            {"type": "MeanTeacherHook"},
+            "key 'custom_hooks' has 'MeanTeacherHook', which trains a student by its teacher",
+        ),
+        (
+            {"type": "EarlyStoppingHook", "monitor": "x"},
+            "has 'EarlyStoppingHook', which ends training before its schedu",
+        ),
+        ({"type": "ParamSchedulerHook"}, "has 'ParamSchedulerHook', which steps the schedules, which is done here alr"),
+        (
+            {"type": "my.OwnHook"},
+            "has 'OwnHook', which only mmdet's own runner calls; expected none that changes results",
+        ),
+    ],
+)
+def test_hooks_that_would_change_results_are_refused(tmp_path, hook, match):
+    with pytest.raises(UserError, match=match):
+        tiny_detection(tmp_path, changed(hook))
+
+
+def test_an_averages_place_is_custom_hooks(tmp_path):
+    with pytest.raises(UserError, match="'default_hooks.ema' is 'EMAHook', expected it in 'custom_hooks'"):
+        tiny_detection(tmp_path, "default_hooks={'ema': {'type': 'EMAHook'}}")
+
+
+@pytest.mark.parametrize(
+    "hooks, match",
+    [
+        ([EMA | {"ema_type": "Mean"}], r"key 'custom_hooks.0' \(EMAHook\) cannot be used: KeyError: .*Mean is not in"),
+        ([LOGGER, EMA | {"momentum": 2.0}], r"key 'custom_hooks.1' \(EMAHook\) cannot be used: .*momentum must be in"),
+        (
+            [EMA | {"begin_epoch": 9}],
+            r"key 'custom_hooks.0' \(EMAHook\) cannot be used: .*begin_epoch should be smaller",
+        ),
+        ([EMA | {"begin_epoch": 1, "begin_iter": 1}], r"key 'custom_hooks.0' \(EMAHook\) cannot be built: .*both set"),
+        ([EMA, EMA], "key 'custom_hooks' has two EMAHooks, expected one average"),
+    ],
+)
+def test_bad_averages_are_named(tmp_path, hooks, match):
+    with pytest.raises(UserError, match=match):
+        RunnerHooks(tiny_detection(tmp_path, changed(*hooks))).begin(torch.nn.Linear(1, 1), 8)
+
+
+def test_an_average_makes_another_cell_and_hooks_that_watch_do_not(tmp_path):
+    plain, watched, averaged, slower = (
+        config_hash(tiny_detection(tmp_path, changed(*hooks)).to_dict())
+        for hooks in ([], [LOGGER], [LOGGER, EMA | {"priority": 49}], [EMA | {"momentum": 0.001}])
+    )
+    assert plain == watched == config_hash(tiny_detection(tmp_path).to_dict())
+    assert config_hash(tiny_detection(tmp_path, changed(EMA)).to_dict()) == averaged
+    assert len({plain, averaged, slower}) == 3
+
+
+def test_going_on_with_an_average_or_without(iterations):
+    """A checkpoint's weights are the average, with which no training goes on."""
+    _, config, *_ = iterations
+    module = LitDetector(load_detection_config(config.cfg.filename, ["custom_hooks=[]"]).to_dict(), list(CLASSES))
+    checkpoint = read_checkpoint(run_folder(config) / "last.ckpt")
+    with pytest.raises(UserError, match="^the checkpoint to go on from holds averaged weights: expected an EMAHook in"):
+        module.hooks.load(checkpoint)
+    module = LitDetector(config.to_dict(), list(CLASSES))
+    module.hooks.begin(module.model, 11)
+    del checkpoint["ema_state_dict"]
+    with pytest.raises(UserError, match="^the checkpoint to go on from holds no averaged weights: expected no EMAHook"):
+        module.hooks.load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "overrides, settings, match",
+    [
+        (
+            [],
+            {"limit_train_batches": 2},
+            r"^Trainer\(limit_train_batches=2\), expected none: key 'train_cfg.max_iters'",
+        ),
+        (
+            [],
+            {"accumulate_grad_batches": 2},
+            r"^Trainer\(accumulate_grad_batches=2\), expected none: iterations are bat",
+        ),
+        ([], {"epochs": 3}, r"^Trainer\(max_epochs=3\), but key 'train_cfg.max_iters / val_interval' is 2"),
+        (
+            ["optim_wrapper.accumulative_counts=3"],
+            {},
+            "'optim_wrapper.accumulative_counts' is 3, expected a divisor of the 4 iterations between validations",
+        ),
+        (
+            ["optim_wrapper.accumulative_counts=4"],
+            {"accumulate_grad_batches": 2},
+            r"^Trainer\(accumulate_grad_batches=2\), but key 'optim_wrapper.accumulative_counts' is 4",
+        ),
+    ],
+)
+def test_trainers_of_other_iterations_are_refused(iterations, overrides, settings, match):
+    config = load_detection_config(iterations[1].cfg.filename, overrides)
+    with pytest.raises(UserError, match=match):
+        fit_parts(LitDetector(config.to_dict(), list(CLASSES)), DetectionData(config), **settings)
+
+
+def test_statistics_that_a_hook_averages_over_devices(tmp_path):
+    config = tiny_detection(tmp_path, changed({"type": "SyncNormHook"}))
+    check_devices(config.cfg, 1, synchronised=False)
+    check_devices(config.cfg, 2, synchronised=True)
+    with pytest.raises(UserError, match="key 'custom_hooks.0' is a SyncNormHook, which averages statistics over 2 dev"):
+        check_devices(config.cfg, 2, synchronised=False)
