@@ -49,10 +49,10 @@ CMD ["--help"]
 FROM runtime AS cuda
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 RUN --mount=type=bind,from=build-cuda,source=/wheels,target=/wheels \
-    pip install --constraint /opt/constraints.txt "$(echo /wheels/dk_bench-*.whl)[loggers,onnx]"
+    pip install --constraint /opt/constraints.txt "$(echo /wheels/dk_bench-*.whl)[loggers,onnx,wds]"
 USER 1000
 
 FROM runtime AS cpu
 RUN --mount=type=bind,from=build-cpu,source=/wheels,target=/wheels \
-    pip install --constraint /opt/constraints.txt "$(echo /wheels/dk_bench-*.whl)[loggers,onnx]"
+    pip install --constraint /opt/constraints.txt "$(echo /wheels/dk_bench-*.whl)[loggers,onnx,wds]"
 USER 1000

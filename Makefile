@@ -76,7 +76,7 @@ tables: .venv/installed
 
 .venv/installed-dev: .venv/mmcv
 .venv/installed: EXTRAS :=
-.venv/installed-dev: EXTRAS := [dev,detection,onnx,docs,loggers]
+.venv/installed-dev: EXTRAS := [dev,detection,onnx,docs,loggers,wds]
 .venv/installed .venv/installed-dev: .venv/torch pyproject.toml setup.py $(OPS)
 	@echo "Compiling the operators, installing dk_bench ..."
 	$(PIP) --editable '.$(EXTRAS)'

@@ -38,6 +38,7 @@ SHELL = ("", "bash", "sh", "shell")
 # Commands and blocks that only are read: (page, how it begins) -> why. Commands are parsed all the same, and so is the
 # configuration of a run.
 NOT_RUN = {
+    ("docs/data.md", "dk-bench train configs/imagenet/resnet50dw_dk.yaml data.reader=wds/"): "reads ImageNet's shards",
     ("docs/deform.md", "dk-bench train configs/pretrained.yaml"): "takes photographs and unpacked weights",
     ("docs/detection.md", "dk-bench train configs/det/faster_rcnn_resnet50dw_fpn_1x.py"): "trains on COCO's images",
     ("docs/offsets.md", "dk-bench erf runs/e1"): "takes the five models of an ablation of an hour",

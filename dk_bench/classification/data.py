@@ -9,9 +9,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dk_bench.config import DataConfig
 from dk_bench.data.checksum import checksum
-from dk_bench.data.decoded import Decoded, Encoded, keep
+from dk_bench.data.decoded import Decoded, Encoded, index_folder, keep
 from dk_bench.data.laid_down import LaidDown
 from dk_bench.data.order import Augmented, InOrder, StepSampler, Transformed, as_it_is, batches_done, processes
+from dk_bench.data.shards import order_of
 from dk_bench.data.shifts import TEST, held_out_sets
 from dk_bench.data.sources import Images, data_name, open_images
 from dk_bench.data.splits import check_apart, check_same_classes
@@ -42,7 +43,7 @@ class ClassificationData(RunData):
     @cached_property
     def train_images(self) -> Images:
         """Returns the training split; its classes are checked against the validation split's."""
-        train = open_images(self.config, "train")
+        train = self._open("train")
         check_same_classes(self.config, train.classes, self.val_images.classes)
         if len(train) < self.batch_size:
             reason = f"but there are {len(train)} train images"
@@ -52,12 +53,12 @@ class ClassificationData(RunData):
     @cached_property
     def val_images(self) -> Images:
         """Returns the validation split; enough by itself for evaluating."""
-        return open_images(self.config, "val")
+        return self._open("val")
 
     @cached_property
     def test_images(self) -> dict[str, Images]:
         """Tells what a run is tested on by name, ``test`` first; empty where the configuration has nothing."""
-        return {name: open_images(self.config, name) for name in held_out_sets(self.config)}
+        return {name: self._open(name) for name in held_out_sets(self.config)}
 
     @cached_property
     def train_pixels(self) -> Decoded | Encoded:
@@ -76,6 +77,9 @@ class ClassificationData(RunData):
         if isinstance(self.train_pixels, Decoded) and self.train_pixels.path:
             return LaidDown(self.train_pixels, transform, self.seed)
         return Augmented(self.train_pixels, transform, self.seed)
+
+    def _open(self, split: str) -> Images:
+        return open_images(self.config, split, index_folder(self.config, self._cache))
 
     def _kept(self, split: str, images: Images, *, once: bool = False) -> Decoded | Encoded:
         pixels = keep(images, self.config, self._cache, once=once)
@@ -117,7 +121,8 @@ class ClassificationData(RunData):
         if self.trainer and self.trainer.overfit_batches > 0:
             sampler = InOrder(steps * self.batch_size, done=lambda: done() * own)
         else:
-            settings = {"seed": self.seed, "done": done, "repeats": augment.repeats}
+            order = order_of(self.train_images, self.config)
+            settings = {"seed": self.seed, "done": done, "repeats": augment.repeats, "order": order}
             sampler = StepSampler(len(self.train_images), self.batch_size, **settings)
         return self._loader(self.augmented, sampler, goes_on=True, drop_last=True)
 

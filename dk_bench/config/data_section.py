@@ -9,7 +9,7 @@ from dk_bench.reading.schema import checked
 
 CACHES = {"auto", "memory", "off"}
 NO_CACHES = {"on", "none", "null", "no", "yes", "false", "true", "file", "disk"}  # other words for one of these
-IMAGES = "a folder, a tar or the name of a split"
+IMAGES = "a folder, a tar, a pattern of shards or the name of a split"
 
 
 def _is_range(pair: list[float] | None, top: float = math.inf) -> bool:
@@ -81,11 +81,16 @@ class DataConfig:
 
     source: Literal["procedural", "timm"] = "procedural"
     name: str = "procedural"  # what records and tables call the data; tells data sets apart, wherever they lie
-    reader: str = ""  # timm's data set name, as in hfds/NAME or torch/NAME; empty: a folder or a tar
-    root: str | None = place("a folder")  # for named data sets: where they lie
-    train: str | None = place(IMAGES)  # folder or tar with one folder a class; for named data sets: the split's name
+    reader: str = ""  # timm's data set name, as in wds/NAME, hfds/NAME or torch/NAME; empty: a folder or a tar
+    root: str | None = place("a folder")  # for named data sets and shards (wds/NAME): where they lie
+    # Folder or tar with one folder a class; of named data sets the split's name; of shards that or a pattern of names.
+    train: str | None = place(IMAGES)
     val: str | None = place(IMAGES)
     test: str | None = place(IMAGES)  # evaluated once, at the end of a run, and by dk-bench eval; null: none
+    class_names: str | None = place("a file")  # of shards, whose labels are numbers: a class's name a line
+    # Of shards: training images are in random order among the images of a few shards, on average so many or more, after
+    # which come those of other shards; 0: among all.
+    window: int = at_least(0, "0 or more", default=8192)
     size: int = at_least(1, "at least 1 pixel", default=224)  # side of the square the network sees
     # Evaluation: resize the shorter side to size / crop_pct, then crop the centre.
     crop_pct: float = checked(0.875, "above 0 and up to 1", lambda share: 0 < share <= 1)

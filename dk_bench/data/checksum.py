@@ -23,7 +23,7 @@ def checksum(images: Images) -> str:
     pixels of some count. Raises UserError for an image that cannot be read.
     """
     if isinstance(images, FileImages):
-        return files_checksum(images.files, len(images), *images.classes, *images.labels)
+        return files_checksum(images.files, len(images), *images.classes, *map(int, images.labels))
     whole = len(images) <= MANY or isinstance(images, ShapeImages)
     contents = [content_digest(images)] if whole else map(images.content, spread(len(images)))
     return _digest(8, chain([len(images)], images.classes, contents)).hex()

@@ -119,6 +119,14 @@ def keep(images: Images, config: DataConfig, auto: str | Path = "memory", *, onc
         return Encoded(images)
 
 
+def index_folder(config: DataConfig, auto: str | Path = "memory") -> Path | None:
+    """Tells where an index of shards is kept: beside decoded images, where these may lie in files. The arguments are
+    those of `keep`; None: nowhere."""
+    if config.cache not in ("auto", "memory", "off"):
+        return Path(config.cache)
+    return auto if isinstance(auto, Path) else None
+
+
 def _estimate(images: Images) -> float:
     """Estimates the bytes of all decoded images, by some that lie spread over them."""
     sizes = [images[index][0].size for index in spread(len(images))]

@@ -78,7 +78,7 @@ def arrange(listing: Listing, place: str, key: str) -> tuple[list[str], list[str
     classes = sorted({name.partition("/")[0] for name in images}, key=natural_key)
     if empty := sorted(set(listing.folders) - set(classes), key=natural_key):
         raise UserError(f"no images in {place}/{some(empty)}, expected some in the folder of every class", key=key)
-    if fault := _fault_of_names(classes):
+    if fault := fault_of_names(classes):
         raise UserError(f"{place}: {fault}", key=key)
     label = {name: index for index, name in enumerate(classes)}
     return classes, images, [label[name.partition("/")[0]] for name in images]
@@ -108,11 +108,11 @@ def _hint(listing: Listing) -> str:
     return ""
 
 
-def _fault_of_names(classes: Sequence[str]) -> str | None:
+def fault_of_names(classes: Sequence[str]) -> str | None:
     """Tells why these are no names of classes, or None."""
     seen: dict[str, str] = {}
     for name in classes:
-        if not name.isprintable():  # also bytes that are no UTF-8, which no record can hold
+        if not name or not name.isprintable():  # also bytes that are no UTF-8, which no record can hold
             return f"{name!r} is no name of a class, expected plain text in UTF-8"
         if (same := plain_name(name)) in seen:
             expected = "expected names that every file system tells apart"

@@ -105,11 +105,19 @@ class StepSampler(DistributedSampler):
     over is dropped (other images every epoch). With ``repeats`` above 1 every image comes so many times, one after the
     other, as in timm's RepeatAugSampler; an epoch is not longer for that, and takes fewer images: it yields (epoch,
     index, repeat). ``done`` says, when the first image is asked for, how many steps of the epoch are to be left out.
-    Lightning, which shares out what other samplers yield, leaves a DistributedSampler alone.
+    ``order`` draws the order of all images (of all alike, if it is None). Lightning, which shares out what other
+    samplers yield, leaves a DistributedSampler alone.
     """
 
     def __init__(
-        self, count: int, batch_size: int, *, seed: int, done: Callable[[], int] = lambda: 0, repeats: int = 1
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        done: Callable[[], int] = lambda: 0,
+        repeats: int = 1,
+        order: Callable[[torch.Generator], Tensor] | None = None,
     ) -> None:
         rank, world = processes()
         if count < batch_size or batch_size % world:
@@ -117,6 +125,7 @@ class StepSampler(DistributedSampler):
         super().__init__(range(count), num_replicas=world, rank=rank, seed=seed)
         self.batch_size, self.done, self.repeats = batch_size, done, repeats
         self.steps = count // batch_size
+        self.order = order or (lambda generator: torch.randperm(count, generator=generator))
 
     def __len__(self) -> int:
         return self.steps * self.batch_size // self.num_replicas
@@ -125,7 +134,7 @@ class StepSampler(DistributedSampler):
         check_processes(self.num_replicas)
         epoch = self.epoch
         generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
-        order = torch.randperm(len(self.dataset), generator=generator)
+        order = self.order(generator)
         begin, end = self.done() * self.batch_size + self.rank, self.steps * self.batch_size
         places = torch.arange(begin, max(begin, end), self.num_replicas)
         for index, repeat in zip(order[places // self.repeats].tolist(), (places % self.repeats).tolist(), strict=True):

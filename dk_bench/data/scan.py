@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePath
+from typing import BinaryIO
 
 from dk_bench.data.layout import EXPECTED, NO_IMAGE, Listing, arrange, is_service
 from dk_bench.data.pixels import is_image_name
@@ -109,6 +110,16 @@ class FolderScan(Scan, PathFiles):
         self._folder = place
 
 
+def read_part(tar: str, offset: int, size: int) -> bytes:
+    """Returns some bytes of a tar. Raises OSError where it cannot be read, or does not have them any more."""
+    with open(tar, "rb") as stream:
+        stream.seek(offset)
+        content = stream.read(size)
+    if len(content) < size:
+        raise OSError("the tar has become shorter")
+    return content
+
+
 class TarFiles(Files):
     """Files in a tar. They are read by their place in it, so that processes share nothing but the tar.
 
@@ -127,13 +138,7 @@ class TarFiles(Files):
         return os.path.realpath(self.place), self.places[index][0]
 
     def _read(self, index: int) -> bytes:
-        offset, size = self.places[index]
-        with open(self.place, "rb") as stream:
-            stream.seek(offset)
-            content = stream.read(size)
-        if len(content) < size:
-            raise OSError("the tar has become shorter")
-        return content
+        return read_part(self.place, *self.places[index])
 
     def _size(self, index: int) -> int:
         return self.places[index][1]
@@ -241,17 +246,22 @@ def _list_tar(place: str, key: str = "") -> Listing:
     listing = Listing()
     try:
         with open(place, "rb") as stream:
-            if stream.read(8).startswith(COMPRESSED):
-                raise ValueError("it is compressed, expected a plain one, in which images can be looked up")
-            stream.seek(0)
-            for name, member, start in _members(stream, 0, ""):
+            check_plain(stream)
+            for name, member, start in members(stream, 0, ""):
                 _add_member(listing, name, member, start)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{place} cannot be read as a tar: {error}", key=key) from error
     return listing
 
 
-def _members(stream, start: int, prefix: str) -> Iterator[tuple[str, tarfile.TarInfo, int]]:
+def check_plain(stream: BinaryIO) -> None:
+    """Raises ValueError for a tar that is compressed."""
+    if stream.read(8).startswith(COMPRESSED):
+        raise ValueError("it is compressed, expected a plain one, in which images can be looked up")
+    stream.seek(0)
+
+
+def members(stream: BinaryIO, start: int, prefix: str) -> Iterator[tuple[str, tarfile.TarInfo, int]]:
     """Yields (name, member, offset of the tar it is in); of tars inside their members in place of them. Raises
     ReadError where the tar does not end as tars end, with zeros: what was lost would not be missed."""
     with tarfile.open(fileobj=stream, mode="r:") as tar:
@@ -260,7 +270,7 @@ def _members(stream, start: int, prefix: str) -> Iterator[tuple[str, tarfile.Tar
             last = name = "/".join(part for part in (prefix + member.name).split("/") if part not in ("", "."))
             if member.isfile() and not prefix and name.lower().endswith(".tar") and not member.issparse():
                 with tar.extractfile(member) as inner:
-                    yield from _members(inner, member.offset_data, name[:-4] + "/")
+                    yield from members(inner, member.offset_data, name[:-4] + "/")
             elif name:
                 yield name, member, start
         stream.seek(tar.offset)

@@ -1,5 +1,5 @@
-"""Opens the images a configuration names, and names them: folders and tars by a scan of our own, data sets that have a
-name through timm's readers, procedural images."""
+"""Opens the images a configuration names, and names them: folders, tars and shards by a scan of our own, data sets that
+have a name through timm's readers, procedural images."""
 
 import io
 from pathlib import Path
@@ -12,25 +12,28 @@ from dk_bench.data.layout import EXPECTED
 from dk_bench.data.pixels import open_image
 from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.scan import scan
+from dk_bench.data.shards import PATTERN, READER, open_shards
 from dk_bench.data.shifts import check_beyond, ranges
 from dk_bench.errors import UserError
 
-STREAMS = ("hfids", "tfds", "wds")  # timm's sources without random access
+STREAMS = ("hfids", "tfds")  # timm's sources without random access
 # How torchvision's data sets that know only train and test take timm's names of splits.
 TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 NAMES_OF_TWO = ("train", "training", "val", "valid", "validation", "eval", "evaluation", "test")
 
 
 class FileImages:
-    """One split of a folder or tar as map-style data set: item ``index`` is (RGB image, label).
+    """One split of a folder, a tar or shards as map-style data set: item ``index`` is (RGB image, label).
 
     ``labels`` are of all images in order, ``classes`` the names in order of the labels, ``files`` where images come
-    from, ``left_out`` the number of service files. Raises UserError for a path that is missing or holds anything but
-    images of classes, see `dk_bench.data.layout`; an item raises it where its image, which it names, cannot be read.
+    from, ``left_out`` the number of service files, or of samples without a label; ``kept`` is the folder where an index
+    of shards is. Raises UserError for a path that is missing or holds anything but images of classes, see
+    `dk_bench.data.layout` and `open_shards`; an item raises it where its image, which it names, cannot be read.
     """
 
-    def __init__(self, config: DataConfig, split: str) -> None:
-        self.files = scan(_place(config, split), f"data.{split}")
+    def __init__(self, config: DataConfig, split: str, kept: Path | None = None) -> None:
+        place = _place(config, split)
+        self.files = open_shards(config, split, kept) if is_shards(config) else scan(place, f"data.{split}")
         self.classes, self.labels, self.left_out = self.files.classes, self.files.labels, self.files.left_out
 
     def __len__(self) -> int:
@@ -38,7 +41,7 @@ class FileImages:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         content = io.BytesIO(self.files.content(index))
-        return open_image(content, name=self.files.called(index)), self.labels[index]
+        return open_image(content, name=self.files.called(index)), int(self.labels[index])
 
 
 class NamedImages:
@@ -98,12 +101,19 @@ class NamedImages:
 Images = FileImages | NamedImages | ShapeImages
 
 
-def open_images(config: DataConfig, split: str) -> Images:
+def is_shards(config: DataConfig) -> bool:
+    """Tells whether a configuration's images lie in shards, which timm names wds/NAME."""
+    return config.reader.lower().partition("/")[0] == READER
+
+
+def open_images(config: DataConfig, split: str, kept: Path | None = None) -> Images:
     """Returns the images of a split, ``train``, ``val`` or one of `dk_bench.data.shifts.held_out_sets`, as map-style
-    data set of (RGB image, label) with ``classes``. Raises UserError for paths, files and settings that do not fit."""
+    data set of (RGB image, label) with ``classes``. ``kept``: the folder for an index of shards. Raises UserError for
+    paths, files and settings that do not fit."""
     _check_places(config)
     if config.source == "timm":
-        return NamedImages(config, split) if config.reader else FileImages(config, split)
+        named = config.reader and not is_shards(config)
+        return NamedImages(config, split) if named else FileImages(config, split, kept)
     shapes = config.procedural
     stream, _, shift = split.partition("/")
     if shift:
@@ -135,6 +145,9 @@ def _check_places(config: DataConfig) -> None:
         for key in ("train", "val", "test", "reader"):
             if value := getattr(config, key):
                 raise UserError(reason, key=f"data.{key}", value=value)
+    elif config.class_names is not None and not is_shards(config):
+        reason = "but only shards, data.reader=wds/NAME, have classes without names"
+        raise UserError(reason, key="data.class_names", value=config.class_names)
     elif config.root is not None and not config.reader:
         reason = "but 'data.reader' is empty: only named data sets lie below it; expected data.train and data.val as "
         raise UserError(f"{reason}whole paths", key="data.root", value=config.root)
@@ -144,6 +157,7 @@ def _place(config: DataConfig, split: str) -> str:
     place = getattr(config, split)
     if place is None:
         expected = f"the name of a split of {config.reader}" if config.reader else EXPECTED
+        expected = PATTERN if is_shards(config) else expected
         raise UserError(f"key 'data.{split}' is not set, expected {expected}; give data.{split}=...")
     return place
 
@@ -154,10 +168,10 @@ def _check_reader(reader: str, place: str, key: str) -> None:
     kind, _, name = reader.lower().partition("/")
     last, reason = name.rpartition("/")[2], None
     if kind in STREAMS:
-        access = "a folder, a tar, or a data set with random access (hfds/NAME, torch/NAME)"
+        access = "a folder, a tar, shards (wds/NAME) or a data set with random access (hfds/NAME, torch/NAME)"
         reason = f"a stream, which has no order to resume in; expected {access}"
     elif kind not in ("hfds", "torch") or not name:  # timm takes any other name for a folder
-        reason = "expected hfds/NAME or torch/NAME, or nothing where data.train and data.val are folders or tars"
+        reason = "expected wds/NAME, hfds/NAME or torch/NAME, or nothing where data.train is a folder or a tar"
     elif kind == "torch" and last in ("image_folder", "folder"):
         instead = "leave data.reader empty, and give the folders as data.train=... and data.val=..."
         reason = f"which reads one folder for both splits; {instead}"

@@ -13,6 +13,8 @@ from dk_bench.data.sources import FileImages, NamedImages
 from dk_bench.errors import UserError, located, some
 
 SMALL = 100_000  # of up to so many images, both splits together, the contents are compared
+LOOKED_AT = 64  # of more, so many, or a few more, of the second split are looked for in the first
+MOST = 10_000  # unless so many images of the first have the same numbers of bytes
 SHOWN = 3
 FEW = 0.01  # of a published data set's split; so many may be in the other one as well, with a warning
 TRAIN_VAL = ("train", "val")
@@ -39,7 +41,8 @@ def check_apart(train: object, val: object, names: tuple[str, str] = TRAIN_VAL) 
     """Raises UserError, which names some, where images of the first of two splits, ``names``, are in the second.
 
     Files are the same where they are one file on the disk, by whatever links, and, of up to `SMALL` images, where they
-    hold the same bytes. Of named data sets, which nobody can change, a few equal images are only worth a warning.
+    hold the same bytes; of more, the bytes of some count, enough to find a split that lies in the other. Of named data
+    sets, which nobody can change, a few equal images are only worth a warning.
     """
     keys = " and ".join(f"data.{name}" for name in names)
     if isinstance(train, FileImages) and isinstance(val, FileImages):
@@ -52,7 +55,7 @@ def check_files_apart(train: Files, val: Files, keys: str, names: tuple[str, str
     """Does what `check_apart` does, of files; ``keys`` are those that name them."""
     with located(f"keys {keys}"):
         shared = _same(train, val, lambda files, index: files.identity(index))
-        if not shared and len(train) + len(val) <= SMALL:
+        if not shared:
             shared = _same_content(train, val)
     if shared:
         shown = [f"{val.names[b]} ({names[1]}) is {train.names[a]} ({names[0]})" for a, b in shared[:SHOWN]]
@@ -77,14 +80,18 @@ def _same(train: Any, val: Any, key: Callable[[Any, int], object]) -> list[tuple
 
 
 def _same_content(train: Files, val: Files) -> list[tuple[int, int]]:
-    """Returns pairs of files with the same bytes. Only those are read that have the same number of them."""
-    sizes = [{files.size(index) for index in range(len(files))} for files in (train, val)]
-    common = set.intersection(*sizes)
-
-    def content(files: Files, index: int) -> object:
-        return _digest(files, index) if files.size(index) in common else (files, index)
-
-    return _same(train, val, content)
+    """Returns pairs of files with the same bytes: all, or, of large splits, some. Only those are read that have the
+    same number of them."""
+    large = len(train) + len(val) > SMALL
+    looked_at = range(0, len(val), max(1, len(val) // LOOKED_AT)) if large else range(len(val))
+    sizes = {val.size(index) for index in looked_at}
+    alike = [index for index in range(len(train)) if train.size(index) in sizes]
+    if large and len(alike) > MOST:
+        return []
+    common = {train.size(index) for index in alike}
+    known = {_digest(train, index): index for index in alike}
+    pairs = ((known.get(_digest(val, index)), index) for index in looked_at if val.size(index) in common)
+    return [pair for pair in pairs if pair[0] is not None]
 
 
 def _digest(images: Files | NamedImages, index: int) -> bytes:

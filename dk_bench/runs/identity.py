@@ -64,7 +64,7 @@ def cell_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     flat = dict(flatten(portable(mmengine_cell(config) if is_mmengines(config) else config, distinct=True)))
     ignored = set(NOT_OF_THE_CELL)
     if not _split_counts(flat):
-        ignored |= {"data.train", "data.val"}
+        ignored |= {"data.train", "data.val", "data.class_names"}
     kept = {
         key: _plain(value)
         for key, value in flat.items()

@@ -118,8 +118,8 @@ def test_other_files_are_named(tmp_path):
 
 
 def test_stream_without_order_is_refused():
-    config = load_config(None, ["data.source=timm", "data.reader=wds/imagenet", "data.train=train"]).data
-    with pytest.raises(UserError, match=r"'wds/imagenet', a stream, which has no order to resume in"):
+    config = load_config(None, ["data.source=timm", "data.reader=hfids/imagenet", "data.train=train"]).data
+    with pytest.raises(UserError, match=r"'hfids/imagenet', a stream, which has no order to resume in"):
         open_images(config, "train")
 
 

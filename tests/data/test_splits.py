@@ -66,7 +66,9 @@ def test_one_image_in_both(tmp_path, how, monkeypatch):
     how(tmp_path / "train" / "bee" / "2.png", tmp_path / "val" / "bee" / "z.png")
     text = "1 of the 7 validation images are training images too: bee/z.png (val) is bee/2.png (train); expected no"
     assert text in shared(data_config(tmp_path))
-    monkeypatch.setattr(splits_module, "SMALL", 12)  # then only paths are compared
+    monkeypatch.setattr(splits_module, "SMALL", 12)  # then some are looked at, here all
+    assert text in shared(data_config(tmp_path))
+    monkeypatch.setattr(splits_module, "MOST", 0)  # then only paths are compared
     if how is os.symlink:
         assert text in shared(data_config(tmp_path))
     else:
@@ -205,7 +207,7 @@ def test_image_folders_under_a_name_are_refused(tmp_path, reader):
 @pytest.mark.parametrize("reader", ["folder", "hfsd/food", "imagenet", "hfds/", "torch"])
 def test_readers_that_timm_takes_for_a_folder_are_refused(tmp_path, reader):
     splits(tmp_path)
-    with pytest.raises(UserError, match=r"key 'data\.reader' is .*, expected hfds/NAME or torch/NAME, or nothing"):
+    with pytest.raises(UserError, match=r"key 'data\.reader' is .*, expected wds/NAME, hfds/NAME or torch/NAME, or"):
         open_images(named(reader, "train", "val", f"data.root={tmp_path}/train"), "train")
 
 
