@@ -76,8 +76,9 @@ CHANGED = {
 NOT_OURS = {
     "docker": "see tests/test_forks.py",
     "git": "",
-    "scontrol": "Slurm's",
-    "sbatch": "Slurm's",
+    "scontrol": "SLURM's",
+    "sbatch": "SLURM's",
+    "srun": "SLURM's; see tests/processes/test_slurm_scripts.py",
     "tensorboard": "a server",
     "wandb": "W&B's client, see tests/sweep/test_wandb_sweep.py",
 }
@@ -183,6 +184,8 @@ def follow(page: str, call: list[str]) -> list[tuple[str, str]]:
     """Runs a call of the shell, or checks what there is to check; the keys of NOT_RUN that kept it from running."""
     name, *arguments = call
     if name in NOT_OURS:
+        if "dk-bench" in arguments:  # which it is to start
+            check_dk_bench(arguments[arguments.index("dk-bench") + 1 :], is_only_read=True)
         return []
     keys = [key for key in NOT_RUN if key[0] == page and " ".join(call).startswith(key[1])]
     CHECKS[name](arguments, bool(keys))

@@ -8,7 +8,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-REAL = ("cat", "cp", "head", "ls", "mkdir", "mv", "tar", "unzip")  # these do what they do, in the test's folder
+REAL = ("cat", "cp", "head", "ls", "mkdir", "mv", "nproc", "tar", "unzip")  # these do what they do
+JOB = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0", "SLURM_CPUS_PER_TASK": "8"}
 STUB = """#!{bash}
 {{ printf '%s\\x1f' "${{0##*/}}" "$@"; printf '\\n'; }} >>"$CALLS"
 """
@@ -28,7 +29,7 @@ def calls_of(block: str, folder: Path, noted: Iterable[str]) -> list[list[str]]:
         if not (programs / name).exists():
             (programs / name).symlink_to(shutil.which(name))
     log.write_text("")
-    environment = {"PATH": str(programs), "CALLS": str(log), "HOME": str(folder), "SCRATCH": "scratch"}
+    environment = {"PATH": str(programs), "CALLS": str(log), "HOME": str(folder), "SCRATCH": "scratch"} | JOB
     command = [bash, "-u", "-O", "failglob", "-c", block]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, ""), f"{block}\n{done.stderr}"
