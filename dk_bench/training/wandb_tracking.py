@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 
 from dk_bench.processes.launchers import this_rank
-from dk_bench.runs.attempts import was_interrupted
+from dk_bench.runs.attempts import INTERRUPTED
 from dk_bench.runs.identity import flatten
 from dk_bench.runs.record import RunRecord, final_figures, write_record
 from dk_bench.runs.wandb_records import RECORD_FILE
 from dk_bench.training.task import Task
+
+# By the warning ahead of a job's end. SIGTERM is also how W&B's server has an agent stop a run for good.
+PREEMPTED = f"{INTERRUPTED} by SIGUSR1"
 
 _logged = False  # whether this process has had a run of W&B's
 
@@ -60,7 +63,7 @@ class WandbTracking:
         finished = record.status == "finished"
         self.logger.experiment.summary.update(final_figures(record) if finished else {"error": record.error})
         self._log_record(record)
-        if in_wandb_sweep() and was_interrupted(record.error):
+        if in_wandb_sweep() and record.error == PREEMPTED:
             self.logger.experiment.mark_preempting()  # W&B's server gives it to an agent once more
         self.logger.experiment.finish(exit_code=int(record.status == "failed"))
 

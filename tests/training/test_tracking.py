@@ -1,6 +1,8 @@
 """What W&B is told, without a network: offline runs, and a stand-in for its logger."""
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,11 +24,15 @@ class Experiment:
 
     def __init__(self, sweeps, folder):
         self.config, self.summary, self.exit_code = dict(sweeps), {}, None
-        self.dir, self.saved = folder / "files", []
+        self.dir, self.saved, self.preempting = folder / "files", [], False
 
     def save(self, path, base_path, policy, glob):
         assert (Path(base_path), policy, glob) == (self.dir, "now", False)
         self.saved.append((Path(path).name, read_record(path)))
+
+    def mark_preempting(self):
+        assert self.exit_code is None
+        self.preempting = True
 
     def finish(self, exit_code=0):
         self.exit_code = exit_code
@@ -77,6 +83,20 @@ def test_agent_of_a_sweep_gets_an_online_run_of_its_own(wandb, monkeypatch, tmp_
     again = wandb.made[1]
     assert [metrics["val/top1"] for metrics in again.metrics] == [e["val/top1"] for e in record.metrics["epochs"]]
     assert again.experiment.summary == logger.experiment.summary and again.experiment.exit_code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_sweep_learns_of_a_run_that_its_job_had_to_stop(wandb, monkeypatch, tmp_path, number):
+    class Warn(pl.Callback):
+        def on_train_batch_start(self, *_):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc123")
+    with pytest.raises(KeyboardInterrupt, match=f"interrupted by {number.name}"):
+        train(tiny(tmp_path, *SHORT), callbacks=[Warn()])
+    (logger,) = wandb.made
+    assert logger.experiment.preempting == (number == signal.SIGUSR1) and logger.experiment.exit_code == 1
+    assert logger.experiment.summary == {"error": f"interrupted by {number.name}"}
 
 
 def test_without_an_agent_the_configuration_decides(wandb, tmp_path):
