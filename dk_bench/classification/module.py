@@ -14,6 +14,7 @@ from dk_bench.classification.data import ClassificationData
 from dk_bench.classification.hits import Hits
 from dk_bench.classification.losses import TrainingLoss
 from dk_bench.classification.mixing import mixing_of
+from dk_bench.classification.optimizers import check_optimizer
 from dk_bench.classification.recipe import build_optimizer
 from dk_bench.classification.task import Classification
 from dk_bench.classification.timm_models import build_model, without_initial_weights
@@ -37,8 +38,9 @@ class LitClassifier(ConfiguredModule):
     is attached that knows it, and the run's name for loggers. Without ``initial_weights``, which is not in checkpoints,
     neither ``config.model.checkpoint`` nor timm's weights are read: a checkpoint's will follow.
 
-    Raises UserError from building the model and for a trainer that would train otherwise than ``config`` says, see
-    `dk_bench.training.own_trainer`; Diverged from a step whose loss is not finite, on every process.
+    Raises UserError from building the model, for an optimiser that cannot be made, and for a trainer that would train
+    otherwise than ``config`` says, see `dk_bench.training.own_trainer`; Diverged from a step whose loss is not finite,
+    on every process.
     """
 
     task = Classification.name
@@ -57,6 +59,7 @@ class LitClassifier(ConfiguredModule):
         # logger=False: loggers are told the configuration by its own keys, see training.tracking.
         self.save_hyperparameters(ignore=["initial_weights"], logger=False)
         self.config = self.run = config_from_dict(config)
+        check_optimizer(self.config.optim)
         model = self.config.model if initial_weights else without_initial_weights(self.config.model)
         self.model = build_model(model, len(classes))
         self.memory_format = torch.channels_last if self.config.trainer.channels_last else torch.contiguous_format

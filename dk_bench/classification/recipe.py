@@ -1,15 +1,19 @@
-"""The paper's optimiser: SGD in groups of parameters, linear warm-up from zero, cosine to zero."""
+"""What trains a classifier: groups of parameters, an optimiser over them, and its schedule.
 
-import math
+The paper's is SGD with a linear warm-up from zero and a cosine to zero. docs/recipes.md tells what else there is.
+"""
+
 from typing import Any
 
 import torch
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LRScheduler
 
+from dk_bench.classification.optimizers import make_optimizer
+from dk_bench.classification.schedules import TimmSchedule, WarmupCosine, is_papers
 from dk_bench.config import OptimConfig
 from dk_bench.nn import offset_parameter_names
-from dk_bench.training.own_trainer import check_same_steps
 
 
 def offset_lr_multiplier(config: OptimConfig, model_name: str) -> float:
@@ -22,54 +26,51 @@ def offset_lr_multiplier(config: OptimConfig, model_name: str) -> float:
     return float(config.offset_lr_multiplier)
 
 
-def parameter_groups(model: nn.Module, config: OptimConfig, model_name: str) -> list[dict]:
-    """Returns the trainable parameters in up to four groups: (offset generators or not) x (weight decay or not).
+def parameter_groups(model: nn.Module, config: OptimConfig, model_name: str) -> list[dict[str, Any]]:
+    """Returns the trainable parameters in groups: (offset generators or not) x (weight decay or not) x layers.
 
     Weight decay acts on weights; biases and normalisation layers, whose parameters have one dimension, go without, as
-    timm has it. The paper gives the decay (4e-5) and not what it acts on.
+    timm has it. The paper gives the decay (4e-5) and not what it acts on. Under another optimiser, or with layer decay,
+    what the model's ``no_weight_decay`` names goes without, too. Layers are told apart where ``optim.layer_decay`` is
+    set. A group's ``lr`` is its own; under one of timm's schedules it is ``optim.lr``, which the schedule multiplies
+    with the group's ``lr_scale``. The groups that learn at the full rate come first.
     """
-    offsets = offset_parameter_names(model)
-    multiplier = offset_lr_multiplier(config, model_name)
+    offsets, rules = offset_parameter_names(model), _rules(model, config)
+    multiplier, by_timm = offset_lr_multiplier(config, model_name), not is_papers(config)
+    layers = sorted({scale for scale, _ in rules.values()})
+    learns = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups: dict[str, dict] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        is_offset, decays = name in offsets, parameter.ndim > 1
+    for name, parameter in sorted(learns, key=lambda pair: -rules[pair[1]][0]):
+        (scale, decays), is_offset = rules[parameter], name in offsets
+        decays = decays and (config.offset_weight_decay or not is_offset)
         label = f"{'offset' if is_offset else 'base'}{'' if decays else '_no_decay'}"
-        settings = {
-            "name": label,
-            "lr": config.lr * (multiplier if is_offset else 1.0),
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
+        label += f"_{layers.index(scale)}" if len(layers) > 1 else ""
+        scale *= multiplier if is_offset else 1.0
+        rate = {"lr": config.lr, "lr_scale": scale} if by_timm else {"lr": config.lr * scale}
+        settings = {"name": label, **rate, "weight_decay": config.weight_decay if decays else 0.0}
         groups.setdefault(label, {"params": [], **settings})["params"].append(parameter)
     return list(groups.values())
 
 
-def schedule(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Returns the factor on the learning rate at a step: linear from 0 to 1 at ``warmup_steps``, then a cosine to 0."""
-    if step < warmup_steps:
-        return step / warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, total_steps - warmup_steps)))
-
-
-class WarmupCosine(LambdaLR):
-    """`schedule` as a scheduler of every group, to be stepped after every optimiser step."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> None:
-        self.warmup_steps, self.total_steps = warmup_steps, total_steps
-        super().__init__(optimizer, lambda step: schedule(step, warmup_steps, total_steps))
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on. Raises UserError for a schedule of another length, which would end elsewhere than at zero."""
-        held, same = state_dict.get("total_steps"), "batches, epochs and accumulated gradients"
-        check_same_steps(held, self.total_steps, "optimiser steps", same)
-        super().load_state_dict(state_dict)
+def _rules(model: nn.Module, config: OptimConfig) -> dict[nn.Parameter, tuple[float, bool]]:
+    """Tells of every trainable parameter its layer's scale of the learning rate, and whether it decays."""
+    if config.optimizer == OptimConfig().optimizer and config.layer_decay is None:
+        return {parameter: (1.0, parameter.ndim > 1) for parameter in model.parameters() if parameter.requires_grad}
+    spared = getattr(model, "no_weight_decay", set)()
+    if config.layer_decay is None:
+        groups = param_groups_weight_decay(model, 1.0, no_weight_decay_list=spared)
+    else:
+        groups = param_groups_layer_decay(model, 1.0, spared, layer_decay=config.layer_decay)
+    return {p: (group.get("lr_scale", 1.0), group["weight_decay"] > 0) for group in groups for p in group["params"]}
 
 
 def build_optimizer(
     model: nn.Module, config: OptimConfig, model_name: str, steps_per_epoch: int
-) -> tuple[torch.optim.Optimizer, WarmupCosine]:
-    """Returns SGD over `parameter_groups`, and its schedule, to be stepped after every optimiser step."""
-    optimizer = torch.optim.SGD(parameter_groups(model, config, model_name), lr=config.lr, momentum=config.momentum)
+) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """Returns the optimiser over `parameter_groups`, and its schedule, to be stepped after every optimiser step. Raises
+    UserError as `dk_bench.classification.optimizers` and `dk_bench.classification.schedules` do."""
+    optimizer = make_optimizer(parameter_groups(model, config, model_name), config)
+    if not is_papers(config):
+        return optimizer, TimmSchedule(optimizer, config, steps_per_epoch)
     warmup, total = round(config.warmup_epochs * steps_per_epoch), config.epochs * steps_per_epoch
     return optimizer, WarmupCosine(optimizer, warmup, total)

@@ -4,7 +4,8 @@ import pytest
 import timm
 import torch
 
-from dk_bench.classification.recipe import build_optimizer, offset_lr_multiplier, parameter_groups, schedule
+from dk_bench.classification.recipe import build_optimizer, offset_lr_multiplier, parameter_groups
+from dk_bench.classification.schedules import schedule
 from dk_bench.config import OptimConfig
 from dk_bench.errors import UserError
 from dk_bench.nn import offset_parameter_names
