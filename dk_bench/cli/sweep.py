@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dk_bench.cli.options import add_number, add_output
+from dk_bench.cli.sweep_wandb import add_wandb, check_place, jobs_again, list_missing
 from dk_bench.reading.shipped import shipped_names
 from dk_bench.runs.attempts import STALE
 from dk_bench.sweep.early import EarlyTermination
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{', '.join(shipped_names('sweeps'))}."
     )
     files = "sweep file in W&B's format (method grid or random), or a name of the package's; several go in one queue"
-    parser.add_argument("file", type=Path, nargs="+", help=files)
+    parser.add_argument("file", type=Path, nargs="*", help=files)
+    add_wandb(parser)
     add_number(parser, "--workers", "N", "runs at a time, with a GPU or a share of the cores each (one)")
     add_number(parser, "--retries", "N", "how often to start a run that failed again (0)", default=0, least=0)
     add_output(parser, "FOLDER", "for runs and logs, in place of the file's parameter 'output'")
@@ -46,19 +48,37 @@ def run(args: argparse.Namespace) -> int:
     """Starts the runs. Returns 1 if any failed; one left for want of time has not. Raises UserError for a faulty file,
     and what stopped the runs."""
     deadline = Deadline(args.time_limit)
+    check_place(args)
+    if args.wandb:
+        output = args.output and str(args.output)
+        if args.missing:
+            return list_missing(args.wandb, output)
+        return _train(args, args.wandb, jobs_again(args.wandb, output), deadline)
     sweeps = [read_sweep(path, runs=args.runs, seed=args.random_seed) for path in args.file]
     jobs = _queue(args, sweeps)
     _tell_of_draws(sweeps)
     if args.dry_run:
         return _show(jobs)
-    console = Console(file=Shown(sys.stderr))
     for folder in skip_finished(jobs):
-        console.print(f"failed {folder}: {STALE}", markup=False, highlight=False, style="red", soft_wrap=True)
+        _console().print(f"failed {folder}: {STALE}", markup=False, highlight=False, style="red", soft_wrap=True)
+    return _train(args, ", ".join(sweep.name for sweep in sweeps), jobs, deadline)
+
+
+def _console() -> Console:
+    return Console(file=Shown(sys.stderr))
+
+
+def _train(args: argparse.Namespace, name: str, jobs: list[Job], deadline: Deadline) -> int:
+    """Starts the jobs, shows them, and returns 1 if any failed."""
+    console = _console()
+    if not jobs:
+        console.print(f"{name}: nothing to train", markup=False, highlight=False)
+        return 0
     workers = min(args.workers or len(available_gpus()) or available_cores(), len(jobs))
     with SweepProgress(jobs, workers, console) as progress:
         due = EarlyTermination(jobs).due
         run_jobs(jobs, workers, progress.changed, retries=args.retries, deadline=deadline, due_to_stop=due)
-    return _report(", ".join(sweep.name for sweep in sweeps), jobs, console)
+    return _report(name, jobs, console)
 
 
 def _queue(args: argparse.Namespace, sweeps: list[Sweep]) -> list[Job]:

@@ -64,7 +64,7 @@ class Sweep:
         order; those of method random in that of their numbers, each once: equal points would be one run."""
         if self.method == "grid":
             return list(itertools.islice(_points(self.parameters), self.run_cap))
-        drawn = (_as_sent(draw(self.parameters, self.seed, number)) for number in range(1, self.run_cap + 1))
+        drawn = (as_sent(draw(self.parameters, self.seed, number)) for number in range(1, self.run_cap + 1))
         return list({json.dumps(point): point for point in drawn}.values())
 
     def argv(self, point: Mapping[str, Any]) -> list[str]:
@@ -117,16 +117,16 @@ def _values(parameter: Mapping[str, Any]) -> Iterable[Any]:
     else:
         values = range(parameter["min"], parameter["max"] + 1)
     # A value named twice is one value; JSON text tells 1, true and "1" apart.
-    return {json.dumps(v, sort_keys=True): v for v in map(_as_sent, values)}.values()
+    return {json.dumps(v, sort_keys=True): v for v in map(as_sent, values)}.values()
 
 
-def _as_sent(value: Any) -> Any:
+def as_sent(value: Any) -> Any:
     """Returns a value as it arrives at the agent: W&B's server sends 4.0 as 4, and from 1e21 on, 1e+21."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         return int(value)
     if isinstance(value, Mapping):
-        return {key: _as_sent(item) for key, item in sorted(value.items())}
-    return [_as_sent(item) for item in value] if isinstance(value, list) else value
+        return {key: as_sent(item) for key, item in sorted(value.items())}
+    return [as_sent(item) for item in value] if isinstance(value, list) else value
 
 
 def _checked(content: Any, default_name: str) -> Sweep:

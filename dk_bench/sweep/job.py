@@ -132,6 +132,7 @@ class Job:
     stopping: str = ""  # why it was asked to stop early
     kill_at: float = math.inf  # time.monotonic() from which on it has had its time to do so
     origin: str = ""  # how the point was found, where that is no grid's order: for its log
+    environment: Mapping[str, str] = field(default_factory=dict)  # its own variables, beside its worker's
 
     @property
     def has_ended(self) -> bool:
@@ -174,7 +175,7 @@ class Job:
                 origin = f"# {self.origin}\n" if self.origin else ""
                 log.write(f"{origin}$ {shlex.join(self.argv)}\n".encode())
                 log.flush()
-                self.process = starter(self.argv, log, environment)
+                self.process = starter(self.argv, log, {**environment, **self.environment})
         except (OSError, ValueError) as error:  # ValueError: an argument with a zero byte
             self._fail_to_start(error)
             return False

@@ -14,11 +14,12 @@ from dk_bench.processes.launchers import announced_world, this_rank
 from dk_bench.processes.world import own_process
 from dk_bench.runs.lock import hold
 from dk_bench.runs.record import RunRecord, new_record, read_record
-from dk_bench.training.held_out import tell_other_tests
+from dk_bench.training.held_out import tell_other_tests, wants_test
 from dk_bench.training.own_trainer import ConfiguredModule
 from dk_bench.training.run_data import RunData
 from dk_bench.training.task import Task
 from dk_bench.training.wandb_tracking import in_wandb_sweep, tell_sweep
+from dk_bench.training.wandb_twice import finished_in_sweep
 
 
 @contextmanager
@@ -48,6 +49,14 @@ def _held(folder: Path) -> Iterator[None]:
         if world := announced_world():
             error.reason += f". {world}: expected one process, which starts those that trainer.devices asks for itself"
         raise
+
+
+def finished_before(task: Task, previous: RunRecord | None) -> RunRecord | None:
+    """Returns the record of a run that is not to be trained: ``previous``, that of its folder, if it has finished and
+    has its figures of test images, or that of another run of the sweep at W&B's server. Raises BusyError."""
+    if previous and previous.status == "finished":
+        return None if wants_test(task, previous) else previous
+    return finished_in_sweep(task)
 
 
 def not_again(task: Task, record: RunRecord) -> RunRecord:

@@ -17,8 +17,8 @@ from dk_bench.runs.record import EVALUATION, RunRecord, attempts_of, note_hardwa
 from dk_bench.training.callbacks import RunKeeper, Throughput, figures, note_correct
 from dk_bench.training.checkpoint import LAST, last_checkpoint, load_weights
 from dk_bench.training.ending import end, end_log, together
-from dk_bench.training.held_out import evaluate_tests, wants_test
-from dk_bench.training.opening import go_on_from, name_run, not_again, open_run, start_record
+from dk_bench.training.held_out import evaluate_tests
+from dk_bench.training.opening import finished_before, go_on_from, name_run, not_again, open_run, start_record
 from dk_bench.training.own_trainer import ConfiguredModule, Diverged
 from dk_bench.training.run_data import RunData
 from dk_bench.training.task import Task
@@ -37,8 +37,8 @@ def train(task: Task, *, callbacks: Sequence[Callback] = (), command: Sequence[s
     folder, and its BusyError where another process is training this run.
     """
     with open_run(task) as previous, quiet(task):
-        if previous and previous.status == "finished" and not wants_test(task, previous):
-            return not_again(task, previous)
+        if finished := finished_before(task, previous):
+            return not_again(task, finished)
         check_logger(task)
         checkpoint = last_checkpoint(task)
 

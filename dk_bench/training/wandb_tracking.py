@@ -5,9 +5,10 @@ from pathlib import Path
 
 from dk_bench.processes.launchers import this_rank
 from dk_bench.runs.attempts import INTERRUPTED
-from dk_bench.runs.identity import flatten
+from dk_bench.runs.identity import config_hash, flatten
 from dk_bench.runs.record import RunRecord, final_figures, write_record
 from dk_bench.runs.wandb_records import RECORD_FILE
+from dk_bench.runs.wandb_server import CELL, CLAIM
 from dk_bench.training.task import Task
 
 # By the warning ahead of a job's end. SIGTERM is also how W&B's server has an agent stop a run for good.
@@ -54,7 +55,11 @@ class WandbTracking:
         record as it is now."""
         # What the sweep has set stands there under the same name, and W&B refuses to have it set again.
         held = set(self.logger.experiment.config.keys()) if in_wandb_sweep() else set()
-        self.logger.log_hyperparams({key: value for key, value in flatten(self._values) if key not in held})
+        shown = {**dict(flatten(self._values)), CELL: config_hash(self._values)}
+        self.logger.log_hyperparams({key: value for key, value in shown.items() if key not in held})
+        summary = self.logger.experiment.summary
+        for key in {CLAIM, "error"} & set(summary.keys()):  # of the attempt before
+            del summary[key]
         self._log_record(record)
 
     def end(self, record: RunRecord) -> None:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -23,7 +26,8 @@ with warnings.catch_warnings(action="ignore"):  # pydantic's, of how the package
     from sweeps.run import SweepRun
 
 ENTITY = "tester"
-WHEN = "2026-01-01T00:00:00"  # the time of everything
+SILENCE = 300.0  # seconds after which a run that was not heard of has crashed
+WHEN = "2026-01-01T00:00:00"  # the time of everything but runs
 USER = {
     "id": "user",
     "name": "Tester",
@@ -36,6 +40,11 @@ USER = {
 }
 
 
+def when(seconds: float) -> str:
+    """A time as the server writes it."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 @dataclass
 class Run:
     """A run. ``config`` maps each key to {"value": ...}, as W&B holds it."""
@@ -45,6 +54,8 @@ class Run:
     sweep: str | None = None
     state: str = "pending"
     config: dict[str, Any] = field(default_factory=dict)
+    created: float = field(default_factory=time.time)
+    heard: float = field(default_factory=time.time)  # when its process was last heard of
     summary: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
@@ -52,6 +63,23 @@ class Run:
     def values(self) -> dict[str, Any]:
         """The configuration as a user sees it."""
         return {key: item["value"] for key, item in self.config.items() if key != "_wandb"}
+
+    def matches(self, wanted: dict[str, Any]) -> bool:
+        """Whether a filter, {"$and": [...]}, {"sweep": its name} or {"config.KEY": value}, lets it through."""
+        known = {"sweep": self.sweep} | {f"config.{key}": value for key, value in self.values().items()}
+        parts = wanted.get("$and", [])
+        return all(map(self.matches, parts)) and all(known.get(k) == v for k, v in wanted.items() if k != "$and")
+
+    def bucket(self) -> dict[str, Any] | None:
+        """What a client that goes on with the run is told of it."""
+        started = "t" in (self.config.get("_wandb") or {}).get("value", {})
+        return self.node() | {
+            "wandbConfig": json.dumps({"t": {}} if started else {}),
+            "historyTail": json.dumps([json.dumps(line) for line in self.history[-1:]]),
+            "eventsTail": "[]",
+            "logLineCount": 0,
+            "eventsLineCount": 0,
+        }
 
     def node(self) -> dict[str, Any]:
         """The run as GraphQL gives it."""
@@ -70,8 +98,8 @@ class Run:
             "jobType": "",
             "commit": "",
             "readOnly": False,
-            "createdAt": WHEN,
-            "heartbeatAt": WHEN,
+            "createdAt": when(self.created),
+            "heartbeatAt": when(self.heard),
             "description": "",
             "notes": "",
             "user": USER,
@@ -101,12 +129,14 @@ class Sweep:
     project: str
     text: str  # its YAML, as the client sent it
     runs: list[Run] = field(default_factory=list)
+    state: str = "RUNNING"
 
     def next_run(self) -> Run | None:
         """The grid's next point, or None after the last."""
         for point in grid_points(yaml.safe_load(self.text), [run.config for run in self.runs]):
             self.runs.append(Run(f"{self.name}-{len(self.runs)}", self.project, self.name, config=point))
             return self.runs[-1]
+        self.state = "FINISHED"
         return None
 
     def node(self) -> dict[str, Any]:
@@ -116,7 +146,7 @@ class Sweep:
             "name": self.name,
             "displayName": None,
             "method": "grid",
-            "state": "RUNNING",
+            "state": self.state,
             "description": None,
             "bestLoss": None,
             "config": self.text,
@@ -163,6 +193,7 @@ class WandbServer:
         self.artifacts: dict[str, Artifact] = {}  # by their IDs, in the order in which they came
         self.asked: list[str] = []  # method and path, or GraphQL operation
         self.unknown: list[str] = []  # operations that were answered with an error
+        self.handing_out = threading.Lock()
 
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         """The answer to a GraphQL request."""
@@ -201,7 +232,8 @@ class WandbServer:
     def Heartbeat(self, id: str, runState: str, **_: Any) -> dict[str, Any]:
         sweep, commands = self.sweeps[id], []
         if not json.loads(runState):  # the agent's process has ended
-            run = sweep.next_run()
+            with self.handing_out:
+                run = sweep.next_run()
             commands = [{"type": "exit"}]
             if run:
                 self.runs[run.name] = run
@@ -210,24 +242,39 @@ class WandbServer:
         return {"agentHeartbeat": {"agent": {"id": id}, "commands": json.dumps(commands)}}
 
     def RunResumeStatus(self, project: str, name: str, **_: Any) -> dict[str, Any]:
-        return {"model": {"id": "project", "name": project, "entity": {"id": ENTITY, "name": ENTITY}, "bucket": None}}
+        bucket = self.runs[name].bucket() if name in self.runs else None
+        return {"model": {"id": "project", "name": project, "entity": {"id": ENTITY, "name": ENTITY}, "bucket": bucket}}
 
-    def UpsertBucket(self, name: str, project: str, config: str | None = None, **_: Any) -> dict[str, Any]:
-        inserted = name not in self.runs
-        run = self.runs.setdefault(name, Run(name, project))
-        if run.state == "pending":
-            run.state = "running"
-        # What the sweep has set stays.
-        run.config = json.loads(config or "{}") | (run.config if run.sweep and run.state == "pending" else {})
+    def UpsertBucket(self, id: str | None = None, name: str | None = None, **sent: Any) -> dict[str, Any]:
+        inserted = (name or id) not in self.runs
+        run = self.runs.setdefault(name or id, Run(name or id, sent.get("project") or ""))
+        if name:  # a process that logs; the public API names a run by what is here the same, its id
+            run.state, run.heard = "running", time.time()
+            if sent.get("sweep") and run.sweep is None:
+                run.sweep = sent["sweep"]
+                self.sweeps[run.sweep].runs.append(run)
+        if sent.get("config"):
+            run.config = json.loads(sent["config"])
+        if sent.get("summaryMetrics"):
+            run.summary = json.loads(sent["summaryMetrics"])
         return {"upsertBucket": {"bucket": run.node(), "inserted": inserted}}
 
     def CreateRunFiles(self, run: str, files: list[str], **_: Any) -> dict[str, Any]:
         urls = [{"name": name, "uploadUrl": f"{self.url}/stored/{run}/{name}"} for name in files]
         return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": urls}}
 
+    def pass_time(self, seconds: float) -> None:
+        """Makes it so much later: runs that are not heard of meanwhile have crashed, but not those never begun."""
+        for run in self.runs.values():
+            run.created, run.heard = run.created - seconds, run.heard - seconds
+            if run.state == "running" and time.time() - run.heard > SILENCE:
+                run.state = "crashed"
+
+    def Run(self, name: str, **_: Any) -> dict[str, Any]:
+        return {"project": {"run": self.runs[name].node() if name in self.runs else None}}
+
     def Runs(self, filters: str, **_: Any) -> dict[str, Any]:
-        wanted = json.loads(filters).get("$and", [])  # of a sweep's runs: [{"sweep": its name}]
-        found = [run for run in self.runs.values() if all(item == {"sweep": run.sweep} for item in wanted)]
+        found = [run for run in self.runs.values() if run.matches(json.loads(filters))]
         edges = [{"node": run.node(), "cursor": run.name} for run in found]
         page = {"endCursor": None, "hasNextPage": False}
         return {
@@ -294,6 +341,7 @@ class WandbServer:
     def file_stream(self, run: str, sent: dict[str, Any]) -> None:
         """What a run sends while it goes: lines of its history, its summary, and at last its exit code."""
         found = self.runs[run]
+        found.heard = time.time()
         for name, part in (sent.get("files") or {}).items():
             lines = [json.loads(line) for line in part["content"]] if name.endswith((".json", ".jsonl")) else []
             if name == "wandb-history.jsonl":
