@@ -14,11 +14,12 @@ from dk_bench.errors import UserError, system_errors
 
 
 @contextmanager
-def open_atomically(path: str | Path) -> Iterator[BinaryIO]:
+def open_atomically(path: str | Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
     """Returns a stream whose bytes are at ``path`` once the block is left without an error; missing folders are made.
 
-    Until then, and after a crash, the old file, if any, is whole. Raises OSError where the folder cannot be written
-    (disk full included); no temporary file is left then. A killed process leaves one, for `remove_leftovers`.
+    Until then, and after a crash, the old file, if any, is whole; after one of the machine where it is ``lasting``, for
+    which the disk is waited for. Raises OSError where the folder cannot be written (disk full included); no temporary
+    file is left then. A killed process leaves one, for `remove_leftovers`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +29,8 @@ def open_atomically(path: str | Path) -> Iterator[BinaryIO]:
         with open(temporary, "wb") as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())  # else the new name may reach the disk before the content does
+            if lasting:
+                os.fsync(stream.fileno())  # else the new name may reach the disk before the content does
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

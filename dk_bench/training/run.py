@@ -14,6 +14,7 @@ from dk_bench.errors import UserError
 from dk_bench.processes import interrupts
 from dk_bench.processes.world import ProcessLost, own_process, own_world
 from dk_bench.runs.record import EVALUATION, RunRecord, attempts_of, note_hardware, utc_now
+from dk_bench.training.beats import Beats
 from dk_bench.training.callbacks import RunKeeper, Throughput, figures, note_correct
 from dk_bench.training.checkpoint import LAST, last_checkpoint, load_weights
 from dk_bench.training.ending import end, end_log, together
@@ -64,7 +65,7 @@ def train(task: Task, *, callbacks: Sequence[Callback] = (), command: Sequence[s
         keeper = RunKeeper(task, record, throughput)
         tracking = open_tracking(task, run_id, step=checkpoint["global_step"] if checkpoint else 0)
         bar = [pl.callbacks.RichProgressBar()] if sys.stdout.isatty() else []
-        watchers = [*task.callbacks(logged=tracking is not None), throughput, *callbacks, keeper, *bar]
+        watchers = [*task.callbacks(logged=tracking is not None), throughput, *callbacks, keeper, Beats(task), *bar]
         trainer = make_trainer(task, watchers, tracking.logger if tracking else False, steps)
 
         resume = checkpoint is not None
