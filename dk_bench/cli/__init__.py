@@ -21,6 +21,7 @@ COMMANDS = {
     "models": "list the models with parameters and multiply-adds",
     "plan": "tell what a sweep will take: hours, memory, disk, price",
     "sweep": "run a W&B sweep file on this machine, without an account",
+    "watch": "show how the runs of a sweep stand, on whatever machines they are",
     "tables": "turn run records into the paper's tables",
     "claims": "say what records tell of each of the paper's claims",
     "power": "plan how many seeds a difference takes",

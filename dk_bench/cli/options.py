@@ -34,6 +34,12 @@ def add_number(
     parser.add_argument(name, type=number, metavar=metavar, help=what, **options)
 
 
+def add_stalled(parser: argparse.ArgumentParser) -> None:
+    """Declares ``--stalled-after``, in minutes, of the commands that show runs at work."""
+    what = "name a run as stalled that has done no step for so long (10)"
+    add_number(parser, "--stalled-after", "MINUTES", what, default=10.0, least=0.0)
+
+
 def place(text: str) -> tuple[float, float]:
     """Returns the (y, x) of a place in an image, the type of ``--position``."""
     if not re.fullmatch(r"\d+(\.\d+)?,\d+(\.\d+)?", text):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dk_bench.cli.options import add_number, add_output
+from dk_bench.cli.options import add_number, add_output, add_stalled
 from dk_bench.cli.sweep_wandb import add_wandb, check_place, jobs_again, list_missing
 from dk_bench.reading.shipped import shipped_names
 from dk_bench.runs.attempts import STALE
+from dk_bench.sweep.budget import FailureBudget, common_reason, why
 from dk_bench.sweep.early import EarlyTermination
 from dk_bench.sweep.grid import Sweep, read_sweep
 from dk_bench.sweep.job import Job
@@ -33,14 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--retries", "N", "how often to start a run that failed again (0)", default=0, least=0)
     add_output(parser, "FOLDER", "for runs and logs, in place of the file's parameter 'output'")
     add_number(parser, "--runs", "N", "at most N runs of each file, in place of its run_cap")
-    seed = (
-        "of what method random draws (0): the same seed draws the same points, with more runs the same and further ones"
-    )
+    seed = "what method random draws by (0): the same seed gives the same points, and with more runs further ones"
     add_number(parser, "--random-seed", "SEED", seed, default=0, least=0)
     by = "runs in order of this parameter first: `--by seed` ends a seed before it begins another"
     parser.add_argument("--by", metavar="PARAMETER", help=by)
     limit = "start no run that would not end by then, as those like it did, and stop what runs"
     add_number(parser, "--time-limit", "SECONDS", limit, least=0.0)
+    budget = "stop once N runs have failed and none has finished (one more than run at a time, at least 4); 0: never"
+    add_number(parser, "--failure-budget", "N", budget, least=0)
+    add_stalled(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the commands and what is wrong, run nothing")
 
 
@@ -75,10 +77,11 @@ def _train(args: argparse.Namespace, name: str, jobs: list[Job], deadline: Deadl
         console.print(f"{name}: nothing to train", markup=False, highlight=False)
         return 0
     workers = min(args.workers or len(available_gpus()) or available_cores(), len(jobs))
-    with SweepProgress(jobs, workers, console) as progress:
+    limits = {"deadline": deadline, "budget": FailureBudget.of(args.failure_budget, workers)}
+    with SweepProgress(jobs, workers, console, stalled_after=60 * args.stalled_after) as progress:
         due = EarlyTermination(jobs).due
-        run_jobs(jobs, workers, progress.changed, retries=args.retries, deadline=deadline, due_to_stop=due)
-    return _report(name, jobs, console)
+        run_jobs(jobs, workers, progress.changed, retries=args.retries, due_to_stop=due, **limits)
+    return _report(name, jobs, console, limits["budget"].is_spent(jobs))
 
 
 def _queue(args: argparse.Namespace, sweeps: list[Sweep]) -> list[Job]:
@@ -111,15 +114,21 @@ def _show(jobs: list[Job]) -> int:
     return 1 if unread else 0
 
 
-def _report(name: str, jobs: list[Job], console: Console) -> int:
+def _report(name: str, jobs: list[Job], console: Console, gave_up: bool) -> int:
     failed = [job for job in jobs if job.state == "failed"]
     left, early = sum(not job.has_ended for job in jobs), sum(job.state == "stopped" for job in jobs)
     finished = f"{len(jobs) - len(failed) - left - early} of {len(jobs)} runs finished"
     finished += f", {early} stopped early" if early else ""
-    late = f", {left} left for want of time" if left else ""
-    console.print(f"{name}: {finished}{late}", markup=False, highlight=False)
+    late = "waiting, as all that ended had failed" if gave_up else "for want of time"
+    console.print(f"{name}: {finished}{f', {left} left {late}' if left else ''}", markup=False, highlight=False)
+    if gave_up and left:
+        failed = [job for job in jobs if job.failures]
+        reason, count = common_reason(failed)
+        line = f"failed {count} of {len(failed)}, {failed[0].name} first: {reason}"
+        console.print(line, markup=False, style="red", soft_wrap=True)
+        console.print(f"  {failed[0].log}", markup=False, highlight=False, soft_wrap=True)
+        return 1
     for job in failed:
-        said = f": {line}" if (line := job.last_line()) else ""
-        console.print(f"failed {job.name}: {job.reason}{said}", markup=False, style="red", soft_wrap=True)
+        console.print(f"failed {job.name}: {why(job)}", markup=False, style="red", soft_wrap=True)
         console.print(f"  {job.log}", markup=False, highlight=False, soft_wrap=True)
     return 1 if failed else 0

@@ -45,14 +45,23 @@ def hold(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def is_held(folder: Path) -> bool:
-    """Tells whether a process holds ``folder``. Raises OSError where the file cannot be opened for writing."""
-    if not (folder / LOCK).exists():
+def is_held(folder: Path, name: str = LOCK) -> bool:
+    """Tells whether a process holds ``folder``, or, of the name `CLAIM`, has claimed it. Raises OSError where the file
+    cannot be opened for writing."""
+    if not (folder / name).exists():
         return False
-    lock = _take(folder / LOCK)
+    lock = _take(folder / name)
     if lock is not None:  # what it takes it gives back at once
         lock.release()
     return lock is None
+
+
+def holder(folder: Path) -> str:
+    """Names the machine whose process held ``folder`` last, as that has written it; empty where nobody did."""
+    try:
+        return (folder / LOCK).read_text().strip().partition(" on ")[2]
+    except OSError:
+        return ""
 
 
 @contextmanager

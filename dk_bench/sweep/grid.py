@@ -58,6 +58,7 @@ class Sweep:
     method: str = "grid"
     seed: int = 0  # of method random
     early: Hyperband | None = None  # which runs are stopped early
+    metric: str = ""  # the figure that it is about
 
     def points(self) -> list[dict[str, Any]]:
         """Returns the points: parameter name -> value, names in alphabetical order. Those of a grid come in W&B's
@@ -151,7 +152,8 @@ def _checked(content: Any, default_name: str) -> Sweep:
     check_parameters(content.get("parameters"), "parameters", _check_parameter if method == "grid" else check_drawn)
     settings = content.get("early_terminate")
     early = None if settings is None else Hyperband.read(settings, content.get("metric"))
-    return Sweep(name, content.get("program"), command, content["parameters"], run_cap, method, early=early)
+    rest = {"early": early, "metric": (content.get("metric") or {}).get("name", "")}
+    return Sweep(name, content.get("program"), command, content["parameters"], run_cap, method, **rest)
 
 
 def _checked_command(command: Any, program: Any) -> list[str]:

@@ -23,6 +23,7 @@ from dk_bench.sweep.hyperband import Hyperband
 from dk_bench.training.task import Task
 
 LOOK_SECONDS = 1.0  # between looking whether a run that another process is at has ended
+SEED = re.compile(r"-*seed=")  # how the argument begins that a run's seed is given by
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 # Starts a command with its output going to a log, in an environment; what it returns is used like a Popen.
@@ -133,6 +134,11 @@ class Job:
     kill_at: float = math.inf  # time.monotonic() from which on it has had its time to do so
     origin: str = ""  # how the point was found, where that is no grid's order: for its log
     environment: Mapping[str, str] = field(default_factory=dict)  # its own variables, beside its worker's
+
+    @property
+    def kind(self) -> str:
+        """Names what takes equally long: commands that differ in the seed alone."""
+        return " ".join(part for part in self.argv if not SEED.match(part))
 
     @property
     def has_ended(self) -> bool:

@@ -15,6 +15,7 @@ from dk_bench.runs.attempts import STALE
 from dk_bench.runs.record import EVALUATION, as_it_stands, find_records, read_record
 from dk_bench.sweep.grid import Sweep
 from dk_bench.sweep.job import Job, TrainingRun, task_in
+from dk_bench.sweep.time_left import seconds_taken
 
 
 def make_jobs(sweep: Sweep, output: str | None, *, named: bool = False) -> list[Job]:
@@ -89,7 +90,7 @@ def skip_finished(jobs: list[Job]) -> list[Path]:
     for job in known:
         record = job.run.record()
         if job.run.has_finished(record):
-            job.state, job.reason = "skipped", "finished before"
+            job.state, job.reason, job.seconds = "skipped", "finished before", seconds_taken(record) or 0.0
         elif job.run.was_stopped(record):
             job.state, job.reason = "stopped", record.error
         job.run.know()

@@ -1,14 +1,20 @@
 """Shows a running sweep: one line for the whole, one for each run at work with the last line of its log."""
 
 import contextlib
-import statistics
+import math
+import time
 from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
+from dk_bench.runs.heartbeat import read_beat, seconds_idle
 from dk_bench.sweep.job import Job
+from dk_bench.sweep.time_left import expected_seconds, seconds_of_all, words
+
+STALLED_AFTER_SECONDS = 600.0  # of a run that has done no step; the longest that is usual is before the first one
+LOOK_SECONDS = 5.0  # between looking how far runs are
 
 
 class Shown:
@@ -31,10 +37,17 @@ class Shown:
 
 
 class SweepProgress:
-    """Live display of jobs; a context manager. `changed` is what `run_jobs` calls. Without a terminal: plain lines."""
+    """Live display of jobs; a context manager. `changed` is what `run_jobs` calls. Without a terminal: plain lines.
 
-    def __init__(self, jobs: list[Job], workers: int, console: Console) -> None:
-        self.jobs, self.workers, self.console = jobs, workers, console
+    A training run that has done no step for ``stalled_after`` seconds is named.
+    """
+
+    def __init__(
+        self, jobs: list[Job], workers: int, console: Console, *, stalled_after: float = STALLED_AFTER_SECONDS
+    ) -> None:
+        self.jobs, self.workers, self.console, self.stalled_after = jobs, workers, console, stalled_after
+        self.stalled: dict[str, str] = {}  # running job -> since when, in words
+        self.looked = -math.inf
         # What does not fit goes from the log's line; a run's name, cut, would be another's.
         last = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         text = TextColumn("{task.fields[note]}", markup=False, table_column=last)
@@ -63,6 +76,7 @@ class SweepProgress:
         elif job is not None:
             if job.name in self.lines:
                 self.progress.remove_task(self.lines.pop(job.name))
+                self.stalled.pop(job.name, None)
             self._tell(job)
         self._refresh()
 
@@ -79,26 +93,44 @@ class SweepProgress:
         line = f"{word or job.state} {job.name}: {what}"
         self.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
+    def _look(self) -> None:
+        """Finds running jobs that have done no step for long, and says so of each, once until it does one."""
+        if time.monotonic() < self.looked + LOOK_SECONDS:
+            return
+        self.looked, now = time.monotonic(), time.time()
+        for job in (job for job in self.jobs if job.state == "running" and job.run):
+            idle = seconds_idle(read_beat(job.run.folder), now - (time.monotonic() - job.started), now)
+            if idle <= self.stalled_after:
+                self.stalled.pop(job.name, None)
+                continue
+            if job.name not in self.stalled:
+                self._say(job, f"no step in {words(idle)}, see {job.log}", word="stalled", style="yellow")
+            self.stalled[job.name] = f"no step in {words(idle)}: "
+
     def _refresh(self) -> None:
+        self._look()
         for job in self.jobs:
             if job.state == "running":
-                self.progress.update(self.lines[job.name], note=job.last_line())
+                self.progress.update(self.lines[job.name], note=self.stalled.get(job.name, "") + job.last_line())
         states = [job.state for job in self.jobs]
         ended = sum(job.has_ended for job in self.jobs)
         shown = ("running", "elsewhere", "failed", "stopped", "skipped")
         counts = [f"{states.count(state)} {state}" for state in shown if state in states]
+        counts += [f"{len(self.stalled)} stalled"] if self.stalled else []
         left = _seconds_left(self.jobs, self.workers)
         if left is not None:
-            counts.append(f"about {max(1, round(left / 60))} min left" if left >= 60 else f"about {left:.0f} s left")
+            counts.append(f"about {words(left)} left")
         self.progress.update(self.whole, completed=ended, description=", ".join(["runs", *counts]))
 
 
 def _seconds_left(jobs: list[Job], workers: int) -> float | None:
-    """Estimates by the mean time of those that ended; None before one has, and when all have."""
-    took = [job.seconds for job in jobs if job.has_ended and job.seconds]
-    waiting = sum(job.state in ("waiting", "elsewhere") for job in jobs)
-    running = sum(job.state == "running" for job in jobs)
-    if not took or not waiting + running:
+    """Estimates by what runs of the same kind took, those that finished before too; None before one has finished, and
+    when all have."""
+    expected = expected_seconds((j.kind, j.seconds) for j in jobs if j.state in ("finished", "skipped") and j.seconds)
+    here, elsewhere = ([job for job in jobs if job.state == state] for state in ("running", "elsewhere"))
+    waiting = [expected(job.kind) for job in jobs if job.state == "waiting"]
+    left = [(expected(job.kind), time.monotonic() - job.started) for job in here]
+    left += [(whole, (whole or 0.0) / 2) for whole in (expected(job.kind) for job in elsewhere)]  # half done on average
+    if not left + waiting or None in (*waiting, *(whole for whole, _ in left)):
         return None
-    # Those that run are half done on average.
-    return statistics.fmean(took) * (waiting + running / 2) / min(workers, waiting + running)
+    return seconds_of_all([whole - gone for whole, gone in left], waiting, workers + len(elsewhere))

@@ -4,7 +4,6 @@ own log. Training keeps other processes out of a run that it is at, so that any 
 import contextlib
 import math
 import os
-import re
 import subprocess
 import sys
 import time
@@ -16,13 +15,13 @@ from dk_bench.processes import requeue
 from dk_bench.processes.groups import apart, ask_to_stop, end
 from dk_bench.processes.interrupts import deferred
 from dk_bench.processes.launchers import without_launchers
+from dk_bench.sweep.budget import FailureBudget
 from dk_bench.sweep.job import Job, Starter
 
 POLL_SECONDS = 0.1
 # Between asking a process to stop and killing it: training finishes its step, ends its data loaders and writes its
 # record, which takes long on cores that are shared. A process that is killed leaves a record that says running.
 PATIENCE_SECONDS = 60.0
-SEED = re.compile(r"-*seed=")  # how the argument begins that a run's seed is given by
 
 
 class Deadline:
@@ -47,13 +46,9 @@ class Deadline:
         longest: dict[str, float] = {}
         for job in jobs:
             if job.state == "finished":
-                longest[_kind(job)] = max(job.seconds, longest.get(_kind(job), 0.0))
+                longest[job.kind] = max(job.seconds, longest.get(job.kind, 0.0))
         left, of_all = self.end - time.monotonic(), max(longest.values(), default=0.0)
-        return [job for job in candidates if longest.get(_kind(job), of_all) < left]
-
-
-def _kind(job: Job) -> str:
-    return " ".join(part for part in job.argv if not SEED.match(part))
+        return [job for job in candidates if longest.get(job.kind, of_all) < left]
 
 
 def available_cores() -> int:
@@ -76,6 +71,7 @@ def run_jobs(
     *,
     retries: int = 0,
     deadline: Deadline | None = None,
+    budget: FailureBudget | None = None,
     is_ready: Callable[[Job], bool] = lambda job: True,
     due_to_stop: Callable[[], Iterable[tuple[Job, str]]] = tuple,
     starter: Starter | None = None,
@@ -86,11 +82,13 @@ def run_jobs(
     one that cannot be started, spoils itself alone; it is run again up to ``retries`` times, after all others. A job
     that another process is at is waited for: what that makes of it counts, and if it is cut off the job is run here.
     Stopped by an exception (Ctrl-C), the jobs under way are ended with all their processes before it is raised on. So
-    are those that ``deadline`` overtakes; they and what would not end before it are left waiting. A job that is not
-    ready yet, by ``is_ready``, lets others go first. Running jobs that ``due_to_stop`` yields, at every poll, are asked
-    to stop early, for the reason that it gives. ``starter`` takes the place of `launch`.
+    are those that ``deadline`` overtakes, and all once the ``budget`` is spent; they and what would not end before the
+    deadline are left waiting. A job that is not ready yet, by ``is_ready``, lets others go first. Running jobs that
+    ``due_to_stop`` yields, at every poll, are asked to stop early, for the reason that it gives. ``starter`` takes the
+    place of `launch`.
     """
-    jobs, deadline, at_work = list(jobs), deadline or Deadline(), _Workers(workers, starter or launch)
+    jobs, deadline, budget = list(jobs), deadline or Deadline(), budget or FailureBudget(0)
+    at_work = _Workers(workers, starter or launch)
 
     def settle(job: Job) -> None:
         if job.state == "failed":
@@ -98,7 +96,7 @@ def run_jobs(
         on_change(job)
 
     try:
-        while not (all(job.has_ended for job in jobs) or deadline.is_over()):
+        while not (all(job.has_ended for job in jobs) or deadline.is_over() or budget.is_spent(jobs)):
             startable = deadline.choose([j for j in jobs if j.state in ("waiting", "elsewhere")], jobs)
             if not startable and not at_work.jobs:
                 break
