@@ -6,15 +6,17 @@ images a second + test images likewise) / 3600. What lies between, as starting, 
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dk_bench.errors import UserError, located
 from dk_bench.models.workload import Workload
 from dk_bench.plan.devices import HALF, Device, precision_of
+from dk_bench.plan.fitting import Fit
 from dk_bench.plan.listed import PlannedCell
 from dk_bench.plan.measured import Speed
-from dk_bench.plan.rates import Question, Rate, find_rate
+from dk_bench.plan.rates import FITTED, Question, Rate, find_rate
+from dk_bench.runs.identity import config_hash
 from dk_bench.training.outline import Outline
 
 VALUE_BYTES = 4  # of a weight, a gradient, what an optimiser keeps
@@ -37,6 +39,7 @@ class CellPlan:
 
     sweep: str
     name: str
+    cell: str  # the hash of its configuration
     model: str
     task: str
     data: str
@@ -58,36 +61,46 @@ class CellPlan:
     disk: float  # bytes
     decodes: bool  # images are decoded in every epoch
     note: str = ""
+    fit: dict[str, Any] | None = None  # what was measured here
 
 
-def plan_cell(cell: PlannedCell, machine: Machine, images: tuple[int, int] | None, speeds: Iterable[Speed]) -> CellPlan:
-    """Returns the plan of a cell. ``images``: how many there are to train on and to validate on, where neither the
-    configuration nor the data's name says so. Raises UserError where that is not known, and for a batch, a precision or
-    a model that does not go with the machine."""
+def plan_cell(
+    cell: PlannedCell, machine: Machine, images: tuple[int, int] | None, speeds: Iterable[Speed], fit: Fit | None = None
+) -> CellPlan:
+    """Returns the plan of a cell, by what was measured here where there is a ``fit``. ``images``: how many there are to
+    train on and to validate on, where neither the configuration nor the data's name says so. Raises UserError where
+    that is not known, and for a batch, a precision or a model that does not go with the machine."""
     with located(f"sweep {cell.sweep}, {cell.name}"):
-        task, outline = cell.task, with_images(cell.task.outline(), images)
-        device, count = machine.device, machine.count
-        precision = precision_of(outline.precision, device)
-        workload = task.workload(outline)
-        batch = batch_of_device(outline, count)
-        rate = find_rate(_question(cell, outline, workload, speeds), device, precision, batch, speeds)
-    memory, source = _memory(outline, workload, batch, precision, rate.speed)
+        outline = with_images(cell.task.outline(), (fit.images["train"], fit.images["val"]) if fit else images)
+        precision = precision_of(outline.precision, machine.device)
+        workload = cell.task.workload(outline)
+        batch = batch_of_device(outline, machine.count)
+        if fit:
+            rate = _fitted(fit, batch, machine.count)
+        else:
+            rate = find_rate(_question(cell, outline, workload, speeds), machine.device, precision, batch, speeds)
     evaluated = outline.evaluations * outline.images["val"] + tests_of(outline)
-    hours = run_hours(outline, rate, count, evaluated)
-    device_hours = hours * count * cell.runs
+    hours = run_hours(outline, rate, machine.count, evaluated)
+    if fit:
+        hours = fit.seconds(outline.epochs, outline.evaluations) / 3600
+    device_hours = hours * machine.count * cell.runs
+    memory, source = _memory(outline, workload, batch, precision, rate.speed)
+    if fit and fit.memory:
+        memory, source = fit.memory, FITTED
     return CellPlan(
         sweep=cell.sweep,
         name=cell.name,
+        cell=config_hash(cell.task.values),
         model=outline.model,
-        task=task.name,
+        task=cell.task.name,
         data=outline.data,
         runs=cell.runs,
         params=workload.params,
         macs=workload.macs,
         memory=memory,
         memory_source=source,
-        train_rate=rate.train * count,
-        evaluation_rate=rate.evaluate * count,
+        train_rate=rate.train * machine.count,
+        evaluation_rate=rate.evaluate * machine.count,
         rate_source=rate.source,
         rate_file=rate.speed.file if rate.speed else "",
         train_images=outline.images["train"],
@@ -99,7 +112,14 @@ def plan_cell(cell: PlannedCell, machine: Machine, images: tuple[int, int] | Non
         disk=cell.runs * run_bytes(outline, workload),
         decodes=outline.every_time,
         note=workload.note,
+        fit=asdict(fit) if fit else None,
     )
+
+
+def _fitted(fit: Fit, batch: int, count: int) -> Rate:
+    """Returns images a second of one of ``count`` devices, as a trial saw them."""
+    evaluation = fit.evaluation + fit.batches * fit.evaluated
+    return Rate(batch / fit.step, fit.images["val"] / evaluation / count, FITTED)
 
 
 def _question(cell: PlannedCell, outline: Outline, workload: Workload, speeds: Iterable[Speed]) -> Question:

@@ -233,8 +233,14 @@ class Job:
 def task_in(argv: list[str]) -> Task | None:
     """Returns the task, with its configuration, of ``[...] dk-bench train CONFIG key=value...``, or ``-m dk_bench`` in
     place of ``dk-bench``; None for any other command. Raises UserError for a configuration that cannot be read."""
+    arguments = training_arguments(argv)
+    return tasks.load(arguments[0], arguments[1:]) if arguments else None
+
+
+def training_arguments(argv: list[str]) -> list[str]:
+    """Returns configuration and overrides of such a command; nothing of any other."""
     for start in range(len(argv) - 2):
         is_module = start > 0 and argv[start - 1 : start + 1] == ["-m", "dk_bench"]
         if (is_module or Path(argv[start]).name == "dk-bench") and argv[start + 1] == "train":
-            return tasks.load(argv[start + 2], argv[start + 3 :])
-    return None
+            return argv[start + 2 :]
+    return []
