@@ -88,6 +88,7 @@ SMALL = {
     "erf": ["--count", "2"],
     "models": ["--filter", "test_*"],
     "sweep": ["--dry-run"],
+    "watch": ["--once"],
 }
 
 
