@@ -44,7 +44,7 @@ def outline_of(config: Config) -> Outline:
         epochs=config.optim.epochs,
         evaluations=config.optim.epochs,
         precision=config.trainer.precision,
-        copies=copies_kept("sgd", averaged=config.ema.decay is not None),
+        copies=copies_kept(config.optim.optimizer, averaged=config.ema.decay is not None),
         decoded=sum(decoded.values()),
         pixels=pixels,
         every_time=data.cache == "off" or (not shapes and "train" not in decoded),

@@ -9,9 +9,8 @@ import torch
 from mmengine.config import Config as MMConfig
 from torch import Tensor, nn
 
-from dk_bench.config import RunConfig
 from dk_bench.data.known_sizes import KNOWN_SIZES
-from dk_bench.detection.mmengine_config import quiet, use_scope
+from dk_bench.detection.mmengine_config import DetectionConfig, quiet, use_scope
 from dk_bench.detection.module import build_detector
 from dk_bench.detection.task import input_size
 from dk_bench.models.workload import Workload, count_workload
@@ -21,11 +20,10 @@ MASK_SIDE = 14  # pixels of an object's features, from which a mask is made
 SIZE = [3, 800, 1333]  # mmdet's usual one, for pipelines that name none
 
 
-def outline_of(cfg: MMConfig, run: RunConfig, epochs: int, backbone: str) -> Outline:
+def outline_of(config: DetectionConfig, backbone: str) -> Outline:
     """Returns the outline of a configuration; nothing is opened."""
-    train = cfg.train_cfg
-    every, begin = train.get("val_interval", 1), train.get("val_begin", 1)
-    due = [epoch for epoch in range(begin, epochs + 1) if epoch % every == 0 or epoch == epochs]
+    cfg, loop = config.cfg, config.loop
+    averaged = any("EMAHook" in str(hook.get("type")) for hook in cfg.get("custom_hooks") or ())
     name = cfg.get("data_name") or ""
     known, scenes = KNOWN_SIZES.get(name), _scenes(cfg.train_dataloader.dataset)
     images = {split: known and getattr(known, split) for split in ("train", "val")}
@@ -42,12 +40,13 @@ def outline_of(cfg: MMConfig, run: RunConfig, epochs: int, backbone: str) -> Out
         input_size=tuple(input_size(cfg.val_dataloader.dataset) or SIZE),
         batch=cfg.train_dataloader.get("batch_size", 1),
         per_device=True,
-        epochs=epochs,
-        evaluations=len(due),
-        precision=run.trainer.precision,
-        copies=copies_kept(str(cfg.optim_wrapper.get("optimizer", {}).get("type", "SGD"))),
+        epochs=loop.epochs,
+        evaluations=sum(map(loop.validates_after, range(loop.epochs))),
+        precision=config.run.trainer.precision,
+        copies=copies_kept(str(cfg.optim_wrapper.get("optimizer", {}).get("type", "SGD")), averaged=averaged),
         pixels=pixels,
         every_time=True,
+        iterations=loop.length if loop.by_iterations else None,
     )
 
 

@@ -135,7 +135,7 @@ class Detection(Task):
     def outline(self) -> "Outline":
         from dk_bench.detection.outlining import outline_of
 
-        return outline_of(self.config.cfg, self.run, self.epochs, self.describe_model([])["name"])
+        return outline_of(self.config, self.describe_model([])["name"])
 
     def workload(self, outline: "Outline", *, rigid: bool = False) -> "Workload":
         from dk_bench.detection.outlining import workload_of

@@ -82,7 +82,7 @@ def plan_cell(
     evaluated = outline.evaluations * outline.images["val"] + tests_of(outline)
     hours = run_hours(outline, rate, machine.count, evaluated)
     if fit:
-        hours = fit.seconds(outline.epochs, outline.evaluations) / 3600
+        hours = fit.seconds(outline) / 3600
     device_hours = hours * machine.count * cell.runs
     memory, source = _memory(outline, workload, batch, precision, rate.speed)
     if fit and fit.memory:
@@ -157,9 +157,8 @@ def tests_of(outline: Outline) -> int:
 
 
 def run_hours(outline: Outline, rate: Rate, count: int, evaluated: int) -> float:
-    """Returns the hours of a run on ``count`` devices. What is left of an epoch after the last whole batch is dropped
-    by classifiers, and counts here."""
-    trained = outline.epochs * outline.images["train"]
+    """Returns the hours of a run on ``count`` devices."""
+    trained = outline.trained(count)
     return (trained / rate.train + evaluated / rate.evaluate) / count / 3600
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dk_bench.training.outline import Outline
+
 EPOCH, STEP, TRAINED = "epoch", "step", "trained"  # an epoch begins, a step has ended, training has
 EVALUATION, EVALUATED, EVALUATION_END = "evaluation", "evaluated", "evaluation end"  # a batch has been evaluated
 TEST, TESTED, TEST_END = "test", "tested", "test end"
@@ -33,11 +35,12 @@ class Fit:
     memory: int | None = None  # bytes on a GPU
     decoding: float = 0.0  # of images that all runs share, once for all of them
 
-    def seconds(self, epochs: int, evaluations: int) -> float:
+    def seconds(self, outline: Outline) -> float:
         """Returns how long the process of a whole run lives."""
-        epoch = self.epoch + self.steps * self.step
+        steps = outline.iterations or outline.epochs * self.steps
         evaluation = self.evaluation + self.batches * self.evaluated
-        return self.start + self.once + epochs * epoch + evaluations * evaluation + self.tests + self.finish
+        train = outline.epochs * self.epoch + steps * self.step
+        return self.start + self.once + train + outline.evaluations * evaluation + self.tests + self.finish
 
 
 @dataclass(frozen=True)

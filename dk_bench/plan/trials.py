@@ -80,8 +80,7 @@ def sweep_seconds(cells: Sequence[PlannedCell], fits: Sequence[Fit], workers: in
     all others wait."""
     turns: dict[int, tuple[float, Fit]] = {}
     for cell, fit in zip(cells, fits, strict=True):
-        outline = cell.task.outline()
-        turns |= dict.fromkeys(cell.turns, (fit.seconds(outline.epochs, outline.evaluations), fit))
+        turns |= dict.fromkeys(cell.turns, (fit.seconds(cell.task.outline()), fit))
     order = [turns[turn] for turn in sorted(turns)]
     seconds = wall_seconds([seconds for seconds, _ in order], workers) + sum(fit.decoding for fit in fits)
     return seconds - (order[0][1].before + order[-1][1].after if recorded else 0.0)

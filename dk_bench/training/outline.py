@@ -28,13 +28,23 @@ class Outline:
     decoded: float = 0.0  # bytes of the images' files that are kept decoded beside the runs
     pixels: tuple[int, int] | None = None  # width and height of most images; None where only files can tell
     every_time: bool = False  # images are decoded in every epoch
+    iterations: int | None = None  # of a run, where these say how long it trains, and not epochs of all images
+
+    def trained(self, count: int) -> int:
+        """Counts the images that a run on ``count`` devices trains on, one that comes again again. Those that are left
+        over after an epoch's last whole batch, which classifiers drop, are among them."""
+        if self.iterations is None:
+            return self.epochs * (self.images["train"] or 0)
+        return self.iterations * self.batch * (count if self.per_device else 1)
 
 
-#: What optimisers keep of every weight, by the ends of their names in lower case: copies of its size.
-KEPT_BY = {"sgd": 1, "momentum": 1, "nesterov": 1, "lion": 1, "rmsprop": 1, "rmsprop_tf": 2}
+#: What optimisers keep of every weight, by their names in lower case: copies of its size.
+KEPT_BY = {"sgd": 1, "momentum": 1, "nesterov": 1, "lion": 1, "rmsprop": 1, "lars": 1, "larc": 1, "adafactor": 1}
 KEPT_BY_OTHERS = 2  # Adam and its kin keep two
+LOOKAHEAD = "lookahead_"  # timm's prefix of optimisers whose slow weights are kept as well
 
 
 def copies_kept(optimiser: str, *, averaged: bool = False) -> int:
     """Returns how many copies of the trained weights an optimiser keeps, and an average of them, if there is one."""
-    return KEPT_BY.get(optimiser.lower(), KEPT_BY_OTHERS) + averaged
+    name = optimiser.lower()
+    return KEPT_BY.get(name.removeprefix(LOOKAHEAD), KEPT_BY_OTHERS) + name.startswith(LOOKAHEAD) + averaged

@@ -1,12 +1,15 @@
 """Trials of a sweep's cells, what follows from them for whole runs, and plans beside the runs that they were of."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from dk_bench.classification.outlining import outline_of
 from dk_bench.cli import main
+from dk_bench.config import Config, OptimConfig
 from dk_bench.errors import UserError
 from dk_bench.plan.comparing import compare
 from dk_bench.plan.fitting import fit_of, wall_seconds
@@ -66,7 +69,10 @@ def test_a_whole_run_is_the_sum_of_its_parts():
     assert fit.tests == pytest.approx(2.5 + 10 * 1.0)  # two batches were tried, ten follow
     assert fit.finish == pytest.approx(6 - 2.5)
     whole = 10 + 7 + 5 * (102.5 + 4.5) + 12.5 + 3.5
-    assert fit.seconds(epochs=5, evaluations=5) == pytest.approx(whole)
+    outline = outline_of(Config(optim=OptimConfig(epochs=5, warmup_epochs=0)))
+    assert fit.seconds(outline) == pytest.approx(whole)
+    iterations = replace(outline, iterations=700)  # in as many epochs
+    assert fit.seconds(iterations) == pytest.approx(whole + 200 * 1.0)
     assert (fit.before, fit.after) == pytest.approx((5.0, 2.0))
 
 

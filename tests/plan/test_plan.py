@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import yaml
+from timm.optim import create_optimizer_v2
 
 from dk_bench.cli import main
 from dk_bench.models.workload import BOTH, DCN, LOCAL_DK, Workload, count_workload
@@ -15,6 +16,7 @@ from dk_bench.plan import estimate, rates, roofline
 from dk_bench.plan.devices import DEVICES, HALF, SINGLE, device_called, device_named
 from dk_bench.plan.measured import Speed, read_speeds
 from dk_bench.tables.costs import load_costs
+from dk_bench.training.outline import copies_kept
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -211,3 +213,32 @@ def test_bad_input_gets_one_sentence(tmp_path, capsys):
     other.write_text("{method: grid, program: a.py, parameters: {lr: {value: 1}}}")
     assert "expected dk-bench train CONFIG, which can be planned" in refused(capsys, other)
     assert "unknown key 'model.nme'" in refused(capsys, write_sweep(tmp_path, {"model.nme": "x"}))
+
+
+def test_a_loop_of_iterations_trains_so_many_batches(tmp_path, monkeypatch, capsys):
+    """100 iterations of 4 images on each of two devices, validated after 40, 80 and the last."""
+    pytest.importorskip("mmdet")
+    monkeypatch.chdir(tmp_path)
+    settings = {"type": "IterBasedTrainLoop", "max_iters": 100, "val_interval": 40, "_delete_": True}
+    path = write_sweep(tmp_path, {"train_cfg": settings}, config="configs/det/tiny_procedural.py")
+    (cell,) = plan(path, tmp_path, "--gpu", "A100-80GB", "--count", "2")["cells"]
+    assert cell["evaluated_images"] == 3 * 100
+    seconds = 100 * 4 * 2 / cell["train_rate"] + 300 / cell["evaluation_rate"]
+    assert cell["run_hours"] == pytest.approx(seconds / 3600)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "averaged", "copies"),
+    [("momentum", False, 1), ("SGD", True, 2), ("adamw", False, 2), ("lookahead_adamw", False, 3), ("lion", False, 1)],
+)
+def test_copies_are_those_that_the_optimiser_keeps(optimiser, averaged, copies):
+    assert copies_kept(optimiser, averaged=averaged) == copies
+    parameter = torch.nn.Parameter(torch.ones(8, 8))
+    made = create_optimizer_v2([parameter], opt=optimiser, lr=0.1, momentum=0.9)
+    parameter.sum().backward()
+    for _ in range(6):  # after which a slow copy is made
+        made.step()
+    state = getattr(made, "_base_optimizer", made).state[parameter]
+    held = {key: value for key, value in state.items() if torch.is_tensor(value) and value.shape == parameter.shape}
+    assert len(held) + averaged == copies
