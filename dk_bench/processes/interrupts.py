@@ -89,10 +89,12 @@ def noting() -> Iterator[None]:
         _noting = False
 
 
-def note() -> None:
-    """Has the first signal wait for `heed`, inside a block of `noting`. Another one raises at once."""
+def note(on: bool = True) -> None:
+    """Has the first signal wait for `heed`, inside a block of `noting`; another one raises at once. Or, not ``on``, has
+    all raise again, one that was noted too."""
     global _noting
-    _noting = True
+    _noting = on
+    _raise_received()
 
 
 def noted() -> int | None:

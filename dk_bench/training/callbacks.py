@@ -17,6 +17,10 @@ from dk_bench.training.checkpoint import LAST, states_of_callbacks
 from dk_bench.training.own_trainer import ConfiguredModule
 from dk_bench.training.task import Task
 
+WORTH_SECONDS = (
+    60.0  # of training since the last checkpoint: then one is written before a validation, which may be long
+)
+
 
 class Throughput(Callback):
     """Images per second of training and of evaluation, over all devices.
@@ -77,9 +81,10 @@ class Throughput(Callback):
 class RunKeeper(Checkpoint):
     """Writes the run's record and its checkpoint, ``last.ckpt``, at the end of every epoch.
 
-    As the configuration says it, also checkpoints inside epochs, and one where a signal asks to stop: at the end of the
-    step, or, from an epoch's last step on, at the end of the epoch. Then it raises `interrupts.Interrupted` where the
-    next batch or epoch begins, so that loggers have had what this one logs.
+    As the configuration says it, also checkpoints inside epochs; one before a validation, where training took so long
+    that it is worth it; and one where a signal asks to stop: at the end of the step, or, in a validation without one
+    before it, at the end of the epoch. Then it raises `interrupts.Interrupted` where the next batch, validation or
+    epoch begins, so that loggers have had what this one logs.
 
     The epochs' metrics are part of the checkpoint: the record of a resumed run is that of an uninterrupted one, but for
     its attempts. Only the first process writes, also a line an epoch where no terminal shows a bar. A figure is null
@@ -95,6 +100,8 @@ class RunKeeper(Checkpoint):
         self.record_path, self.checkpoint_path = task.folder / "record.json", task.folder / LAST
         self._epoch_began, self._is_validated = time.perf_counter(), False
         self.stop: int | None = None  # the signal that is to be heeded, on which all processes agree
+        self._saved_at, self._is_saved = time.perf_counter(), True  # whether the checkpoint holds what was trained
+        self._validates_next = False  # whether the one that is being written is of the moment before a validation
 
     @classmethod
     def state_in(cls, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +129,8 @@ class RunKeeper(Checkpoint):
         remove_leftovers(self.record_path)
 
     def on_train_start(self, *_: Any) -> None:
-        self._epoch_began, self.stop = time.perf_counter(), None
+        self._epoch_began = self._saved_at = time.perf_counter()
+        self.stop, self._is_saved = None, True
         interrupts.note()
 
     def on_train_epoch_start(self, *_: Any) -> None:
@@ -136,6 +144,7 @@ class RunKeeper(Checkpoint):
     ) -> None:
         attempt = self.record.attempts[-1]
         attempt["steps"] = attempt.get("steps", 0) + 1
+        self._is_saved = False
         # The last batch's checkpoint is the epoch's, after validation; inside a step of several batches, none would
         # hold their gradients.
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
@@ -144,8 +153,30 @@ class RunKeeper(Checkpoint):
         if self.stop or self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: ConfiguredModule) -> None:
+        self.stop = pl_module.agree_to_stop()
+        is_worth_it = trainer.strategy.broadcast(time.perf_counter() - self._saved_at >= WORTH_SECONDS)
+        if not self._is_saved and (self.stop or is_worth_it):
+            self._validates_next = True
+            trainer.save_checkpoint(self.checkpoint_path)
+            self._validates_next, self._is_saved = False, True
+        if self.stop:
+            interrupts.heed(self.stop)
+        interrupts.note(not self._is_saved)  # with nothing to lose, it can stop anywhere
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Has Lightning begin with the validation where it goes on from a checkpoint that was written before one: to
+        it, that is a validation whose first batch was begun."""
+        if self._validates_next:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            for counts in (progress["total"], progress["current"]):
+                counts["processed"] = counts["completed"]
+                counts["ready"] = counts["started"] = counts["completed"] + 1
+            progress["is_last_batch"] = False
+
     def on_validation_end(self, *_: Any) -> None:
         self._is_validated = True
+        interrupts.note()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ConfiguredModule) -> None:
         now = time.perf_counter()
@@ -169,6 +200,7 @@ class RunKeeper(Checkpoint):
     def _save(self, trainer: pl.Trainer) -> None:
         """Writes the checkpoint, and tells the logger of it as Lightning's own callback does: it may want to upload."""
         trainer.save_checkpoint(self.checkpoint_path)
+        self._saved_at, self._is_saved = time.perf_counter(), True
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(self)

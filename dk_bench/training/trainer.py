@@ -75,6 +75,8 @@ def quiet(task: Task) -> Iterator[None]:
         with warnings.catch_warnings(), task.quiet():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6 under torch 2.11
+            # A run that goes on with a validation has its mean loss from the checkpoint.
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric MeanMetric was called before.*")
             # What is logged at an epoch's end is the same on every process already.
             warnings.filterwarnings("ignore", message=".*recommended to use `self.log.*sync_dist=True.*")
             yield

@@ -14,12 +14,11 @@ import torch
 from new_python import run_new_python
 from training_cases import EPOCHS, STEPS, TINY, timeless, tiny, weights
 
-from dk_bench.classification.task import Classification
 from dk_bench.processes import interrupts
 from dk_bench.processes.interrupts import Interrupted
 from dk_bench.runs.lock import is_held
 from dk_bench.runs.record import find_records, read_record
-from dk_bench.training import read_checkpoint, run_folder, train
+from dk_bench.training import callbacks, read_checkpoint, run_folder, train
 from dk_bench.training.own_trainer import _of_process
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
@@ -100,11 +99,11 @@ def test_step_is_ended_and_its_checkpoint_written(tmp_path, number):
 
 def test_run_that_is_stopped_again_and_again_is_the_uninterrupted_one(tmp_path, expected):
     draw, config = random.Random(0), tiny(tmp_path, EMA)
-    steps = sorted(draw.sample(range(EPOCHS * STEPS - 1), 6))
+    steps = sorted(draw.sample(range(EPOCHS * STEPS), 6))
     for step in steps:
         number = draw.choice(SIGNALS)
         record = stop(config, Signal(number, step=step), number.name)
-        assert step_of(config) == step + 1 and len(record.metrics["epochs"]) == (step + 1) // STEPS
+        assert step_of(config) == step + 1 and len(record.metrics["epochs"]) == step // STEPS
     record = train(config)
     assert len(record.attempts) == len(steps) + 1
     assert sum(attempt["steps"] for attempt in record.attempts) == EPOCHS * STEPS  # none was computed twice
@@ -116,6 +115,41 @@ def test_signal_in_validation_waits_for_the_epochs_end(tmp_path, expected):
     record = stop(config, Signal(validation=1))
     assert len(record.metrics["epochs"]) == 2 and step_of(config) == 2 * STEPS
     check_same(config, train(config), expected)
+
+
+def test_signal_in_an_epochs_last_step_leaves_its_validation_to_the_next_start(tmp_path, expected):
+    config = tiny(tmp_path, EMA)
+    for epochs in (0, 2, EPOCHS - 1):
+        record = stop(config, Signal(step=(epochs + 1) * STEPS - 1))
+        assert len(record.metrics["epochs"]) == epochs and step_of(config) == (epochs + 1) * STEPS
+    record = train(config)
+    assert [attempt["steps"] for attempt in record.attempts] == [STEPS, 2 * STEPS, STEPS, 0]
+    check_same(config, record, expected)
+
+
+def test_validation_that_begins_with_a_checkpoint_is_stopped_at_once(tmp_path, monkeypatch, expected):
+    monkeypatch.setattr(callbacks, "WORTH_SECONDS", 0.0)
+    config = tiny(tmp_path, EMA)
+    for _ in range(2):  # the second time it begins with the validation
+        record = stop(config, Signal(validation=1))
+        assert len(record.metrics["epochs"]) == 1 and step_of(config) == 2 * STEPS
+    assert [attempt["steps"] for attempt in record.attempts] == [2 * STEPS, 0]
+    check_same(config, train(config), expected)
+
+
+def test_crash_in_such_a_validation_costs_the_validation_alone(tmp_path, monkeypatch, expected):
+    class Crash(pl.Callback):
+        def on_validation_batch_end(self, trainer, *_):
+            if trainer.current_epoch == 1:
+                raise MemoryError("no more")
+
+    monkeypatch.setattr(callbacks, "WORTH_SECONDS", 0.0)
+    config = tiny(tmp_path, EMA)
+    with pytest.raises(MemoryError):
+        train(config, callbacks=[Crash()])
+    record = train(config)
+    assert [attempt["steps"] for attempt in record.attempts] == [2 * STEPS, 2 * STEPS]
+    check_same(config, record, expected)
 
 
 def test_run_that_has_come_to_its_end_finishes(tmp_path, expected):
@@ -138,12 +172,11 @@ def test_signals_together_are_one_request_and_another_later_stops_at_once(tmp_pa
     assert step_of(config) == STEPS + 2
     monkeypatch.setattr(interrupts, "TOGETHER_SECONDS", 0.0)
     record = stop(config, Signal(step=2 * STEPS + 1, times=2))
-    assert record.attempts[-1]["steps"] == 2 and step_of(config) == 2 * STEPS
+    assert record.attempts[-1]["steps"] == 2 and step_of(config) == 2 * STEPS  # the epoch's
 
 
-def test_steps_of_several_batches_are_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(Classification, "trainer_options", lambda self: {"accumulate_grad_batches": 2})
-    whole = tiny(tmp_path / "whole")
+def test_steps_of_several_batches_are_ended(tmp_path):
+    whole = tiny(tmp_path / "whole", "trainer.accumulate_grad_batches=2")
     known = timeless(train(whole)), weights(whole)
 
     class SignalInBatch(Signal):
@@ -151,7 +184,7 @@ def test_steps_of_several_batches_are_ended(tmp_path, monkeypatch):
             if (trainer.current_epoch, batch_idx) == self.step:
                 self.send()
 
-    config = tiny(tmp_path)
+    config = tiny(tmp_path, "trainer.accumulate_grad_batches=2")
     record = stop(config, SignalInBatch(step=(1, 0)))  # of batches 0 and 1
     assert record.attempts[-1]["steps"] == STEPS + 2 and step_of(config) == 3
     check_same(config, train(config), known)
@@ -211,7 +244,7 @@ def test_loggers_have_what_an_uninterrupted_run_gives_them(tmp_path):
     for name in ("whole", "stopped"):
         config = tiny(tmp_path / name, "logger=csv")
         if name == "stopped":
-            for step in (1, STEPS + 1, 3 * STEPS - 1):
+            for step in (1, STEPS + 1, 3 * STEPS - 1):  # the last one of an epoch too
                 stop(config, Signal(step=step))
         train(config)
         (path,) = run_folder(config).rglob("metrics.csv")
