@@ -6,10 +6,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.callbacks import WeightAveraging
+from timm.models import model_parameters
+from timm.utils import adaptive_clip_grad
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from dk_bench.classification.averaging import called_in_words
 from dk_bench.classification.data import ClassificationData
 from dk_bench.classification.hits import Hits
 from dk_bench.classification.losses import TrainingLoss
@@ -89,9 +92,9 @@ class LitClassifier(ConfiguredModule):
 
     def _check_averaging(self) -> None:
         """Raises UserError where the configuration has what the trainer would have to do, and does not."""
-        decay, callbacks = self.config.ema.decay, self.trainer.callbacks
-        if decay is not None and not any(isinstance(callback, WeightAveraging) for callback in callbacks):
-            raise UserError(f"key 'ema.decay' is {decay}: expected Trainer(callbacks=[EMAWeightAveraging({decay})])")
+        ema, callbacks = self.config.ema, self.trainer.callbacks
+        if ema.decay is not None and not any(isinstance(callback, WeightAveraging) for callback in callbacks):
+            raise UserError(f"key 'ema.decay' is {ema.decay}: expected Trainer(callbacks=[{called_in_words(ema)}])")
         synchronised = getattr(self.trainer.strategy, "_layer_sync", None) is not None
         if self.config.trainer.sync_batchnorm and self.trainer.world_size > 1 and not synchronised:
             plugin = "dk_bench.training.batch_norm.SharedBatchNorm()"
@@ -140,6 +143,14 @@ class LitClassifier(ConfiguredModule):
     def predict_step(self, batch: Tensor | tuple[Tensor, Any], batch_idx: int) -> Tensor:
         """Returns logits (N, classes) of images, or of a batch that begins with them."""
         return self(batch if isinstance(batch, Tensor) else batch[0])
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *arguments: Any, **named: Any) -> None:
+        """Clips as the trainer says, or as timm's ``agc`` does, which Lightning does not know."""
+        clip = self.config.trainer
+        if clip.gradient_clip_algorithm == "agc":
+            adaptive_clip_grad(model_parameters(self.model, exclude_head=True), clip.gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(optimizer, *arguments, **named)
 
     def configure_optimizers(self) -> dict[str, Any]:
         if self._trainer is not None:

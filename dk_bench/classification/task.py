@@ -47,10 +47,19 @@ class Classification(Task):
         return LitClassifier(self.values, classes, run_id=run_id, initial_weights=initial_weights)
 
     def callbacks(self, *, logged: bool) -> "list[Callback]":
-        from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor
+        from pytorch_lightning.callbacks import LearningRateMonitor
 
-        averaging = [EMAWeightAveraging(decay=self.config.ema.decay)] if self.config.ema.decay is not None else []
-        return averaging + ([LearningRateMonitor(logging_interval="step")] if logged else [])
+        from dk_bench.classification.averaging import weight_averaging
+
+        averaging = weight_averaging(self.config.ema)
+        monitor = LearningRateMonitor(logging_interval="step") if logged else None
+        return [callback for callback in (averaging, monitor) if callback is not None]
+
+    def trainer_options(self) -> dict[str, Any]:
+        clip = self.config.trainer
+        if clip.gradient_clip_val is None or clip.gradient_clip_algorithm == "agc":  # which the module does
+            return {}
+        return {"gradient_clip_val": clip.gradient_clip_val, "gradient_clip_algorithm": clip.gradient_clip_algorithm}
 
     def describe_model(self, classes: list[str]) -> dict[str, Any]:
         from dk_bench.classification.timm_models import kernel_spec

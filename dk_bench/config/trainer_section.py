@@ -2,11 +2,18 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from dk_bench.config.fields import at_least
 from dk_bench.reading.schema import checked
 
 DEVICES = re.compile(r"auto|-1|[1-9][0-9]*|[0-9]+(, ?[0-9]+)+|[0-9]+,")
+
+# Lightning's names; it also takes the short ones, which older records may have.
+PRECISIONS = (
+    "32-true 16-mixed bf16-mixed 16-true bf16-true 64-true transformer-engine transformer-engine-float16"
+).split()
+SHORT = ("32", "16", "bf16", "64")
 
 
 def _are_devices(devices: int | str) -> bool:
@@ -17,7 +24,7 @@ def _are_devices(devices: int | str) -> bool:
 class TrainerConfig:
     """Holds how the steps are computed."""
 
-    precision: str = "32-true"  # Lightning's names: 16-mixed, bf16-mixed, ...
+    precision: str = checked("32-true", f"one of {', '.join(PRECISIONS)}", lambda name: name in (*PRECISIONS, *SHORT))
     accelerator: str = "auto"
     devices: int | str = checked(
         "auto", "auto, a number of devices, -1 (all), or the numbers of some, as 0,2", _are_devices
@@ -29,6 +36,12 @@ class TrainerConfig:
     accumulate_grad_batches: int = at_least(1, default=1)  # batches whose gradients make a step
     gradient_clip_val: float | None = checked(
         None, "null or a positive number", lambda value: value is None or value > 0
+    )
+    gradient_clip_algorithm: Literal["norm", "value", "agc"] = checked(  # agc: timm's, by the norms of the weights
+        "norm",
+        "norm, or another with trainer.gradient_clip_val",
+        lambda trainer: trainer.gradient_clip_algorithm == "norm" or trainer.gradient_clip_val is not None,
+        of_section=True,
     )
     # Besides the end of every epoch.
     checkpoint_every_n_steps: int | None = checked(

@@ -137,8 +137,14 @@ def test_settings_that_would_change_figures_are_refused(tmp_path, settings, sent
 
 
 def test_what_the_configuration_wants_of_the_trainer_is_missed(tmp_path):
-    with pytest.raises(UserError, match=r"^key 'ema.decay' is 0.5: expected .*callbacks=\[EMAWeightAveraging\(0.5\)\]"):
-        fit(tmp_path, "ema.decay=0.5")
+    called = {
+        "false": "EMAWeightAveraging(decay=0.5)",
+        "true": "dk_bench.classification.averaging.WarmAveraging(0.5, 1.0, 0.6",
+    }
+    for warmup, callback in called.items():
+        expected = re.escape(f"key 'ema.decay' is 0.5: expected Trainer(callbacks=[{callback}")
+        with pytest.raises(UserError, match=f"^{expected}"):
+            fit(tmp_path, "ema.decay=0.5", f"ema.warmup={warmup}")
     two = dict(devices=2, strategy="ddp")
     with pytest.raises(UserError, match=r"^key 'trainer.sync_batchnorm' is True: expected Trainer\(plugins="):
         with_trainer(tmp_path, trainer(**two), "trainer.sync_batchnorm=true")
