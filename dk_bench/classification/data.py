@@ -142,7 +142,9 @@ class ClassificationData(RunData):
 
     def _loader(self, images: Dataset, sampler: Sampler, **more: Any) -> DataLoader:
         more |= {"batch_size": self._batch_size(), "collate_fn": as_it_is, "pin_memory": torch.cuda.is_available()}
-        return self.loader(images, sampler, self.config.workers, **more)
+        if workers := self.config.workers:
+            more["prefetch_factor"] = self.config.prefetch
+        return self.loader(images, sampler, workers, **more)
 
     def _batch_size(self) -> int:
         """Counts the images of a step on one device. Raises UserError where devices cannot share the batch evenly."""

@@ -24,6 +24,10 @@ def outline_of(config: Config) -> Outline:
     if shapes:
         images = {"train": shapes.train_images, "val": shapes.val_images}
         tests, classes, pixels = shapes.test_images, shapes.classes, (data.size, data.size)
+    elif data.source == "synthetic":
+        made = data.synthetic
+        images = {"train": made.train_images, "val": made.val_images}
+        tests, classes, pixels = None, made.classes, (made.width, made.height)
     else:
         images = {"train": known and known.train, "val": known and known.val}
         tests, classes, pixels = known and (known.test or None), known and known.classes, known and known.pixels
@@ -53,7 +57,7 @@ def outline_of(config: Config) -> Outline:
 
 def _decoded(data: DataConfig, images: dict[str, int | None], pixels: tuple[int, int] | None) -> dict[str, float]:
     """Returns the bytes of each split that is kept decoded in a file, as far as they are known."""
-    in_files = data.cache not in ("memory", "off") and (data.source != "procedural" or data.cache != "auto")
+    in_files = data.cache not in ("memory", "off") and (data.source == "timm" or data.cache != "auto")
     if not in_files or data.reader or pixels is None:
         return {}
     sizes = {split: 3.0 * pixels[0] * pixels[1] * count for split, count in images.items() if count}

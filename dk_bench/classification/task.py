@@ -87,8 +87,9 @@ class Classification(Task):
 
     def check_split(self, split: str) -> None:
         if split == TEST and not self.tests:
-            key = "data.test=PLACE" if self.config.data.source == "timm" else "data.procedural.test_images=N"
-            raise UserError(f"there are no test images: expected {key}")
+            keys = {"timm": "data.test=PLACE", "procedural": "data.procedural.test_images=N"}
+            expected = keys.get(source := self.config.data.source, f"no test with 'data.source' {source!r}")
+            raise UserError(f"there are no test images: expected {expected}")
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any], classes: list[str], path: str | Path) -> None:
         held, name = checkpoint["hyper_parameters"], self.config.model.name

@@ -27,7 +27,7 @@ PLAN = loader.LoaderPlan()
 OWN = {  # options that not all kinds of bench have
     "ops": ("shapes",),
     "train": ("models", "batch", "size", "bfloat16"),
-    "data": ("sizes", "sources", "place", "images", "batch"),
+    "data": ("sizes", "sources", "place", "reader", "root", "images", "batch", "workers"),
 }
 
 
@@ -59,8 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--sizes", "PIXELS", sizes, nargs="+")
     sources = f"data: where images come from ({' '.join(loader.SOURCES)})"
     parser.add_argument("--sources", nargs="+", choices=loader.SOURCES, help=sources)
-    place = f"data: a folder or tar of images (of procedural ones of {PLAN.side} pixels, as JPEG)"
+    place = (
+        f"data: a folder or tar of images (of procedural ones of {PLAN.side} pixels, as JPEG), or what --reader reads"
+    )
     parser.add_argument("--place", metavar="PATH", help=place)
+    reader = "data: reads --place as data.reader=NAME reads data.train: wds/NAME, hfds/NAME, torch/NAME"
+    parser.add_argument("--reader", metavar="NAME", help=reader)
+    parser.add_argument("--root", metavar="PATH", help="data: with --reader, data.root")
+    workers = "data: numbers of the loader's workers, one after the other; 0: this process alone (0)"
+    add_number(parser, "--workers", "N", workers, least=0, nargs="+")
     add_number(parser, "--images", "N", f"data: procedural images ({PLAN.images})")
 
 
@@ -110,9 +117,15 @@ def _check(args: argparse.Namespace) -> list[str]:
 def _check_data(args: argparse.Namespace) -> None:
     if args.device == "cuda":
         raise UserError("--device cuda: images are loaded by the CPU")
-    if args.place:
+    if args.reader:
+        if not args.place or args.sources:
+            raise UserError(f"--reader {args.reader}: expected --place with it, and no --sources")
+        args.sources = [args.reader.lower().partition("/")[0]]
+    elif args.root:
+        raise UserError(f"--root {args.root}: expected --reader with it")
+    elif args.place:
         sources = [source for source in loader.FILES if Path(args.place).is_dir() == (source == loader.FOLDER)]
-        if not set(args.sources or sources) <= {*sources, loader.PROCEDURAL}:
+        if not set(args.sources or sources) <= {*sources, loader.PROCEDURAL, loader.SYNTHETIC}:
             raise UserError(f"--sources {' '.join(args.sources)}: --place {args.place} is a {sources[0]}")
         args.sources = args.sources or sources
 
@@ -161,4 +174,5 @@ def _train(args: argparse.Namespace, on_model: Callable[[str], None]) -> dict[st
 
 def _data(args: argparse.Namespace, on_source: Callable[[str], None]) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in OWN["data"]} | {"rounds": args.repeats}
+    given["sources"] = args.sources or loader.default_sources()
     return loader.bench_data(replace(PLAN, **{name: value for name, value in given.items() if value}), on_source)

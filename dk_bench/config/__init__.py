@@ -1,6 +1,6 @@
 """What a configuration holds, a file a section, and how it is read. Begin with experiment.py."""
 
-from dk_bench.config.data_section import AugmentConfig, DataConfig, ProceduralConfig, ShiftsConfig
+from dk_bench.config.data_section import AugmentConfig, DataConfig, ProceduralConfig, ShiftsConfig, SyntheticConfig
 from dk_bench.config.experiment import Config, config_from_dict, load_config, to_dict
 from dk_bench.config.loss_section import LossConfig
 from dk_bench.config.model_section import ModelConfig, spec_of
@@ -19,6 +19,7 @@ __all__ = [
     "ProceduralConfig",
     "RunConfig",
     "ShiftsConfig",
+    "SyntheticConfig",
     "TrainerConfig",
     "WandbConfig",
     "config_from_dict",

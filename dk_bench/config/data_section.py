@@ -76,10 +76,22 @@ class ProceduralConfig:
 
 
 @dataclass
-class DataConfig:
-    """Images. ``timm``: whatever timm.data.create_dataset takes with random access."""
+class SyntheticConfig:
+    """Images without content and without files, see dk_bench.data.synthetic: by default as many as ImageNet has."""
 
-    source: Literal["procedural", "timm"] = "procedural"
+    train_images: int = at_least(1, default=1_281_167)
+    val_images: int = at_least(1, default=50_000)
+    classes: int = at_least(2, default=1000)
+    width: int = at_least(1, "at least 1 pixel", default=500)
+    height: int = at_least(1, "at least 1 pixel", default=375)
+    stored: Literal["jpeg", "pixels"] = "jpeg"  # jpeg: every image is decoded, pixels: none has to be
+
+
+@dataclass
+class DataConfig:
+    """Images. ``timm``: whatever timm.data.create_dataset takes with random access, and shards."""
+
+    source: Literal["procedural", "timm", "synthetic"] = "procedural"
     name: str = "procedural"  # what records and tables call the data; tells data sets apart, wherever they lie
     reader: str = ""  # timm's data set name, as in wds/NAME, hfds/NAME or torch/NAME; empty: a folder or a tar
     root: str | None = place("a folder")  # for named data sets and shards (wds/NAME): where they lie
@@ -99,7 +111,9 @@ class DataConfig:
         [0.229, 0.224, 0.225], "three positive numbers", lambda std: len(std) == 3 and min(std) > 0
     )
     batch_size: int = at_least(1, default=256)  # of one step, over all devices
+    # Processes that decode and augment, of each device: four devices of a machine have four times as many.
     workers: int = at_least(0, "0 (load in the training process) or more", default=4)
+    prefetch: int = at_least(1, default=2)  # batches that each of these has ready, or in the making
     # Decoded images: auto (files beside the runs, which all of them share; memory without a run), memory, off (decoded
     # in every epoch), or a folder for such files. Nothing of it changes what the network sees.
     cache: str = checked(
@@ -108,3 +122,4 @@ class DataConfig:
     cache_gb: float = at_least(0, "gigabytes, 0 or more", default=2.0)  # a split that is larger, decoded, is not kept
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     procedural: ProceduralConfig = field(default_factory=ProceduralConfig)
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)

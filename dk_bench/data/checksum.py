@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
-from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.scan import Files
 from dk_bench.data.sources import FileImages, Images
+from dk_bench.data.synthetic import Drawn
 
 MANY = 100_000  # of up to so many images, and so many bytes of files, all are read
 MANY_BYTES = 2_000_000_000
@@ -19,12 +19,12 @@ def checksum(images: Images) -> str:
     """Returns the checksum, 16 hexadecimal digits, of a split's images in order, their labels and their classes' names.
 
     Equal for a folder and its tar. Of files the bytes count: of all of them up to `MANY` images and `MANY_BYTES`, of
-    larger splits their names, sizes and labels, and the bytes of some. Of procedural images their settings and the
-    pixels of some count. Raises UserError for an image that cannot be read.
+    larger splits their names, sizes and labels, and the bytes of some. Of images that are drawn their settings and
+    the pixels of some count. Raises UserError for an image that cannot be read.
     """
     if isinstance(images, FileImages):
         return files_checksum(images.files, len(images), *images.classes, *map(int, images.labels))
-    whole = len(images) <= MANY or isinstance(images, ShapeImages)
+    whole = len(images) <= MANY or isinstance(images, Drawn)
     contents = [content_digest(images)] if whole else map(images.content, spread(len(images)))
     return _digest(8, chain([len(images)], images.classes, contents)).hex()
 
@@ -40,12 +40,12 @@ def files_checksum(files: Files, *described: Any) -> str:
 
 def content_digest(images: Files | Images, *, again: bool = False) -> bytes:
     """Returns a digest of 16 bytes of the bytes of all images, in their order, worked out once unless ``again``; of
-    procedural images of their settings, and of the pixels of some, which tell programs that draw otherwise. Raises
+    images that are drawn of their settings, and of the pixels of some, which tell programs that draw otherwise. Raises
     UserError for an image that cannot be read."""
     images = images.files if isinstance(images, FileImages) else images
     known = getattr(images, "_content_digest", None)
     if known is None or again:
-        if isinstance(images, ShapeImages):
+        if isinstance(images, Drawn):
             drawn = (images[index][0].tobytes() for index in spread(len(images)))
             parts = chain([sorted(images.settings.items())], drawn)
         else:

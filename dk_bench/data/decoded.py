@@ -23,8 +23,8 @@ from torch import Tensor
 
 from dk_bench.config import DataConfig
 from dk_bench.data.checksum import content_digest, spread
-from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.sources import FileImages, Images
+from dk_bench.data.synthetic import Drawn
 from dk_bench.errors import UserError, system_errors
 from dk_bench.files import open_atomically, remove_leftovers, write_atomically
 from dk_bench.runs.lock import wait_for
@@ -98,14 +98,14 @@ def keep(images: Images, config: DataConfig, auto: str | Path = "memory", *, onc
     """Decodes a split once, where ``config.cache`` says, if its pixels are no more than ``config.cache_gb``.
 
     ``auto`` is what ``config.cache`` means by that word: a folder for files, ``memory`` or ``off``. Files are made of
-    folders and tars, and where ``config.cache`` names the folder of procedural images; other sources are kept in
+    folders and tars, and where ``config.cache`` names the folder of drawn images; other sources are kept in
     memory, unless they are wanted ``once``. What is chosen depends on configuration and images alone.
 
     Raises UserError for an image that cannot be read, files that change meanwhile, and a folder that cannot be written.
     """
     where = auto if config.cache == "auto" else config.cache
     limit = config.cache_gb * 1e9
-    filed = isinstance(images, FileImages) or (isinstance(images, ShapeImages) and config.cache != "auto")
+    filed = isinstance(images, FileImages) or (isinstance(images, Drawn) and config.cache != "auto")
     in_file = filed and where not in ("memory", "off")
     if where == "off" or (once and not in_file) or _estimate(images) > limit:
         return Encoded(images)
@@ -149,7 +149,7 @@ def _decode(images: Images, limit: float, *writes: Callable) -> tuple[list[tuple
     return sizes, labels
 
 
-def _in_file(images: FileImages | ShapeImages, folder: Path, limit: float) -> Decoded:
+def _in_file(images: FileImages | Drawn, folder: Path, limit: float) -> Decoded:
     """Returns the images in the file that holds them, which is written where there is none, or none that is whole."""
     pixels = folder / f"{content_key(images)}.pixels"
     hint = "; expected a folder that can be written and has room, memory, or off"
@@ -164,7 +164,7 @@ def _in_file(images: FileImages | ShapeImages, folder: Path, limit: float) -> De
         return Decoded(pixels, sizes, images.labels)
 
 
-def content_key(images: FileImages | ShapeImages, *, again: bool = False) -> str:
+def content_key(images: FileImages | Drawn, *, again: bool = False) -> str:
     """Names these images in this order, decoded by this program: 32 hexadecimal digits, which any others differ in.
     Files are read once, unless ``again``."""
     decoder = f"{FORMAT} {Image.__version__} {features.version('jpg')} {features.version('libjpeg_turbo')}"
@@ -173,7 +173,7 @@ def content_key(images: FileImages | ShapeImages, *, again: bool = False) -> str
     return digest.hexdigest()
 
 
-def _write(images: FileImages | ShapeImages, path: Path, limit: float) -> list[tuple[int, int]]:
+def _write(images: FileImages | Drawn, path: Path, limit: float) -> list[tuple[int, int]]:
     """Writes pixels, then their description, and returns the images' sizes. Raises TooLarge, OSError, UserError."""
     describing = path.with_suffix(".json")
     if describing.exists():

@@ -20,6 +20,8 @@ def held_out_sets(config: DataConfig) -> list[str]:
     """Names what a run is tested on, if anything: ``test``, and ``test/SHIFT`` of procedural images."""
     if config.source == "timm":
         return [TEST] if config.test is not None else []
+    if config.source == "synthetic":
+        return []
     shapes = config.procedural
     shifted = [f"{TEST}/{shift}" for shift in SHIFTS if getattr(shapes.shifts, shift) is not None]
     return [TEST, *shifted] if shapes.test_images else []

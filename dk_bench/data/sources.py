@@ -1,5 +1,5 @@
 """Opens the images a configuration names, and names them: folders, tars and shards by a scan of our own, data sets that
-have a name through timm's readers, procedural images."""
+have a name through timm's readers, procedural and synthetic images."""
 
 import io
 from pathlib import Path
@@ -14,6 +14,7 @@ from dk_bench.data.procedural import ShapeImages
 from dk_bench.data.scan import scan
 from dk_bench.data.shards import PATTERN, READER, open_shards
 from dk_bench.data.shifts import check_beyond, ranges
+from dk_bench.data.synthetic import NAME, SyntheticImages
 from dk_bench.errors import UserError
 
 STREAMS = ("hfids", "tfds")  # timm's sources without random access
@@ -98,7 +99,7 @@ class NamedImages:
             return file.read()
 
 
-Images = FileImages | NamedImages | ShapeImages
+Images = FileImages | NamedImages | ShapeImages | SyntheticImages
 
 
 def is_shards(config: DataConfig) -> bool:
@@ -114,6 +115,8 @@ def open_images(config: DataConfig, split: str, kept: Path | None = None) -> Ima
     if config.source == "timm":
         named = config.reader and not is_shards(config)
         return NamedImages(config, split) if named else FileImages(config, split, kept)
+    if config.source == NAME:
+        return SyntheticImages(config.synthetic, split)
     shapes = config.procedural
     stream, _, shift = split.partition("/")
     if shift:
@@ -129,6 +132,8 @@ def open_images(config: DataConfig, split: str, kept: Path | None = None) -> Ima
 def data_name(config: DataConfig) -> str:
     """Tells what records call the data: ``name``, or, where a configuration leaves it at that of the procedural images
     and names others, the reader's name or the last parts of the path that both splits share."""
+    if config.source == NAME:
+        return NAME
     if config.source == "procedural" or config.name != DataConfig.name:
         return config.name
     if config.reader:
@@ -140,11 +145,14 @@ def data_name(config: DataConfig) -> str:
 
 def _check_places(config: DataConfig) -> None:
     """Raises UserError for settings of where images lie that the source would not heed."""
-    if config.source == "procedural":
-        reason = "but 'data.source' is 'procedural', which reads no files; expected data.source=timm with it"
+    if config.source != "timm":
+        reason = f"but 'data.source' is {config.source!r}, which reads no files; expected data.source=timm with it"
         for key in ("train", "val", "test", "reader"):
             if value := getattr(config, key):
                 raise UserError(reason, key=f"data.{key}", value=value)
+        if config.source == NAME and config.name != DataConfig.name:
+            reason = f"but 'data.source' is {NAME!r}, and records call such images so; expected no other name"
+            raise UserError(reason, key="data.name", value=config.name)
     elif config.class_names is not None and not is_shards(config):
         reason = "but only shards, data.reader=wds/NAME, have classes without names"
         raise UserError(reason, key="data.class_names", value=config.class_names)

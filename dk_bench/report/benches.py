@@ -121,11 +121,13 @@ def _speeds(content: Row) -> tuple[list[Ratios], Table]:
 
 
 def _rates(content: Row) -> tuple[list[Ratios], Table]:
+    rows = [{"workers": 0} | row for row in _rows(content, "rates")]  # older records have none
     columns = (
-        *_texts(("source", "source"), ("decoded", "decoded"), ("size", "size"), ("transform", "mode"), INSTRUCTIONS),
+        *_texts(("source", "source"), ("decoded", "decoded"), ("size", "size"), ("transform", "mode")),
+        *_texts(("workers", "workers"), INSTRUCTIONS),
         *_numbers(("images/s", "images_per_second", 0, 1), ("at the median", "median", 0, 1)),
     )
-    return [], make_table("Images a second of the data loader, one process", columns, _rows(content, "rates"))
+    return [], make_table("Images a second of the data loader", columns, rows)
 
 
 def _texts(*columns: tuple[str, str]) -> list[Column[Row]]:

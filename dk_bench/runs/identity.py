@@ -22,8 +22,8 @@ TESTS = (
 # What tells runs of one cell apart, how a run is called and where it writes, where images lie, how fast it goes, and
 # `TESTS`.
 NOT_OF_THE_CELL = frozenset(
-    "seed output name logger wandb.mode wandb.project wandb.log_model data.root data.workers data.cache data.cache_gb "
-    "trainer.accelerator trainer.devices trainer.checkpoint_every_n_steps trainer.compile".split()
+    "seed output name logger wandb.mode wandb.project wandb.log_model data.root data.workers data.prefetch data.cache "
+    "data.cache_gb trainer.accelerator trainer.devices trainer.checkpoint_every_n_steps trainer.compile".split()
 ) | set(TESTS)
 
 # Of a configuration of mmengine's form, plain data: the settings that can change results. All else says where files are

@@ -8,6 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 from dk_bench.analysis.bench.loader import LoaderPlan, bench_data, write_images
+from dk_bench.analysis.bench.speeds import data_speeds
 from dk_bench.analysis.bench.tables import document
 from dk_bench.cli import main
 from dk_bench.data.procedural import ShapeImages
@@ -29,15 +30,15 @@ def test_record(tmp_path, capsys):
     assert main(["bench", "data", *FEW, "--output", str(path)]) == 0
     record = json.loads(path.read_text())
     assert record["kind"] == "image rates" and record["device"]["type"] == "cpu"
-    settings = {"sizes": [16, 24], "images": 30, "side": 32, "batch": 8, "workers": 0, "place": None}
+    settings = {"sizes": [16, 24], "images": 30, "side": 32, "batch": 8, "workers": [0], "place": None}
     assert settings.items() <= record["settings"].items() and record["settings"]["augment"]["color_jitter"] == 0.4
     (part,) = record["parts"]
-    kept = {"tar": "file", "folder": "file", "procedural": "memory"}
-    assert [(r["source"], r["decoded"], r["size"], r["mode"]) for r in part["rates"]] == [
-        (source, where, size, mode)
+    kept = {"tar": ["file"], "folder": ["file"], "wds": ["file"], "procedural": ["memory"], "synthetic": []}
+    assert [(r["source"], r["decoded"], r["size"], r["workers"], r["mode"]) for r in part["rates"]] == [
+        (source, where, size, 0, mode)
         for source in kept
         for size in (16, 24)
-        for where in (kept[source], "every time")
+        for where in (*kept[source], "every time")
         for mode in ("train", "eval")
     ]
     for rate in part["rates"]:
@@ -45,15 +46,31 @@ def test_record(tmp_path, capsys):
     assert [(o["source"], o["images"], o["pixels"]) for o in part["openings"]] == [
         ("tar", 30, [32, 32]),
         ("folder", 30, [32, 32]),
+        ("wds", 30, [32, 32]),
         ("procedural", 30, [24, 24]),
+        ("synthetic", 30, [500, 375]),
     ]
-    assert all(o["first_seconds"] > 0 for o in part["openings"])
-    assert [o["again_seconds"] is None for o in part["openings"]] == [False, False, True]
+    assert [o["first_seconds"] is None for o in part["openings"]] == [False, False, False, False, True]
+    assert [o["again_seconds"] is None for o in part["openings"]] == [False, False, False, True, True]
+    assert [o["source"] for o in part["openings"] if o.get("index_seconds", 0) > 0] == ["wds"]
     assert part["machine"]["processor"]["name"] and {"commit", "dirty"} == set(record["git"])
     printed = capsys.readouterr().out
-    assert "procedural" in printed and "tar, 30 of 32 x 32: " in printed
+    assert "procedural" in printed and "tar, 30 of 32 x 32: decoded " in printed
     table = read_bench(path).table
-    assert len(table.rows) == 24 and table.rows[0][:4] == ["tar", "file", "16", "train"]
+    assert len(table.rows) == 36 and table.rows[0][:5] == ["tar", "file", "16", "train", "0"]
+
+
+def test_workers_and_readers(tmp_path, capsys):
+    write_images(tmp_path, 25, 12, shards=True)
+    own = ["--reader", "wds/mine", "--root", str(tmp_path), "--place", "{0000..0000}.tar"]
+    path = tmp_path / "rates.json"
+    assert main(["bench", "data", *own, *FEW[2:], "--workers", "0", "2", "--output", str(path)]) == 0
+    (part,) = json.loads(path.read_text())["parts"]
+    assert {(r["source"], r["workers"]) for r in part["rates"]} == {("wds", 0), ("wds", 2)}
+    printed = capsys.readouterr().out
+    assert "workers" in printed and "samples found" in printed
+    words, table = data_speeds(json.loads(path.read_text()))
+    assert "by so many workers" in words and "| wds | file | 2 |" in table
 
 
 def test_own_images(tmp_path, capsys):
@@ -91,6 +108,10 @@ def test_written_images_are_the_procedural_ones(tmp_path):
         (["--device", "cuda"], "--device cuda: images are loaded by the CPU"),
         (["--place", "here.tar", "--sources", "folder"], "--sources folder: --place here.tar is a tar"),
         (["--place", "nowhere.tar"], "nowhere.tar does not exist"),
+        (["--reader", "wds/x"], "--reader wds/x: expected --place with it, and no --sources"),
+        (["--reader", "wds/x", "--place", "x-{0..1}.tar"], "'x-{0..1}.tar', of whose 2 shards 2 are missing"),
+        (["--root", "here"], "--root here: expected --reader with it"),
+        (["--workers", "1", "-1"], "--workers: expected at least 0, got -1"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message, capsys):

@@ -93,10 +93,18 @@ def test_batches_do_not_depend_on_workers_or_on_the_global_generator():
     torch.manual_seed(0)
     alone = batches(0)
     torch.manual_seed(1)
-    shared = batches(2)
+    shared = batches(2, "data.prefetch=3")
     assert len(alone) == 6
     for (images, labels), (other_images, other_labels) in zip(alone, shared, strict=True):
         assert torch.equal(images, other_images) and torch.equal(labels, other_labels)
+
+
+def test_settings_of_workers_reach_the_loader():
+    small = ["data.size=24", "data.procedural.train_images=4", "data.procedural.val_images=2", "data.batch_size=2"]
+    for workers, prefetch in ((0, None), (1, 5)):
+        config = load_config(None, [*small, f"data.workers={workers}", "data.prefetch=5"]).data
+        loader = ClassificationData(config, seed=0).train_dataloader()
+        assert (loader.num_workers, loader.prefetch_factor) == (workers, prefetch)
 
 
 @pytest.mark.parametrize("overrides", [["data.batch_size=7"], ["data.cache=off", "data.batch_size=2"]])

@@ -26,6 +26,7 @@ def plain(*overrides):
         "wandb.project=p",
         "data.root=/r",
         "data.workers=0",
+        "data.prefetch=4",
         "trainer.devices=1",
         "trainer.accelerator=cpu",
         "trainer.checkpoint_every_n_steps=5",

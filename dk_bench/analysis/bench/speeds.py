@@ -68,7 +68,9 @@ def model_speeds(record: Record) -> list[str]:
 
 def data_speeds(record: Record) -> list[str]:
     """Says how many images per second the data loader gives, in words and tables."""
-    words = "Data: images per second of the loader in one process, as training (train) and evaluation (eval) read them."
+    alone = not any(rate.get("workers") for part in record["parts"] for rate in part["rates"])
+    where = "in one process" if alone else "in one process (workers 0) or by so many workers"
+    words = f"Data: images per second of the loader {where}, as training (train) and evaluation (eval) read them."
     several = len(record["parts"]) > 1
     headings = [(part, f"{name_of(part)}, images of" if several else "images of") for part in record["parts"]]
     return [words, *(markdown_table(rate_table(part, heading)) for part, heading in headings)]

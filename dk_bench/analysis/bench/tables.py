@@ -45,11 +45,17 @@ def _rates(record: Record) -> tuple[str, list[Table], list[str]]:
     tables = [rate_table(part, f"{name_of(part)}, images of") for part in record["parts"]]
     openings = []
     for o in (o for part in record["parts"] for o in part["openings"]):
-        again = "" if o["again_seconds"] is None else f", opened again {o['again_seconds']:.2f}"
+        told = {
+            "decoded": o["first_seconds"],
+            "opened again": o["again_seconds"],
+            "samples found": o.get("index_seconds"),
+            "found again": o.get("index_again_seconds"),
+        }
         width, height = o["pixels"]
-        openings.append(f"{o['source']}, {o['images']} of {width} x {height}: {o['first_seconds']:.2f}{again}")
-    title = f"images a second, one process, batches of {record['settings']['batch']},"
-    return title, tables, _lines("Seconds to decode all images once:", openings)
+        if said := [f"{what} {seconds:.2f}" for what, seconds in told.items() if seconds is not None]:
+            openings.append(f"{o['source']}, {o['images']} of {width} x {height}: {', '.join(said)}")
+    title = f"images a second, batches of {record['settings']['batch']},"
+    return title, tables, _lines("Seconds until all images were", openings)
 
 
 def _lines(title: str, lines: Iterable[str]) -> list[str]:
@@ -125,11 +131,19 @@ def model_table(part: Part) -> Table:
 
 
 def rate_table(part: Part, heading: str) -> Table:
-    """Returns images per second of the data loader, by source, where decoded images are kept, size and transform."""
-    rates: dict[tuple[str, str], dict[tuple[int, str], float]] = {}
+    """Returns images per second of the data loader, by source, where decoded images are kept, number of workers (where
+    there are any), size and transform."""
+    has_workers = any(r.get("workers") for r in part["rates"])
+    rates: dict[tuple[str, ...], dict[tuple[int, str], float]] = {}
     for r in part["rates"]:
-        rates.setdefault((r["source"], r["decoded"]), {})[r["size"], r["mode"]] = r["images_per_second"]
+        about = (r["source"], r["decoded"], *([str(r["workers"])] if has_workers else []))
+        rates.setdefault(about, {})[r["size"], r["mode"]] = r["images_per_second"]
     given = sorted({key for by_key in rates.values() for key in by_key}, key=lambda key: (key[0], key[1] != "train"))
-    columns = (heading, "decoded", *(f"{size} pixels, {mode}" for size, mode in given))
+    columns = (
+        heading,
+        "decoded",
+        *(["workers"] if has_workers else []),
+        *(f"{size} pixels, {mode}" for size, mode in given),
+    )
     rows = [[*about, *(Number(by_key.get(key), 0) for key in given)] for about, by_key in rates.items()]
     return Table("", columns, rows)
