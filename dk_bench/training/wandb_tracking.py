@@ -1,8 +1,11 @@
 """Weights & Biases: a run's logger there, and what it is told besides the metrics."""
 
 import os
+import time
 from pathlib import Path
+from typing import Any
 
+from dk_bench.processes import interrupts
 from dk_bench.processes.launchers import this_rank
 from dk_bench.runs.attempts import INTERRUPTED
 from dk_bench.runs.identity import config_hash, flatten
@@ -13,6 +16,7 @@ from dk_bench.training.task import Task
 
 # By the warning ahead of a job's end. SIGTERM is also how W&B's server has an agent stop a run for good.
 PREEMPTED = f"{INTERRUPTED} by SIGUSR1"
+SIGNALS_APART_SECONDS = 0.5
 
 _logged = False  # whether this process has had a run of W&B's
 
@@ -39,12 +43,12 @@ class WandbTracking:
             # The agent has made the run in its sweep's project and waits for the metric there: only an online run of
             # its name tells the sweep anything, whatever our configurations say (the demo's says disabled). Ours would
             # be another run, or the same one of two cells.
-            self.logger = WandbLogger(save_dir=folder, offline=False, **models)
+            self.logger = _outliving(WandbLogger(save_dir=folder, offline=False, **models))
             return
         offline = settings.mode == "offline"
         resume = {} if offline else {"resume": "allow"}  # offline, `wandb sync` joins the parts by their id
         named = {"name": folder.name, "project": settings.project, "id": run_id}
-        self.logger = WandbLogger(save_dir=folder, offline=offline, **named, **resume, **models)
+        self.logger = _outliving(WandbLogger(save_dir=folder, offline=offline, **named, **resume, **models))
 
     def start(self) -> None:
         """Starts W&B's run, or raises what W&B does."""
@@ -77,6 +81,23 @@ class WandbTracking:
         run = self.logger.experiment
         path = write_record(record, Path(run.dir) / RECORD_FILE)
         run.save(str(path), base_path=run.dir, policy="now", glob=False)  # a folder's name may hold brackets
+
+
+def _outliving(logger: Any) -> Any:
+    """Returns Lightning's logger so that a run which is asked to stop ends its step: who signals all processes of a job
+    has ended W&B's own, and nothing more can be logged."""
+    log = logger.log_metrics
+
+    def log_metrics(*args: Any, **kwargs: Any) -> None:
+        try:
+            log(*args, **kwargs)
+        except Exception:
+            time.sleep(SIGNALS_APART_SECONDS)  # the signal may reach this process last
+            if interrupts.noted() is None:
+                raise
+
+    logger.log_metrics = log_metrics
+    return logger
 
 
 def tell_sweep(task: Task, record: RunRecord) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import Logger
-from training_cases import TINY, PowerCut, tiny
+from training_cases import STEPS, TINY, PowerCut, tiny
 
 from dk_bench.cli import main
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.runs.wandb_records import RECORD_FILE
-from dk_bench.training import run_folder, train
+from dk_bench.training import read_checkpoint, run_folder, train
 from dk_bench.training.opening import name_run
 
 SHORT = ("optim.epochs=2", "optim.warmup_epochs=1")
@@ -97,6 +97,30 @@ def test_sweep_learns_of_a_run_that_its_job_had_to_stop(wandb, monkeypatch, tmp_
     (logger,) = wandb.made
     assert logger.experiment.preempting == (number == signal.SIGUSR1) and logger.experiment.exit_code == 1
     assert logger.experiment.summary == {"error": f"interrupted by {number.name}"}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_wandbs_process_that_a_signal_has_ended_keeps_no_step_from_its_checkpoint(wandb, monkeypatch, tmp_path, asked):
+    """The last step of an epoch, after which there are metrics to log before the checkpoint."""
+
+    class Gone(pl.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == STEPS - 1:
+                refuses.append(True)
+                if asked:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+    def refuse(*_, **__):
+        raise ConnectionResetError("Connection lost")
+
+    log = FakeWandb.log_metrics
+    monkeypatch.setattr(wandb, "log_metrics", lambda self, *args, **kwargs: (refuse if refuses else log)(self, *args))
+    refuses = []
+    config = tiny(tmp_path, *SHORT, "wandb.mode=offline")
+    with pytest.raises(KeyboardInterrupt if asked else ConnectionResetError):
+        train(config, callbacks=[Gone()])
+    left = run_folder(config) / "last.ckpt"
+    assert left.exists() == asked and (not asked or read_checkpoint(left)["global_step"] == STEPS)
 
 
 def test_without_an_agent_the_configuration_decides(wandb, tmp_path):
