@@ -11,7 +11,7 @@ from dk_bench.cli.options import add_number, add_output, add_stalled
 from dk_bench.cli.sweep_wandb import add_wandb, check_place, jobs_again, list_missing
 from dk_bench.reading.shipped import shipped_names
 from dk_bench.runs.attempts import STALE
-from dk_bench.sweep.budget import FailureBudget, common_reason, why
+from dk_bench.sweep.budget import FailureBudget, alike_failed, why
 from dk_bench.sweep.early import EarlyTermination
 from dk_bench.sweep.grid import Sweep, read_sweep
 from dk_bench.sweep.job import Job
@@ -123,12 +123,12 @@ def _report(name: str, jobs: list[Job], console: Console, gave_up: bool) -> int:
     console.print(f"{name}: {finished}{f', {left} left {late}' if left else ''}", markup=False, highlight=False)
     if gave_up and left:
         failed = [job for job in jobs if job.failures]
-        reason, count = common_reason(failed)
-        line = f"failed {count} of {len(failed)}, {failed[0].name} first: {reason}"
+        alike = alike_failed(failed)
+        line = f"failed {len(alike)} of {len(failed)} alike, {alike[0].name} first: {why(alike[0])}"
         console.print(line, markup=False, style="red", soft_wrap=True)
-        console.print(f"  {failed[0].log}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        console.print(f"  {alike[0].log}", markup=False, highlight=False, soft_wrap=True)
+        failed = [job for job in failed if job not in alike]
     for job in failed:
         console.print(f"failed {job.name}: {why(job)}", markup=False, style="red", soft_wrap=True)
         console.print(f"  {job.log}", markup=False, highlight=False, soft_wrap=True)
-    return 1 if failed else 0
+    return 1 if gave_up or failed else 0

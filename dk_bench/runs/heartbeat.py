@@ -39,9 +39,9 @@ class Beat:
         return (self.time - self.began) * (self.steps - self.step) / (self.step - self.first)
 
 
-def begin_beats(folder: Path) -> None:
-    """Removes what earlier attempts have left, half-written files too."""
-    with suppress(OSError):  # who watches sees old news; the run itself needs none of it
+def clear_beats(folder: Path) -> None:
+    """Removes the last beat, of an attempt that has ended or, killed, has left it, half-written too."""
+    with suppress(OSError):  # who watches knows that it is old; the run itself needs none of it
         (folder / FILE).unlink(missing_ok=True)
         remove_leftovers(folder / FILE)
 

@@ -30,13 +30,12 @@ class FailureBudget:
         return sum(job.failures > 0 for job in jobs) >= self.most
 
 
-def common_reason(jobs: Sequence[Job]) -> tuple[str, int]:
-    """Returns the reason that most of some failed jobs have, as one of them has it, and how many that are. Reasons that
-    differ in numbers alone are one."""
-    reasons = [why(job) for job in jobs]
-    counted = Counter(map(_without_numbers, reasons))
-    most, count = counted.most_common(1)[0]
-    return next(reason for reason in reasons if _without_numbers(reason) == most), count
+def alike_failed(jobs: Sequence[Job]) -> list[Job]:
+    """Returns those of some failed jobs that failed for the commonest reason. Reasons that differ in numbers alone are
+    one."""
+    reasons = [_without_numbers(why(job)) for job in jobs]
+    commonest = Counter(reasons).most_common(1)[0][0]
+    return [job for job, reason in zip(jobs, reasons, strict=True) if reason == commonest]
 
 
 def why(job: Job) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from dk_bench.runs.heartbeat import Beat, begin_beats, write_beat
+from dk_bench.runs.heartbeat import Beat, clear_beats, write_beat
 from dk_bench.training.task import Task
 
 EVERY_SECONDS = 10.0
@@ -17,7 +17,7 @@ EVERY_SECONDS = 10.0
 
 class Beats(Callback):
     """Writes a beat with every step of training or evaluation, at most one in `EVERY_SECONDS`. The first process alone
-    writes; a beat that cannot be written stops nothing."""
+    writes; a beat that cannot be written stops nothing. None is left behind by a run that has ended."""
 
     def __init__(self, task: Task) -> None:
         self.folder, self.epochs = task.folder, task.epochs
@@ -25,9 +25,14 @@ class Beats(Callback):
         self._step = 0
         self._began: tuple[float, int] | None = None  # when this attempt's first step was done, and which it was
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.is_global_zero:
-            begin_beats(self.folder)
+            clear_beats(self.folder)
+
+    on_exception = on_fit_start  # of what ended the run otherwise, a signal too
+
+    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        self.on_fit_start(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if math.isfinite(trainer.num_training_batches):

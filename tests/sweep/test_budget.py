@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dk_bench.cli import main
-from dk_bench.sweep.budget import FailureBudget, common_reason
+from dk_bench.sweep.budget import FailureBudget, alike_failed
 from dk_bench.sweep.job import Job
 from dk_bench.sweep.runner import run_jobs
 
@@ -75,7 +75,7 @@ def test_reasons_that_differ_in_numbers_alone_are_one(tmp_path):
     for job, line in zip(jobs, said, strict=True):
         job.reason = "exit status 1"
         job.log.write_text(f"x\n{line}\n")
-    assert common_reason(jobs) == ("exit status 1: run a1b2c3d4-s0: disk full", 2)
+    assert alike_failed(jobs) == jobs[1:3]
 
 
 def test_sweep_tells_the_common_reason_once(tmp_path, capsys, monkeypatch):
@@ -88,7 +88,7 @@ def test_sweep_tells_the_common_reason_once(tmp_path, capsys, monkeypatch):
     assert main(["sweep", "try.yaml", "--workers", "1", "--failure-budget", "2"]) == 1
     shown = capsys.readouterr().err
     assert "try: 0 of 9 runs finished, 7 left waiting, as all that ended had failed\n" in shown
-    assert "failed 2 of 2, a=0 first: exit status 1: no images for a=0\n  out/logs/try-001-0.log\n" in shown
+    assert "failed 2 of 2 alike, a=0 first: exit status 1: no images for a=0\n  out/logs/try-001-0.log\n" in shown
     assert shown.count("no images") == 1
     assert main(["sweep", "try.yaml", "--workers", "1", "--failure-budget", "0"]) == 1
     assert "0 of 9 runs finished\n" in capsys.readouterr().err

@@ -22,13 +22,14 @@ def test_run_tells_how_far_it_is_and_goes_on_from_there(tmp_path, monkeypatch):
 
     def note(folder, beat):
         assert folder == run_folder(config)
-        written.append(beat)
         write_beat(folder, beat)
+        written.append(read_beat(folder))
+        assert written[-1] == beat
 
     monkeypatch.setattr(beats, "write_beat", note)
     with pytest.raises(RuntimeError, match="power cut"):
         train(config, callbacks=[PowerCut(STEPS - 1)])
-    assert [beat.step for beat in written] == [1, 2] and read_beat(run_folder(config)) == written[-1]
+    assert [beat.step for beat in written] == [1, 2] and read_beat(run_folder(config)) is None
     train(config)
     first, *_, last = written[2:]
     # After training, the images of validation beat too.
@@ -37,6 +38,7 @@ def test_run_tells_how_far_it_is_and_goes_on_from_there(tmp_path, monkeypatch):
     assert (last.host, last.pid) == (platform.node(), os.getpid())
     assert [beat.step for beat in written[2:]] == sorted(beat.step for beat in written[2:])
     assert all(beat.began == first.time for beat in written[2:])
+    assert not (run_folder(config) / heartbeat.FILE).exists()
 
 
 def test_at_most_one_beat_in_a_while(tmp_path, monkeypatch):
