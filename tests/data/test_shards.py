@@ -123,6 +123,30 @@ def test_orders_of_shards_are_permutations():
         assert max(spans) <= together * max(lengths)
 
 
+def test_run_on_shards(root, tmp_path, capsys):
+    """From the command line: the index lies beside decoded images, the record says which data, eval finds the same."""
+    from dk_bench.cli import main
+    from dk_bench.runs.record import find_records, read_record
+
+    write_info(root, train=[12, 12, 6], val=[6])
+    (root / "shards.yaml").write_text("data: {source: timm, reader: wds/tiny, train: train, val: val}")
+    small = "data.size=32 data.batch_size=6 data.workers=0 data.cache_gb=0 model.name=test_resnetdw optim.epochs=1"
+    more = f"optim.warmup_epochs=0 wandb.mode=disabled trainer.accelerator=cpu data.root={root} output={tmp_path}/runs"
+    assert main(["train", str(root / "shards.yaml"), *small.split(), *more.split()]) == 0
+    (path,) = find_records([tmp_path / "runs"])
+    record = read_record(path)
+    assert (
+        record.status == "finished" and record.data["name"] == "wds/tiny" and record.data["classes"] == ["0", "1", "2"]
+    )
+    assert (record.data["train_images"], record.data["decoded"]["train"]) == (30, "every time")
+    assert len(list((tmp_path / "runs" / "decoded").glob("*.shards"))) == 2
+    trained = capsys.readouterr().out
+    assert main(["eval", str(path.parent / "last.ckpt")]) == 0
+    evaluated = capsys.readouterr().out
+    assert f"top-1 {record.metrics['final']['val/top1']:.2f} %" in trained and "of 6 images" in trained
+    assert f"top-1 {record.metrics['final']['val/top1']:.2f} %" in evaluated
+
+
 def test_splits_share_no_shard(root):
     data = ClassificationData(shard_config(root, TRAIN, "train-0002.tar", "data.batch_size=5"), 0)
     with pytest.raises(UserError, match="6 of the 6 validation images are training images too: 000024.jpg"):

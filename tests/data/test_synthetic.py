@@ -5,6 +5,7 @@ import pytest
 from training_cases import ONE_STEP
 
 from dk_bench.classification.data import ClassificationData
+from dk_bench.classification.outlining import outline_of
 from dk_bench.config import load_config
 from dk_bench.data.checksum import checksum
 from dk_bench.data.sources import data_name, open_images
@@ -71,6 +72,12 @@ def test_record_says_what_images_these_were(tmp_path):
 def test_bad_settings_are_named(overrides, text):
     with pytest.raises(UserError, match=text):
         opened(*overrides)
+
+
+def test_a_plan_knows_how_many_there_are():
+    outline = outline_of(load_config(None, ["data.source=synthetic"]))
+    assert outline.images == {"train": 1_281_167, "val": 50_000} and outline.pixels == (500, 375)
+    assert (outline.classes, outline.decoded, outline.every_time) == (1000, 0, True)
 
 
 def test_there_is_no_test_split(tmp_path):
