@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any, Self
 
 import torch
+from mmdet.models import BatchSyncRandomResize
 from mmdet.registry import MODELS
 from mmengine.config import Config as MMConfig
 from mmengine.model.utils import revert_sync_batchnorm
@@ -22,6 +23,7 @@ from dk_bench.detection.known_types import check_types
 from dk_bench.detection.metrics import prediction_of, score
 from dk_bench.detection.mmengine_config import PRECISIONS, build, config_from_values, quiet, use_scope
 from dk_bench.detection.mmengine_files import add_for_mmengine
+from dk_bench.detection.precision import check_validation, is_needed, keep_single
 from dk_bench.detection.recipe import build_schedules, build_wrapper, clip_gradients
 from dk_bench.detection.runner_hooks import RunnerHooks
 from dk_bench.detection.task import Detection
@@ -81,18 +83,18 @@ class LitDetector(ConfiguredModule):
 
     def setup(self, stage: str) -> None:
         """Replaces synchronised batch normalisation, which needs several processes, on one, as mmengine does. Raises
-        UserError for a trainer or data that do not go with the configuration, or precision that mmcv cannot use."""
+        UserError for a trainer or data that do not go with the configuration."""
         if stage == "fit":
             self.check_trainer(self.loop.epochs, self.loop.key)
             self._check_settings()
         if stage != "predict":
             self._check_data()
-        precision, on_cpu = self.trainer.precision, self.trainer.strategy.root_device.type == "cpu"
-        if on_cpu and precision != "32-true" and getattr(self.model, "with_rpn", False):
-            takes = "mmcv's suppression of overlapping proposals takes nothing else there"
-            raise UserError(f"expected '32-true' on a CPU: {takes}", key="trainer.precision", value=precision)
+        precision, device = self.trainer.precision, self.trainer.strategy.root_device.type
         if precision not in PRECISIONS:
             raise UserError(f"Trainer(precision={precision!r}), expected one of {', '.join(PRECISIONS)}")
+        check_validation(self.config.cfg.get("val_cfg"), device)
+        if is_needed(precision, device):
+            keep_single(self.model, device)
         if self.trainer.world_size == 1:
             self.model = revert_sync_batchnorm(self.model)
         if stage == "fit":
@@ -174,6 +176,11 @@ class LitDetector(ConfiguredModule):
             return self.loop.begins(self.current_epoch) + batch_idx
         return super().batches_before(batch_idx)
 
+    def _resizing(self) -> dict[int, BatchSyncRandomResize]:
+        """Returns what draws a size of the images that lasts for some iterations, by its number."""
+        augments = enumerate(getattr(self.model.data_preprocessor, "batch_augments", None) or ())
+        return {number: augment for number, augment in augments if isinstance(augment, BatchSyncRandomResize)}
+
     def _end_iteration(self) -> None:
         self.hooks.end_iteration()
         self._schedules.step()
@@ -239,6 +246,8 @@ class LitDetector(ConfiguredModule):
         done = self.loop.done(checkpoint["global_step"] * count, data.steps_per_epoch) if as_mmengine_counts else {}
         config = {**self.hparams.config, "model": without_initial_weights(self.hparams.config["model"])}
         self.hooks.save(checkpoint)
+        if sizes := {number: augment._input_size for number, augment in self._resizing().items()}:
+            checkpoint["input_sizes"] = sizes
         add_for_mmengine(checkpoint, config, data.train_images.metainfo, done)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -250,6 +259,8 @@ class LitDetector(ConfiguredModule):
         super().on_load_checkpoint(checkpoint)
         if not goes_on:
             return
+        for number, augment in self._resizing().items():
+            augment._input_size = checkpoint.get("input_sizes", {}).get(number)
         held, now = checkpoint.get("steps_per_epoch"), self.trainer.datamodule.steps_per_epoch
         check_same_steps(held, now, "steps an epoch", "number of devices and training images")
 

@@ -67,6 +67,9 @@ def build_wrapper(model: nn.Module, cfg: mmengine.Config, world_size: int) -> Op
     try:
         with quiet(logging.ERROR):  # it warns of every frozen parameter
             wrapper = build_optim_wrapper(model, settings)
+    except NotImplementedError as error:  # mmdet's layer-wise decay, without a word
+        knows = f"does not know the layers of {type(getattr(model, 'backbone', model)).__name__}"
+        raise UserError(f"key 'optim_wrapper.constructor' is {settings.get('constructor')!r}, which {knows}") from error
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise UserError(f"key 'optim_wrapper' cannot be built: {error}") from error
     if not isinstance(wrapper, OptimWrapper):

@@ -11,7 +11,7 @@ from typing import Any, Self
 from dk_bench.runs.identity import DEFAULTS, cell_settings, config_hash, flatten, setting
 from dk_bench.runs.record import RunRecord
 from dk_bench.tables import pooling
-from dk_bench.tables.entries import Figure
+from dk_bench.tables.entries import Figure, Number
 from dk_bench.tables.pooling import Pair, count_dirty, devices_of, pair_of
 from dk_bench.tables.statistics import summarize
 
@@ -157,9 +157,11 @@ class Cell:
         known = (run.cost[key] for run in self.runs if run.cost.get(key) is not None)
         return next(known, UNKNOWN if any(run.cost.get("error") for run in self.runs) else None)
 
-    def epochs(self) -> int | None:
-        """Returns for how many epochs the finished runs trained."""
-        return max((len(run.metrics["epochs"]) for run in self._finished()), default=None)
+    def length(self) -> Number | str:
+        """Tells for how many epochs the finished runs trained, or iterations where they have no epochs."""
+        rows = [run.metrics["epochs"] for run in self._finished()]
+        iterations = max((epochs[-1].get("iteration", 0) for epochs in rows if epochs), default=0)
+        return f"{iterations} iterations" if iterations else Number(max(map(len, rows), default=None), 0)
 
     def _finished(self) -> list[RunRecord]:
         return [run for run in self.runs if run.status == "finished"]

@@ -41,7 +41,7 @@ KERNELS = [
     for place, head in enumerate(("1x1", "3x3", "with"))
 ]
 ENDING = (
-    Column("epochs", lambda row: Number(row.cell and row.cell.epochs(), 0)),
+    Column("epochs", lambda row: row.cell.length() if row.cell else Number(None)),
     Column("pooled", lambda row: "; ".join(row.cell.mixture(row.metric)) if row.cell else "", when=any),
     Column("setting", lambda row: row.cell.label if row.cell else "", when=any, short=MODEL),
 )

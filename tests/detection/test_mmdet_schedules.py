@@ -14,16 +14,19 @@ from detection_cases import CLASSES
 from mmengine import Config
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel
+from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner, loops
 from own_trainer_cases import trainer
 from runner_cases import RUNS, Curve, RunnersCurve, one_stage, trained_by_mmengine
+from torch import nn
 from torch.utils.data import DataLoader
 
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.hook_names import hooks_of
 from dk_bench.detection.loops import Loop
 from dk_bench.detection.module import LitDetector
-from dk_bench.detection.recipe import build_schedules
+from dk_bench.detection.recipe import build_schedules, build_wrapper
+from dk_bench.errors import UserError
 
 FILES = Path(mmdet.__file__).parent / ".mim" / "configs"
 # File -> what its epochs and its iterations are divided by, so that a few steps have its whole course.
@@ -156,3 +159,59 @@ def test_learning_rates_as_under_mmengines_runner(file, tmp_path):
         schedules.step()
     assert len(theirs) == (loop.length if loop.by_iterations else loop.length * passes)
     assert ours == theirs and len({rate for (rate,) in ours}) > 1
+
+
+def test_multipliers_hold_under_other_optimisers_and_schedules(tmp_path):
+    """Offset generators have their share of the learning rate at every step, normalisation has no decay."""
+    recipe = shrunk("rtmdet/rtmdet_tiny_8xb32-300e_coco.py")
+    del recipe["param_scheduler"][1]["eta_min"]  # which would be the end of all rates alike
+    recipe["param_scheduler"][1]["eta_min_ratio"] = 0.05
+    recipe["optim_wrapper"]["paramwise_cfg"]["custom_keys"] = {"data_offset": {"lr_mult": 0.1}}
+    backbone = (
+        "model['backbone'] = dict(type='dk_bench.TimmBackbone', model_name='test_resnetdw_dcn', out_indices=(1, 2, 3))"
+    )
+    config = one_stage(tmp_path, f"{as_text(recipe)}\n{backbone}\nmodel['neck']['in_channels'] = [32, 64, 128]")
+    module = LitDetector(config.to_dict(), list(CLASSES))
+    wrapper = build_wrapper(module.model, config.cfg, world_size=1)
+    names = {parameter: name for name, parameter in module.model.named_parameters()}
+    schedules, shares = build_schedules(wrapper.optimizer, config.cfg, config.loop, 2, 2), {True: set(), False: set()}
+    for _ in range(2 * config.loop.length):
+        rates = {names[group["params"][0]]: group["lr"] for group in wrapper.optimizer.param_groups}
+        for name, rate in rates.items():
+            shares["data_offset" in name].add(round(rate / rates["bbox_head.retina_cls.weight"], 6))
+        wrapper.optimizer.step()
+        schedules.step()
+    assert shares == {True: {0.1}, False: {1.0}} and isinstance(wrapper.optimizer, torch.optim.AdamW)
+    decays = {group["weight_decay"] for group in wrapper.optimizer.param_groups if ".bn" in names[group["params"][0]]}
+    assert decays == {0.0}
+
+
+class ConvNeXtLike(nn.Module):
+    """Its parameters have the names by which mmdet decays learning rates layer by layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.downsample_layers, self.stages = (
+            nn.ModuleList([nn.Linear(2, 2)]),
+            nn.ModuleList([nn.ModuleList([nn.Linear(2, 2)])]),
+        )
+
+
+def test_mmdets_layer_wise_decay(tmp_path):
+    """As mmengine builds it; refused for a backbone whose layers it does not know."""
+    decay = {"decay_rate": 0.5, "decay_type": "layer_wise", "num_layers": 6}
+    settings = {"constructor": "LearningRateDecayOptimizerConstructor", "paramwise_cfg": decay}
+    settings |= {"type": "OptimWrapper", "optimizer": {"type": "AdamW", "lr": 0.001, "weight_decay": 0.05}}
+    config = one_stage(tmp_path, f"optim_wrapper = {settings!r}")
+    model = LitDetector(config.to_dict(), list(CLASSES)).model
+    with pytest.raises(
+        UserError, match="'LearningRateDecayOptimizerConstructor', which does not know the layers of ResNe"
+    ):
+        build_wrapper(model, config.cfg, world_size=1)
+    model.backbone = ConvNeXtLike()
+    groups, expected = build_wrapper(model, config.cfg, 1), build_optim_wrapper(model, config.cfg.optim_wrapper)
+    kept = [
+        [(group["lr"], group["weight_decay"], group["param_names"]) for group in one.optimizer.param_groups]
+        for one in (groups, expected)
+    ]
+    assert kept[0] == kept[1] and len({rate for rate, *_ in kept[0]}) == 3

@@ -12,11 +12,12 @@ from own_trainer_cases import fit_parts
 from runner_cases import Curve, one_stage, trained_by_mmengine
 from training_cases import PowerCut, timeless
 
-from dk_bench.detection.data import DetectionData
+from dk_bench.detection.data import DetectionData, KeyedImages
 from dk_bench.detection.hook_names import check_devices
 from dk_bench.detection.mmengine_config import load_detection_config
 from dk_bench.detection.module import LitDetector
 from dk_bench.detection.runner_hooks import RunnerHooks
+from dk_bench.detection.stages import stages_of
 from dk_bench.errors import UserError
 from dk_bench.runs.identity import config_hash
 from dk_bench.training import evaluate, read_checkpoint, run_folder, train
@@ -33,6 +34,34 @@ AVERAGED = """
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=2)
 custom_hooks = [dict(type='EMAHook', ema_type='StochasticWeightAverage', interval=2, begin_iter=3)]
 optim_wrapper['accumulative_counts'] = 2
+"""
+# Another pipeline in the last epochs; there is nothing random in either.
+SWITCHED = """
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=3)
+switched = [{**step, **(dict(scale=(48, 32)) if step['type'] == 'Resize' else {})} for step in train_pipeline]
+custom_hooks = [dict(type='PipelineSwitchHook', switch_epoch=2, switch_pipeline=switched), dict(type='LoggerHook')]
+"""
+# YOLOX's own: sizes that change in the course of training, transforms left out and another loss in the last epochs.
+YOLOX = """
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=4)
+custom_hooks = [dict(type='YOLOXModeSwitchHook', num_last_epochs=1, skip_type_keys=['Resize'])]
+model = dict(
+    type='YOLOX',
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        pad_size_divisor=32,
+        batch_augments=[dict(type='BatchSyncRandomResize', random_size_range=(64, 160), size_divisor=32, interval=3)],
+    ),
+    backbone=dict(type='CSPDarknet', deepen_factor=0.33, widen_factor=0.125, out_indices=(2, 3, 4)),
+    neck=dict(type='YOLOXPAFPN', in_channels=[32, 64, 128], out_channels=16, num_csp_blocks=1),
+    bbox_head=dict(type='YOLOXHead', num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1),
+    train_cfg=dict(assigner=dict(type='SimOTAAssigner', center_radius=2.5)),
+    test_cfg=dict(score_thr=0.01, nms=dict(type='nms', iou_threshold=0.65)),
+)
+_images = train_dataloader['dataset']
+_images['pipeline'], _rest = train_pipeline[:2], train_pipeline[3:]
+_mix = [dict(type='Resize', scale=(96, 64), keep_ratio=True), *_rest]
+train_dataloader['dataset'] = dict(type='MultiImageMixDataset', dataset=_images, pipeline=_mix)
 """
 
 
@@ -224,3 +253,33 @@ def test_statistics_that_a_hook_averages_over_devices(tmp_path):
     check_devices(config.cfg, 2, synchronised=True)
     with pytest.raises(UserError, match="key 'custom_hooks.0' is a SyncNormHook, which averages statistics over 2 dev"):
         check_devices(config.cfg, 2, synchronised=False)
+
+
+def test_pipelines_change_as_under_mmengine(tmp_path):
+    config = one_stage(tmp_path, SWITCHED)
+    curve = Curve()
+    train(config, callbacks=[curve])
+    assert curve.losses == pytest.approx(trained_by_mmengine(config)[1].losses, rel=1e-5) and len(curve.losses) == 6
+    images = KeyedImages(DetectionData(config).train_images, 0, stages_of(config, DetectionData(config).train_images))
+    assert [images[epoch, 0]["inputs"].shape[1] for epoch in (2, 0, 1, 3)] == [32, 64, 64, 32]
+    with pytest.raises(UserError, match="'PipelineSwitchHook', which counts epochs, but IterBasedTrainLoop has none"):
+        one_stage(tmp_path, SWITCHED + "train_cfg = dict(type='IterBasedTrainLoop', max_iters=3)")
+
+
+def test_yolox_goes_on_in_its_last_mode(tmp_path):
+    """As under mmengine's runner; and a run that goes on inside an epoch has the sizes of one that was never cut."""
+    (tmp_path / "cut").mkdir()
+    curve, config = Curve(), one_stage(tmp_path, YOLOX)
+    record = train(config, callbacks=[curve])
+    assert curve.losses == pytest.approx(trained_by_mmengine(config)[1].losses, rel=1e-5) and len(curve.losses) == 8
+    cut = load_detection_config(
+        config.cfg.filename, [f"output={tmp_path / 'cut'}", "trainer.checkpoint_every_n_steps=1"]
+    )
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(cut, callbacks=[PowerCut(5)])
+    assert read_checkpoint(run_folder(cut) / "last.ckpt")["input_sizes"][0] != (64, 96)
+    assert timeless(train(cut)) == timeless(record)
+    with pytest.raises(
+        UserError, match="'custom_hooks.0' is a YOLOXModeSwitchHook: .* expected a MultiImageMixDataset"
+    ):
+        stages_of(config, [])

@@ -133,6 +133,12 @@ def test_records_stand_beside_the_papers_figures():
     assert documents["table3"].tables[0].note == "Family: 8 differences (8 Δ rigid), 1 of them run."
 
 
+def test_a_loop_of_iterations_has_no_epochs():
+    record = make_record("resnet50dw_dk", 37.0, data=SHAPES, train_cfg={"type": "IterBasedTrainLoop", "max_iters": 90})
+    record.metrics["epochs"] = [{"epoch": 0, "iteration": 50}, {"epoch": 1, "iteration": 90}]
+    assert row_of(build_documents([record])["detection"], "FasterRCNN", "resnet50dw_dk")[-1] == "90 iterations"
+
+
 @pytest.mark.parametrize(
     ("data", "change"),
     [
