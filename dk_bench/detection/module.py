@@ -141,9 +141,9 @@ class LitDetector(ConfiguredModule):
         if trainer.accumulate_grad_batches not in (1, self.config.batches_per_step):
             says = "expected none: iterations are batches, of which key 'optim_wrapper.accumulative_counts' makes steps"
             raise UserError(f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}), {says}")
-        for name, plain in (("limit_train_batches", 1.0), ("overfit_batches", 0.0)):
-            if not trainer.fast_dev_run and (value := getattr(trainer, name)) != plain:
-                raise UserError(f"Trainer({name}={value}), expected none: key 'train_cfg.max_iters' says how long")
+        if trainer.overfit_batches:
+            says = "expected none: a loop of iterations has no epochs, whose first batches would be repeated"
+            raise UserError(f"Trainer(overfit_batches={trainer.overfit_batches}), {says}")
 
     def _check_data(self) -> None:
         """Raises UserError for other data than `DetectionData` with the module's classes."""
@@ -171,10 +171,10 @@ class LitDetector(ConfiguredModule):
         steps = self.config.batches_per_step == 1  # of the trainer's own accumulation, or every batch
         self.hooks.begin_iteration(self.global_step if steps else self.batches_before(batch_idx), self.current_epoch)
 
-    def batches_before(self, batch_idx: int) -> int:
+    def batches_before(self, batch_idx: int, epoch: int | None = None) -> int:
         if self.loop.by_iterations:
-            return self.loop.begins(self.current_epoch) + batch_idx
-        return super().batches_before(batch_idx)
+            return self.loop.begins(self.current_epoch if epoch is None else epoch) + batch_idx
+        return super().batches_before(batch_idx, epoch)
 
     def _resizing(self) -> dict[int, BatchSyncRandomResize]:
         """Returns what draws a size of the images that lasts for some iterations, by its number."""

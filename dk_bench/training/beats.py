@@ -22,7 +22,7 @@ class Beats(Callback):
     def __init__(self, task: Task) -> None:
         self.folder, self.epochs = task.folder, task.epochs
         self._next = -math.inf
-        self._step = 0
+        self._step, self._steps = 0, None  # batches behind, and of all training where that is known
         self._began: tuple[float, int] | None = None  # when this attempt's first step was done, and which it was
 
     def on_fit_start(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -36,7 +36,8 @@ class Beats(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if math.isfinite(trainer.num_training_batches):
-            self._step = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1
+            self._step = pl_module.batches_before(batch_idx) + 1
+            self._steps = pl_module.batches_before(0, self.epochs)
         self._beat(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -49,7 +50,5 @@ class Beats(Callback):
             return
         self._next, now = time.monotonic() + EVERY_SECONDS, time.time()
         self._began = self._began or (now, self._step)
-        known = math.isfinite(trainer.num_training_batches)
-        steps = self.epochs * int(trainer.num_training_batches) if known else None
-        done = (trainer.current_epoch, self.epochs, self._step, steps)
+        done = (trainer.current_epoch, self.epochs, self._step, self._steps)
         write_beat(self.folder, Beat(now, *done, *self._began, platform.node(), os.getpid()))

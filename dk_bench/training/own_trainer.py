@@ -110,9 +110,9 @@ class ConfiguredModule(pl.LightningModule):
             self.train_loss.reset()
         self.seed_step(mix_seed(self.run.seed, self.batches_before(batch_idx), self.global_rank))
 
-    def batches_before(self, batch_idx: int) -> int:
-        """Counts the batches before one of this epoch: without accumulated gradients the number of its step."""
-        return self.current_epoch * self.trainer.num_training_batches + batch_idx
+    def batches_before(self, batch_idx: int, epoch: int | None = None) -> int:
+        """Counts the batches before one of an epoch, by default of this: without accumulated gradients its step."""
+        return (self.current_epoch if epoch is None else epoch) * int(self.trainer.num_training_batches) + batch_idx
 
     def on_train_epoch_end(self) -> None:
         self.check_last_loss()

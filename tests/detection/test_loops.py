@@ -17,6 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from dk_bench.detection.batches import Endless, KeyedIterations
 from dk_bench.detection.data import DetectionData
 from dk_bench.detection.loops import Loop
+from dk_bench.detection.task import Detection
 
 ITERATIONS = "train_cfg={'type': 'IterBasedTrainLoop', 'max_iters': 11, 'val_interval': 4, '_delete_': True}"
 
@@ -92,3 +93,12 @@ def test_the_same_images_make_a_step_on_any_number_of_processes(tmp_path, monkey
     alone = iterations(1, 0, 4)
     shared = [sorted(a + b) for a, b in zip(iterations(2, 0, 2), iterations(2, 1, 2), strict=True)]
     assert alone == shared and len(alone) == 4 and len({index for batch in alone for _, index in batch}) == 10
+
+
+def test_a_plan_counts_iterations_and_not_images(tmp_path):
+    average = "custom_hooks=[{'type': 'EMAHook'}]"
+    iterations = Detection(tiny_detection(tmp_path, ITERATIONS, average)).outline()
+    assert (iterations.epochs, iterations.evaluations, iterations.copies) == (3, 3, 2)
+    assert (iterations.trained(1), iterations.trained(4)) == (11 * 2, 11 * 2 * 4)
+    epochs = Detection(tiny_detection(tmp_path, "train_cfg.val_begin=2", "train_cfg.val_interval=3")).outline()
+    assert (epochs.epochs, epochs.evaluations, epochs.copies, epochs.iterations) == (4, 2, 1, None)

@@ -19,6 +19,7 @@ from dk_bench.detection.module import LitDetector
 from dk_bench.detection.runner_hooks import RunnerHooks
 from dk_bench.detection.stages import stages_of
 from dk_bench.errors import UserError
+from dk_bench.runs.heartbeat import read_beat
 from dk_bench.runs.identity import config_hash
 from dk_bench.training import evaluate, read_checkpoint, run_folder, train
 
@@ -97,6 +98,8 @@ def test_iterations_with_an_average(iterations):
     found = evaluate(run_folder(config) / "last.ckpt").metrics["final"]
     assert found == {name: record.metrics["final"][name] for name in found}
     assert (checkpoint["meta"]["epoch"], checkpoint["meta"]["iter"]) == (0, 11)
+    beat = read_beat(run_folder(config))
+    assert (beat.epochs, beat.steps) == (2, 11)
 
 
 def prefixed(state):
@@ -220,8 +223,8 @@ def test_going_on_with_an_average_or_without(iterations):
     [
         (
             [],
-            {"limit_train_batches": 2},
-            r"^Trainer\(limit_train_batches=2\), expected none: key 'train_cfg.max_iters'",
+            {"overfit_batches": 2},
+            r"^Trainer\(overfit_batches=2\), expected none: a loop of iterations has no epochs",
         ),
         (
             [],
