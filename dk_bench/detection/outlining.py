@@ -10,6 +10,7 @@ from mmengine.config import Config as MMConfig
 from torch import Tensor, nn
 
 from dk_bench.data.known_sizes import KNOWN_SIZES
+from dk_bench.detection.hook_names import hooks_of
 from dk_bench.detection.mmengine_config import DetectionConfig, quiet, use_scope
 from dk_bench.detection.module import build_detector
 from dk_bench.detection.task import input_size
@@ -23,7 +24,7 @@ SIZE = [3, 800, 1333]  # mmdet's usual one, for pipelines that name none
 def outline_of(config: DetectionConfig, backbone: str) -> Outline:
     """Returns the outline of a configuration; nothing is opened."""
     cfg, loop = config.cfg, config.loop
-    averaged = any("EMAHook" in str(hook.get("type")) for hook in cfg.get("custom_hooks") or ())
+    averaged = any(hooks_of(cfg, {"EMAHook"}))
     name = cfg.get("data_name") or ""
     known, scenes = KNOWN_SIZES.get(name), _scenes(cfg.train_dataloader.dataset)
     images = {split: known and getattr(known, split) for split in ("train", "val")}

@@ -16,7 +16,8 @@ from dk_bench.runs.record import read_record
 from dk_bench.training import read_checkpoint, run_folder, train
 
 ITERATIONS = "train_cfg={'type': 'IterBasedTrainLoop', 'max_iters': 11, 'val_interval': 4, '_delete_': True}"
-BY_LOOP = {"epochs": ("train_cfg.max_epochs=2", (4,)), "iterations": (ITERATIONS, (3, 5))}
+AVERAGE = "custom_hooks=[{'type': 'EMAHook', 'momentum': 0.3}]"
+BY_LOOP = {"epochs": (["train_cfg.max_epochs=2"], (4,)), "iterations": ([ITERATIONS, AVERAGE], (3, 5))}
 
 
 class Stop(pl.Callback):
@@ -31,10 +32,10 @@ class Stop(pl.Callback):
 @pytest.mark.parametrize("loop", BY_LOOP)
 def test_run_that_is_stopped_is_the_uninterrupted_one(tmp_path, loop):
     """In the last step before a validation, and inside an interval."""
-    setting, batches = BY_LOOP[loop]
-    whole = tiny_detection(tmp_path, setting)
+    settings, batches = BY_LOOP[loop]
+    whole = tiny_detection(tmp_path, *settings)
     expected, held = timeless(train(whole)), weights(whole)
-    config = tiny_detection(tmp_path, setting, f"output={tmp_path / 'stopped'}")
+    config = tiny_detection(tmp_path, *settings, f"output={tmp_path / 'stopped'}")
     for batch in batches:
         with pytest.raises(KeyboardInterrupt, match="interrupted by SIGTERM"):
             train(config, callbacks=[Stop(batch)])
