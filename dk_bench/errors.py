@@ -17,6 +17,7 @@ class UserError(Exception):
     """
 
     status = 2  # what the command line exits with
+    told = False  # whether another process of the run says it
     noun = "key"  # a backbone's errors are about its arguments
 
     def __init__(self, reason: str = "", *, key: str = "", value: Any = ...) -> None:

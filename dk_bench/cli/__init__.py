@@ -7,10 +7,12 @@ import importlib
 import io
 import os
 import sys
+from contextlib import AbstractContextManager
 
 from dk_bench.errors import UserError
 from dk_bench.processes.interrupts import Interrupted, interrupts, wind_down
-from dk_bench.processes.launchers import ordinary_environment, this_rank
+from dk_bench.processes.launchers import ordinary_environment
+from dk_bench.processes.ranks import this_rank
 from dk_bench.processes.requeue import requeue
 
 COMMANDS = {
@@ -35,6 +37,7 @@ COMMANDS = {
 }
 # The disk or somebody's share of it is full, files may not grow so large, or nothing may be written there.
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+OF_RANKS = ("train", "eval")  # what a launcher may start in several processes that are to be one run
 AFTER_INTERRUPT = {
     "train": "; the same command goes on from the run's last checkpoint",
     "sweep": "; the same command goes on from here",
@@ -58,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status: 0, 1 for a failed run and a full disk, 2 for bad usage or input,
     75 for a run that another process is at, 128 and the signal's number where one asked to stop.
 
-    Launchers' variables are taken away meanwhile: no command is a rank of anybody's job.
+    Launchers' variables are taken away meanwhile: what a command starts is no rank of anybody's job.
     """
     argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show shall not stop a command
@@ -67,12 +70,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with ordinary_environment(), interrupts():
             try:
-                return _run(argv, chosen)
+                with _in_company(chosen):
+                    return _run(argv, chosen)
             except Interrupted as error:
                 wind_down()  # a second signal shall not end us before all is said and done
                 return _stopped(error, chosen)
     except UserError as error:
-        print(f"dk-bench {chosen}: {error}", file=sys.stderr)
+        if not error.told:
+            print(f"dk-bench {chosen}: {error}", file=sys.stderr)
         return error.status
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
@@ -85,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
 def _stopped(error: Interrupted, chosen: str | None) -> int:
     """Says that a signal has stopped a command, and puts a job back into SLURM's queue where that is due. Returns the
     exit status."""
-    if this_rank().number:
+    if this_rank().number and chosen in OF_RANKS:
         return 0 if error.in_order else error.status  # a launcher that saw a failure would end the first process
     goes_on = AFTER_INTERRUPT.get(chosen)
     _say(f"dk-bench {chosen}: {error}{goes_on or ''}")
@@ -97,6 +102,15 @@ def _stopped(error: Interrupted, chosen: str | None) -> int:
 def _say(sentence: str) -> None:
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(sentence, file=sys.stderr, flush=True)
+
+
+def _in_company(chosen: str | None) -> AbstractContextManager:
+    """Returns what holds the ranks of a launcher together, in which only the first speaks."""
+    if chosen not in OF_RANKS or this_rank().place is None:
+        return contextlib.nullcontext()
+    from dk_bench.processes.world import own_world  # seconds, that other commands need not
+
+    return own_world().met()
 
 
 def _run(argv: list[str], chosen: str | None) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dk_bench.cli.options import check_file
 from dk_bench.errors import system_errors
-from dk_bench.processes.launchers import this_rank
+from dk_bench.processes.ranks import this_rank
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

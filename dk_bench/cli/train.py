@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from dk_bench.processes.launchers import this_rank
+from dk_bench.processes.ranks import this_rank
 from dk_bench.reading.shipped import shipped_names
 
 

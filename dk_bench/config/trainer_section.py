@@ -20,6 +20,10 @@ def _are_devices(devices: int | str) -> bool:
     return bool(DEVICES.fullmatch(devices)) if isinstance(devices, str) else devices >= 1 or devices == -1
 
 
+def _are_machines(nodes: int | str) -> bool:
+    return nodes == "auto" if isinstance(nodes, str) else nodes >= 1
+
+
 @dataclass
 class TrainerConfig:
     """Holds how the steps are computed."""
@@ -28,6 +32,12 @@ class TrainerConfig:
     accelerator: str = "auto"
     devices: int | str = checked(
         "auto", "auto, a number of devices, -1 (all), or the numbers of some, as 0,2", _are_devices
+    )
+    # Of machines, on each of which torchrun or srun starts as many processes as there are devices; auto: as they do.
+    num_nodes: int | str = checked("auto", "auto or a number of machines", _are_machines)
+    # What several devices share: ddp the batch; fsdp also parameters, gradients and the optimiser's state.
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "fsdp"] = (
+        "auto"
     )
     channels_last: bool = True
     compile: bool = False

@@ -1,24 +1,21 @@
-"""Variables that launchers of many processes (srun, torchrun, mpirun, ...) set, and how our own processes are told.
+"""Variables that launchers of many processes (srun, torchrun, mpirun, ...) set, and how they are taken away.
 
-A variable of a launcher changes nothing here: a shell inside a job has them too, and so has whatever it starts. The
-processes of a run are those that its first one has started itself, see `dk_bench.processes.world`.
+They are read once, to tell which process of its run this one is, see `dk_bench.processes.ranks`. After that no library
+and nothing that this process starts sees them: what they start is nobody's rank.
 """
 
-import functools
 import os
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from dk_bench.errors import UserError
+from dk_bench.processes.launched import LAUNCHER
+from dk_bench.processes.ranks import RANK, this_rank
 
-RANK = "DK_BENCH_RANK"  # what the first process tells a further one of: see `Rank`
 # Rank, size and meeting place of a world of processes. What else a job says (its id, its cores) is left alone.
 VARIABLES = (
     RANK,
+    LAUNCHER,
     # torchrun and what follows it: Lightning, Kubeflow, DeepSpeed
     *"RANK LOCAL_RANK NODE_RANK GROUP_RANK ROLE_RANK ROLE_NAME CROSS_RANK CROSS_SIZE LOCAL_SIZE WORLD_SIZE".split(),
     *"LOCAL_WORLD_SIZE GROUP_WORLD_SIZE ROLE_WORLD_SIZE MASTER_ADDR MASTER_PORT TORCHELASTIC_*".split(),
@@ -33,43 +30,8 @@ VARIABLES = (
     *"PL_TRAINER_* PL_GLOBAL_SEED PL_SEED_WORKERS".split(),
 )
 SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
-LOOK_SECONDS = 0.5  # between looks whether the process that started this one is there
 
 _hidden: dict[str, str] = {}  # what `ordinary_environment` has taken away, while its block lasts
-
-
-@dataclass(frozen=True)
-class Rank:
-    """The place of this process among those of its run: its number, how many there are, the port at which they meet on
-    this machine, and the process that started it (0: nobody of ours; it is the first)."""
-
-    number: int = 0
-    size: int = 1
-    port: int = 0
-    parent: int = 0
-
-    def environment(self) -> dict[str, str]:
-        """Returns the variable by which a process that is started learns that it is this one."""
-        return {RANK: f"{self.number} {self.size} {self.port} {self.parent}"}
-
-
-@functools.cache  # it never changes, while the variable is taken away
-def this_rank() -> Rank:
-    """Tells which process of its run this one is: the first, unless another of ours started it to be a further one.
-
-    Raises UserError where the variable was set by somebody else, or came from a further process to what that started.
-    """
-    value = os.environ.get(RANK)
-    if value is None:
-        return Rank()
-    try:
-        rank = Rank(*map(int, value.split()))
-    except (TypeError, ValueError):
-        rank = None
-    if rank is None or not 0 < rank.number < rank.size or rank.parent != os.getppid():
-        raise UserError(f"environment variable {RANK} is {value!r}, expected none: dk-bench sets it itself")
-    threading.Thread(target=_follow, args=(rank.parent,), daemon=True, name="follow-the-first-process").start()
-    return rank
 
 
 def is_launchers(name: str) -> bool:
@@ -106,10 +68,3 @@ def announced_world() -> str | None:
 
 def _take_launchers() -> dict[str, str]:
     return {name: os.environ.pop(name) for name in [*filter(is_launchers, os.environ)]}
-
-
-def _follow(parent: int) -> None:
-    """Ends this process when the one that started it is gone: it has nothing to write, and would wait for ever."""
-    while os.getppid() == parent:
-        time.sleep(LOOK_SECONDS)
-    os._exit(1)

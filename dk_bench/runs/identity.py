@@ -23,7 +23,8 @@ TESTS = (
 # `TESTS`.
 NOT_OF_THE_CELL = frozenset(
     "seed output name logger wandb.mode wandb.project wandb.log_model data.root data.workers data.prefetch data.cache "
-    "data.cache_gb trainer.accelerator trainer.devices trainer.checkpoint_every_n_steps trainer.compile".split()
+    "data.cache_gb trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy "
+    "trainer.checkpoint_every_n_steps trainer.compile".split()
 ) | set(TESTS)
 
 # Of a configuration of mmengine's form, plain data: the settings that can change results. All else says where files are
@@ -75,11 +76,11 @@ def cell_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def devices_asked(config: Mapping[str, Any]) -> int:
-    """Tells how many devices a plain configuration asks for; 1 where that is left to the machine."""
-    devices = str(setting(config, "trainer.devices"))
-    if devices.isdecimal():
-        return int(devices)
-    return len([number for number in devices.split(",") if number.strip()]) if "," in devices else 1
+    """Tells how many devices a plain configuration asks for, on all machines together; 1 where that is left to the
+    machine or the launcher."""
+    devices, machines = (str(setting(config, f"trainer.{key}")) for key in ("devices", "num_nodes"))
+    named = len([number for number in devices.split(",") if number.strip()]) if "," in devices else 1
+    return (int(devices) if devices.isdecimal() else named) * (int(machines) if machines.isdecimal() else 1)
 
 
 def is_per_device(config: Mapping[str, Any]) -> bool:
@@ -126,9 +127,8 @@ def mmengine_cell(config: Mapping[str, Any]) -> dict[str, Any]:
     scale = config.get("auto_scale_lr") or {}
     if scale.get("enable"):
         cell["auto_scale_lr"] = scale
-    devices = str((config.get("trainer") or {}).get("devices", "auto"))
-    if devices.isdigit() and int(devices) > 1:
-        cell["processes"] = int(devices)  # mmdet's batch size is a device's
+    if (devices := devices_asked(config)) > 1:
+        cell["processes"] = devices  # mmdet's batch size is a device's
     return _sections(cell, () if config.get("data_name") is None else ("data_root",))
 
 

@@ -1,5 +1,6 @@
 """How a run begins: alone in its folder, under its old name, with the record of what is known before the first step."""
 
+import dataclasses
 import json
 import secrets
 import sys
@@ -10,10 +11,13 @@ from typing import Any
 
 from dk_bench.data.shifts import TEST
 from dk_bench.errors import BusyError, UserError
-from dk_bench.processes.launchers import announced_world, this_rank
-from dk_bench.processes.world import own_process
+from dk_bench.processes.launchers import announced_world
+from dk_bench.processes.ranks import this_rank
+from dk_bench.processes.world import own_process, own_world
+from dk_bench.runs.identity import is_per_device
 from dk_bench.runs.lock import hold
 from dk_bench.runs.record import RunRecord, new_record, read_record
+from dk_bench.training.checkpoint import LAST
 from dk_bench.training.held_out import tell_other_tests, wants_test
 from dk_bench.training.own_trainer import ConfiguredModule
 from dk_bench.training.run_data import RunData
@@ -25,19 +29,50 @@ from dk_bench.training.wandb_twice import finished_in_sweep
 @contextmanager
 def open_run(task: Task) -> Iterator[RunRecord | None]:
     """Returns a run's record so far, if any. Until the block is left no other process opens the run: see `hold`, which
-    raises BusyError. The further processes of a run belong to its first, which started them; nobody else's do.
+    raises BusyError. The further processes of a run belong to its first, which alone holds it and reads its record.
 
-    Raises UserError for a record that cannot be read, or is of another task.
+    Raises UserError for a record that cannot be read, or is of another task, and where a process of a launcher's sees
+    another checkpoint than the first.
     """
-    with own_process() as rank, nullcontext() if rank.number else _held(task.folder):
-        path = task.folder / "record.json"
-        try:
-            record = read_record(path) if path.exists() else None
-        except UserError as error:
-            raise UserError(f"{error}; move it away, and the run goes on from its last checkpoint, if any") from error
-        if record:
-            task.check_own(record.task)
-        yield record
+    with own_process() as rank, own_world().met() as meeting:
+        if meeting and rank.number:
+            yield _as_told(task, meeting.agree(task.folder.name))
+            return
+        with nullcontext() if rank.number else _held(task.folder):
+            record = _record_so_far(task)
+            if meeting:
+                told = {"record": _plain(record), "checkpoint": _size_of(task)}
+                meeting.agree(task.folder.name, told)
+            yield record
+
+
+def _record_so_far(task: Task) -> RunRecord | None:
+    path = task.folder / "record.json"
+    try:
+        record = read_record(path) if path.exists() else None
+    except UserError as error:
+        raise UserError(f"{error}; move it away, and the run goes on from its last checkpoint, if any") from error
+    if record:
+        task.check_own(record.task)
+    return record
+
+
+def _as_told(task: Task, told: Mapping[str, Any]) -> RunRecord | None:
+    """Returns the record as the first process has read it; machines need not share the folder of a run that begins."""
+    if (held := _size_of(task)) != told["checkpoint"]:
+        here, there = ("no such file" if size is None else f"{size} bytes" for size in (held, told["checkpoint"]))
+        found = f"{task.folder / LAST}: {here} here, {there} where the first process is"
+        raise UserError(f"{found}: expected a folder that all machines share, as the run goes on from this checkpoint")
+    return RunRecord(**told["record"]) if told["record"] else None
+
+
+def _plain(record: RunRecord | None) -> dict[str, Any] | None:
+    return dataclasses.asdict(record) if record else None
+
+
+def _size_of(task: Task) -> int | None:
+    path = task.folder / LAST
+    return path.stat().st_size if path.exists() else None
 
 
 @contextmanager
@@ -46,8 +81,8 @@ def _held(folder: Path) -> Iterator[None]:
         with hold(folder):
             yield
     except BusyError as error:
-        if world := announced_world():
-            error.reason += f". {world}: expected one process, which starts those that trainer.devices asks for itself"
+        if (world := announced_world()) and not this_rank().place:
+            error.reason += f". {world}: expected one process, or ranks that torchrun or srun starts themselves"
         raise
 
 
@@ -56,13 +91,19 @@ def finished_before(task: Task, previous: RunRecord | None) -> RunRecord | None:
     has its figures of test images, or that of another run of the sweep at W&B's server. Raises BusyError."""
     if previous and previous.status == "finished":
         return None if wants_test(task, previous) else previous
-    return finished_in_sweep(task)
+    meeting = own_world().meeting
+    if meeting is None:
+        return finished_in_sweep(task)
+    found = meeting.share("finished", lambda: _plain(finished_in_sweep(task)))
+    return RunRecord(**found) if found else None
 
 
 def not_again(task: Task, record: RunRecord) -> RunRecord:
     """Says of a run that finished before that it is not repeated; a sweep of W&B's gets its metrics all the same."""
+    if this_rank().number:
+        return record
     print(f"{task.folder}: finished {record.ended}, not trained again", file=sys.stderr)
-    if in_wandb_sweep() and this_rank().number == 0:
+    if in_wandb_sweep():
         tell_sweep(task, record)
     tell_other_tests(task, record)
     return record
@@ -109,6 +150,16 @@ def start_record(
         record.data["decoded"] = data.decoded
     record.cost = task.cost(module.model, model["input_size"])
     return record
+
+
+def tell_devices(record: RunRecord) -> None:
+    """Says of a run that goes on where that is on another number of devices, each of which has its own statistics."""
+    if len(record.attempts) < 2 or not is_per_device(record.config):
+        return
+    then, now = (attempt["device"].get("devices") for attempt in record.attempts[-2:])
+    if then not in (None, now):
+        own = "each normalises by the statistics of its own images, so that figures are not those of either number"
+        print(f"goes on with {now} device{'s' if now > 1 else ''}, before with {then}: {own}", file=sys.stderr)
 
 
 def _counts(data: RunData, splits: Sequence[str]) -> dict[str, int | None]:

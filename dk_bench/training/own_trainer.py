@@ -101,6 +101,8 @@ class ConfiguredModule(pl.LightningModule):
         if self._trainer is not None and LOSSES in checkpoint:  # older checkpoints have the first process's alone
             sums = _of_process(checkpoint[LOSSES], self.global_rank, self.trainer.world_size)
             checkpoint["state_dict"] |= {f"train_loss.{name}": value for name, value in zip(_SUMS, sums, strict=True)}
+        if self._trainer is not None and self.trainer.precision == "64-true":
+            self.double()  # Lightning does so later, when the weights would have gone through float32
         if "callbacks" in checkpoint:  # Lightning restores them after the module
             checkpoint["callbacks"] = states_of_callbacks(checkpoint)
 
@@ -232,10 +234,8 @@ def add_loss(mean: MeanMetric, loss: Tensor, images: int) -> None:
 
 def _of_process(sums: Tensor, number: int, processes: int) -> Tensor:
     """Returns a process's part of what a checkpoint holds of every process, (processes then, sums): its own, or, among
-    others than there were then, all of it in the first."""
-    if len(sums) == processes:
-        return sums[number]
-    return sums.sum(0) if number == 0 else torch.zeros_like(sums[0])
+    another number than then, their mean, as a step adds as much to each of them however many they are."""
+    return sums[number] if len(sums) == processes else sums.mean(0)
 
 
 def check_same_steps(held: int | None, now: int, words: str, same: str) -> None:

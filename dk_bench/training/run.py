@@ -12,14 +12,23 @@ from pytorch_lightning.callbacks import Callback
 from dk_bench.data.shifts import TEST
 from dk_bench.errors import UserError
 from dk_bench.processes import interrupts
-from dk_bench.processes.world import ProcessLost, own_process, own_world
+from dk_bench.processes.meeting import ProcessLost
+from dk_bench.processes.world import own_process, own_world
 from dk_bench.runs.record import EVALUATION, RunRecord, attempts_of, note_hardware, utc_now
 from dk_bench.training.beats import Beats
 from dk_bench.training.callbacks import RunKeeper, Throughput, figures, note_correct
 from dk_bench.training.checkpoint import LAST, last_checkpoint, load_weights
 from dk_bench.training.ending import end, end_log, together
 from dk_bench.training.held_out import evaluate_tests
-from dk_bench.training.opening import finished_before, go_on_from, name_run, not_again, open_run, start_record
+from dk_bench.training.opening import (
+    finished_before,
+    go_on_from,
+    name_run,
+    not_again,
+    open_run,
+    start_record,
+    tell_devices,
+)
 from dk_bench.training.own_trainer import ConfiguredModule, Diverged
 from dk_bench.training.run_data import RunData
 from dk_bench.training.task import Task
@@ -94,6 +103,7 @@ def fit(
     with ExitStack() as at_the_end:
         try:
             if trainer.is_global_zero:
+                tell_devices(record)
                 keeper.begin()
                 if tracking:
                     tracking.start()
@@ -129,7 +139,9 @@ def evaluate(
     model's loss or offsets are not finite.
     """
     task.check_split(split)
-    with own_process(), quiet(task):
+    with own_process(), own_world().met() as meeting, quiet(task):
+        if meeting:
+            meeting.agree(f"{task.folder.name} ({split})")
         data = task.data(once=True)
         classes = data.classes_of(split)
         task.check_checkpoint(checkpoint, classes, path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -41,10 +42,12 @@ def make_trainer(task: Task, callbacks: list[Callback], logger: Any, steps_per_e
     Raises UserError for a precision, accelerator or number of devices that Lightning does not have here.
     """
     settings = task.run.trainer
+    options = task.trainer_options() | ({} if settings.strategy == "auto" else {"strategy": settings.strategy})
+    visible = 0 if settings.accelerator == "cpu" else torch.cuda.device_count()
     try:
         return pl.Trainer(
             accelerator=settings.accelerator,
-            devices=settings.devices,
+            **own_world().shape(settings.devices, settings.num_nodes, visible),
             precision=settings.precision,
             deterministic=settings.deterministic,
             max_epochs=task.epochs,
@@ -59,7 +62,7 @@ def make_trainer(task: Task, callbacks: list[Callback], logger: Any, steps_per_e
             enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
             enable_model_summary=False,
             default_root_dir=task.run.output,
-            **task.trainer_options(),
+            **options,
         )
     except (ValueError, RuntimeError, ImportError) as error:  # Lightning names what is wrong, or torch_xla is absent
         raise UserError(f"section 'trainer': {error}") from error

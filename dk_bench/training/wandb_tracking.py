@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dk_bench.processes import interrupts
-from dk_bench.processes.launchers import this_rank
+from dk_bench.processes.ranks import this_rank
 from dk_bench.runs.attempts import INTERRUPTED
 from dk_bench.runs.identity import config_hash, flatten
 from dk_bench.runs.record import RunRecord, final_figures, write_record

@@ -19,10 +19,11 @@ from training_cases import tiny
 
 from dk_bench.cli import main
 from dk_bench.errors import UserError
-from dk_bench.processes import launchers, world
+from dk_bench.processes import ranks, world
 from dk_bench.processes.interrupts import Interrupted, interrupts
-from dk_bench.processes.launchers import Rank, this_rank
-from dk_bench.processes.world import OwnWorld, ProcessLost, start_seconds
+from dk_bench.processes.meeting import ProcessLost, is_between_processes
+from dk_bench.processes.ranks import Rank, this_rank
+from dk_bench.processes.world import OwnWorld, start_seconds
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.training import train
 
@@ -115,9 +116,9 @@ def test_errors_of_gloo_are_known():
     del groups[1]
     with pytest.raises(RuntimeError) as raised:
         groups[0].allreduce([torch.ones(1)]).wait()
-    assert world.is_between_processes(raised.value)
-    assert not world.is_between_processes(RuntimeError("input: expected (N, C, H, W), got shape (3, 4)"))
-    assert world.is_between_processes(dist.DistNetworkError("the client socket has timed out"))
+    assert is_between_processes(raised.value)
+    assert not is_between_processes(RuntimeError("input: expected (N, C, H, W), got shape (3, 4)"))
+    assert is_between_processes(dist.DistNetworkError("the client socket has timed out"))
 
 
 def test_signal_while_the_others_are_started_leaves_none(first, monkeypatch):
@@ -165,7 +166,7 @@ def test_start_timeout_is_checked(monkeypatch, value):
 
 @pytest.mark.parametrize("value", ["", "1", "0 2 1 1", "2 2 1 1", "a b c d", "1 2 5000 -1"])
 def test_rank_of_our_own_is_not_to_be_set_by_others(monkeypatch, capsys, value):
-    monkeypatch.setenv(launchers.RANK, value)
+    monkeypatch.setenv(ranks.RANK, value)
     this_rank.cache_clear()
     assert main(["models"]) == 2
     assert f"DK_BENCH_RANK is '{value}', expected none" in capsys.readouterr().err

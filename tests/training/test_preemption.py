@@ -304,4 +304,4 @@ def test_losses_of_processes_are_shared_out_anew():
     held = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert [_of_process(held, number, 2).tolist() for number in range(2)] == held.tolist()
     shared = [_of_process(held, number, 3).tolist() for number in range(3)]
-    assert shared == [[4, 6], [0, 0], [0, 0]] and _of_process(held, 0, 1).tolist() == [4, 6]
+    assert shared == 3 * [[2, 3]] and _of_process(held, 0, 1).tolist() == [2, 3]
