@@ -176,6 +176,8 @@ def _check_metric(metric: Any) -> None:
         "them on"
     )
     need(not metric["name"].startswith("test/"), expected, "metric.name", metric["name"])
+    if "target" in metric:
+        raise UserError("key 'metric.target' needs W&B's server; here a sweep ends with its last run")
     goal = metric.get("goal", "minimize")
     need(goal in ("minimize", "maximize"), "expected minimize or maximize", "metric.goal", goal)
 

@@ -57,11 +57,12 @@ class Onlooker:
         return rows
 
     def _row(self, run: Path, name: str, log: Path | None = None) -> Row | None:
-        record, held = self.records.read(run / "record.json"), _holds(run, LOCK)
+        record = self.records.read(run / "record.json")
         if record is not None and record.task == EVALUATION:
             return None
-        if record is not None and record.status == "finished":
+        if record is not None and record.status == "finished":  # its lock need not be asked, over a network say
             return self._told(run, name, record, "finished")
+        held = _holds(run, LOCK)
         if held or (held is None and record is not None and record.status == "running"):
             return self._at_work(run, name, record)
         if record is None:

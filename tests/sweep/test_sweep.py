@@ -119,6 +119,7 @@ def test_default_command_is_wandbs(tmp_path):
         ({"run_cap": 0}, "'run_cap' is 0"),
         ({"metric": {"goal": "maximize"}}, "'metric' is"),
         ({"metric": {"name": "a", "goal": "up"}}, "'metric.goal' is 'up'"),
+        ({"metric": {"name": "a", "target": 90}}, "'metric.target' needs W&B's server"),
     ],
 )
 def test_fault_names_file_and_key(tmp_path, change, message):
