@@ -58,12 +58,6 @@ class RunAtWandb:
         return claim.get("by") if fresh else None
 
     @property
-    def epochs(self) -> float | None:
-        """Returns how many epochs it has ended, None before the first."""
-        epoch = self.summary.get("epoch")
-        return epoch if isinstance(epoch, int | float) else None
-
-    @property
     def error(self) -> str | None:
         """Returns the error that its record holds, as its summary repeats it."""
         error = self.summary.get("error")
@@ -73,11 +67,12 @@ class RunAtWandb:
 @contextmanager
 def asking(path: str) -> Iterator[None]:
     """Turns what W&B's client raises into a UserError about ``path``."""
-    import wandb  # a second
-
     try:
         yield
-    except (wandb.Error, ValueError, OSError) as error:
+    except Exception as error:
+        its_own = type(error).__module__.partition(".")[0] == "wandb"  # some of its errors are no wandb.Error
+        if not its_own and not isinstance(error, ValueError | OSError):
+            raise
         why = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: W&B does not give it: {why}") from error
 
@@ -149,7 +144,7 @@ class SweepAtWandb:
 
 
 def host_of(run: RunAtWandb) -> str | None:
-    """Returns the name of the machine that a run is at; None where it has not said. One more question a run."""
+    """Returns the name of the machine that a run began on; None where it has not said. One more question a run."""
     return (run.raw.metadata or {}).get("host")
 
 

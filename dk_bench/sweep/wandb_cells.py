@@ -57,10 +57,11 @@ class CellAtWandb:
     @property
     def is_lost(self) -> bool:
         """Tells whether it has not finished, nobody is at it, and a grid hands it out no more."""
-        return not (self.run is None or self.finished or self.is_alive or self._was_ended_early)
+        return not (self.run is None or self.finished or self.is_alive or self.was_ended_early)
 
     @property
-    def _was_ended_early(self) -> bool:
+    def was_ended_early(self) -> bool:
+        """Tells whether it did not finish because the server ended it."""
         return self.early and (self.state == "killed" or was_interrupted(self.run.error))
 
     def told(self) -> str:
@@ -73,7 +74,7 @@ class CellAtWandb:
             words.append(self.run.error)
         elif self.state == CRASHED:
             words.append(f"not heard of for {self.run.silence / 60:.0f} min")
-        words += ["early_terminate ends such runs"] * self._was_ended_early
+        words += ["early_terminate ends such runs"] * self.was_ended_early
         return f"{self.state}{' twice or more' * (len(runs) > 1)} ({': '.join(words)})"
 
 
