@@ -45,6 +45,7 @@ NOT_RUN = {
     ("docs/offsets.md", "dk-bench dynamics runs/e1"): "takes the five models of an ablation of an hour",
     ("docs/sweeps.md", "dk-bench sweep --wandb ENTITY/PROJECT/SWEEP --missing"): "asks W&B's server",
     ("docs/sweeps.md", "dk-bench sweep --wandb ENTITY/PROJECT/SWEEP --requeue"): "asks W&B's server",
+    ("docs/sweeps.md", "dk-bench watch --wandb ENTITY/PROJECT/SWEEP"): "asks W&B's server",
     ("docs/sweeps.md", "dk-bench tables --wandb ENTITY/PROJECT/SWEEP"): "asks W&B's server",
     ("docs/trained.md", "dk-bench export runs/demo/RUN --to exported --format timm onnx --push"): "pushes to a hub",
     ("docs/using.md", "dk-bench bench ops"): "times operators for minutes",

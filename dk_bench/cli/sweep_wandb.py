@@ -49,14 +49,15 @@ def list_missing(path: str, output: str | None = None) -> int:
 
 
 def jobs_again(path: str, output: str | None = None) -> list[Job]:
-    """Returns the jobs of the cells that are to be trained here, and says which are not. Raises UserError."""
+    """Returns the jobs of the cells that have finished or are to be trained here, and says how many are not. Raises
+    UserError."""
     server = SweepAtWandb(path)
     queue = Queue(server, output)
     ours, given = sort_out(queue.cells, server.is_running())
     _tell(path, queue.cells, queue.strays)
     if given:
         print(f"{path}: {len(given)} of them are its agents' to train: wandb agent {path}", file=sys.stderr)
-    return queue.jobs(ours)
+    return queue.jobs([cell for cell in queue.cells if cell.finished or cell in ours])
 
 
 def _tell(path: str, cells: Sequence[CellAtWandb], strays: Sequence[RunAtWandb]) -> None:

@@ -1,12 +1,14 @@
 """How the runs of a sweep at W&B's server stand: from what the server knows, so that any machine can tell."""
 
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from dk_bench.errors import UserError
 from dk_bench.runs.wandb_server import CELL, RunAtWandb, SweepAtWandb, host_of
-from dk_bench.sweep.estimate import words
 from dk_bench.sweep.onlooker import FIGURES
+from dk_bench.sweep.time_left import words
 from dk_bench.sweep.view import Row
 from dk_bench.sweep.wandb_cells import CRASHED, FINISHED, NEVER, CellAtWandb, list_cells
 
@@ -26,11 +28,18 @@ class WandbOnlooker:
         metric = (server.config.get("metric") or {}).get("name")
         self.figures = (metric, *FIGURES) if metric else FIGURES
         self.hosts: dict[str, str] = {}  # by the run's id
+        self.known: list[Row] | None = None
 
     def rows(self) -> list[Row]:
-        """Returns a row for every cell. Raises UserError where the server does not tell."""
-        cells, _ = list_cells(self.server)
-        return [self._row(cell) for cell in cells]
+        """Returns a row for every cell; those of the last look where the server does not answer now, which it says on
+        the standard error. Raises UserError where it has not answered once."""
+        try:
+            self.known = [self._row(cell) for cell in list_cells(self.server)[0]]
+        except UserError as error:
+            if self.known is None:
+                raise
+            print(f"{error}; shown is what it told before", file=sys.stderr)
+        return self.known
 
     def _row(self, cell: CellAtWandb) -> Row:
         run = cell.run

@@ -34,10 +34,14 @@ class Queue:
         self.cells, self.strays = list_cells(server, output)
 
     def jobs(self, cells: Iterable[CellAtWandb]) -> list[Job]:
-        """Returns jobs for cells that are to be trained here: those that finished elsewhere are skipped, those that
+        """Returns jobs for cells that are to be trained here, where those that have finished are skipped and those that
         live elsewhere are waited for. Raises UserError as `find_runs` does."""
+        cells = list(cells)
         jobs = [_Requeued(**vars(cell.job), queue=self) for cell in cells]
         find_runs(jobs)
+        for cell, job in zip(cells, jobs, strict=True):
+            if cell.finished:
+                job.state, job.reason = "skipped", f"finished before, run {cell.run.id}"
         for job in jobs:
             if job.run:
                 job.run = _AsFarAsWandbKnows(**vars(job.run))

@@ -1,6 +1,7 @@
 """Which cells a sweep at W&B's server has, and how each stands; without a server but where one must not answer."""
 
 import os
+import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
@@ -11,8 +12,10 @@ import yaml
 from wandb_server import ENTITY, WandbServer, grid_points, serve
 
 from dk_bench.cli import main
+from dk_bench.errors import UserError
 from dk_bench.runs.wandb_server import RunAtWandb
 from dk_bench.sweep.wandb_cells import list_cells
+from dk_bench.sweep.wandb_onlooker import WandbOnlooker
 from dk_bench.sweep.wandb_requeue import sort_out
 
 GRID = {
@@ -38,7 +41,7 @@ class Server:
 
 def run(name, state, config, *, minutes=0.0, **summary):
     then = datetime.now(timezone.utc) - timedelta(minutes=minutes)
-    return RunAtWandb(name, state, config, summary, then, then, SimpleNamespace())
+    return RunAtWandb(name, state, config, summary, then, then, SimpleNamespace(metadata={"host": f"node-{name}"}))
 
 
 def states(server):
@@ -113,6 +116,43 @@ def test_every_run_of_wandbs_own_grid_search_has_its_cell():
     assert [cell.run.id for cell in cells] == [str(n) for n in range(len(cells))]
 
 
+def test_watching_tells_progress_and_time_left(capsys):
+    now = time.time()
+    config = {"optim.epochs": 10, "config_hash": "cell"}
+    parameters = GRID["parameters"] | {"seed": {"values": [1, 2, 3, 4]}}
+    points = [config | {"optim.lr": lr, "seed": seed} for lr in (0.1, 4) for seed in (1, 2, 3, 4)]
+    at_work = {"epoch": 4, "_runtime": 400, "val/top1": 55.5}
+    runs = [
+        run("a", "running", points[0], _timestamp=now - 10, **at_work),
+        run("b", "running", points[1], _timestamp=now - 700, **at_work),
+        run("c", "running", points[2]),
+        run("d", "crashed", points[3], minutes=30, epoch=2),
+        run("e", "failed", points[4], error="disk full"),
+        run("f", "finished", points[5], epoch=9, _runtime=1000, **{"val/top1": 60}),
+        run("g", "killed", points[6]),
+    ]
+    server = Server(GRID | {"parameters": parameters, "metric": {"name": "val/top1"}}, runs)
+    onlooker = WandbOnlooker(server, stalled_after=600)
+    rows = onlooker.rows()
+    told = [str(row).partition(" optim.lr=")[::2] for row in rows]
+    assert told[0] == (
+        "running",
+        "0.1 seed=1: on node-a, epoch 4 of 10, val/top1 55.5, last step 10 s ago, about 10 min left",
+    )
+    assert told[1][0] == "stalled" and told[1][1].endswith("nothing logged in 12 min")
+    assert [state for state, _ in told[2:]] == ["starting", "cut off", "failed", "finished", "cut off", "waiting"]
+    assert told[4][1].endswith(": disk full") and "epoch 10 of 10, val/top1 60" in told[5][1]
+    assert rows[0].left == pytest.approx(590, abs=5) and {row.kind for row in rows[:7]} == {"cell"}
+
+    def gone():
+        raise UserError("me/bench/abc: no answer")
+
+    server.runs = gone
+    assert onlooker.rows() == rows and "no answer; shown is what it told before" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no answer"):
+        WandbOnlooker(server, stalled_after=600).rows()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -129,6 +169,11 @@ def test_bad_options_are_one_line(arguments, message, capsys):
     assert main(["sweep", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_watching_takes_one_kind_of_place(capsys):
+    assert main(["watch", "runs", "--wandb", "a/b/c"]) == 2
+    assert "--wandb goes without folders and sweep files" in capsys.readouterr().err
 
 
 def test_server_that_breaks_off_is_one_line(monkeypatch, capsys):

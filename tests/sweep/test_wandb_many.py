@@ -157,7 +157,9 @@ def test_two_machines_train_each_of_them_once(killed):
 def test_then_nothing_is_left(killed, capsys):
     server, folder, path = killed
     assert main(["sweep", "--wandb", path, "--missing"]) == 0 and main(["sweep", "--wandb", path, "--requeue"]) == 0
-    assert "nothing to train" in capsys.readouterr().err and len(server.runs) == CELLS
+    assert "50 of 50 runs finished" in capsys.readouterr().err and len(server.runs) == CELLS
+    assert main(["watch", "--wandb", path]) == 0
+    assert "50 runs: 50 finished" in capsys.readouterr().out
 
 
 def test_tables_from_the_server_are_those_of_the_folders(killed):

@@ -175,7 +175,7 @@ def test_bad_use_is_one_line(tmp_path, capsys):
     assert main(["watch", str(tmp_path / "none"), "--once"]) == 2
     assert main(["watch", "--sweep", write_sweep(tmp_path, command=["python", "${args}"]), "--once"]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "dk-bench watch: expected a FOLDER of runs, or --sweep FILE"
+    assert said[0] == "dk-bench watch: expected a FOLDER of runs, --sweep FILE or --wandb ENTITY/PROJECT/SWEEP"
     assert said[1] == f"dk-bench watch: {tmp_path / 'none'}: no such folder"
     assert said[2] == "dk-bench watch: run 'seed=0': only those of `dk-bench train` leave what can be watched"
 
