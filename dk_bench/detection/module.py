@@ -12,7 +12,7 @@ from mmdet.models import BatchSyncRandomResize
 from mmdet.registry import MODELS
 from mmengine.config import Config as MMConfig
 from mmengine.model.utils import revert_sync_batchnorm
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
@@ -128,6 +128,8 @@ class LitDetector(ConfiguredModule):
             raise UserError(f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}), {says}")
         if self.loop.by_iterations:
             self._check_iterations()
+        if self.hooks.averages and any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):
+            raise UserError("callback WeightAveraging beside the EMAHook of key 'custom_hooks', expected one of them")
         if (clip := trainer.gradient_clip_val) is not None:
             raise UserError(f"Trainer(gradient_clip_val={clip}), expected none: key 'optim_wrapper.clip_grad' clips")
         # What this module sets itself, in a fit before, does not count.

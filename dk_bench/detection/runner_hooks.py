@@ -33,7 +33,9 @@ class RunnerHooks(Callback):
     def __init__(self, config: DetectionConfig) -> None:
         self.config, self.hooks = config, []
         self.settings = [(k, one) for k, one in hooks_of(config.cfg, ACTING) if name_of(one) not in IN_THE_DATA]
-        if len([one for _, one in self.settings if name_of(one) == "EMAHook"]) > 1:
+        averages = [one for _, one in self.settings if name_of(one) == "EMAHook"]
+        self.averages = bool(averages)
+        if len(averages) > 1:
             raise UserError("key 'custom_hooks' has two EMAHooks, expected one average")
         self._runner, self._epoch, self._is_swapped = SimpleNamespace(), None, False
 
@@ -70,7 +72,9 @@ class RunnerHooks(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if average := self._average:
-            average.ema_model.to(pl_module.device)
+            model = average.ema_model.to(pl_module.device)
+            whole, own = model.update_buffers, model.module  # it has held on to the tensors from before
+            model.avg_parameters = own.state_dict() if whole else dict(own.named_parameters())
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:

@@ -9,6 +9,7 @@ pytest.importorskip("mmdet", reason="mmdet is not installed")
 from detection_cases import CLASSES, tiny_detection
 from mmengine.hooks import EMAHook
 from own_trainer_cases import fit_parts
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from runner_cases import Curve, one_stage, trained_by_mmengine
 from training_cases import PowerCut, timeless
 
@@ -19,9 +20,8 @@ from dk_bench.detection.module import LitDetector
 from dk_bench.detection.runner_hooks import RunnerHooks
 from dk_bench.detection.stages import stages_of
 from dk_bench.errors import UserError
-from dk_bench.runs.heartbeat import read_beat
 from dk_bench.runs.identity import config_hash
-from dk_bench.training import evaluate, read_checkpoint, run_folder, train
+from dk_bench.training import beats, evaluate, read_checkpoint, run_folder, train
 
 # Validates after 4 and 11 iterations of 11.
 ITERATIONS = """
@@ -69,9 +69,14 @@ train_dataloader['dataset'] = dict(type='MultiImageMixDataset', dataset=_images,
 @pytest.fixture(scope="module")
 def iterations(tmp_path_factory):
     """A run over ITERATIONS: folder, configuration, record, and what its steps were."""
-    folder, curve = tmp_path_factory.mktemp("iterations"), Curve()
+    folder, curve, seen = tmp_path_factory.mktemp("iterations"), Curve(), []
     config = one_stage(folder, ITERATIONS)
-    return folder, config, train(config, callbacks=[curve]), curve
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beats, "EVERY_SECONDS", 0.0)
+        patch.setattr(beats, "write_beat", lambda folder, beat: seen.append((beat.epochs, beat.step, beat.steps)))
+        record = train(config, callbacks=[curve])
+    assert sorted(set(seen)) == [(2, step, 11) for step in range(1, 12)]
+    return folder, config, record, curve
 
 
 def assert_near(state, expected):
@@ -98,8 +103,6 @@ def test_iterations_with_an_average(iterations):
     found = evaluate(run_folder(config) / "last.ckpt").metrics["final"]
     assert found == {name: record.metrics["final"][name] for name in found}
     assert (checkpoint["meta"]["epoch"], checkpoint["meta"]["iter"]) == (0, 11)
-    beat = read_beat(run_folder(config))
-    assert (beat.epochs, beat.steps) == (2, 11)
 
 
 def prefixed(state):
@@ -194,6 +197,21 @@ def test_bad_averages_are_named(tmp_path, hooks, match):
         RunnerHooks(tiny_detection(tmp_path, changed(*hooks))).begin(torch.nn.Linear(1, 1), 8)
 
 
+@pytest.mark.parametrize("update_buffers", [True, False])
+def test_averages_move_to_the_device(tmp_path, update_buffers):
+    """As they are: mmengine averages tensors that it looked up before."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    hooks, module = (
+        RunnerHooks(tiny_detection(tmp_path, changed(EMA | {"update_buffers": update_buffers}))),
+        pl.LightningModule(),
+    )
+    hooks.begin(torch.nn.BatchNorm1d(2), 8)
+    hooks.on_fit_start(None, module.to("meta"))
+    average = hooks.hooks[0].ema_model
+    assert all(value.is_meta for value in average.avg_parameters.values()) and average.steps.is_meta
+    assert average.avg_parameters.keys() == {"weight", "bias", *(buffers if update_buffers else ())}
+
+
 def test_an_average_makes_another_cell_and_hooks_that_watch_do_not(tmp_path):
     plain, watched, averaged, slower = (
         config_hash(tiny_detection(tmp_path, changed(*hooks)).to_dict())
@@ -230,6 +248,11 @@ def test_going_on_with_an_average_or_without(iterations):
             [],
             {"accumulate_grad_batches": 2},
             r"^Trainer\(accumulate_grad_batches=2\), expected none: iterations are bat",
+        ),
+        (
+            [],
+            {"callbacks": [EMAWeightAveraging()]},
+            "^callback WeightAveraging beside the EMAHook of key 'custom_hooks'",
         ),
         ([], {"epochs": 3}, r"^Trainer\(max_epochs=3\), but key 'train_cfg.max_iters / val_interval' is 2"),
         (
