@@ -51,6 +51,9 @@ tables: .venv/installed
 	$(BIN)/dk-bench erf --tables-from $(wildcard results/erf/*.csv results/erf/*/summary.csv)
 	$(BIN)/dk-bench dynamics --tables-from $(wildcard results/dynamics/probe.csv results/dynamics/*/probe.csv)
 	$(BIN)/dk-bench claims results --readme README.md
+	$(BIN)/dk-bench plan $(sort $(wildcard sweeps/imagenet_*.yaml sweeps/coco_*.yaml)) --refit --gpu H100 --count 8 \
+		--readme docs/cluster.md
+	$(BIN)/dk-bench plan --tables-from $(wildcard results/plan/*.json) --output results/plan.md
 
 .venv/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -47,6 +47,9 @@ NOT_RUN = {
     ("docs/sweeps.md", "dk-bench sweep --wandb ENTITY/PROJECT/SWEEP --requeue"): "asks W&B's server",
     ("docs/sweeps.md", "dk-bench watch --wandb ENTITY/PROJECT/SWEEP"): "asks W&B's server",
     ("docs/sweeps.md", "dk-bench tables --wandb ENTITY/PROJECT/SWEEP"): "asks W&B's server",
+    ("docs/plan.md", "dk-bench plan sweeps/demo.yaml --fit"): "tries the sweep's cells for a minute",
+    ("docs/plan.md", "dk-bench plan plan.json --check"): "takes that plan",
+    ("docs/plan.md", "dk-bench plan --tables-from check.json"): "takes that check",
     ("docs/trained.md", "dk-bench export runs/demo/RUN --to exported --format timm onnx --push"): "pushes to a hub",
     ("docs/using.md", "dk-bench bench ops"): "times operators for minutes",
 }

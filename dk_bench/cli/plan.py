@@ -20,6 +20,7 @@ from dk_bench.plan.devices import CPU, DEVICES, Device, device_called, device_na
 from dk_bench.plan.estimate import CellPlan, Machine, plan_cell
 from dk_bench.plan.listed import PlannedCell, list_cells
 from dk_bench.plan.measured import read_speeds
+from dk_bench.plan.refit import refit
 from dk_bench.reading.shipped import shipped_names
 from dk_bench.runs.identity import devices_asked
 from dk_bench.sweep.runner import available_cores, available_gpus
@@ -53,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", type=Path, metavar="RUNS", help=check)
     again = "write the tables of records of --check as Markdown, to --output"
     parser.add_argument("--tables-from", nargs="*", type=Path, metavar="RECORD", help=again)
+    refits = "fit the guesses anew to the records of --bench first, for all later plans"
+    parser.add_argument("--refit", action="store_true", help=refits)
     page = "page to put the table into, between its markers"
     parser.add_argument("--readme", type=Path, metavar="FILE", help=page)
     add_output(parser, "FILE", "write the plan, or the check, there, as JSON")
@@ -69,6 +72,8 @@ def run(args: argparse.Namespace) -> None:
     """Prints and writes the plan. Raises UserError for a faulty file, a device that is not known, data of unknown size,
     a batch or a precision that does not go with the devices, and a trial that fails."""
     check_file(args.output)
+    if args.refit:
+        print(f"wrote {refit(_benches(args.bench))}", file=sys.stderr)
     if args.tables_from is not None:
         _write_tables(args)
     elif not args.file:

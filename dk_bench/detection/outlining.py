@@ -17,6 +17,8 @@ from dk_bench.detection.task import input_size
 from dk_bench.models.workload import Workload, count_workload
 from dk_bench.training.outline import Outline, copies_kept
 
+BESIDE = "Of detectors, making proposals, matching and suppressing them is not counted."
+WITHOUT_HEADS = "Of detectors whose heads cannot be counted apart, only backbone and neck are."
 MASK_SIDE = 14  # pixels of an object's features, from which a mask is made
 SIZE = [3, 800, 1333]  # mmdet's usual one, for pipelines that name none
 
@@ -59,10 +61,10 @@ def workload_of(cfg: MMConfig, outline: Outline) -> Workload:
         detector = build_detector(cfg, initial_weights=False).train()
 
     try:
-        return count_workload(detector, partial(_call, detector), outline.input_size)
+        counted, note = count_workload(detector, partial(_call, detector), outline.input_size), BESIDE
     except (AttributeError, TypeError, KeyError, NotImplementedError, RuntimeError):
-        counted = count_workload(detector, detector.extract_feat, outline.input_size)
-        return replace(counted, note="the heads' work is not counted")
+        counted, note = count_workload(detector, detector.extract_feat, outline.input_size), WITHOUT_HEADS
+    return replace(counted, note=note)
 
 
 def _call(detector: nn.Module, images: Tensor) -> list[Any]:

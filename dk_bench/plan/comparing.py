@@ -108,7 +108,8 @@ def _seconds(run: RunRecord) -> float:
 
 def checks_document(paths: Iterable[Path]) -> Document:
     """Returns the tables of the records of checks. Raises UserError for a file that is none."""
-    return Document("plan", TITLE, list(NOTES), [_table(path, _read(path, KIND)) for path in paths])
+    tables = [_table(path, _read(path, KIND)) for path in paths]
+    return Document("plan", TITLE, [*NOTES] if tables else ["No sweep was compared with its plan yet."], tables)
 
 
 def _table(path: Path, record: dict[str, Any]) -> Table:

@@ -60,7 +60,7 @@ def _table(name: str, plans: list[CellPlan]) -> Table:
     rows = [dataclasses.asdict(plan) for plan in plans]
     notes = dict.fromkeys(plan.note for plan in plans if plan.note)
     total = totals(plans) | {"name": TOTAL}
-    return make_table(name, COLUMNS, [*rows, total], ". ".join(notes), section=lambda row: row["name"] == TOTAL)
+    return make_table(name, COLUMNS, [*rows, total], " ".join(notes), section=lambda row: row["name"] == TOTAL)
 
 
 def duration(seconds: float) -> str:

@@ -11,10 +11,12 @@ import yaml
 from timm.optim import create_optimizer_v2
 
 from dk_bench.cli import main
+from dk_bench.errors import UserError
 from dk_bench.models.workload import BOTH, DCN, LOCAL_DK, Workload, count_workload
-from dk_bench.plan import estimate, rates, roofline
+from dk_bench.plan import estimate, printed, rates, roofline
 from dk_bench.plan.devices import DEVICES, HALF, SINGLE, device_called, device_named
 from dk_bench.plan.measured import Speed, read_speeds
+from dk_bench.plan.refit import refit
 from dk_bench.tables.costs import load_costs
 from dk_bench.training.outline import copies_kept
 
@@ -53,14 +55,25 @@ def refused(capsys, *argv: object) -> str:
     return line
 
 
-def test_every_sweep_has_a_plan_without_its_data(tmp_path, monkeypatch, capsys):
+GRIDS = [path for path in SWEEPS if path.name.startswith(("imagenet_", "coco_"))]
+
+
+@pytest.mark.parametrize("paths", [GRIDS, [path for path in SWEEPS if path not in GRIDS]], ids=["grids", "others"])
+def test_every_sweep_has_a_plan_without_its_data(paths, tmp_path, monkeypatch, capsys):
+    """The page on clusters has the table of the grids: `make tables` writes it."""
     pytest.importorskip("mmdet")
     monkeypatch.chdir(tmp_path)  # where no data lie
-    assert main(["plan", *map(str, SWEEPS), "--gpu", "H100", "--count", "8", "--output", "plan.json"]) == 0
+    page = ROOT / "docs/cluster.md"
+    begin, end = page.read_text().split(printed.BEGIN)[0], page.read_text().split(printed.END)[1]
+    Path("page.md").write_text(f"{begin}{printed.BEGIN}\nold\n{printed.END}{end}")
+    argv = ["plan", *map(str, paths), "--gpu", "H100", "--count", "8", "--output", "plan.json", "--readme", "page.md"]
+    assert main(argv) == 0
     cells = json.loads(Path("plan.json").read_text())["cells"]
-    assert {cell["sweep"] for cell in cells} == {yaml.safe_load(path.read_text())["name"] for path in SWEEPS}
+    assert {cell["sweep"] for cell in cells} == {yaml.safe_load(path.read_text())["name"] for path in paths}
     assert all(cell["run_hours"] > 0 and cell["params"] > 0 and cell["memory"] > 0 for cell in cells)
-    assert capsys.readouterr().out.count("│ total") == len(SWEEPS)
+    assert capsys.readouterr().out.count("│ total") == len(paths)
+    if paths == GRIDS:
+        assert Path("page.md").read_text() == page.read_text(), "run `make tables`"
 
 
 def test_hours_are_images_over_images_a_second():
@@ -135,9 +148,10 @@ def test_memory_is_near_what_a_gpu_was_seen_to_take():
     assert guess == pytest.approx(seen.memory, rel=0.05)
 
 
-def test_the_efficiency_is_that_of_the_records():
-    bases = {(speed.model, speed.size) for speed in read_speeds(BENCHES) if speed.model == speed.base}
-    assert roofline.load_efficiency() == roofline.fit_efficiency(BENCHES, {key: workload(*key) for key in bases})
+def test_the_efficiency_is_that_of_the_records(tmp_path):
+    assert refit(BENCHES, tmp_path / "it.json").read_text() == roofline.FILE.read_text()
+    with pytest.raises(UserError, match="no records of CPU"):
+        refit([ROOT / "results/gpu"], tmp_path / "it.json")
 
 
 def speed(model: str, **fields) -> Speed:
