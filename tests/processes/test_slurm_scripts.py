@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from fake_slurm import FakeSlurm, batch_options
 from training_cases import EPOCHS, TINY
@@ -67,7 +68,7 @@ def test_bash_reads_it_and_slurm_knows_its_options(tmp_path, text):
 
 
 def test_page_has_a_script_of_each_kind():
-    assert {"dk", "sweep", "agents"} <= BATCH.keys() and len(SCRIPTS) > len(BATCH)
+    assert {"dk", "nodes", "sweep", "agents"} <= BATCH.keys() and len(SCRIPTS) > len(BATCH)
 
 
 TRAIN = """
@@ -90,14 +91,18 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 def test_run_is_put_back_at_the_warning_and_goes_on_to_its_end(tmp_path, slurm):
+    """On two machines, then, put back by hand, on one."""
     (tmp_path / "train.py").write_text(TRAIN)
     write(slurm.path, "dk-bench", f'#!/bin/sh\nexec {sys.executable} {tmp_path}/train.py "$@"\n')
     write(tmp_path, "c.yaml", "{}")
-    script = write(tmp_path, "train.sh", re.sub(r"configs/\S+", f"{tmp_path}/c.yaml", BATCH["dk"]))
+    text = re.sub(r"configs/\S+", f"{tmp_path}/c.yaml", BATCH["nodes"])
+    script, one = write(tmp_path, "nodes.sh", text), ["--ntasks-per-node=1"]
     env = {"SCRATCH": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    (job,) = slurm.sbatch(script, *TINY, "trainer.devices=1", "trainer.accelerator=cpu", env=env)
-    until(job, "ready")
+    overrides = (*TINY, "trainer.accelerator=cpu")
+    (job,) = slurm.sbatch(script, *overrides, options=["--nodes=2", *one], env=env)
+    until(job, "ready", count=2)
     job.warn()
     assert job.wait() == 138, job.output.read_text()
     assert slurm.requeued() == [job.name]
@@ -106,7 +111,7 @@ def test_run_is_put_back_at_the_warning_and_goes_on_to_its_end(tmp_path, slurm):
         "dk-bench train: interrupted by SIGUSR1; the same command goes on from the run's last checkpoint",
         f"dk-bench train: job {job.name} was put back into the queue",
     ]
-    job.requeue()
+    (job,) = slurm.sbatch(script, *overrides, options=["--nodes=1", *one], env=env | {"SLURM_RESTART_COUNT": "1"})
     assert job.wait() == 0, job.output.read_text()
     (path,) = find_records([tmp_path / "runs"])
     record = read_record(path)
@@ -115,7 +120,19 @@ def test_run_is_put_back_at_the_warning_and_goes_on_to_its_end(tmp_path, slurm):
         ("interrupted by SIGUSR1", 5),
         (None, 7),
     ]
-    assert job.output.read_text().count("epoch 1/4") == 1  # the output of both is there
+    assert [attempt["device"]["devices"] for attempt in record.attempts] == [2, 1]
+
+
+def test_job_that_is_put_back_writes_on_into_its_output(tmp_path, slurm):
+    write(slurm.path, "dk-bench", STOPPABLE)
+    (job,) = slurm.sbatch(write(tmp_path, "train.sh", BATCH["dk"]), "seed=1", env={"SCRATCH": str(tmp_path)})
+    for start in (1, 2):
+        until(job, "ready train configs/imagenet/resnet50dw_dk.yaml trainer.devices=8", count=start)
+        job.warn()
+        assert job.wait() == 138
+        job.requeue()
+    job.kill()
+    assert job.output.read_text().count(f"output={tmp_path}/runs seed=1\nstopped 0\n") == 2
 
 
 def test_every_job_of_an_arrays_sweep_is_warned(tmp_path, slurm):
