@@ -11,9 +11,10 @@ import json
 import os
 import re
 import tarfile
+import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ FORMAT = 1  # raised whenever the file, or what is a sample, changes
 THREADS = 8  # passes at once: on a network's file system each waits for most of its time
 SERVICE = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
 COLUMNS = ("names", "offsets", "sizes", "labels")
+WRITE_SECONDS = 30.0  # after which what is known is written, so that a pass which is cut off goes on
 FIRST = ("jpg", "png", "webp")  # of several images of a sample the one that timm takes
 
 File = tuple[int, int]  # offset and number of bytes in the shard
@@ -149,7 +151,7 @@ def _label(stream: BinaryIO, key: str, files: dict[str, File], label_key: str) -
 
 def index_of(paths: Sequence[str], label_key: str, folder: Path | None) -> list[ShardIndex]:
     """Returns the index of every shard: what a file in ``folder`` holds of those that have not changed, and of others
-    from a pass over them, after which that file is written; without a folder, or in one that cannot be written, there
+    from a pass over them, of which that file is written; without a folder, or in one that cannot be written, there
     is none. Of several processes the others wait for the first. Raises UserError as `index_shard` does."""
     stamps = [_stamp(path) for path in paths]
     named = hashlib.blake2b(repr((FORMAT, label_key, *map(os.path.realpath, paths))).encode(), digest_size=16)
@@ -163,14 +165,22 @@ def index_of(paths: Sequence[str], label_key: str, folder: Path | None) -> list[
                 folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(wait_for(kept.with_suffix(".lock")))
                 held = _read(kept)  # by now another process may have written it
-        with ThreadPoolExecutor(THREADS) as pool:
-            new = {each: path for each, path in zip(stamps, paths, strict=True) if each not in held}
-            held |= dict(zip(new, pool.map(partial(index_shard, label_key=label_key), new.values()), strict=True))
-        found = [held[each] for each in stamps]
-        with suppress(OSError):
-            if kept and new:
-                _write(kept, stamps, found)
-    return found
+        new = {each: path for each, path in zip(stamps, paths, strict=True) if each not in held}
+        held = {each: held[each] for each in stamps if each in held}
+        last = time.monotonic()
+        for each, index in zip(new, _indices(list(new.values()), label_key), strict=True):
+            held[each] = index
+            if kept and (time.monotonic() - last > WRITE_SECONDS or len(held) == len(stamps)):
+                with suppress(OSError):
+                    _write(kept, held)
+                last = time.monotonic()
+    return [held[each] for each in stamps]
+
+
+def _indices(paths: Sequence[str], label_key: str) -> Iterator[ShardIndex]:
+    """Yields the index of each shard, several of which are read at once."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(partial(index_shard, label_key=label_key), paths)
 
 
 def _stamp(path: str) -> Stamp:
@@ -179,11 +189,11 @@ def _stamp(path: str) -> Stamp:
     return os.path.realpath(path), found.st_size, found.st_mtime_ns
 
 
-def _write(path: Path, stamps: Sequence[Stamp], parts: Sequence[ShardIndex]) -> None:
-    """Writes the index of all shards. Raises OSError."""
+def _write(path: Path, held: Mapping[Stamp, ShardIndex]) -> None:
+    """Writes the index of shards. Raises OSError."""
     remove_leftovers(path)
-    shards = [[*of, len(part), part.skipped] for of, part in zip(stamps, parts, strict=True)]
-    columns = dict(zip(COLUMNS, joined(parts).columns(), strict=True))
+    shards = [[*of, len(index), index.skipped] for of, index in held.items()]
+    columns = dict(zip(COLUMNS, joined(list(held.values())).columns(), strict=True))
     with open_atomically(path) as stream:
         np.savez_compressed(stream, shards=np.array(json.dumps(shards)), **columns)
 

@@ -95,6 +95,19 @@ def test_index_is_made_once_and_again_for_a_shard_that_has_changed(root, tmp_pat
     assert len(opened(root, kept=folder)) == 23 and len(read) == 7
 
 
+def test_index_that_was_cut_off_goes_on(root, tmp_path, monkeypatch):
+    read, index_shard = [], shard_index.index_shard
+    monkeypatch.setattr(shard_index, "index_shard", lambda path, **more: read.append(path) or index_shard(path, **more))
+    monkeypatch.setattr(shard_index, "WRITE_SECONDS", 0)
+    whole = (root / "train-0002.tar").read_bytes()
+    (root / "train-0002.tar").write_bytes(whole[:1000])
+    with pytest.raises(UserError, match="train-0002.tar cannot be used"):
+        opened(root, kept=tmp_path / "kept")
+    (root / "train-0002.tar").write_bytes(whole)
+    assert len(opened(root, kept=tmp_path / "kept")) == 30
+    assert [os.path.basename(path)[:10] for path in read[3:]] == ["train-0002"]
+
+
 def test_index_needs_no_folder_that_can_be_written(root, tmp_path):
     (tmp_path / "file").write_text("")
     assert len(opened(root, kept=tmp_path / "file" / "below")) == 30
