@@ -87,6 +87,7 @@ NOT_OURS = {
     "sbatch": "SLURM's",
     "srun": "SLURM's; see tests/processes/test_slurm_scripts.py",
     "tensorboard": "a server",
+    "torchrun": "torch's; see tests/processes/test_torchrun.py",
     "wandb": "W&B's client, see tests/sweep/test_wandb_sweep.py",
 }
 # What makes a command take seconds: its last arguments.
