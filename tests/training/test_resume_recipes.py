@@ -28,7 +28,8 @@ def test_a_cut_run_goes_on_to_the_same_bits(recipe, tmp_path):
         train(cut, callbacks=[PowerCut(3)])  # the second of two steps of the second epoch
     record = train(cut)
     assert len(record.attempts) == 2 and timeless(record) == timeless(expected)
-    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(cut).items())
+    trained, same = weights(whole), weights(cut)
+    assert all(torch.equal(value, same[name]) for name, value in trained.items())
     states = [read_checkpoint(run_folder(config) / "last.ckpt")["optimizer_states"][0] for config in (whole, cut)]
     for one, other in zip(*(state["state"].values() for state in states), strict=True):
         assert all(torch.equal(torch.as_tensor(value), torch.as_tensor(other[key])) for key, value in one.items())
