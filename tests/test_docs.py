@@ -25,7 +25,7 @@ RESULTS = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.glob(
 PATH = re.compile(r"(?<![\w/.:<-])(?:dk_bench|ops|tests|tools|sweeps|configs|docs|results)/[\w./*{},-]*")
 DOTTED = re.compile(r"(?<![\w/.-])dk_bench(?:\.[A-Za-z_]\w*)+")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
-SETTING = re.compile(r"(?<![\w./-])(?:model|data|optim|ema|trainer|wandb)(?:\.\w+)+(?==)")
+SETTING = re.compile(r"(?<![\w./-])(?:model|data|optim|loss|ema|trainer|wandb)(?:\.\w+)+(?==)")
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SOURCES = (".py", ".yaml", ".sh", ".cpp", ".cu", ".h")
 MMDETS = ("tools/test.py", "tools/train.py")  # in mmdet's folder

@@ -82,12 +82,7 @@ class OptimConfig:
         lambda optim: optim.schedule in SCHEDULES and (optim.schedule != "rsqrt" or optim.warmup_epochs > 0),
         of_section=True,
     )
-    warmup_lr: float = checked(
-        0.0,
-        "0, or up to optim.lr where optim.warmup_epochs is not 0",
-        lambda optim: optim.warmup_lr == 0 or (optim.warmup_epochs > 0 and 0 < optim.warmup_lr <= optim.lr),
-        of_section=True,
-    )
+    warmup_lr: float = checked(0.0, "0 to optim.lr", lambda optim: 0 <= optim.warmup_lr <= optim.lr, of_section=True)
     # The schedule's own epochs begin where the warm-up ends; null: yes for curves, no for step and multistep.
     warmup_prefix: bool | None = _of("warmup_prefix", (*CURVES, *STEPS), None, "true or false", lambda _: True)
     min_lr: float = _of("min_lr", (*CURVES, *FLATS), 0.0, "up to optim.lr", lambda optim: 0 < optim.min_lr <= optim.lr)

@@ -167,7 +167,7 @@ def test_a_schedule_goes_on_as_long_as_it_was_meant():
             "expected 0.0, or up to optim.lr with optim.schedule cosine, tanh, poly, wsd",
         ),
         (["min_lr=1"], "up to optim.lr"),
-        (["warmup_lr=1"], "expected 0, or up to optim.lr where optim.warmup_epochs is not 0"),
+        (["warmup_lr=1"], "key 'optim.warmup_lr' is 1.0, expected 0 to optim.lr"),
         (["cycle_mul=2"], "for several cycles"),
         (["cooldown_epochs=85"], "fewer than optim.epochs leaves after the warm-up"),
         (
