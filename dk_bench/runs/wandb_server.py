@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from dk_bench.errors import UserError
+from dk_bench.runs.attempts import is_gone, this_process
 
 ENDED = ("finished", "failed", "crashed", "killed", "preempted")
 # W&B calls a run crashed that was not heard of for five minutes. One that was handed out and never begun, as its agent
@@ -52,10 +53,10 @@ class RunAtWandb:
 
     @property
     def claimed_by(self) -> str | None:
-        """Tells who has claimed the run and not begun it yet."""
+        """Tells who has claimed the run and not begun it yet, and may still do so."""
         claim = self.summary.get(CLAIM) or {}
-        fresh = time.time() - claim.get("at", 0.0) < CLAIM_SECONDS
-        return claim.get("by") if fresh else None
+        is_old = time.time() - claim.get("at", 0.0) > CLAIM_SECONDS
+        return None if is_old or is_gone(claim.get("process") or {}) else claim.get("by")
 
     @property
     def error(self) -> str | None:
@@ -137,7 +138,7 @@ class SweepAtWandb:
         if run.is_alive or run.state == "finished" or run.claimed_by not in (None, name):
             return False
         with asking(self.path):
-            run.raw.summary.update({CLAIM: {"by": name, "at": time.time()}})
+            run.raw.summary.update({CLAIM: {"by": name, "at": time.time(), "process": this_process()}})
         time.sleep(CLAIM_SETTLES_SECONDS)
         run = self.run(run_id)
         return not run.is_alive and run.claimed_by == name

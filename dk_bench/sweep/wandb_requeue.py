@@ -116,4 +116,5 @@ class _Requeued(Job):
         parameters = below / f"config-{run_id}.yaml"
         save_config_file_from_dict(str(parameters), {key: {"value": value} for key, value in cell.point.items()})
         names = {"ENTITY": server.entity, "PROJECT": server.project, "SWEEP_ID": server.name, "RUN_ID": run_id}
-        return {f"WANDB_{key}": value for key, value in names.items()} | {"WANDB_SWEEP_PARAM_PATH": str(parameters)}
+        names |= {"SWEEP_PARAM_PATH": str(parameters), "MODE": "online"}
+        return {f"WANDB_{key}": value for key, value in names.items()}
