@@ -2,8 +2,8 @@
 
 A shard is a tar as the package webdataset has it: the files of a sample follow each other and share their name up to
 the first point of its last part, ``0001.jpg`` and ``0001.cls``. One pass over the headers of a tar, which reads labels
-and skips images, gives the index of its samples. Indices are kept in a file beside decoded images; that of a shard
-counts as long as the shard has its size and time of change.
+and skips images, gives the index of its samples. Indices are kept in a file beside decoded images, which counts as long
+as shards have their sizes and times of change.
 """
 
 import hashlib
@@ -150,11 +150,12 @@ def _label(stream: BinaryIO, key: str, files: dict[str, File], label_key: str) -
 
 
 def index_of(paths: Sequence[str], label_key: str, folder: Path | None) -> list[ShardIndex]:
-    """Returns the index of every shard: what a file in ``folder`` holds of those that have not changed, and of others
-    from a pass over them, of which that file is written; without a folder, or in one that cannot be written, there
-    is none. Of several processes the others wait for the first. Raises UserError as `index_shard` does."""
+    """Returns the index of every shard: from a file in ``folder`` that is for shards of these sizes and times of change
+    (copies on several machines have one each), or from a pass over the shards, of which that file is written; without a
+    folder, or in one that cannot be written, there is none. Of several processes the others wait for the first. Raises
+    UserError as `index_shard` does."""
     stamps = [_stamp(path) for path in paths]
-    named = hashlib.blake2b(repr((FORMAT, label_key, *map(os.path.realpath, paths))).encode(), digest_size=16)
+    named = hashlib.blake2b(repr((FORMAT, label_key, stamps)).encode(), digest_size=16)
     kept = folder and folder / f"{named.hexdigest()}.shards"
     held = _read(kept) if kept else {}
     if held.keys() >= set(stamps):
@@ -166,7 +167,6 @@ def index_of(paths: Sequence[str], label_key: str, folder: Path | None) -> list[
                 stack.enter_context(wait_for(kept.with_suffix(".lock")))
                 held = _read(kept)  # by now another process may have written it
         new = {each: path for each, path in zip(stamps, paths, strict=True) if each not in held}
-        held = {each: held[each] for each in stamps if each in held}
         last = time.monotonic()
         for each, index in zip(new, _indices(list(new.values()), label_key), strict=True):
             held[each] = index
