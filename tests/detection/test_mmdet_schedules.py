@@ -46,7 +46,7 @@ SHRUNK = {
     "yolof/yolof_r50-c5_8xb8-iter-1x_coco.py": (1, 3000),
     "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py": (2, 100),
 }
-LOSSES = [file for file in SHRUNK if any(name in file for name in ("e_1x", "90k", "rtmdet", "yolox", "detr", "mask2"))]
+LOSSES = [file for file in SHRUNK if any(name in file for name in ("e_1x", "90k", "rtmdet", "yolox", "mask2"))]
 OF_EPOCHS, OF_ITERATIONS = ("max_epochs", "switch_epoch"), ("max_iters",)
 
 
