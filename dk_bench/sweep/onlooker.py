@@ -81,7 +81,7 @@ class Onlooker:
         idle = seconds_idle(beat, began, now)
         state = "stalled" if idle > self.stalled_after else "running" if beat or record else "starting"
         reason = f"no step in {words(idle)}" if state == "stalled" else ""
-        left = beat.seconds_left() if beat else None
+        left = beat.seconds_left() if beat and state == "running" else None
         left = None if left is None else max(0.0, left - idle)
         where = holder(run) or (beat.host if beat else "")
         row = self._told(run, name, record, state, beat.epochs if beat else None)

@@ -15,7 +15,7 @@ from dk_bench.sweep.time_left import expected_seconds, seconds_of_all, words
 
 # What a run can be, in the order of rows: what needs somebody first, what has ended last.
 STATES = ("stalled", "failed", "cut off", "running", "starting", "waiting", "stopped", "finished")
-AT_WORK = ("stalled", "running", "starting")
+AT_WORK = ("running", "starting")  # a stalled one may never end, and no time is told for it
 TO_COME = ("waiting", "cut off")  # whoever goes on with the sweep runs them
 STYLES = {"stalled": "bold red", "failed": "red", "cut off": "yellow", "running": "green", "finished": "dim"}
 COLUMNS = ("run", "state", "on", "epoch", "figure", "last step", "left", "why")
@@ -149,4 +149,4 @@ def watch(read: Callable[[], Sequence[Row]], console: Console, *, once: bool = F
 
 def all_ended(rows: Sequence[Row]) -> bool:
     """Tells whether there are runs, none of them is at work and none is to come."""
-    return bool(rows) and not any(row.state in (*AT_WORK, *TO_COME) for row in rows)
+    return bool(rows) and not any(row.state in ("stalled", *AT_WORK, *TO_COME) for row in rows)

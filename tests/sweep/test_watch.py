@@ -88,7 +88,7 @@ def test_every_state_is_told(runs):
     at_work = rows["a-1-s4"]
     assert (at_work.where, at_work.epoch, at_work.epochs, at_work.figure) == (os.uname().nodename, 3, 5, "val/top1 42")
     assert 2.0 <= at_work.idle < 60 and 180.0 < at_work.left <= 240.0 - 2.0  # 50 steps in 300 s, and 40 to go
-    assert rows["a-1-s5"].reason == "no step in 20 min"
+    assert (rows["a-1-s5"].reason, rows["a-1-s5"].left) == ("no step in 20 min", None)
     assert (rows["a-1-s1"].reason, rows["a-2-s1"].reason) == ("training loss is nan", "it left no record")
     assert rows["a-1-s0"].took == 300.0 and rows["a-1-s0"].kind == rows["a-1-s6"].kind == "a-1"
     assert {row.figure for row in rows_of(*runs, metric="train/loss").values() if row.epoch} == {"train/loss 2"}
@@ -187,6 +187,7 @@ def test_time_left_is_of_kinds_and_of_as_many_as_run():
     assert seconds_left([*finished, *running]) == 60.0
     assert seconds_left([*finished, *running, *waiting]) == 60.0 + 1000.0
     assert seconds_left([*finished, *waiting]) is None  # nobody is at it
+    assert seconds_left([*finished, *running, Row("i", "stalled", "y")]) == 60.0  # when that ends nobody knows
     assert seconds_left([*running, *waiting]) is None and seconds_left(finished) is None
     # Before any has finished, by what those say that run.
     assert seconds_left([running[1], Row("h", "waiting", "z")]) == 30.0 + 35.0
