@@ -25,7 +25,7 @@ DECODED = "decoded"  # folder of decoded images, beside those of the runs
 
 
 class Classification(Task):
-    """Training by the paper's recipe, on procedural images or any that timm reads."""
+    """Training by the paper's recipe or one of timm's, on procedural images or any that timm reads."""
 
     name = "classification"
     metrics = ("val/loss", "val/top1", "val/top5")
