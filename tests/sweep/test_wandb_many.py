@@ -79,25 +79,26 @@ def start(*argv):
 
 
 def kill_at_random(server, agents, chance):
-    """Kills runs at random moments of the sweep, and in its middle an agent with its run, as where a machine goes down;
+    """Kills runs at random moments of the sweep, and in its middle an agent with its run, as a machine that goes down;
     returns the number of kills."""
-    moments = sorted(chance.sample(range(AGENTS, CELLS - AGENTS), KILLS))  # by how many runs were handed out
-    kills = 0
+    moments = sorted(chance.sample(range(AGENTS, CELLS - 3 * AGENTS), KILLS))  # by how many runs were handed out
     for number, moment in enumerate(moments):
         while len(server.runs) < moment:
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.5))
+        while not (runs := programs("dk-bench")):
             assert any(agent.poll() is None for agent in agents), "agents ended before the grid did"
             time.sleep(0.02)
-        time.sleep(chance.uniform(0, 1))
-        runs = {}
-        while not runs:
-            alive = forking.running()
-            runs = {one["pid"]: one for one in alive if one["argv"][0] == "dk-bench"}
-        victim = runs[chance.choice([*runs])]
         if number == KILLS // 2:
-            kill(parent(victim["asker"]))
-        kill(victim["pid"])
-        kills += 1
-    return kills
+            agent = chance.choice(programs("wandb"))["pid"]
+            kill(agent)
+            runs = [run for run in runs if parent(run["asker"]) == agent] or runs
+        kill(chance.choice(runs)["pid"])
+    return len(moments)
+
+
+def programs(name):
+    return [program for program in forking.running() if program["argv"][0] == name]
 
 
 def kill(pid):
@@ -106,15 +107,19 @@ def kill(pid):
 
 
 def parent(pid):
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    with suppress(OSError):  # it has just ended
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def key_of(run):
+    return tuple(run.values()[key] for key in ("model.name", "optim.lr", "seed"))
 
 
 def by_cell(runs):
     """States of runs by their cells."""
     cells = {}
     for run in runs:
-        values = run.values()
-        cells.setdefault(tuple(values[key] for key in ("model.name", "optim.lr", "seed")), []).append(run.state)
+        cells.setdefault(key_of(run), []).append(run.state)
     return cells
 
 
@@ -182,6 +187,16 @@ def test_tables_are_those_of_the_sweep_run_here_without_agents(killed):
     ours, theirs = ({f.name: f.read_bytes() for f in Path("timeless", name).iterdir()} for name in ("agents", "here"))
     assert ours and ours == theirs
     assert b"test_resnetdw_dk" in ours["demo.md"]
+
+
+def test_run_that_was_killed_before_its_last_words_says_them(killed):
+    server, folder, path = killed
+    trained = records_below("runs")
+    run = next(run for run in server.runs.values() if key_of(run) in trained)
+    figures, run.state, run.summary = run.summary, "crashed", {}
+    assert start("dk-bench", "sweep", "--wandb", path, "--requeue", "--workers", "1").wait(600) == 0
+    assert run.state == "finished" and run.summary["val/top1"] == figures["val/top1"]
+    assert records_below("runs") == trained
 
 
 def test_a_cell_that_is_handed_out_again_is_not_trained_again(killed, monkeypatch):
