@@ -51,7 +51,7 @@ def outline_of(config: Config) -> Outline:
         copies=copies_kept(config.optim.optimizer, averaged=config.ema.decay is not None),
         decoded=sum(decoded.values()),
         pixels=pixels,
-        every_time=data.cache == "off" or (not shapes and "train" not in decoded),
+        every_time=data.source == "timm" and "train" not in decoded and data.cache != "memory",
     )
 
 

@@ -17,9 +17,8 @@ from dk_bench.files import write_atomically
 from dk_bench.plan import printed, trials
 from dk_bench.plan.comparing import checks_document, compare, read_plan
 from dk_bench.plan.devices import CPU, DEVICES, Device, device_called, device_named
-from dk_bench.plan.estimate import CellPlan, Machine, plan_cell
+from dk_bench.plan.estimate import CellPlan, Machine, Speeds, plan_cell
 from dk_bench.plan.listed import PlannedCell, list_cells
-from dk_bench.plan.measured import read_speeds
 from dk_bench.plan.refit import refit
 from dk_bench.reading.shipped import shipped_names
 from dk_bench.runs.identity import devices_asked
@@ -89,7 +88,7 @@ def _plan(args: argparse.Namespace) -> None:
         raise UserError(f"--{given}: does not go with --fit, which measures the configurations on this machine")
     cells = list_cells(args.file, runs=args.runs, seed=args.random_seed)
     machine = Machine(_device(args.gpu), args.count or (_devices(cells) if args.fit else 1), args.price)
-    speeds = read_speeds(_benches(args.bench))
+    speeds = Speeds.read(_benches(args.bench))
     if args.fit:
         plans, more = _fitted(args, cells, machine)
         notes = [f"All runs, {more['workers']} at a time: {printed.duration(more['wall_seconds'])}."]
@@ -110,7 +109,7 @@ def _fitted(
     console, begin = Console(stderr=True), time.monotonic()
     with console.status("trials") as status:
         fits = trials.run_trials(cells, workers, args.steps, lambda job: job and status.update(f"trial of {job.name}"))
-    plans = [plan_cell(cell, machine, None, (), fit) for cell, fit in zip(cells, fits, strict=True)]
+    plans = [plan_cell(cell, machine, None, Speeds(), fit) for cell, fit in zip(cells, fits, strict=True)]
     return plans, {
         "workers": workers,
         "steps": args.steps,

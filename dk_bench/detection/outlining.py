@@ -48,7 +48,6 @@ def outline_of(config: DetectionConfig, backbone: str) -> Outline:
         precision=config.run.trainer.precision,
         copies=copies_kept(str(cfg.optim_wrapper.get("optimizer", {}).get("type", "SGD")), averaged=averaged),
         pixels=pixels,
-        every_time=True,
         iterations=loop.length if loop.by_iterations else None,
     )
 

@@ -7,14 +7,16 @@ images a second + test images likewise) / 3600. What lies between, as starting, 
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from dk_bench.errors import UserError, located
 from dk_bench.models.workload import Workload
+from dk_bench.plan.decoding import LoaderSpeed, cores_for, read_loader_speeds
 from dk_bench.plan.devices import HALF, Device, precision_of
 from dk_bench.plan.fitting import Fit
 from dk_bench.plan.listed import PlannedCell
-from dk_bench.plan.measured import Speed
+from dk_bench.plan.measured import Speed, read_speeds
 from dk_bench.plan.rates import FITTED, Question, Rate, find_rate
 from dk_bench.runs.identity import config_hash
 from dk_bench.training.outline import Outline
@@ -31,6 +33,20 @@ class Machine:
     device: Device
     count: int = 1
     price: float | None = None
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What records say: of training models, and of loading images."""
+
+    models: tuple[Speed, ...] = ()
+    loaders: tuple[LoaderSpeed, ...] = ()
+
+    @classmethod
+    def read(cls, places: Iterable[Path]) -> Self:
+        """Reads the records of ``dk-bench bench`` in files and below folders."""
+        places = list(places)
+        return cls(tuple(read_speeds(places)), tuple(read_loader_speeds(places)))
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ class CellPlan:
     device_hours: float
     price: float | None
     disk: float  # bytes
-    decodes: bool  # images are decoded in every epoch
+    cores: float | None  # that load images as fast, where they are decoded in every epoch and a record says how fast
     note: str = ""
     fit: dict[str, Any] | None = None  # what was measured here
 
@@ -72,21 +88,14 @@ def plan_cell(
     that is not known, and for a batch, a precision or a model that does not go with the machine."""
     with located(f"sweep {cell.sweep}, {cell.name}"):
         outline = with_images(cell.task.outline(), (fit.images["train"], fit.images["val"]) if fit else images)
-        precision = precision_of(outline.precision, machine.device)
-        workload = cell.task.workload(outline)
-        batch = batch_of_device(outline, machine.count)
-        if fit:
-            rate = _fitted(fit, batch, machine.count)
-        else:
-            rate = find_rate(_question(cell, outline, workload, speeds), machine.device, precision, batch, speeds)
-    evaluated = outline.evaluations * outline.images["val"] + tests_of(outline)
-    hours = run_hours(outline, rate, machine.count, evaluated)
-    if fit:
-        hours = fit.seconds(outline) / 3600
-    device_hours = hours * machine.count * cell.runs
-    memory, source = _memory(outline, workload, batch, precision, rate.speed)
+        workload, count = cell.task.workload(outline), machine.count
+        rate = _fitted(fit, outline, count) if fit else _found(cell, outline, workload, machine, speeds)
+        memory, source = _memory(outline, workload, machine, rate.speed)
     if fit and fit.memory:
         memory, source = fit.memory, FITTED
+    evaluated = outline.evaluations * outline.images["val"] + tests_of(outline)
+    hours = fit.seconds(outline) / 3600 if fit else run_hours(outline, rate, count, evaluated)
+    device_hours = hours * count * cell.runs
     return CellPlan(
         sweep=cell.sweep,
         name=cell.name,
@@ -99,8 +108,8 @@ def plan_cell(
         macs=workload.macs,
         memory=memory,
         memory_source=source,
-        train_rate=rate.train * machine.count,
-        evaluation_rate=rate.evaluate * machine.count,
+        train_rate=rate.train * count,
+        evaluation_rate=rate.evaluate * count,
         rate_source=rate.source,
         rate_file=rate.speed.file if rate.speed else "",
         train_images=outline.images["train"],
@@ -110,23 +119,26 @@ def plan_cell(
         device_hours=device_hours,
         price=None if machine.price is None else device_hours * machine.price,
         disk=cell.runs * run_bytes(outline, workload),
-        decodes=outline.every_time,
+        cores=cores_for(outline, rate.train * count, speeds.loaders),
         note=workload.note,
         fit=asdict(fit) if fit else None,
     )
 
 
-def _fitted(fit: Fit, batch: int, count: int) -> Rate:
+def _fitted(fit: Fit, outline: Outline, count: int) -> Rate:
     """Returns images a second of one of ``count`` devices, as a trial saw them."""
     evaluation = fit.evaluation + fit.batches * fit.evaluated
-    return Rate(batch / fit.step, fit.images["val"] / evaluation / count, FITTED)
+    return Rate(batch_of_device(outline, count) / fit.step, fit.images["val"] / evaluation / count, FITTED)
 
 
-def _question(cell: PlannedCell, outline: Outline, workload: Workload, speeds: Iterable[Speed]) -> Question:
-    """Asks for a rate; the rigid base is counted where a record may have it."""
-    is_timed = outline.base is not None and any(speed.model == outline.base for speed in speeds)
-    base = cell.task.workload(outline, rigid=True) if is_timed and outline.base != outline.timed_as else None
-    return Question(outline.timed_as or "", outline.base, outline.input_size, workload, base)
+def _found(cell: PlannedCell, outline: Outline, workload: Workload, machine: Machine, speeds: Speeds) -> Rate:
+    """Returns images a second of one device by records, or as a guess; the rigid base is counted where a record may
+    have it."""
+    has_base = outline.base not in (None, outline.timed_as) and any(s.model == outline.base for s in speeds.models)
+    base = cell.task.workload(outline, rigid=True) if has_base else None
+    asked = Question(outline.timed_as or "", outline.base, outline.input_size, workload, base)
+    precision, batch = precision_of(outline.precision, machine.device), batch_of_device(outline, machine.count)
+    return find_rate(asked, machine.device, precision, batch, speeds.models)
 
 
 def with_images(outline: Outline, images: tuple[int, int] | None) -> Outline:
@@ -173,9 +185,10 @@ def training_memory(outline: Outline, workload: Workload, batch: int, precision:
     return weights + kept + cast + batch * (size * workload.saved + workload.saved_bytes)
 
 
-def _memory(outline: Outline, workload: Workload, batch: int, precision: str, speed: Speed | None) -> tuple[float, str]:
+def _memory(outline: Outline, workload: Workload, machine: Machine, speed: Speed | None) -> tuple[float, str]:
     """Returns the bytes that training takes and where they are from: a record that measured them with the same model
     and size, for another batch in proportion but for what does not depend on it, or an estimate."""
+    precision, batch = precision_of(outline.precision, machine.device), batch_of_device(outline, machine.count)
     if speed is None or not speed.memory or (speed.model, speed.size) != (outline.timed_as, outline.input_size[1]):
         return training_memory(outline, workload, batch, precision), ESTIMATED
     fixed = training_memory(outline, workload, 0, precision)

@@ -78,7 +78,7 @@ def _number(key: str, unit: float = 1.0, digits: int = 1) -> Callable[[Row], Val
     return value
 
 
-def _has_price(values: Iterable[Value]) -> bool:
+def _has_numbers(values: Iterable[Value]) -> bool:
     return any(isinstance(value, Number) for value in values)
 
 
@@ -90,13 +90,14 @@ COLUMNS: list[Column[Row]] = [
     Column("memory (GB)", _number("memory", GIGA, 2)),
     Column("images/s", _number("train_rate", digits=0)),
     Column("images/s from", lambda row: row.get("rate_source", "")),
+    Column("cores that load", _number("cores", digits=0), when=_has_numbers),
     Column("a run", lambda row: Right(duration(3600 * row["run_hours"]) if "run_hours" in row else "")),
     Column("device-hours", _number("device_hours", digits=2)),
-    Column("price", _number("price", digits=2), when=_has_price),
+    Column("price", _number("price", digits=2), when=_has_numbers),
     Column("disk (GB)", _number("disk", GIGA, 2)),
 ]
 BEGIN, END = "<!-- plan, by `make tables` -->", "<!-- end of the plan -->"
-WIDTHS = ("cell", "#P (M)", "GMACs", "memory (GB)", "images/s", "images/s from", "a run", "device-hours")
+LEFT = ("runs", "price", "disk (GB)")  # columns that the sums have in place of the cells
 
 
 def write_between(path: Path, plans: Sequence[CellPlan], machine: Machine) -> Path:
@@ -114,7 +115,7 @@ def in_markdown(plans: Sequence[CellPlan], machine: Machine) -> str:
     """Returns the cells of all sweeps, one that several have once, and the total of each sweep."""
     once = {(plan.data, plan.cell): plan for plan in plans}
     rows = [dataclasses.asdict(plan) for plan in once.values()]
-    shown = [Column("data", lambda row: row["data"]), *(c for c in COLUMNS if c.name in WIDTHS)]
+    shown = [Column("data", lambda row: row["data"]), *(column for column in COLUMNS if column.name not in LEFT)]
     by_sweep: dict[str, list[CellPlan]] = {}
     for plan in plans:
         by_sweep.setdefault(plan.sweep, []).append(plan)
@@ -128,6 +129,6 @@ SUMS: list[Column[Row]] = [
     Column("sweep", lambda row: row["sweep"]),
     Column("runs", _number("runs", digits=0)),
     Column("device-hours", _number("device_hours", digits=0)),
-    Column("price", _number("price", digits=2), when=_has_price),
+    Column("price", _number("price", digits=2), when=_has_numbers),
     Column("disk (GB)", _number("disk", GIGA, 1)),
 ]

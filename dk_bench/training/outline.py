@@ -27,7 +27,7 @@ class Outline:
     copies: int  # of the trained weights that the optimiser and an average of the weights keep
     decoded: float = 0.0  # bytes of the images' files that are kept decoded beside the runs
     pixels: tuple[int, int] | None = None  # width and height of most images; None where only files can tell
-    every_time: bool = False  # images are decoded in every epoch
+    every_time: bool = False  # files are decoded in every epoch, by the loader that `dk-bench bench data` measures
     iterations: int | None = None  # of a run, where these say how long it trains, and not epochs of all images
 
     def trained(self, count: int) -> int:

@@ -14,6 +14,7 @@ from dk_bench.cli import main
 from dk_bench.errors import UserError
 from dk_bench.models.workload import BOTH, DCN, LOCAL_DK, Workload, count_workload
 from dk_bench.plan import estimate, printed, rates, roofline
+from dk_bench.plan.decoding import LoaderSpeed, cores_for, read_loader_speeds
 from dk_bench.plan.devices import DEVICES, HALF, SINGLE, device_called, device_named
 from dk_bench.plan.measured import Speed, read_speeds
 from dk_bench.plan.refit import refit
@@ -67,7 +68,7 @@ def test_every_sweep_has_a_plan_without_its_data(paths, tmp_path, monkeypatch, c
     begin, end = page.read_text().split(printed.BEGIN)[0], page.read_text().split(printed.END)[1]
     Path("page.md").write_text(f"{begin}{printed.BEGIN}\nold\n{printed.END}{end}")
     argv = ["plan", *map(str, paths), "--gpu", "H100", "--count", "8", "--output", "plan.json", "--readme", "page.md"]
-    assert main(argv) == 0
+    assert main([*argv, "--bench", *map(str, BENCHES)]) == 0
     cells = json.loads(Path("plan.json").read_text())["cells"]
     assert {cell["sweep"] for cell in cells} == {yaml.safe_load(path.read_text())["name"] for path in paths}
     assert all(cell["run_hours"] > 0 and cell["params"] > 0 and cell["memory"] > 0 for cell in cells)
@@ -256,3 +257,20 @@ def test_copies_are_those_that_the_optimiser_keeps(optimiser, averaged, copies):
     state = getattr(made, "_base_optimizer", made).state[parameter]
     held = {key: value for key, value in state.items() if torch.is_tensor(value) and value.shape == parameter.shape}
     assert len(held) + averaged == copies
+
+
+def test_cores_are_those_that_load_as_fast():
+    """ImageNet's images are of 470 x 390 pixels: those of a record with half of them are decoded twice as fast."""
+    outline = timed_outline(every_time=True, pixels=(470, 390))
+    far, near = LoaderSpeed(32 * 32, 224, 3000.0), LoaderSpeed(470 * 390 / 2, 224, 300.0)
+    assert cores_for(outline, 3000.0, [far, near]) == pytest.approx(20)
+    assert cores_for(outline, 3000.0, [far]) is None
+    assert cores_for(timed_outline(pixels=(470, 390)), 3000.0, [near]) is None  # decoded once
+
+
+def test_records_of_loading_say_what_one_core_does():
+    speeds = read_loader_speeds(BENCHES)
+    assert {speed.size for speed in speeds} >= {32, 64, 96} and all(speed.rate > 0 for speed in speeds)
+    outline = timed_outline(every_time=True, pixels=(32, 32), input_size=(3, 32, 32))
+    best = max(speed.rate for speed in speeds if (speed.pixels, speed.size) == (32 * 32, 32))
+    assert cores_for(outline, 10 * best, speeds) >= 10
