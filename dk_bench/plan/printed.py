@@ -85,6 +85,7 @@ def _has_numbers(values: Iterable[Value]) -> bool:
 COLUMNS: list[Column[Row]] = [
     Column("cell", lambda row: row["name"]),
     Column("runs", _number("runs", digits=0)),
+    Column("epochs", _number("epochs", digits=0)),
     Column("#P (M)", _number("params", MEGA, 2)),
     Column("GMACs", _number("macs", GIGA, 3)),
     Column("memory (GB)", _number("memory", GIGA, 2)),
