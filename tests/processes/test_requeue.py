@@ -58,7 +58,7 @@ def test_job_that_cannot_be_put_back_is_told_of(slurm, monkeypatch):
 @pytest.mark.parametrize("further", [False, True])
 def test_first_process_alone_puts_the_job_back(slurm, monkeypatch, capsys, further):
     from dk_bench import cli
-    from dk_bench.processes.launchers import Rank
+    from dk_bench.processes.ranks import Rank
 
     monkeypatch.setattr(train, "run", lambda args: heed(signal.SIGUSR1))
     monkeypatch.setattr(cli, "this_rank", lambda: Rank(int(further), 2))
