@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import re
 import shlex
@@ -67,6 +68,9 @@ def _refuse(message: str) -> None:
 class FakeSlurm:
     """SLURM with its state in a folder; ``path`` is the folder of its programs, to stand first in PATH."""
 
+    # Of jobs, apart from those of tests that run at the same time: processes are found by the number of their job.
+    numbers = itertools.count(1000 * os.getpid() + 1)
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "bin"
         self.path.mkdir(parents=True)
@@ -74,8 +78,6 @@ class FakeSlurm:
             program = self.path / name
             program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S {__file__} {name} "$@"\n')
             program.chmod(0o755)
-        # Apart from those of other tests that run at the same time: processes are found by the number of their job.
-        self._next = 1000 * os.getpid()
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Returns the environment in which SLURM's programs are found."""
@@ -88,17 +90,14 @@ class FakeSlurm:
     ) -> list[Job]:
         """Starts a script's job at once, or, of an array, one job a task. Raises ValueError for bad options."""
         parsed = batch_options(script, options)
-        self._next += 1
-        first, tasks = self._next, _array(parsed.array) if parsed.array else [None]
-        jobs = []
-        for task in tasks:
-            job = Job(self, script, arguments, parsed, self._next, {})
+        tasks = _array(parsed.array) if parsed.array else [None]
+        numbers = [next(self.numbers) for _ in tasks]
+        jobs = [Job(self, script, arguments, parsed, number, {}) for number in numbers]
+        for job, task in zip(jobs, tasks, strict=True):
             if task is not None:
-                ids = {"SLURM_ARRAY_JOB_ID": first, "SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": len(tasks)}
-                job.array = {name: str(value) for name, value in ids.items()}
+                ids = {"JOB_ID": numbers[0], "TASK_ID": task, "TASK_COUNT": len(tasks)}
+                job.array = {f"SLURM_ARRAY_{name}": str(value) for name, value in ids.items()}
             job.start(self.environment(env))
-            jobs.append(job)
-            self._next += 1
         return jobs
 
     def requeued(self) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from fake_slurm import FakeSlurm, batch_options
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from training_cases import EPOCHS, TINY
 from wandb_server import ENTITY, serve
 
@@ -100,6 +101,7 @@ def test_run_is_put_back_at_the_warning_and_goes_on_to_its_end(tmp_path, slurm):
     text = re.sub(r"configs/\S+", f"{tmp_path}/c.yaml", BATCH["nodes"])
     script, one = write(tmp_path, "nodes.sh", text), ["--ntasks-per-node=1"]
     env = {"SCRATCH": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env["MASTER_PORT"] = str(find_free_network_port())  # by the job's number others may meet there, who test too
     overrides = (*TINY, "trainer.accelerator=cpu")
     (job,) = slurm.sbatch(script, *overrides, options=["--nodes=2", *one], env=env)
     until(job, "ready", count=2)
