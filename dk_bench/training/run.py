@@ -111,9 +111,12 @@ def fit(
                     tracking.begin(record)
             with together(trainer, lambda why: end(trainer, keeper, why)), interrupts.noting():
                 trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resume else None, weights_only=True)
-                if data.test_images:
-                    interrupts.heed(keeper.stop)
+                if data.test_images:  # they may take long, and can be stopped anywhere: the next start begins with them
+                    if keeper.stop:
+                        interrupts.heed(keeper.stop)
+                    interrupts.note(False)
                 tested = evaluate_tests(trainer, module, data, checkpoint)
+                interrupts.note()
                 record.metrics["final"] = {**record.metrics["epochs"][-1], **tested}
                 note_correct(record, module)
             record.throughput = keeper.throughput.rates()

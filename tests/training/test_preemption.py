@@ -166,6 +166,23 @@ def test_test_images_are_left_to_the_next_attempt(tmp_path):
     assert record.attempts[-1]["steps"] == 0
 
 
+def test_evaluation_of_test_images_is_stopped_at_once(tmp_path):
+    class InTest(Signal):
+        tested = 0
+
+        def on_test_batch_start(self, *_):
+            self.tested += 1
+            self.send()
+
+    config = tiny(tmp_path, "data.procedural.scale=[0.2, 0.28]", "data.procedural.test_images=9")
+    signalled = InTest(signal.SIGUSR1)
+    record = stop(config, signalled, "SIGUSR1")
+    assert signalled.tested == 1 and len(record.metrics["epochs"]) == EPOCHS and not record.metrics["final"]
+    record = train(config)
+    assert record.status == "finished" and "test/top1" in record.metrics["final"]
+    assert record.attempts[-1]["steps"] == 0
+
+
 def test_signals_together_are_one_request_and_another_later_stops_at_once(tmp_path, monkeypatch):
     config = tiny(tmp_path)
     stop(config, Signal(step=STEPS + 1, times=3))
