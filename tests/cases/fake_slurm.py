@@ -153,6 +153,7 @@ class Job:
                 stdout=output,
                 stderr=output,
                 env={**environment, **variables},
+                cwd=self.options.chdir,
                 start_new_session=True,
             )
 
