@@ -60,7 +60,8 @@ def compare(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
         _check(cell, found, folder)
         measured = statistics.fmean(map(_seconds, found))
         fit = cell["fit"]
-        predicted = 3600 * cell["run_hours"] - fit["before"] - fit["after"]
+        decoding = fit["decoding"] * fit["waiting"] / cell["runs"]
+        predicted = 3600 * cell["run_hours"] + decoding - fit["before"] - fit["after"]
         about = {key: cell[key] for key in ("sweep", "name", "runs")}
         cells.append(about | _pair(predicted, measured))
         runs += found

@@ -33,7 +33,8 @@ class Fit:
     batches: int  # an evaluation
     images: dict[str, int]  # of train and val
     memory: int | None = None  # bytes on a GPU
-    decoding: float = 0.0  # of images that all runs share, once for all of them
+    decoding: float = 0.0  # of images that all runs share, by the first of them
+    waiting: int = 0  # how many runs of the cell do that, or wait for it
 
     def seconds(self, outline: Outline) -> float:
         """Returns how long the process of a whole run lives."""

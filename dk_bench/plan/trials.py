@@ -36,10 +36,23 @@ def run_trials(
         _run([*jobs, *spare], workers, on_change)
         fits = [_fit(job, place) for job in jobs]
         for job, cell in zip(firsts, shared.values(), strict=True):
-            number = next(n for n, other in enumerate(cells) if other is cell)
-            decoding = max(0.0, _fit(job, place).start - fits[number].start)
-            fits[number] = replace(fits[number], decoding=decoding)
+            alone = next(fit for other, fit in zip(cells, fits, strict=True) if other is cell)
+            decoding = max(0.0, _fit(job, place).start - alone.start)
+            fits = with_decoding(cells, fits, cell.task.run.output, decoding, workers)
     return fits
+
+
+def with_decoding(
+    cells: Sequence[PlannedCell], fits: Sequence[Fit], output: str, decoding: float, workers: int
+) -> list[Fit]:
+    """Returns the fits with the seconds that the first runs of an output's folder take to decode, all at once."""
+    own = [cell if cell.task.run.output == output else None for cell in cells]
+    first = sorted(turn for cell in own if cell for turn in cell.turns)[:workers]
+    waiting = [sum(turn in first for turn in cell.turns) if cell else 0 for cell in own]
+    return [
+        replace(fit, decoding=decoding, waiting=count) if count else fit
+        for fit, count in zip(fits, waiting, strict=True)
+    ]
 
 
 def _decodes_first(cell: PlannedCell) -> bool:
@@ -76,11 +89,12 @@ def _fit(job: Job, place: Path) -> Fit:
 
 def sweep_seconds(cells: Sequence[PlannedCell], fits: Sequence[Fit], workers: int, *, recorded: bool = False) -> float:
     """Returns how long the runs of all cells take, in the order of their sweeps, ``workers`` at a time; ``recorded``:
-    from the begin of the first to the end of the last in their records. While the first run of some data decodes it,
-    all others wait."""
+    from the begin of the first to the end of the last in their records."""
     turns: dict[int, tuple[float, Fit]] = {}
     for cell, fit in zip(cells, fits, strict=True):
-        turns |= dict.fromkeys(cell.turns, (fit.seconds(cell.task.outline()), fit))
+        whole = fit.seconds(cell.task.outline())
+        for number, turn in enumerate(sorted(cell.turns)):
+            turns[turn] = whole + (fit.decoding if number < fit.waiting else 0.0), fit
     order = [turns[turn] for turn in sorted(turns)]
-    seconds = wall_seconds([seconds for seconds, _ in order], workers) + sum(fit.decoding for fit in fits)
+    seconds = wall_seconds([seconds for seconds, _ in order], workers)
     return seconds - (order[0][1].before + order[-1][1].after if recorded else 0.0)

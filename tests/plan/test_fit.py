@@ -13,6 +13,8 @@ from dk_bench.config import Config, OptimConfig
 from dk_bench.errors import UserError
 from dk_bench.plan.comparing import compare
 from dk_bench.plan.fitting import fit_of, wall_seconds
+from dk_bench.plan.listed import list_cells
+from dk_bench.plan.trials import sweep_seconds, with_decoding
 from dk_bench.runs.record import new_record, write_record
 from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.job import task_in
@@ -177,3 +179,16 @@ def test_a_trial_that_fails_says_why(tmp_path, capsys):
     sweep.write_text(yaml.safe_dump({"method": "grid", "command": command, "parameters": parameters}))
     assert main(["plan", str(sweep), "--fit", "--workers", "1"]) == 2
     assert "the trial of bad: bad failed" in (said := capsys.readouterr().err) and "5000" in said
+
+
+def test_the_first_runs_wait_while_one_of_them_decodes(fitted):
+    """Two at a time, of three runs of 100 s: 10 s of decoding come before the first two."""
+    (cell,) = list_cells([fitted / "tiny.yaml"])
+    cell.jobs, cell.turns = [*cell.jobs, cell.jobs[0]], [0, 1, 2]
+    seen = trial()
+    fit = fit_of(seen, 90.0, seen["events"][-1][1] + 1)
+    (told,) = with_decoding([cell], [fit], cell.task.run.output, 10.0, 2)
+    assert (told.decoding, told.waiting) == (10.0, 2)
+    whole = fit.seconds(cell.task.outline())
+    assert sweep_seconds([cell], [told], 2) == pytest.approx(2 * whole + 10)
+    assert with_decoding([cell], [fit], "elsewhere", 10.0, 2) == [fit]
