@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -55,8 +54,10 @@ def until(job, text, count=1):
 def test_bash_reads_it_and_slurm_knows_its_options(tmp_path, text):
     path = write(tmp_path, "job.sh", text)
     assert subprocess.run(["bash", "-n", path], capture_output=True, text=True, check=False).stderr == ""
-    if checker := shutil.which("shellcheck"):
-        assert subprocess.run([checker, "-S", "error", path], capture_output=True, text=True, check=False).stdout == ""
+    checker = Path(sys.executable).with_name("shellcheck")  # it has no wheel for every machine
+    if checker.exists():
+        found = subprocess.run([checker, "-S", "warning", path], capture_output=True, text=True, check=False)
+        assert found.stdout == ""
     if "#SBATCH" not in text:
         return
     options = batch_options(path)
