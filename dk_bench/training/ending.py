@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
 
 from dk_bench.errors import UserError
 from dk_bench.processes import interrupts
+from dk_bench.processes.requeue import requeue
 from dk_bench.processes.world import own_world
 from dk_bench.runs.attempts import INTERRUPTED
 from dk_bench.runs.record import RunRecord, utc_now, write_record
@@ -20,14 +21,18 @@ SIGNALS_APART_SECONDS = 0.5
 
 
 @contextmanager
-def together(trainer: pl.Trainer, tell: Callable[[BaseException], None] = lambda why: None) -> Iterator[None]:
-    """Runs what the trainer does in all its processes. ``tell`` is called before the process exits because it waits for
-    another one that is gone. An interrupt comes out as itself, not as Lightning's exit or as what it did to others."""
+def together(trainer: pl.Trainer, keeper: RunKeeper | None = None) -> Iterator[None]:
+    """Runs what the trainer does in all its processes; a run that trains has a ``keeper``. Where this process exits, as
+    it waits for another one that is gone, it does before what is to be done at the end. An interrupt comes out as
+    itself, not as Lightning's exit or as what it did to others."""
 
     def last_words(why: BaseException) -> None:
-        tell(why)
+        if keeper:
+            end(trainer, keeper, why)
         interrupted = isinstance(why, interrupts.Interrupted)
-        print(f"{why}; the same command goes on" if interrupted else f"failed: {why}", file=sys.stderr)
+        print(f"{why}; the same command goes on" if interrupted else f"failed: {why}", file=sys.stderr, flush=True)
+        if keeper and interrupted and (said := requeue(why)):
+            print(said, file=sys.stderr)
 
     try:
         with own_world().together(trainer.world_size, last_words):

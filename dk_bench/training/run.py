@@ -109,7 +109,7 @@ def fit(
                     tracking.start()
                     at_the_end.callback(end_log, tracking, record)
                     tracking.begin(record)
-            with together(trainer, lambda why: end(trainer, keeper, why)), interrupts.noting():
+            with together(trainer, keeper), interrupts.noting():
                 trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resume else None, weights_only=True)
                 if data.test_images:  # they may take long, and can be stopped anywhere: the next start begins with them
                     if keeper.stop:

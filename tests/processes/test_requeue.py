@@ -1,8 +1,10 @@
 """Jobs of SLURM that are stopped ahead of their end: who puts them back into the queue, and when."""
 
+import contextlib
 import os
 import signal
 import sys
+import types
 
 import pytest
 from fake_slurm import REFUSES, FakeSlurm
@@ -71,6 +73,27 @@ def test_first_process_alone_puts_the_job_back(slurm, monkeypatch, capsys, furth
             "dk-bench train: interrupted by SIGUSR1; the same command goes on from the run's last checkpoint",
             "dk-bench train: job 77 was put back into the queue",
         ]
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_process_that_waits_for_others_who_were_stopped_puts_the_job_back(slurm, monkeypatch, capsys, trains):
+    """It exits from a thread, so that no exception reaches the command."""
+    from dk_bench.training import ending
+
+    @contextlib.contextmanager
+    def others_are_stopped(size, tell):
+        tell(WARNED)
+        yield
+
+    world, done, keeper = types.SimpleNamespace(together=others_are_stopped), [], object() if trains else None
+    monkeypatch.setattr(ending, "own_world", lambda: world)
+    monkeypatch.setattr(ending, "end", lambda *of: done.append((of[1:], slurm.requeued())))
+    with ending.together(types.SimpleNamespace(world_size=2), keeper):
+        said = capsys.readouterr().err.splitlines()
+    back = ["job 77 was put back into the queue"] if trains else []
+    assert said == ["interrupted by SIGUSR1; the same command goes on", *back]
+    assert slurm.requeued() == (["77"] if trains else [])
+    assert done == ([((keeper, WARNED), [])] if trains else [])  # the record is written before
 
 
 RUN = """
