@@ -25,6 +25,7 @@ from dk_bench.config import config_from_dict
 from dk_bench.data.shifts import TEST
 from dk_bench.errors import UserError
 from dk_bench.training.own_trainer import ConfiguredModule, Diverged, add_loss, mean_of_losses
+from dk_bench.training.sharded import put_in
 
 
 class LitClassifier(ConfiguredModule):
@@ -156,5 +157,8 @@ class LitClassifier(ConfiguredModule):
         if self._trainer is not None:
             self.hparams.steps_per_epoch = self.optimizer_steps()  # checkpoints hold it, too
         steps = self.hparams.steps_per_epoch
-        optimizer, scheduler = build_optimizer(self.model, self.config.optim, self.config.model.name, steps)
+        model = self.bare[0] if self.bare else self.model
+        optimizer, scheduler = build_optimizer(model, self.config.optim, self.config.model.name, steps)
+        if self.bare:
+            put_in(dict(self.model.named_parameters()), optimizer, model)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -29,6 +29,7 @@ from dk_bench.detection.runner_hooks import RunnerHooks
 from dk_bench.detection.task import Detection
 from dk_bench.errors import UserError, located, some
 from dk_bench.training.own_trainer import ConfiguredModule, add_loss, check_same_steps, mean_of_losses
+from dk_bench.training.sharded import Sharded
 from dk_bench.training.weights import read_plain, weights_in
 
 CLASSLESS = ("rpn_head", "semantic_head")  # tell objects from background, or stuff
@@ -120,6 +121,8 @@ class LitDetector(ConfiguredModule):
 
     def _check_settings(self) -> None:
         """Raises UserError for settings of the trainer whose place is the configuration."""
+        if isinstance(self.trainer.strategy, Sharded):
+            raise UserError("expected ddp: detectors are not split", key="trainer.strategy", value="fsdp")
         trainer, interval = self.trainer, 1 if self.loop.by_iterations else self.loop.interval
         synchronised = self.run.trainer.sync_batchnorm
         check_devices(self.config.cfg, trainer.world_size, synchronised=synchronised)

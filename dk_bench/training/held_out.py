@@ -12,6 +12,7 @@ from dk_bench.runs.record import RunRecord, is_tested
 from dk_bench.training.checkpoint import load_weights, read_checkpoint
 from dk_bench.training.own_trainer import ConfiguredModule
 from dk_bench.training.run_data import OneTest, RunData
+from dk_bench.training.sharded import Sharded
 from dk_bench.training.task import Task
 
 
@@ -22,6 +23,10 @@ def evaluate_tests(trainer: pl.Trainer, module: ConfiguredModule, data: RunData,
     nothing: no search may have these figures among those that it watches during training.
     """
     if not data.test_images:
+        return {}
+    if isinstance(trainer.strategy, Sharded):  # the model's parameters are split for good
+        if trainer.is_global_zero:
+            print(f"test images are not looked at under fsdp: dk-bench eval {path} --split test", file=sys.stderr)
         return {}
     load_weights(module.model, read_checkpoint(path), path)
     trainer.loggers, figures, hits = [], {}, {}

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from pytorch_lightning import callbacks
 from pytorch_lightning.plugins import TorchSyncBatchNorm
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from dk_bench.config import RunConfig
@@ -21,6 +21,7 @@ from dk_bench.errors import UserError
 from dk_bench.processes import interrupts
 from dk_bench.reference.checks import NotFinite
 from dk_bench.training.checkpoint import states_of_callbacks
+from dk_bench.training.sharded import Sharded, bare_copy, check_sharded
 from dk_bench.training.task import some_of
 from dk_bench.training.weights import to_lightning_names, to_own_names
 
@@ -58,6 +59,7 @@ class ConfiguredModule(pl.LightningModule):
     run: RunConfig
     train_loss: MeanMetric
     hits: Mapping[str, np.ndarray] = {}  # of each evaluated set, which images were told rightly: (images,) bool
+    bare: tuple[nn.Module, ...] = ()  # the model's names and shapes, where its parameters are about to be split
     _goes_on = False  # whether this fit begins at a checkpoint
     _stop_signal = 0  # the number of the signal on which several processes agreed; 0: none
     _last_loss: tuple[Callable[[], float], str] | None = None  # not looked at yet, and its step in words
@@ -72,6 +74,7 @@ class ConfiguredModule(pl.LightningModule):
         setting of the trainer that would make other figures than the configuration's: to be called in ``setup``."""
         self._goes_on, self._last_loss, self._stop_signal = False, None, 0
         _check_settings(self.trainer, epochs, key)
+        self.bare = (bare_copy(self.model),) if isinstance(self.trainer.strategy, Sharded) else ()
 
     def check_classes(self, classes: list[str]) -> None:
         """Raises UserError for data of other classes than the module was made for."""
@@ -267,11 +270,15 @@ def _check_settings(trainer: pl.Trainer, epochs: int, key: str) -> None:
             if isinstance(callback, kind):
                 raise UserError(f"callback {type(callback).__name__}: {instead}")
     strategy = trainer.strategy
-    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy) or isinstance(strategy, DeepSpeedStrategy):
+    known = SingleDeviceStrategy | DDPStrategy | Sharded
+    if not isinstance(strategy, known) or isinstance(strategy, DeepSpeedStrategy):
         raise UserError(
-            f"Trainer(strategy={type(strategy).__name__}), expected 'ddp', one of its variants or one device: others "
-            "split the parameters, whose learning rate and weight decay go by their names and shapes"
+            f"Trainer(strategy={type(strategy).__name__}), expected 'ddp', one of its variants, one device or "
+            "dk_bench.training.sharded.Sharded(): others split the parameters, whose learning rate and weight decay go "
+            "by their names and shapes"
         )
+    if isinstance(strategy, Sharded):
+        check_sharded(trainer)
     if isinstance(getattr(strategy, "_layer_sync", None), TorchSyncBatchNorm):
         raise UserError(
             "Trainer(sync_batchnorm=True) drops the activations inside timm's layers: expected "

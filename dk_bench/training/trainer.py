@@ -11,13 +11,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import Strategy
 
+from dk_bench.config import TrainerConfig
 from dk_bench.errors import UserError
 from dk_bench.files import open_atomically
 from dk_bench.processes.interrupts import deferred
 from dk_bench.processes.world import HoldOn, own_world
 from dk_bench.training.batch_norm import SharedBatchNorm
 from dk_bench.training.callbacks import RunKeeper
+from dk_bench.training.sharded import Sharded
 from dk_bench.training.task import Task
 from dk_bench.training.weights import write_plain
 
@@ -42,7 +45,7 @@ def make_trainer(task: Task, callbacks: list[Callback], logger: Any, steps_per_e
     Raises UserError for a precision, accelerator or number of devices that Lightning does not have here.
     """
     settings = task.run.trainer
-    options = task.trainer_options() | ({} if settings.strategy == "auto" else {"strategy": settings.strategy})
+    options = task.trainer_options() | ({} if settings.strategy == "auto" else {"strategy": strategy_of(settings)})
     visible = 0 if settings.accelerator == "cpu" else torch.cuda.device_count()
     try:
         return pl.Trainer(
@@ -66,6 +69,12 @@ def make_trainer(task: Task, callbacks: list[Callback], logger: Any, steps_per_e
         )
     except (ValueError, RuntimeError, ImportError) as error:  # Lightning names what is wrong, or torch_xla is absent
         raise UserError(f"section 'trainer': {error}") from error
+
+
+def strategy_of(settings: TrainerConfig) -> Strategy | str:
+    """Returns the strategy that a configuration names. Of ``fsdp`` without GPUs Lightning says why it is none."""
+    on_gpus = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return Sharded() if settings.strategy == "fsdp" and on_gpus else settings.strategy
 
 
 @contextmanager
