@@ -1,6 +1,7 @@
 """Writing a file, or a folder, so that a reader sees the old content or the new one, never half of either; and reading
 JSON."""
 
+import errno
 import glob
 import json
 import os
@@ -11,6 +12,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dk_bench.errors import UserError, system_errors
+
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def cannot_write(error: BaseException) -> bool:
+    """Tells whether an error says that the disk or somebody's share of it is full, that files may not grow so large, or
+    that nothing may be written there."""
+    return isinstance(error, OSError) and error.errno in CANNOT_WRITE
 
 
 @contextmanager

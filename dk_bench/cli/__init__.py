@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import importlib
 import io
 import os
@@ -10,6 +9,7 @@ import sys
 from contextlib import AbstractContextManager
 
 from dk_bench.errors import UserError
+from dk_bench.files import cannot_write
 from dk_bench.processes.interrupts import Interrupted, interrupts, wind_down
 from dk_bench.processes.launchers import ordinary_environment
 from dk_bench.processes.ranks import this_rank
@@ -35,8 +35,6 @@ COMMANDS = {
     "kernels": "where the taps of deformable kernels go on an image",
     "picture": "draw a sheet of the procedural data set",
 }
-# The disk or somebody's share of it is full, files may not grow so large, or nothing may be written there.
-CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 OF_RANKS = ("train", "eval")  # what a launcher may start in several processes that are to be one run
 AFTER_INTERRUPT = {
     "train": "; the same command goes on from the run's last checkpoint",
@@ -80,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"dk-bench {chosen}: {error}", file=sys.stderr)
         return error.status
     except OSError as error:
-        if error.errno not in CANNOT_WRITE:
+        if not cannot_write(error):
             raise
         place = f"{error.filename}: " if error.filename else ""
         print(f"dk-bench {chosen}: {place}{error.strerror}{AFTER_INTERRUPT.get(chosen, '')}", file=sys.stderr)

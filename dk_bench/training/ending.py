@@ -8,7 +8,9 @@ from contextlib import contextmanager
 import pytorch_lightning as pl
 
 from dk_bench.errors import UserError
+from dk_bench.files import cannot_write
 from dk_bench.processes import interrupts
+from dk_bench.processes.meeting import ProcessLost
 from dk_bench.processes.requeue import requeue
 from dk_bench.processes.world import own_world
 from dk_bench.runs.attempts import INTERRUPTED
@@ -41,7 +43,12 @@ def together(trainer: pl.Trainer, keeper: RunKeeper | None = None) -> Iterator[N
         # As torch says that a loader's worker is gone: whoever signals a whole group may reach this process last.
         if type(error) is RuntimeError:
             time.sleep(SIGNALS_APART_SECONDS)
-        if not isinstance(error, interrupts.Interrupted):
+        # No signal has brought these with it, and they are to be told in place of one: a launcher signals the others of
+        # a rank that is gone.
+        is_gone = isinstance(error, ProcessLost) and own_world().meeting is not None
+        if is_gone or isinstance(error, Diverged) or cannot_write(error):
+            interrupts.wind_down()
+        elif not isinstance(error, interrupts.Interrupted):
             interrupts.hold_on()
         raise
 

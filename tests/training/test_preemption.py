@@ -1,12 +1,14 @@
 """A run that a signal asks to stop: it ends its step, writes its checkpoint, and goes on to the same bits."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import random
 import signal
 import threading
 import time
+import types
 
 import pytest
 import pytorch_lightning as pl
@@ -16,10 +18,11 @@ from training_cases import EPOCHS, STEPS, TINY, timeless, tiny, weights
 
 from dk_bench.processes import interrupts
 from dk_bench.processes.interrupts import Interrupted
+from dk_bench.processes.meeting import ProcessLost
 from dk_bench.runs.lock import is_held
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.training import callbacks, read_checkpoint, run_folder, train
-from dk_bench.training.own_trainer import _of_process
+from dk_bench.training.own_trainer import Diverged, _of_process
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
 EMA = "ema.decay=0.9"
@@ -181,6 +184,49 @@ def test_evaluation_of_test_images_is_stopped_at_once(tmp_path):
     record = train(config)
     assert record.status == "finished" and "test/top1" in record.metrics["final"]
     assert record.attempts[-1]["steps"] == 0
+
+
+def test_checkpoint_that_cannot_be_written_is_told_in_place_of_the_signal(tmp_path, monkeypatch, expected):
+    """The run has lost what it trained since its last checkpoint; a job that is put back would do so again."""
+    from dk_bench.training import trainer
+
+    write = trainer.write_plain
+
+    def full(content, stream):
+        if content["global_step"] == STEPS + 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(content, stream)
+
+    config = tiny(tmp_path, EMA)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "write_plain", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(config, callbacks=[Signal(signal.SIGUSR1, step=STEPS + 1)])
+    record = record_of(config)
+    assert record.status == "failed" and "No space left on device" in record.error
+    assert step_of(config) == STEPS and not is_held(run_folder(config))
+    check_same(config, train(config), expected)
+
+
+@pytest.mark.parametrize(
+    ("error", "of_launcher", "told"),
+    [
+        (ProcessLost("process 2 of 2 is gone"), True, ProcessLost),  # torchrun then asks the others to stop
+        (ProcessLost("process 2 of 2 ended with exit status 1"), False, Interrupted),  # as the whole group was asked to
+        (Diverged("training loss is nan"), False, Diverged),
+        (RuntimeError("DataLoader worker is killed by signal"), False, Interrupted),
+    ],
+)
+def test_what_no_signal_has_brought_with_it_is_told_in_place_of_one(monkeypatch, error, of_launcher, told):
+    from dk_bench.training import ending
+
+    world = types.SimpleNamespace(together=lambda *_: contextlib.nullcontext(), meeting=of_launcher or None)
+    monkeypatch.setattr(ending, "own_world", lambda: world)
+    with pytest.raises(told), interrupts.interrupts():
+        with ending.together(types.SimpleNamespace(world_size=2)), interrupts.noting():
+            interrupts.note()
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise error
 
 
 def test_signals_together_are_one_request_and_another_later_stops_at_once(tmp_path, monkeypatch):
