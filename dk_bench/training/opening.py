@@ -11,6 +11,7 @@ from typing import Any
 
 from dk_bench.data.shifts import TEST
 from dk_bench.errors import BusyError, UserError
+from dk_bench.processes.launched import LAUNCHER
 from dk_bench.processes.launchers import announced_world
 from dk_bench.processes.ranks import this_rank
 from dk_bench.processes.world import own_process, own_world
@@ -82,7 +83,8 @@ def _held(folder: Path) -> Iterator[None]:
             yield
     except BusyError as error:
         if (world := announced_world()) and not this_rank().place:
-            error.reason += f". {world}: expected one process, or ranks that torchrun or srun starts themselves"
+            seen = f"({LAUNCHER}=torchrun or srun where that is not seen)"
+            error.reason += f". {world}: expected one process, or ranks that torchrun or srun starts themselves {seen}"
         raise
 
 
