@@ -151,7 +151,7 @@ class OwnWorld(LightningEnvironment):
             watch.start()
             yield
         except BaseException as error:
-            fault = self._cause(error)
+            fault = self._fault(error)
             self._kill()
             if fault:
                 raise fault from error
@@ -189,6 +189,17 @@ class OwnWorld(LightningEnvironment):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(fault.status)
+
+    def _fault(self, error: BaseException) -> BaseException | None:
+        """Tells what `_cause` does, or the signal that comes while that waits: but a launcher signals the others of a
+        rank that is gone."""
+        found = None
+        try:
+            with deferred():
+                found = self._cause(error)
+        except Interrupted as stop:
+            return found if isinstance(found, ProcessLost) else stop
+        return found
 
     def _cause(self, error: BaseException) -> BaseException | None:
         """Tells what the end of another process has brought with it; None for an error of this one's own."""

@@ -221,3 +221,18 @@ def test_process_that_dies_in_training_leaves_none_that_wait(tmp_path, victim, n
     while time.monotonic() < deadline and is_alive(second):
         time.sleep(0.1)
     assert not is_alive(second)
+
+
+@pytest.mark.parametrize(("found", "told"), [(ProcessLost("process 2 of 2 is gone"), ProcessLost), (None, Interrupted)])
+def test_signal_while_the_cause_is_asked_for_takes_no_lost_processs_place(monkeypatch, found, told):
+    """torchrun asks the others to stop at once, and the first knows only seconds later that one is gone."""
+
+    def asked(error):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    own = OwnWorld()
+    monkeypatch.setattr(own, "_start", lambda size: None)
+    monkeypatch.setattr(own, "_cause", asked)
+    with pytest.raises(told), interrupts(), own.together(2, lambda why: None):
+        miss()
