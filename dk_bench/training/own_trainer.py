@@ -39,6 +39,7 @@ REFUSED_CALLBACKS = {
     "training, or none",
 }
 
+CURRENT = "current_model_state"  # in checkpoints: what training goes on with, beside Lightning's average of the weights
 LOSSES = "losses"  # in checkpoints: the sums that an epoch's mean loss is made of so far, of every process
 _SUMS = ("mean_value", "weight")  # as `MeanMetric` calls them
 
@@ -103,7 +104,9 @@ class ConfiguredModule(pl.LightningModule):
         to_lightning_names(checkpoint)
         if self._trainer is not None and LOSSES in checkpoint:  # older checkpoints have the first process's alone
             sums = _of_process(checkpoint[LOSSES], self.global_rank, self.trainer.world_size)
-            checkpoint["state_dict"] |= {f"train_loss.{name}": value for name, value in zip(_SUMS, sums, strict=True)}
+            own = {f"train_loss.{name}": value for name, value in zip(_SUMS, sums, strict=True)}
+            for state in filter(None, map(checkpoint.get, ("state_dict", CURRENT))):
+                state.update(own)
         if self._trainer is not None and self.trainer.precision == "64-true":
             self.double()  # Lightning does so later, when the weights would have gone through float32
         if "callbacks" in checkpoint:  # Lightning restores them after the module

@@ -16,6 +16,8 @@ import torch
 from new_python import run_new_python
 from training_cases import EPOCHS, STEPS, TINY, timeless, tiny, weights
 
+from dk_bench.classification.module import LitClassifier
+from dk_bench.config import to_dict
 from dk_bench.processes import interrupts
 from dk_bench.processes.interrupts import Interrupted
 from dk_bench.processes.meeting import ProcessLost
@@ -339,7 +341,7 @@ sys.exit(max(main([*arguments, f"output={folder}"]) for folder in folders.split(
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 def test_processes_stop_at_one_step_whichever_of_them_is_asked(tmp_path):
     def run(*folders, signal_at=-1):
-        arguments = ["train", str(tmp_path / "c.yaml"), *TINY, "optim.epochs=2", "trainer.devices=2"]
+        arguments = ["train", str(tmp_path / "c.yaml"), *TINY, "optim.epochs=2", "trainer.devices=2", EMA]
         paths = " ".join(str(tmp_path / folder) for folder in folders)
         environment = {**os.environ, "SIGNAL_AT": str(signal_at), "OMP_NUM_THREADS": "1"}
         return run_new_python(["-c", TRAIN, *arguments, paths], env=environment)
@@ -368,3 +370,17 @@ def test_losses_of_processes_are_shared_out_anew():
     assert [_of_process(held, number, 2).tolist() for number in range(2)] == held.tolist()
     shared = [_of_process(held, number, 3).tolist() for number in range(3)]
     assert shared == 3 * [[2, 3]] and _of_process(held, 0, 1).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_process_goes_on_with_its_own_losses(tmp_path, monkeypatch, averaged):
+    """Also where Lightning's average stands beside what training goes on with, which the first process wrote."""
+    module = LitClassifier(to_dict(tiny(tmp_path)), list("ab"))
+    module._trainer = types.SimpleNamespace(world_size=2, precision="32-true", global_rank=1)
+    monkeypatch.setattr(LitClassifier, "global_rank", 1)
+    state = {"train_loss.mean_value": torch.tensor(1.0), "train_loss.weight": torch.tensor(2.0)}
+    checkpoint = {"state_dict": {}, "module_state": dict(state), "losses": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
+    checkpoint |= {"current_model_state": dict(state)} if averaged else {}
+    module.on_load_checkpoint(checkpoint)
+    held = checkpoint["current_model_state" if averaged else "state_dict"]
+    assert [held[f"train_loss.{name}"].item() for name in ("mean_value", "weight")] == [3, 4]
