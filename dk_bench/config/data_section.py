@@ -1,6 +1,7 @@
 """Section ``data``: images, and what is made of them for training."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +25,26 @@ def _share(default: float) -> Any:
     return checked(default, "a probability", lambda share: 0 <= share <= 1)
 
 
+def _with(
+    key: str,
+    default: Any,
+    others: tuple[str, ...],
+    expected: str,
+    holds: Callable[[Any], bool] = lambda _: True,
+    *,
+    both: bool = False,
+) -> Any:
+    """Returns the field ``key`` of ``data.augment`` that says more of what one of ``others``, or ``both``, ask for. It
+    stands at its default without them: else it would change nothing but the name of the cell."""
+    words = (" and " if both else " or ").join(f"data.augment.{other}" for other in others)
+
+    def is_fit(augment: "AugmentConfig") -> bool:
+        asked = (all if both else any)(getattr(augment, other) > 0 for other in others)
+        return getattr(augment, key) == default or (asked and holds(getattr(augment, key)))
+
+    return checked(default, f"{default}, or {expected} with {words}", is_fit, of_section=True)
+
+
 @dataclass
 class AugmentConfig:
     """Training augmentation: torchvision's of the paper's recipe, then timm's, which are off."""
@@ -36,15 +57,23 @@ class AugmentConfig:
     # RandAugment, AutoAugment or AugMix in timm's words, as rand-m7-mstd0.5-inc1; timm then leaves out color_jitter.
     auto_augment: str | None = place("timm's description")
     random_erasing: float = _share(0.0)  # of an image
-    random_erasing_mode: Literal["pixel", "rand", "const"] = "pixel"  # noise a pixel, noise a channel, the mean
-    random_erasing_count: int = at_least(1, default=1)  # rectangles at most
+    random_erasing_mode: Literal["pixel", "rand", "const"] = _with(  # noise a pixel, noise a channel, the mean
+        "random_erasing_mode", "pixel", ("random_erasing",), "rand or const"
+    )
+    random_erasing_count: int = _with(  # rectangles at most
+        "random_erasing_count", 1, ("random_erasing",), "more", lambda count: count >= 1
+    )
     # Images of a batch mixed with each other, and their labels: alphas of the beta distributions; 0: none. Where both
     # are set, every batch, pair or element (mixup_mode) has one of them.
     mixup: float = at_least(0, "0 or more", default=0.0)
     cutmix: float = at_least(0, "0 or more", default=0.0)
-    mixup_prob: float = _share(1.0)  # that a batch, pair or element is mixed at all
-    mixup_switch_prob: float = _share(0.5)  # of cutmix, where both are set
-    mixup_mode: Literal["batch", "pair", "elem"] = "batch"
+    mixup_prob: float = _with(  # that a batch, pair or element is mixed at all
+        "mixup_prob", 1.0, ("mixup", "cutmix"), "a probability", lambda share: 0 <= share <= 1
+    )
+    mixup_switch_prob: float = _with(  # of cutmix
+        "mixup_switch_prob", 0.5, ("mixup", "cutmix"), "a probability", lambda share: 0 <= share <= 1, both=True
+    )
+    mixup_mode: Literal["batch", "pair", "elem"] = _with("mixup_mode", "batch", ("mixup", "cutmix"), "pair or elem")
     # Repeated augmentation: an epoch takes a part of the images so many times, each time augmented anew.
     repeats: int = at_least(1, default=1)
 

@@ -117,7 +117,7 @@ def test_each_part_changes_pixels_and_the_cell_and_none_does_by_default():
     off = ("auto_augment=null", "random_erasing=0.0", "repeats=1", "mixup=0", "cutmix=0.0")
     assert torch.equal(TrainTransform(configured(*off))(images, numbers), plain)
     hashes = {config_hash(dataclasses.asdict(default))}
-    on = ("auto_augment=v0", "random_erasing=0.1", "repeats=3", "mixup=0.2", "cutmix=1", "mixup_prob=0.5")
+    on = ("auto_augment=v0", "random_erasing=0.1", "repeats=3", "mixup=0.2", "cutmix=1")
     for change in (*off, *on):
         hashes.add(config_hash(dataclasses.asdict(load_config(None, [f"data.augment.{change}"]))))
     assert len(hashes) == 1 + len(on)  # the defaults, written out, are the default
@@ -144,6 +144,24 @@ def test_a_description_that_timm_does_not_have_is_refused(described):
 def test_values_out_of_range_are_refused(override):
     with pytest.raises(UserError, match=override.partition("=")[0]):
         configured(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "on"),
+    [
+        ("mixup_prob=0.5", ["cutmix=1"]),
+        ("mixup_mode=elem", ["mixup=0.2"]),
+        ("mixup_switch_prob=0.2", ["mixup=0.2", "cutmix=1"]),
+        ("random_erasing_mode=rand", ["random_erasing=0.1"]),
+        ("random_erasing_count=3", ["random_erasing=0.1"]),
+    ],
+)
+def test_a_key_that_would_change_nothing_is_refused(override, on):
+    for fewer in (on[:-1], on[1:]):
+        with pytest.raises(UserError, match=rf"{override.partition('=')[0]}.*with data\.augment"):
+            configured(override, *fewer)
+    hashes = {config_hash({"data": dataclasses.asdict(configured(*more))}) for more in (on, [override, *on])}
+    assert len(hashes) == 2  # with what it belongs to it tells cells apart
 
 
 def test_an_odd_batch_is_not_mixed():
