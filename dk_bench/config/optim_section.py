@@ -58,7 +58,8 @@ class OptimConfig:
         lambda optim: optim.momentum == 0.9 or _has_momentum(optim),
         of_section=True,
     )
-    weight_decay: float = 4e-5  # on weights; biases and normalisation layers have none
+    # On weights; biases and normalisation layers have none.
+    weight_decay: float = at_least(0, "0 or more", default=4e-5)
     kwargs: dict[str, Any] = field(default_factory=dict)  # handed to the optimiser: betas, eps, ...
     # Layers learn at lr times this for each that lies between them and the classifier, timm's way.
     layer_decay: float | None = checked(

@@ -140,7 +140,9 @@ def _label(stream: BinaryIO, key: str, files: dict[str, File], label_key: str) -
     stream.seek(offset)
     content = stream.read(size)
     try:
-        label = int(json.loads(content)[label_key] if label_key else content)
+        label = json.loads(content)[label_key] if label_key else int(content)
+        if type(label) is not int:
+            raise TypeError("true and 3.7 are no labels, though Python makes numbers of them")
     except (ValueError, KeyError, TypeError) as error:
         expected = f"an object with a number as {label_key!r}" if label_key else "a number"
         raise ValueError(f"{key}.{kind} holds {content[:40]!r}, expected {expected}") from error

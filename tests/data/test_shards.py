@@ -67,6 +67,16 @@ def test_labels_of_a_field_and_samples_without(root):
     assert [label for _, label in theirs] == [0, 1, 2, 2]
 
 
+@pytest.mark.parametrize("label", [1.5, True, "1", None])
+def test_label_of_a_field_that_is_no_integer(root, label):
+    write_shard(root / "more-0000.tar", jpegs(2), [0, label])
+    write_info(root, more=[2])
+    (root / "_info.json").write_text(
+        (root / "_info.json").read_text().replace('"name"', '"alt_label": "label", "name"')
+    )
+    assert "expected an object with a number as 'label'" in fault(root, "more")
+
+
 def test_names_of_classes(root):
     (root / "names.txt").write_text("ant\nbee\ncat\ndog\n")
     config = shard_config(root, TRAIN, "val-0000.tar", f"data.class_names={root}/names.txt", "data.batch_size=5")
