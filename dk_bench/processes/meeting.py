@@ -5,6 +5,7 @@ rank is the one that speaks to the user: it tells the others whether there is an
 keeps them from it. All of them say every second that they are there, so that one that is gone is noticed.
 """
 
+import atexit
 import json
 import platform
 import threading
@@ -26,6 +27,7 @@ BEAT_SECONDS = 1.0
 # threads), and where something has gone wrong.
 SILENT_SECONDS, SILENT_AFTER_ERROR_SECONDS = 120.0, 4.0
 LINGER_SECONDS = 20.0  # for the others to learn how the first rank has ended, and for it to hear them
+LEAVE_SECONDS = 5.0  # for a thread to end, which may be in the middle of a word to the store
 STORE_GONE = (dist.DistError, RuntimeError)  # what torch raises where whoever kept the store has ended
 
 
@@ -64,7 +66,10 @@ class Meeting:
             others = f"process {rank.number + 1} of {rank.size} does not find the others of its run"
             raise ProcessLost(f"{others} at {place.address}, port {place.port}: {error}") from error
         self._store = dist.PrefixStore(f"dk_bench/{place.attempt}", store)
-        threading.Thread(target=self._beat, daemon=True, name="tell-that-this-process-is-there").start()
+        self._leaving = threading.Event()
+        beats = threading.Thread(target=self._beat, daemon=True, name="tell-that-this-process-is-there")
+        beats.start()
+        atexit.register(self._end_beats, beats)
 
     def begin(self) -> None:
         """Begins the next run of this program."""
@@ -188,10 +193,15 @@ class Meeting:
     def _beat(self) -> None:
         count = 0
         with suppress(*STORE_GONE):
-            while True:
+            while not self._leaving.wait(BEAT_SECONDS if count else 0.0):
                 count += 1
                 self._store.set(f"{self.rank.number}/beat", str(count))
-                time.sleep(BEAT_SECONDS)
+
+    def _end_beats(self, beats: threading.Thread) -> None:
+        """Ends the thread before Python does: inside of torch's store that would be an abort, and a failure to the
+        launcher."""
+        self._leaving.set()
+        beats.join(LEAVE_SECONDS)
 
     def _say(self, what: str, value: Any) -> None:
         with suppress(*STORE_GONE):

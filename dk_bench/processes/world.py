@@ -19,7 +19,7 @@ from dk_bench.errors import UserError
 from dk_bench.processes.interrupts import STOPS, Interrupted, deferred, hold_on, interrupts
 from dk_bench.processes.launched import AGENTS_STORE
 from dk_bench.processes.launchers import ordinary_environment
-from dk_bench.processes.meeting import Followed, Meeting, ProcessLost, is_between_processes
+from dk_bench.processes.meeting import LEAVE_SECONDS, Followed, Meeting, ProcessLost, is_between_processes
 from dk_bench.processes.ranks import Rank, this_rank
 
 START_TIMEOUT = "DK_BENCH_START_TIMEOUT"  # environment variable, in seconds
@@ -158,6 +158,8 @@ class OwnWorld(LightningEnvironment):
             raise
         finally:
             left.set()
+            if watch.is_alive():
+                watch.join(LEAVE_SECONDS)  # it may be in torch's store, in which the end of Python is an abort
 
     def _start(self, size: int) -> None:
         if self.others:

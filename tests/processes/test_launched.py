@@ -267,3 +267,16 @@ def test_ranks_that_are_not_met_are_told():
     place = Place("srun", 1, 2, 0, 1, 1, 2, "127.0.0.1", find_free_network_port())
     with pytest.raises(ProcessLost, match="^process 2 of 2 does not find the others of its run at 127.0.0.1, port"):
         Meeting(Rank(1, 2, place.port, place=place), seconds=0.3)
+
+
+def test_no_thread_is_in_torchs_store_when_python_ends(monkeypatch):
+    """Python would abort there, and the launcher see a failure."""
+    monkeypatch.setattr(meeting, "BEAT_SECONDS", 100.0)
+    at_the_end, before = [], set(threading.enumerate())
+    monkeypatch.setattr(meeting.atexit, "register", lambda call, *of: at_the_end.append((call, of)))
+    place = Place("srun", 0, 2, 0, 2, 0, 1, "127.0.0.1", find_free_network_port())
+    made = Meeting(Rank(0, 2, place.port, place=place), seconds=20)
+    (beats,) = [thread for thread in threading.enumerate() if thread not in before]
+    ((call, of),) = at_the_end
+    call(*of)
+    assert not beats.is_alive() and made
