@@ -17,6 +17,7 @@ PIP := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
 # packages hold templates that do not compile; that is no fault.
 BYTECODE := $(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
 OPS := $(wildcard ops/*/*)
+PAPERS := $(sort $(wildcard sweeps/imagenet_*.yaml sweeps/coco_*.yaml))
 
 demo: .venv/installed
 	$(BIN)/dk-bench sweep sweeps/demo.yaml
@@ -45,14 +46,14 @@ wheel-check: wheel
 	tools/wheel_check.sh $(PYTHON) torch==2.11.0
 	tools/wheel_check.sh $(PYTHON) torch
 
-tables: .venv/installed
+# Plans of detectors build them.
+tables: .venv/installed-dev
 	$(BIN)/dk-bench tables results --readme results/README.md
 	$(BIN)/dk-bench power --simulate --output results/power.md
 	$(BIN)/dk-bench erf --tables-from $(wildcard results/erf/*.csv results/erf/*/summary.csv)
 	$(BIN)/dk-bench dynamics --tables-from $(wildcard results/dynamics/probe.csv results/dynamics/*/probe.csv)
 	$(BIN)/dk-bench claims results --readme README.md
-	$(BIN)/dk-bench plan $(sort $(wildcard sweeps/imagenet_*.yaml sweeps/coco_*.yaml)) --refit --gpu H100 --count 8 \
-		--readme docs/cluster.md
+	$(BIN)/dk-bench plan $(PAPERS) --refit --gpu H100 --count 8 --readme docs/cluster.md
 	$(BIN)/dk-bench plan --tables-from $(wildcard results/plan/*.json) --output results/plan.md
 
 .venv/pip:

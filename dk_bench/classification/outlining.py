@@ -51,8 +51,17 @@ def outline_of(config: Config) -> Outline:
         copies=copies_kept(config.optim.optimizer, averaged=config.ema.decay is not None),
         decoded=sum(decoded.values()),
         pixels=pixels,
-        every_time=data.source == "timm" and "train" not in decoded and data.cache != "memory",
+        every_time=_decodes_every_time(data, decoded),
     )
+
+
+def _decodes_every_time(data: DataConfig, decoded: dict[str, float]) -> bool:
+    """Tells whether training images are files that every epoch decodes; ``decoded`` has the splits kept in files."""
+    if data.source == "synthetic":
+        made = data.synthetic
+        kept = data.cache != "off" and 3.0 * made.width * made.height * made.train_images <= data.cache_gb * 1e9
+        return made.stored == "jpeg" and not kept
+    return data.source == "timm" and "train" not in decoded and data.cache != "memory"
 
 
 def _decoded(data: DataConfig, images: dict[str, int | None], pixels: tuple[int, int] | None) -> dict[str, float]:

@@ -28,6 +28,7 @@ UNLIKE = {
 GUARDED = {
     "processes/groups.py": {"os.killpg", "signal.SIGKILL"},
     "processes/interrupts.py": {"signal.SIGCHLD"},
+    "processes/requeue.py": {"signal.SIGUSR1"},
     "runs/attempts.py": {"os.kill"},
     "runs/hardware.py": {"os.sched_getaffinity"},
     "sweep/runner.py": {"os.sched_getaffinity"},

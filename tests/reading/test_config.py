@@ -84,7 +84,10 @@ def test_round_trip_through_plain_data():
         ("model={pretrained: true, checkpoint: x.ckpt}", ["model.pretrained", "True", "false where model.checkpoint"]),
         ("model.pretrained=some", ["model.pretrained", "'some'", "true or false"]),
         ("model.checkpoint=", ["key 'model.checkpoint' is '', expected a file or a folder, or null"]),
-        ("data.train=", ["key 'data.train' is '', expected a folder, a tar or the name of a split, or null"]),
+        (
+            "data.train=",
+            ["key 'data.train' is '', expected a folder, a tar, a pattern of shards or the name of a split, or null"],
+        ),
         ("data.val=", ["key 'data.val' is ''"]),
         ("data.root=", ["key 'data.root' is '', expected a folder, or null"]),
         ("seed=${nothing}", ["seed", "nothing"]),

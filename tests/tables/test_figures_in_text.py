@@ -40,6 +40,8 @@ def test_every_other_table_is_made_again(tmp_path, monkeypatch):
     commands = [line.partition("$(BIN)/dk-bench ")[2] for line in recipe.splitlines() if "$(BIN)/dk-bench " in line]
     assert len(commands) >= 3
     for command in commands:
+        if "docs/cluster.md" in command:  # which tests/plan compares
+            continue
         assert main(arguments(command)) == 0
     for path in made:
         assert path.read_bytes() == (ROOT / path).read_bytes(), f"{path}: run `make tables`"
