@@ -105,8 +105,8 @@ class ConfiguredModule(pl.LightningModule):
         if self._trainer is not None and LOSSES in checkpoint:  # older checkpoints have the first process's alone
             sums = _of_process(checkpoint[LOSSES], self.global_rank, self.trainer.world_size)
             own = {f"train_loss.{name}": value for name, value in zip(_SUMS, sums, strict=True)}
-            for state in filter(None, map(checkpoint.get, ("state_dict", CURRENT))):
-                state.update(own)
+            # Of an averaged run the module's is the current state, and the average's sums stay as they are.
+            (checkpoint.get(CURRENT) or checkpoint["state_dict"]).update(own)
         if self._trainer is not None and self.trainer.precision == "64-true":
             self.double()  # Lightning does so later, when the weights would have gone through float32
         if "callbacks" in checkpoint:  # Lightning restores them after the module
