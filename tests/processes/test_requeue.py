@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import types
@@ -138,5 +139,6 @@ def test_sweep_puts_its_job_back_once(slurm, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("dk_bench.cli.sweep.run_jobs", signalled)
     assert main(["sweep", "s.yaml", "--output", "out", "--workers", "2"]) == 138
     assert slurm.requeued() == ["77"]
-    assert all("interrupted by SIGUSR1" in path.read_text() for path in logs.glob("*.log"))
+    # The sweep asks its runs to stop, too, and may be quicker than they are.
+    assert all(re.search("interrupted by SIG(USR1|TERM)", path.read_text()) for path in logs.glob("*.log"))
     assert capsys.readouterr().err.splitlines()[-1] == "dk-bench sweep: job 77 was put back into the queue"
