@@ -59,14 +59,15 @@ class EvalTransform:
 
     def _parts(self, orders: np.ndarray, cut: Callable[[int], Tensor]) -> Iterator[tuple[list[int], Tensor]]:
         """Yields what `_changed` does, of images whose colours change in one order; ``cut`` gives each at its size."""
-        scratch = self._empty(self.together)
+        scratch = self._empty(min(self.together, len(orders)))
         for order in np.unique(orders):
             places = np.flatnonzero(orders == order).tolist()
             for begin in range(0, len(places), self.together):
                 part = places[begin : begin + self.together]
-                for place, index in zip(scratch.split(1), part, strict=False):
+                pixels = scratch[: len(part)]
+                for place, index in zip(pixels.split(1), part, strict=True):
                     place.copy_(cut(index))
-                yield part, scratch[: len(part)]
+                yield part, pixels
 
 
 class TrainTransform(EvalTransform):

@@ -79,7 +79,7 @@ def bench_data(plan: LoaderPlan, on_source: Callable[[str], Any] = lambda name: 
             "warnings": [],
         }
 
-    return bench_record("image rates", SCHEMA_VERSION, settings, torch.device("cpu"), measure)
+    return bench_record("image rates", SCHEMA_VERSION, settings, torch.device("cpu"), measure, max(plan.workers))
 
 
 def _measure(source: str, plan: LoaderPlan, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

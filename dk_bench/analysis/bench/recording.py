@@ -50,15 +50,17 @@ def _load() -> float | None:
         return None
 
 
-def disturbances(watched: dict[str, float | None], threads: int) -> list[str]:
-    """Tells, a sentence each, what in the answer of `Watch.finish` says that others were at work on the machine."""
+def disturbances(watched: dict[str, float | None], threads: int, workers: int = 0) -> list[str]:
+    """Tells, a sentence each, what in the answer of `Watch.finish` says that others were at work on the machine beside
+    the threads of this process and its ``workers``, processes that it waits for."""
     said = []
+    busy = threads + workers
     for moment in ("start", "end"):
         load = watched[f"load_{moment}"]
-        if load is not None and load > threads + LOAD_MARGIN:
-            said.append(f"the load average at the {moment} was {load:.2f}, with {threads} thread(s) in use here")
+        if load is not None and load > busy + LOAD_MARGIN:
+            said.append(f"the load average at the {moment} was {load:.2f}, with {busy} thread(s) in use here")
     share = watched["cpu_share"]
-    if threads == 1 and share < LEAST_CPU_SHARE:
+    if busy == 1 and share < LEAST_CPU_SHARE:
         said.append(f"this process had a core for {100 * share:.0f} % of the time")
     return said
 
@@ -69,8 +71,10 @@ def bench_record(
     settings: dict[str, Any],
     device: torch.device,
     measure: Callable[[], dict[str, Any]],
+    workers: int = 0,
 ) -> dict[str, Any]:
-    """Returns a record of what ``measure`` measures, as its one part, of the instruction set that this process uses.
+    """Returns a record of what ``measure`` measures, as its one part, of the instruction set that this process uses;
+    with up to so many ``workers`` at a time, processes that it waits for.
 
     To the part's ``warnings`` come, on the CPU, those of a machine that was not quiet meanwhile.
     """
@@ -78,7 +82,7 @@ def bench_record(
     machine, watch = collect_machine(), Watch()
     measured = measure()
     watched = watch.finish()
-    others = disturbances(watched, torch.get_num_threads()) if device.type == "cpu" else []
+    others = disturbances(watched, torch.get_num_threads(), workers) if device.type == "cpu" else []
     part = {"instruction_set": own_instruction_set(), "machine": machine, "watched": watched} | measured
     return {
         "schema_version": schema_version,
