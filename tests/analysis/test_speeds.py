@@ -66,7 +66,8 @@ def data() -> dict:
         rate("every time", "train", 32, 1500.0),
     ]
     part = {"instruction_set": "AVX512", "warnings": [], "rates": rates}
-    return COMMON | {"kind": "image rates", "parts": [part]}
+    settings = {"sizes": [32, 64, 96], "images": 500, "side": 32, "rounds": 7, "place": None, "workers": [0, 2]}
+    return COMMON | {"kind": "image rates", "settings": settings, "parts": [part]}
 
 
 def write(folder, what, record) -> None:
@@ -113,6 +114,7 @@ def test_data(tmp_path):
         "| tar | memory | 20000 | 30000 | 9000 |",
         "| tar | every time | 1500 | - | - |",
     ]
+    assert "again by `dk-bench bench data --images 500 --workers 0 2 --output FILE`." in lines[-1]
 
 
 def test_data_of_both_instruction_sets(tmp_path):

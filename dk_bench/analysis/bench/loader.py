@@ -7,7 +7,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,18 @@ class LoaderPlan:
     reader: str = ""
     root: str | None = None
     workers: Sequence[int] = (0,)
+
+
+def options(settings: dict[str, Any]) -> str:
+    """Returns the options of `dk-bench bench data` that measure again as a record's settings say: those that are not
+    the default."""
+    given = []
+    for field in fields(LoaderPlan):
+        default, value = (list(v) if isinstance(v, tuple) else v for v in (field.default, settings.get(field.name)))
+        if value is not None and value != default:
+            name = "repeats" if field.name == "rounds" else field.name
+            given += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return " ".join(given)
 
 
 def bench_data(plan: LoaderPlan, on_source: Callable[[str], Any] = lambda name: None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dk_bench.analysis.bench.calls import FORWARD, OURS, TORCHVISION
+from dk_bench.analysis.bench.loader import options
 from dk_bench.analysis.bench.tables import STORED, Record, mean_table, model_table, name_of, rate_table
 from dk_bench.analysis.bench.timings import sentences
 from dk_bench.errors import UserError
@@ -24,14 +25,18 @@ def speeds(folder: Path, link: str) -> str:
 
 
 def _section(folder: Path, link: str, what: str, kind: str, write: Callable[[Record], list[str]]) -> str:
-    path, command = folder / f"{what}-cpu.json", f"`dk-bench bench {what} --output FILE`"
+    path, command = folder / f"{what}-cpu.json", f"dk-bench bench {what}"
     if not path.exists():
-        return f"No record of {kind} yet: {command} makes one."
+        return f"No record of {kind} yet: `{command} --output FILE` makes one."
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["kind"] != kind:
             raise ValueError(f"it is of {record['kind']}")
-        return "\n\n".join([*write(record), _source(record, f"[{path.name}]({quote(link)}/{path.name})", command)])
+        tables = write(record)
+        if what == "data":
+            command = f"{command} {options(record['settings'])}".rstrip()
+        source = _source(record, f"[{path.name}]({quote(link)}/{path.name})", f"`{command} --output FILE`")
+        return "\n\n".join([*tables, source])
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: no record of `dk-bench bench {what}`: {type(error).__name__}: {error}") from error
 
