@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dk_bench.runs.attempts import was_interrupted
+from dk_bench.runs.attempts import INTERRUPTED
 from dk_bench.runs.wandb_server import RunAtWandb, SweepAtWandb
 from dk_bench.sweep.grid import DEFAULT_COMMAND, Sweep, as_sent
 from dk_bench.sweep.job import Job
 from dk_bench.sweep.listing import make_jobs
 
 NEVER, FINISHED, CRASHED = "never started", "finished", "crashed"
+# As an agent stops a run that the server ends. Other signals are somebody else's: Ctrl-C, the warning ahead of a limit.
+ENDED_BY_SERVER = f"{INTERRUPTED} by SIGTERM"
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class CellAtWandb:
 
     @property
     def was_ended_early(self) -> bool:
-        """Tells whether it did not finish because the server ended it."""
-        return self.early and (self.state == "killed" or was_interrupted(self.run.error))
+        """Tells whether it may be that the server ended it, for which it did not finish."""
+        return self.early and (self.state == "killed" or self.run.error == ENDED_BY_SERVER)
 
     def told(self) -> str:
         """Returns the state, of which run, and why, in one line."""

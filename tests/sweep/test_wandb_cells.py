@@ -91,6 +91,25 @@ def test_runs_that_the_server_ends_early_are_not_lost():
     assert "early_terminate ends such runs" in states(Server(config, [stopped]))["optim.lr=0.1 seed=1"]
 
 
+@pytest.mark.parametrize(
+    ("state", "error", "is_lost"),
+    [
+        ("preempted", "interrupted by SIGUSR1", True),
+        ("failed", "interrupted by SIGINT", True),
+        ("failed", "interrupted", True),
+        ("failed", "interrupted by SIGTERM", False),
+        ("killed", None, False),
+    ],
+)
+def test_only_by_sigterm_does_the_server_end_runs_early(state, error, is_lost):
+    """Any other signal is somebody else's, and the run is trained again, as without early_terminate."""
+    config = GRID | {"early_terminate": {"type": "hyperband", "min_iter": 3}, "metric": {"name": "val/top1"}}
+    server = Server(config, [run("a", state, {"optim.lr": 0.1, "seed": 1}, **({"error": error} if error else {}))])
+    cells, _ = list_cells(server)
+    assert (cells[0].is_lost, cells[0] in sort_out(cells, False)[0]) == (is_lost, is_lost)
+    assert (WandbOnlooker(server, stalled_after=600).rows()[0].state == "stopped") != is_lost
+
+
 @pytest.mark.parametrize("method", ["random", "bayes"])
 def test_cells_of_another_method_are_those_that_were_handed_out(method):
     server = Server(GRID | {"method": method, "parameters": {"optim.lr": {"min": 0.0, "max": 1.0}}})
