@@ -16,7 +16,8 @@ CPU = "CPU"
 class Device:
     """Peaks of one device. ``teraflops`` by precision, of matrix products without sparsity (float32: as cuDNN convolves
     by default, in TF32 where the device has it), ``bandwidth`` of its memory in GB/s, ``memory`` in GB (10^9 bytes);
-    ``called``: how its product name begins, by which it is found in records."""
+    ``called``: its product's names in full, as ``torch.cuda.get_device_name`` gives them, by which it is found in
+    records."""
 
     name: str
     teraflops: dict[str, float]
@@ -36,7 +37,7 @@ DEVICES = {
     for device in (
         _gpu("B200", 2250, 1100, 8000, 180, "NVIDIA DGX B200 datasheet, an eighth of it"),
         _gpu("H200", 989.5, 494.5, 4800, 141, "NVIDIA H200 datasheet, SXM"),
-        _gpu("H100", 989.5, 494.5, 3350, 80, "NVIDIA H100 datasheet, SXM"),
+        _gpu("H100", 989.5, 494.5, 3350, 80, "NVIDIA H100 datasheet, SXM", "NVIDIA H100 80GB HBM3"),
         _gpu("H100-PCIe", 756, 378, 2000, 80, "NVIDIA H100 PCIe product brief", "NVIDIA H100 PCIe"),
         _gpu("A100-80GB", 312, 156, 2039, 80, "NVIDIA A100 datasheet, SXM", "NVIDIA A100-SXM4-80GB"),
         _gpu("A100-40GB", 312, 156, 1555, 40, "NVIDIA A100 datasheet, SXM", "NVIDIA A100-SXM4-40GB"),
@@ -45,7 +46,7 @@ DEVICES = {
         _gpu("L4", 121, 60, 300, 24, "NVIDIA L4 datasheet"),
         _gpu("RTX-4090", 165.2, 82.6, 1008, 24, "NVIDIA Ada whitepaper", "NVIDIA GeForce RTX 4090"),
         _gpu("RTX-3090", 71, 35.6, 936, 24, "NVIDIA GA102 whitepaper", "NVIDIA GeForce RTX 3090"),
-        _gpu("V100", 125, 15.7, 900, 32, "NVIDIA V100 datasheet, SXM2", "Tesla V100"),
+        _gpu("V100", 125, 15.7, 900, 32, "NVIDIA V100 datasheet, SXM2", "Tesla V100-SXM2-32GB"),
         _gpu("T4", 65, 8.1, 320, 16, "NVIDIA T4 datasheet", "Tesla T4", "NVIDIA T4"),
         # One core with two AVX-512 units at 3.5 GHz; efficiency is fitted to records on one.
         Device(CPU, {SINGLE: 0.224, HALF: 0.224}, 20, float("inf"), (), "one core, as an assumption"),
@@ -63,12 +64,17 @@ def device_named(name: str) -> Device:
 
 
 def device_called(kind: str, product: str) -> Device | None:
-    """Returns the device of a record, by its type in torch and its product's name; None for one that is not known."""
+    """Returns the device of a record, by its type in torch and its product's name; None for one that is not known, as
+    a card by PCIe, NVL, a laptop's or a part of one, which are slower than those whose names theirs begin with."""
     if kind == "cpu":
         return DEVICES[CPU]
-    fitting = [(len(called), device) for device in DEVICES.values() for called in device.called]
-    fitting = [(length, device) for length, device in fitting if any(map(product.startswith, device.called))]
-    return max(fitting, key=lambda pair: pair[0])[1] if fitting else None
+    names = {_bare(called): device for device in DEVICES.values() for called in device.called}
+    return names.get(_bare(product))
+
+
+def _bare(product: str) -> str:
+    """Returns a product's name as older drivers give it."""
+    return product.strip().removeprefix("NVIDIA ")
 
 
 def precision_of(name: str, device: Device) -> str:

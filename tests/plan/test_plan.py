@@ -15,7 +15,7 @@ from dk_bench.errors import UserError
 from dk_bench.models.workload import BOTH, DCN, LOCAL_DK, Workload, count_workload
 from dk_bench.plan import estimate, printed, rates, roofline
 from dk_bench.plan.decoding import LoaderSpeed, cores_for, read_loader_speeds
-from dk_bench.plan.devices import DEVICES, HALF, SINGLE, device_called, device_named
+from dk_bench.plan.devices import DEVICES, HALF, SINGLE
 from dk_bench.plan.measured import Speed, read_speeds
 from dk_bench.plan.refit import refit
 from dk_bench.tables.costs import load_costs
@@ -195,21 +195,6 @@ def test_the_guess_of_local_kernels_is_near_the_record():
 def test_small_batches_wait_for_operators_to_start():
     assert rate_of([speed("resnet50dw_dk")], batch=1).train < 300
     assert rate_of([speed("resnet50dw_dk")], batch=64).train == pytest.approx(3000)
-
-
-@pytest.mark.parametrize(
-    ("kind", "product", "name"),
-    [
-        ("cuda", "NVIDIA H200", "H200"),
-        ("cuda", "NVIDIA H100 80GB HBM3", "H100"),
-        ("cuda", "NVIDIA H100 PCIe", "H100-PCIe"),
-        ("cuda", "NVIDIA A100-SXM4-80GB", "A100-80GB"),
-        ("cpu", "AMD EPYC", "CPU"),
-        ("cuda", "Voodoo 2", None),
-    ],
-)
-def test_devices_are_found_by_their_products_names(kind, product, name):
-    assert device_called(kind, product) == (name and device_named(name))
 
 
 def test_bad_input_gets_one_sentence(tmp_path, capsys):
