@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _show(jobs)
     for folder in skip_finished(jobs):
-        _console().print(f"failed {folder}: {STALE}", markup=False, highlight=False, style="red", soft_wrap=True)
+        _console().print(f"cut off {folder}: {STALE}", markup=False, highlight=False, style="yellow", soft_wrap=True)
     return _train(args, ", ".join(sweep.name for sweep in sweeps), jobs, deadline)
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dk_bench.errors import UserError
-from dk_bench.runs.attempts import was_interrupted
+from dk_bench.runs.attempts import STALE, was_interrupted
 from dk_bench.runs.heartbeat import read_beat, seconds_idle
 from dk_bench.runs.identity import is_mmengines, setting
 from dk_bench.runs.lock import CLAIM, LOCK, holder, is_held
-from dk_bench.runs.record import EVALUATION, RunRecord, as_it_stands
+from dk_bench.runs.record import EVALUATION, RunRecord
 from dk_bench.sweep.job import Job
 from dk_bench.sweep.record_cache import RecordCache
 from dk_bench.sweep.time_left import seconds_taken, words
@@ -67,10 +67,10 @@ class Onlooker:
             return self._at_work(run, name, record)
         if record is None:
             return _without_record(run, name, log)
-        record = as_it_stands(record)
         if record.status == "stopped":
             return self._told(run, name, record, "stopped")
-        is_cut = record.status == "running" or was_interrupted(record.error)
+        # By the lock alone, not `as_it_stands`, which knows processes of this machine only: all tell the same.
+        is_cut = record.status == "running" or record.error == STALE or was_interrupted(record.error)
         return self._told(run, name, record, "cut off" if is_cut else "failed")
 
     def _at_work(self, run: Path, name: str, record: RunRecord | None) -> Row:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dk_bench.errors import UserError
+from dk_bench.runs.attempts import was_interrupted
 from dk_bench.runs.wandb_server import CELL, RunAtWandb, SweepAtWandb, host_of
 from dk_bench.sweep.onlooker import FIGURES
 from dk_bench.sweep.time_left import words
@@ -54,6 +55,7 @@ class WandbOnlooker:
         if run.is_alive:
             return self._at_work(cell, run, told)
         state = "stopped" if cell.was_ended_early else ENDED.get(cell.state, "cut off")
+        state = "cut off" if state == "failed" and was_interrupted(run.error) else state
         done = epochs if state == "finished" else _done(run)
         return Row(cell.name, state, epoch=done, reason=run.error or "", **told)
 

@@ -354,7 +354,7 @@ def test_run_whose_process_is_gone_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("dk_bench.cli.sweep.run_jobs", lambda *_, **__: None)
     main(["sweep", str(path)])
     shown = capsys.readouterr().err
-    assert "failed out/dead: stale" in shown and "alive" not in shown
+    assert "cut off out/dead: stale" in shown and "alive" not in shown
 
 
 class SlowToStop:

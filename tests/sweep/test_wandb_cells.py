@@ -172,6 +172,14 @@ def test_watching_tells_progress_and_time_left(capsys):
         WandbOnlooker(server, stalled_after=600).rows()
 
 
+def test_run_that_a_signal_stopped_is_cut_off_as_in_folders():
+    """W&B has it as failed, by its exit status."""
+    errors = ["interrupted by SIGTERM", "disk full"]
+    runs = [run(error, "failed", {"optim.lr": 0.1, "seed": n}, error=error) for n, error in enumerate(errors, 1)]
+    rows = WandbOnlooker(Server(GRID, runs), stalled_after=600).rows()
+    assert [(row.state, row.reason) for row in rows[:2]] == [("cut off", errors[0]), ("failed", errors[1])]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -28,11 +28,17 @@ from dk_bench.sweep.view import Row, seconds_left, summary, table, watch
 EPOCHS = [{"epoch": n, "train/loss": 2.0, "val/top1": 40.0 + n, "seconds": 50.0} for n in range(3)]
 
 
-def leave(folder: Path, seed: int = 0, **more) -> Path:
-    """Leaves a record in the folder of a run of three epochs of five."""
+GONE = {"boot": "before the power cut"}  # of a process of this machine
+ELSEWHERE = {"host": "another machine"}
+
+
+def leave(folder: Path, seed: int = 0, process: dict[str, str] = ELSEWHERE, **more) -> Path:
+    """Leaves a record in the folder of a run of three epochs of five. ``process``: what its process has otherwise than
+    this one, which lives."""
     config = {"optim": {"epochs": 5}}
     record = new_record(name="a", config=config, model={"name": "m"}, data={"name": "d"}, seed=seed, device="cpu")
     record.metrics["epochs"] = EPOCHS
+    record.attempts[-1]["process"] |= process
     write_record(dataclasses.replace(record, **more), folder / "record.json")
     return folder
 
@@ -55,7 +61,8 @@ def runs(tmp_path):
     leave(one / "a-1-s1", status="failed", error="training loss is nan")
     leave(one / "a-1-s2", status="failed", error="interrupted by SIGTERM")
     leave(one / "a-1-s3", status="stopped", error="stopped by early_terminate at epoch 3")
-    leave(two / "a-2-s0")  # says running, and nobody is at it
+    leave(two / "a-2-s0", process=GONE)  # says running, and nobody is at it
+    leave(two / "a-2-s3", process=ELSEWHERE)
     (two / "a-2-s1" / "wandb" / "a-9-s9").mkdir(parents=True)  # what lies in a run's folder is no run
     (two / "a-2-s1" / LOCK).touch()
     leave(two / "a-2-s1" / "wandb" / "a-9-s9")
@@ -84,6 +91,7 @@ def test_every_state_is_told(runs):
         "a-1-s6": "starting",
         "a-2-s0": "cut off",
         "a-2-s1": "failed",
+        "a-2-s3": "cut off",
     }
     at_work = rows["a-1-s4"]
     assert (at_work.where, at_work.epoch, at_work.epochs, at_work.figure) == (os.uname().nodename, 3, 5, "val/top1 42")
@@ -101,8 +109,22 @@ def test_stalled_is_a_matter_of_minutes(runs, capsys):
     assert main(["watch", *folders, "--once", "--stalled-after", "15"]) == 1
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("stalled a-1-s5: on ") and shown[0].endswith(", no step in 20 min")
-    counts = "1 finished, 1 stopped, 1 starting, 1 running, 2 cut off, 2 failed, 1 stalled"
-    assert shown[-1].startswith(f"9 runs: {counts}; about ")
+    counts = "1 finished, 1 stopped, 1 starting, 1 running, 3 cut off, 2 failed, 1 stalled"
+    assert shown[-1].startswith(f"10 runs: {counts}; about ")
+
+
+@pytest.mark.parametrize("process", [GONE, ELSEWHERE])
+def test_killed_run_is_to_be_gone_on_with_on_every_machine(tmp_path, capsys, process):
+    leave(tmp_path / "a-1-s0", process=process)
+    times = {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:05:00+00:00"}
+    leave(tmp_path / "a-1-s1", status="finished", **times)
+    (tmp_path / "a-1-s2").mkdir()
+    with hold(tmp_path / "a-1-s2"):
+        assert main(["watch", str(tmp_path), "--once"]) == 0
+        left = seconds_left(list(rows_of(tmp_path).values()))
+    cut, *_, whole = capsys.readouterr().out.splitlines()
+    assert cut == "cut off a-1-s0: epoch 3 of 5, val/top1 42"
+    assert whole.startswith("3 runs: 1 finished, 1 starting, 1 cut off; about 10 min") and 590 < left <= 600
 
 
 def test_beat_of_an_earlier_attempt_does_not_count(tmp_path):
