@@ -62,6 +62,11 @@ class TrainingRun:
             return False
         return is_tested(record, self.tests) or not (self.folder / "last.ckpt").exists()
 
+    def needs_no_more(self, record: RunRecord | None, code: int) -> bool:
+        """Tells whether a process of the run that has ended with an exit status has left nothing to do. What came after
+        a finished record, as telling W&B, may have failed: tables and the next start go by the record."""
+        return self.has_finished(record)
+
     def was_stopped(self, record: RunRecord | None) -> bool:
         """Tells whether its record says that it was stopped early, which this sweep does too."""
         return self.ends_early and record is not None and record.status == "stopped"
@@ -204,12 +209,13 @@ class Job:
         ended = f"exit status {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
         if self.run is None:
             self.state, self.reason = ("failed", ended) if code else ("finished", "")
-        elif (record := self.run.record()) and record.status == "finished":
-            # That is what tables and the next start go by; what came after it, as telling W&B, may have failed.
+        elif self.run.needs_no_more(record := self.run.record(), code):
             self.state, self.reason = "finished", f"{ended}, but its record is finished" if code else ""
         else:
             error = f": {record.error}" if record and record.error else ""
             says = f"its record says {record.status}{error}" if record else "it left no record"
+            if record and record.status == "finished" and not is_tested(record, self.run.tests):
+                says += f", without figures of {', '.join(self.run.tests)}"
             self.state, self.reason = "failed", ended if code else f"{ended}, but {says}"
 
     def fail(self, retries: int) -> None:

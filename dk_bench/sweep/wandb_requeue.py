@@ -71,6 +71,9 @@ class _AsFarAsWandbKnows(TrainingRun):
     def has_finished(self, record: RunRecord | None) -> bool:
         return False
 
+    def needs_no_more(self, record: RunRecord | None, code: int) -> bool:
+        return code == 0 and super().has_finished(record)
+
 
 @dataclass
 class _Requeued(Job):

@@ -19,6 +19,7 @@ from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.job import Job, TrainingRun, task_in
 from dk_bench.sweep.listing import make_jobs, skip_finished
 from dk_bench.sweep.runner import run_jobs
+from dk_bench.sweep.wandb_requeue import _AsFarAsWandbKnows
 from dk_bench.training import run_folder, train
 
 ROOT = Path(__file__).parents[2]
@@ -121,6 +122,28 @@ def test_process_that_finds_another_at_its_run_is_no_failure(tmp_path):
     job, states = make_job(tmp_path, argv=argv), []
     run_jobs([job], 1, lambda changed: states.extend([changed.state] if changed else []))
     assert states == ["running", "elsewhere", "running", "finished"] and job.failures == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "final", "code", "state", "reason"),
+    [
+        (TrainingRun, {}, 1, "failed", "exit status 1"),
+        (TrainingRun, {}, 0, "failed", "exit status 0, but its record says finished, without figures of test"),
+        (TrainingRun, {"test/top1": 50.0}, 1, "finished", "exit status 1, but its record is finished"),
+        (_AsFarAsWandbKnows, {}, 0, "failed", "exit status 0, but its record says finished, without figures of test"),
+        (_AsFarAsWandbKnows, {"test/top1": 50.0}, 1, "failed", "exit status 1"),
+        (_AsFarAsWandbKnows, {"test/top1": 50.0}, 0, "finished", ""),
+    ],
+)
+def test_a_finished_record_that_wants_more_is_not_enough(tmp_path, kind, final, code, state, reason):
+    """Figures of test images, which the run's process was to add from its checkpoint, or that W&B knows."""
+    job = make_job(tmp_path, argv=["sh", "-c", f"exit {code}"])
+    job.run = kind(**vars(job.run) | {"tests": ("test",)})
+    write_record(make_record(status="finished", metrics={"epochs": [], "final": final}), job.run.folder / "record.json")
+    (job.run.folder / "last.ckpt").touch()
+    job.look = lambda: None  # what is finished is not started; this run's process began before
+    run_jobs([job], 1)
+    assert (job.state, job.reason) == (state, reason)
 
 
 def run_together(*runners, workers):
