@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from dk_bench.classification.optimizers import make_optimizer
-from dk_bench.classification.schedules import TimmSchedule, WarmupCosine, is_papers
+from dk_bench.classification.schedules import TimmSchedule, WarmupCosine, check_rates, is_papers
 from dk_bench.config import OptimConfig
 from dk_bench.nn import offset_parameter_names
 
@@ -71,6 +71,7 @@ def build_optimizer(
     UserError as `dk_bench.classification.optimizers` and `dk_bench.classification.schedules` do."""
     optimizer = make_optimizer(parameter_groups(model, config, model_name), config)
     if not is_papers(config):
+        check_rates(config, steps_per_epoch)
         return optimizer, TimmSchedule(optimizer, config, steps_per_epoch)
     warmup, total = round(config.warmup_epochs * steps_per_epoch), config.epochs * steps_per_epoch
     return optimizer, WarmupCosine(optimizer, warmup, total)

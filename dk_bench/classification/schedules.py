@@ -1,6 +1,8 @@
 """Learning rates by the step: the paper's, and timm's schedules."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ from timm.scheduler import create_scheduler_v2
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from dk_bench.config import OptimConfig
-from dk_bench.config.optim_section import FLATS, STEPS
+from dk_bench.config.optim_section import CURVES, FLATS, STEPS
 from dk_bench.errors import UserError
 from dk_bench.training.own_trainer import check_same_steps
 
@@ -51,18 +53,18 @@ class TimmSchedule(LRScheduler):
     It moves every group alike and multiplies what comes out, the first value of the warm-up and the last of the
     schedule too, with the group's ``lr_scale``. ``total_steps`` is the length of training.
 
-    Raises UserError for a schedule that does not fit into the training.
+    Raises UserError for a schedule that does not fit into the training, see also `check_rates`.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, config: OptimConfig, steps_per_epoch: int) -> None:
         self.total_steps = config.epochs * steps_per_epoch
-        arguments = _arguments(config, steps_per_epoch, self.total_steps)
-        try:
+        with _refused(config, self.total_steps):
+            arguments = _arguments(config, steps_per_epoch, self.total_steps)
             self.timms, _ = create_scheduler_v2(optimizer, config.schedule, **arguments)
-        except (ValueError, AssertionError) as error:
-            reason = f"which does not go into {self.total_steps} steps: {error}"
-            raise UserError(reason, key="optim.schedule", value=config.schedule) from error
-        super().__init__(optimizer)  # which steps to 0
+            # Behind the last cycle timm asks how many more would fit, which of ever shorter ones is no number.
+            self._end = self.total_steps - arguments["cooldown_epochs"] if config.schedule in CURVES else math.inf
+            self._min_lr = config.min_lr
+            super().__init__(optimizer)  # which steps to 0
 
     def step(self, epoch: None = None) -> None:
         """Moves to the next step."""
@@ -70,7 +72,10 @@ class TimmSchedule(LRScheduler):
 
     def _move_to(self, step: int) -> None:
         self.last_epoch = step
-        self.timms.step_update(step)
+        if step >= self._end:
+            self.timms.update_groups(self._min_lr)
+        else:
+            self.timms.step_update(step)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, int]:
@@ -80,6 +85,34 @@ class TimmSchedule(LRScheduler):
         """Goes on. Raises UserError for a schedule of another length."""
         check_same_steps(state_dict.get("total_steps"), self.total_steps, "optimiser steps", SAME)
         self._move_to(state_dict["last_epoch"])
+
+
+def check_rates(config: OptimConfig, steps_per_epoch: int) -> None:
+    """Raises UserError for a schedule of timm's of which a step has no rate, that of training's end included. It walks
+    through all of them, some seconds for a million, so that no training ends in its middle."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
+    scheduler = TimmSchedule(optimizer, config, steps_per_epoch)
+    (group,), is_finite = optimizer.param_groups, math.isfinite
+    with _refused(config, scheduler.total_steps):
+        for step in range(scheduler.total_steps + 1):
+            scheduler._move_to(step)
+            if type(group["lr"]) is complex or not is_finite(group["lr"]):
+                raise ValueError(f"the rate of step {step} would be {group['lr']}")
+
+
+@contextlib.contextmanager
+def _refused(config: OptimConfig, total: int) -> Iterator[None]:
+    """Makes a UserError of what timm says of a schedule, or Python of its numbers."""
+    try:
+        yield
+    except (ValueError, AssertionError, ArithmeticError, TypeError) as error:  # the last: of a complex number's cosine
+        why = error.args[-1] if error.args else "none is left between warm-up and cool-down"
+        default = OptimConfig()
+        changed = [key for key in SHAPE[1:] if getattr(config, key) != getattr(default, key)]
+        others = " or others than " + ", ".join(f"optim.{key}={getattr(config, key)}" for key in changed)
+        expected = f"expected another{others if changed else ''}"
+        reason = f"which does not go into {total} steps: {str(why).rstrip('.')}; {expected}"
+        raise UserError(reason, key="optim.schedule", value=config.schedule) from error
 
 
 def _arguments(config: OptimConfig, steps_per_epoch: int, total: int) -> dict[str, Any]:

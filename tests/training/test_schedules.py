@@ -1,5 +1,7 @@
 """Schedules of steps beside timm's, of groups and of runs."""
 
+import random
+
 import pytest
 import timm
 import torch
@@ -15,8 +17,9 @@ from timm.scheduler.wsd_lr import WSDLRScheduler
 from training_cases import ONE_STEP
 
 from dk_bench.classification.recipe import build_optimizer
-from dk_bench.classification.schedules import SHAPE, TimmSchedule, WarmupCosine, is_papers
+from dk_bench.classification.schedules import SHAPE, TimmSchedule, WarmupCosine, check_rates, is_papers
 from dk_bench.config import OptimConfig, load_config
+from dk_bench.config.optim_section import CURVES
 from dk_bench.errors import UserError
 from dk_bench.training import train
 
@@ -186,6 +189,82 @@ def test_what_a_schedule_does_not_have_is_told(overrides, message):
 def test_a_schedule_too_long_for_its_training_is_told():
     with pytest.raises(UserError, match="key 'optim.schedule' is 'wsd', which does not go into 60 steps: wsd sched"):
         rates(config_of(schedule="wsd", decay_epochs=9))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "tanh", "poly"])
+@pytest.mark.parametrize("cooldown", [0, 4])
+def test_ever_shorter_cycles_end_at_min_lr(schedule, cooldown):
+    """Of which timm would tell how many more fit behind the last: a logarithm of nothing, or of less."""
+    more = {"cooldown_epochs": cooldown, "min_lr": 0.01, "warmup_epochs": 0}
+    found = [step["base"] for step in rates(config_of(schedule=schedule, cycle_limit=2, cycle_mul=0.5, **more))]
+    end = TOTAL - cooldown * STEPS
+    assert found[0] == pytest.approx(LR, rel=1e-4) and found[2 * end // 3] == pytest.approx(LR / 2, rel=1e-4)
+    assert min(found[:end]) > 0.01 and found[end:] == [0.01] * (TOTAL - end)
+    many = rates(config_of(schedule=schedule, cycle_limit=60, cycle_mul=0.5, **more))
+    assert all(0.01 <= step["base"] <= LR for step in many) and len(many) == TOTAL
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"cycle_limit": 400, "cycle_mul": 1000}, "Numerical result out of range; .*cycle_limit=400, optim.cycle_mul"),
+        (
+            {"k_decay": 400},
+            "Numerical result out of range; expected another or others than optim.warmup_lr=0.01, optim.k_decay=400.0$",
+        ),
+        ({"schedule": "step", "decay_epochs": 1, "decay_rate": 1e60}, "Numerical result out of range"),
+        ({"schedule": "multistep", "decay_milestones": [1, 2], "decay_rate": 1e200}, "Numerical result out of range"),
+        (
+            {"schedule": "poly", "cycle_limit": 3, "cycle_mul": 1 + 1e-15},
+            "the rate of step 45 would be .0.144.*j.; exp",
+        ),
+        ({"cycle_limit": 3, "cycle_mul": 1 + 1e-15, "k_decay": 1.5}, "must be real number, not complex"),
+        ({"warmup_epochs": 9.99}, "none is left between warm-up and cool-down"),
+    ],
+)
+def test_a_schedule_that_would_fail_at_some_step_is_told_before_the_first(settings, why):
+    with pytest.raises(UserError, match=f"key 'optim.schedule' is '.*', which does not go into 60 steps: {why}"):
+        build_optimizer(torch.nn.Linear(2, 2), config_of(warmup_lr=0.01, **settings), "", STEPS)
+
+
+def drawn_settings(draw):
+    """Settings of a schedule, some of them beyond reason."""
+    schedule, some = draw.choice("cosine tanh poly step multistep wsd rsqrt".split()), {"warmup_epochs": [0.5, 2]}
+    if schedule in CURVES:
+        some |= {"cooldown_epochs": [0.1, 3], "cycle_decay": [0, 0.4, 1], "k_decay": [0.1, 1.5, 3, 200]}
+        some |= {"cycle_mul": [0.3, 0.9, 1.5, 3, 1000, 1e-200, 1 + 1e-15], "warmup_prefix": [True, False]}
+    some |= {"decay_epochs": [0.5, 3, 1e300]} if schedule in ("step", "wsd", "rsqrt") else {}
+    some |= {"decay_rate": [0.9, 1e-300, 1e3, 1e300]} if schedule in ("step", "multistep", "poly") else {}
+    settings = {key: draw.choice(values) for key, values in some.items() if draw.random() < 0.4}
+    if schedule in CURVES:
+        settings["cycle_limit"] = draw.choice([2, 3, 7, 60, 10**6, 10**400])
+    if schedule == "multistep":
+        settings["decay_milestones"] = draw.choice([[1], [1, 2.5]])
+    return settings | {"schedule": schedule}
+
+
+def test_no_schedule_fails_once_it_has_begun():
+    """Of whatever is drawn: refused with the configuration, or before the first step, or a rate for every step."""
+    draw, outcomes, told = random.Random(0), {"refused": 0, "told": 0, "fine": 0}, "which does not go into"
+    for _ in range(200):
+        try:
+            config = config_of(**drawn_settings(draw))
+        except UserError:
+            outcomes["refused"] += 1
+            continue
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+        try:
+            check_rates(config, STEPS)
+        except UserError as error:
+            outcomes["told"] += told in str(error)
+            continue
+        schedule, (group,) = TimmSchedule(optimizer, config, STEPS), optimizer.param_groups
+        optimizer.step()
+        for _ in range(TOTAL):
+            assert isinstance(group["lr"], float) and group["lr"] >= 0
+            schedule.step()
+        outcomes["fine"] += 1
+    assert sum(outcomes.values()) == 200 and min(outcomes.values()) > 10
 
 
 def test_a_run_learns_at_the_schedules_rates_and_its_record_has_them(tmp_path):
