@@ -33,6 +33,11 @@ class CellAtWandb:
         return self.job.name
 
     @property
+    def key(self) -> str:
+        """Names the point, whatever other points there are: the `name` lists what varies among those known so far."""
+        return _key(self.point)
+
+    @property
     def finished(self) -> list[RunAtWandb]:
         """Returns the runs that finished. There should be one; W&B does not keep a second one from it."""
         return [run for run in self.runs if run.state == FINISHED]

@@ -37,7 +37,7 @@ class Queue:
         """Returns jobs for cells that are to be trained here, where those that have finished are skipped and those that
         live elsewhere are waited for. Raises UserError as `find_runs` does."""
         cells = list(cells)
-        jobs = [_Requeued(**vars(cell.job), queue=self) for cell in cells]
+        jobs = [_Requeued(**vars(cell.job), queue=self, key=cell.key) for cell in cells]
         find_runs(jobs)
         for cell, job in zip(cells, jobs, strict=True):
             if cell.finished:
@@ -48,12 +48,13 @@ class Queue:
                 job.run.know()
         return jobs
 
-    def cell(self, name: str) -> CellAtWandb:
-        """Returns a cell as it stood when the server was last asked. Raises UserError where it cannot be now."""
+    def cell(self, key: str) -> CellAtWandb | None:
+        """Returns the cell of a `CellAtWandb.key` as it stood when the server was last asked; None where the server has
+        no such point any more. Raises UserError where it cannot be asked now."""
         if time.monotonic() > self._asked + ASK_SECONDS:
             self._asked = time.monotonic()  # a server that does not answer is not asked the more for it
             self.cells, self.strays = list_cells(self.server, self.output)
-        return next(cell for cell in self.cells if cell.name == name)
+        return next((cell for cell in self.cells if cell.key == key), None)
 
 
 def sort_out(cells: Sequence[CellAtWandb], is_running: bool) -> tuple[list[CellAtWandb], list[CellAtWandb]]:
@@ -80,6 +81,7 @@ class _Requeued(Job):
     """A cell's job that starts only if its run at the server is nobody else's."""
 
     queue: Queue | None = None
+    key: str = ""  # its cell's
     asked: float = 0.0
 
     def look(self) -> None:
@@ -101,7 +103,9 @@ class _Requeued(Job):
 
     def _take_up(self) -> tuple[str, str]:
         """Returns the job's state and its reason."""
-        cell = self.queue.cell(self.name)
+        cell = self.queue.cell(self.key)
+        if cell is None:  # of a grid every point stays; of other methods, those of runs that are there
+            return "failed", "its run is no longer at W&B's server"
         if cell.state == FINISHED:
             return "skipped", f"finished elsewhere, run {cell.run.id}"
         if cell.is_alive or cell.run and not self.queue.server.claim(cell.run.id, self.queue.me):

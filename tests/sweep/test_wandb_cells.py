@@ -14,9 +14,10 @@ from wandb_server import ENTITY, WandbServer, grid_points, serve
 from dk_bench.cli import main
 from dk_bench.errors import UserError
 from dk_bench.runs.wandb_server import RunAtWandb
+from dk_bench.sweep import wandb_requeue
 from dk_bench.sweep.wandb_cells import list_cells
 from dk_bench.sweep.wandb_onlooker import WandbOnlooker
-from dk_bench.sweep.wandb_requeue import sort_out
+from dk_bench.sweep.wandb_requeue import Queue, sort_out
 
 GRID = {
     "program": "dk-bench",
@@ -34,9 +35,14 @@ class Server:
     handed: list = field(default_factory=list)
     name: str = "abc"
     path: str = "me/bench/abc"
+    entity: str = "me"
+    project: str = "bench"
 
     def runs(self):
         return self.handed
+
+    def claim(self, run_id, name):
+        return True
 
 
 def run(name, state, config, *, minutes=0.0, **summary):
@@ -117,6 +123,27 @@ def test_cells_of_another_method_are_those_that_were_handed_out(method):
     server.handed = [run("a", "failed", {"optim.lr": 0.25, "seed": 0}), run("b", "finished", {"optim.lr": 0.5})]
     server.handed.append(run("c", "finished", {"optim.lr": 0.25}))
     assert states(server) == {"optim.lr=0.25": "finished (run c)", "optim.lr=0.5": "finished (run b)"}
+
+
+def test_cell_is_found_again_whatever_agents_are_handed_meanwhile(tmp_path, monkeypatch):
+    """Its name lists what varies among the points handed out so far."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(wandb_requeue, "ASK_SECONDS", -1.0)
+    parameters = {"optim.lr": {"min": 0.0, "max": 1.0}, "output": {"value": "out"}}
+    handed = [run("a", "crashed", {"optim.lr": 0.25, "output": "out"})]
+    server = Server(GRID | {"method": "bayes", "parameters": parameters}, handed)
+    queue = Queue(server, output="here")
+    (job,) = queue.jobs(queue.cells)
+    handed.append(run("b", "running", {"optim.lr": 0.5, "output": "out"}))
+    job.look()
+    assert [cell.name for cell in queue.cells] == ["optim.lr=0.25", "optim.lr=0.5"] and job.name == "abc"
+    assert job.state == "waiting" and job.environment["WANDB_RUN_ID"] == "a" and "output=here" in job.argv
+    handed[0] = run("a", "finished", {"optim.lr": 0.25, "output": "out"})
+    job.look()
+    assert (job.state, job.reason) == ("skipped", "finished elsewhere, run a")
+    del handed[0]
+    job.look()
+    assert (job.state, job.reason) == ("failed", "its run is no longer at W&B's server")
 
 
 def test_every_run_of_wandbs_own_grid_search_has_its_cell():
