@@ -90,17 +90,36 @@ def open_shards(config: DataConfig, split: str, folder: Path | None = None) -> S
     if missing := [path for path in paths if not os.path.isfile(path)]:
         reason = f"of whose {len(paths)} shards {len(missing)} are missing: {some(missing)}; expected {PATTERN}"
         raise UserError(reason, key=key, value=place)
-    if twice := {path for path in paths if paths.count(path) > 1} if len(set(paths)) < len(paths) else ():
-        raise UserError(f"which names {some(sorted(twice))} twice", key=key, value=place)
+    if twice := _named_twice(paths):
+        raise UserError(f"which names {some(twice)} twice", key=key, value=place)
+    stated = _stated(key, place)
     indices = index_of(paths, label_key, folder)
     for path, name, index in zip(paths, names, indices, strict=True):
         _check_length(path, index, lengths.get(name))
-    _, _, stated = place.partition("|")
     files = ShardFiles(place, paths, indices)
-    if stated and int(stated) != len(files) + files.left_out:
+    if stated is not None and stated != len(files) + files.left_out:
         raise UserError(f"but the shards hold {len(files) + files.left_out} samples", key=key, value=place)
     files.classes = _classes(files, config.class_names, key)
     return files
+
+
+def _named_twice(paths: Sequence[str]) -> list[str]:
+    """Returns the shards that are named by several names, or several times by one: their files are the same, by links
+    of either kind too."""
+    names: dict[tuple[int, int], list[str]] = {}
+    for path in paths:
+        file = os.stat(path)
+        names.setdefault((file.st_dev, file.st_ino), []).append(path)
+    return [" = ".join(dict.fromkeys(same)) for same in names.values() if len(same) > 1]
+
+
+def _stated(key: str, place: str) -> int | None:
+    """Returns how many samples a pattern says there are, behind its ``|``. Raises UserError for what is no number."""
+    _, _, stated = place.partition("|")
+    try:
+        return int(stated) if stated else None
+    except ValueError as error:
+        raise UserError(f"expected a number of samples behind |, found {stated!r}", key=key, value=place) from error
 
 
 def _listed(config: DataConfig, key: str, place: str) -> tuple[list[str], str, dict[str, int]]:

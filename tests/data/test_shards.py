@@ -240,7 +240,9 @@ def test_what_shards_must_not_hold_is_named(root, spoil, text):
         ("train-*.tar", "expected a pattern of shards, as train-{0000..1023}.tar"),
         ("train", "expected a pattern of shards, as train-{0000..1023}.tar, or a split that _info.json lists"),
         ("train-{0000..0001.tar", "expected a pattern of shards"),
-        ("train-0000.tar::train-0000.tar", "twice"),
+        ("train-0000.tar::train-0000.tar", "train-0000.tar twice"),
+        ("train-0000.tar::./train-0000.tar", "train-0000.tar twice"),
+        (f"{TRAIN}|30|30", "expected a number of samples behind |, found '30|30'"),
         (f"{TRAIN}|31", "but the shards hold 30 samples"),
         ("https://example.org/train-0000.tar", "expected shards in files"),
         ("pipe:cat train-0000.tar", "expected shards in files"),
@@ -249,6 +251,13 @@ def test_what_shards_must_not_hold_is_named(root, spoil, text):
 def test_places_that_name_no_shards(root, place, text):
     found = fault(root, place)
     assert found.startswith("key 'data.train' is ") and text in found
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_a_shard_that_is_reached_by_another_name_is_named_with_both(root, link):
+    getattr(root / "train-0003.tar", link)(root / "train-0001.tar")
+    names = f"which names {root}/train-0001.tar = {root}/train-0003.tar twice"
+    assert fault(root, "train-{0000..0003}.tar").endswith(names)
 
 
 def test_other_bad_settings_of_shards(root):
