@@ -9,6 +9,7 @@ HALF, SINGLE = "half", "float32"  # precision of products and stored activations
 PRECISIONS = {"32-true": SINGLE, "32": SINGLE} | dict.fromkeys(
     ("16-mixed", "bf16-mixed", "16-true", "bf16-true", "16", "bf16"), HALF
 )
+TRUE_HALF = ("16-true", "bf16-true")  # of which weights have half precision as well; autocast leaves them
 CPU = "CPU"
 
 

@@ -13,16 +13,17 @@ from typing import Any, Self
 from dk_bench.errors import UserError, located
 from dk_bench.models.workload import Workload
 from dk_bench.plan.decoding import LoaderSpeed, cores_for, read_loader_speeds
-from dk_bench.plan.devices import HALF, Device, precision_of
+from dk_bench.plan.devices import HALF, TRUE_HALF, Device, precision_of
 from dk_bench.plan.fitting import Fit
 from dk_bench.plan.listed import PlannedCell
 from dk_bench.plan.measured import Speed, read_speeds
-from dk_bench.plan.rates import FITTED, Question, Rate, find_rate
+from dk_bench.plan.rates import FITTED, MEASURED, SCALED, Question, Rate, find_rate
 from dk_bench.runs.identity import config_hash
 from dk_bench.training.outline import Outline
 
-VALUE_BYTES = 4  # of a weight, a gradient, what an optimiser keeps
-ESTIMATED, MEASURED = "estimated", "record"
+VALUE_BYTES = 4  # of a weight, a gradient, what an optimiser keeps; half of it in true half precision
+RECORDED_COPIES = 1  # of the weights, that the optimiser of records keeps: SGD with momentum
+ESTIMATED = "estimated"
 RECORD_BYTES = 1e6  # of a run's record, its log, W&B's files: about
 
 
@@ -138,7 +139,9 @@ def _found(cell: PlannedCell, outline: Outline, workload: Workload, machine: Mac
     base = cell.task.workload(outline, rigid=True) if has_base else None
     asked = Question(outline.timed_as or "", outline.base, outline.input_size, workload, base)
     precision, batch = precision_of(outline.precision, machine.device), batch_of_device(outline, machine.count)
-    return find_rate(asked, machine.device, precision, batch, speeds.models)
+    rate = find_rate(asked, machine.device, precision, batch, speeds.models)
+    is_other = outline.precision in TRUE_HALF and rate.source == MEASURED  # records are of autocast
+    return replace(rate, source=SCALED) if is_other else rate
 
 
 def with_images(outline: Outline, images: tuple[int, int] | None) -> Outline:
@@ -174,31 +177,40 @@ def run_hours(outline: Outline, rate: Rate, count: int, evaluated: int) -> float
     return (trained / rate.train + evaluated / rate.evaluate) / count / 3600
 
 
-def training_memory(outline: Outline, workload: Workload, batch: int, precision: str) -> float:
-    """Estimates the bytes that training takes on a device: weights, gradients, what the optimiser keeps, and what the
-    backward pass needs of a batch of so many images. What libraries take for themselves, and room for temporary
-    results, is not in it."""
-    weights = VALUE_BYTES * (workload.params + workload.buffers)
-    kept = VALUE_BYTES * workload.trained * (1 + outline.copies)
-    cast = workload.params * VALUE_BYTES / 2 if precision == HALF else 0  # the copies that autocast makes
+def training_memory(workload: Workload, batch: float, precision: str, copies: float, weight: float) -> float:
+    """Estimates the bytes that training takes on a device: weights of ``weight`` bytes, gradients, ``copies`` of them
+    that the optimiser keeps, and what the backward pass needs of a batch of so many images. What libraries take for
+    themselves, and room for temporary results, is not in it."""
+    weights = weight * (workload.params + workload.buffers)
+    kept = weight * workload.trained * (1 + copies)
     size = VALUE_BYTES / 2 if precision == HALF else VALUE_BYTES
+    cast = size * workload.params if size < weight else 0  # the copies that autocast makes
     return weights + kept + cast + batch * (size * workload.saved + workload.saved_bytes)
 
 
+def weight_bytes(outline: Outline) -> float:
+    """Returns the bytes of a weight."""
+    return VALUE_BYTES / 2 if outline.precision in TRUE_HALF else VALUE_BYTES
+
+
 def _memory(outline: Outline, workload: Workload, machine: Machine, speed: Speed | None) -> tuple[float, str]:
-    """Returns the bytes that training takes and where they are from: a record that measured them with the same model
-    and size, for another batch in proportion but for what does not depend on it, or an estimate."""
+    """Returns the bytes that training takes and where they are from: an estimate, or a record that measured them with
+    the same model and size. For another batch or precision of weights that is scaled by the ratio of the estimates;
+    what more an optimiser keeps than the record's, and an average of the weights, comes on top."""
     precision, batch = precision_of(outline.precision, machine.device), batch_of_device(outline, machine.count)
+    weight = weight_bytes(outline)
     if speed is None or not speed.memory or (speed.model, speed.size) != (outline.timed_as, outline.input_size[1]):
-        return training_memory(outline, workload, batch, precision), ESTIMATED
-    fixed = training_memory(outline, workload, 0, precision)
-    return fixed + (speed.memory - fixed) * batch / speed.batch, MEASURED
+        return training_memory(workload, batch, precision, outline.copies, weight), ESTIMATED
+    here = training_memory(workload, batch, precision, RECORDED_COPIES, weight)
+    there = training_memory(workload, speed.batch, precision, RECORDED_COPIES, VALUE_BYTES)
+    memory = speed.memory * here / there + weight * workload.trained * (outline.copies - RECORDED_COPIES)
+    return memory, MEASURED if memory == speed.memory else SCALED
 
 
 def run_bytes(outline: Outline, workload: Workload) -> float:
     """Estimates what a run leaves on disk: its one checkpoint, of weights and what the optimiser keeps, its record and
     its log. While a checkpoint is written the one before it is there as well."""
-    checkpoint = VALUE_BYTES * (workload.params + workload.buffers + outline.copies * workload.trained)
+    checkpoint = weight_bytes(outline) * (workload.params + workload.buffers + outline.copies * workload.trained)
     return checkpoint + RECORD_BYTES
 
 

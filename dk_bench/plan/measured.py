@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dk_bench.errors import UserError, system_errors
-from dk_bench.plan.devices import HALF, SINGLE, Device, device_called
+from dk_bench.plan.devices import CPU, DEVICES, HALF, SINGLE, Device, device_called
 
 RECORD = "record.json"  # runs' own, of which there are many, and none is of a bench
 MODELS, OPERATORS, IMAGES = "model speeds", "operator times", "image rates"
@@ -55,11 +55,19 @@ def _read(file: Path) -> Any:
         raise UserError(f"--bench {file}: is no JSON: {error}") from error
 
 
+def device_of(record: dict[str, Any]) -> Device | None:
+    """Returns the device that a record is of; None for a card that is not known, and for several threads of a CPU,
+    whose device in plans is one core."""
+    about = record["device"]
+    device = device_called(about["type"], about["name"])
+    return None if device is DEVICES[CPU] and about.get("threads") != 1 else device
+
+
 def read_speeds(places: Iterable[Path]) -> list[Speed]:
-    """Returns the speeds of all models in records below the places, of devices that are known."""
+    """Returns the speeds of all models in records below the places, of devices that plans know."""
     speeds = []
     for file, record in bench_records(places, MODELS):
-        device = device_called(record["device"]["type"], record["device"]["name"])
+        device = device_of(record)
         precision = HALF if record["settings"]["precision"].startswith(("bfloat16", "float16")) else SINGLE
         if device is None:
             continue

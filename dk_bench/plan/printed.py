@@ -18,8 +18,8 @@ MEGA, GIGA = 1e6, 1e9
 TOTAL = "total"
 SOURCES = (
     "Images/s are of all devices of a run. record: a record of `dk-bench bench train` has the model at that size "
-    "on the device; record, scaled: it has another size, or the rigid base; guess: from multiply-adds, bytes moved and "
-    "the device's peaks."
+    "and batch on the device; record, scaled: it has another batch or size, the rigid base, or autocast for true half "
+    "precision; guess: from multiply-adds, bytes moved and the device's peaks."
 )
 MEASURED = (
     "Measured here by a trial of each cell. A run's time is that of its process, from its start to its end. Memory is "

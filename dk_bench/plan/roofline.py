@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dk_bench.models.workload import BOTH, DCN, LOCAL_DK, PLAIN, Workload
-from dk_bench.plan.devices import HALF, Device, device_called
-from dk_bench.plan.measured import OPERATORS, Speed, bench_records, read_speeds
+from dk_bench.plan.devices import HALF, Device
+from dk_bench.plan.measured import OPERATORS, Speed, bench_records, device_of, read_speeds
 
 FILE = Path(__file__).with_name("efficiency.json")
 TRAIN, EVALUATE = "train", "evaluate"
@@ -92,7 +92,7 @@ def _of_operators(places: list[Path]) -> list[Share]:
     """Returns shares of the bandwidth that deformable operators reach, likewise, in channels_last."""
     found = []
     for _, record in bench_records(places, OPERATORS):
-        device = device_called(record["device"]["type"], record["device"]["name"])
+        device = device_of(record)
         for timing in record["parts"][0]["timings"] if device else ():  # of the widest instruction set
             dtype, memory_format = timing["setting"].split()
             precision = HALF if dtype in ("bfloat16", "float16") else dtype
