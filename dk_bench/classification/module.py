@@ -17,7 +17,7 @@ from dk_bench.classification.data import ClassificationData
 from dk_bench.classification.hits import Hits
 from dk_bench.classification.losses import TrainingLoss
 from dk_bench.classification.mixing import mixing_of
-from dk_bench.classification.optimizers import check_optimizer
+from dk_bench.classification.optimizers import check_optimizer, check_split
 from dk_bench.classification.recipe import build_optimizer
 from dk_bench.classification.task import Classification
 from dk_bench.classification.timm_models import build_model, without_initial_weights
@@ -85,6 +85,8 @@ class LitClassifier(ConfiguredModule):
         if stage == "fit":
             self.check_trainer(self.config.optim.epochs, "optim.epochs")
             self._check_averaging()
+            if self.bare:
+                check_split(self.config)
         data = self.trainer.datamodule
         if isinstance(data, ClassificationData):
             self.check_classes(data.classes_of(TEST if stage == "test" and data.test_images else "val"))

@@ -6,11 +6,20 @@ from typing import Any
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info
 
-from dk_bench.config import OptimConfig
+from dk_bench.config import Config, OptimConfig
 from dk_bench.config.optim_section import LOOKAHEAD
 from dk_bench.errors import UserError
+from dk_bench.training.sharded import CLIPPED, not_split
 
 OWN_KEYS = {"lr": "optim.lr", "weight_decay": "optim.weight_decay", "momentum": "optim.momentum"}  # not optim.kwargs'
+CAUTION = "caution"  # in optim.kwargs: scales a step by how many of the parameter's numbers agree with the gradient
+# Those that move every number of a parameter by its own gradients alone. Others go by norms, means or shapes of whole
+# parameters; of other packages' nothing is known.
+OF_SINGLE_NUMBERS = frozenset(
+    "adabelief adadelta adagrad adam adamax adamc adamw adamwlegacy adan adanw adopt adoptc adoptw laprop lapropc lion "
+    "lionc madgrad madgradw momentum nadam nadamc nadamlegacy nadamw nesterov nesterovw radabelief radam radamlegacy "
+    "radamw rmsprop rmsproptf rmsproptfc rmsproptfw sgd sgdc sgdw".split()
+)
 
 
 def check_optimizer(config: OptimConfig) -> None:
@@ -33,6 +42,18 @@ def check_optimizer(config: OptimConfig) -> None:
             known = ", ".join(sorted(takes - {"params", *OWN_KEYS}))
             raise UserError(f"which {name} does not take; it takes {known}", key=f"optim.kwargs.{key}", value=value)
     make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], config)
+
+
+def check_split(config: Config) -> None:
+    """Raises UserError where steps go by whole parameters, of which a device has a part under ``fsdp``."""
+    optimizer, caution = config.optim.optimizer, config.optim.kwargs.get(CAUTION)
+    whole = "which goes by whole parameters: a device has a part of each"
+    if optimizer.removeprefix(LOOKAHEAD) not in OF_SINGLE_NUMBERS:
+        raise not_split(f"with key 'optim.optimizer' {optimizer!r}, {whole}")
+    if caution:
+        raise not_split(f"with key 'optim.kwargs.{CAUTION}' {caution!r}, {whole}")
+    if config.trainer.gradient_clip_algorithm == "agc":
+        raise not_split(CLIPPED)
 
 
 def make_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:

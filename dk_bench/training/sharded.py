@@ -21,6 +21,7 @@ from dk_bench.errors import UserError
 from dk_bench.training.weights import read_plain
 
 FSDP_WRAPPED_MODULE = "_fsdp_wrapped_module"  # as torch calls what it wraps, in names of parameters too
+CLIPPED = "where gradients are clipped: a device sees a part of each"
 
 
 class Sharded(FSDPStrategy):
@@ -74,12 +75,16 @@ def _in_order(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_sharded(trainer: pl.Trainer) -> None:
-    """Raises UserError for what does not go together with split parameters."""
-    key, value = "trainer.strategy", "fsdp"
+    """Raises UserError for what of a trainer does not go together with split parameters."""
     if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):
-        raise UserError("expected ddp where weights are averaged: an average is of whole ones", key=key, value=value)
+        raise not_split("where weights are averaged: an average is of whole ones")
     if trainer.gradient_clip_val is not None:
-        raise UserError("expected ddp where gradients are clipped: a device sees a part of each", key=key, value=value)
+        raise not_split(CLIPPED)
+
+
+def not_split(where: str) -> UserError:
+    """Returns the error for what needs whole parameters: ``where`` says when, and why."""
+    return UserError(f"expected ddp {where}", key="trainer.strategy", value="fsdp")
 
 
 def bare_copy(model: nn.Module) -> nn.Module:
