@@ -66,9 +66,9 @@ def test_readme_says_in_words_what_the_verdicts_are():
     readme = " ".join((ROOT / "README.md").read_text().split())
     said = [
         "local DK is below its rigid base at scopes 3 and 4, below global DK, below deformable convolution and "
-        "CondConv, and CondConv with it is below CondConv alone. Whether global DK helps, whether spread taps make up for the "
-        "loss, whether local DK adds to deformable convolution, and which scope is best is undecided, as is everything "
-        "in detection",
+        "CondConv, and CondConv with it is below CondConv alone. Whether global DK helps, whether spread taps make "
+        "up for the loss, whether local DK adds to deformable convolution, and which scope is best is undecided, "
+        "as is everything in detection",
         "with five of the eight planned seeds,",
     ]
     assert all(phrase in readme for phrase in said)
