@@ -1,6 +1,5 @@
 """What a plan asks of a detector's configuration: how many images, and what training does for one of them."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,8 +10,10 @@ from torch import Tensor, nn
 
 from dk_bench.data.known_sizes import KNOWN_SIZES
 from dk_bench.detection.hook_names import hooks_of
+from dk_bench.detection.image_counts import count_images, scene_settings
 from dk_bench.detection.mmengine_config import DetectionConfig, quiet, use_scope
 from dk_bench.detection.module import build_detector
+from dk_bench.detection.scenes import NATIVE_SIZE
 from dk_bench.detection.task import input_size
 from dk_bench.models.workload import Workload, count_workload
 from dk_bench.training.outline import Outline, copies_kept
@@ -28,11 +29,9 @@ def outline_of(config: DetectionConfig, backbone: str) -> Outline:
     cfg, loop = config.cfg, config.loop
     averaged = any(hooks_of(cfg, {"EMAHook"}))
     name = cfg.get("data_name") or ""
-    known, scenes = KNOWN_SIZES.get(name), _scenes(cfg.train_dataloader.dataset)
-    images = {split: known and getattr(known, split) for split in ("train", "val")}
-    if scenes:
-        images = {split: scenes.get(f"{split}_images") for split in images}
-    pixels = (scenes["size"], scenes["size"]) if scenes and "size" in scenes else known and known.pixels
+    known, scenes = KNOWN_SIZES.get(name), scene_settings(cfg.train_dataloader.dataset)
+    images = {split: count_images(cfg[f"{split}_dataloader"].dataset, split, known) for split in ("train", "val")}
+    side = None if scenes is None else scenes.get("size", NATIVE_SIZE)
     return Outline(
         model=backbone,
         timed_as=None,  # records have the speeds of classifiers
@@ -47,7 +46,7 @@ def outline_of(config: DetectionConfig, backbone: str) -> Outline:
         evaluations=sum(map(loop.validates_after, range(loop.epochs))),
         precision=config.run.trainer.precision,
         copies=copies_kept(str(cfg.optim_wrapper.get("optimizer", {}).get("type", "SGD")), averaged=averaged),
-        pixels=pixels,
+        pixels=(side, side) if side else known and known.pixels,
         iterations=loop.length if loop.by_iterations else None,
     )
 
@@ -101,10 +100,3 @@ def _side(head: nn.Module) -> int:
 def _first(several: Any) -> Any:
     """Returns the first of several stages' things, or the only one."""
     return several[0] if isinstance(several, list | tuple | nn.ModuleList) else several
-
-
-def _scenes(dataset: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Returns the settings of procedural scenes, which wrappers may hold."""
-    while dataset.get("dataset"):
-        dataset = dataset["dataset"]
-    return dataset.get("scenes")
