@@ -37,22 +37,25 @@ class Onlooker:
         self.records = RecordCache()
 
     def rows(self) -> list[Row]:
-        """Returns a row for every run that there is, and, of jobs, for every one that is to come. Raises UserError for
-        a folder that is not there and a job that is no training run."""
+        """Returns a row for every run that there is, and, of jobs, for every one that is to come; runs of one name are
+        told with their folders. Raises UserError for a folder that is not there and a job that is no training run."""
         found = {run: folder for folder in self.folders for run in _runs_below(folder)}
-        if self.jobs is None:
-            return [row for run in found if (row := self._row(run, run.name))]
         by_name: dict[str, list[Path]] = {}
         for run in found:
             by_name.setdefault(run.name, []).append(run)
+        if self.jobs is None:
+            named = [(run, _name(run.name, run, by_name[run.name])) for run in found]
+            return [row for run, name in named if (row := self._row(run, name))]
+        owned = {job.run.folder.resolve() for job in self.jobs if job.run}
         rows = []
         for job in self.jobs:
             if job.run is None:
                 rows.append(_without_run(job))
                 continue
             places = by_name.get(job.run.folder.name, [])
-            logs = [found[place] / "logs" / job.log.name for place in places]
-            seen = [self._row(place, job.name, log) for place, log in zip(places, logs, strict=True)]
+            others = owned - {job.run.folder.resolve()}  # a sweep over `output` has runs of one name itself
+            places = [place for place in places if place.resolve() not in others]
+            seen = [self._row(at, _name(job.name, at, places), found[at] / "logs" / job.log.name) for at in places]
             rows += [row for row in seen if row] or [Row(job.name, "waiting", kind_of(job.run.folder))]
         return rows
 
@@ -97,6 +100,11 @@ class Onlooker:
         figure = next((f"{key} {last[key]:.4g}" for key in self.figures if isinstance(last.get(key), int | float)), "")
         told = {"took": seconds_taken(record), "reason": record.error or ""}
         return Row(name, state, kind_of(run), "", len(done), epochs or _epochs_asked(record), figure, **told)
+
+
+def _name(name: str, run: Path, alike: Sequence[Path]) -> str:
+    """Returns a run's name, with the folder that it is in where there are several alike."""
+    return f"{name} in {run.parent}" if len(alike) > 1 else name
 
 
 def _without_run(job: Job) -> Row:

@@ -135,16 +135,25 @@ def watch(read: Callable[[], Sequence[Row]], console: Console, *, once: bool = F
     if console.is_terminal:
         console.print(table(rows))
         return rows
-    told: dict[str, str] = {}
+    told: Counter[tuple[str, str]] = Counter()
     while True:
-        news = [row for row in with_estimates(in_order(rows)) if told.get(row.name) != row.state]
+        news = _news(rows, told)
         for line in [*map(str, news), *([summary(rows)] if news or not told else [])]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        told |= {row.name: row.state for row in rows}
+        told = Counter((row.name, row.state) for row in rows)
         if once or all_ended(rows):
             return rows
         time.sleep(every)
         rows = list(read())
+
+
+def _news(rows: Sequence[Row], told: Counter[tuple[str, str]]) -> list[Row]:
+    """Returns the rows beyond those told of, which are counted by name and state: several may be of one name."""
+    left, news = told.copy(), []
+    for row in with_estimates(in_order(rows)):
+        left[row.name, row.state] -= 1
+        news += [row] if left[row.name, row.state] < 0 else []
+    return news
 
 
 def all_ended(rows: Sequence[Row]) -> bool:

@@ -243,6 +243,33 @@ def test_without_a_terminal_only_what_has_changed_is_said(monkeypatch):
     ]
 
 
+def test_of_rows_of_one_name_too_only_what_has_changed_is_said(monkeypatch):
+    console = Console(file=io.StringIO(), width=40, force_terminal=False)
+    before = [Row("a", "running"), Row("a", "finished"), Row("a", "running")]
+    looks = iter([before, before[::-1], [*before[:2], Row("a", "finished")], [before[1]] * 3])
+    monkeypatch.setattr(view.time, "sleep", lambda seconds: None)
+    watch(lambda: next(looks), console)
+    lines = [line for line in console.file.getvalue().splitlines() if line.endswith(" a")]
+    assert lines == ["running a", "running a", "finished a", "finished a", "finished a"]
+
+
+def test_runs_of_one_name_are_told_with_their_folders(tmp_path, capsys, monkeypatch):
+    """Of a sweep over the output, each once."""
+    monkeypatch.chdir(tmp_path)
+    for place, state in ("one", "finished"), ("two", "failed"):
+        leave(Path(place, "a-1-s0"), status=state)
+    assert main(["watch", "one", "two", "--once"]) == 1
+    shown = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert shown == ["failed a-1-s0 in two", "finished a-1-s0 in one", "2 runs"]
+    path = write_sweep(tmp_path, parameters={"output": {"values": ["x", "y"]}})
+    for output in ("x", "y"):
+        config = load_config(str(tmp_path / "c.yaml"), [f"output={output}"])
+        leave(run_folder(config, to_dict(config)), status="finished")
+    assert main(["watch", "--sweep", path, "--once"]) == 0
+    shown = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert shown == ["finished output=x", "finished output=y", "2 runs"]
+
+
 def test_sweep_names_its_stalled_runs_once(tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "LOOK_SECONDS", 0.0)
     log = tmp_path / "a.log"
