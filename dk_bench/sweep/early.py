@@ -32,12 +32,13 @@ class EarlyTermination:
                 yield from self._due(jobs)
 
     def _due(self, jobs: list[Job]) -> Iterator[tuple[Job, str]]:
-        early, histories = jobs[0].early, {}
+        early, histories, judged = jobs[0].early, {}, []
         for job in jobs:
             record = self.records.read(job.run.folder / "record.json")
             if record is not None and record.task == job.run.task:
                 histories[id(job)] = history_of(early.metric, record.metrics["epochs"])
-        for job in jobs:
-            if job.state == "running" and not job.stopping and id(job) in histories:
-                if why := early.why_stop(histories[id(job)], list(histories.values())):
-                    yield job, why
+                if job.state == "running" and not job.stopping and job.run.is_judged(record):
+                    judged.append(job)
+        for job in judged:
+            if why := early.why_stop(histories[id(job)], list(histories.values())):
+                yield job, why

@@ -17,6 +17,7 @@ from filelock import FileLock
 from dk_bench import tasks
 from dk_bench.errors import BusyError, UserError
 from dk_bench.runs.attempts import was_interrupted
+from dk_bench.runs.early_stop import forget_reason
 from dk_bench.runs.lock import claim, hold, is_held
 from dk_bench.runs.record import TRAINING, RunRecord, attempts_of, is_tested, read_record, utc_now, write_record
 from dk_bench.sweep.hyperband import Hyperband
@@ -72,8 +73,11 @@ class TrainingRun:
         return self.ends_early and record is not None and record.status == "stopped"
 
     def note_stop(self, why: str) -> bool:
-        """Writes into the record that the run was stopped early, if what ended it is that it was asked to. Tells
-        whether it does."""
+        """Tells whether the record says that the run was stopped early. Writes it where the run did not live to do so,
+        if what ended it is that it was asked to."""
+        forget_reason(self.folder)
+        if (record := self.record()) and record.status == "stopped":
+            return True
         with contextlib.suppress(OSError, BusyError), hold(self.folder):
             record = self.record()
             asked = record is not None and (record.status == "running" or was_interrupted(record.error))
@@ -82,6 +86,12 @@ class TrainingRun:
                 write_record(record, self.folder / "record.json")
                 return True
         return False
+
+    def is_judged(self, record: RunRecord) -> bool:
+        """Tells whether a record's epochs are those that the attempt under way goes on from. Until that has begun they
+        are an earlier one's, whose checkpoint may be lost; and a run that finished before is only tested."""
+        attempts = attempts_of(record)
+        return len(attempts) > self.attempts and all(attempt["status"] != "finished" for attempt in attempts)
 
     def know(self) -> None:
         """Takes note of the attempts so far: what others make of the run counts from here on."""
@@ -180,6 +190,8 @@ class Job:
     def start(self, starter: Starter, environment: dict[str, str]) -> bool:
         """Tells whether it runs now; otherwise it failed."""
         self.started = time.monotonic()
+        if self.run:
+            self.run.know()
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with open(self.log, "ab") as log:

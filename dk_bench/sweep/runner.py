@@ -15,6 +15,7 @@ from dk_bench.processes import requeue
 from dk_bench.processes.groups import apart, ask_to_stop, end
 from dk_bench.processes.interrupts import deferred
 from dk_bench.processes.launchers import without_launchers
+from dk_bench.runs.early_stop import leave_reason
 from dk_bench.sweep.budget import FailureBudget
 from dk_bench.sweep.job import Job, Starter
 
@@ -141,6 +142,8 @@ class _Workers:
     def stop_early(self, job: Job, why: str) -> None:
         """Asks a job to stop; it has `PATIENCE_SECONDS`."""
         job.stopping, job.kill_at = why, time.monotonic() + PATIENCE_SECONDS
+        if job.run:
+            leave_reason(job.run.folder, why)
         ask_to_stop(job.process)
 
     def ended(self) -> Iterable[Job]:

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from dk_bench.files import remove_leftovers
 from dk_bench.processes import interrupts
 from dk_bench.runs.correct import pack_correct
+from dk_bench.runs.early_stop import forget_reason
 from dk_bench.runs.record import RunRecord, write_record
 from dk_bench.training.checkpoint import LAST, states_of_callbacks
 from dk_bench.training.own_trainer import ConfiguredModule
@@ -124,6 +125,7 @@ class RunKeeper(Checkpoint):
 
     def begin(self) -> None:
         """Writes the record of a run that begins, in place of what a killed process has left half-written."""
+        forget_reason(self.record_path.parent)  # ahead of the record, from which on this attempt may be given one
         write_record(self.record, self.record_path)
         remove_leftovers(self.checkpoint_path)
         remove_leftovers(self.record_path)

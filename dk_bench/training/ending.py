@@ -13,7 +13,8 @@ from dk_bench.processes import interrupts
 from dk_bench.processes.meeting import ProcessLost
 from dk_bench.processes.requeue import requeue
 from dk_bench.processes.world import own_world
-from dk_bench.runs.attempts import INTERRUPTED
+from dk_bench.runs.attempts import INTERRUPTED, was_interrupted
+from dk_bench.runs.early_stop import reason_left
 from dk_bench.runs.record import RunRecord, utc_now, write_record
 from dk_bench.training.callbacks import RunKeeper
 from dk_bench.training.own_trainer import Diverged
@@ -54,9 +55,11 @@ def together(trainer: pl.Trainer, keeper: RunKeeper | None = None) -> Iterator[N
 
 
 def end(trainer: pl.Trainer, keeper: RunKeeper, error: BaseException | None = None) -> None:
-    """Writes that the run has finished, or failed with an error."""
+    """Writes that the run has finished, failed with an error, or was stopped early by the runner that signalled it."""
     record = keeper.record
     record.status, record.error = ("finished", None) if error is None else ("failed", reason(error))
+    if was_interrupted(record.error) and (why := reason_left(keeper.record_path.parent)):
+        record.status, record.error = "stopped", why
     record.ended = utc_now()
     record.attempts[-1].setdefault("steps", 0)
     if trainer.is_global_zero:
@@ -69,7 +72,7 @@ def end_log(tracking: Tracking, record: RunRecord) -> None:
     try:
         tracking.end(record)
     except Exception as error:
-        if record.status != "failed":
+        if record.status == "finished":
             raise
         print(f"{tracking.name} could not be ended: {reason(error)}", file=sys.stderr)
 

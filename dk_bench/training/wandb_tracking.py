@@ -74,7 +74,7 @@ class WandbTracking:
         self._log_record(record)
         if in_wandb_sweep() and record.error == PREEMPTED:
             self.logger.experiment.mark_preempting()  # W&B's server gives it to an agent once more
-        self.logger.experiment.finish(exit_code=int(record.status == "failed"))
+        self.logger.experiment.finish(exit_code=int(not finished))
 
     def _log_record(self, record: RunRecord) -> None:
         """Puts the record among the files of W&B's run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 import warnings
@@ -18,8 +19,9 @@ with warnings.catch_warnings(action="ignore"):  # pydantic's, of how the package
 from dk_bench.cli import main
 from dk_bench.errors import UserError
 from dk_bench.processes.interrupts import Interrupted, interrupts
-from dk_bench.runs.record import new_record, read_record, write_record
-from dk_bench.sweep import early
+from dk_bench.runs.attempts import STALE
+from dk_bench.runs.record import attempts_of, new_record, read_record, utc_now, write_record
+from dk_bench.sweep import early, runner
 from dk_bench.sweep.early import EarlyTermination
 from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.hyperband import Hyperband, history_of
@@ -125,12 +127,13 @@ def write_sweep(folder: Path, **more) -> Path:
 
 def train(argv: list[str]) -> int:
     """What training does to its record, but for what it computes: seed 0 finishes, seed 2 fails, and seed 1, worse than
-    both, trains until it is asked to stop."""
+    both, trains until it is asked to stop. Going on, it imports for longer than the runner's poll."""
     task = task_in(argv)
     seed, path = task.run.seed, task.folder / "record.json"
-    record = new_record(
-        name="swept", config=task.values, model={"name": "m"}, data={"name": "d"}, seed=seed, device="cpu"
-    )
+    record = begun(task, [])
+    if path.exists():
+        time.sleep(3 * runner.POLL_SECONDS)
+        record = begun(task, attempts_of(read_record(path)))
     try:
         with interrupts():
             for epoch in range(2):
@@ -145,6 +148,11 @@ def train(argv: list[str]) -> int:
         record.status, record.error = "failed", str(error)
     write_record(record, path)
     return record.status == "failed"
+
+
+def begun(task, earlier):
+    seed, named = task.run.seed, {"name": "swept", "model": {"name": "m"}, "data": {"name": "d"}}
+    return new_record(**named, config=task.values, seed=seed, device="cpu", earlier=earlier)
 
 
 def fork(argv, log, environment):
@@ -176,6 +184,40 @@ def test_worse_run_is_stopped_and_stays_so(tmp_path, monkeypatch):
     assert len(read_record(next(tmp_path.glob("out/*-s1/record.json"))).attempts) == 1
     (cell,) = gather(map(read_record, tmp_path.glob("out/*/record.json")))
     assert str(cell.final("val/top1")).startswith("51.0 (n=1), 1 failed, 1 stopped early")
+
+
+@pytest.mark.parametrize(("status", "error"), [("failed", "disk full"), ("failed", STALE), ("running", None)])
+def test_run_that_ended_by_itself_is_judged_once_it_has_begun_again(tmp_path, monkeypatch, status, error):
+    """By its epochs it would be stopped while it imports, on every start, and its record would not say so."""
+    monkeypatch.setattr(early, "LOOK_SECONDS", 0.0)
+    path = write_sweep(tmp_path)
+    jobs = make_jobs(read_sweep(path), None)
+    for seed, (status_of, error_of) in enumerate([("finished", None), (status, error), ("finished", None)]):
+        record = begun(task := task_in(jobs[seed].argv), [])
+        record.metrics["epochs"] = [{"epoch": n, "val/top1": 50.0 - 10 * (seed == 1)} for n in range(2)]
+        record.status, record.error, record.ended = status_of, error_of, utc_now()
+        write_record(record, task.folder / "record.json")
+    assert swept(path)["seed=1"][0] == "stopped"
+    record = read_record(next(tmp_path.glob("out/*-s1/record.json")))
+    before = STALE if status == "running" else error
+    assert [attempt["error"] for attempt in record.attempts] == [before, record.error]
+    assert record.status == "stopped" and record.error.startswith("stopped by early_terminate at epoch 2: val/top1 4")
+
+
+def test_run_that_finished_before_is_not_stopped_over_its_tests(tmp_path):
+    """Others may have become better since; it lacks figures of test images alone."""
+    one_goes_on = {"type": "hyperband", "min_iter": 2, "eta": 4}
+    jobs = make_jobs(read_sweep(write_sweep(tmp_path, early_terminate=one_goes_on)), None)
+    skip_finished(jobs)
+    for job, status, figure in zip(jobs, ("finished", "finished", "failed"), (50.0, 40.0, 40.0), strict=True):
+        task, path = task_in(job.argv), job.run.folder / "record.json"
+        record = begun(task, [])
+        record.status, record.metrics["epochs"] = status, [{"epoch": n, "val/top1": figure} for n in range(2)]
+        write_record(record, path)
+        if job is not jobs[0]:
+            again, job.state = begun(task, attempts_of(read_record(path))), "running"
+            write_record(dataclasses.replace(again, metrics=record.metrics), path)
+    assert [job.name for job, _ in EarlyTermination(jobs).due()] == ["seed=2"]
 
 
 def test_without_the_key_a_stopped_run_goes_on(tmp_path):

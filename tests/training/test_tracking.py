@@ -11,6 +11,8 @@ from pytorch_lightning.loggers.logger import Logger
 from training_cases import STEPS, TINY, PowerCut, tiny
 
 from dk_bench.cli import main
+from dk_bench.processes.interrupts import Interrupted, interrupts
+from dk_bench.runs.early_stop import leave_reason
 from dk_bench.runs.record import find_records, read_record
 from dk_bench.runs.wandb_records import RECORD_FILE
 from dk_bench.training import read_checkpoint, run_folder, train
@@ -157,6 +159,34 @@ def test_failed_run_has_no_figures_in_its_summary(wandb, tmp_path):
         train(tiny(tmp_path, *SHORT, "wandb.mode=offline"), callbacks=[PowerCut(4)])
     (logger,) = wandb.made
     assert logger.experiment.summary == {"error": "RuntimeError: power cut"} and logger.experiment.exit_code == 1
+
+
+class Asked(pl.Callback):
+    """Asks the run to stop ahead of a step, as a sweep's runner does, which may leave a reason first."""
+
+    def __init__(self, folder, why=None):
+        self.folder, self.why = folder, why
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == STEPS + 1:
+            if self.why:
+                leave_reason(self.folder, self.why)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("why", ["stopped by early_terminate at epoch 1", None])
+def test_record_of_a_run_that_is_stopped_early_is_the_folders_at_wandb_too(wandb, tmp_path, why):
+    config = tiny(tmp_path, *SHORT, "wandb.mode=offline")
+    folder = run_folder(config)
+    folder.mkdir()
+    leave_reason(folder, "of an attempt before")
+    with interrupts(), pytest.raises(Interrupted):
+        train(config, callbacks=[Asked(folder, why)])
+    record = read_record(folder / "record.json")
+    assert (record.status, record.error) == (("stopped", why) if why else ("failed", "interrupted by SIGTERM"))
+    experiment = wandb.made[0].experiment
+    assert experiment.saved[-1] == (RECORD_FILE, record)
+    assert (experiment.summary, experiment.exit_code) == ({"error": record.error}, 1)
 
 
 class Unreachable(FakeWandb):
