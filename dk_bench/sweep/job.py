@@ -21,6 +21,7 @@ from dk_bench.runs.early_stop import forget_reason
 from dk_bench.runs.lock import claim, hold, is_held
 from dk_bench.runs.record import TRAINING, RunRecord, attempts_of, is_tested, read_record, utc_now, write_record
 from dk_bench.sweep.hyperband import Hyperband
+from dk_bench.sweep.time_left import seconds_taken, seconds_trained
 from dk_bench.training.task import Task
 
 LOOK_SECONDS = 1.0  # between looking whether a run that another process is at has ended
@@ -38,6 +39,7 @@ class TrainingRun:
     folder: Path
     output: Path
     attempts: int = 0
+    spared: float = 0.0  # seconds of training that its checkpoint holds
     taken: FileLock | None = field(default=None, repr=False, compare=False)  # this runner's claim on it
     tests: tuple[str, ...] = ()  # what it is tested on at its end
     task: str = TRAINING  # its name, as in the record that the run leaves
@@ -97,6 +99,8 @@ class TrainingRun:
         """Takes note of the attempts so far: what others make of the run counts from here on."""
         record = self.record()
         self.attempts = len(attempts_of(record)) if record else 0
+        goes_on = record is not None and (self.folder / "last.ckpt").exists()
+        self.spared = seconds_trained(record) if goes_on else 0.0
 
     def claim(self) -> bool:
         """Takes the run for this runner, until `release`; False where another runner has it. Raises OSError."""
@@ -184,6 +188,8 @@ class Job:
         if fate != "free":
             self.run.release()
         self.state = {"held": "elsewhere", "finished": "skipped", "free": "waiting"}.get(fate, fate)
+        if fate == "finished" and (record := self.run.record()):
+            self.seconds = seconds_taken(record) or 0.0
         told = {"finished": "finished elsewhere", "failed": f"elsewhere: {why}", "stopped": why}
         self.reason = told.get(fate, self.reason)
 

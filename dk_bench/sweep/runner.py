@@ -29,8 +29,9 @@ class Deadline:
     """Runs start only where they would end ``seconds`` from now on or earlier; None: there is no end. What still runs
     then is given ``patience`` seconds to stop.
 
-    How long a run takes is told by those of its kind that have finished, whose commands differ from its own in the
-    seed alone, by the longest of them; without one, by the longest of all; before any has finished, all may start.
+    How long a run takes is told by those of its kind that have finished, now or before, whose commands differ from its
+    own in the seed alone, by the longest of them; without one, by the longest of all; before any has finished, all may
+    start. A run that goes on from a checkpoint is spared the seconds of its epochs so far.
     """
 
     def __init__(self, seconds: float | None = None, *, patience: float = PATIENCE_SECONDS) -> None:
@@ -46,10 +47,10 @@ class Deadline:
             return list(candidates)
         longest: dict[str, float] = {}
         for job in jobs:
-            if job.state == "finished":
+            if job.state in ("finished", "skipped") and job.seconds:  # where a record tells how long it took
                 longest[job.kind] = max(job.seconds, longest.get(job.kind, 0.0))
         left, of_all = self.end - time.monotonic(), max(longest.values(), default=0.0)
-        return [job for job in candidates if longest.get(job.kind, of_all) < left]
+        return [job for job in candidates if longest.get(job.kind, of_all) - (job.run.spared if job.run else 0) < left]
 
 
 def available_cores() -> int:

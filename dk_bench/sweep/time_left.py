@@ -35,8 +35,13 @@ def seconds_taken(record: RunRecord) -> float | None:
     """Tells how long the run of a record worked, all attempts together, as far as the record tells."""
     if len(record.attempts) == 1 and record.ended:
         return _moment(record.ended) - _moment(record.started)
+    return seconds_trained(record) or None
+
+
+def seconds_trained(record: RunRecord) -> float:
+    """Adds up the seconds of a record's epochs, as far as they are known."""
     seconds = [epoch.get("seconds") for epoch in record.metrics["epochs"]]
-    return sum(each for each in seconds if each) or None
+    return sum(each for each in seconds if each)
 
 
 def words(seconds: float) -> str:

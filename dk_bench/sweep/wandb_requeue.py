@@ -17,6 +17,7 @@ from pathlib import Path
 from dk_bench.errors import UserError
 from dk_bench.runs.record import RunRecord
 from dk_bench.runs.wandb_server import SweepAtWandb
+from dk_bench.sweep.faults import is_number
 from dk_bench.sweep.job import Job, TrainingRun
 from dk_bench.sweep.listing import find_runs
 from dk_bench.sweep.wandb_cells import FINISHED, NEVER, CellAtWandb, list_cells
@@ -42,6 +43,8 @@ class Queue:
         for cell, job in zip(cells, jobs, strict=True):
             if cell.finished:
                 job.state, job.reason = "skipped", f"finished before, run {cell.run.id}"
+                took = cell.run.summary.get("_runtime")
+                job.seconds = float(took) if is_number(took) else 0.0
         for job in jobs:
             if job.run:
                 job.run = _AsFarAsWandbKnows(**vars(job.run))

@@ -7,7 +7,10 @@ from pathlib import Path
 import yaml
 
 from dk_bench.cli import main
-from dk_bench.sweep.job import Job
+from dk_bench.runs.record import new_record, write_record
+from dk_bench.sweep import listing
+from dk_bench.sweep.grid import read_sweep
+from dk_bench.sweep.job import Job, task_in
 from dk_bench.sweep.runner import Deadline, run_jobs
 
 
@@ -59,6 +62,37 @@ def test_no_run_starts_that_would_not_end_in_time(tmp_path):
     assert Deadline(2000).choose([a1, b1, c0], jobs) == [a1]
     assert Deadline(10000).choose([a1, b1, c0], jobs) == Deadline().choose([a1, b1, c0], jobs) == [a1, b1, c0]
     assert Deadline(2000).choose([c0], [c0]) == [c0]
+
+
+def test_what_finished_before_tells_how_long_runs_take(tmp_path):
+    """A sweep that is started again goes by its records; of a run that was cut off by what is left of it."""
+    (tmp_path / "c.yaml").write_text("name: swept\n")
+    parameters = {"seed": {"values": [0, 1, 2, 3]}, "output": {"value": str(tmp_path / "out")}}
+    command = ["dk-bench", "train", str(tmp_path / "c.yaml"), "${args_no_hyphens}"]
+    jobs = listing.make_jobs(read_sweep(write_sweep(tmp_path, command=command, parameters=parameters)), None)
+    for job, status, epochs, has_checkpoint in (
+        (jobs[0], "finished", 4, True),
+        (jobs[1], "failed", 3, True),
+        (jobs[2], "failed", 3, False),
+    ):
+        task = task_in(job.argv)
+        named = {"name": "swept", "model": {"name": "m"}, "data": {"name": "d"}}
+        record = new_record(**named, config=task.values, seed=task.run.seed, device="cpu")
+        record.status, record.started, record.ended = status, "2026-01-01T00:00:00+00:00", "2026-01-01T01:00:00+00:00"
+        record.metrics["epochs"] = [{"epoch": n, "seconds": 850.0} for n in range(epochs)]
+        write_record(record, task.folder / "record.json")
+        if has_checkpoint:
+            (task.folder / "last.ckpt").touch()
+    listing.skip_finished(jobs)
+    assert [job.state for job in jobs] == ["skipped", "waiting", "waiting", "waiting"]
+    assert Deadline(1800).choose(jobs[1:], jobs) == [jobs[1]]
+    assert Deadline(4000).choose(jobs[1:], jobs) == jobs[1:]
+    elsewhere = listing.make_jobs(read_sweep(tmp_path / "try.yaml"), None)
+    listing.find_runs(elsewhere)
+    elsewhere[0].look()  # as another runner that saw it finish
+    assert (elsewhere[0].state, elsewhere[0].seconds) == ("skipped", 3600.0)
+    jobs[0].seconds = 0.0  # not known
+    assert Deadline(1).choose(jobs[1:], jobs) == jobs[1:]
 
 
 def test_runs_of_other_files_are_of_another_kind(tmp_path):
