@@ -1,5 +1,6 @@
 """What a plan asks of a detector's configuration: how many images, and what training does for one of them."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,6 +21,9 @@ from dk_bench.training.outline import Outline, copies_kept
 
 BESIDE = "Of detectors, making proposals, matching and suppressing them is not counted."
 WITHOUT_HEADS = "Of detectors whose heads cannot be counted apart, only backbone and neck are."
+#: Parts of detectors, and of their heads of regions, that are counted or have nothing to count.
+COUNTED = ("data_preprocessor", "backbone", "neck", "rpn_head", "bbox_head", "roi_head")
+COUNTED_OF_REGIONS = ("bbox_roi_extractor", "bbox_head", "mask_roi_extractor", "mask_head")
 MASK_SIDE = 14  # pixels of an object's features, from which a mask is made
 SIZE = [3, 800, 1333]  # mmdet's usual one, for pipelines that name none
 
@@ -66,9 +70,17 @@ def workload_of(cfg: MMConfig, outline: Outline) -> Workload:
 
 
 def _call(detector: nn.Module, images: Tensor) -> list[Any]:
+    _check_parts(detector, COUNTED)
     features = detector.extract_feat(images)
     heads = [getattr(detector, name, None) for name in ("rpn_head", "bbox_head")]
     return [[head(features) for head in heads if head is not None], _of_regions(detector, len(images))]
+
+
+def _check_parts(module: nn.Module, counted: tuple[str, ...]) -> None:
+    """Raises NotImplementedError for weights in a part that is not counted, such as another kind of head."""
+    for name, part in module.named_children():
+        if name not in counted and any(True for _ in part.parameters()):
+            raise NotImplementedError(f"{type(module).__name__}.{name}")
 
 
 def _of_regions(detector: nn.Module, images: int) -> list[Any]:
@@ -76,15 +88,15 @@ def _of_regions(detector: nn.Module, images: int) -> list[Any]:
     roi_head = getattr(detector, "roi_head", None)
     if roi_head is None:
         return []
+    _check_parts(roi_head, COUNTED_OF_REGIONS)
     sampler = _first(detector.train_cfg["rcnn"])["sampler"]
-    heads, results = getattr(roi_head, "bbox_head", None), []
-    for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
+    results = []
+    for head in _all(getattr(roi_head, "bbox_head", None)):
         results.append(head(_regions(roi_head.bbox_roi_extractor, images * sampler["num"], _side(head))))
-    mask_head = getattr(roi_head, "mask_head", None)
-    if mask_head is not None and not isinstance(mask_head, nn.ModuleList):
+    for head in _all(getattr(roi_head, "mask_head", None)):
         objects = max(1, round(images * sampler["num"] * sampler.get("pos_fraction", 0.25)))
         extractor = roi_head.mask_roi_extractor or roi_head.bbox_roi_extractor
-        results.append(mask_head(_regions(extractor, objects, MASK_SIDE)))
+        results.append(head(_regions(extractor, objects, MASK_SIDE)))
     return results
 
 
@@ -95,6 +107,11 @@ def _regions(extractor: nn.Module, count: int, side: int) -> Tensor:
 def _side(head: nn.Module) -> int:
     side = getattr(head, "roi_feat_size", 7)
     return side if isinstance(side, int) else side[0]
+
+
+def _all(heads: nn.Module | None) -> Iterable[nn.Module]:
+    """Returns the heads of all stages, the only one, or none."""
+    return heads if isinstance(heads, nn.ModuleList) else [] if heads is None else [heads]
 
 
 def _first(several: Any) -> Any:
