@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", metavar="NAME", help=gpu)
     add_number(parser, "--count", "N", "devices of a run (one)")
     add_number(parser, "--price", "RATE", "of one device for an hour, in any currency", least=0.0)
-    images = "images to train on and to validate on, where neither configuration nor name says how many"
-    parser.add_argument("--images", metavar="TRAIN,VAL", type=_images, help=images)
+    images = "images to train, validate and test on (VAL), where neither configuration nor name says how many"
+    parser.add_argument("--images", metavar="TRAIN,VAL[,TEST]", type=_images, help=images)
     bench = "records of `dk-bench bench`, files or folders of them (results/bench and results/gpu, where they are)"
     parser.add_argument("--bench", nargs="+", type=Path, metavar="RECORD", help=bench)
     add_number(parser, "--runs", "N", "at most N runs of each file, as `dk-bench sweep` has it")
@@ -60,11 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "FILE", "write the plan, or the check, there, as JSON")
 
 
-def _images(text: str) -> tuple[int, int]:
-    if not re.fullmatch(r"[1-9]\d*,[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"expected TRAIN,VAL, such as 1281167,50000, got {text!r}")
-    train, val = map(int, text.split(","))
-    return train, val
+def _images(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){1,2}", text):
+        raise argparse.ArgumentTypeError(f"expected TRAIN,VAL[,TEST], such as 1281167,50000, got {text!r}")
+    return tuple(map(int, text.split(",")))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -76,7 +75,8 @@ def run(args: argparse.Namespace) -> None:
     if args.tables_from is not None:
         _write_tables(args)
     elif not args.file:
-        raise UserError("expected a sweep file, or --tables-from")
+        if not args.refit:
+            raise UserError("expected a sweep file, --tables-from or --refit")
     elif args.check:
         _compare(args)
     else:

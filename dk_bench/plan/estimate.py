@@ -82,13 +82,17 @@ class CellPlan:
 
 
 def plan_cell(
-    cell: PlannedCell, machine: Machine, images: tuple[int, int] | None, speeds: Iterable[Speed], fit: Fit | None = None
+    cell: PlannedCell, machine: Machine, images: tuple[int, ...] | None, speeds: Iterable[Speed], fit: Fit | None = None
 ) -> CellPlan:
     """Returns the plan of a cell, by what was measured here where there is a ``fit``. ``images``: how many there are to
     train on and to validate on, where neither the configuration nor the data's name says so. Raises UserError where
     that is not known, and for a batch, a precision or a model that does not go with the machine."""
     with located(f"sweep {cell.sweep}, {cell.name}"):
-        outline = with_images(cell.task.outline(), (fit.images["train"], fit.images["val"]) if fit else images)
+        outline = cell.task.outline()
+        if fit:  # which has counted them
+            images = fit.images["train"], fit.images["val"]
+            outline = replace(outline, images={**outline.images, **fit.images})
+        outline = with_images(outline, images)
         workload, count = cell.task.workload(outline), machine.count
         rate = _fitted(fit, outline, count) if fit else _found(cell, outline, workload, machine, speeds)
         memory, source = _memory(outline, workload, machine, rate.speed)
@@ -144,13 +148,17 @@ def _found(cell: PlannedCell, outline: Outline, workload: Workload, machine: Mac
     return replace(rate, source=SCALED) if is_other else rate
 
 
-def with_images(outline: Outline, images: tuple[int, int] | None) -> Outline:
-    """Returns the outline with the numbers of images that are given, in place of those it knows. Raises UserError where
-    there are none."""
-    if images:
-        train, val = images
-        counts = {name: val if count is None else count for name, count in outline.images.items()}
-        return replace(outline, images=counts | {"train": train, "val": val})
+def with_images(outline: Outline, given: tuple[int, ...] | None) -> Outline:
+    """Returns the outline with the numbers of images that are given, to train, to validate and to test on, in place of
+    those that it does not know; without the last, tests have as many as validation. Raises UserError where there are
+    none."""
+    if given:
+        train, val = given[:2]
+        numbers = {"train": train, "val": val}
+        counts = {
+            name: numbers.get(name, given[-1]) if count is None else count for name, count in outline.images.items()
+        }
+        return replace(outline, images=counts)
     if unknown := [name for name, count in outline.images.items() if count is None]:
         expected = "--images TRAIN,VAL, or the name of data that is known"
         raise UserError(f"how many {unknown[0]} images {outline.data} has is not known here; expected {expected}")

@@ -11,6 +11,7 @@ from dk_bench.plan.devices import CPU, DEVICES, HALF, SINGLE, Device, device_cal
 
 RECORD = "record.json"  # runs' own, of which there are many, and none is of a bench
 MODELS, OPERATORS, IMAGES = "model speeds", "operator times", "image rates"
+KINDS = (MODELS, OPERATORS, IMAGES)
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,22 @@ def bench_records(places: Iterable[Path], kind: str) -> list[tuple[Path, dict[st
             raise UserError(f"--bench {place}: no such file or folder")
         files = sorted(place.rglob("*.json")) if place.is_dir() else [place]
         for file in files:
-            if file.name == RECORD or file.name.endswith(f".{RECORD}"):
+            if file != place and (file.name == RECORD or file.name.endswith(f".{RECORD}")):
                 continue
             record = _read(file)
-            if isinstance(record, dict) and record.get("kind") == kind and "parts" in record:
+            is_bench = isinstance(record, dict) and record.get("kind") in KINDS and "parts" in record
+            if file == place and not is_bench:
+                raise UserError(f"--bench {file}: is no record of `dk-bench bench`")
+            if is_bench and record["kind"] == kind:
                 found.append((file, record))
     return found
 
 
 def _read(file: Path) -> Any:
     with system_errors(f"--bench {file}: cannot be read"):
-        text = file.read_text(encoding="utf-8")
+        content = file.read_bytes()
     try:
-        return json.loads(text)
+        return json.loads(content.decode("utf-8"))
     except ValueError as error:
         raise UserError(f"--bench {file}: is no JSON: {error}") from error
 
