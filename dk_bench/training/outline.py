@@ -24,7 +24,7 @@ class Outline:
     epochs: int
     evaluations: int  # of the validation images
     precision: str  # Lightning's name
-    copies: int  # of the trained weights that the optimiser and an average of the weights keep
+    copies: float  # of the trained weights that the optimiser and an average of the weights keep
     decoded: float = 0.0  # bytes of the images' files that are kept decoded beside the runs
     pixels: tuple[int, int] | None = None  # width and height of most images; None where only files can tell
     every_time: bool = False  # files are decoded in every epoch, by the loader that `dk-bench bench data` measures
@@ -38,13 +38,17 @@ class Outline:
         return self.iterations * self.batch * (count if self.per_device else 1)
 
 
-#: What optimisers keep of every weight, by their names in lower case: copies of its size.
-KEPT_BY = {"sgd": 1, "momentum": 1, "nesterov": 1, "lion": 1, "rmsprop": 1, "lars": 1, "larc": 1, "adafactor": 1}
-KEPT_BY_OTHERS = 2  # Adam and its kin keep two
+KEPT_BY_OTHERS = 2  # of optimisers that timm does not make here: Adam and its kin keep two
 LOOKAHEAD = "lookahead_"  # timm's prefix of optimisers whose slow weights are kept as well
 
 
-def copies_kept(optimiser: str, *, averaged: bool = False) -> int:
+def copies_kept(optimiser: str, *, averaged: bool = False) -> float:
     """Returns how many copies of the trained weights an optimiser keeps, and an average of them, if there is one."""
+    from dk_bench.training.kept import copies_by_step
+
     name = optimiser.lower()
-    return KEPT_BY.get(name.removeprefix(LOOKAHEAD), KEPT_BY_OTHERS) + name.startswith(LOOKAHEAD) + averaged
+    try:
+        own = copies_by_step(name.removeprefix(LOOKAHEAD))
+    except (ValueError, AssertionError, ImportError):  # not timm's, or of a package that is not here or needs a GPU
+        own = KEPT_BY_OTHERS
+    return own + name.startswith(LOOKAHEAD) + averaged
