@@ -51,7 +51,12 @@ class AugmentConfig:
 
     # The crop's share of the area; null: no crop.
     scale: list[float] | None = checked([0.08, 1.0], "two rising numbers in (0, 1]", lambda pair: _is_range(pair, 1))
-    ratio: list[float] = checked([3 / 4, 4 / 3], "two rising positive numbers", _is_range)  # crop's width / height
+    ratio: list[float] = checked(  # the crop's width / height
+        [3 / 4, 4 / 3],
+        "two rising positive numbers, with data.augment.scale",
+        lambda augment: _is_range(augment.ratio) and (augment.scale is not None or augment.ratio == [3 / 4, 4 / 3]),
+        of_section=True,
+    )
     flip: float = _share(0.5)  # of a horizontal flip
     color_jitter: float = at_least(0, "0 or more", default=0.4)  # of brightness, contrast and saturation; 0: none
     # RandAugment, AutoAugment or AugMix in timm's words, as rand-m7-mstd0.5-inc1; timm then leaves out color_jitter.

@@ -27,7 +27,12 @@ class ModelConfig:
         lambda model: not (model.pretrained and model.checkpoint),
         of_section=True,
     )
-    drop_path_rate: float = checked(0.0, "0 to below 1", lambda rate: 0 <= rate < 1)
+    drop_path_rate: float = checked(
+        0.0,
+        "0 to below 1, and 0 where model.kwargs.drop_path_rate says it",
+        lambda model: 0 <= model.drop_path_rate < 1 and not (model.drop_path_rate and "drop_path_rate" in model.kwargs),
+        of_section=True,
+    )
     # Weights to start from, of this model or its rigid base: what `train` left, an export, another tool's file.
     checkpoint: str | None = place("a file or a folder")
     kwargs: dict[str, Any] = field(default_factory=dict)  # handed to timm.create_model

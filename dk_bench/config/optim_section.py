@@ -75,7 +75,12 @@ class OptimConfig:
     )
     # False: their weights do not decay. LAMB and LARS then leave the lengths of their steps alone, which go by the norm
     # of the weights and hardly let those grow that begin at zero.
-    offset_weight_decay: bool = True
+    offset_weight_decay: bool = checked(
+        True,
+        "true where optim.weight_decay is 0: nothing decays",
+        lambda optim: optim.offset_weight_decay or optim.weight_decay > 0,
+        of_section=True,
+    )
     schedule: str = checked(
         "cosine",
         f"{', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]} (rsqrt after a warm-up; timm's plateau goes by figures of "
@@ -83,9 +88,16 @@ class OptimConfig:
         lambda optim: optim.schedule in SCHEDULES and (optim.schedule != "rsqrt" or optim.warmup_epochs > 0),
         of_section=True,
     )
-    warmup_lr: float = checked(0.0, "0 to optim.lr", lambda optim: 0 <= optim.warmup_lr <= optim.lr, of_section=True)
+    warmup_lr: float = checked(
+        0.0,
+        "0 to optim.lr, and 0 without a warm-up",
+        lambda optim: 0 <= optim.warmup_lr <= (optim.lr if optim.warmup_epochs else 0),
+        of_section=True,
+    )
     # The schedule's own epochs begin where the warm-up ends; null: yes for curves, no for step and multistep.
-    warmup_prefix: bool | None = _of("warmup_prefix", (*CURVES, *STEPS), None, "true or false", lambda _: True)
+    warmup_prefix: bool | None = _of(
+        "warmup_prefix", (*CURVES, *STEPS), None, "true or false after a warm-up", lambda optim: optim.warmup_epochs > 0
+    )
     min_lr: float = _of("min_lr", (*CURVES, *FLATS), 0.0, "up to optim.lr", lambda optim: 0 < optim.min_lr <= optim.lr)
     # Between two steps, or of the last part of wsd and rsqrt; below 1 its share. null: timm's 90, and 0.2.
     decay_epochs: float | None = _of(

@@ -1,5 +1,6 @@
 """Configurations: bases, overrides, and errors that name the key."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from dk_bench.config import config_from_dict, load_config, to_dict
 from dk_bench.errors import UserError
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
 def write(folder, name, text):
@@ -22,6 +24,40 @@ def test_shipped_configs_are_valid_and_open_with_claim_and_command(path):
     comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert path.read_text().startswith("# Claim:")
     assert any(line.startswith("# Check: dk-bench ") for line in comment)
+
+
+def test_configurations_of_committed_records_are_valid():
+    records = [json.loads(path.read_text()) for path in sorted((ROOT / "results").rglob("record.json"))]
+    configs = [record["config"] for record in records if "optim" in record["config"]]
+    assert len(configs) > 100
+    for config in configs:
+        config_from_dict(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "without"),
+    [
+        ("model.drop_path_rate=0.3", "model.kwargs.drop_path_rate=0.1"),
+        ("optim.warmup_lr=0.01", "optim.warmup_epochs=0"),
+        ("optim.warmup_prefix=false", "optim.warmup_epochs=0"),
+        ("optim.offset_weight_decay=false", "optim.weight_decay=0"),
+        ("data.augment.ratio=[1,2]", "data.augment.scale=null"),
+    ],
+)
+def test_a_key_that_would_change_nothing_beside_another_is_refused(override, without):
+    key, _, _ = override.partition("=")
+    for accepted in ([override], [without], [without, f"{key}={to_text(key)}"]):
+        load_config(None, accepted)
+    with pytest.raises(UserError, match=f"key '{key}' is .*, expected "):
+        load_config(None, [override, without])
+
+
+def to_text(key):
+    """The key's default, as it would be written."""
+    value = to_dict(load_config(None))
+    for part in key.split("."):
+        value = value[part]
+    return json.dumps(value)
 
 
 def test_shipped_configs_are_there():

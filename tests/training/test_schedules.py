@@ -175,7 +175,7 @@ def test_a_schedule_goes_on_as_long_as_it_was_meant():
         (["cooldown_epochs=85"], "fewer than optim.epochs leaves after the warm-up"),
         (
             ["schedule=wsd", "warmup_prefix=true"],
-            "expected null, or true or false with optim.schedule cosine, tanh, poly",
+            "expected null, or true or false after a warm-up with optim.schedule cosine, tanh, poly",
         ),
         (["k_decay=2", "schedule=tanh"], "expected 1.0, or above 0 with optim.schedule cosine or poly"),
     ],
