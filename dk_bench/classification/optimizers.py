@@ -41,7 +41,24 @@ def check_optimizer(config: OptimConfig) -> None:
         if key not in takes:
             known = ", ".join(sorted(takes - {"params", *OWN_KEYS}))
             raise UserError(f"which {name} does not take; it takes {known}", key=f"optim.kwargs.{key}", value=value)
-    make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], config)
+    _check_steps(config)
+
+
+def _check_steps(config: OptimConfig) -> None:
+    """Raises UserError for arguments with which the optimiser cannot be made, or not step: many look at them only then.
+    kron's first step takes minutes, and those of bitsandbytes and apex step on GPUs alone."""
+    weights = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = make_optimizer([{"params": [weights]}], config)
+    name = config.optimizer.removeprefix(LOOKAHEAD)
+    if "kron" in name or name.startswith(("bnb", "fused")):
+        return
+    weights.grad = torch.full((2, 2), 0.5)
+    try:
+        for _ in range(2):  # one may only look on in its first
+            optimizer.step()
+    except (ValueError, TypeError, RuntimeError, AssertionError, LookupError, ArithmeticError, AttributeError) as error:
+        reason = f"which cannot step with {config.kwargs or 'its defaults'}: {error}"
+        raise UserError(reason, key="optim.optimizer", value=config.optimizer) from error
 
 
 def check_split(config: Config) -> None:

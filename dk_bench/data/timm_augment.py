@@ -101,6 +101,10 @@ def _by_timm(described: str, config: DataConfig) -> Callable[[Image.Image], Imag
             made = timms.augment_and_mix_transform(described, settings | {"translate_pct": 0.3})
         else:
             made = timms.auto_augment_transform(described, settings)
+        if kind == "augmix" and made.width < 1:
+            raise ValueError("a width of no chains, which would leave a darker picture")
+        if kind == "augmix" and made.alpha <= 0:
+            raise ValueError("an alpha that is not above 0, of which no shares can be drawn")
     except (AssertionError, ValueError) as error:  # a number that is none of a section's kind
         raise UserError(f"timm refuses it: {error}", key="data.augment.auto_augment", value=described) from error
     for step in getattr(made, "ops", None) or [step for policy in made.policy for step in policy]:

@@ -131,7 +131,20 @@ def test_images_that_are_mixed_make_the_number_of_devices_count():
 
 @pytest.mark.parametrize(
     "described",
-    ["", "rand-foo", "rand-m", "rand-m7-w0", "rand-tother", "rand-m7.5", "v1", "augmix-x3", "original-m3", "randm7"],
+    [
+        "",
+        "rand-foo",
+        "rand-m",
+        "rand-m7-w0",
+        "rand-tother",
+        "rand-m7.5",
+        "v1",
+        "augmix-x3",
+        "original-m3",
+        "randm7",
+        "augmix-a0",
+        "augmix-m3-w0",
+    ],
 )
 def test_a_description_that_timm_does_not_have_is_refused(described):
     with pytest.raises(UserError, match=r"data\.augment\.auto_augment"):

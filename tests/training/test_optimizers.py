@@ -133,6 +133,13 @@ def test_what_a_model_spares_of_weight_decay_is_spared():
         ({"kwargs": {"beta": 1}}, "key 'optim.kwargs.beta' is 1, which momentum does not take; it takes damp"),
         ({"optimizer": "adamw", "kwargs": {"lr": 1}}, "key 'optim.kwargs.lr' is 1, expected key 'optim.lr'"),
         ({"optimizer": "adamw", "kwargs": {"betas": [0.9, 1.5]}}, "cannot be made with {'betas': .0.9, 1.5.}"),
+        (
+            {"optimizer": "lamb", "kwargs": {"betas": 0.9}},
+            "is 'lamb', which cannot step with {'betas': 0.9}: cannot unp",
+        ),
+        ({"optimizer": "lookahead_lamb", "kwargs": {"betas": [0.9]}}, "cannot step with {'betas': .0.9.}: not enough"),
+        ({"optimizer": "lamb", "kwargs": {"max_grad_norm": "x"}}, "which cannot step with {'max_grad_norm': 'x'}: "),
+        ({"optimizer": "adafactor", "kwargs": {"decay_rate": "x"}}, "which cannot step with {'decay_rate': 'x'}: "),
     ],
 )
 def test_bad_arguments_are_one_sentence(settings, message):
