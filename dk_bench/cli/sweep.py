@@ -15,7 +15,7 @@ from dk_bench.sweep.budget import FailureBudget, alike_failed, why
 from dk_bench.sweep.early import EarlyTermination
 from dk_bench.sweep.grid import Sweep, read_sweep
 from dk_bench.sweep.job import Job
-from dk_bench.sweep.listing import check_parameter, find_runs, make_jobs, ordered, skip_finished
+from dk_bench.sweep.listing import check_parameter, find_runs, make_queue, ordered, skip_finished
 from dk_bench.sweep.progress import Shown, SweepProgress
 from dk_bench.sweep.runner import Deadline, available_cores, available_gpus, run_jobs
 
@@ -86,7 +86,7 @@ def _train(args: argparse.Namespace, name: str, jobs: list[Job], deadline: Deadl
 
 def _queue(args: argparse.Namespace, sweeps: list[Sweep]) -> list[Job]:
     """Returns the jobs of all sweeps in the order asked for. Raises UserError."""
-    parts = [make_jobs(sweep, args.output and str(args.output), named=len(sweeps) > 1) for sweep in sweeps]
+    parts = make_queue(args.file, sweeps, args.output and str(args.output))
     jobs = [job for part in parts for job in part]
     if args.by is None:
         return jobs

@@ -9,7 +9,7 @@ from dk_bench.cli.options import add_number, add_stalled
 from dk_bench.errors import UserError
 from dk_bench.runs.wandb_server import SweepAtWandb
 from dk_bench.sweep.grid import read_sweep
-from dk_bench.sweep.listing import find_runs, make_jobs
+from dk_bench.sweep.listing import find_runs, make_queue
 from dk_bench.sweep.onlooker import Onlooker
 from dk_bench.sweep.view import watch
 from dk_bench.sweep.wandb_onlooker import WandbOnlooker
@@ -52,7 +52,7 @@ def _onlooker(args: argparse.Namespace) -> Onlooker:
             raise UserError("expected a FOLDER of runs, --sweep FILE or --wandb ENTITY/PROJECT/SWEEP")
         return Onlooker(args.folder, stalled_after=60 * args.stalled_after)
     sweeps = [read_sweep(path, runs=args.runs, seed=args.random_seed) for path in args.sweep]
-    jobs = [job for sweep in sweeps for job in make_jobs(sweep, None, named=len(sweeps) > 1)]
+    jobs = [job for part in make_queue(args.sweep, sweeps, None) for job in part]
     for job, error in find_runs(jobs):
         job.state, job.reason = "failed", str(error)
     outputs = dict.fromkeys(job.run.output for job in jobs if job.run)

@@ -1,9 +1,12 @@
 """Lists the runs of a sweep before any is started: their commands, their order, which training runs they are."""
 
 import contextlib
+import hashlib
+import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +21,58 @@ from dk_bench.sweep.job import Job, TrainingRun, task_in
 from dk_bench.sweep.time_left import seconds_taken
 
 
-def make_jobs(sweep: Sweep, output: str | None, *, named: bool = False) -> list[Job]:
-    """Returns one job a run, in the grid's order. ``output`` takes the place of the parameter of that name. ``named``:
-    the jobs' names begin with the sweep's. Raises UserError for two runs of one command."""
+def make_queue(files: Sequence[Path], sweeps: Sequence[Sweep], output: str | None) -> list[list[Job]]:
+    """Returns the jobs of several sweep files, see `make_jobs`, with names and logs of their own: those of sweeps of
+    one name are told apart by their files and commands. Raises UserError for a run that would be there twice."""
+    names, parts = Counter(sweep.name for sweep in sweeps), []
+    for file, sweep in zip(files, sweeps, strict=True):
+        label = sweep.name if names[sweep.name] == 1 else str(file)
+        parts.append(make_jobs(sweep, output, label=label if len(sweeps) > 1 else ""))
+    jobs = [job for part in parts for job in part]
+    logs = Counter(job.log.name for job in jobs)
+    for sweep, part in zip(sweeps, parts, strict=True):
+        for job in part:
+            if logs[job.log.name] > 1:
+                job.log = job.log.with_name(f"{job.log.stem}-{_digest(sweep, job)}.log")
+    owners: dict[Path, Job] = {}
+    for job in jobs:
+        if (other := owners.setdefault(job.log.resolve(), job)) is not job:
+            same = f"runs {other.name!r} and {job.name!r} are one command, {shlex.join(job.argv)}"
+            raise UserError(f"{same}; expected sweep files of one name to have no run in common")
+    return parts
+
+
+def make_jobs(sweep: Sweep, output: str | None, *, label: str = "") -> list[Job]:
+    """Returns one job a run, in the grid's order. ``output`` takes the place of the parameter of that name. ``label``:
+    what the jobs' names begin with. Raises UserError for two runs of one command."""
     points = [dict(sorted({**point, "output": output}.items())) if output else point for point in sweep.points()]
     origin = f"method random with seed {sweep.seed}" if sweep.method == "random" else ""
-    varying = [key for key in points[0] if any(str(point[key]) != str(points[0][key]) for point in points)]
+    shown = {key: _words([point[key] for point in points]) for key in points[0]}
+    varying = [key for key, words in shown.items() if len(set(words)) > 1]
     jobs = []
     for number, point in enumerate(points, start=1):
-        name = " ".join(f"{key}={point[key]}" for key in varying) or sweep.name
+        name = " ".join(f"{key}={shown[key][number - 1]}" for key in varying) or sweep.name
         values = _file_name("-".join(str(point[key]) for key in varying)) or "run"
         log = f"{_file_name(sweep.name) or 'sweep'}-{number:03d}-{values}.log"
         folder = Path(str(point.get("output", "runs"))) / "logs"
-        name = f"{sweep.name} {name}" if named and name != sweep.name else name
+        if label:
+            name = label if name == sweep.name else f"{label} {name}"
         jobs.append(Job(name, sweep.argv(point), folder / log, point=point, origin=origin, early=sweep.early))
     _check_apart(jobs)
     return jobs
+
+
+def _digest(sweep: Sweep, job: Job) -> str:
+    """Names a job's run by what it is, but its output: the order of files, their place and --output do not count."""
+    own = {key: value for key, value in job.point.items() if key != "output"}
+    return hashlib.sha256(json.dumps([sweep.program, sweep.command, own]).encode()).hexdigest()[:8]
+
+
+def _words(values: Sequence[Any]) -> list[str]:
+    """Returns a parameter's values as names have them: 1 and "1", which are two where both are there, as JSON."""
+    texts, exact = [str(value) for value in values], [json.dumps(value) for value in values]
+    several = Counter(text for text, _ in set(zip(texts, exact, strict=True)))
+    return [written if several[text] > 1 else text for text, written in zip(texts, exact, strict=True)]
 
 
 def check_parameter(jobs: list[Job], parameter: str, source: Path) -> None:

@@ -46,7 +46,7 @@ class SweepProgress:
         self, jobs: list[Job], workers: int, console: Console, *, stalled_after: float = STALLED_AFTER_SECONDS
     ) -> None:
         self.jobs, self.workers, self.console, self.stalled_after = jobs, workers, console, stalled_after
-        self.stalled: dict[str, str] = {}  # running job -> since when, in words
+        self.stalled: dict[int, str] = {}  # id of a running job, for names may be equal -> since when, in words
         self.looked = -math.inf
         # What does not fit goes from the log's line; a run's name, cut, would be another's.
         last = Column(no_wrap=True, overflow="ellipsis", ratio=1)
@@ -55,7 +55,7 @@ class SweepProgress:
         columns = (SpinnerColumn(), name, BarColumn(bar_width=10), MofNCompleteColumn(), TimeElapsedColumn(), text)
         self.progress = Progress(*columns, console=console, expand=True)
         self.whole = self.progress.add_task("runs", total=len(jobs), note="")
-        self.lines: dict[str, int] = {}  # running job -> its line
+        self.lines: dict[int, int] = {}  # id of a running job -> its line
 
     def __enter__(self) -> Self:
         self.progress.__enter__()
@@ -72,11 +72,11 @@ class SweepProgress:
     def changed(self, job: Job | None) -> None:
         """Shows that a job has started or ended, or (None) that time went by."""
         if job is not None and job.state == "running":
-            self.lines[job.name] = self.progress.add_task(job.name, total=None, note="")
+            self.lines[id(job)] = self.progress.add_task(job.name, total=None, note="")
         elif job is not None:
-            if job.name in self.lines:
-                self.progress.remove_task(self.lines.pop(job.name))
-                self.stalled.pop(job.name, None)
+            if id(job) in self.lines:
+                self.progress.remove_task(self.lines.pop(id(job)))
+                self.stalled.pop(id(job), None)
             self._tell(job)
         self._refresh()
 
@@ -101,17 +101,17 @@ class SweepProgress:
         for job in (job for job in self.jobs if job.state == "running" and job.run):
             idle = seconds_idle(read_beat(job.run.folder), now - (time.monotonic() - job.started), now)
             if idle <= self.stalled_after:
-                self.stalled.pop(job.name, None)
+                self.stalled.pop(id(job), None)
                 continue
-            if job.name not in self.stalled:
+            if id(job) not in self.stalled:
                 self._say(job, f"no step in {words(idle)}, see {job.log}", word="stalled", style="yellow")
-            self.stalled[job.name] = f"no step in {words(idle)}: "
+            self.stalled[id(job)] = f"no step in {words(idle)}: "
 
     def _refresh(self) -> None:
         self._look()
         for job in self.jobs:
             if job.state == "running":
-                self.progress.update(self.lines[job.name], note=self.stalled.get(job.name, "") + job.last_line())
+                self.progress.update(self.lines[id(job)], note=self.stalled.get(id(job), "") + job.last_line())
         states = [job.state for job in self.jobs]
         ended = sum(job.has_ended for job in self.jobs)
         shown = ("running", "elsewhere", "failed", "stopped", "skipped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import yaml
@@ -11,6 +12,7 @@ from dk_bench.runs.record import new_record, write_record
 from dk_bench.sweep import listing
 from dk_bench.sweep.grid import read_sweep
 from dk_bench.sweep.job import Job, task_in
+from dk_bench.sweep.listing import make_queue
 from dk_bench.sweep.runner import Deadline, run_jobs
 
 
@@ -52,6 +54,41 @@ def test_several_files_are_one_queue(tmp_path, capsys):
     assert main(["sweep", *files, "--dry-run", "--by", "seed"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"train.py model={model} seed={seed}" for seed in (0, 1) for model in "xyz"]
+
+
+def test_files_of_one_name_have_runs_and_logs_of_their_own(tmp_path, monkeypatch, capsys):
+    """Whose points are the same, but not their commands; watching finds their logs."""
+    monkeypatch.chdir(tmp_path)
+    parameters = {"seed": {"values": [0, 1]}, "output": {"value": "out"}}
+    command = [sys.executable, "-c", "import sys, time; time.sleep(0.5); print(sys.argv[1:])"]
+    both = [
+        write_sweep(tmp_path / file, command=[*command, file, "${args_no_hyphens}"], parameters=parameters)
+        for file in "ab"
+    ]
+    assert main(["sweep", *both, "--workers", "4"]) == 0
+    shown, logs = capsys.readouterr().err, sorted(path.read_text() for path in Path("out/logs").iterdir())
+    assert "4 of 4 runs finished" in shown
+    assert all(f"finished {path} seed={seed}: " in shown for path in both for seed in (0, 1))
+    printed = [log.splitlines()[1:] for log in logs]
+    assert sorted(printed) == [[f"['{file}', 'output=out', 'seed={seed}']"] for file in "ab" for seed in (0, 1)]
+    assert main(["sweep", both[0], both[0], "--dry-run"]) == 2
+    assert "are one command, " in (said := capsys.readouterr().err) and len(said.splitlines()) == 1
+    sweeps = [read_sweep(path) for path in both]
+    here, there = (
+        {job.name: job.log.name for part in make_queue(*files, output) for job in part}
+        for files, output in (((both, sweeps), None), ((both[::-1], sweeps[::-1]), "elsewhere"))
+    )
+    assert here == there and {*here.values()} == {path.name for path in Path("out/logs").iterdir()}
+
+
+def test_values_that_differ_in_kind_alone_are_named_apart(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-c", "import time; time.sleep(0.5)", "${args_json}"]
+    parameters = {"seed": {"values": [1, "1", 2]}, "output": {"value": "out"}}
+    path = write_sweep(tmp_path, command=command, parameters=parameters)
+    assert main(["sweep", path, "--workers", "3"]) == 0
+    shown = capsys.readouterr().err
+    assert all(f"finished seed={seed}: " in shown for seed in ("1", '"1"', "2"))
 
 
 def test_no_run_starts_that_would_not_end_in_time(tmp_path):
