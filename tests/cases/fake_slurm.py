@@ -176,8 +176,11 @@ class Job:
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends all processes, as SLURM does half a minute later, or where a node fails."""
-        self._send(signal.SIGKILL)
+        """Ends all processes, as SLURM does half a minute later, or where a node fails; also those that start while it
+        looks."""
+        while [*self._processes()] or self.process.poll() is None:
+            self._send(signal.SIGKILL)
+            time.sleep(0.01)
 
     def wait(self, seconds: float = 300.0) -> int:
         """Returns the script's exit status, once no process is left."""
