@@ -13,7 +13,7 @@ from typing import Any, Self
 from dk_bench.errors import UserError, located
 from dk_bench.models.workload import Workload
 from dk_bench.plan.decoding import LoaderSpeed, cores_for, read_loader_speeds
-from dk_bench.plan.devices import HALF, TRUE_HALF, Device, precision_of
+from dk_bench.plan.devices import CPU, HALF, TRUE_HALF, Device, precision_of
 from dk_bench.plan.fitting import Fit
 from dk_bench.plan.listed import PlannedCell
 from dk_bench.plan.measured import Speed, read_speeds
@@ -34,6 +34,11 @@ class Machine:
     device: Device
     count: int = 1
     price: float | None = None
+
+    @property
+    def processes(self) -> int:
+        """Counts those of a run, which share its batches: one for each device, but one for all cores of a CPU."""
+        return 1 if self.device.name == CPU else self.count
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def plan_cell(
     if fit and fit.memory:
         memory, source = fit.memory, FITTED
     evaluated = outline.evaluations * outline.images["val"] + tests_of(outline)
-    hours = fit.seconds(outline) / 3600 if fit else run_hours(outline, rate, count, evaluated)
+    hours = fit.seconds(outline) / 3600 if fit else run_hours(outline, rate, count, evaluated, machine.processes)
     device_hours = hours * count * cell.runs
     return CellPlan(
         sweep=cell.sweep,
@@ -142,7 +147,7 @@ def _found(cell: PlannedCell, outline: Outline, workload: Workload, machine: Mac
     has_base = outline.base not in (None, outline.timed_as) and any(s.model == outline.base for s in speeds.models)
     base = cell.task.workload(outline, rigid=True) if has_base else None
     asked = Question(outline.timed_as or "", outline.base, outline.input_size, workload, base)
-    precision, batch = precision_of(outline.precision, machine.device), batch_of_device(outline, machine.count)
+    precision, batch = precision_of(outline.precision, machine.device), batch_of_device(outline, machine.processes)
     rate = find_rate(asked, machine.device, precision, batch, speeds.models)
     is_other = outline.precision in TRUE_HALF and rate.source == MEASURED  # records are of autocast
     return replace(rate, source=SCALED) if is_other else rate
@@ -179,9 +184,9 @@ def tests_of(outline: Outline) -> int:
     return sum(count for name, count in outline.images.items() if name not in ("train", "val"))
 
 
-def run_hours(outline: Outline, rate: Rate, count: int, evaluated: int) -> float:
-    """Returns the hours of a run on ``count`` devices."""
-    trained = outline.trained(count)
+def run_hours(outline: Outline, rate: Rate, count: int, evaluated: int, processes: int | None = None) -> float:
+    """Returns the hours of a run on ``count`` devices, in as many processes or in ``processes``."""
+    trained = outline.trained(processes or count)
     return (trained / rate.train + evaluated / rate.evaluate) / count / 3600
 
 
@@ -205,7 +210,7 @@ def _memory(outline: Outline, workload: Workload, machine: Machine, speed: Speed
     """Returns the bytes that training takes and where they are from: an estimate, or a record that measured them with
     the same model and size. For another batch or precision of weights that is scaled by the ratio of the estimates;
     what more an optimiser keeps than the record's, and an average of the weights, comes on top."""
-    precision, batch = precision_of(outline.precision, machine.device), batch_of_device(outline, machine.count)
+    precision, batch = precision_of(outline.precision, machine.device), batch_of_device(outline, machine.processes)
     weight = weight_bytes(outline)
     if speed is None or not speed.memory or (speed.model, speed.size) != (outline.timed_as, outline.input_size[1]):
         return training_memory(workload, batch, precision, outline.copies, weight), ESTIMATED

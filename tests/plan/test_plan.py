@@ -197,11 +197,24 @@ def test_small_batches_wait_for_operators_to_start():
     assert rate_of([speed("resnet50dw_dk")], batch=64).train == pytest.approx(3000)
 
 
+def test_cores_are_one_process(tmp_path, capsys):
+    """They hold its whole batch, need not divide it, and train no images of their own."""
+    path = write_sweep(tmp_path, {"model.name": "test_resnetdw"})
+    one, three = (plan(path, tmp_path, "--gpu", "CPU", "--count", n)["cells"][0] for n in ("1", "3"))
+    assert three["memory"] == one["memory"]
+    assert three["run_hours"] == pytest.approx(one["run_hours"] / 3)
+    assert three["device_hours"] == pytest.approx(one["device_hours"])
+    outline = timed_outline(iterations=100, per_device=True, batch=4)
+    rate, cpu = rates.Rate(1.0, 1.0, rates.MEASURED), estimate.Machine(DEVICES["CPU"], 4)
+    assert 3600 * estimate.run_hours(outline, rate, 4, 0, cpu.processes) == pytest.approx(100)
+    capsys.readouterr()
+
+
 def test_bad_input_gets_one_sentence(tmp_path, capsys):
     path = write_sweep(tmp_path, {"model.name": ["test_resnetdw", "test_resnetdw_dk"]})
     assert "--gpu H1000: expected one of B200, H200" in refused(capsys, path, "--gpu", "H1000")
     assert "--price: expected a number above 0, got -2.0" in refused(capsys, path, "--price", "-2")
-    assert "--count 3: the batch of 32 is not a multiple of it" in refused(capsys, path, "--count", "3")
+    assert "--count 3: the batch of 32 is not a multiple of it" in refused(capsys, path, "--gpu=H100", "--count=3")
     assert "no such file" in refused(capsys, path, "--bench", tmp_path / "nothing")
     own = {"data.source": "timm", "data.name": "mine", "data.train": "a", "data.val": "b"}
     path = write_sweep(tmp_path, own)
