@@ -5,14 +5,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import WeightAveraging
 from timm.models import model_parameters
 from timm.utils import adaptive_clip_grad
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from dk_bench.classification.averaging import called_in_words
+from dk_bench.classification.averaging import check_averaging
 from dk_bench.classification.data import ClassificationData
 from dk_bench.classification.hits import Hits
 from dk_bench.classification.losses import TrainingLoss
@@ -95,9 +94,7 @@ class LitClassifier(ConfiguredModule):
 
     def _check_averaging(self) -> None:
         """Raises UserError where the configuration has what the trainer would have to do, and does not."""
-        ema, callbacks = self.config.ema, self.trainer.callbacks
-        if ema.decay is not None and not any(isinstance(callback, WeightAveraging) for callback in callbacks):
-            raise UserError(f"key 'ema.decay' is {ema.decay}: expected Trainer(callbacks=[{called_in_words(ema)}])")
+        check_averaging(self.config.ema, self.trainer)
         synchronised = getattr(self.trainer.strategy, "_layer_sync", None) is not None
         if self.config.trainer.sync_batchnorm and self.trainer.world_size > 1 and not synchronised:
             plugin = "dk_bench.training.batch_norm.SharedBatchNorm()"

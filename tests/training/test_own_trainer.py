@@ -138,7 +138,7 @@ def test_settings_that_would_change_figures_are_refused(tmp_path, settings, sent
 
 def test_what_the_configuration_wants_of_the_trainer_is_missed(tmp_path):
     called = {
-        "false": "EMAWeightAveraging(decay=0.5)",
+        "false": "dk_bench.classification.averaging.PlainAveraging(0.5)",
         "true": "dk_bench.classification.averaging.WarmAveraging(0.5, 1.0, 0.6",
     }
     for warmup, callback in called.items():
