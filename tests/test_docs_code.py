@@ -56,7 +56,7 @@ NOT_RUN = {
 TINY = (
     *("data.size=32", "data.batch_size=4", "data.workers=0", "data.crop_pct=1"),
     *("data.procedural.train_images=10", "data.procedural.val_images=40", "optim.epochs=1", "optim.warmup_epochs=0"),
-    "wandb.mode=disabled",
+    *("optim.warmup_lr=0", "wandb.mode=disabled"),
 )
 TINY_DETECTION = (
     *(

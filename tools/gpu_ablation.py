@@ -60,10 +60,11 @@ def pack(folder: Path, sweeps: list[Path], data: list[Path], done: list[Path]) -
 
     Runs that have a finished record in the folders ``done`` are left out."""
     from dk_bench.sweep.grid import read_sweep
-    from dk_bench.sweep.listing import make_jobs, ordered  # with W&B's client
+    from dk_bench.sweep.listing import make_queue, ordered  # with W&B's client
 
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = ordered([job for path in sweeps for job in make_jobs(read_sweep(path), None, named=True)], "seed")
+    jobs = [job for part in make_queue(sweeps, [read_sweep(path) for path in sweeps], None) for job in part]
+    jobs = ordered(jobs, "seed")
     finished = {path.parent.name for path in find_records(done) if read_record(path).status == "finished"}
     find_runs(jobs)
     jobs = [job for job in jobs if job.run.folder.name not in finished]
