@@ -26,6 +26,10 @@ _POOLING = (
     "int sampling_ratio, float gamma, bool aligned, bool position_sensitive"
 )
 _PER_IMAGE = "Tensor input, Tensor weight, int[] stride, int[] padding, int[] dilation"
+_UNFOLDING = (
+    "Tensor input, Tensor? data_offset, Tensor? kernel_offset, int[] kernel_size, int[] scope, int[] stride, "
+    "int[] padding, int[] dilation, bool clip"
+)
 _NARROW = "Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation"
 SCHEMAS = (
     f"deform_kernel_conv({_CONVOLUTION}) -> Tensor",
@@ -36,6 +40,9 @@ SCHEMAS = (
     "bool[2] output_mask=[True, True]) -> (Tensor, Tensor)",
     f"narrow_conv({_NARROW}) -> Tensor",
     f"narrow_conv_weight_gradient(Tensor grad, {_PER_IMAGE}) -> Tensor",
+    f"unfold_columns({_UNFOLDING}, int groups, int first, Tensor(a!) columns) -> ()",
+    f"unfold_columns_backward(Tensor grad_columns, {_UNFOLDING}, int groups, int first, bool deterministic, "
+    "bool warn_only, Tensor(a!)? grad_input, Tensor(b!)? grad_data_offset, Tensor(c!)? grad_kernel_offset) -> ()",
     f"deform_roi_pool({_POOLING}) -> Tensor",
     f"deform_roi_pool_backward(Tensor grad, {_POOLING}, bool deterministic, bool warn_only=False, "
     "bool[3] output_mask=[True, True, True]) -> (Tensor, Tensor, Tensor)",

@@ -104,14 +104,18 @@ inline void check_pair(const char* name, const Pair& pair, int64_t low) {
     fail(name, ": expected values of at least ", low, ", got (", pair[0], ", ", pair[1], ")");
 }
 
+inline void check_device(const char* name, const Tensor& t, const Tensor& input) {
+  if (t.is_cuda() != input.is_cuda() || t.is_cpu() != input.is_cpu() ||
+      t.get_device_index() != input.get_device_index())
+    fail(name, ": expected the device of input, got another one");
+}
+
 inline void check_like(const char* name, const Tensor& t, const Tensor& input, bool may_be_float) {
   const ScalarType type = t.scalar_type(), wanted = input.scalar_type();
   const bool also_float = may_be_float && is_16_bit(wanted);
   if (type != wanted && !(also_float && type == ScalarType::Float))
     fail(name, ": expected dtype ", dtype_text(wanted), also_float ? " or float32" : "", ", got ", dtype_text(type));
-  if (t.is_cuda() != input.is_cuda() || t.is_cpu() != input.is_cpu() ||
-      t.get_device_index() != input.get_device_index())
-    fail(name, ": expected the device of input, got another one");
+  check_device(name, t, input);
 }
 
 inline void check_input(const Tensor& input) {
@@ -122,9 +126,12 @@ inline void check_input(const Tensor& input) {
     fail("input: expected a floating dtype, got ", dtype_text(type));
 }
 
-// The sizes of a depthwise convolution of a checked input; the kernel's scope is that of the last two sizes of weight.
-inline Geometry check_geometry(const Tensor& input, const Tensor& weight, const Pair& kernel_size, const Pair& stride,
+inline Pair scope_of(const Tensor& weight) { return {weight.size(2), weight.size(3)}; }
+
+// The sizes of a convolution of a checked input, whose kernel is stored over a scope.
+inline Geometry check_geometry(const Tensor& input, const Pair& scope, const Pair& kernel_size, const Pair& stride,
                                const Pair& padding, const Pair& dilation, bool clip) {
+  check_pair("scope", scope, 1);
   check_pair("kernel_size", kernel_size, 1);
   check_pair("stride", stride, 1);
   check_pair("padding", padding, 0);
@@ -132,7 +139,7 @@ inline Geometry check_geometry(const Tensor& input, const Tensor& weight, const 
 
   Geometry g{};
   g.batch = input.size(0), g.channels = input.size(1), g.height = input.size(2), g.width = input.size(3);
-  g.scope_h = weight.size(2), g.scope_w = weight.size(3);
+  g.scope_h = scope[0], g.scope_w = scope[1];
   g.kernel_h = kernel_size[0], g.kernel_w = kernel_size[1];
   g.stride_h = stride[0], g.stride_w = stride[1], g.pad_h = padding[0], g.pad_w = padding[1];
   g.dilation_h = dilation[0], g.dilation_w = dilation[1];
@@ -145,6 +152,17 @@ inline Geometry check_geometry(const Tensor& input, const Tensor& weight, const 
   g.out_height = (padded_h - reach_h) / g.stride_h + 1;
   g.out_width = (padded_w - reach_w) / g.stride_w + 1;
   return g;
+}
+
+inline void check_offset(const char* name, const OptionalTensor& offset, const Tensor& input, const Geometry& g) {
+  if (!offset) return;
+  const Tensor& t = *offset;
+  const bool fits = t.dim() == 4 && t.size(0) == g.batch && t.size(1) == 2 * g.taps() && t.size(2) == g.out_height &&
+      t.size(3) == g.out_width;
+  if (!fits)
+    fail(name, ": expected shape (N, 2 Kh Kw, Hout, Wout) = (", g.batch, ", ", 2 * g.taps(), ", ", g.out_height, ", ",
+         g.out_width, "), got ", shape_text(t));
+  check_like(name, t, input, true);
 }
 
 // A new tensor in the memory format of `like`: channels_last where its channels lie side by side, else contiguous.

@@ -5,17 +5,6 @@
 
 namespace dk {
 
-inline void check_offset(const char* name, const OptionalTensor& offset, const Tensor& input, const Geometry& g) {
-  if (!offset) return;
-  const Tensor& t = *offset;
-  const bool fits = t.dim() == 4 && t.size(0) == g.batch && t.size(1) == 2 * g.taps() && t.size(2) == g.out_height &&
-      t.size(3) == g.out_width;
-  if (!fits)
-    fail(name, ": expected shape (N, 2 Kh Kw, Hout, Wout) = (", g.batch, ", ", 2 * g.taps(), ", ", g.out_height, ", ",
-         g.out_width, "), got ", shape_text(t));
-  check_like(name, t, input, true);
-}
-
 inline Geometry check_arguments(const Tensor& input, const OptionalTensor& data_offset,
                                 const OptionalTensor& kernel_offset, const Tensor& weight, const Pair& kernel_size,
                                 const Pair& stride, const Pair& padding, const Pair& dilation, bool clip) {
@@ -25,7 +14,7 @@ inline Geometry check_arguments(const Tensor& input, const OptionalTensor& data_
     fail("weight: expected (C, 1, Sh, Sw) with C = ", input.size(1),
          " channels as in input and Sh, Sw >= 1, got shape ", shape_text(weight));
   check_like("weight", weight, input, false);
-  const Geometry g = check_geometry(input, weight, kernel_size, stride, padding, dilation, clip);
+  const Geometry g = check_geometry(input, scope_of(weight), kernel_size, stride, padding, dilation, clip);
   check_offset("data_offset", data_offset, input, g);
   check_offset("kernel_offset", kernel_offset, input, g);
   return g;

@@ -15,7 +15,7 @@ inline Geometry check_per_image(const Tensor& input, const Tensor& weight, const
     fail("weight: expected (N, C, Kh, Kw) with N = ", input.size(0), " images and C = ", input.size(1),
          " channels as in input and Kh, Kw >= 1, got shape ", shape_text(weight));
   check_like("weight", weight, input, false);
-  return check_geometry(input, weight, {weight.size(2), weight.size(3)}, stride, padding, dilation, true);
+  return check_geometry(input, scope_of(weight), scope_of(weight), stride, padding, dilation, true);
 }
 
 inline PerImageGradients empty_per_image_gradients(const Tensor& input, const Tensor& weight, const Mask& wanted) {

@@ -40,7 +40,7 @@ Geometry check_narrow(const Tensor& input, const Tensor& weight, const Pair& str
     fail("weight: expected (Cout, C, Kh, Kw) with C = ", input.size(1),
          " channels as in input and Kh, Kw >= 1, got shape ", shape_text(weight));
   check_like("weight", weight, input, false);
-  return check_geometry(input, weight, {weight.size(2), weight.size(3)}, stride, padding, dilation, true);
+  return check_geometry(input, scope_of(weight), scope_of(weight), stride, padding, dilation, true);
 }
 
 // The weight as the forward kernel reads it: see Narrow.
