@@ -5,15 +5,13 @@ from torch import Tensor
 
 from dk_bench import reference
 from dk_bench.functional import onnx
-from dk_bench.functional.batching import join_channels, join_images, one_by_one, split, split_each
-from dk_bench.functional.fallback import check_not_nan
+from dk_bench.functional.convolution_rules import autocast_convolution, check_offset_values, map_convolution
 from dk_bench.functional.operators import Operator, empty_in_format_of
 from dk_bench.functional.registration import register
 from dk_bench.reference.checks import IntPair, as_pairs
 from dk_bench.reference.deform_kernel_conv import check_deform_kernel_conv
 
 _op = torch.ops.dk_bench.deform_kernel_conv
-_backward_op = torch.ops.dk_bench.deform_kernel_conv_backward
 
 
 def local_deform_kernel(
@@ -78,50 +76,7 @@ def _fake(input, data_offset, kernel_offset, weight, *settings):
     return empty_in_format_of(input, (*input.shape[:2], *size))
 
 
-def _vmap(info, in_dims, input, data_offset, kernel_offset, weight, *settings):
-    count, offsets = info.batch_size, (data_offset, kernel_offset)
-    of_input, *of_offsets, of_weight = in_dims[:4]
-    if of_weight is None:
-        joined = [join_images(t, d, count) for t, d in zip((input, *offsets), in_dims, strict=False)]
-        return split(_op(*joined, weight, *settings), 0, count), 0
-    if of_offsets == [None, None]:
-        joined = join_channels(input, of_input, count)
-        out = _op(joined, *offsets, join_images(weight, of_weight, count), *settings)
-        return split(out, 1, count), 1
-    return one_by_one(_op, count, in_dims, (input, *offsets, weight, *settings))
-
-
-def _vmap_backward(info, in_dims, grad, input, data_offset, kernel_offset, weight, *settings):
-    """Joins as ``_vmap``, unless a wanted gradient sums over what is joined (images: weight; channels: offsets)."""
-    count, offsets, wanted = info.batch_size, (data_offset, kernel_offset), _operator.wanted(settings)
-    of_grad, of_input, *of_offsets, of_weight = in_dims[:5]
-    wants_offsets = any(want and o is not None for want, o in zip(wanted[1:3], offsets, strict=True))
-    if of_weight is None and not wanted[3]:
-        joined = [join_images(t, d, count) for t, d in zip((grad, input, *offsets), in_dims, strict=False)]
-        results, dims = _backward_op(*joined, weight, *settings), (0, 0, 0, 0)
-    elif of_offsets == [None, None] and not wants_offsets:
-        joined = [join_channels(grad, of_grad, count), join_channels(input, of_input, count)]
-        results = _backward_op(*joined, *offsets, join_images(weight, of_weight, count), *settings)
-        dims = (1, 0, 0, 0)
-    else:
-        return one_by_one(_backward_op, count, in_dims, (grad, input, *offsets, weight, *settings))
-    return split_each(results, dims, _operator.outputs((input, *offsets, weight), settings), count)
-
-
-def _autocast(input, data_offset, kernel_offset, weight, *settings):
-    """Gives the image and the kernel the autocast dtype; offsets keep theirs where it goes with it."""
-    if input.dtype == torch.float64:  # autocast leaves float64 alone
-        return input, data_offset, kernel_offset, weight, *settings
-    dtype = torch.get_autocast_dtype(input.device.type)
-    offsets = [o if o is None or o.dtype == dtype else o.float() for o in (data_offset, kernel_offset)]
-    return input.to(dtype), *offsets, weight.to(dtype), *settings
-
-
-def _check_values(input, data_offset, kernel_offset, weight):
-    check_not_nan(data_offset=data_offset, kernel_offset=kernel_offset)
-
-
 # With data offsets, dL/dinput on CUDA is a sum by atomics unless told otherwise; the CPU's sums are always ordered.
 # Tangents of offsets go by the reference, slowly.
 _operator = Operator("deform_kernel_conv", reference.deform_kernel_conv, linear=(0, 3))
-register(_operator, _fake, _vmap, _vmap_backward, _autocast, check_values=_check_values)
+register(_operator, _fake, *map_convolution(_operator), autocast_convolution, check_values=check_offset_values)

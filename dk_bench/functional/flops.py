@@ -57,7 +57,23 @@ def _narrow_conv_weight_gradient(grad, input, weight, *rest, out_val) -> int:
     return 2 * prod(weight.shape[1:]) * grad.numel()
 
 
-@register_flop_formula((_ours.deform_roi_pool, _ours.deform_roi_pool_backward), get_raw=True)
+@register_flop_formula(_ours.dense_deform_kernel, get_raw=True)
+def _dense_deform_kernel(input, data_offset, kernel_offset, weight, *rest, out_val) -> int:
+    """Counts the product with what is unfolded: Sh Sw / (Kh Kw) times the rigid convolution."""
+    return 2 * prod(weight.shape[1:]) * out_val.numel()
+
+
+@register_flop_formula(_ours.dense_deform_kernel_backward, get_raw=True)
+def _dense_deform_kernel_backward(grad, input, data_offset, kernel_offset, weight, *rest, out_val) -> int:
+    """Counts the product that the gradients of input and offsets share, and that of weight; if wanted."""
+    *of_columns, of_weight = (t.dim() == 4 for t in out_val)  # what is not wanted is empty
+    return 2 * prod(weight.shape[1:]) * grad.numel() * (any(of_columns) + of_weight)
+
+
+@register_flop_formula(
+    (_ours.scope_unfold, _ours.scope_unfold_backward, _ours.deform_roi_pool, _ours.deform_roi_pool_backward),
+    get_raw=True,
+)
 def _no_convolution(*operands, out_val) -> int:
     """Counts 0: there is no convolution and no matrix product."""
     return 0
@@ -72,6 +88,15 @@ def _local_sampling(input, data_offset, kernel_offset, weight, kernel_size, *res
     return sampled * _CORNERS * prod(kernel_size) * out_val.numel()
 
 
+def _unfold_sampling(input, data_offset, kernel_offset, kernel_size, *rest, out_val) -> int:
+    sampled = (data_offset is not None) + (kernel_offset is not None)
+    return sampled * _CORNERS * prod(kernel_size) * prod(input.shape[:2]) * prod(out_val.shape[2:])
+
+
+def _dense_kernel_sampling(input, data_offset, kernel_offset, weight, kernel_size, *rest, out_val) -> int:
+    return _unfold_sampling(input, data_offset, kernel_offset, kernel_size, out_val=out_val)
+
+
 def _dense_sampling(input, weight, *rest, out_val) -> int:
     images, _, height, width = out_val.shape
     return _CORNERS * prod(weight.shape[2:]) * images * input.shape[1] * height * width
@@ -84,6 +109,8 @@ def _roi_sampling(input, rois, offset, mask, output_size, spatial_scale, samplin
 SAMPLING_MACS: dict[Any, Callable[..., int]] = {
     _ours.deform_kernel_conv: _local_sampling,
     _dense_op: _dense_sampling,
+    _ours.dense_deform_kernel: _dense_kernel_sampling,
+    _ours.scope_unfold: _unfold_sampling,
     _ours.deform_roi_pool: _roi_sampling,
 }
 """Operator to formula: multiply-adds of the forward pass's bilinear interpolation."""

@@ -47,6 +47,19 @@ SCHEMAS = (
     f"deform_roi_pool_backward(Tensor grad, {_POOLING}, bool deterministic, bool warn_only=False, "
     "bool[3] output_mask=[True, True, True]) -> (Tensor, Tensor, Tensor)",
 )
+_UNFOLDING = (
+    "Tensor input, Tensor? data_offset, Tensor? kernel_offset, int[] kernel_size, int[] scope, int[] stride, "
+    "int[] padding, int[] dilation, bool clip"
+)
+# Operators whose kernels are Python that calls compiled ones: no library defines these.
+COMPOSED = (
+    f"scope_unfold({_UNFOLDING}) -> Tensor",
+    f"scope_unfold_backward(Tensor grad, {_UNFOLDING}, bool deterministic, bool warn_only=False, "
+    "bool[3] output_mask=[True, True, True]) -> (Tensor, Tensor, Tensor)",
+    f"dense_deform_kernel({_CONVOLUTION}, int memory) -> Tensor",
+    f"dense_deform_kernel_backward(Tensor grad, {_CONVOLUTION}, int memory, bool deterministic, bool warn_only=False, "
+    "bool[4] output_mask=[True, True, True, True]) -> (Tensor, Tensor, Tensor, Tensor)",
+)
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -104,9 +117,9 @@ if CHOSEN == COMPILED:
     _load_cpu()
     _NO_CUDA = _load_cuda()
 else:
-    for _schema in SCHEMAS:
-        library.define(_schema)
     _NO_CUDA = f"{CHOICE}={REFERENCE}"
+for _schema in COMPOSED if CHOSEN == COMPILED else SCHEMAS + COMPOSED:
+    library.define(_schema)
 
 #: Whether there are CUDA operators.
 HAS_CUDA = _NO_CUDA is None

@@ -17,6 +17,8 @@ from dk_bench.functional import loading  # noqa: F401  (loads the operators)
 from dk_bench.reference import sample_kernel
 from dk_bench.reference.checks import Pair, compute_dtype
 from dk_bench.reference.deform_kernel_conv import check_deform_kernel_conv
+from dk_bench.reference.dense_deform_kernel import check_dense_deform_kernel
+from dk_bench.reference.scope_unfold import check_scope_unfold
 
 
 def is_exporting() -> bool:
@@ -33,18 +35,82 @@ def deform_kernel_conv(
     *geometry, clip = settings
     geometry = [tuple(pair) for pair in geometry]
     size = check_deform_kernel_conv(input, data_offset, kernel_offset, weight, geometry)
-    dtype, compute = input.dtype, compute_dtype(input)
-    input, weight = input.to(compute), weight.to(compute)
-    data_offset, kernel_offset = (t if t is None else t.to(compute) for t in (data_offset, kernel_offset))
+    dtype = input.dtype
+    input, data_offset, kernel_offset, weight = _in_compute_dtype(input, data_offset, kernel_offset, weight)
     if kernel_offset is None:
         output = _rigid_kernel(input, data_offset, weight, geometry, clip)
     else:
-        if data_offset is None:
-            read = _taps(input, geometry, size)
-        else:
-            read = _sample_input(input, data_offset, geometry, size)
+        read = _read(input, data_offset, geometry, size)
         output = (read * _tap_kernels(weight, kernel_offset, geometry[0], clip)).sum(1)
     return output.to(dtype)
+
+
+def dense_deform_kernel(
+    input: Tensor, data_offset: Tensor | None, kernel_offset: Tensor | None, weight: Tensor, *settings: Any
+) -> Tensor:
+    """Computes what the operator does, as `deform_kernel_conv`; settings may end in the bound of memory, which nothing
+    here obeys."""
+    *geometry, clip = settings[:5]
+    geometry = [tuple(pair) for pair in geometry]
+    size = check_dense_deform_kernel(input, data_offset, kernel_offset, weight, geometry)
+    dtype, scope = input.dtype, tuple(weight.shape[2:])
+    input, data_offset, kernel_offset, weight = _in_compute_dtype(input, data_offset, kernel_offset, weight)
+    if kernel_offset is None:
+        return _rigid_kernel(input, data_offset, weight, geometry, clip).to(dtype)
+    unfolded = _unfold(input, data_offset, kernel_offset, scope, geometry, size, clip)
+    groups = input.shape[1] // weight.shape[1]
+    parts = unfolded.flatten(2).unflatten(2, (groups, -1)).transpose(1, 2)  # (N, groups, Hout Wout, Cin / groups S)
+    kernel = weight.flatten(1).unflatten(0, (groups, -1)).transpose(1, 2)
+    return (parts @ kernel).transpose(2, 3).flatten(1, 2).unflatten(2, size).to(dtype)
+
+
+def scope_unfold(
+    input: Tensor,
+    data_offset: Tensor | None,
+    kernel_offset: Tensor | None,
+    kernel_size: Sequence[int],
+    scope: Sequence[int],
+    *settings: Any,
+) -> Tensor:
+    """Computes what the operator does, as `deform_kernel_conv`."""
+    *geometry, clip = kernel_size, *settings
+    geometry, scope = [tuple(pair) for pair in geometry], tuple(scope)
+    size = check_scope_unfold(input, data_offset, kernel_offset, scope, geometry)
+    dtype = input.dtype
+    input, data_offset, kernel_offset = _in_compute_dtype(input, data_offset, kernel_offset)
+    if kernel_offset is None:
+        kernel_offset = input.new_zeros(1, 2 * geometry[0][0] * geometry[0][1], 1, 1)
+    unfolded = _unfold(input, data_offset, kernel_offset, scope, geometry, size, clip)
+    return unfolded.flatten(2).transpose(1, 2).to(dtype)
+
+
+def _in_compute_dtype(input: Tensor, *others: Tensor | None) -> list[Tensor | None]:
+    dtype = compute_dtype(input)
+    return [t if t is None else t.to(dtype) for t in (input, *others)]
+
+
+def _read(input: Tensor, data_offset: Tensor | None, geometry: Sequence[Pair], size: Pair) -> Tensor:
+    """Returns what the taps read, (N, taps, C, Hout, Wout)."""
+    if data_offset is None:
+        return _taps(input, geometry, size)
+    return _sample_input(input, data_offset, geometry, size)
+
+
+def _unfold(
+    input: Tensor,
+    data_offset: Tensor | None,
+    kernel_offset: Tensor,
+    scope: Pair,
+    geometry: Sequence[Pair],
+    size: Pair,
+    clip: bool,
+) -> Tensor:
+    """Returns Z, (N, Hout Wout, C, Sh Sw): at every position a product of what the taps read with their coefficients.
+
+    An offset of one position stands for all.
+    """
+    read = _read(input, data_offset, geometry, size).flatten(3).permute(0, 3, 2, 1)
+    return read @ _coefficients(kernel_offset, geometry[0], scope, clip).flatten(3).permute(0, 3, 1, 2)
 
 
 def _rigid_kernel(
@@ -56,17 +122,21 @@ def _rigid_kernel(
         rest = weight.new_zeros(1, 2 * kernel_size[0] * kernel_size[1])
         weight = sample_kernel(weight, rest, kernel_size=kernel_size, clip=clip)[0]
     if data_offset is None:
-        return F.conv2d(input, weight, None, stride, padding, dilation, input.shape[1])
+        return F.conv2d(input, weight, None, stride, padding, dilation, input.shape[1] // weight.shape[1])
     return deform_conv2d(input, data_offset, weight, None, stride, padding, dilation)
 
 
 def _tap_kernels(weight: Tensor, kernel_offset: Tensor, kernel_size: Pair, clip: bool) -> Tensor:
     """Returns W', (N, taps, C, Hout, Wout): the taps' coefficients of interpolation times the kernel over the scope."""
-    scope = tuple(weight.shape[2:])
+    coefficients = _coefficients(kernel_offset, kernel_size, tuple(weight.shape[2:]), clip)
+    return (weight.flatten(1) @ coefficients.flatten(3)).unflatten(3, coefficients.shape[3:])
+
+
+def _coefficients(kernel_offset: Tensor, kernel_size: Pair, scope: Pair, clip: bool) -> Tensor:
+    """Returns B of every tap, (N, taps, Sh Sw, Hout, Wout)."""
     offset = kernel_offset.unflatten(1, (-1, 2))  # (N, taps, 2, Hout, Wout)
     along_y, along_x = (_hat(offset[:, :, axis], kernel_size, axis, scope[axis], clip) for axis in (0, 1))
-    coefficients = (along_y.unsqueeze(3) * along_x.unsqueeze(2)).flatten(2, 3)  # (N, taps, Sh Sw, Hout, Wout)
-    return (weight.flatten(1) @ coefficients.flatten(3)).unflatten(3, coefficients.shape[3:])
+    return (along_y.unsqueeze(3) * along_x.unsqueeze(2)).flatten(2, 3)
 
 
 def _hat(offset: Tensor, kernel_size: Pair, axis: int, samples: int, clip: bool) -> Tensor:
@@ -131,6 +201,8 @@ def refuse_roi_pool(*_: Any) -> NoReturn:
 
 DECOMPOSITIONS = {
     torch.ops.dk_bench.deform_kernel_conv.default: deform_kernel_conv,
+    torch.ops.dk_bench.dense_deform_kernel.default: dense_deform_kernel,
+    torch.ops.dk_bench.scope_unfold.default: scope_unfold,
     torch.ops.dk_bench.deform_roi_pool.default: refuse_roi_pool,
 }
 """Operator to its ONNX form, for ``ExportedProgram.run_decompositions``."""

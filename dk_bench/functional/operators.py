@@ -26,10 +26,16 @@ class Operator:
         linear: the numbers of the operands in which the operator is linear.
         differentiable: the numbers of the operands that have a gradient, in the order in which the backward operator
             returns them.
+        packed: names of operands of four dimensions whose gradients are contiguous in whatever format they are.
     """
 
     def __init__(
-        self, name: str, specification: Callable[..., Tensor], linear: tuple[int, ...], constants: tuple[int, ...] = ()
+        self,
+        name: str,
+        specification: Callable[..., Tensor],
+        linear: tuple[int, ...],
+        constants: tuple[int, ...] = (),
+        packed: tuple[str, ...] = ("weight",),
     ) -> None:
         self.name, self.specification, self.linear = name, specification, linear
         self.op, self.backward_op = (getattr(torch.ops.dk_bench, n) for n in (name, f"{name}_backward"))
@@ -37,7 +43,7 @@ class Operator:
         self.operands = [a.name for a in arguments if "Tensor" in str(a.type)]
         self.settings = [a.name for a in arguments[len(self.operands) :]]
         self.differentiable = tuple(i for i in range(len(self.operands)) if i not in constants)
-        self.constants = constants
+        self.constants, self.packed = constants, packed
 
     def evaluate(self, operands: Tensors, settings: Sequence[Any]) -> Tensor:
         """Returns what the reference computes; settings may be the backward operator's, which begin with its own."""
@@ -80,7 +86,7 @@ class Operator:
 
     def _like(self, i: int, operands: Tensors) -> Tensor:
         operand = operands[i]
-        if operand.dim() != 4 or self.operands[i] == "weight":  # no images: contiguous, whatever the operand is
+        if operand.dim() != 4 or self.operands[i] in self.packed:  # contiguous, whatever the operand is
             return operand.new_empty(operand.shape)
         return empty_in_format_of(operand, operand.shape)
 

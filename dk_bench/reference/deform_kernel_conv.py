@@ -144,6 +144,13 @@ def check_deform_kernel_conv(
             f"got shape {tuple(weight.shape)}"
         )
     check_like("weight", weight, input)
+    return check_offsets(input, data_offset, kernel_offset, geometry)
+
+
+def check_offsets(
+    input: Tensor, data_offset: Tensor | None, kernel_offset: Tensor | None, geometry: Sequence[Pair]
+) -> Pair:
+    """Raises ValueError where the geometry or an offset does not fit the images; returns (Hout, Wout)."""
     size = output_size(tuple(input.shape[2:]), *geometry)
     expected = (input.shape[0], 2 * prod(geometry[0]), *size)
     for name, offset in (("data_offset", data_offset), ("kernel_offset", kernel_offset)):

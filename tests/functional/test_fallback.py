@@ -100,7 +100,8 @@ def test_every_device_has_a_kernel(name, key):
 
 @pytest.mark.skipif(loading.CHOSEN == loading.REFERENCE, reason="without the library")
 def test_schemas_are_those_of_the_library():
-    given = {torch._C.parse_schema(f"dk_bench::{schema}").name: schema for schema in loading.SCHEMAS}
+    schemas = loading.SCHEMAS + loading.COMPOSED
+    given = {torch._C.parse_schema(f"dk_bench::{schema}").name: schema for schema in schemas}
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("dk_bench::")}
     assert set(given) == registered - {"dk_bench::cpu_variant"}
     for name, schema in given.items():
