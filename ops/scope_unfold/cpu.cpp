@@ -139,6 +139,8 @@ struct Unfold {
 };
 
 struct Cpu {
+  static ScalarType columns_type(const Tensor& input) { return sum_type(input); }
+
   static void forward(const UnfoldOperator& op, Tensor& columns) {
     if (columns.scalar_type() == ScalarType::Double)
       Unfold<double>(op).forward(static_cast<double*>(columns.data_ptr()));

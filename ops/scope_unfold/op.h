@@ -22,7 +22,7 @@ struct DK_HIDDEN UnfoldGradients {
   OptionalTensor input, data_offset, kernel_offset;
 };
 
-// Gradients and, on the CPU, columns are as wide as sums are.
+// Gradients are as wide as sums are.
 inline ScalarType sum_type(const Tensor& input) {
   return input.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
@@ -32,8 +32,8 @@ inline void check_dtype_and_device(const char* name, const Tensor& t, ScalarType
   check_device(name, t, input);
 }
 
-inline void check_columns(const char* name, const Tensor& columns, const Tensor& input, const Geometry& g,
-                          int64_t groups, int64_t first) {
+inline void check_columns(const char* name, const Tensor& columns, ScalarType type, const Tensor& input,
+                          const Geometry& g, int64_t groups, int64_t first) {
   const int64_t samples = g.scope_h * g.scope_w, positions = g.batch * g.out_height * g.out_width;
   if (samples > INT32_MAX) fail("scope: more than 2^31 samples, got (", g.scope_h, ", ", g.scope_w, ")");
   if (groups < 1 || g.channels % groups)
@@ -44,10 +44,10 @@ inline void check_columns(const char* name, const Tensor& columns, const Tensor&
          "), got shape ", shape_text(columns));
   if (first < 0 || first > positions || columns.size(1) > positions - first)
     fail("first: expected ", columns.size(1), " positions from it on among N Hout Wout = ", positions, ", got ", first);
-  check_dtype_and_device(name, columns, input.is_cuda() ? input.scalar_type() : sum_type(input), input);
+  check_dtype_and_device(name, columns, type, input);
 }
 
-inline UnfoldOperator check_unfold(const char* name, const Tensor& columns, const Tensor& input,
+inline UnfoldOperator check_unfold(const char* name, const Tensor& columns, ScalarType type, const Tensor& input,
                                    const OptionalTensor& data_offset, const OptionalTensor& kernel_offset,
                                    const Pair& kernel_size, const Pair& scope, const Pair& stride, const Pair& padding,
                                    const Pair& dilation, bool clip, int64_t groups, int64_t first) {
@@ -55,7 +55,7 @@ inline UnfoldOperator check_unfold(const char* name, const Tensor& columns, cons
   const Geometry g = check_geometry(input, scope, kernel_size, stride, padding, dilation, clip);
   check_offset("data_offset", data_offset, input, g);
   check_offset("kernel_offset", kernel_offset, input, g);
-  check_columns(name, columns, input, g, groups, first);
+  check_columns(name, columns, type, input, g, groups, first);
   return {g, groups, first, columns.size(1), input, data_offset, kernel_offset};
 }
 
@@ -90,14 +90,16 @@ inline void check_unfold_gradients(const UnfoldOperator& op, const UnfoldGradien
 }
 
 // The entries of the two operators on a device, which computes by
+//   static ScalarType columns_type(const Tensor& input);
 //   static void forward(UnfoldOperator op, Tensor& columns);
 //   static void backward(UnfoldOperator op, const Tensor& grad_columns, UnfoldGradients& gradients, Determinism);
 template <class Device>
 void unfold_columns(const Tensor& input, const OptionalTensor& data_offset, const OptionalTensor& kernel_offset,
                     const Pair& kernel_size, const Pair& scope, const Pair& stride, const Pair& padding,
                     const Pair& dilation, bool clip, int64_t groups, int64_t first, Tensor columns) {
-  const UnfoldOperator op = check_unfold("columns", columns, input, data_offset, kernel_offset, kernel_size, scope,
-                                         stride, padding, dilation, clip, groups, first);
+  const UnfoldOperator op =
+      check_unfold("columns", columns, Device::columns_type(input), input, data_offset, kernel_offset, kernel_size,
+                   scope, stride, padding, dilation, clip, groups, first);
   if (columns.numel() != 0) Device::forward(op, columns);
 }
 
@@ -107,8 +109,9 @@ void unfold_columns_backward(const Tensor& grad_columns, const Tensor& input, co
                              const Pair& stride, const Pair& padding, const Pair& dilation, bool clip, int64_t groups,
                              int64_t first, bool deterministic, bool warn_only, const OptionalTensor& grad_input,
                              const OptionalTensor& grad_data_offset, const OptionalTensor& grad_kernel_offset) {
-  const UnfoldOperator op = check_unfold("grad_columns", grad_columns, input, data_offset, kernel_offset, kernel_size,
-                                         scope, stride, padding, dilation, clip, groups, first);
+  const UnfoldOperator op =
+      check_unfold("grad_columns", grad_columns, Device::columns_type(input), input, data_offset, kernel_offset,
+                   kernel_size, scope, stride, padding, dilation, clip, groups, first);
   UnfoldGradients gradients{grad_input, grad_data_offset, grad_kernel_offset};
   check_unfold_gradients(op, gradients);
   if (op.count && (grad_input || grad_data_offset || grad_kernel_offset))
