@@ -1,4 +1,4 @@
-"""Finds the convolutions in the blocks of a timm model: not the stem's, not the head's, and none off the main path."""
+"""Finds the convolutions of a timm model, and tells the residual blocks' main path from what lies off it."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -6,29 +6,44 @@ from typing import Any
 
 from torch import nn
 
+from dk_bench.nn import RigidStart2d
 from dk_bench.nn.convolution import is_depthwise
 
-# Parts of module names in timm that are not a residual block's main path: projections of the shortcut, squeeze and
-# excitation or attention inside the block, patch embeddings before it; and a convolutional head's hidden layers.
-_OFF_PATH = frozenset(
-    "downsample shortcut skip short_conv down se se_module attn attn_layer sa ca gca pre_logits".split()
-)
+BLOCK = "block"  # the blocks' main path, and what is between the last block and the classifier
+STEM, SHORTCUT, ATTENTION, CLASSIFIER = "stem", "shortcut", "attention", "classifier"
+# Parts of module names in timm by the place they tell, the first that is there: squeeze and excitation or attention
+# inside a block; a convolutional head's hidden layers; projections of the shortcut, and what halves a map between
+# stages. Patch embeddings are stems.
+_NAMES = {
+    ATTENTION: frozenset("se se_module attn attn_layer sa ca gca".split()),
+    CLASSIFIER: frozenset(["pre_logits"]),
+    SHORTCUT: frozenset("downsample shortcut skip short_conv down".split()),
+}
 _STEM_NAMES = ("stem", "patch_embed")  # how the part before the first block begins, wherever a backbone is nested
 
 
-def block_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
-    """Yields names and convolutions on the blocks' main path, and between the last block and the classifier. timm's
+def placed_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yields names, convolutions, rigid or ours, and where they are: `BLOCK`, `STEM`, `SHORTCUT` (projections of
+    shortcuts, and what stands between two stages), `ATTENTION` (and squeeze and excitation) or `CLASSIFIER`. timm's
     metadata name the first convolution and the classifier; :func:`_stem` says what else is in front."""
-    convs = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    convs = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | RigidStart2d)}
     cfg = getattr(model, "pretrained_cfg", None) or {}
-    ends = {*_stem(model, convs, layers_named(cfg, "first_conv")), *layers_named(cfg, "classifier")}
+    stem, classifiers = _stem(model, convs, layers_named(cfg, "first_conv")), layers_named(cfg, "classifier")
     for name, conv in convs.items():
         parts = name.split(".")
         # A backbone inside a patch embedding (hybrid transformers) has a stem and blocks of its own.
         inner = parts[parts.index("backbone") + 1 :] if "backbone" in parts else parts
-        in_stem = any(part.startswith(_STEM_NAMES) for part in inner)
-        if not in_stem and not any(_is_inside(name, end) for end in ends) and _OFF_PATH.isdisjoint(parts):
-            yield name, conv
+        if any(part.startswith(_STEM_NAMES) for part in inner) or any(_is_inside(name, each) for each in stem):
+            yield name, conv, STEM
+        elif any(_is_inside(name, each) for each in classifiers):
+            yield name, conv, CLASSIFIER
+        else:
+            yield name, conv, next((place for place, names in _NAMES.items() if not names.isdisjoint(parts)), BLOCK)
+
+
+def block_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yields names and convolutions on the blocks' main path, and between the last block and the classifier."""
+    return ((name, conv) for name, conv, place in placed_convolutions(model) if place == BLOCK)
 
 
 def layers_named(cfg: Mapping[str, Any], key: str) -> tuple[str, ...]:
@@ -41,7 +56,7 @@ def _is_inside(name: str, module: str) -> bool:
     return name == module or name.startswith(module + ".")
 
 
-def _stem(model: nn.Module, convs: dict[str, nn.Conv2d], first: tuple[str, ...]) -> set[str]:
+def _stem(model: nn.Module, convs: dict[str, nn.Module], first: tuple[str, ...]) -> set[str]:
     """Returns the names of the modules that the stem consists of.
 
     It is the outermost module around the first convolution that does not hold most of the model's convolutions:
@@ -59,7 +74,7 @@ def _stem(model: nn.Module, convs: dict[str, nn.Conv2d], first: tuple[str, ...])
     return stem
 
 
-def _single_convolutions_after(model: nn.Module, convs: dict[str, nn.Conv2d], start: str) -> set[str]:
+def _single_convolutions_after(model: nn.Module, convs: dict[str, nn.Module], start: str) -> set[str]:
     """Returns the modules right after ``start`` with one dense convolution; none where no block follows, as in VGG."""
     parent, _, key = start.rpartition(".")
     children = [f"{parent}.{child}" if parent else child for child, _ in model.get_submodule(parent).named_children()]

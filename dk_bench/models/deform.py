@@ -4,10 +4,9 @@ from contextlib import nullcontext
 
 from torch import nn
 
-from dk_bench.models.blocks import block_convolutions
 from dk_bench.models.dilate import dilated_last_stage
+from dk_bench.models.matching import check_all_parts_match, match, needs_strides
 from dk_bench.models.probe import output_strides
-from dk_bench.models.rules import RULES, Convolutions, Rule
 from dk_bench.models.spec import KernelSpec
 from dk_bench.models.variants import MODELS
 from dk_bench.nn import RigidStart2d
@@ -48,12 +47,10 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
         return model
     if any(isinstance(module, RigidStart2d) for module in model.modules()):
         raise ValueError(f"model: {type(model).__name__} is deformed already; deform a rigid one")
-    asked = {rule: rule.matches(spec) for rule in RULES if rule.is_asked(spec)}
-    by_stride = spec.dilate_last or any(wanted.stride for wanted in asked.values())
-    strides = output_strides(model) if by_stride else {}
+    strides = output_strides(model) if needs_strides(spec) else {}
     # A dilated stage is undone where the rest of the spec is refused.
     with dilated_last_stage(model, strides) if spec.dilate_last else nullcontext():
-        _replace(model, _layers(model, spec, asked, strides))
+        _replace(model, _layers(model, spec, strides))
     return _named(model, spec)
 
 
@@ -80,27 +77,17 @@ def _replace(model: nn.Module, new: dict[nn.Module, RigidStart2d]) -> None:
             setattr(module, hooks, getattr(conv, hooks))
 
 
-def _layers(
-    model: nn.Module, spec: KernelSpec, asked: dict[Rule, Convolutions], strides: dict[str, int]
-) -> dict[nn.Module, RigidStart2d]:
+def _layers(model: nn.Module, spec: KernelSpec, strides: dict[str, int]) -> dict[nn.Module, RigidStart2d]:
     """Returns the convolutions that change, each with what takes its place. Raises ValueError where one cannot change,
     or a part of the spec changes none."""
+    found = match(model, spec, strides)
+    check_all_parts_match(model, spec, found)
     new: dict[nn.Module, RigidStart2d] = {}
-    missing = {part: wanted for rule, wanted in asked.items() for part in rule.parts}
-    for name, conv in block_convolutions(model):
-        fitting = (rule for rule, wanted in asked.items() if wanted.include(conv, strides.get(name, 0)))
-        if (rule := next(fitting, None)) is None:
+    for each in found:
+        if each.rule is None:
             continue
         try:
-            new[conv] = rule.make(conv, spec)
+            new[each.conv] = each.rule.make(each.conv, spec)
         except ValueError as error:
-            raise ValueError(f"{name}: cannot be deformed: {error}") from error
-        missing = {part: wanted for part, wanted in missing.items() if part not in rule.parts}
-    for part, wanted in missing.items():
-        alike = wanted._replace(size=None, stride=0)
-        sizes = sorted({conv.kernel_size for _, conv in block_convolutions(model) if alike.include(conv, 0)})
-        raise ValueError(
-            f"{part}: {type(model).__name__} has no {wanted}; its {wanted.kind}kernels there have the sizes "
-            f"{sizes or 'none'}"
-        )
+            raise ValueError(f"{each.name}: cannot be deformed: {error}") from error
     return new

@@ -9,6 +9,8 @@ from math import log2
 import torch
 from torch import Tensor, nn
 
+from dk_bench.nn import RigidStart2d
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
@@ -40,7 +42,7 @@ def default_input_size(model: nn.Module) -> tuple[int, int, int]:
 
 
 def output_strides(model: nn.Module) -> dict[str, int]:
-    """Returns the output stride of each ``torch.nn.Conv2d`` that runs in the forward pass, by its name.
+    """Returns the output stride of each convolution, rigid or ours, that runs in the forward pass, by its name.
 
     The output stride is the input's height over the height that the convolution puts out, as the nearest power of two,
     so that heights that do not divide (225 to 113 to 57) change nothing.
@@ -53,7 +55,7 @@ def output_strides(model: nn.Module) -> dict[str, int]:
 
     with ExitStack() as hooks:
         for name, module in model.named_modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d | RigidStart2d):
                 hooks.enter_context(module.register_forward_hook(partial(record, name)))
         run_meta(model, size)
     return strides

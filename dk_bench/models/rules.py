@@ -20,7 +20,7 @@ class Words(NamedTuple):
     """Holds what tables, figures and messages say of a spec, in the words of the paper's tables."""
 
     pw: str = "rigid"  # kernels of the 1x1 convolutions, as "global 2x2"
-    conv3x3: str = "rigid"  # of the depthwise convolutions, 3x3 in the paper, as "local 4x4"
+    conv3x3: str = "rigid"  # of larger ones, 3x3 in the paper: depthwise "local 4x4", others "dense local 4x4"
     taps: str = ""  # where those start and may go, of which the paper's tables say nothing: "centred, unclipped"
     combined: str = ""  # what else changes, as "DCN" or "SCC"
 
@@ -37,17 +37,18 @@ class Words(NamedTuple):
 
 
 class Convolutions(NamedTuple):
-    """A choice among the convolutions in a model's blocks."""
+    """A choice among a model's convolutions."""
 
     depthwise: bool | None = None  # whether they are; None for both
     size: int | None = None  # K of a K x K kernel; None for any
     stride: int = 0  # the lowest output stride
+    pointwise: bool = True  # whether 1x1 kernels are of any size
 
-    def include(self, conv: nn.Conv2d, output_stride: int) -> bool:
-        """Tells whether a convolution of a block, of this output stride, is one of them."""
-        of_size = self.size is None or conv.kernel_size == (self.size, self.size)
-        depthwise = conv.groups > 1 and is_depthwise(conv)  # one channel alone counts as dense
-        return of_size and self.depthwise in (None, depthwise) and output_stride >= self.stride
+    def include(self, conv: nn.Module, output_stride: int) -> bool:
+        """Tells whether a convolution of this output stride is one of them."""
+        any_size = self.size is None and (self.pointwise or conv.kernel_size != (1, 1))
+        of_size = any_size or conv.kernel_size == (self.size, self.size)
+        return of_size and self.depthwise in (None, is_depthwise_kernel(conv)) and output_stride >= self.stride
 
     @property
     def kind(self) -> str:
@@ -55,9 +56,14 @@ class Convolutions(NamedTuple):
         return {True: "depthwise ", False: "dense ", None: ""}[self.depthwise]
 
     def __str__(self) -> str:
-        size = "" if self.size is None else f"{self.size}x{self.size} "
+        size = f"{self.size}x{self.size} " if self.size else "" if self.pointwise else "larger than 1x1 "
         stride = f" of output stride {self.stride} or more" if self.stride else ""
-        return f"{self.kind}{size}convolution{stride} in a block"
+        return f"{self.kind}{size}convolution{stride}"
+
+
+def is_depthwise_kernel(conv: nn.Module) -> bool:
+    """Tells whether a convolution is depthwise for a spec: one channel alone counts as dense."""
+    return conv.groups > 1 and is_depthwise(conv)
 
 
 @dataclass(frozen=True)
@@ -75,13 +81,19 @@ class Rule:
         return all(getattr(spec, part) for part in self.parts)
 
 
-def _scope(spec: "KernelSpec") -> dict[str, Any]:
-    return {"scope": spec.scope, "clip": spec.clip, "grid": spec.grid}
+def _larger(depthwise: bool, spec: "KernelSpec", stride: int = 0) -> Convolutions:
+    return Convolutions(depthwise, spec.kernel_size, stride, pointwise=False)
 
 
-def _depthwise_words(spec: "KernelSpec") -> dict[str, str]:
-    taps = [spec.grid] * (spec.scope > spec.kernel_size) + ["unclipped"] * (not spec.clip)
-    return {"conv3x3": f"{spec.depthwise} {spec.scope}x{spec.scope}", "taps": ", ".join(taps)}
+def _scope(conv: nn.Conv2d, spec: "KernelSpec") -> dict[str, Any]:
+    return {"scope": tuple(size + spec.margin for size in conv.kernel_size), "clip": spec.clip, "grid": spec.grid}
+
+
+def _scope_words(kind: str, spec: "KernelSpec") -> dict[str, str]:
+    taps = [spec.grid] * (spec.margin > 0) + ["unclipped"] * (not spec.clip)
+    any_size = "K" + f"+{spec.margin}" * (spec.margin > 0)
+    scope = f"{spec.scope}x{spec.scope}" if spec.kernel_size else f"{any_size} for every K"
+    return {"conv3x3": f"{kind} {scope}", "taps": ", ".join(taps)}
 
 
 def _dense_dcn_words(spec: "KernelSpec") -> dict[str, str]:
@@ -89,29 +101,40 @@ def _dense_dcn_words(spec: "KernelSpec") -> dict[str, str]:
     return {"combined": f"full DCN {spec.dense_dcn} from stride {spec.dense_dcn_min_stride}{groups}"}
 
 
-_DEPTHWISE = {"local": DeformKernel2d, "global": GlobalDeformKernel2d}
+_KERNELS = {"local": DeformKernel2d, "global": GlobalDeformKernel2d}
 
 RULES = (
     Rule(
         ("depthwise", "dcn"),
-        lambda spec: Convolutions(True, spec.kernel_size, spec.dcn_min_stride),
-        lambda conv, spec: DeformKernelConv2d.from_rigid(conv, **_scope(spec)),
+        lambda spec: _larger(True, spec, spec.dcn_min_stride),
+        lambda conv, spec: DeformKernelConv2d.from_rigid(conv, **_scope(conv, spec)),
     ),
     Rule(
         ("depthwise",),
-        lambda spec: Convolutions(True, spec.kernel_size),
-        lambda conv, spec: _DEPTHWISE[spec.depthwise].from_rigid(conv, **_scope(spec)),
-        _depthwise_words,
+        lambda spec: _larger(True, spec),
+        lambda conv, spec: _KERNELS[spec.depthwise].from_rigid(conv, **_scope(conv, spec)),
+        lambda spec: _scope_words(spec.depthwise, spec),
     ),
     Rule(
         ("dcn",),
-        lambda spec: Convolutions(True, spec.kernel_size, spec.dcn_min_stride),
+        lambda spec: _larger(True, spec, spec.dcn_min_stride),
         lambda conv, spec: DeformConv2d.from_rigid(conv),
         lambda spec: {"combined": "DCN"},
     ),
     Rule(
+        ("dense", "dense_dcn"),
+        lambda spec: _larger(False, spec, spec.dense_dcn_min_stride),
+        lambda conv, spec: DeformKernelConv2d.from_rigid(conv, **_scope(conv, spec)),
+    ),
+    Rule(
+        ("dense",),
+        lambda spec: _larger(False, spec),
+        lambda conv, spec: _KERNELS[spec.dense].from_rigid(conv, **_scope(conv, spec)),
+        lambda spec: _scope_words(f"dense {spec.dense}", spec),
+    ),
+    Rule(
         ("dense_dcn",),
-        lambda spec: Convolutions(False, spec.kernel_size, spec.dense_dcn_min_stride),
+        lambda spec: _larger(False, spec, spec.dense_dcn_min_stride),
         lambda conv, spec: DeformConv2d.from_rigid(
             conv, deform_groups=spec.dense_dcn_groups, modulated=spec.dense_dcn == "v2"
         ),
@@ -120,7 +143,7 @@ RULES = (
     Rule(
         ("pointwise",),
         lambda spec: Convolutions(size=1),
-        lambda conv, spec: GlobalDeformKernel2d.from_rigid(conv, scope=spec.pointwise_scope, clip=spec.clip),
+        lambda conv, spec: _KERNELS[spec.pointwise].from_rigid(conv, scope=spec.pointwise_scope, clip=spec.clip),
         lambda spec: {"pw": f"{spec.pointwise} {spec.pointwise_scope}x{spec.pointwise_scope}"},
     ),
     Rule(

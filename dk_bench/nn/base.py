@@ -143,7 +143,7 @@ class ScopedKernel2d(RigidStart2d):
         self.reset_parameters()
 
     def add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
-        """Makes the offset generators. Raises ValueError where they cannot go with the module's other arguments."""
+        """Makes the offset generators."""
         raise NotImplementedError
 
     def load_kernel(self, kernel: Tensor) -> None:

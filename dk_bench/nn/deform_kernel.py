@@ -5,13 +5,12 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from dk_bench.functional import deform_kernel_conv, local_deform_kernel, sample_kernel
+from dk_bench.functional import dense_deform_kernel, sample_kernel
 from dk_bench.nn.base import ScopedKernel2d, add_bias
-from dk_bench.nn.convolution import is_depthwise
 from dk_bench.nn.offsets import GlobalOffset, LocalOffset
 from dk_bench.nn.per_image import conv2d_per_image
 
-for _step in ("_sampled", "add_bias", "conv2d_per_image", "deform_kernel_conv", "local_deform_kernel"):
+for _step in ("_sampled", "add_bias", "conv2d_per_image", "dense_deform_kernel"):
     torch.fx.wrap(_step)
 
 
@@ -48,30 +47,23 @@ def _sampled(weight: Tensor, kernel_offset: Tensor, kernel_size: tuple[int, int]
         return sample_kernel(weight, kernel_offset.to(weight.dtype), kernel_size=kernel_size, clip=clip)
 
 
-class _Depthwise(ScopedKernel2d):
-    """A scoped kernel that is sampled anew at every position, so that it has to be depthwise."""
+class DeformKernel2d(ScopedKernel2d):
+    """Local deformable kernel: every position samples its own kernel from the scope (section 3.3).
 
-    def add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
-        if not is_depthwise(self):
-            raise ValueError(
-                f"groups: {type(self).__name__} is depthwise, so that groups == in_channels == out_channels; got "
-                f"groups={self.groups}, in_channels={self.in_channels}, out_channels={self.out_channels}"
-            )
-        self.kernel_offset = LocalOffset(self.in_channels, **self.geometry, device=device, dtype=dtype)
+    ``DeformKernel2d((4, 4), 64, 64, 3, 1, 1, groups=64)`` takes the place of a depthwise 3x3 convolution, as in the
+    paper; any other number of groups that divides the channels goes too, and 1x1 kernels. What is not depthwise runs
+    as an unfolding over the scope and a matrix product, see :func:`dk_bench.functional.dense_deform_kernel`.
 
+    Arguments and errors are those of :class:`GlobalDeformKernel2d`.
 
-class DeformKernel2d(_Depthwise):
-    """Local deformable kernel: every position samples its own kernel from the scope (section 3.3). Depthwise.
-
-    ``DeformKernel2d((4, 4), 64, 64, 3, 1, 1, groups=64)`` takes the place of a depthwise 3x3 convolution.
-
-    Arguments and errors are those of :class:`GlobalDeformKernel2d`, with groups == in_channels == out_channels.
-
-    Shape: (N, C, H, W) to (N, C, Hout, Wout); N may be 0; contiguous or channels_last, the output likewise.
+    Shape: (N, Cin, H, W) to (N, Cout, Hout, Wout); N may be 0; contiguous or channels_last, the output likewise.
     """
 
+    def add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        self.kernel_offset = LocalOffset(self.in_channels, **self.geometry, device=device, dtype=dtype)
+
     def convolve(self, input: Tensor) -> Tensor:
-        output = local_deform_kernel(input, self.kernel_offset(input), self.weight, clip=self.clip, **self.geometry)
+        output = dense_deform_kernel(input, self.kernel_offset(input), self.weight, clip=self.clip, **self.geometry)
         return add_bias(output, self.bias)
 
 
@@ -79,8 +71,8 @@ LocalDeformKernel2d = DeformKernel2d
 """Another name of :class:`DeformKernel2d`."""
 
 
-class DeformKernelConv2d(_Depthwise):
-    """Local deformable kernel on deformed data (section 3.4): taps move in the scope and on the input. Depthwise.
+class DeformKernelConv2d(ScopedKernel2d):
+    """Local deformable kernel on deformed data (section 3.4): taps move in the scope and on the input.
 
     Kernel offsets and data offsets come from two generators, and both are learnt.
 
@@ -88,11 +80,16 @@ class DeformKernelConv2d(_Depthwise):
     """
 
     def add_offsets(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
-        super().add_offsets(device, dtype)
-        self.data_offset = LocalOffset(self.in_channels, **self.geometry, device=device, dtype=dtype)
+        generator = {"in_channels": self.in_channels, **self.geometry, "device": device, "dtype": dtype}
+        self.kernel_offset, self.data_offset = LocalOffset(**generator), LocalOffset(**generator)
 
     def convolve(self, input: Tensor) -> Tensor:
-        output = deform_kernel_conv(
-            input, self.data_offset(input), self.kernel_offset(input), self.weight, clip=self.clip, **self.geometry
+        output = dense_deform_kernel(
+            input,
+            self.kernel_offset(input),
+            self.weight,
+            clip=self.clip,
+            data_offset=self.data_offset(input),
+            **self.geometry,
         )
         return add_bias(output, self.bias)

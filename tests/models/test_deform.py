@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import timm
@@ -24,6 +25,7 @@ from dk_bench.nn import (
 )
 
 LOCAL, GLOBAL = KernelSpec(depthwise="local"), KernelSpec(depthwise="global")
+DENSE, BOTH_DENSE = KernelSpec(dense="local"), KernelSpec(dense="local", dense_dcn="v1")
 POINTWISE, EXPERTS, DCN = KernelSpec(pointwise="global"), KernelSpec(experts=3), KernelSpec(dcn=True)
 ANY_MODEL = [("test_resnetdw", model.spec) for model in TEST_MODELS.values()] + [
     ("test_convnext", KernelSpec(depthwise="local", kernel_size=7, scope=8)),
@@ -32,6 +34,10 @@ ANY_MODEL = [("test_resnetdw", model.spec) for model in TEST_MODELS.values()] + 
     ("test_efficientnet", EXPERTS),
     ("test_resnet", POINTWISE),
     ("test_resnet", EXPERTS),
+    ("test_resnet", DENSE),
+    ("test_resnet", KernelSpec(dense="global", pointwise="local", scope=5, grid="spread")),
+    ("test_resnet", KernelSpec(dense="local", dense_dcn="v1", dense_dcn_min_stride=16, experts=2)),
+    ("test_efficientnet", KernelSpec(depthwise="local", dense="local", pointwise="local")),
     ("inception_next_atto", LOCAL),
     ("regnetx_002", POINTWISE),
 ]
@@ -170,6 +176,23 @@ def test_dcn_is_on_output_stride_8_and_more():
     assert kinds(deform(on_meta("resnet50dw"), all_of_them)) == dict.fromkeys(names, DeformConv2d)
 
 
+def test_dense_kernels_on_deformed_data_are_on_high_output_strides():
+    names = [f"layer{i}.{j}.conv2" for i, count in ((1, 3), (2, 4), (3, 6), (4, 3)) for j in range(count)]
+    assert kinds(deform(on_meta("resnet50"), DENSE)) == dict.fromkeys(names, DeformKernel2d)
+    assert kinds(deform(on_meta("resnext50_32x4d"), DENSE)) == dict.fromkeys(names, DeformKernel2d)
+    assert kinds(deform(on_meta("resnet50"), KernelSpec(dense="global"))) == dict.fromkeys(names, GlobalDeformKernel2d)
+    for spec, last in ((BOTH_DENSE, "layer4"), (dataclasses.replace(BOTH_DENSE, dense_dcn_min_stride=8), "layer234")):
+        assert kinds(deform(on_meta("resnet50"), spec)) == {
+            name: DeformKernelConv2d if name[5] in last[5:] else DeformKernel2d for name in names
+        }
+
+
+def test_local_pointwise_kernels():
+    found = kinds(deform(on_meta("resnet50"), KernelSpec(pointwise="local")))
+    assert set(found) == set(kinds(deform(on_meta("resnet50"), POINTWISE)))
+    assert set(found.values()) == {DeformKernel2d}
+
+
 def test_output_strides_of_an_input_that_does_not_divide():
     model = timm.create_model("test_resnetdw")
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 225, 225)}
@@ -225,6 +248,9 @@ def test_shared_convolution_is_replaced_everywhere():
         ("test_convnext", KernelSpec(depthwise="global", pointwise="global"), "depthwise: ConvNeXt has no depthwise"),
         ("test_resnet", DCN, "dcn: ResNet has no depthwise 3x3 convolution of output stride 8"),
         ("test_resnetdw", KernelSpec(dcn=True, dcn_min_stride=64), "dcn: .* output stride 64"),
+        ("test_resnet", KernelSpec(dense="local", kernel_size=5, scope=6), "dense: ResNet has no dense 5x5 .*3, 3"),
+        ("test_resnet", dataclasses.replace(BOTH_DENSE, dense_dcn_min_stride=64), "dense_dcn: .* output stride 64"),
+        ("test_vit", KernelSpec(pointwise="local"), "pointwise: VisionTransformer has no 1x1 convolution"),
         ("test_vit", EXPERTS, "experts: VisionTransformer has no convolution"),
         ("test_vit", POINTWISE, "pointwise: VisionTransformer has no 1x1 convolution"),
         ("test_resnetdw_dk", GLOBAL, "model: ResNet is deformed already"),

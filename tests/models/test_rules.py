@@ -26,6 +26,16 @@ WORDS = [  # spec, cells of tables, all in a line
     ({"depthwise": "local", "dcn": True}, ("rigid", "local 4x4, centred", "DCN"), "DCN + local 4x4, centred"),
     ({"dcn": True, "experts": 2}, ("rigid", "rigid", "DCN, SCC"), "DCN, SCC"),
     (
+        {"dense": "local", "dense_dcn": "v1", "pointwise": "local", "clip": False},
+        ("local 2x2", "dense local 4x4, centred, unclipped", "full DCN v1 from stride 32"),
+        "full DCN v1 from stride 32 + dense local 4x4, centred, unclipped + 1x1 local 2x2",
+    ),
+    (
+        {"dense": "global", "depthwise": "local", "scope": 5, "grid": "spread"},
+        ("rigid", "local 5x5, dense global 5x5, spread", ""),
+        "local 5x5, dense global 5x5, spread",
+    ),
+    (
         {"dense_dcn": "v2", "dense_dcn_groups": 4, "dilate_last": True},
         ("rigid", "rigid", "full DCN v2 from stride 32, 4 groups, dilated"),
         "full DCN v2 from stride 32, 4 groups, dilated",
@@ -49,32 +59,32 @@ def test_rules_ask_for_fields_by_themselves():
 
 @dataclasses.dataclass(frozen=True)
 class NewSpec(KernelSpec):
-    dense: bool = False
+    mixed: bool = False
 
-    PARTS = (*KernelSpec.PARTS, "dense")
+    PARTS = (*KernelSpec.PARTS, "mixed")
 
 
 @pytest.fixture
 def new_rule(monkeypatch):
     rule = Rule(
-        ("dense",),
+        ("mixed",),
         lambda spec: Convolutions(False, spec.kernel_size),
         lambda conv, spec: CondConv2d.from_rigid(conv, experts=2),
         lambda spec: {"combined": "mixed"},
     )
-    for module in ("deform", "spec"):
+    for module in ("matching", "spec"):
         monkeypatch.setattr(sys.modules[f"dk_bench.models.{module}"], "RULES", (rule, *RULES))
 
 
 @pytest.mark.usefixtures("new_rule")
 def test_a_new_kind_is_a_field_and_a_rule():
-    spec = NewSpec(dense=True, depthwise="local")
+    spec = NewSpec(mixed=True, depthwise="local")
     assert not spec.is_rigid and spec.words.columns == ("rigid", "local 4x4, centred", "mixed")
     convs = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3)))
     deform(convs, spec)
     assert [type(each) for each in convs[1]] == [DeformKernel2d, CondConv2d]
     message = (
-        r"^dense: ResNet has no dense 3x3 convolution in a block; its dense kernels there have the sizes \[\(1, 1\)\]"
+        r"^mixed: ResNet has no dense 3x3 convolution in a block; its dense kernels there have the sizes \[\(1, 1\)\]"
     )
     with pytest.raises(ValueError, match=message):
         deform(on_meta("test_resnetdw"), spec)

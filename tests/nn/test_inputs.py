@@ -34,6 +34,9 @@ PER_IMAGE = [
 PER_POSITION = [
     (DeformKernel2d, {"scope": 4, "groups": 6}),
     (DeformKernelConv2d, {"scope": 5, "groups": 6}),
+    (DeformKernel2d, {"scope": 4, "groups": 2, "stride": 2}),
+    (DeformKernel2d, {"scope": 2, "kernel_size": 1, "padding": 0}),
+    (DeformKernelConv2d, {"scope": 4}),
     (DeformConv2d, {"groups": 6}),
     (DeformConv2d, {"deform_groups": 2, "modulated": True}),
 ]

@@ -25,14 +25,13 @@ from dk_bench.nn import (
     offset_parameter_names,
 )
 
-DEPTHWISE = [
+KINDS = [
     (DeformKernel2d, {"scope": 4}),
     (DeformKernelConv2d, {"scope": 4}),
     (GlobalDeformKernel2d, {"scope": 4}),
     (DeformConv2d, {}),
     (CondConv2d, {"experts": 3}),
 ]
-DENSE = [(GlobalDeformKernel2d, {"scope": 4}), (DeformConv2d, {}), (CondConv2d, {"experts": 3})]
 GEOMETRY = [
     {"kernel_size": 3, "padding": 1},
     {"kernel_size": 3, "stride": 2, "padding": 1, "bias": False},
@@ -50,9 +49,7 @@ pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @pytest.mark.parametrize("geometry", GEOMETRY, ids=str)
-@pytest.mark.parametrize(
-    "groups, kind, options", [(6, *m) for m in DEPTHWISE] + [(g, *m) for g in (1, 2) for m in DENSE], ids=ids
-)
+@pytest.mark.parametrize("groups, kind, options", [(g, *m) for g in (6, 1, 2) for m in KINDS], ids=ids)
 def test_starts_as_the_rigid_convolution(groups, kind, options, geometry):
     conv = nn.Conv2d(6, 6, groups=groups, **geometry)
     module = kind.from_rigid(conv, **options)
@@ -61,7 +58,7 @@ def test_starts_as_the_rigid_convolution(groups, kind, options, geometry):
         torch.testing.assert_close(module(x), conv(x), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind, options", DEPTHWISE, ids=ids)
+@pytest.mark.parametrize("kind, options", KINDS, ids=ids)
 def test_new_module_starts_at_the_scale_of_a_new_convolution(kind, options):
     module = kind(in_channels=64, out_channels=64, kernel_size=3, padding=1, groups=64, bias=False, **options)
     impulse = torch.zeros(1, 64, 5, 5)
@@ -77,6 +74,7 @@ def test_constructor_of_the_official_release():
     assert module.kernel_offset.weight.shape == (18, 64, 3, 3)
     assert module(torch.randn(1, 64, 5, 5)).shape == (1, 64, 5, 5)
     assert LocalDeformKernel2d is DeformKernel2d
+    assert DeformKernel2d((2, 2), 64, 32, 1).weight.shape == (32, 64, 2, 2)
     assert GlobalDeformKernel2d((4, 4), 64, 32, 3, 1, 1, groups=32).kernel_offset.weight.shape == (18, 64)
 
 
@@ -128,13 +126,17 @@ def test_every_image_has_its_own_kernel(kind, options, kernel_size, stride, grou
     torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind, options", [m for m in DEPTHWISE if "scope" in m[1]][:2], ids=ids)
-def test_local_modules_compute_the_reference(kind, options):
-    module = randomise(kind(in_channels=5, out_channels=5, kernel_size=3, stride=2, padding=1, groups=5, **options))
-    x = torch.randn(2, 5, 8, 7)
+@pytest.mark.parametrize(
+    "kernel_size, out_channels, groups", [(3, 6, 6), (3, 4, 1), (3, 4, 2), (1, 4, 1), ((1, 2), 6, 3)]
+)
+@pytest.mark.parametrize("kind", [DeformKernel2d, DeformKernelConv2d])
+def test_local_modules_compute_the_reference(kind, kernel_size, out_channels, groups):
+    geometry = {"kernel_size": kernel_size, "stride": 2, "padding": 1}
+    module = randomise(kind(4, 6, out_channels, groups=groups, **geometry))
+    x = torch.randn(2, 6, 8, 7)
     data_offset = module.data_offset(x) if kind is DeformKernelConv2d else None
-    expected = reference.deform_kernel_conv(
-        x, data_offset, module.kernel_offset(x), module.weight, kernel_size=3, stride=2, padding=1
+    expected = reference.dense_deform_kernel(
+        x, module.kernel_offset(x), module.weight, data_offset=data_offset, **geometry
     )
     torch.testing.assert_close(module(x), expected + module.bias.view(-1, 1, 1), atol=1e-5, rtol=1e-5)
 
@@ -166,7 +168,7 @@ def test_deform_conv_depthwise_agrees_with_torchvision():
     torch.testing.assert_close(module(x), dense, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("groups, kind, options", [(6, *m) for m in DEPTHWISE] + [(1, *m) for m in DENSE], ids=ids)
+@pytest.mark.parametrize("groups, kind, options", [(g, *m) for g in (6, 1) for m in KINDS], ids=ids)
 def test_empty_batch(groups, kind, options):
     module = kind(in_channels=6, out_channels=6, kernel_size=3, stride=2, padding=1, groups=groups, **options)
     x = torch.randn(0, 6, 9, 8, requires_grad=True)
@@ -177,14 +179,14 @@ def test_empty_batch(groups, kind, options):
     assert module.weight.grad.eq(0).all()
 
 
-@pytest.mark.parametrize("groups, kind, options", [(6, *m) for m in DEPTHWISE] + [(1, *m) for m in DENSE], ids=ids)
+@pytest.mark.parametrize("groups, kind, options", [(g, *m) for g in (6, 1) for m in KINDS], ids=ids)
 @pytest.mark.parametrize("mode", ["autocast", "bfloat16", "float64"])
 def test_dtypes(mode, groups, kind, options):
     module = randomise(kind(in_channels=6, out_channels=6, kernel_size=3, padding=1, groups=groups, **options), 0.05)
     check_dtypes(mode, module, torch.randn(2, 6, 9, 8))
 
 
-@pytest.mark.parametrize("kind, options", DEPTHWISE[:4], ids=ids)
+@pytest.mark.parametrize("kind, options", KINDS[:4], ids=ids)
 def test_offsets_have_the_dtype_of_the_computation(kind, options):
     module = kind(in_channels=6, out_channels=6, kernel_size=3, padding=1, groups=6, **options)
     x = torch.randn(2, 6, 9, 8)
@@ -196,9 +198,10 @@ def test_offsets_have_the_dtype_of_the_computation(kind, options):
         assert generator.double()(x.double()).dtype == torch.float64
 
 
-def test_pointwise_scope_starts_unequal():
+@pytest.mark.parametrize("kind", [GlobalDeformKernel2d, DeformKernel2d, DeformKernelConv2d])
+def test_pointwise_scope_starts_unequal(kind):
     """At minimum norm alone all samples of a 1x1 kernel's scope would be equal, and so would their gradients."""
-    module = GlobalDeformKernel2d.from_rigid(nn.Conv2d(8, 8, 1), scope=2)
+    module = kind.from_rigid(nn.Conv2d(8, 8, 1), scope=2)
     samples = module.weight.detach().flatten(2)
     assert (samples - samples[..., :1]).abs().mean() > 0.1 * samples.abs().mean()
     module(torch.randn(2, 8, 4, 4)).square().sum().backward()
@@ -225,11 +228,12 @@ def test_clip_can_be_left_out():
     assert (clipped(x) - free(x)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("groups", [4, 1])
 @pytest.mark.parametrize("scope", [4, 5])
 @pytest.mark.parametrize("kind", [DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d])
-def test_spread_grid_starts_as_the_rigid_convolution_and_learns(kind, scope):
+def test_spread_grid_starts_as_the_rigid_convolution_and_learns(kind, scope, groups):
     torch.manual_seed(0)
-    conv = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4)
+    conv = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=groups)
     module = kind.from_rigid(conv, scope=scope, grid="spread")
     x = torch.randn(2, 4, 7, 6)
     torch.testing.assert_close(module(x), conv(x), rtol=1e-4, atol=1e-5)
@@ -259,8 +263,13 @@ def test_offset_parameter_names():
 
 
 BAD = [
-    (DeformKernel2d, {"groups": 1}, ValueError, "groups: DeformKernel2d is depthwise.*groups=1"),
-    (DeformKernelConv2d, {"groups": 2}, ValueError, "groups: DeformKernelConv2d is depthwise"),
+    (DeformKernel2d, {"groups": 4}, ValueError, "groups: expected a divisor of in_channels = 6"),
+    (
+        DeformKernelConv2d,
+        {"groups": 1, "scope": (4, 2)},
+        ValueError,
+        r"scope: expected at least kernel_size = \(3, 3\)",
+    ),
     (DeformKernel2d, {"scope": 2}, ValueError, r"scope: expected at least kernel_size = \(3, 3\), got \(2, 2\)"),
     (DeformKernel2d, {"scope": 0}, ValueError, "scope: expected values of at least 1, got 0"),
     (DeformKernel2d, {"scope": 4.0}, TypeError, "scope: expected an int or a pair of ints, got 4.0"),
@@ -277,7 +286,7 @@ BAD = [
 
 @pytest.mark.parametrize("kind, change, error, message", BAD, ids=str)
 def test_bad_arguments(kind, change, error, message):
-    arguments = {"in_channels": 6, "out_channels": 6, "kernel_size": 3, "groups": 6, **dict(DEPTHWISE)[kind], **change}
+    arguments = {"in_channels": 6, "out_channels": 6, "kernel_size": 3, "groups": 6, **dict(KINDS)[kind], **change}
     with pytest.raises(error, match=message):
         kind(**arguments)
 
