@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from dk_bench import reference
-from dk_bench.functional import onnx
+from dk_bench.functional import onnx, unfolded_product
+from dk_bench.functional.composed import register_composed
 from dk_bench.functional.convolution_rules import autocast_convolution, check_offset_values, map_convolution
 from dk_bench.functional.deform_kernel_conv import deform_kernel_conv
 from dk_bench.functional.operators import Operator, empty_in_format_of
-from dk_bench.functional.pieces import bound_in_bytes
 from dk_bench.functional.registration import register
+from dk_bench.functional.unfold_bound import bound_in_bytes
 from dk_bench.reference.checks import IntPair, as_pairs
 from dk_bench.reference.dense_deform_kernel import check_dense_deform_kernel
 
@@ -80,3 +81,4 @@ def _specification(input, data_offset, kernel_offset, weight, *, memory, **setti
 # Tangents of offsets, and second derivatives, go by the reference, slowly and whole, whatever the bound of memory.
 _operator = Operator("dense_deform_kernel", _specification, linear=(0, 3), packed=())
 register(_operator, _fake, *map_convolution(_operator), autocast_convolution, check_values=check_offset_values)
+register_composed(_operator, _fake, unfolded_product.forward, unfolded_product.backward, "unfold_columns")

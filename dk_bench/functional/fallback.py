@@ -17,7 +17,7 @@ from torch import Tensor
 from dk_bench.functional.derivatives import without_autocast
 from dk_bench.functional.loading import CHOICE, CHOSEN, REFERENCE, library, why_reference
 from dk_bench.functional.operators import Operator, Tensors
-from dk_bench.reference.checks import NotFinite
+from dk_bench.reference.checks import NotFinite, check_like
 
 EVERYWHERE = "CompositeExplicitAutograd"  # the dispatcher's key of all devices that have no kernel of their own
 
@@ -38,17 +38,13 @@ def register_fallback(operator: Operator, allocate: Callable[..., Tensor], check
         return output
 
     def forward(*arguments):
-        with _as_runtime_errors(), without_autocast(arguments[0]):
+        with as_runtime_errors(), without_autocast(arguments[0]):
             return check(arguments).copy_(operator.evaluate(*operator.split(arguments)))
 
     def backward(grad, *arguments):
         operands, settings = operator.split(arguments)
-        with _as_runtime_errors():
-            shape = check((*operands, *settings[: len(operator.settings)])).shape
-            if grad.shape != shape:
-                raise ValueError(f"grad: expected shape {tuple(shape)}, got {tuple(grad.shape)}")
-            if (given := len(operator.wanted(settings))) != (expected := len(operator.differentiable)):
-                raise ValueError(f"output_mask: expected {expected} values, got {given}")
+        with as_runtime_errors():
+            check_gradient(operator, grad, check((*operands, *settings[: len(operator.settings)])), settings)
         results = operator.allocate_gradients(grad, *arguments)
         for o, gradient in _differentiate(operator, grad, operands, settings).items():
             results[o].copy_(gradient)
@@ -56,6 +52,16 @@ def register_fallback(operator: Operator, allocate: Callable[..., Tensor], check
 
     library.impl(operator.name, forward, EVERYWHERE)
     library.impl(f"{operator.name}_backward", backward, EVERYWHERE)
+
+
+def check_gradient(operator: Operator, grad: Tensor, output: Tensor, settings: Sequence[Any]) -> None:
+    """Raises ValueError where the gradient is none of such an output, or the backward operator's settings ask for more
+    or fewer gradients than there are."""
+    if grad.shape != output.shape:
+        raise ValueError(f"grad: expected shape {tuple(output.shape)}, got {tuple(grad.shape)}")
+    check_like("grad", grad, output)
+    if (given := len(operator.wanted(settings))) != (expected := len(operator.differentiable)):
+        raise ValueError(f"output_mask: expected {expected} values, got {given}")
 
 
 def check_not_nan(**tensors: Tensor | None) -> None:
@@ -109,7 +115,7 @@ def _recording(tensor: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def _as_runtime_errors() -> Iterator[None]:
+def as_runtime_errors() -> Iterator[None]:
     """Raises the reference's ValueErrors as the compiled operators do: RuntimeErrors of the same words."""
     try:
         yield

@@ -47,10 +47,6 @@ SCHEMAS = (
     f"deform_roi_pool_backward(Tensor grad, {_POOLING}, bool deterministic, bool warn_only=False, "
     "bool[3] output_mask=[True, True, True]) -> (Tensor, Tensor, Tensor)",
 )
-_UNFOLDING = (
-    "Tensor input, Tensor? data_offset, Tensor? kernel_offset, int[] kernel_size, int[] scope, int[] stride, "
-    "int[] padding, int[] dilation, bool clip"
-)
 # Operators whose kernels are Python that calls compiled ones: no library defines these.
 COMPOSED = (
     f"scope_unfold({_UNFOLDING}) -> Tensor",

@@ -70,6 +70,11 @@ class Operator:
         place = len(self.settings) + 2
         return settings[place] if len(settings) > place else (True,) * len(self.differentiable)
 
+    def determinism(self, settings: Sequence[Any]) -> tuple[bool, bool]:
+        """Returns two settings of the backward operator: whether to be deterministic, and whether to warn alone."""
+        place = len(self.settings)
+        return settings[place], len(settings) > place + 1 and settings[place + 1]
+
     def outputs(self, operands: Tensors, settings: Sequence[Any]) -> list[int]:
         """Returns the numbers of the backward operator's outputs that are not left empty."""
         wanted = enumerate(zip(self.differentiable, self.wanted(settings), strict=True))

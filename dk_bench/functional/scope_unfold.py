@@ -1,6 +1,8 @@
 """The unfolding over the scope as a function: its signature, fake tensors, vmap, autocast and derivatives."""
 
+from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,9 +10,12 @@ from torch import Tensor
 from dk_bench import reference
 from dk_bench.functional import onnx
 from dk_bench.functional.batching import join_images, split, split_each
+from dk_bench.functional.composed import register_composed
 from dk_bench.functional.convolution_rules import check_offset_values
 from dk_bench.functional.operators import Operator
 from dk_bench.functional.registration import register
+from dk_bench.functional.scope_columns import Columns, Gradients, Piece
+from dk_bench.functional.unfold_bound import column_dtype, default_bound
 from dk_bench.reference.checks import IntPair, as_pairs
 from dk_bench.reference.scope_unfold import check_scope_unfold
 
@@ -87,5 +92,33 @@ def _specification(input, data_offset, kernel_offset, **settings):
     return reference.scope_unfold(input, kernel_offset, data_offset=data_offset, **settings)
 
 
+def _columns(output: Tensor, operands: Sequence[Tensor | None], settings: Sequence[Any]) -> Columns:
+    each = output.shape[1] * column_dtype(operands[0]).itemsize
+    return Columns(operands, settings, output.shape[2], 1, default_bound() // each)
+
+
+def _block(output: Tensor, channels: int, piece: Piece) -> Tensor:
+    """Returns a piece of (N, C Sh Sw, positions) in the order of columns: (images, positions, Sh Sw, C)."""
+    blocks = output.unflatten(1, (channels, -1)).permute(0, 3, 2, 1)
+    return blocks[piece.image : piece.image + piece.images, piece.begin : piece.begin + piece.count]
+
+
+def _forward(output, operands, settings):
+    columns = _columns(output, operands, settings)
+    for piece in columns.pieces:
+        block = _block(output, operands[0].shape[1], piece)
+        block.copy_(columns.unfold(piece).view(block.shape))
+
+
+def _backward(results, grad, operands, settings, determinism):
+    columns, gradients = _columns(grad, operands, settings), Gradients(results)
+    for piece in columns.pieces:
+        block = _block(grad, operands[0].shape[1], piece)
+        columns.memory(piece).view(block.shape).copy_(block)
+        columns.fold(piece, gradients, determinism)
+    gradients.finish()
+
+
 _operator = Operator("scope_unfold", _specification, linear=(0,))
 register(_operator, _fake, _vmap, _vmap_backward, _autocast, check_values=check_offset_values)
+register_composed(_operator, _fake, _forward, _backward, "unfold_columns")

@@ -1,0 +1,49 @@
+"""How much of an input is unfolded at a time: what the caller, or the environment, allows, and what is fastest."""
+
+import os
+
+import torch
+from torch import Tensor
+
+from dk_bench.reference.checks import compute_dtype
+
+VARIABLE = "DK_BENCH_UNFOLD_BYTES"  # of the environment
+UNFOLD_BYTES = 64 << 20  # unless told otherwise
+CACHE_BYTES = 2 << 20  # what the CPU can write and then read again without waiting for memory
+
+
+def bound_in_bytes(memory: int | None, input: Tensor, weight: Tensor) -> int:
+    """Returns the bytes that what is unfolded may take: those given, or the environment's.
+
+    Raises RuntimeError where they do not hold the columns of one position, TypeError where memory is not an int. Of
+    operands that do not fit the operator tells.
+    """
+    if memory is not None and type(memory) is not int:
+        raise TypeError(f"memory: expected an int, a number of bytes, or None, got {memory!r}")
+    name, bound = ("memory", memory) if memory is not None else (f"environment variable {VARIABLE}", default_bound())
+    if input.dim() == weight.dim() == 4:
+        least = input.shape[1] * weight.shape[2] * weight.shape[3] * column_dtype(input).itemsize
+        if bound < least:
+            raise RuntimeError(f"{name}: expected at least the {least} bytes of one position's columns, got {bound}")
+    return bound
+
+
+@torch.compiler.assume_constant_result  # a compiler need not look into the environment
+def default_bound() -> int:
+    """Returns the bytes that the environment allows. Raises RuntimeError where it holds no whole number."""
+    text = os.environ.get(VARIABLE, str(UNFOLD_BYTES))
+    if not (text.isascii() and text.isdigit()):
+        raise RuntimeError(f"environment variable {VARIABLE}: expected a number of bytes, got {text!r}")
+    return int(text)
+
+
+def bytes_at_a_time(bound: int, weight: Tensor) -> int:
+    """Returns the bytes of a piece. On the CPU it stays in the cache, but is no smaller than a kernel that does not:
+    each product reads the kernel once, and puts it in order."""
+    return bound if weight.is_cuda else min(bound, max(CACHE_BYTES, weight.numel() * column_dtype(weight).itemsize))
+
+
+def column_dtype(input: Tensor) -> torch.dtype:
+    """Returns the dtype of what is unfolded: input's on CUDA, which multiplies 16 bits with float32 sums. On the CPU
+    that of the sums: its product of 16 bits is slower, and sums in 16 bits."""
+    return input.dtype if input.is_cuda else compute_dtype(input)
