@@ -1,40 +1,11 @@
 // The driver of the forward pass: rows of images, dealt to threads.
 #pragma once
 
+#include "../common/cpu_staged_image.h"
 #include "cpu_call.h"
 
 namespace dk {
 namespace {
-
-// The image a thread works on, where the tensor does not lie as the kernels take it: copied row by row, as rows are
-// needed.
-template <class A>
-class StagedImage {
- public:
-  explicit StagedImage(const Call<A>& c)
-      : call(c), step(round_up(c.g.channels, 64 / int64_t(sizeof(A)))), plane(c.g.height * c.g.width * step),
-        is_there(c.g.height) {}
-
-  // Points row.x at the image, of which rows [first, end) can be read.
-  void show(Row<A>& row, int64_t of_image, int64_t first, int64_t end) {
-    const Geometry& g = call.g;
-    if (of_image != image) std::fill(is_there.begin(), is_there.end(), false);
-    image = of_image;
-    for (int64_t y = std::max<int64_t>(first, 0); y < std::min(end, g.height); ++y) {
-      if (is_there[y]) continue;
-      load(call.input, Box{image, 0, g.channels, y, 1, 1, 0, step}, plane.get() + y * g.width * step);
-      is_there[y] = true;
-    }
-    row.x = plane.get(), row.x_step = step;
-  }
-
- private:
-  const Call<A>& call;
-  const int64_t step;
-  Buffer<A> plane;
-  std::vector<bool> is_there;
-  int64_t image = -1;
-};
 
 // The rows of the image, [first, end), that a row of the output can read.
 struct RowRange {
@@ -71,7 +42,7 @@ void forward(const Operator& op, const Tensor& output) {
     Row<A>& row = worker.row;
     row.channels = g.channels, row.table = table.get();
     std::optional<StagedImage<A>> staged;
-    if (!reads_tensor) staged.emplace(call);
+    if (!reads_tensor) staged.emplace(call.input, g.channels);
     const int64_t step = round_up(g.channels, 64 / int64_t(sizeof(A)));
     Buffer<A> line(writes_tensor ? 0 : g.out_width * step);
     for (int64_t i = begin; i < end; ++i) {
@@ -79,7 +50,7 @@ void forward(const Operator& op, const Tensor& output) {
       if (!worker.start_row(image, h)) return;
       if (staged) {
         const RowRange rows = rows_read(row);
-        staged->show(row, image, rows.first, rows.end);
+        row.x = staged->show(image, 0, g.channels, rows.first, rows.end), row.x_step = staged->step;
       } else {
         row.x = call.input.template direct<A>(image, 0), row.x_step = call.input.w;
       }

@@ -1,5 +1,5 @@
-// What backward works on at once, two vectors, so that a tap's pointers and coefficients are read half as often; and
-// sums over a vector's lanes. cpu_row_kernels.h includes it inside its namespace.
+// What backward works on at once, two vectors, so that a tap's pointers and coefficients are read half as often.
+// cpu_row_kernels.h includes it inside its namespace.
 
 // By name: an array would live in memory.
 template <class V>
@@ -46,35 +46,6 @@ template <class V>
 static inline V add_products(V sum, const Two<V>& l, const Two<V>& r) {
   if (DK_BYTES >= 64) return sum + l.a * r.a + l.b * r.b;
   return sum + (l.a * r.a + l.b * r.b);
-}
-
-template <class V>
-struct Four {
-  V a, b, c, d;
-};
-
-template <class V, class A>
-static inline Four<V> load_four(const A* p) {
-  constexpr int64_t lanes = sizeof(V) / sizeof(A);
-  return {load<V>(p), load<V>(p + lanes), load<V>(p + 2 * lanes), load<V>(p + 3 * lanes)};
-}
-
-// The sums of the lanes of four vectors, together: half the instructions of one after the other.
-template <class V>
-static inline auto sum_lanes(const Four<V>& v) {
-  constexpr int lanes = sizeof(V) / sizeof(v.a[0]);
-  if constexpr (lanes == 2) {
-    typedef decltype(v.a[0] + v.a[0]) A;
-    return Four<A>{fold(v.a), fold(v.b), fold(v.c), fold(v.d)};
-  } else if constexpr (lanes == 4 && sizeof(V) == 16) {
-    const V ab = __builtin_shufflevector(v.a, v.b, 0, 4, 1, 5) + __builtin_shufflevector(v.a, v.b, 2, 6, 3, 7);
-    const V cd = __builtin_shufflevector(v.c, v.d, 0, 4, 1, 5) + __builtin_shufflevector(v.c, v.d, 2, 6, 3, 7);
-    const V all = __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
-    return Four<float>{all[0], all[1], all[2], all[3]};
-  } else {
-    typedef decltype(fold(v.a)) Half;
-    return sum_lanes(Four<Half>{fold(v.a), fold(v.b), fold(v.c), fold(v.d)});
-  }
 }
 
 // What a chunk has beyond the last channel is zero, and so is the gradient beside it. A row is seldom in the cache, and
