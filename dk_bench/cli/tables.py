@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dk_bench.cli.options import add_output, check_folder
 from dk_bench.cli.records import RESULTS, add_records, check_all_hold, read_records, writing_below
-from dk_bench.models import PAPER_MODELS
+from dk_bench.models import LARGE_MODELS, PAPER_MODELS
 from dk_bench.report.readme import write_figures
 from dk_bench.runs.record import DETECTION, EVALUATION, TRAINING
 from dk_bench.runs.wandb_records import fetch_records
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "FOLDER", "for Markdown, CSV and LaTeX files (the first folder of records)")
     readme = "to put the differences into, and the speeds of bench/*.json, between their markers"
     parser.add_argument("--readme", type=Path, metavar="FILE", help=readme)
-    parser.add_argument("--recount", action="store_true", help="count the paper's models again first (minutes)")
+    parser.add_argument("--recount", action="store_true", help="count the large models again first (minutes)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     check_all_hold(args.records)
     records = list(read_records(places).values())
     if args.recount:
-        write_costs(count_costs(PAPER_MODELS))
+        write_costs(count_costs(PAPER_MODELS | LARGE_MODELS))
     documents = build_documents(records, load_costs())
     chosen = [documents[name] for name in TABLES[args.table] if name in documents]
     console = Console()

@@ -5,9 +5,19 @@ from dk_bench.models import bases, deformed  # noqa: F401  (registers what timm 
 from dk_bench.models.deform import deform
 from dk_bench.models.outcomes import Outcome, outcomes_of
 from dk_bench.models.spec import KernelSpec
-from dk_bench.models.variants import MODELS, PAPER_MODELS, SMALL_MODELS, TEST_MODELS, Variant
+from dk_bench.models.variants import (
+    BEYOND_MODELS,
+    LARGE_MODELS,
+    MODELS,
+    PAPER_MODELS,
+    SMALL_MODELS,
+    TEST_MODELS,
+    Variant,
+)
 
 __all__ = [
+    "BEYOND_MODELS",
+    "LARGE_MODELS",
     "MODELS",
     "PAPER_MODELS",
     "SMALL_MODELS",

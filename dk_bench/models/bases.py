@@ -3,16 +3,17 @@
 ``small_resnetdw`` and ``small_mobilenetv2`` are the paper's bases made small for images of 32 x 32, about 5 million
 multiply-adds, and not models of the paper: bottlenecks as in its table 5, MobileNet-V2's blocks, and a stem without
 strides, so that the 3x3 convolutions see maps of 32 to 4 pixels where the paper's see 56 to 7 of an image of 224.
-``test_resnetdw`` is a tiny one for tests and the demo.
+``small_resnet`` is an ordinary ResNet of that kind, of 8 million. ``test_resnetdw`` is a tiny one, for tests and the
+demo.
 """
 
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
-from timm.models.resnet import Bottleneck, ResNet
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from dk_bench.models.pretrained import check_pretrained, checked_weights
@@ -32,14 +33,22 @@ _RESNET = {
 }
 _MOBILENET = _RESNET | {"first_conv": "conv_stem", "classifier": "classifier"}
 _SMALL = {"input_size": (3, 32, 32), "crop_pct": 1.0}
-BASE_CFGS = {
+_TINY = {"input_size": (3, 96, 96), "pool_size": (3, 3), "first_conv": "conv1.0"}
+_OURS = {
     "resnet50dw": _RESNET,
-    "test_resnetdw": _RESNET | {"input_size": (3, 96, 96), "pool_size": (3, 3), "first_conv": "conv1.0"},
+    "test_resnetdw": _RESNET | _TINY,
     "small_resnetdw": _RESNET | _SMALL | {"pool_size": (4, 4)},
+    "small_resnet": _RESNET | _SMALL | {"pool_size": (4, 4)},
     "small_mobilenetv2": _MOBILENET | _SMALL | {"pool_size": (8, 8)},
-    "mobilenetv2_100": _MOBILENET,  # timm's own model; of ours this describes the deformed ones
 }
-default_cfgs = generate_default_cfgs({name: cfg for name, cfg in BASE_CFGS.items() if name != "mobilenetv2_100"})
+# timm's own models; what this describes of ours are the deformed ones.
+_TIMMS = {
+    "mobilenetv2_100": _MOBILENET,
+    "resnet50": _RESNET,
+    "test_resnet": _RESNET | _TINY | {"mean": IMAGENET_INCEPTION_MEAN, "std": IMAGENET_INCEPTION_STD},
+}
+BASE_CFGS = _OURS | _TIMMS
+default_cfgs = generate_default_cfgs(_OURS)
 
 
 class DepthwiseBottleneck(Bottleneck):
@@ -103,6 +112,14 @@ def small_resnetdw(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
     """Makes a small ResNet-DW: six bottlenecks on maps of 32 to 4 pixels, depthwise widths 8, 24, 48 and 96."""
     size = {"layers": (1, 2, 2, 1), "channels": (4, 12, 24, 48)}
     return _create(SmallResNet, "small_resnetdw", pretrained, kwargs, block=DepthwiseBottleneck, **size)
+
+
+@register_model
+def small_resnet(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
+    """Makes a small ResNet of dense 3x3 convolutions: four basic blocks on maps of 32 to 4 pixels, 16 to 64 channels.
+    Its widths are multiples of 16, as vectors of compiled kernels are."""
+    size = {"layers": (1, 1, 1, 1), "channels": (16, 16, 32, 64)}
+    return _create(SmallResNet, "small_resnet", pretrained, kwargs, block=BasicBlock, **size)
 
 
 @register_model

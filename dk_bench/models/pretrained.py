@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from timm.models import PretrainedCfg, load_pretrained
+from timm.models import PretrainedCfg, get_pretrained_cfg, load_pretrained
 from torch import Tensor, nn
 
 from dk_bench.models.blocks import layers_named
@@ -33,7 +33,8 @@ def check_pretrained(name: str, pretrained: bool, pretrained_cfg: Any, overlay: 
     model = MODELS.get(name)
     if model and not model.spec.is_rigid:
         arguments = ", ".join(f"{key}={value!r}" for key, value in model.spec.changed().items())
-        weights = "pretrained=True" if model.base == "mobilenetv2_100" else "num_classes=..., checkpoint_path=..."
+        published = get_pretrained_cfg(model.base).has_weights
+        weights = "pretrained=True" if published else "num_classes=..., checkpoint_path=..."
         hint += (
             " Or deform a trained rigid model, which keeps what it computes, and fine-tune it: "
             f"dk_bench.deform(timm.create_model({model.base!r}, {weights}), dk_bench.KernelSpec({arguments}))"

@@ -1,4 +1,5 @@
-"""The models of the paper's tables 1 and 2, and small ones like them: each is a rigid base and a kernel spec."""
+"""The models of the paper's tables 1 and 2, small ones like them, and ones beyond the paper: each is a rigid base and a
+kernel spec."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,11 +38,28 @@ def _variants(base: str, experts: int, dcn_min_stride: int = 8) -> Iterator[Vari
     yield Variant(base, "_dcn_dk", KernelSpec(depthwise="local", **dcn))
 
 
+def _dense(base: str, dcn_min_stride: int = 8) -> Iterator[Variant]:
+    """Yields models of an ordinary base whose dense convolutions are deformable, as the paper's depthwise ones are."""
+    full = {"dense_dcn": "v1", "dense_dcn_min_stride": dcn_min_stride}
+    yield Variant(base, "", KernelSpec())
+    yield Variant(base, "_dk_s3", KernelSpec(dense="local", scope=3))
+    yield Variant(base, "_dk", KernelSpec(dense="local"))
+    yield Variant(base, "_dk_spread", KernelSpec(dense="local", grid="spread"))
+    yield Variant(base, "_gdk", KernelSpec(dense="global"))
+    yield Variant(base, "_dcn", KernelSpec(**full))
+    yield Variant(base, "_dcn_dk", KernelSpec(dense="local", **full))
+
+
 def _small(base: str, experts: int) -> Iterator[Variant]:
     """Yields a small base's models: those of the paper's, the other grid, and taps that may leave the scope."""
     yield from _variants(base, experts, dcn_min_stride=2)
     yield Variant(base, "_dk_spread", KernelSpec(depthwise="local", grid="spread"))
     yield Variant(base, "_dk_unclipped", KernelSpec(depthwise="local", clip=False))
+    yield _local_pointwise(base)
+
+
+def _local_pointwise(base: str) -> Variant:
+    return Variant(base, "_dk_lpw", KernelSpec(depthwise="local", pointwise="local"))
 
 
 def _by_name(*variants: Variant) -> dict[str, Variant]:
@@ -49,6 +67,7 @@ def _by_name(*variants: Variant) -> dict[str, Variant]:
 
 
 _RESNET_ONLY = ("_dk_s3", "_dk_s5", "_dk_s9")  # the paper ablates the scope on ResNet-50-DW alone
+_LARGE_DENSE = ("_dk", "_gdk", "_dcn", "_dcn_dk")
 
 PAPER_MODELS = _by_name(
     Variant("resnet50", "", KernelSpec()),
@@ -58,18 +77,38 @@ PAPER_MODELS = _by_name(
 """One model for every row of tables 1 and 2. ``resnet50`` and ``mobilenetv2_100`` are timm's own."""
 
 LARGE_MODELS = _by_name(
+    *(each for each in _dense("resnet50") if each.suffix in _LARGE_DENSE),
+    *map(_local_pointwise, ("resnet50dw", "mobilenetv2_100")),
     # A variant of a large base that is no row of the paper goes here.
 )
-"""Further models of the paper's bases, for which the paper has no figures."""
+"""Models of the paper's bases that it does not have: local DK on dense 3x3 and on 1x1 convolutions, which its footnote
+4 leaves out, and what that is compared with."""
 
-TEST_MODELS = _by_name(*_variants("test_resnetdw", experts=4))
-"""Tiny models for tests and the demo, with every suffix."""
+TEST_MODELS = _by_name(
+    *_variants("test_resnetdw", experts=4),
+    _local_pointwise("test_resnetdw"),
+    *(each for each in _dense("test_resnet") if each.suffix in ("_dk", "_gdk", "_dcn_dk")),
+)
+"""Tiny models for tests and the demo, with every suffix. ``test_resnet`` is timm's own."""
 
-SMALL_MODELS = _by_name(*_small("small_resnetdw", experts=2), *_small("small_mobilenetv2", experts=8))
+SMALL_MODELS = _by_name(
+    *_small("small_resnetdw", experts=2),
+    *_small("small_mobilenetv2", experts=8),
+    *_dense("small_resnet", dcn_min_stride=2),
+)
 """Small models for small images (:mod:`dk_bench.models.bases`), with the experts of the paper's.
 
 DCN takes part from output stride 2 on, so in all stages but the first, in five of six 3x3 convolutions (ResNet-DW;
-MobileNet-V2: also five of six). In the paper's models it is from stride 8 of 224 pixels on, in 13 of 16 (14 of 17).
+MobileNet-V2: also five of six; ordinary ResNet: six of eight). In the paper's models it is from stride 8 of 224 pixels
+on, in 13 of 16 (14 of 17).
 """
 
 MODELS = PAPER_MODELS | LARGE_MODELS | SMALL_MODELS | TEST_MODELS
+
+BEYOND_MODELS = {
+    name: model
+    for name, model in MODELS.items()
+    if name not in PAPER_MODELS
+    and (model.base in ("resnet50", "small_resnet", "test_resnet") or "_lpw" in model.suffix)
+}
+"""Models of every size that are like no row of the paper: ordinary ResNets, and all with local DK on 1x1."""

@@ -1,12 +1,13 @@
 """The tables of classifiers: the paper's tables 1 and 2 with its figures beside ours, the demo's, other models', and
 those of models that started from trained weights.
 
-Runs on other data than the paper's never stand beside the paper's figures: they get tables of their own, which say so.
+Runs on other data than the paper's never stand beside the paper's figures: they get tables of their own, which say so,
+and so do models that are not in the paper.
 """
 
 from collections.abc import Iterable
 
-from dk_bench.models import PAPER_MODELS
+from dk_bench.models import LARGE_MODELS, MODELS, PAPER_MODELS
 from dk_bench.tables import columns
 from dk_bench.tables.cells import Cell
 from dk_bench.tables.costs import Costs
@@ -57,23 +58,37 @@ COUNTS = [
 ]
 
 
+LARGE_COUNTS = [
+    Column("#P (M)", lambda row: row.count("params", 1e6)),
+    Column("GMACs", lambda row: row.count("macs", 1e9)),
+    Column("sampling GMACs", lambda row: row.count("sampling_macs", 1e9, 3)),
+]
+
+
 def _paper_columns(number: int, with_paper: bool) -> columns.Columns:
+    params, macs, sampling_macs = LARGE_COUNTS
     counts = [
-        *columns.beside_paper(Column("#P (M)", lambda row: row.count("params", 1e6)), "params", with_paper),
-        *columns.beside_paper(Column("GMACs", lambda row: row.count("macs", 1e9)), "flops", with_paper, 2),
-        Column("sampling GMACs", lambda row: row.count("sampling_macs", 1e9, 3)),
+        *columns.beside_paper(params, "params", with_paper),
+        *columns.beside_paper(macs, "flops", with_paper, 2),
+        sampling_macs,
     ]
     return columns.paper_columns(number, TOP1, counts, with_paper=with_paper)
 
 
 def paper_document(number: int, cells: list[Cell], costs: Costs | None) -> Document:
-    """Returns the paper's table 1 or 2: first ImageNet with the paper's figures, then one table for every other data
-    set, and for ImageNet at other sizes. ``costs``: counts of models that have no record on ImageNet."""
+    """Returns the paper's table 1 or 2: first ImageNet with the paper's figures, below table 1 the large models that it
+    has not, then one table for every other data set, and for ImageNet at other sizes. ``costs``: counts of models that
+    have no record on ImageNet."""
     cells = [cell for cell in cells if not cell.has_spec]  # those of other tables too: differences are to them
     theirs = [cell for cell in cells if cell.is_papers_protocol]
     others = [cell for cell in cells if not cell.is_papers_protocol]
     models = paper_rows(number)
     tables = [make_table("ImageNet", _paper_columns(number, True), rows_of(models, theirs, TOP1.key, costs))]
+    if number == 1:
+        rows = rows_of(dict.fromkeys(LARGE_MODELS, {}), theirs, TOP1.key, costs)
+        tables.append(
+            make_table(f"ImageNet: {columns.NOT_IN_PAPER}", _columns(TOP1, LARGE_COUNTS), rows, columns.BEYOND)
+        )
     for data in sorted({cell.data for cell in others if cell.model in models}):
         here = [cell for cell in others if cell.data == data]
         why = OTHER_PROTOCOL if data.is_imagenet else columns.OTHER_DATA
@@ -88,8 +103,10 @@ def models_documents(cells: list[Cell]) -> list[Document]:
     started from trained weights, if any. One table a data set."""
     tiny = [cell for cell in cells if cell.model.startswith(DEMO_BASE)]
     others = [cell for cell in cells if cell not in tiny]
-    # A paper's model that the configuration deformed stands beside its rigid base.
+    others = [c for c in others if not (c.is_papers_protocol and c.model in LARGE_MODELS) or c.has_spec]  # in table 1
+    # What the configuration deformed, or is not in the paper, stands beside its rigid base, a paper's model.
     bases = {cell.model for cell in others if cell.has_spec}
+    bases |= {MODELS[cell.model].base for cell in others if cell.model in LARGE_MODELS}
     others = [cell for cell in others if cell.model in bases or cell.model not in PAPER_MODELS]
     started = [cell for cell in others if cell.starts_trained]
     others = [cell for cell in others if not cell.starts_trained]
@@ -102,9 +119,10 @@ def _models_document(name: str, title: str, cells: list[Cell], expected: Iterabl
     tables = []
     for data in sorted({cell.data for cell in cells}) or [None]:
         here = [cell for cell in cells if cell.data == data]
-        models = dict.fromkeys([*expected, *(cell.model for cell in here)], {})
-        heading = f"{data}: {columns.OTHER_DATA}" if data else "no records yet"
-        tables.append(make_table(heading, _columns(TOP1), rows_of(models, here, TOP1.key)))
+        shown = dict.fromkeys([*expected, *(cell.model for cell in here)])
+        for why, models in columns.sections(shown, columns.OTHER_DATA):
+            heading = f"{data}: {why}" if data else "no records yet"
+            tables.append(make_table(heading, _columns(TOP1, COUNTS), rows_of(models, here, TOP1.key)))
     return columns.document(name, title, tables, [SPREAD], [columns.GRID], COUNTING)
 
 
@@ -114,10 +132,11 @@ def _finetuned_document(cells: list[Cell]) -> Document:
         here = [cell for cell in cells if cell.data == data]
         tested = any(cell.figures(TEST_TOP1.key) for cell in here)
         metric, more = (TEST_TOP1, [VAL_TOP1]) if tested else (TOP1, [])
-        rows = rows_of(dict.fromkeys((cell.model for cell in here), {}), here, metric.key)
-        tables.append(make_table(f"{data}: {columns.OTHER_DATA}", _columns(metric, more), rows))
+        for why, models in columns.sections(dict.fromkeys(cell.model for cell in here), columns.OTHER_DATA):
+            rows = rows_of(models, here, metric.key)
+            tables.append(make_table(f"{data}: {why}", _columns(metric, COUNTS, more), rows))
     return columns.document("finetuned", "Fine-tuned models.", tables, [TESTED, STARTED], [columns.GRID], COUNTING)
 
 
-def _columns(metric: columns.Metric, more: Iterable[columns.Metric] = ()) -> columns.Columns:
-    return columns.models_columns([Column("model", lambda row: row.model, short=columns.MODEL)], metric, COUNTS, more)
+def _columns(metric: columns.Metric, counts: columns.Columns, more: Iterable[columns.Metric] = ()) -> columns.Columns:
+    return columns.models_columns([Column("model", lambda row: row.model, short=columns.MODEL)], metric, counts, more)

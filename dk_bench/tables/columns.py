@@ -1,15 +1,21 @@
 """The columns that tables of models share, and the notes that explain them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from dk_bench.models import MODELS
+from dk_bench.models import BEYOND_MODELS, MODELS
 from dk_bench.tables.entries import Figure, Number
 from dk_bench.tables.paper import TABLES, figures_of_model
 from dk_bench.tables.rows import ModelRow
 from dk_bench.tables.table import Column, Document, Table, merged
 
 OTHER_DATA = "not comparable with the paper"
+NOT_IN_PAPER = "not in the paper"
+BEYOND = (
+    "Local DK on dense 3x3 and on 1x1 convolutions, where the paper has none (its footnote 4), and what an ordinary "
+    "ResNet has besides; their rigid bases stand above."
+)
 DIFFERENCE = (
     "Δ rigid: {} above that of the rigid base trained with the same settings, run by run over the n seeds that both "
     "finished on the same hardware: mean ± half of its 95 % interval (paired, Student's t), which is not corrected for "
@@ -117,6 +123,15 @@ def _paper_differences(metric: Metric, of_dk: bool, with_paper: bool) -> Columns
         paper,
         Column(name, lambda row: row.above_rival(effect(row)), FAMILY, notes=(WITHOUT, UNJUDGED)),
     ]
+
+
+def sections(models: Iterable[str], why: str) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+    """Yields the models of a table, for `rows_of`, in up to two: those like the paper's under ``why``, and those that
+    are like no row of it, whose differences so are a family of their own."""
+    models = list(models)
+    for words, beyond in ((why, False), (NOT_IN_PAPER, True)):
+        if here := [model for model in models if (model in BEYOND_MODELS) == beyond]:
+            yield words, dict.fromkeys(here, {})
 
 
 def document(name: str, title: str, tables: list[Table], first: list[str], more: list[str], last: str) -> Document:

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of the paper's models as we count them, kept in ``costs.json`` beside this file.
+"""Parameters and multiply-adds of the large models as we count them, kept in ``costs.json`` beside this file.
 
 Counting all of them takes a minute or two, so the tables read the file; ``dk-bench tables --recount`` makes it again.
 """

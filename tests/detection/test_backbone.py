@@ -57,6 +57,8 @@ def test_a_bare_mmdet_config_finds_the_backbone():
     "name, more",
     [
         ("test_resnetdw_dcn_dk", {}),
+        ("test_resnet_dcn_dk", {}),
+        ("test_resnetdw_dk_lpw", {}),
         ("mobilenetv2_100", {}),
         ("test_resnet", {}),
         ("test_efficientnet", {}),

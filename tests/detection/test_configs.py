@@ -200,6 +200,25 @@ def test_mmdet_trains_on_procedural_images(tmp_path):
     assert 0 <= runner.message_hub.get_scalar("val/coco/bbox_mAP").current() <= 1
 
 
+@pytest.mark.parametrize("name", ["test_resnet_dcn_dk", "test_resnet_gdk", "test_resnetdw_dk_lpw"])
+def test_backbones_beyond_the_paper_train_a_step(name, tmp_path):
+    """By name, in the tiny configuration, whose neck is told their channels."""
+    torch.manual_seed(0)
+    changes = {**TINY_MODEL, "model.backbone.model_name": name}
+    if name.startswith("test_resnet_"):
+        changes["model.neck.in_channels"] = [32, 48, 192, 96]
+    runner = runner_of(Config.fromfile(FOLDER / "tiny_photos.py"), tmp_path, **changes)
+    detector = runner.model.train()
+    check_neck(detector)
+    start_everything(detector.backbone)
+    wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+    gradients = gradients_of_a_step(
+        detector, wrapper, batch([[4.0, 4.0, 40.0, 36.0], [30.0, 20.0, 60.0, 60.0]], [3, 1])
+    )
+    assert {n for n, _ in detector.backbone.named_parameters() if not gradients[f"backbone.{n}"] > 0} == set()
+    assert any("kernel_offset" in n for n in gradients)
+
+
 def overrides(changes, folder):
     """The changes, and where the run writes, as `dk-bench train` takes them."""
     changes = changes | {"wandb.mode": "disabled", "trainer.accelerator": "cpu", "output": folder}

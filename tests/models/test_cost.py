@@ -14,6 +14,7 @@ import dk_bench  # noqa: F401  (registers the models)
 from dk_bench import functional
 from dk_bench.cli import main
 from dk_bench.functional import narrow_conv
+from dk_bench.models import TEST_MODELS
 from dk_bench.models.cost import count_cost
 from dk_bench.nn import CondConv2d, DeformConv2d, DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d
 
@@ -34,6 +35,13 @@ def cost(module: nn.Module) -> tuple[int, int]:
         (DeformConv2d(6, 6, 3, 2, 1, groups=6), (9 * 6 * POSITIONS + OFFSETS, 4 * 9 * 6 * POSITIONS)),
         (DeformKernelConv2d(4, 6, 6, 3, 2, 1, groups=6), (9 * 6 * POSITIONS + 2 * OFFSETS, 8 * 9 * 6 * POSITIONS)),
         (DeformConv2d(6, 10, 3, 2, 1, groups=2), (9 * 3 * 10 * POSITIONS + OFFSETS, 4 * 9 * 6 * POSITIONS)),
+        # of any groups: the convolution over the scope, 16 / 9 of the rigid one; 1x1: 4 times, and 2 offsets
+        (DeformKernel2d(4, 6, 10, 3, 2, 1, groups=2), (16 * 3 * 10 * POSITIONS + OFFSETS, 4 * 9 * 6 * POSITIONS)),
+        (
+            DeformKernelConv2d(4, 6, 10, 3, 2, 1, groups=2),
+            (16 * 3 * 10 * POSITIONS + 2 * OFFSETS, 8 * 9 * 6 * POSITIONS),
+        ),
+        (DeformKernel2d(2, 6, 10, 1, 2), (4 * 6 * 10 * POSITIONS + 6 * 2 * POSITIONS, 4 * 6 * POSITIONS)),
         # global: the linear layer, the product with the 16 samples of the scope, the convolution
         (GlobalDeformKernel2d(4, 6, 6, 3, 2, 1, groups=6), (6 * 18 + 9 * 16 * 6 + 9 * 6 * POSITIONS, 0)),
         (CondConv2d(3, 6, 6, 3, 2, 1, groups=6), (6 * 3 + 3 * 9 * 6 + 9 * 6 * POSITIONS, 0)),
@@ -89,6 +97,48 @@ def test_what_offsets_add(base, dk, dcn):
     if base == "resnet50dw":
         assert round(rigid, 2) == 4.02  # the paper prints 3.82: see the notes of table 1
         assert round(gmacs("resnet50dw_dk_s9") - rigid, 3) == dk
+
+
+STAGES = [(64, 3, 56), (128, 4, 28), (256, 6, 14), (512, 3, 7)]  # of ResNet-50: width, blocks, pixels along a side
+
+
+def test_what_dense_kernels_add():
+    """On ResNet-50: to each 3x3 convolution 7 more samples of the scope, and 18 outputs of each offset generator; DCN
+    gives a second to all stages but the first."""
+    rigid, dk, both, dcn = (count_cost(on_meta(f"resnet50{suffix}")) for suffix in ("", "_dk", "_dcn_dk", "_dcn"))
+    kernels = [(7 * width**2, count, pixels**2) for width, count, pixels in STAGES]
+    offsets = [(9 * 18 * width, count, pixels**2) for width, count, pixels in STAGES]
+
+    def macs(parts):
+        return sum(each * count * positions for each, count, positions in parts)
+
+    def params(parts, biases=0):
+        return sum((each + biases) * count for each, count, _ in parts)
+
+    assert dk.macs - rigid.macs == macs([*kernels, *offsets])
+    assert dk.params - rigid.params == params(kernels) + params(offsets, 18)
+    for more, less in ((dcn, rigid), (both, dk)):
+        assert more.macs - less.macs == macs(offsets[1:])
+        assert more.params - less.params == params(offsets[1:], 18)
+    once = [(4 * 9 * width, count, pixels**2) for width, count, pixels in STAGES]
+    assert [each.sampling_macs for each in (rigid, dk, both, dcn)] == [
+        *(0, macs(once), macs(once) + macs(once[1:]), macs(once[1:]))
+    ]
+
+
+def test_what_local_pointwise_kernels_add():
+    """On ResNet-50-DW: to each 1x1 convolution in a block 3 more samples of the scope, and 2 outputs of an offset
+    generator. Bottlenecks are twice as wide as ResNet-50's; the first of a stage reads what the stage before left."""
+    added, params, channels, before = 0, 0, 64, 56
+    for width, count, pixels in STAGES:
+        for block in range(count):
+            convs = [(channels, 2 * width, pixels if block else before), (2 * width, 4 * width, pixels)]
+            added += sum((3 * rows * columns + 2 * rows) * side**2 for rows, columns, side in convs)
+            params += sum(3 * rows * columns + 2 * rows + 2 for rows, columns, _ in convs)
+            channels = 4 * width
+        before = pixels
+    local, none = (count_cost(on_meta(f"resnet50dw_dk{suffix}")) for suffix in ("_lpw", ""))
+    assert (local.macs - none.macs, local.params - none.params) == (added, params)
 
 
 def test_sampling_is_apart():
@@ -164,9 +214,9 @@ def test_command_lists_models(capsys):
     assert main(["models", "--filter", "resnet50dw_dk_s9", "--input-size", "64"]) == 0
     shown = capsys.readouterr().out
     assert "resnet50dw_dk_s9" in shown and "25.450" in shown and "25.4 " in shown and "4.32" in shown
-    assert main(["models", "--filter", "test_resnetdw*", "--csv", "--input-size", "64"]) == 0
+    assert main(["models", "--filter", "test_resnet*", "--csv", "--input-size", "64"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 13 and lines[0].startswith("name,#P (M)")
+    assert {line.partition(",")[0] for line in lines[1:]} == set(TEST_MODELS) and lines[0].startswith("name,#P (M)")
 
 
 @pytest.mark.parametrize(

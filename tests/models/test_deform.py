@@ -27,7 +27,7 @@ from dk_bench.nn import (
 LOCAL, GLOBAL = KernelSpec(depthwise="local"), KernelSpec(depthwise="global")
 DENSE, BOTH_DENSE = KernelSpec(dense="local"), KernelSpec(dense="local", dense_dcn="v1")
 POINTWISE, EXPERTS, DCN = KernelSpec(pointwise="global"), KernelSpec(experts=3), KernelSpec(dcn=True)
-ANY_MODEL = [("test_resnetdw", model.spec) for model in TEST_MODELS.values()] + [
+ANY_MODEL = [(model.base, model.spec) for model in TEST_MODELS.values()] + [
     ("test_convnext", KernelSpec(depthwise="local", kernel_size=7, scope=8)),
     ("test_convnext", KernelSpec(depthwise="global", kernel_size=7, scope=9)),
     ("test_efficientnet", KernelSpec(depthwise="local", pointwise="global", dcn=True)),
@@ -87,7 +87,7 @@ def test_function_stays_until_offsets_move(name, spec):
 @pytest.mark.parametrize("name", TEST_MODELS)
 @torch.no_grad()
 def test_function_of_a_float64_model_stays_in_float64(name):
-    rigid = trained("test_resnetdw").double()
+    rigid = trained(TEST_MODELS[name].base).double()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     expected = rigid(x)
     out = deform(copy.deepcopy(rigid), TEST_MODELS[name].spec)(x)

@@ -1,4 +1,4 @@
-"""All 20 models of the paper at 224 x 224: forward, every parameter's gradient, feature strides."""
+"""The 20 large models of the paper, and those beyond it: forward, every parameter's gradient, feature strides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from dk_bench.models import PAPER_MODELS
+from dk_bench.models import LARGE_MODELS, PAPER_MODELS
 from dk_bench.models.probe import evaluating
 from dk_bench.nn import OffsetGenerator
 
@@ -24,15 +24,18 @@ def move_offsets(model: nn.Module) -> None:
             nn.init.normal_(module.bias, std=0.1)
 
 
-@pytest.mark.parametrize("name", TWENTY)
-def test_forward_and_backward(name):
+BEYOND = ["resnet50_gdk", "resnet50_dcn_dk", "mobilenetv2_100_dk_lpw"]  # every kind of layer; others are like them
+
+
+@pytest.mark.parametrize("name, size", [*((name, 224) for name in TWENTY), *((name, 64) for name in BEYOND)])
+def test_forward_and_backward(name, size):
     torch.manual_seed(0)
     model = timm.create_model(name)
     for module in model.modules():  # timm starts the last normalisation of a block at zero, which blocks gradients
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
     move_offsets(model)
-    out = model(torch.randn(1, 3, 224, 224))
+    out = model(torch.randn(1, 3, size, size))
     assert out.shape == (1, 1000) and out.isfinite().all()
     nn.functional.cross_entropy(out, torch.tensor([3])).backward()
     for key, parameter in model.named_parameters():
@@ -40,7 +43,7 @@ def test_forward_and_backward(name):
     assert not [key for key, parameter in model.named_parameters() if not parameter.grad.any()]
 
 
-@pytest.mark.parametrize("name", TWENTY)
+@pytest.mark.parametrize("name", [*TWENTY, *LARGE_MODELS])
 def test_features_have_strides_to_32(name):
     with torch.device("meta"):
         model = timm.create_model(name, features_only=True)

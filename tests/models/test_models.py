@@ -11,12 +11,13 @@ from module_cases import on_meta
 from torch import nn
 
 import dk_bench
-from dk_bench.models import MODELS, PAPER_MODELS, TEST_MODELS, KernelSpec, Variant
+from dk_bench.models import BEYOND_MODELS, LARGE_MODELS, MODELS, PAPER_MODELS, TEST_MODELS, KernelSpec, Variant
 from dk_bench.nn import RigidStart2d, offset_parameter_names
 from dk_bench.tables.paper import figures_of_model, load_paper, paper_models, row_name
 
 OURS = [name for name in MODELS if name not in ("resnet50", "mobilenetv2_100")]
 TINY = list(TEST_MODELS)
+WIDTHS = {"test_resnetdw": 256, "test_resnet": 96}  # of the last map
 
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -53,7 +54,28 @@ def test_names_are_in_timms_registry():
         assert timm.is_model(name)
         cfg = timm.get_pretrained_cfg(name)
         assert cfg.architecture == name and not cfg.has_weights
-    assert set(OURS) <= set(timm.list_models("*resnet*dw*") + timm.list_models("*mobilenetv2*"))
+    assert set(OURS) <= set(timm.list_models("*resnet*") + timm.list_models("*mobilenetv2*"))
+
+
+def test_what_is_beyond_the_paper_is_so_at_every_size():
+    """Ordinary ResNets, and every base of depthwise convolutions with local DK on 1x1; the paper has none of them."""
+    assert set(LARGE_MODELS) == {
+        *("resnet50_dk", "resnet50_gdk", "resnet50_dcn", "resnet50_dcn_dk"),
+        *("resnet50dw_dk_lpw", "mobilenetv2_100_dk_lpw"),
+    }
+    assert set(LARGE_MODELS) <= set(BEYOND_MODELS) and not set(PAPER_MODELS) & set(BEYOND_MODELS)
+    assert all(figures_of_model(name) == {} for name in BEYOND_MODELS)
+    dense = {model.suffix: model.spec for model in BEYOND_MODELS.values() if model.base == "resnet50"}
+    assert dense == {
+        "_dk": KernelSpec(dense="local"),
+        "_gdk": KernelSpec(dense="global"),
+        "_dcn": KernelSpec(dense_dcn="v1", dense_dcn_min_stride=8),
+        "_dcn_dk": KernelSpec(dense="local", dense_dcn="v1", dense_dcn_min_stride=8),
+    }
+    lpw = [model for model in MODELS.values() if model.spec.pointwise == "local"]
+    assert {model.base for model in lpw} == {model.base for model in MODELS.values() if model.spec.depthwise}
+    assert all(model.spec == KernelSpec(depthwise="local", pointwise="local") for model in lpw)
+    assert {name for name, model in MODELS.items() if model.spec.dense or model in lpw} <= set(BEYOND_MODELS)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -63,11 +85,10 @@ def test_metadata_name_layers_that_exist(name):
     assert cfg["architecture"] == name
     assert isinstance(model.get_submodule(cfg["first_conv"]), nn.Conv2d)
     assert model.get_submodule(cfg["classifier"]) is model.get_classifier()
-    spec = MODELS[name].spec
-    assert bool(offset_parameter_names(model)) == bool(spec.depthwise or spec.pointwise or spec.dcn)
+    assert bool(offset_parameter_names(model)) == bool(set(MODELS[name].spec.changed()) - {"experts"})
 
 
-@pytest.mark.parametrize("name", ["resnet50dw", "resnet50dw_dk_s5", "mobilenetv2_100_gdk_pw", "test_resnetdw_dk"])
+@pytest.mark.parametrize("name", ["resnet50dw", "resnet50dw_dk_s5", "mobilenetv2_100_gdk_pw", "resnet50_dk"])
 def test_pretrained_says_that_no_weights_are_published(name):
     with pytest.raises(RuntimeError, match=f"{name}: no pretrained weights are published") as error:
         timm.create_model(name, pretrained=True)
@@ -77,6 +98,8 @@ def test_pretrained_says_that_no_weights_are_published(name):
             "dk_bench.deform(timm.create_model('mobilenetv2_100', pretrained=True), "
             "dk_bench.KernelSpec(depthwise='global', pointwise='global'))" in message
         )
+    if name == "resnet50_dk":
+        assert "dk_bench.deform(timm.create_model('resnet50', pretrained=True), dk_bench.KernelSpec(" in message
     if name == "resnet50dw_dk_s5":
         assert "timm.create_model('resnet50dw', num_classes=..., checkpoint_path=...)" in message
         assert "scope=5" in message
@@ -102,17 +125,18 @@ def test_what_timm_asks_of_a_model(name):
     model = timm.create_model(name, num_classes=7, in_chans=1, drop_rate=0.1, drop_path_rate=0.1).eval()
     x = torch.randn(2, 1, 64, 48)
     features = model.forward_features(x)
-    assert features.shape == (2, 256, 2, 2) and model.num_features == 256 and model.num_classes == 7
+    width = WIDTHS[MODELS[name].base]
+    assert features.shape == (2, width, 2, 2) and model.num_features == width and model.num_classes == 7
     out = model(x)
     assert out.shape == (2, 7)
     torch.testing.assert_close(model.forward_head(features), out)
-    assert model.forward_head(features, pre_logits=True).shape == (2, 256)
+    assert model.forward_head(features, pre_logits=True).shape == (2, width)
     assert isinstance(model.get_classifier(), nn.Linear)
     assert model.layer4[0].drop_path.drop_prob == pytest.approx(0.1)
     model.reset_classifier(3)
     assert model.num_classes == 3 and model(x).shape == (2, 3)
     model.reset_classifier(0, "")
-    assert model(x).shape == (2, 256, 2, 2)
+    assert model(x).shape == (2, width, 2, 2)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -153,7 +177,9 @@ def test_offset_generators_learn_from_the_start(name):
     assert not [key for key in offset_parameter_names(model) if not model.get_parameter(key).grad.any()]
 
 
-@pytest.mark.parametrize("name", ["test_resnetdw_gdk_pw", "test_resnetdw_scc", "test_resnetdw_dcn_dk"])
+@pytest.mark.parametrize(
+    "name", ["test_resnetdw_gdk_pw", "test_resnetdw_scc", "test_resnetdw_dcn_dk", "test_resnet_dcn_dk"]
+)
 def test_stage_compiles_as_one_graph(name):
     stage = timm.create_model(name, zero_init_last=False).layer2.eval()
     compiled = torch.compile(stage, backend="aot_eager", fullgraph=True)

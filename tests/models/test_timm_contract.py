@@ -31,7 +31,7 @@ def create(name: str, **kwargs) -> nn.Module:
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if "_offset." in key or ".routing." in key:
-                parameter.normal_(std=0.1)
+                parameter.normal_(std=0.3 / parameter[0].numel() ** 0.5)  # of a third of a pixel, however wide
     return model
 
 

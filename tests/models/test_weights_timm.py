@@ -25,7 +25,7 @@ from dk_bench.models import TEST_MODELS
 from dk_bench.training import load_model, read_checkpoint, run_folder, train
 
 NAMES = [*TEST_MODELS, "mobilenetv2_100_dcn_dk"]
-RIGID = ["test_resnetdw_dk", "test_resnetdw_gdk_pw", "test_resnetdw_scc_dk", "test_resnetdw_dcn"]
+RIGID = [f"test_resnetdw_{suffix}" for suffix in ("dk", "gdk_pw", "scc_dk", "dcn", "dk_lpw")] + ["test_resnet_dcn_dk"]
 IMAGES = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 SHORT = ("optim.epochs=2", "optim.warmup_epochs=0", "ema.decay=0.5")
 
@@ -84,7 +84,8 @@ def timm_features(model):
 
 @pytest.mark.parametrize("name", RIGID)
 def test_weights_of_the_rigid_base_are_deformed(name, tmp_path, caplog):
-    rigid = moved(timm.create_model("test_resnetdw", num_classes=5))
+    base = TEST_MODELS[name].base
+    rigid = moved(timm.create_model(base, num_classes=5))
     torch.save(rigid.state_dict(), tmp_path / "rigid.pth")
     close = {"rtol": 1e-4, "atol": 1e-4}
     assert_same(rigid, named(name, tmp_path / "rigid.pth", num_classes=5), **close)
@@ -92,7 +93,7 @@ def test_weights_of_the_rigid_base_are_deformed(name, tmp_path, caplog):
     maps = named(name, tmp_path / "rigid.pth", features_only=True, out_indices=(1, 4))
     assert_same(maps, timm_features(rigid), **close)
     grey = named(name, tmp_path / "rigid.pth", num_classes=3, in_chans=1)
-    expected = named("test_resnetdw", tmp_path / "rigid.pth", num_classes=3, in_chans=1)
+    expected = named(base, tmp_path / "rigid.pth", num_classes=3, in_chans=1)
     with torch.no_grad():
         maps = (model.eval().forward_features(IMAGES[:, :1]) for model in (grey, expected))
         torch.testing.assert_close(*maps, **close)

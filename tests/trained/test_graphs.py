@@ -25,7 +25,11 @@ from dk_bench.training.graph import Graph
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = decode_arch_def([["ds_r1_k3_s1_c8"], ["ir_r1_k3_s2_e2_c16"]])  # two: exporting one takes seconds
-BASE = ("model.name=small_mobilenetv2", f"model.kwargs={json.dumps({'block_args': BLOCKS})}")
+DENSE_BLOCKS = decode_arch_def([["cn_r1_k3_s1_c8"], ["er_r1_k3_s2_e2_c16"]])
+BASE, DENSE = (
+    ("model.name=small_mobilenetv2", f"model.kwargs={json.dumps({'block_args': blocks})}")
+    for blocks in (BLOCKS, DENSE_BLOCKS)
+)
 KINDS = {
     "rigid": BASE,
     "local": (*BASE, "model.spec={depthwise: local}"),
@@ -34,6 +38,7 @@ KINDS = {
     "conditional": (*BASE, "model.spec={experts: 3, depthwise: local}"),
     "dcn": (*BASE, "model.spec={dcn: true, dcn_min_stride: 1}"),
     "dcn, local": (*BASE, "model.spec={dcn: true, dcn_min_stride: 1, depthwise: local}"),
+    "dense, local": (*DENSE, "model.spec={dense: local, dense_dcn: v1, dense_dcn_min_stride: 2, pointwise: local}"),
     "dense dcn": ("model.name=test_resnet", "model.kwargs={layers: [1, 1, 1, 1]}", "model.spec={dense_dcn: v2}"),
     "ConvNeXt": (
         "model.name=test_convnext",
