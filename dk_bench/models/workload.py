@@ -18,6 +18,7 @@ IMAGES = 2  # of the batch that is counted: batch normalisation refuses one valu
 LOCAL_DK, DCN, BOTH = "local DK", "depthwise DCN", "DK+DCN"  # as records of `dk-bench bench ops` call them
 PLAIN = "plain"  # all other operators
 _ours, _dense_op = torch.ops.dk_bench.deform_kernel_conv, torch.ops.torchvision.deform_conv2d
+_unfolding = torch.ops.dk_bench.dense_deform_kernel
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Operation:
 
     kind: str
     macs: float
-    moved: float  # values of its operands and results, once each
+    moved: float  # values of its operands and results, once each, and of what it unfolds in between, twice
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Watcher(TorchDispatchMode):
         if packet in SAMPLING_MACS:
             self.sampling_macs += SAMPLING_MACS[packet](*args, **kwargs, out_val=out)
         if operands and not _is_view(func, results, operands):
-            moved = sum(tensor.numel() for tensor in (*operands, *results))
+            moved = sum(tensor.numel() for tensor in (*operands, *results)) + _unfolded(packet, args, out)
             self.operations.append(Operation(_kind(packet, args), flops / 2, moved))
         return out
 
@@ -110,6 +111,14 @@ def _is_view(func: Any, results: list[Tensor], operands: list[Tensor]) -> bool:
         return False
     storages = {tensor.untyped_storage()._cdata for tensor in operands}
     return all(tensor.untyped_storage()._cdata in storages for tensor in results)
+
+
+def _unfolded(packet: Any, args: Any, out: Any) -> int:
+    """Returns the values that an operator writes, a piece at a time, to multiply them: 0 for all but one."""
+    if packet is not _unfolding:
+        return 0
+    input, _, _, weight, *_ = args
+    return 2 * input.shape[1] * weight.shape[2:].numel() * (out.numel() // out.shape[1])
 
 
 def _kind(packet: Any, args: Any) -> str:

@@ -13,6 +13,7 @@ from timm.optim import create_optimizer_v2
 from dk_bench.cli import main
 from dk_bench.errors import UserError
 from dk_bench.models.workload import BOTH, DCN, LOCAL_DK, Workload, count_workload
+from dk_bench.nn import DeformKernel2d
 from dk_bench.plan import estimate, printed, rates, roofline
 from dk_bench.plan.decoding import LoaderSpeed, cores_for, read_loader_speeds
 from dk_bench.plan.devices import DEVICES, HALF, SINGLE
@@ -115,7 +116,7 @@ def test_test_images_are_evaluated_once(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet50dw_dk", "resnet50dw_dcn_dk", "mobilenetv2_100_scc", "mobilenetv2_100_gdk_pw"]
+    "name", ["resnet50dw_dk", "resnet50dw_dcn_dk", "resnet50_dcn_dk", "mobilenetv2_100_scc", "mobilenetv2_100_gdk_pw"]
 )
 def test_multiply_adds_are_those_of_the_tables(name):
     counted, known = workload(name), load_costs()[name]
@@ -140,6 +141,15 @@ def test_saved_values_are_those_that_autograd_keeps_of_real_ones():
     assert counted.saved == 3 * 100 + 8 * 100
     assert counted.macs == 100 * (8 * 3 * 9 + 2 * 8)
     assert [operation.moved for operation in counted.operations][0] * 2 == 2 * 300 + 2 * 800 + 8 * 27 + 8
+
+
+def test_what_is_unfolded_is_written_and_read_but_not_kept():
+    """The scope's 16 values of every channel and position; kept are the input and the 18 channels of offsets."""
+    module = DeformKernel2d(4, 6, 10, 3, padding=1, groups=2, bias=False).to("meta")
+    counted = count_workload(module, module, (6, 10, 10))
+    assert counted.saved == 6 * 100 + 18 * 100
+    (product,) = [each for each in counted.operations if each.macs == 16 * 3 * 10 * 100]
+    assert product.moved == (6 + 18 + 10) * 100 + 16 * 3 * 10 / 2 + 2 * 16 * 6 * 100
 
 
 def test_memory_is_near_what_a_gpu_was_seen_to_take():
