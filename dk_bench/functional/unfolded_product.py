@@ -72,8 +72,7 @@ def multiply(left: Tensor, right: Tensor, out: Tensor, *, add: bool = False) -> 
 def forward(output: Tensor, operands: Tensors, settings: Sequence[Any]) -> None:
     """Fills the output of ``dk_bench::dense_deform_kernel``."""
     columns, groups = _columns(output, operands, settings)
-    kernel = _as_matrices(operands[3].to(columns.dtype), groups).transpose(1, 2)
-    rows = Rows(output, columns, groups)
+    rows, kernel = Rows(output, columns, groups), _kernel(operands[3], columns, groups).transpose(1, 2)
     for piece in columns.pieces:
         multiply(columns.unfold(piece), kernel, rows.memory(piece))
         rows.write(piece)
@@ -84,8 +83,8 @@ def backward(
 ) -> None:
     """Fills the results of ``dk_bench::dense_deform_kernel_backward`` that are wanted."""
     columns, groups = _columns(grad, operands, settings)
-    kernel = _as_matrices(operands[3].to(columns.dtype), groups)
-    rows, gradients = Rows(grad, columns, groups), Gradients(results)
+    rows, kernel = Rows(grad, columns, groups), _kernel(operands[3], columns, groups)
+    gradients = Gradients(results)
     *of_columns, of_weight = gradients.sums
     sums = None if of_weight is None else _as_matrices(of_weight, groups)
     for number, piece in enumerate(columns.pieces):
@@ -108,7 +107,10 @@ def _columns(images: Tensor, operands: Tensors, settings: Sequence[Any]) -> tupl
     return Columns(operands[:3], (kernel_size, scope, *geometry), prod(images.shape[2:]), groups, most), groups
 
 
+def _kernel(weight: Tensor, columns: Columns, groups: int) -> Tensor:
+    return _as_matrices(weight.to(columns.dtype, memory_format=torch.channels_last), groups)
+
+
 def _as_matrices(weight: Tensor, groups: int) -> Tensor:
-    """Returns (Cout, Cin / groups, Sh, Sw) as (groups, Cout / groups, Sh Sw Cin / groups): a view in channels_last."""
-    rows = weight.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(1)
-    return rows.unflatten(0, (groups, -1))
+    """Returns (Cout, Cin / groups, Sh, Sw), in channels_last, as (groups, Cout / groups, Sh Sw Cin / groups)."""
+    return weight.permute(0, 2, 3, 1).flatten(1).unflatten(0, (groups, -1))

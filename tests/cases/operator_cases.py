@@ -43,6 +43,11 @@ class Case:
     offset_dtype: torch.dtype
     layouts: tuple[str, ...]  # of the four operands and of the output's gradient
     on_knots: bool
+    outputs: int = 0  # of a dense convolution; 0 for a depthwise one
+    groups: int = 1
+
+    def kernel_shape(self) -> tuple[int, ...]:
+        return (self.outputs, self.channels // self.groups) if self.outputs else (self.channels, 1)
 
 
 def output_size(size, kernel_size, stride, padding, dilation) -> tuple[int, int]:
@@ -134,9 +139,9 @@ def make_tensors(case: Case, device: str = "cpu") -> tuple[list[Tensor | None], 
         make((case.batch, case.channels, *case.size), case.dtype, case.layouts[0]),
         make(offset_shape, case.offset_dtype, case.layouts[1], 2.0, steps) if has_data else None,
         make(offset_shape, case.offset_dtype, case.layouts[2], 1.5, steps) if has_kernel else None,
-        make((case.channels, 1, *case.scope), case.dtype, case.layouts[3]),
+        make((*case.kernel_shape(), *case.scope), case.dtype, case.layouts[3]),
     ]
-    grad = make((case.batch, case.channels, *out), case.dtype, case.layouts[4]).detach()
+    grad = make((case.batch, case.kernel_shape()[0], *out), case.dtype, case.layouts[4]).detach()
     return operands, grad
 
 

@@ -17,19 +17,22 @@ from dk_bench.runs.hardware import collect_device
 TESTS = Path(__file__).parents[1] / "cases"
 MODELS = [f"../{name}" for name in ("models/test_models.py", "nn/test_nn.py", "functional/test_bad_input.py")]
 ELSEWHERE = """
-import warnings, torch, operator_cases as cases
+import warnings, torch, dense_cases, operator_cases as cases
 from elsewhere import Moved, held, to_elsewhere
 from dk_bench import functional
 from dk_bench.functional.dense import deform_conv2d
 
-def there(*operands, **geometry):
-    given = [t if t is None else Moved.apply(t) for t in operands]
-    return Moved.apply(functional.deform_kernel_conv(*given, **geometry))
+def there(function):
+    return lambda *operands, **settings: Moved.apply(
+        function(*(t if t is None else Moved.apply(t) for t in operands), **settings)
+    )
 
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     for seed in range(16):
-        cases.check_against_reference(cases.random_case(seed), there)
+        cases.check_against_reference(cases.random_case(seed), there(functional.deform_kernel_conv))
+        dense_cases.check_dense(dense_cases.random_dense_case(seed), via=there(dense_cases.dense))
+        dense_cases.check_unfold(dense_cases.random_dense_case(seed), via=there(dense_cases.unfold))
 print(*(w.message for w in told), sep="\\n")
 
 x, offset, weight = torch.randn(2, 5, 6, 7), torch.randn(2, 18, 6, 7), torch.randn(5, 1, 4, 4)
@@ -89,13 +92,22 @@ def test_models_by_the_reference():
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-@pytest.mark.parametrize("name", ["deform_kernel_conv", "deform_roi_pool", "depthwise_conv_per_image"])
+@pytest.mark.parametrize(
+    "name", ["deform_kernel_conv", "deform_roi_pool", "depthwise_conv_per_image", "dense_deform_kernel", "scope_unfold"]
+)
 @pytest.mark.parametrize("key", ["CPU", "CUDA", "MPS", "XPU", "HIP", "PrivateUse1"])
 def test_every_device_has_a_kernel(name, key):
     for operator in (f"dk_bench::{name}", f"dk_bench::{name}_backward"):
         assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(operator, key)
         compiled = torch._C._dispatch_has_kernel_for_dispatch_key(operator, key)
-        assert compiled == (key == "CPU" or key == "CUDA" and loading.HAS_CUDA)
+        assert compiled == is_compiled(name, key)
+
+
+def is_compiled(name: str, key: str) -> bool:
+    """Composed operators are there where the one that they call is."""
+    if any(schema.startswith(f"{name}(") for schema in loading.COMPOSED):
+        return torch._C._dispatch_has_kernel_for_dispatch_key("dk_bench::unfold_columns", key)
+    return key == "CPU" or key == "CUDA" and loading.HAS_CUDA
 
 
 @pytest.mark.skipif(loading.CHOSEN == loading.REFERENCE, reason="without the library")

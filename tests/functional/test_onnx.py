@@ -9,7 +9,7 @@ from export_cases import BATCH, moved
 from torch import nn
 from torch.export import Dim
 
-from dk_bench import reference
+from dk_bench import functional, reference
 from dk_bench.functional import onnx
 from dk_bench.nn import (
     CondConv2d,
@@ -44,6 +44,9 @@ def to_onnx(model: nn.Module, args: tuple, dynamic: tuple, **options) -> tuple[d
 MODULES = [
     (DeformKernel2d, {"scope": 4, "groups": 6, "stride": 2}, {"MatMul": 1}),
     (DeformKernelConv2d, {"scope": 5, "groups": 6, "clip": False}, {"MatMul": 1, "GridSample": 1}),
+    (DeformKernel2d, {"scope": 4, "groups": 2, "out_channels": 4, "stride": 2, "dilation": 2}, {"MatMul": 2}),
+    (DeformKernelConv2d, {"scope": 4, "out_channels": 5}, {"MatMul": 2, "GridSample": 1}),
+    (DeformKernel2d, {"scope": 2, "kernel_size": 1, "padding": 0}, {"MatMul": 2}),
     (DeformConv2d, {"groups": 6, "stride": 2}, {"DeformConv": 1}),
     (DeformConv2d, {"deform_groups": 2, "modulated": True, "groups": 2}, {"DeformConv": 1}),
     (GlobalDeformKernel2d, {"scope": 4, "groups": 6}, {}),
@@ -93,12 +96,54 @@ def test_onnx_form_is_the_operator(dtype, tolerance, scope, clip):
         torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("kernel_size, scope", [((3, 2), (4, 5)), ((3, 2), (2, 1)), ((1, 1), (2, 2))], ids=str)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.bfloat16, 0.02)])
+def test_onnx_forms_of_dense_kernels_are_the_operators(dtype, tolerance, kernel_size, scope, clip, groups):
+    torch.manual_seed(0)
+    geometry = (kernel_size, (1, 2), (2, 1), (2, 1))
+    names = dict(zip(("kernel_size", "stride", "padding", "dilation"), geometry, strict=True), clip=clip)
+    x, weight = torch.randn(2, 4, 5, 7).to(dtype), torch.randn(4, 4 // groups, *scope).to(dtype)
+    size = reference.dense_deform_kernel(x, None, weight, **names).shape[2:]
+    data, kernel = (2 * torch.randn(2, 2 * kernel_size[0] * kernel_size[1], *size).to(dtype) for _ in range(2))
+    for offsets in ((None, None), (data, None), (None, kernel), (data, kernel)):
+        of_data, of_kernel = offsets
+        found = (
+            onnx.dense_deform_kernel(x, *offsets, weight, *geometry, clip, 0),
+            onnx.scope_unfold(x, *offsets, geometry[0], scope, *geometry[1:], clip),
+        )
+        expected = (
+            reference.dense_deform_kernel(x, of_kernel, weight, data_offset=of_data, **names),
+            reference.scope_unfold(x, of_kernel, scope=scope, data_offset=of_data, **names),
+        )
+        assert [t.dtype for t in found] == [dtype] * 2
+        torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+class Unfold(nn.Module):
+    def forward(self, x, offset):
+        return functional.scope_unfold(x, offset, kernel_size=3, scope=4, padding=1)
+
+
+@torch.no_grad()
+def test_unfolding_in_onnx():
+    sizes = {0: Dim("batch"), 2: Dim("height", min=3), 3: Dim("width", min=3)}
+    _, run = to_onnx(
+        Unfold().eval(), (torch.randn(2, 3, 6, 5), torch.randn(2, 18, 6, 5)), (sizes, sizes), optimize=False
+    )
+    for size in ((1, 6, 5), (3, 4, 7)):
+        x, offset = (torch.randn(size[0], channels, *size[1:]) for channels in (3, 18))
+        torch.testing.assert_close(run(x, offset)[0], Unfold()(x, offset), atol=1e-5, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_onnx_of_an_exported_program():
     """A program that was exported without ONNX in mind holds our operators until they are decomposed."""
-    model = moved(nn.Sequential(DeformKernel2d(4, 6, 6, 3, groups=6), DeformConv2d(6, 6, 3, groups=6)))
+    layers = (DeformKernel2d(4, 6, 6, 3, groups=6), DeformKernel2d(4, 6, 6, 3), DeformConv2d(6, 6, 3, groups=6))
+    model = moved(nn.Sequential(*layers))
     program = torch.export.export(model, (torch.randn(2, 6, 9, 8),), dynamic_shapes=(BATCH,))
-    assert sum("dk_bench" in str(node.target) for node in program.graph.nodes) == 2
+    assert sum("dk_bench" in str(node.target) for node in program.graph.nodes) == 3
     program = program.run_decompositions(onnx.DECOMPOSITIONS)
     assert not any("dk_bench" in str(node.target) for node in program.graph.nodes)
     _, run = to_onnx(program, (), None, optimize=False)
