@@ -76,17 +76,31 @@ struct UnfoldWorker {
   const Geometry& g;
   Buffer<A> data, kernel, scratch, outside;
   std::optional<StagedImage<A>> staged;
+  std::vector<Run> runs;
+  int64_t channel = 0, channels = 0;
   UnfoldBlock<A> block{};
 
-  // Works on `channels` at a time at most.
-  UnfoldWorker(UnfoldCall<A>& c, int64_t channels)
+  // Works on so many channels at a time at most.
+  UnfoldWorker(UnfoldCall<A>& c, int64_t most)
       : call(c), g(c.g), data(c.offsets_size), kernel(c.offsets_size), scratch(unfold_scratch_size<A>(g.taps())),
         outside(2 * kRun) {
     std::fill_n(outside.get(), 2 * kRun, A(0));
-    if (!call.input.template direct<A>(0, 0)) staged.emplace(call.input, channels);
-    block.g = &g, block.depth = call.depth, block.group_step = call.op.count * call.position_size;
+    if (!call.input.template direct<A>(0, 0)) staged.emplace(call.input, most);
+    block.g = &g, block.depth = call.depth;
     block.data_offset = call.op.data_offset ? data.get() : nullptr, block.kernel_offset = kernel.get();
     block.scratch = scratch.get(), block.zeros = outside.get(), block.unread = outside.get() + kRun;
+  }
+
+  void set_channels(int64_t first, int64_t count) {
+    channel = first, channels = count;
+    runs.clear();
+    for (int64_t c = first; c < first + count;) {
+      const int64_t group = c / call.depth, inside = c % call.depth;
+      const int64_t n = std::min({kRun, call.depth - inside, first + count - c});
+      runs.push_back({c - first, group * call.op.count * call.position_size + inside, n});
+      c += n;
+    }
+    block.runs = runs.data(), block.run_count = int64_t(runs.size());
   }
 
   // False where there is nothing to compute, as the call will fail.
@@ -106,7 +120,7 @@ struct UnfoldWorker {
  private:
   void show_image(const Stretch& s) {
     if (!staged) {
-      block.x = call.input.template direct<A>(s.image, block.channel), block.x_step = call.input.w;
+      block.x = call.input.template direct<A>(s.image, channel), block.x_step = call.input.w;
       return;
     }
     const int64_t top = s.begin / g.out_width * g.stride_h - g.pad_h;
@@ -117,8 +131,7 @@ struct UnfoldWorker {
     // The row above a tap and the one below, as far as there are such.
     const A first = std::floor(std::max(A(top) + lowest, A(-1)));
     const A last = std::floor(std::min(A(bottom) + highest, A(g.height)));
-    block.x = staged->show(s.image, block.channel, block.channels, int64_t(first), int64_t(last) + 2),
-    block.x_step = staged->step;
+    block.x = staged->show(s.image, channel, channels, int64_t(first), int64_t(last) + 2), block.x_step = staged->step;
   }
 };
 

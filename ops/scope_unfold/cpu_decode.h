@@ -33,8 +33,8 @@ inline Ends<A> ends_of(A coordinate, int64_t size, bool clip) {
           {low ? -axis.slope : A(0), high ? axis.slope : A(0)}};
 }
 
-// Sets position p of one tap's corners; place(corner, row, column, whether it is there) says what `at` is.
-template <class A, class Place>
+// Sets position p of one tap's corners; place(row, column, whether it is there) says what `at` is.
+template <bool DERIVATIVES, class A, class Place>
 inline void set_corners(const Corners<A>& to, int64_t tap, int64_t p, const Ends<A>& y, const Ends<A>& x,
                         const Place& place) {
   const int64_t first = 4 * tap * kLanes + p;
@@ -42,12 +42,13 @@ inline void set_corners(const Corners<A>& to, int64_t tap, int64_t p, const Ends
     const int64_t i = first + j * kLanes;
     to.at[i] = place(y.at[j / 2], x.at[j % 2], y.is_there[j / 2] & x.is_there[j % 2]);
     to.coef[i] = y.coef[j / 2] * x.coef[j % 2];
-    to.along_y[i] = y.along[j / 2] * x.coef[j % 2], to.along_x[i] = y.coef[j / 2] * x.along[j % 2];
+    if constexpr (DERIVATIVES)
+      to.along_y[i] = y.along[j / 2] * x.coef[j % 2], to.along_x[i] = y.coef[j / 2] * x.along[j % 2];
   }
 }
 
 // Taps in the scope. Places are elements of a position's columns; of a corner outside, those of the first sample.
-template <class A, bool CLIP>
+template <class A, bool DERIVATIVES, bool CLIP>
 DK_NOINLINE void decode_in_scope(const UnfoldBlock<A>& b, const Corners<A>& to) {
   typedef typename Index<A>::type I;
   const Geometry& g = *b.g;
@@ -58,8 +59,9 @@ DK_NOINLINE void decode_in_scope(const UnfoldBlock<A>& b, const Corners<A>& to) 
     const A *dy = b.kernel_offset + 2 * tap * kLanes, *dx = dy + kLanes;
     DK_INDEPENDENT
     for (int64_t p = 0; p < kLanes; ++p)
-      set_corners(to, tap, p, ends_of<A>(rest_y + dy[p], g.scope_h, CLIP), ends_of<A>(rest_x + dx[p], g.scope_w, CLIP),
-                  [&](I row, I column, bool there) { return there ? (row * width + column) * depth : I(0); });
+      set_corners<DERIVATIVES>(
+          to, tap, p, ends_of<A>(rest_y + dy[p], g.scope_h, CLIP), ends_of<A>(rest_x + dx[p], g.scope_w, CLIP),
+          [&](I row, I column, bool there) { return there ? (row * width + column) * depth : I(0); });
   }
 }
 
@@ -80,7 +82,7 @@ struct Rests {
 };
 
 // Taps in the image. Places are pixels; -1: outside. Where taps do not move only the first corner is set.
-template <class A, bool DATA>
+template <class A, bool DERIVATIVES, bool DATA>
 DK_NOINLINE void decode_in_image(const UnfoldBlock<A>& b, const Corners<A>& to) {
   typedef typename Index<A>::type I;
   const Geometry& g = *b.g;
@@ -93,8 +95,9 @@ DK_NOINLINE void decode_in_image(const UnfoldBlock<A>& b, const Corners<A>& to) 
     for (int64_t p = 0; p < kLanes; ++p) {
       const I y = rests.y[p] + i, x = rests.x[p] + j;
       if constexpr (DATA)
-        set_corners(to, tap, p, ends_of<A>(A(y) + dy[p], g.height, false), ends_of<A>(A(x) + dx[p], g.width, false),
-                    [&](I row, I column, bool there) { return there ? row * width + column : I(-1); });
+        set_corners<DERIVATIVES>(to, tap, p, ends_of<A>(A(y) + dy[p], g.height, false),
+                                 ends_of<A>(A(x) + dx[p], g.width, false),
+                                 [&](I row, I column, bool there) { return there ? row * width + column : I(-1); });
       else
         to.at[4 * tap * kLanes + p] = (y >= 0) & (y < height) & (x >= 0) & (x < width) ? y * width + x : I(-1);
     }
@@ -107,51 +110,60 @@ struct Taps {
   Corners<A> scope, image;
 
   explicit Taps(const UnfoldBlock<A>& b)
-      : scope(b.scratch, b.g->taps()), image(b.scratch + 16 * b.g->taps() * kLanes, b.g->taps()) {
-    if (b.g->clip)
-      decode_in_scope<A, true>(b, scope);
-    else
-      decode_in_scope<A, false>(b, scope);
-    decode_in_image<A, DATA>(b, image);
-  }
-};
+      : scope(b.scratch, b.g->taps()), image(b.scratch + 16 * b.g->taps() * kLanes, b.g->taps()) {}
 
-// Calls f(first channel of the block, columns of position p there, how many) for runs of channels of one group each.
-template <class A, class F>
-inline void for_runs(const UnfoldBlock<A>& b, int64_t p, const F& f) {
-  A* at = b.columns + p * b.g->scope_h * b.g->scope_w * b.depth;
-  for (int64_t c = 0; c < b.channels;) {
-    const int64_t group = (b.channel + c) / b.depth, inside = b.channel + c - group * b.depth;
-    const int64_t rest = b.channels - c < b.depth - inside ? b.channels - c : b.depth - inside;
-    const int64_t n = rest < kRun ? rest : kRun;
-    f(c, at + group * b.group_step + inside, n);
-    c += n;
+  template <bool DERIVATIVES>
+  void decode(const UnfoldBlock<A>& b) const {
+    if (b.g->clip)
+      decode_in_scope<A, DERIVATIVES, true>(b, scope);
+    else
+      decode_in_scope<A, DERIVATIVES, false>(b, scope);
+    decode_in_image<A, DERIVATIVES, DATA>(b, image);
   }
-}
+
+  // Whether tap `at` (of [tap][corner][position], the first corner) reads nothing.
+  bool is_outside(int64_t at) const { return !DATA && image.at[at] < 0; }
+};
 
 // One tap at one position, in one run of channels: its corners in the columns and in the image.
 template <class A, bool DATA>
 struct Tap {
-  A *columns[4], coef[4];
+  A* columns[4];
   const A* x[DATA ? 4 : 1];
-  A image_coef[DATA ? 4 : 1];
+  const A *coef, *image_coef;  // of corners, kLanes apart
 
-  Tap(const UnfoldBlock<A>& b, const Taps<A, DATA>& taps, int64_t at, int64_t c, A* run) {
-    for (int j = 0; j < 4; ++j, at += kLanes) {
-      columns[j] = run + taps.scope.at[at], coef[j] = taps.scope.coef[at];
-      if (!DATA && j) continue;
-      const int64_t pixel = taps.image.at[at];
-      x[j] = pixel < 0 ? b.zeros : b.x + pixel * b.x_step + c;
-      if constexpr (DATA) image_coef[j] = taps.image.coef[at];
+  Tap(const UnfoldBlock<A>& b, const Taps<A, DATA>& taps, int64_t at, int64_t c, A* run)
+      : coef(taps.scope.coef + at), image_coef(taps.image.coef + at) {
+    for (int j = 0; j < 4; ++j) columns[j] = run + taps.scope.at[at + j * kLanes];
+    for (int j = 0; j < (DATA ? 4 : 1); ++j) {
+      const int64_t pixel = taps.image.at[at + j * kLanes];
+      x[j] = DATA && pixel < 0 ? b.zeros : b.x + pixel * b.x_step + c;  // else it is not asked for where it is outside
     }
   }
-
-  template <class V>
-  V read(int64_t c) const {
-    if constexpr (DATA)
-      return image_coef[0] * load<V>(x[0] + c) + image_coef[1] * load<V>(x[1] + c) + image_coef[2] * load<V>(x[2] + c) +
-          image_coef[3] * load<V>(x[3] + c);
-    else
-      return load<V>(x[0] + c);
-  }
 };
+
+template <class V, class A>
+inline Four<V> load_from(const A* const* at, int64_t c) {
+  return {load<V>(at[0] + c), load<V>(at[1] + c), load<V>(at[2] + c), load<V>(at[3] + c)};
+}
+
+// Coefficients of corners, each in all lanes: before a loop, whose stores the compiler would take to change them.
+template <class V, class A>
+inline Four<V> spread_coefficients(const A* from) {
+  const V zero = {};  // subtracted, which is nothing: v - 0 is v
+  return {from[0] - zero, from[kLanes] - zero, from[2 * kLanes] - zero, from[3 * kLanes] - zero};
+}
+
+template <class V>
+inline V blended(const Four<V>& v, const Four<V>& coef) {
+  return coef.a * v.a + coef.b * v.b + coef.c * v.c + coef.d * v.d;
+}
+
+// What a tap reads of the image.
+template <class V, bool DATA, class A>
+inline V read_pixels(const Tap<A, DATA>& tap, const Four<V>& image_coef, int64_t c) {
+  if constexpr (DATA)
+    return blended(load_from<V, A>(tap.x, c), image_coef);
+  else
+    return load<V>(tap.x[0] + c);
+}

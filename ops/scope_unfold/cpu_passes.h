@@ -19,7 +19,7 @@ void unfold(const UnfoldOperator& op, const Tensor& columns) {
   const std::vector<Stretch> blocks = stretches(op, kLanes);
   torch::stable::parallel_for(0, int64_t(blocks.size()), 1, [&](int64_t begin, int64_t end) {
     UnfoldWorker<A> worker(call, call.g.channels);
-    worker.block.channels = call.g.channels;
+    worker.set_channels(0, call.g.channels);
     for (int64_t i = begin; i < end; ++i) {
       if (!worker.start(blocks[i], static_cast<A*>(columns.data_ptr()))) return;
       kernel(worker.block);
@@ -28,39 +28,45 @@ void unfold(const UnfoldOperator& op, const Tensor& columns) {
   call.fail_if_nan();
 }
 
-// Gradients of an offset: one a piece of the channels, (pieces, positions of the piece, 2 taps), then their sum.
+// The gradient of an offset. Where channels are cut there is one a piece of them, and at last their sum.
 template <class A>
-struct OffsetSums {
-  UnfoldCall<A>& call;
-  A* const result;
-  const int64_t width, size;
-  Buffer<A> sums;
+class OffsetGradient {
+ public:
+  OffsetGradient(const UnfoldCall<A>& c, const OptionalTensor& to, int64_t number)
+      : call(c), result(data_of<A>(to)), pieces(number), width(2 * c.g.taps()),
+        partial(result && pieces > 1 ? pieces * c.op.count * width : 0) {}
 
-  OffsetSums(UnfoldCall<A>& c, const OptionalTensor& to, int64_t pieces)
-      : call(c), result(data_of<A>(to)), width(2 * c.g.taps()), size(c.op.count * width),
-        sums(result ? pieces * size : 0) {}
+  bool is_wanted() const { return result; }
 
+  // Of one piece, at positions of one image: (2 taps, kLanes).
   void put(int64_t piece, const Stretch& s, const A* from) const {
-    A* to = sums.get() + piece * size + (s.image * call.area() + s.begin - call.op.first) * width;
-    for (int64_t p = 0; p < s.end - s.begin; ++p)
-      for (int64_t i = 0; i < width; ++i) to[p * width + i] = from[i * kLanes + p];
+    const int64_t n = s.end - s.begin;
+    A* to = pieces > 1 ? partial.get() + piece * call.op.count * width + start_of(s) : result_of(s);
+    const int64_t step = pieces > 1 ? n : call.area();
+    for (int64_t i = 0; i < width; ++i) std::copy_n(from + i * kLanes, n, to + i * step);
   }
 
-  void finish(int64_t pieces) const {
-    if (!result) return;
-    for (const Stretch& s : stretches(call.op, call.area())) {
-      const A* from = sums.get() + (s.image * call.area() + s.begin - call.op.first) * width;
-      A* to = result + s.image * width * call.area() + s.begin;
-      torch::stable::parallel_for(0, width, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-          for (int64_t p = 0; p < s.end - s.begin; ++p) {
-            A sum = 0;
-            for (int64_t piece = 0; piece < pieces; ++piece) sum += from[piece * size + p * width + i];
-            to[i * call.area() + p] = sum;
-          }
-      });
-    }
+  // Adds the pieces up, in their order, at the positions of one call of put.
+  void finish(const Stretch& s) const {
+    const int64_t n = s.end - s.begin;
+    A* to = result_of(s);
+    for (int64_t i = 0; i < width; ++i)
+      for (int64_t p = 0; p < n; ++p) {
+        A sum = 0;
+        for (int64_t piece = 0; piece < pieces; ++piece)
+          sum += partial.get()[piece * call.op.count * width + start_of(s) + i * n + p];
+        to[i * call.area() + p] = sum;
+      }
   }
+
+ private:
+  int64_t start_of(const Stretch& s) const { return (s.image * call.area() + s.begin - call.op.first) * width; }
+  A* result_of(const Stretch& s) const { return result + s.image * width * call.area() + s.begin; }
+
+  const UnfoldCall<A>& call;
+  A* const result;
+  const int64_t pieces, width;
+  Buffer<A> partial;
 };
 
 template <class A>
@@ -75,30 +81,50 @@ class UnfoldBackward {
       torch::stable::parallel_for(0, int64_t(bands.size()) * cut.pieces, 1, [&](int64_t begin, int64_t end) {
         UnfoldWorker<A> worker(call, cut.channels);
         Buffer<A> data(call.offsets_size), kernel(call.offsets_size);
-        worker.block.grad_data_offset = of_data.result ? data.get() : nullptr;
-        worker.block.grad_kernel_offset = of_kernel.result ? kernel.get() : nullptr;
+        worker.block.grad_data_offset = of_data.is_wanted() ? data.get() : nullptr;
+        worker.block.grad_kernel_offset = of_kernel.is_wanted() ? kernel.get() : nullptr;
         for (int64_t i = begin; i < end; ++i)
           if (!run_band(worker, bands[i / cut.pieces], i % cut.pieces)) return;
       });
     call.fail_if_nan();
-    of_data.finish(cut.pieces), of_kernel.finish(cut.pieces);
+    if (cut.pieces > 1) finish();
   }
 
  private:
   bool run_band(UnfoldWorker<A>& worker, const Stretch& band, int64_t piece) const {
     UnfoldBlock<A>& block = worker.block;
     const Geometry& g = call.g;
-    block.channel = piece * cut.channels, block.channels = std::min(cut.channels, g.channels - block.channel);
-    block.grad_x = of_input ? of_input + band.image * g.height * g.width * g.channels + block.channel : nullptr;
+    const int64_t channel = piece * cut.channels;
+    worker.set_channels(channel, std::min(cut.channels, g.channels - channel));
+    block.grad_x = of_input ? of_input + band.image * g.height * g.width * g.channels + channel : nullptr;
     block.grad_step = g.channels;
     const auto kernel = unfold_kernels<A>().backward[call.op.data_offset.has_value()];
-    for (int64_t at = band.begin; at < band.end; at += kLanes) {
-      const Stretch s{band.image, at, std::min(at + kLanes, band.end)};
+    return for_blocks(band, [&](const Stretch& s) {
       if (!worker.start(s, columns)) return false;
       kernel(block);
-      if (of_data.result) of_data.put(piece, s, block.grad_data_offset);
-      if (of_kernel.result) of_kernel.put(piece, s, block.grad_kernel_offset);
-    }
+      if (of_data.is_wanted()) of_data.put(piece, s, block.grad_data_offset);
+      if (of_kernel.is_wanted()) of_kernel.put(piece, s, block.grad_kernel_offset);
+      return true;
+    });
+  }
+
+  void finish() const {
+    for (const std::vector<Stretch>& bands : cut.bands)
+      torch::stable::parallel_for(0, int64_t(bands.size()), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          for_blocks(bands[i], [&](const Stretch& s) {
+            if (of_data.is_wanted()) of_data.finish(s);
+            if (of_kernel.is_wanted()) of_kernel.finish(s);
+            return true;
+          });
+      });
+  }
+
+  // Calls f(a few positions of the band) until one is false; whether all were true.
+  template <class F>
+  static bool for_blocks(const Stretch& band, const F& f) {
+    for (int64_t at = band.begin; at < band.end; at += kLanes)
+      if (!f(Stretch{band.image, at, std::min(at + kLanes, band.end)})) return false;
     return true;
   }
 
@@ -106,7 +132,7 @@ class UnfoldBackward {
   const Cut cut;
   A* const columns;  // read only
   A* const of_input;
-  const OffsetSums<A> of_data, of_kernel;
+  const OffsetGradient<A> of_data, of_kernel;
 };
 
 }  // namespace

@@ -12,17 +12,22 @@ namespace dk {
 constexpr int64_t kLanes = 16;  // positions whose taps are decoded together: one AVX-512 vector
 constexpr int64_t kRun = 128;   // channels of a group that are worked on at a time: their columns stay in the cache
 
+// Adjacent channels of one group: the first, counted from the block's, where its columns are, and how many.
+struct Run {
+  int64_t channel, at, count;
+};
+
 // Offsets and their gradients are (2 taps, kLanes), zero-filled; pixels are of adjacent channels.
 template <class A>
 struct UnfoldBlock {
   const Geometry* g;
-  int64_t position, positions;       // the first, counted row after row, and how many, at most kLanes
-  int64_t channel, channels, depth;  // the first, and how many; of a group
-  const A* x;                        // pixel (0, 0), from `channel` on
+  int64_t position, positions;  // the first, counted row after row, and how many, at most kLanes
+  const Run* runs;              // of the block's channels
+  int64_t run_count, depth;     // depth: channels of a group
+  const A* x;                   // pixel (0, 0), of the block's first channel
   int64_t x_step;
   const A *data_offset, *kernel_offset;  // data_offset: null where taps rest on the grid
-  A* columns;                            // of the first position and the first group; written forward, read backward
-  int64_t group_step;                    // from one group's columns to the next's
+  A* columns;                            // of the first position; written forward, read backward
 
   // Backward; null where not wanted.
   A* grad_x;  // as x, added to
