@@ -3,21 +3,21 @@
 import torch
 from torch import Tensor, nn
 
-from dk_bench.functional import deform_kernel_conv
+from dk_bench.functional import dense_deform_kernel
 from dk_bench.functional.dense import deform_conv2d
 from dk_bench.nn.base import RigidStart2d, add_bias
-from dk_bench.nn.convolution import Convolution, is_depthwise, takes_convolution
+from dk_bench.nn.convolution import Convolution, takes_convolution
 from dk_bench.nn.offsets import LocalMask, LocalOffset
 
-for _step in ("_dense", "add_bias", "deform_kernel_conv"):
+for _step in ("_dense", "add_bias", "dense_deform_kernel"):
     torch.fx.wrap(_step)
 
 
 class DeformConv2d(RigidStart2d):
     """Deformable convolution, version 1, or modulated, which is version 2 (Zhu et al., CVPR 2019).
 
-    Depthwise (groups == in_channels == out_channels), with one group of offsets and no modulation, it runs on this
-    package's operator, otherwise on torchvision's, which computes 16-bit inputs in float32.
+    With one group of offsets and no modulation it runs on this package's operators, otherwise on torchvision's, which
+    computes 16-bit inputs in float32.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in ``torch.nn.Conv2d``.
@@ -54,8 +54,9 @@ class DeformConv2d(RigidStart2d):
 
     def convolve(self, input: Tensor) -> Tensor:
         offset = self.data_offset(input)
-        if is_depthwise(self) and self.deform_groups == 1 and not self.modulated:
-            return add_bias(deform_kernel_conv(input, offset, None, self.weight, **self.geometry), self.bias)
+        if self.deform_groups == 1 and not self.modulated:
+            output = dense_deform_kernel(input, None, self.weight, data_offset=offset, **self.geometry)
+            return add_bias(output, self.bias)
         mask = self.data_mask(input) if self.modulated else None
         return _dense(input, offset, mask, self.weight, self.bias, self.stride, self.padding, self.dilation)
 
