@@ -17,7 +17,7 @@ PIP := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
 # packages hold templates that do not compile; that is no fault.
 BYTECODE := $(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
 OPS := $(wildcard ops/*/*)
-PAPERS := $(sort $(wildcard sweeps/imagenet_*.yaml sweeps/coco_*.yaml))
+PAPERS := $(sort $(wildcard $(foreach data,imagenet coco,sweeps/$(data)_*.yaml sweeps/dense_$(data)_*.yaml)))
 
 demo: .venv/installed
 	$(BIN)/dk-bench sweep sweeps/demo.yaml

@@ -57,7 +57,7 @@ def refused(capsys, *argv: object) -> str:
     return line
 
 
-GRIDS = [path for path in SWEEPS if path.name.startswith(("imagenet_", "coco_"))]
+GRIDS = [path for path in SWEEPS if path.name.removeprefix("dense_").startswith(("imagenet_", "coco_"))]
 
 
 @pytest.mark.parametrize("paths", [GRIDS, [path for path in SWEEPS if path not in GRIDS]], ids=["grids", "others"])
