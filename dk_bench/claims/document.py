@@ -20,11 +20,14 @@ NOTES = (
     "A row is a claim of the paper, in our words, and its contrast: figures of some arms minus those of others, of one "
     "seed. Paper: the same contrast of the paper's own figures, of its models on ImageNet or COCO, so of "
     "other data and sizes than ours; none where it prints none. Grid: where the taps of scope 4 start, centred as in "
-    "the released code, or spread over the scope.",
+    "the released code, or spread over the scope. Rows of experiments beyond the paper, at the end, are questions of "
+    "ours, for which it has no figures: margins there are declared.",
     "Arms: s3, s4, s5, s9 are local DK at scope 3, 4, 5, 9, s4_spread with its taps spread, s4_unclipped without "
     "clipping, s4_slow with a multiplier of 0.01 on the learning rate of its offsets; dk_pw and gdk_pw have global DK "
     "on 1x1 convolutions too, beside local and global DK; scc and scc_dk are CondConv and CondConv with local DK, dcn "
-    "and dcn_dk deformable convolution and that with local DK; full is ResNet-50.",
+    "and dcn_dk deformable convolution and that with local DK; full is ResNet-50. Beyond the paper dense_s3, dense_s4 "
+    "and dense_s4_spread have local DK on ordinary 3x3 convolutions, dense_dcn deformable convolution, dense_dcn_dk "
+    "both; dk_lpw has local DK on depthwise and on 1x1 convolutions.",
     "Ours: mean over n seeds ± half of its 95 % interval (Student's t, not corrected), in points unless a unit is "
     "named. n counts complete blocks: seeds that every arm that was begun has finished, on the same kind of "
     "hardware. With fewer seeds than planned a verdict is an interim one: looking again and again as seeds come in "
@@ -48,21 +51,23 @@ def claims_document(
     plan: tuple[str, Mapping[str, str]] | None = None,
     folders: Mapping[str, str] | None = None,
 ) -> Document:
-    """Returns tables and notes. ``plan``: its file, and its commit by experiment. ``folders``: by experiment, the
-    folder of its records as seen from the document."""
-    families, untested = list(families), list(untested)
+    """Returns tables and notes; what is beyond the paper comes last. ``plan``: its file, and its commit by experiment.
+    ``folders``: by experiment, the folder of its records as seen from the document."""
+    families, untested = sorted(families, key=attrgetter("is_beyond")), list(untested)
     tables = [make_table(_heading(f), COLUMNS, f.findings, _note(f, folders or {})) for f in families]
     if untested:
         base = Column("base", attrgetter("backbone"))
-        tables.append(make_table("Not tested: no experiment has these arms", (base, *COLUMNS), untested))
+        table = make_table("Not tested: no experiment has these arms", (base, *COLUMNS), untested)
+        tables.insert(len([f for f in families if not f.is_beyond]), table)
     notes = [*(_plan_notes(families, *plan) if plan else []), *NOTES]
     return Document("claims", "The paper's claims, decided.", notes, tables)
 
 
 def claims_summary(families: Iterable[Family], link: str) -> str:
-    """Returns the picture, and what was run in few columns, with the seeds that count of those planned, as Markdown.
+    """Returns the picture, and what was run in few columns, with the seeds that count of those planned, as Markdown;
+    what is beyond the paper comes last.
     ``link``: the table as seen from the text, without its ending."""
-    families = list(families)
+    families = sorted(families, key=attrgetter("is_beyond"))
     planned = {f.place.title: f" of {f.place.seeds}" for f in families if isinstance(f.place, Experiment)}
     by_place: dict[tuple[str, str], list[Finding]] = {}
     for family in families:

@@ -51,6 +51,11 @@ class Family:
     name: str
     findings: list[Finding]
 
+    @property
+    def is_beyond(self) -> bool:
+        """Tells whether the paper has neither these claims nor figures of them."""
+        return isinstance(self.place, Experiment) and self.place.beyond
+
 
 def families(claims: Claims, records: Iterable[RunRecord], folder: Path) -> list[Family]:
     """Returns every family, even one that nothing was run of, as the file has them; ``folder`` has files of studies.
@@ -157,6 +162,6 @@ def _findings(claims: Claims, backbone: str, family: list[Contrast]) -> list[Fin
     found = []
     for (claim, grid, _), judged, verdict in zip(family, judgements, decide(judgements), strict=True):
         specs = [claims.arms[on_grid(term.arm, grid)].spec for term in claim.contrast]
-        taps = dict.fromkeys(spec.grid for spec in specs if spec.depthwise and spec.scope == 4)
+        taps = dict.fromkeys(spec.grid for spec in specs if (spec.depthwise or spec.dense) and spec.scope == 4)
         found.append(Finding(claim, backbone, judged.effect, grid, ", ".join(taps), judged, verdict))
     return found
