@@ -45,7 +45,7 @@ for schema in SCHEMAS:
 torch.manual_seed(0)
 data, rois = torch.randn(2, 8, 9, 7), torch.tensor([[0, 0, 0, 6, 6], [1, 1, 2, 5, 8.0]])
 kernel, offset = torch.randn(8, 1, 4, 4), torch.randn(2, 18, 9, 7)
-per_image, few = torch.randn(2, 8, 3, 3), torch.randn(18, 16, 1, 1, requires_grad=True)
+dense, per_image, few = torch.randn(6, 4, 4, 4), torch.randn(2, 8, 3, 3), torch.randn(18, 16, 1, 1, requires_grad=True)
 many = torch.randn(2, 16, 9, 7).to(memory_format=torch.channels_last)
 op = torch.ops.dk_bench
 CALLS = {
@@ -73,6 +73,16 @@ CALLS = {
         lambda *t: op.depthwise_conv_per_image(*t, [1, 1], [1, 1], [1, 1]),
         lambda *t: reference.depthwise_conv_per_image(*t, stride=(1, 1), padding=(1, 1), dilation=(1, 1)),
         (data, per_image),
+    ),
+    "dense_deform_kernel": (
+        lambda *t: functional.dense_deform_kernel(*t, kernel_size=3, padding=1),
+        lambda *t: reference.dense_deform_kernel(*t, kernel_size=(3, 3), padding=(1, 1)),
+        (data, offset, dense),
+    ),
+    "scope_unfold": (
+        lambda *t: functional.scope_unfold(*t, kernel_size=3, scope=4, padding=1),
+        lambda *t: reference.scope_unfold(*t, kernel_size=(3, 3), scope=(4, 4), padding=(1, 1)),
+        (data, offset),
     ),
 }
 for name, (compiled, specified, operands) in CALLS.items():

@@ -46,7 +46,7 @@ struct Cut {
     const int64_t tasks = std::max<int64_t>(1, std::min(bands[0].size(), bands[1].size()));
     const int64_t most = std::max<int64_t>(1, std::min(kTasks / tasks, g.channels / kLeastChannels));
     channels = std::max<int64_t>(1, round_up(round_up(g.channels, most) / most, 16));
-    pieces = round_up(g.channels, channels) / channels;
+    pieces = std::max<int64_t>(1, round_up(g.channels, channels) / channels);
   }
 };
 

@@ -96,7 +96,8 @@ inline void gather_position(const UnfoldBlock<A>& b, const Taps<A, DATA>& taps, 
   typedef typename VectorOf<A>::type V;
   constexpr int64_t width = Dots<A>::width, corners = DATA ? 4 : 1;
   const int64_t count = b.g->taps(), size = b.g->scope_h * b.g->scope_w * b.depth;
-  const bool is_whole = b.run_count == 1 && b.runs->count % width == 0, has_short = b.runs->count < width;
+  const bool is_whole = b.run_count == 1 && b.runs->count % width == 0;
+  const bool has_short = b.run_count == 0 || b.runs->count < width;  // the first sets no whole vectors
   if (has_short) __builtin_memset(lanes, 0, 8 * count * width * sizeof(A));
   for (const Run* run = b.runs; run < b.runs + b.run_count; ++run)
     for (int64_t tap = 0; tap < count; ++tap) {

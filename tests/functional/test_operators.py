@@ -152,9 +152,10 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
 def test_every_instruction_set(variant):
     """A processor without the asked one takes the best it has, and the test is then of that."""
     code = (
-        "import torch, operator_cases as o, per_image_cases as p\n"
+        "import torch, operator_cases as o, per_image_cases as p, unfold_cases as u\n"
         "for seed in range(0, 64): o.check_against_reference(o.random_case(seed))\n"
         "for seed in range(24): p.check_random_case(seed)\n"
+        "for seed in range(96): u.check_random_piece(seed)\n"
         "print(torch.ops.dk_bench.cpu_variant())"
     )
     done = run_python(code, DK_BENCH_CPU=variant)
