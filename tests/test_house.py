@@ -24,7 +24,7 @@ SUFFIXES = {".py", ".cpp", ".h", ".cu", ".cuh"}
 LONGEST_FILE, MEDIAN_FILE, LONGEST_FUNCTION, MOST_FUNCTIONS = 400, 110, 50, 22  # lines; the last: of nine in ten
 
 PRODUCTS = {"sample_kernel", "dense_deform_kernel"}  # by PyTorch's own operators, without a folder in ops/
-OPERATORS = "|".join({*PRODUCTS, "scope_unfold", *(path.name for path in (ROOT / "ops").iterdir() if path.is_dir())})
+OPERATORS = "|".join({*PRODUCTS, *(path.name for path in (ROOT / "ops").iterdir() if path.is_dir())})
 TASKS = "|".join(kind.place.split(".")[1] for kind in KINDS.values())
 # Modules that have one name on purpose: all tasks are laid out alike, and so are the studies; an operator has its own
 # name in every room; a command has the name that users type, and its module in cli that of the command.
