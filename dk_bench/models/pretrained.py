@@ -2,10 +2,10 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from timm.models import PretrainedCfg, get_pretrained_cfg, load_pretrained
+from timm.models import PretrainedCfg, adapt_input_conv, get_pretrained_cfg, load_pretrained
 from torch import Tensor, nn
 
 from dk_bench.models.blocks import layers_named
@@ -85,13 +85,27 @@ def checked_weights(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, 
         )
     if classes_of(state, cfg) == model.num_classes:
         cfg["num_classes"] = model.num_classes
-    return dict(state)
+    return dict(state) | _adapted_generators(state, model)
+
+
+def _adapted_generators(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Returns the weights of the first convolution's offset generators, if it is deformed, for the model's number of
+    input channels, as timm adapts the convolution's own, which it knows."""
+    own, cfg = model.state_dict(), model.pretrained_cfg
+    convs = {f"{name}.weight" for name in layers_named(cfg, "first_conv")}
+    adapted = {}
+    for name in _weights_on_input(own, cfg) - convs:
+        held, shape = state[name], own[name].shape
+        flat = held.reshape(*held.shape, *(1,) * (4 - held.dim()))  # linear layers as 1x1 convolutions
+        adapted[name] = adapt_input_conv(shape[1], flat, base_chans=held.shape[1]).reshape(shape)
+    return adapted
 
 
 def is_of(state: Mapping[str, Tensor], model: nn.Module) -> bool:
     """Tells whether weights are a timm model's in names and shapes, for any number of classes and input channels."""
     cfg = model.pretrained_cfg
-    own, free = model.state_dict(), {f"{name}.weight" for name in layers_named(cfg, "first_conv")}
+    own = model.state_dict()
+    free = _weights_on_input(own, cfg)
     names = _names(own, cfg)
     return _names(state, cfg) == names and all(state[name].shape == own[name].shape for name in names - free)
 
@@ -100,6 +114,12 @@ def _names(state: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> set[str]:
     """Returns names of weights, but the classifier's and the counters of normalisation, which old files lack."""
     heads = tuple(f"{name}." for name in layers_named(cfg, "classifier"))
     return {name for name in state if not name.startswith(heads) and not name.endswith("num_batches_tracked")}
+
+
+def _weights_on_input(names: Iterable[str], cfg: Mapping[str, Any]) -> set[str]:
+    """Returns the weights that have an axis of input channels: the first convolution's, and its generators'."""
+    first = tuple(f"{name}." for name in layers_named(cfg, "first_conv"))
+    return {name for name in names if name.startswith(first) and name.endswith(".weight")}
 
 
 def classes_of(state: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> int | None:

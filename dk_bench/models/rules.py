@@ -56,9 +56,10 @@ class Convolutions(NamedTuple):
         return {True: "depthwise ", False: "dense ", None: ""}[self.depthwise]
 
     def __str__(self) -> str:
-        size = f"{self.size}x{self.size} " if self.size else "" if self.pointwise else "larger than 1x1 "
+        size = f"{self.size}x{self.size} " if self.size else ""
+        larger = " larger than 1x1" if self.size is None and not self.pointwise else ""
         stride = f" of output stride {self.stride} or more" if self.stride else ""
-        return f"{self.kind}{size}convolution{stride}"
+        return f"{self.kind}{size}convolution{larger}{stride}"
 
 
 def is_depthwise_kernel(conv: nn.Module) -> bool:

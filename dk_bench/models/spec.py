@@ -47,7 +47,8 @@ class KernelSpec:
         dilate_last: give the last stage the stride 1, and its convolutions the dilation 2 (res5 of the first paper).
             This alone changes what the rigid model computes. Output strides above are those before it.
         everywhere: take convolutions outside of the residual blocks too: the stem's, those of shortcuts, and those that
-            halve the map between two stages. The classifier's stay, and those of squeeze-and-excitation and attention.
+            halve the map between two stages; not the classifier's, nor those of squeeze-and-excitation and attention.
+            Does not go with experts.
 
     Raises:
         ValueError: a field has the wrong type or value, or two fields contradict each other.
@@ -84,6 +85,8 @@ class KernelSpec:
             raise ValueError("experts: expected 0 (none) or at least 2, got 1")
         if self.experts and self.pointwise:
             raise ValueError("experts and pointwise: both change the 1x1 convolutions; set one")
+        if self.experts and self.everywhere:
+            raise ValueError("experts and everywhere: conditional convolutions are for the blocks alone; set one")
         if self.dcn and self.depthwise == "global":
             raise ValueError('dcn: combines with depthwise None or "local", got depthwise = "global"')
         if self.dense and self.dense_dcn:

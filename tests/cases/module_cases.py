@@ -15,6 +15,19 @@ def on_meta(name: str, **kwargs) -> nn.Module:
         return timm.create_model(name, **kwargs)
 
 
+def trained(name: str, **kwargs) -> nn.Module:
+    """A timm model whose every branch matters: normalisation and layer scale as after training, not as at the start."""
+    model = timm.create_model(name, **kwargs).eval()
+    for module in model.modules():
+        for key, low, high in (("running_var", 0.5, 1.5), ("running_mean", -0.1, 0.1)):
+            if getattr(module, key, None) is not None:
+                getattr(module, key).uniform_(low, high)
+    for key, parameter in model.named_parameters():
+        if parameter.dim() == 1 and not key.endswith("bias"):
+            nn.init.uniform_(parameter, 0.5, 1.0)
+    return model
+
+
 def randomise(module: nn.Module, scale: float = 0.3, kinds: tuple = (OffsetGenerator, nn.Linear)) -> nn.Module:
     """Gives the zero-initialised parts random values, so that the module is no longer rigid."""
     for part in module.modules():

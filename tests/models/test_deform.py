@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 import timm
 import torch
-from module_cases import on_meta
+from module_cases import on_meta, trained
 from torch import nn
 
 from dk_bench import KernelSpec, deform
@@ -46,19 +46,6 @@ ANY_MODEL = [(model.base, model.spec) for model in TEST_MODELS.values()] + [
 pytestmark = pytest.mark.usefixtures("seeded")
 
 
-def trained(name: str) -> nn.Module:
-    """A model whose every branch matters: normalisation and layer scale as after training, not as at the start."""
-    model = timm.create_model(name, num_classes=10).eval()
-    for module in model.modules():
-        for key, low, high in (("running_var", 0.5, 1.5), ("running_mean", -0.1, 0.1)):
-            if getattr(module, key, None) is not None:
-                getattr(module, key).uniform_(low, high)
-    for key, parameter in model.named_parameters():
-        if parameter.dim() == 1 and not key.endswith("bias"):
-            nn.init.uniform_(parameter, 0.5, 1.0)
-    return model
-
-
 def kinds(model: nn.Module) -> dict[str, type]:
     ours = (CondConv2d, DeformConv2d, DeformKernel2d, DeformKernelConv2d, GlobalDeformKernel2d)
     return {name: type(module) for name, module in model.named_modules() if isinstance(module, ours)}
@@ -67,7 +54,7 @@ def kinds(model: nn.Module) -> dict[str, type]:
 @pytest.mark.parametrize("name, spec", ANY_MODEL, ids=lambda v: v if isinstance(v, str) else str(v.changed()))
 @torch.no_grad()
 def test_function_stays_until_offsets_move(name, spec):
-    rigid = trained(name)
+    rigid = trained(name, num_classes=10)
     x = torch.randn(2, 3, 64, 64)
     expected = rigid(x)
     model = deform(copy.deepcopy(rigid), spec)
@@ -87,7 +74,7 @@ def test_function_stays_until_offsets_move(name, spec):
 @pytest.mark.parametrize("name", TEST_MODELS)
 @torch.no_grad()
 def test_function_of_a_float64_model_stays_in_float64(name):
-    rigid = trained(TEST_MODELS[name].base).double()
+    rigid = trained(TEST_MODELS[name].base, num_classes=10).double()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     expected = rigid(x)
     out = deform(copy.deepcopy(rigid), TEST_MODELS[name].spec)(x)

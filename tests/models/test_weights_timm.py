@@ -22,6 +22,7 @@ from dk_bench.classification.timm_models import build_model
 from dk_bench.config import ModelConfig
 from dk_bench.errors import UserError
 from dk_bench.models import TEST_MODELS
+from dk_bench.nn import RigidStart2d
 from dk_bench.training import load_model, read_checkpoint, run_folder, train
 
 NAMES = [*TEST_MODELS, "mobilenetv2_100_dcn_dk"]
@@ -122,6 +123,8 @@ def test_weights_of_another_model_are_refused(name, other, more, tmp_path):
         ("test_convnext", KernelSpec(depthwise="local", kernel_size=7, scope=8), "dk_deformed"),
         ("test_resnet", KernelSpec(dense_dcn="v2", dense_dcn_min_stride=8), "dk_deformed"),
         ("test_resnetdw", KernelSpec(dcn=True, dilate_last=True), "dk_deformed"),
+        ("test_resnet", KernelSpec(dense="local", pointwise="local", grid="spread"), "dk_deformed"),
+        ("test_convnext", KernelSpec("local", "local", kernel_size=None, everywhere=True), "dk_deformed"),
     ],
 )
 def test_deformed_model_says_what_it_is_and_is_made_again(base, spec, name, tmp_path):
@@ -167,6 +170,35 @@ def test_rigid_weights_go_into_dk_deformed_and_its_arguments_are_checked(tmp_pat
         timm.create_model("dk_deformed", pretrained=True, base="test_convnext", spec=spec)
     with pytest.raises(UserError, match="'model.name' is 'dk_deformed', expected the rigid base; 'model.spec' deforms"):
         build_model(ModelConfig("dk_deformed"), 5)
+
+
+@pytest.mark.parametrize("dense", ["local", "global"])
+def test_a_deformed_stem_takes_weights_of_another_number_of_channels(dense, tmp_path):
+    """Its offset generators are adapted as timm adapts a convolution: a grey image is one of three equal channels."""
+    spec = KernelSpec(dense=dense, everywhere=True)
+    rigid = moved(timm.create_model("test_resnet", num_classes=5))
+    torch.save(rigid.state_dict(), tmp_path / "rigid.pth")
+    model = moved(deform(copy.deepcopy(rigid), spec))
+    assert model.pretrained_cfg["first_conv"] == "conv1.0" and isinstance(model.conv1[0], RigidStart2d)
+    save_for_hf(model, tmp_path)
+    grey, close = IMAGES[:, :1], {"rtol": 1e-4, "atol": 1e-4}
+    for held, made in (
+        (model, timm.create_model(f"local-dir:{tmp_path}", pretrained=True, in_chans=1)),
+        (
+            rigid,
+            named(
+                "dk_deformed",
+                tmp_path / "rigid.pth",
+                base="test_resnet",
+                spec=spec.changed(),
+                in_chans=1,
+                num_classes=5,
+            ),
+        ),
+    ):
+        with torch.no_grad():
+            torch.testing.assert_close(made.eval()(grey), held(grey.expand(-1, 3, -1, -1)), **close)
+    assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True, in_chans=6).conv1[0].in_channels == 6
 
 
 def test_a_cfg_of_the_callers_own_leaves_the_stem_alone(tmp_path):
