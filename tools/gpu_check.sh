@@ -53,11 +53,12 @@ wait
 # The setting that the targets are for comes first, and stands if time runs out before the others.
 part bench "$BENCH" bench.log "$python" -c "
 import json, torch
-from dk_bench.analysis.bench.study import BATCH, RESNET50DW, SETTINGS, Shape, bench_operators
+from dk_bench.analysis.bench.operator_sets import DEPTHWISE
+from dk_bench.analysis.bench.study import bench_operators
 from dk_bench.analysis.bench.timings import sentences
-shapes = [Shape(*s, BATCH['cuda']) for s in RESNET50DW]
-for settings, rounds in (SETTINGS['cuda'][:1], 11), (SETTINGS['cuda'], 5):
-    record = bench_operators(shapes, settings, torch.device('cuda'), rounds, lambda what: print(what, flush=True))
+settings = DEPTHWISE.settings['cuda']
+for settings, rounds in (settings[:1], 11), (settings, 5):
+    record = bench_operators(DEPTHWISE.shapes_on('cuda'), settings, torch.device('cuda'), rounds, lambda what: print(what, flush=True))
     with open('$out/ops.json', 'w') as file:
         json.dump(record, file, indent=1)
     print('\n'.join(sentences(record, 'conclusions')))"

@@ -1,5 +1,5 @@
-"""``dk-bench bench``: the operators' times beside PyTorch's depthwise convolution, the models' beside their bases', and
-how many images a second the data loader gives."""
+"""``dk-bench bench``: the operators' times beside PyTorch's convolutions, the models' beside their bases', and how many
+images a second the data loader gives."""
 
 import argparse
 import json
@@ -14,6 +14,8 @@ import torch
 from rich.console import Console
 
 from dk_bench.analysis.bench import loader, recording, steps, study
+from dk_bench.analysis.bench.calls import Shape
+from dk_bench.analysis.bench.operator_sets import BATCH, OPERATOR_SETS
 from dk_bench.analysis.bench.tables import document
 from dk_bench.cli.options import add_number, add_output, check_device, check_file
 from dk_bench.errors import UserError, system_errors
@@ -25,7 +27,7 @@ from dk_bench.tables.terminal import show
 ROUNDS = 25
 PLAN = loader.LoaderPlan()
 OWN = {  # options that not all kinds of bench have
-    "ops": ("shapes",),
+    "ops": ("of", "shapes"),
     "train": ("models", "batch", "size", "bfloat16"),
     "data": ("sizes", "sources", "place", "reader", "root", "images", "batch", "workers"),
 }
@@ -44,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--isa", nargs="+", choices=[*recording.HELD, recording.NATIVE], help=isa)
     add_output(parser, "FILE", "write the record there, as JSON")
-    shapes = "ops: channels, height = width, and batch (CPU 4, CUDA 64) of each shape (those of ResNet-50-DW)"
+    of = "ops: the convolutions whose deformable counterparts are timed beside them (depthwise); pointwise: 1x1"
+    parser.add_argument("--of", choices=list(OPERATOR_SETS), help=of)
+    shapes = (
+        f"ops: channels, height = width, and batch (CPU {BATCH['cpu']}, CUDA {BATCH['cuda']}) of each shape (those of "
+        "ResNet-50-DW, dense and 1x1 ones of ResNet-50)"
+    )
     parser.add_argument("--shapes", nargs="+", type=_shape, metavar="C,H[,N]", help=shapes)
     models = (
         "train: names of the models (CPU: operators and rivals in test_resnetdw, batches of 64 at 64 pixels, and in "
@@ -154,10 +161,11 @@ def _with_threads(args: argparse.Namespace, on_item: Callable[[str], None]) -> d
 
 
 def _ops(args: argparse.Namespace, on_shape: Callable[[str], None]) -> dict[str, Any]:
-    given = [tuple(map(int, text.split(","))) for text in args.shapes or ()] or study.RESNET50DW
-    shapes = [study.Shape(*shape[:2], *(shape[2:] or (study.BATCH[args.device],))) for shape in given]
-    rounds = args.repeats or ROUNDS
-    return study.bench_operators(shapes, study.SETTINGS[args.device], torch.device(args.device), rounds, on_shape)
+    of, (kind, batch) = args.of or "depthwise", (args.device, BATCH[args.device])
+    given = [tuple(map(int, text.split(","))) for text in args.shapes or ()]
+    shapes = [Shape(*shape[:2], *(shape[2:] or (batch,))) for shape in given] or OPERATOR_SETS[of].shapes_on(kind)
+    settings, rounds = OPERATOR_SETS[of].settings[kind], args.repeats or ROUNDS
+    return study.bench_operators(shapes, settings, torch.device(kind), rounds, on_shape, of)
 
 
 def _train(args: argparse.Namespace, on_model: Callable[[str], None]) -> dict[str, Any]:

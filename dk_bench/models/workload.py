@@ -2,8 +2,9 @@
 for the backward pass. Counted on meta tensors, which takes no arithmetic and next to no memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -15,10 +16,13 @@ from torch.utils.flop_counter import flop_registry
 from dk_bench.functional.flops import SAMPLING_MACS
 
 IMAGES = 2  # of the batch that is counted: batch normalisation refuses one value a channel
-LOCAL_DK, DCN, BOTH = "local DK", "depthwise DCN", "DK+DCN"  # as records of `dk-bench bench ops` call them
+# Deformable operators as records of `dk-bench bench ops` call them: depthwise ones, and others of K x K or 1 x 1 taps.
+LOCAL_DK, DCN, BOTH = DEPTHWISE = ("local DK", "depthwise DCN", "DK+DCN")
+_FORMS = ("{} local DK", "{} DCN", "{} DK+DCN", "torchvision {} deform_conv2d")
+DENSE = tuple(form.format(taps) for taps in ("dense", "1x1") for form in _FORMS)
 PLAIN = "plain"  # all other operators
-_ours, _dense_op = torch.ops.dk_bench.deform_kernel_conv, torch.ops.torchvision.deform_conv2d
-_unfolding = torch.ops.dk_bench.dense_deform_kernel
+_depthwise_dk, _dense_dk = torch.ops.dk_bench.deform_kernel_conv, torch.ops.dk_bench.dense_deform_kernel
+_torchvisions = torch.ops.torchvision.deform_conv2d
 
 
 @dataclass(frozen=True)
@@ -115,16 +119,21 @@ def _is_view(func: Any, results: list[Tensor], operands: list[Tensor]) -> bool:
 
 def _unfolded(packet: Any, args: Any, out: Any) -> int:
     """Returns the values that an operator writes, a piece at a time, to multiply them: 0 for all but one."""
-    if packet is not _unfolding:
+    if packet is not _dense_dk:
         return 0
     input, _, _, weight, *_ = args
     return 2 * input.shape[1] * weight.shape[2:].numel() * (out.numel() // out.shape[1])
 
 
 def _kind(packet: Any, args: Any) -> str:
-    if packet is _dense_op:
-        return DCN
-    if packet is not _ours:
+    if packet is _torchvisions:
+        return _FORMS[3].format(_taps(args[1].shape[2:]))
+    if packet not in (_depthwise_dk, _dense_dk):
         return PLAIN
-    _, data_offset, kernel_offset, *_ = args
-    return LOCAL_DK if data_offset is None else DCN if kernel_offset is None else BOTH
+    _, data_offset, kernel_offset, _, kernel_size, *_ = args
+    which = 0 if data_offset is None else 1 if kernel_offset is None else 2
+    return DEPTHWISE[which] if packet is _depthwise_dk else _FORMS[which].format(_taps(kernel_size))
+
+
+def _taps(kernel_size: Sequence[int]) -> str:
+    return "1x1" if prod(kernel_size) == 1 else "dense"

@@ -1,9 +1,9 @@
 """Guesses of seconds, from what a model does for an image and what a device can do: each operator takes as long as its
 multiply-adds at the device's peak, or as its values at the memory's bandwidth, whichever is longer, over an efficiency.
 
-The efficiency is fitted to records: of rigid models for ordinary operators, of single operators for deformable ones,
-which reach a share of the bandwidth that hardly depends on the shape. ``efficiency.json`` holds both, by kind of device
-and precision; ``dk-bench plan --refit`` makes it again.
+The efficiency is fitted to records: of rigid models for ordinary operators, of single operators for deformable ones. Of
+these the depthwise ones reach a share of the bandwidth that hardly depends on the shape, whatever their multiply-adds.
+``efficiency.json`` holds all, by kind of device and precision; ``dk-bench plan --refit`` makes it again.
 """
 
 import json
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dk_bench.models.workload import BOTH, DCN, LOCAL_DK, PLAIN, Workload
+from dk_bench.models.workload import DENSE, DEPTHWISE, PLAIN, Workload
 from dk_bench.plan.devices import HALF, Device
 from dk_bench.plan.measured import OPERATORS, Speed, bench_records, device_of, read_speeds
 
@@ -55,7 +55,7 @@ def seconds_an_image(
     for operation in workload.operations:
         share = efficiency.get(operation.kind, efficiency[PLAIN])[mode]
         by_memory, by_products = operation.moved * size / bandwidth, 2 * operation.macs / peak
-        seconds += (by_memory if operation.kind != PLAIN else max(by_memory, by_products)) / share
+        seconds += (by_memory if operation.kind in DEPTHWISE else max(by_memory, by_products)) / share
     return PASSES[mode] * seconds
 
 
@@ -89,15 +89,18 @@ def _of_models(speeds: list[Speed], workloads: Mapping[tuple[str, int], Workload
 
 
 def _of_operators(places: list[Path]) -> list[Share]:
-    """Returns shares of the bandwidth that deformable operators reach, likewise, in channels_last."""
+    """Returns shares of the bandwidth, or of the peak where they are nearer to that, that deformable operators reach,
+    likewise, in channels_last; depthwise ones of the bandwidth."""
     found = []
     for _, record in bench_records(places, OPERATORS):
         device = device_of(record)
         for timing in record["parts"][0]["timings"] if device else ():  # of the widest instruction set
             dtype, memory_format = timing["setting"].split()
             precision = HALF if dtype in ("bfloat16", "float16") else dtype
-            if timing["operator"] in (LOCAL_DK, DCN, BOTH) and memory_format == "channels_last":
+            if timing["operator"] in (*DEPTHWISE, *DENSE) and memory_format == "channels_last":
                 share = timing["gigabytes_per_second"] / device.bandwidth
+                if timing["operator"] in DENSE:
+                    share = max(share, timing["gigaflops_per_second"] / 1e3 / device.teraflops[precision])
                 key = family(device), precision, timing["operator"], MODES[timing["mode"]]
                 found.append((key, share))
     return found

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dk_bench.analysis.bench.calls import BASE, COPY
+from dk_bench.analysis.bench.calls import COPY
+from dk_bench.analysis.bench.timings import base_of
 from dk_bench.errors import UserError
 from dk_bench.files import read_json
 from dk_bench.tables.entries import Number
@@ -66,14 +67,13 @@ def _rows(content: Row, name: str) -> list[Row]:
     return rows
 
 
-def _ratios(
-    title: str, note: str, axis: str, drawn: Iterable[tuple[Row, tuple[Any, ...], str, str, Any]]
-) -> list[Ratios]:
-    """Groups ratios: of each its row, what its group is called by, its own name and mode, and the ratio."""
-    found: dict[tuple[str, str], Ratios] = {}
-    for row, words, name, mode, ratio in drawn:
+def _ratios(title: str, note: str, drawn: Iterable[tuple[Row, tuple[Any, ...], str, str, str, Any]]) -> list[Ratios]:
+    """Groups ratios: of each its row, what its group is called by, what it is over, its own name and mode, and the
+    ratio."""
+    found: dict[tuple[str, ...], Ratios] = {}
+    for row, words, axis, name, mode, ratio in drawn:
         about = ", ".join(str(word) for word in (title, *words) if word)
-        group = found.setdefault((about, row["instructions"]), Ratios(about, note + row["disturbed"], axis, {}))
+        group = found.setdefault((about, row["instructions"], axis), Ratios(about, note + row["disturbed"], axis, {}))
         group.rows.setdefault(name, {}).setdefault(mode, []).append(_positive("ratio", ratio))
     return list(found.values())
 
@@ -83,18 +83,19 @@ def _operators(content: Row) -> tuple[list[Ratios], Table]:
     for row in rows:
         row["name"] = f"{row['operator']} ({row['variant']})" if row["variant"] else str(row["operator"])
         row["low"], row["high"] = row["quartiles"]
+        row["axis"] = f"time over PyTorch's {base_of(row)}"
     drawn = (
-        (row, (row["instructions"], row["setting"]), row["name"], str(row["mode"]), row["ratio"])
+        (row, (row["instructions"], row["setting"]), row["axis"], row["name"], str(row["mode"]), row["ratio"])
         for row in rows
-        if row["operator"] not in (BASE, COPY)
+        if row["operator"] not in (base_of(row), COPY)
     )
     note = "Large marks: geometric mean over the shapes. Small marks: each shape."
-    ratios = _ratios("Operators", note, f"time over PyTorch's {BASE}", drawn)
+    ratios = _ratios("Operators", note, drawn)
     columns = (
         *_texts(("operator", "name"), ("pass", "mode"), ("C x H x W", "shape"), ("stored as", "setting"), INSTRUCTIONS),
         *_numbers(("1st quartile ms", "low", 3, 1e3), ("median ms", "median", 3, 1e3)),
         *_numbers(("3rd quartile ms", "high", 3, 1e3), ("cold ms", "cold", 3, 1e3)),
-        *_numbers((f"x {BASE}", "ratio", 2, 1), ("memory MB", "peak_memory", 1, 1e-6)),
+        *_numbers(("x PyTorch's", "ratio", 2, 1), ("memory MB", "peak_memory", 1, 1e-6)),
     )
     return ratios, make_table("Operator times", columns, rows)
 
@@ -104,13 +105,13 @@ def _speeds(content: Row) -> tuple[list[Ratios], Table]:
     for row in rows:
         batch, size = (row.get(name, settings.get(name)) for name in ("batch", "size"))
         row["batches"] = f"batches of {batch} at {size}"
+    over = "images/s over the rigid base's"
     drawn = (
-        (row, (row["batches"], settings["precision"], row["instructions"]), str(row["model"]), mode, row[ratio])
+        (row, (row["batches"], settings["precision"], row["instructions"]), over, str(row["model"]), mode, row[ratio])
         for row in rows
         for mode, ratio in (("training", "train_ratio"), ("evaluation", "eval_ratio"))
     )
-    note = "Random weights, offsets spread at random."
-    ratios = _ratios("Models", note, "images/s over the rigid base's", drawn)
+    ratios = _ratios("Models", "Random weights, offsets spread at random.", drawn)
     columns = (
         *_texts(("model", "model"), ("batch", "batches"), INSTRUCTIONS),
         *_numbers(("train images/s", "train_images_per_second", 1, 1), ("x base", "train_ratio", 2, 1)),

@@ -18,7 +18,6 @@ from dk_bench.analysis.bench.calls import (
     MEMORY_FORMATS,
     OURS,
     REFERENCE,
-    SLOW,
     TORCHVISION,
     TRAIN,
     WAYS,
@@ -37,6 +36,7 @@ from dk_bench.errors import UserError
 from dk_bench.report.benches import read_bench
 
 CPU = torch.device("cpu")
+SLOW = (TORCHVISION, REFERENCE)
 
 
 class FakeClock:
@@ -53,7 +53,7 @@ class FakeClock:
             self.called.append(name)
             self.now += seconds
 
-        return Call(operator, FORWARD, name, function, 1, Setting(dtype))
+        return Call(operator, FORWARD, name, function, 1, Setting(dtype), slow=operator in SLOW)
 
 
 @pytest.fixture
@@ -74,12 +74,12 @@ def test_record(tmp_path, capsys, hurried):
     finally:
         torch.set_num_threads(threads)
     record = json.loads(path.read_text())
-    assert record["schema_version"] == 3 and record["kind"] == "operator times"
+    assert record["schema_version"] == 4 and record["kind"] == "operator times"
     assert record["device"]["type"] == "cpu" and record["device"]["threads"] == 1
     assert torch.__version__.startswith(record["versions"]["torch"]) and {"commit", "dirty"} == set(record["git"])
     assert record["settings"]["shapes"] == [
-        {"channels": 8, "size": 6, "batch": 2},
-        {"channels": 5, "size": 4, "batch": 1},
+        {"channels": 8, "size": 6, "batch": 2, "out_channels": None},
+        {"channels": 5, "size": 4, "batch": 1, "out_channels": None},
     ]
     [part] = record["parts"]
     assert part["instruction_set"] == torch.ops.dk_bench.cpu_variant() in json.dumps(part["machine"])

@@ -93,7 +93,8 @@ def test_operators_of_both_instruction_sets(tmp_path):
         r"From [ops-cpu.json](results/a%20b/ops-cpu.json) (A \<processor>, 1 thread, commit 0123456), "
         "again by `dk-bench bench ops --output FILE`."
     )
-    assert lines[13] == "No record of model speeds yet: `dk-bench bench train --output FILE` makes one."
+    assert lines[13] == "No record of operator times yet: `dk-bench bench ops --of dense --output FILE` makes one."
+    assert lines[17] == "No record of model speeds yet: `dk-bench bench train --output FILE` makes one."
 
 
 def test_models(tmp_path):

@@ -12,8 +12,8 @@ from timm.optim import create_optimizer_v2
 
 from dk_bench.cli import main
 from dk_bench.errors import UserError
-from dk_bench.models.workload import BOTH, DCN, LOCAL_DK, Workload, count_workload
-from dk_bench.nn import DeformKernel2d
+from dk_bench.models.workload import BOTH, DCN, DENSE, LOCAL_DK, Workload, count_workload
+from dk_bench.nn import DeformConv2d, DeformKernel2d
 from dk_bench.plan import estimate, printed, rates, roofline
 from dk_bench.plan.decoding import LoaderSpeed, cores_for, read_loader_speeds
 from dk_bench.plan.devices import DEVICES, HALF, SINGLE
@@ -126,10 +126,21 @@ def test_multiply_adds_are_those_of_the_tables(name):
 
 def test_operators_are_told_apart():
     kinds = {
-        name: {operation.kind for operation in workload(f"test_resnetdw{name}", 32).operations} - {"plain"}
-        for name in ("", "_dk", "_dcn", "_dcn_dk")
+        name: {operation.kind for operation in workload(f"test_resnet{name}", 32).operations} - {"plain"}
+        for name in ("dw", "dw_dk", "dw_dcn", "dw_dcn_dk", "dw_dk_lpw", "_dk", "_dcn_dk")
     }
-    assert kinds == {"": set(), "_dk": {LOCAL_DK}, "_dcn": {DCN}, "_dcn_dk": {LOCAL_DK, BOTH}}
+    assert kinds == {
+        "dw": set(),
+        "dw_dk": {LOCAL_DK},
+        "dw_dcn": {DCN},
+        "dw_dcn_dk": {LOCAL_DK, BOTH},
+        "dw_dk_lpw": {LOCAL_DK, "1x1 local DK"},
+        "_dk": {"dense local DK"},
+        "_dcn_dk": {"dense local DK", "dense DK+DCN"},
+    }
+    for module, kind in ((DeformConv2d(2, 4, 3), "dense DCN"), (DeformConv2d(2, 4, 1, modulated=True), DENSE[-1])):
+        convolution = module.to("meta")
+        assert kind in {each.kind for each in count_workload(convolution, convolution, (2, 8, 8)).operations}
 
 
 def test_saved_values_are_those_that_autograd_keeps_of_real_ones():

@@ -1,4 +1,5 @@
-"""The calls that ``dk-bench bench ops`` times, their operands, and the bytes that each has to move at least."""
+"""The calls that ``dk-bench bench ops`` times, their operands, and the bytes that each has to move at least: what all
+operators share, and the calls of the depthwise ones. dense_calls.py has the others, operator_sets.py the list."""
 
 import contextlib
 import warnings
@@ -24,20 +25,22 @@ TORCHVISION, REFERENCE = "torchvision deform_conv2d", "local DK in plain PyTorch
 OURS = ("local DK", "depthwise DCN", "DK+DCN")
 FORWARD, TRAIN = "forward", "forward+backward"
 NATIVE = "native"
-SLOW = (TORCHVISION, REFERENCE)  # take a hundred times as long
+HALVES = ("bfloat16", "float16")
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A depthwise 3 x 3 convolution's input: N images of C channels, H x H pixels."""
+    """A convolution's input, N images of C channels, H x H pixels, and its output's channels, C where none are said."""
 
     channels: int
     size: int
     batch: int = 4
+    out_channels: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.channels} x {self.size} x {self.size}"
+        channels = f"{self.channels} to {self.out_channels}" if self.out_channels else self.channels
+        return f"{channels} x {self.size} x {self.size}"
 
 
 @dataclass(frozen=True)
@@ -54,20 +57,35 @@ class Setting:
 @dataclass(frozen=True)
 class Call:
     """One thing to time. ``variant`` tells apart ways to the same result, the fastest of which counts; ``context``
-    makes what is to be entered around calls, outside of what is timed."""
+    makes what is to be entered around calls, outside of what is timed; ``base`` is the operator that its time is
+    divided by; a ``slow`` one is others', and gets few rounds."""
 
     operator: str
     mode: str
     variant: str
     function: Callable[[], Any]
-    bytes: int  # of operands read and results written, once each
+    bytes: int  # of operands read and results written, once each, and of what is written and read between
     setting: Setting = Setting()
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+    base: str = BASE
+    slow: bool = False
+    macs: int = 0  # multiply-adds of its matrix products, where these are what takes time
+    results: int = 0  # bytes of what it returns
+
+    @property
+    def is_base(self) -> bool:
+        """Tells whether other calls' times are divided by this one's."""
+        return self.operator == self.base
+
+    @property
+    def ours(self) -> bool:
+        """Tells whether it is an operator of this package."""
+        return not (self.slow or self.is_base or self.operator == COPY)
 
     def why_not(self) -> str | None:
         """Tells why others' call cannot be timed here, None if it can: torchvision's convolution has no bfloat16
         everywhere, and the reference needs much memory. What ours raise is raised."""
-        if self.operator not in SLOW:
+        if not self.slow:
             return None
         try:
             self.function()
@@ -76,75 +94,97 @@ class Call:
         return None
 
 
-def make_group(shape: Shape, settings: Iterable[Setting], device: torch.device) -> list[Call]:
-    """Returns the calls of one shape in all ``settings``, those of `SLOW` operators in the first one alone; and the
-    depthwise convolution in every way PyTorch has for their dtypes, in both memory formats."""
+MakeCalls = Callable[[Shape, Setting, torch.device], list[Call]]
+
+
+def make_group(make_calls: MakeCalls, shape: Shape, settings: Iterable[Setting], device: torch.device) -> list[Call]:
+    """Returns the calls of one shape in all ``settings``, slow ones in the first one alone; and those that others are
+    divided by in every way PyTorch has for their dtypes, in both memory formats."""
     first, *others = settings
     calls = make_calls(shape, first, device)
     for setting in others:
-        calls += [call for call in make_calls(shape, setting, device) if call.operator not in SLOW]
+        calls += [call for call in make_calls(shape, setting, device) if not call.slow]
     for dtype, name in product(dict.fromkeys(s.dtype for s in (first, *others)), MEMORY_FORMATS):
         if (setting := Setting(dtype, name)) not in (first, *others):
-            calls += [call for call in make_calls(shape, setting, device) if call.operator == BASE]
+            calls += [call for call in make_calls(shape, setting, device) if call.is_base]
     return calls
 
 
-def make_calls(shape: Shape, setting: Setting, device: torch.device) -> list[Call]:
-    """Returns the calls of one shape and setting; values are from a fixed seed.
+def make_depthwise(shape: Shape, setting: Setting, device: torch.device) -> list[Call]:
+    """Returns the calls of depthwise 3 x 3 convolutions, for one shape and setting; values are from a fixed seed.
 
-    The depthwise convolution comes with the library for it, oneDNN or cuDNN, and by PyTorch's own kernels.
+    The rigid convolution comes with the library for it, oneDNN or cuDNN, and by PyTorch's own kernels.
     """
-    generator = torch.Generator().manual_seed(0)
-    dtype, memory_format = getattr(torch, setting.dtype), MEMORY_FORMATS[setting.memory_format]
-
-    def normal(*sizes: int, std: float = 1.0) -> Tensor:
-        values = std * torch.randn(*sizes, generator=generator)
-        return values.to(device, dtype, memory_format=memory_format).requires_grad_()
-
+    normal = Normal(setting, device)
     n, c, size, taps = shape.batch, shape.channels, shape.size, KERNEL_SIZE**2
     x, grad = normal(n, c, size, size), normal(n, c, size, size).detach()
     data, kernel = (normal(n, 2 * taps, size, size, std=OFFSET_STD) for _ in range(2))
     rigid, scope = normal(c, 1, KERNEL_SIZE, KERNEL_SIZE), normal(c, 1, SCOPE, SCOPE)
     ours = {"kernel_size": KERNEL_SIZE, "padding": 1}
-    both = partial(_both_modes, grad=grad, setting=setting)
+    both = partial(both_modes, grad=grad, setting=setting)
     calls = []
     for variant, context in WAYS[device.type].items():
-        calls += both(BASE, lambda: F.conv2d(x, rigid, padding=1, groups=c), (x, rigid), variant, context)
+        way = {"variant": variant, "context": context}
+        calls += both(BASE, lambda: F.conv2d(x, rigid, padding=1, groups=c), (x, rigid), **way)
     calls += both(OURS[0], lambda: local_deform_kernel(x, kernel, scope, **ours), (x, kernel, scope))
     calls += both(OURS[1], lambda: deform_kernel_conv(x, data, None, rigid, **ours), (x, data, rigid))
     calls += both(OURS[2], lambda: deform_kernel_conv(x, data, kernel, scope, **ours), (x, data, kernel, scope))
-    target = torch.empty_like(x, requires_grad=False)
-    calls.append(Call(COPY, FORWARD, "", lambda: target.copy_(x.detach()), 2 * _bytes(x), setting))
-    calls += both(TORCHVISION, lambda: deform_conv2d(x, data, rigid, padding=1), (x, data, rigid))[:1]
-    calls += both(REFERENCE, lambda: reference.local_deform_kernel(x, kernel, scope, **ours), (x, kernel, scope))[:1]
+    calls.append(copy_of(x, setting))
+    slow = partial(both, slow=True)
+    calls += slow(TORCHVISION, lambda: deform_conv2d(x, data, rigid, padding=1), (x, data, rigid))[:1]
+    calls += slow(REFERENCE, lambda: reference.local_deform_kernel(x, kernel, scope, **ours), (x, kernel, scope))[:1]
     return calls
 
 
-def _both_modes(
+class Normal:
+    """Makes operands of normal values, from a fixed seed, one after the other."""
+
+    def __init__(self, setting: Setting, device: torch.device) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+        self.kind = {"dtype": getattr(torch, setting.dtype), "memory_format": MEMORY_FORMATS[setting.memory_format]}
+        self.device = device
+
+    def __call__(self, *sizes: int, std: float = 1.0) -> Tensor:
+        """Returns an operand of four axes, which wants a gradient."""
+        values = std * torch.randn(*sizes, generator=self.generator)
+        return values.to(self.device, **self.kind).requires_grad_()
+
+
+def copy_of(x: Tensor, setting: Setting, base: str = BASE) -> Call:
+    """Returns the call that copies an operand."""
+    target = torch.empty_like(x, requires_grad=False)
+    return Call(COPY, FORWARD, "", lambda: target.copy_(x.detach()), 2 * bytes_of(x), setting, base=base)
+
+
+def both_modes(
     operator: str,
     function: Callable[[], Tensor],
     operands: tuple[Tensor, ...],
-    variant: str = "",
-    context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     *,
     grad: Tensor,
-    setting: Setting,
+    macs: int = 0,
+    between: int = 0,
+    **how: Any,
 ) -> list[Call]:
-    """Returns the call of a function forward, and forward and backward from the gradient of what it returns."""
-    forward_bytes = _bytes(*operands, grad)
+    """Returns the call of a function forward, and forward and backward from the gradient of what it returns; ``macs``
+    are those of forward, and ``between`` the bytes that it writes and reads to come to its result. ``how``: what else
+    `Call` is to know."""
+    forward_bytes = bytes_of(*operands, grad) + between
     # Backward reads the operands and the gradient, and writes a gradient for every operand.
-    train_bytes = 2 * forward_bytes + _bytes(*operands)
+    train_bytes = 2 * forward_bytes + bytes_of(*operands)
+    how = {"variant": ""} | how
 
     def train() -> tuple[Tensor, ...]:
         return torch.autograd.grad(function(), operands, grad)
 
-    return [
-        Call(operator, FORWARD, variant, torch.no_grad()(function), forward_bytes, setting, context),
-        Call(operator, TRAIN, variant, train, train_bytes, setting, context),
-    ]
+    forward = {"function": torch.no_grad()(function), "bytes": forward_bytes, "macs": macs, "results": bytes_of(grad)}
+    # As many products again for the gradient of the input, and for that of the kernel.
+    trained = {"function": train, "bytes": train_bytes, "macs": 3 * macs, "results": bytes_of(grad, *operands)}
+    return [Call(operator, FORWARD, **forward, **how), Call(operator, TRAIN, **trained, **how)]
 
 
-def _bytes(*tensors: Tensor) -> int:
+def bytes_of(*tensors: Tensor) -> int:
+    """Returns the bytes of values."""
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -156,7 +196,7 @@ def _without_onednn() -> Iterator[None]:
             yield
 
 
-#: By device: the ways in which PyTorch comes to its depthwise convolution, in each memory format.
+#: By device: the ways in which PyTorch comes to its convolutions, in each memory format.
 WAYS: dict[str, dict[str, Callable[[], AbstractContextManager[Any]]]] = {
     "cpu": {"oneDNN": contextlib.nullcontext, NATIVE: _without_onednn},
     "cuda": {

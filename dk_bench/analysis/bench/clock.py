@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dk_bench.analysis.bench.calls import BASE, SLOW, Call
+from dk_bench.analysis.bench.calls import Call
 from dk_bench.runs.hardware import collect_machine
 
 SERIES_SECONDS, SERIES_CALLS = 0.008, (2, 50)  # of a series: about so long, but so many calls
@@ -76,21 +76,21 @@ def make_series(
     """Returns a series of every call, with at most so many rounds, and fewer where they would take long."""
     if device.type == "cuda":
         few = min(rounds, LEAST_ROUNDS)
-        return [TimedCall(call, *_on_cuda(call), few if call.operator in SLOW else rounds) for call in calls]
+        return [TimedCall(call, *_on_cuda(call), few if call.slow else rounds) for call in calls]
     lasting = [max(seconds_on_host(call, 1, clock), 1e-9) for call in calls]
-    ways: dict[tuple[str, str], float] = {}
+    ways: dict[tuple[str, ...], float] = {}
     for call, seconds in zip(calls, lasting, strict=True):
-        key = call.setting.dtype, call.mode
-        if call.operator == BASE:
+        key = call.operator, call.setting.dtype, call.mode
+        if call.is_base:
             ways[key] = min(seconds, ways.get(key, seconds))
     series = []
     for call, seconds in zip(calls, lasting, strict=True):
         least, most = SERIES_CALLS
         number = 1 if seconds > LONG_CALL else round(min(max(SERIES_SECONDS / seconds, least), most))
         fitting = max(LEAST_ROUNDS, int(SECONDS_A_CALL / (seconds * (number + 1))))
-        if call.operator in SLOW:
+        if call.slow:
             fitting = LEAST_ROUNDS
-        elif call.operator == BASE and seconds > LOST * ways[call.setting.dtype, call.mode]:
+        elif call.is_base and seconds > LOST * ways[call.operator, call.setting.dtype, call.mode]:
             fitting = 1
         series.append(TimedCall(call, partial(seconds_on_host, call, number, clock), number, min(rounds, fitting)))
     return series

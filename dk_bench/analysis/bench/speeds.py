@@ -2,12 +2,23 @@
 
 import json
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from urllib.parse import quote
 
 from dk_bench.analysis.bench.calls import FORWARD, OURS, TORCHVISION
+from dk_bench.analysis.bench.dense_calls import UNFOLD
 from dk_bench.analysis.bench.loader import options
-from dk_bench.analysis.bench.tables import STORED, Record, mean_table, model_table, name_of, rate_table
+from dk_bench.analysis.bench.tables import (
+    STORED,
+    Record,
+    mean_table,
+    memory_table,
+    model_table,
+    name_of,
+    rate_table,
+    target_table,
+)
 from dk_bench.analysis.bench.timings import sentences
 from dk_bench.errors import UserError
 from dk_bench.tables.render import markdown_table, markdown_text
@@ -17,15 +28,17 @@ def speeds(folder: Path, link: str) -> str:
     """Tells what the records of operators, models and data in ``folder`` say; ``link`` is the folder as seen from the
     file that this goes into. Raises UserError for a file there that is none of these records."""
     kinds = (
-        ("ops", "operator times", operator_speeds),
-        ("train", "model speeds", model_speeds),
-        ("data", "image rates", data_speeds),
+        ("ops", "ops", "operator times", operator_speeds),
+        ("dense", "ops --of dense", "operator times", dense_speeds),
+        ("pointwise", "ops --of pointwise", "operator times", dense_speeds),
+        ("train", "train", "model speeds", model_speeds),
+        ("data", "data", "image rates", data_speeds),
     )
     return "\n\n".join(_section(folder, link, *kind) for kind in kinds)
 
 
-def _section(folder: Path, link: str, what: str, kind: str, write: Callable[[Record], list[str]]) -> str:
-    path, command = folder / f"{what}-cpu.json", f"dk-bench bench {what}"
+def _section(folder: Path, link: str, name: str, what: str, kind: str, write: Callable[[Record], list[str]]) -> str:
+    path, command = folder / f"{name}-cpu.json", f"dk-bench bench {what}"
     if not path.exists():
         return f"No record of {kind} yet: `{command} --output FILE` makes one."
     try:
@@ -38,7 +51,7 @@ def _section(folder: Path, link: str, what: str, kind: str, write: Callable[[Rec
         source = _source(record, f"[{path.name}]({quote(link)}/{path.name})", f"`{command} --output FILE`")
         return "\n\n".join([*tables, source])
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: no record of `dk-bench bench {what}`: {type(error).__name__}: {error}") from error
+        raise UserError(f"{path}: no record of `{command}`: {type(error).__name__}: {error}") from error
 
 
 def _source(record: Record, link: str, command: str) -> str:
@@ -63,6 +76,30 @@ def operator_speeds(record: Record) -> list[str]:
         longer = f"takes {' and '.join(faster)} times as long as {OURS[1]}, {FORWARD}."
         words += f" Torchvision's deformable convolution {longer}"
     return [words, markdown_table(mean_table(parts))]
+
+
+def dense_speeds(record: Record) -> list[str]:
+    """Says what operators in place of dense convolutions take, time and memory, in words and tables."""
+    parts, about = record["parts"], record["settings"]
+    size, scope = (f"{about[name]}x{about[name]}" for name in ("kernel_size", "scope"))
+    batch = " or ".join(str(n) for n in dict.fromkeys(shape["batch"] for shape in about["shapes"]))
+    words = (
+        f"Dense operators, {size} taps in a scope of {scope}: time over PyTorch's fastest convolution, of an unfolding "
+        f"over {UNFOLD}; {batch} images, {STORED}."
+    )
+    memory = (
+        "Their memory beyond the operands, MB, with many images; at most the bound, "
+        f"{about['memory_bound'] / 1e6:.1f}, and the results."
+    )
+    many = [part | {"memory": _of_most_images(part["memory"])} for part in parts]
+    tables = target_table(parts, about["targets"]), memory_table(many, about["memory_bound"])
+    return [words, markdown_table(tables[0]), memory, markdown_table(tables[1])]
+
+
+def _of_most_images(held: list[Record]) -> list[Record]:
+    """Returns the rows of the largest number of images, of each shape and operator."""
+    most = {(row["shape"], row["operator"], row["mode"]): row["batch"] for row in sorted(held, key=itemgetter("batch"))}
+    return [row for row in held if row["batch"] == most[row["shape"], row["operator"], row["mode"]]]
 
 
 def model_speeds(record: Record) -> list[str]:

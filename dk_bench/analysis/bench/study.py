@@ -1,4 +1,5 @@
-"""Times of the operators beside PyTorch's depthwise convolution, torchvision's deformable one and a copy.
+"""Times of the operators beside the rigid convolution that they take the place of, torchvision's deformable one and a
+copy.
 
 All calls of a shape take turns, in every setting that is compared; `dk_bench.analysis.bench.clock` says how they are
 timed. Ratios are to the fastest way that PyTorch has for the same shape, dtype and mode: in either memory format, by
@@ -11,27 +12,24 @@ from typing import Any
 
 import torch
 
-from dk_bench.analysis.bench.calls import BASE, NATIVE, OPERANDS, OURS, Setting, Shape, make_calls, make_group
+from dk_bench.analysis.bench.calls import NATIVE, MakeCalls, Setting, Shape, make_group
 from dk_bench.analysis.bench.clock import LEAST_ROUNDS, cold_times, in_rounds, make_series, peak_memory, seconds_on_host
+from dk_bench.analysis.bench.memory import measure_memory
+from dk_bench.analysis.bench.operator_sets import OPERATOR_SETS
 from dk_bench.analysis.bench.recording import bench_record
-from dk_bench.analysis.bench.timings import HALVES, Timing, conclusions, geometric_means, timings_of, uneven
+from dk_bench.analysis.bench.timings import Timing, conclusions, geometric_means, timings_of, uneven
+from dk_bench.functional.unfold_bound import default_bound
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OVERHEAD_CALLS = 200
-RESNET50DW = ((128, 56), (256, 28), (512, 14), (1024, 7))  # channels and height of its depthwise convolutions
-BATCH = {"cpu": 4, "cuda": 64}
-SETTINGS = {
-    "cpu": (Setting(), Setting(memory_format="contiguous"), *map(Setting, HALVES)),
-    "cuda": tuple(Setting(d, m) for d in (*HALVES, "float32") for m in ("channels_last", "contiguous")),
-}
 
 
 def bench_shape(
-    shape: Shape, settings: Sequence[Setting], device: torch.device, rounds: int
+    make_calls: MakeCalls, shape: Shape, settings: Sequence[Setting], device: torch.device, rounds: int
 ) -> tuple[list[Timing], list[dict[str, str]]]:
     """Measures every call on one shape and these settings, in turn; returns also the calls left out, and why."""
     calls, memory, left_out = [], [], []
-    for call in make_group(shape, settings, device):
+    for call in make_group(make_calls, shape, settings, device):
         if reason := call.why_not():
             what = {"shape": str(shape), "setting": str(call.setting), "operator": call.operator, "mode": call.mode}
             left_out.append(what | {"reason": reason})
@@ -45,11 +43,11 @@ def bench_shape(
     return timings_of(shape, zip(series, times, cold, memory, strict=True)), left_out
 
 
-def host_overhead(device: torch.device) -> dict[str, float]:
+def host_overhead(make_calls: MakeCalls, device: torch.device) -> dict[str, float]:
     """Returns the host's seconds an eager call of a tiny operand, by operator and mode: the best of three series."""
     overhead: dict[str, float] = {}
     for call in make_calls(Shape(8, 4, 1), Setting(), device):
-        if call.operator not in (*OURS, BASE) or call.variant == NATIVE:
+        if not (call.ours or call.is_base) or call.variant == NATIVE:
             continue
         series = []
         for _ in range(3):
@@ -66,18 +64,23 @@ def bench_operators(
     device: torch.device,
     rounds: int,
     on_shape: Callable[[str], Any] = lambda what: None,
+    of: str = "depthwise",
 ) -> dict[str, Any]:
-    """Measures every operator on every shape and setting and returns the record; ``on_shape`` hears of each at first.
+    """Measures every operator of a set on every shape and setting and returns the record; ``on_shape`` hears of each
+    at first.
 
     On the CPU all settings of a shape take turns, on CUDA, for the sake of its memory, those of one dtype. The record
     has one part, of the instruction set that this process uses; `bench.recording` joins several.
     """
-    shapes, settings = list(shapes), list(settings)
+    chosen, shapes, settings = OPERATOR_SETS[of], list(shapes), list(settings)
     given = {
+        "of": of,
         "shapes": [asdict(shape) for shape in shapes],
-        **OPERANDS,
+        **chosen.about,
         "stored": [asdict(setting) for setting in settings],
         "rounds": rounds,
+        "targets": chosen.targets,
+        "memory_bound": default_bound() if chosen.bounded else None,
     }
     groups = [[s for s in settings if s.dtype == dtype] for dtype in dict.fromkeys(s.dtype for s in settings)]
 
@@ -87,17 +90,19 @@ def bench_operators(
         for group in [settings] if device.type == "cpu" else groups:
             for shape in shapes:
                 on_shape(f"{shape}, {', '.join(map(str, group))}")
-                timed, without = bench_shape(shape, group, device, rounds)
+                timed, without = bench_shape(chosen.make_calls, shape, group, device, rounds)
                 timings += timed
                 left_out += without
+        on_shape("memory")
         part = {
             "timings": timings,
             "left_out": left_out,
-            "host_overhead": host_overhead(device),
+            "memory": measure_memory(chosen, shapes, settings[0], device),
+            "host_overhead": host_overhead(chosen.make_calls, device),
             "geometric_means": geometric_means(timings, "ratio"),
             "over_float32": geometric_means(timings, "over_float32"),
             "warnings": uneven([(t["seconds"], t["median"]) for t in timings if t["rounds"] > LEAST_ROUNDS]),
         }
-        return part | {"conclusions": conclusions(part)}
+        return part | {"conclusions": conclusions(part, chosen.targets)}
 
     return bench_record("operator times", SCHEMA_VERSION, given, device, measure)

@@ -1,17 +1,17 @@
 """Records of ``dk-bench bench`` as tables: all that a terminal shows, and those that the README has too."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 from typing import Any
 
-from dk_bench.analysis.bench.calls import BASE, FORWARD, OURS, TRAIN, Setting
-from dk_bench.analysis.bench.timings import sentences, worst_shape
+from dk_bench.analysis.bench.calls import BASE, COPY, FORWARD, OURS, TRAIN, Setting
+from dk_bench.analysis.bench.timings import base_of, sentences, verdict, worst_shape
 from dk_bench.tables.entries import Markup, Number, Value
 from dk_bench.tables.render import markdown_text
 from dk_bench.tables.table import Column, Document, Table, make_table
 
 MODES = (FORWARD, TRAIN)
-STORED = str(Setting())
+STORED, DEPTHWISE = str(Setting()), "depthwise"
 INSTRUCTIONS = {"avx512": "AVX-512", "avx2": "AVX2"}
 
 Part = dict[str, Any]  # of a record: what was measured under one instruction set
@@ -29,12 +29,18 @@ def document(record: Record) -> Document:
 
 def _operators(record: Record) -> tuple[str, list[Table], list[str]]:
     tables, overhead = [], []
+    targets, bound = record["settings"].get("targets"), record["settings"].get("memory_bound")
+    if targets:
+        tables.append(target_table(record["parts"], targets))
+    if bound:
+        tables.append(memory_table(record["parts"], bound))
     for part in record["parts"]:
         tables += [_timing_table(part, setting) for setting in dict.fromkeys(t["setting"] for t in part["timings"])]
         name = part["instruction_set"]
         overhead += [f"{name}, {call}: {1e6 * seconds:.1f}" for call, seconds in part["host_overhead"].items()]
     notes = _lines("Geometric means over the shapes, warm:", sentences(record, "conclusions"))
-    return "operators,", tables, notes + _lines("Host's microseconds a call of a tiny operand:", overhead)
+    title = f"{record['settings'].get('of', DEPTHWISE)} operators,"
+    return title, tables, notes + _lines("Host's microseconds a call of a tiny operand:", overhead)
 
 
 def _models(record: Record) -> tuple[str, list[Table], list[str]]:
@@ -85,7 +91,7 @@ def _timing_table(part: Part, setting: str) -> Table:
         Column("warm ms", _number("seconds", 3, 1e3)),
         Column("median ms", _number("median", 3, 1e3)),
         Column("cold ms", _number("cold", 3, 1e3)),
-        Column("x depthwise", _number("ratio", 2)),
+        Column("x PyTorch's", _number("ratio", 2)),
         Column("x float32", _number("over_float32", 2)),
         Column("x copy's rate", _number("copy_share", 2)),
         Column("memory MB", _number("peak_memory", 1, 1e-6)),
@@ -114,6 +120,52 @@ def _mean(part: Part, name: str, setting: str, operator: str, mode: str) -> Mark
     if name == "over_float32":
         return Markup(mean)
     return Markup(f"{mean} ({worst_shape(part, setting, operator, mode)['ratio']:.2f})")
+
+
+def target_table(parts: list[Part], targets: dict[str, dict[str, float]]) -> Table:
+    """Returns ratios to PyTorch's convolution, of an unfolding to PyTorch's, and whether they are at the operator's
+    target at most."""
+
+    def told(t: dict[str, Any]) -> str:
+        return f"{t['ratio']:.2f}{verdict(t['ratio'], targets.get(t['operator'], {}).get(t['mode']))}"
+
+    def timings(part: Part) -> Iterator[dict[str, Any]]:
+        return (t for t in part["timings"] if t["setting"] == STORED and t["operator"] not in (base_of(t), COPY))
+
+    return _by_mode("times over PyTorch's", parts, {"C x H x W": "shape", "operator": "operator"}, timings, told)
+
+
+def memory_table(parts: list[Part], bound: int) -> Table:
+    """Returns the MB that operators with a bound hold beyond their operands, and whether these are at most the bound
+    and the results."""
+
+    def told(held: dict[str, Any]) -> str:
+        most = (bound + held["results"]) / 1e6
+        return "-" if held["peak"] is None else f"{held['peak'] / 1e6:.1f}{verdict(held['peak'] / 1e6, most)}"
+
+    about = {"C x H x W": "shape", "images": "batch", "operator": "operator"}
+    return _by_mode("memory beyond operands, MB", parts, about, itemgetter("memory"), told)
+
+
+def _by_mode(
+    heading: str,
+    parts: list[Part],
+    about: dict[str, str],
+    rows_of: Callable[[Part], Iterable[dict[str, Any]]],
+    told: Callable[[dict[str, Any]], str],
+) -> Table:
+    """Returns a table of what is told of rows of parts, by what they are about, whose keys go by the columns' names;
+    each mode of each instruction set has a column."""
+    columns = [(part["instruction_set"], mode) for part in parts for mode in MODES]
+    cells: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
+    for part in parts:
+        for row in rows_of(part):
+            cell = cells.setdefault(tuple(str(row[key]) for key in about.values()), {})
+            cell[part["instruction_set"], row["mode"]] = told(row)
+    heads = [f"{name_of(part)}, {mode}" for part in parts for mode in MODES]
+    return Table(
+        "", (*about, *heads), [[*key, *(cell.get(each, "-") for each in columns)] for key, cell in cells.items()]
+    )
 
 
 def model_table(part: Part) -> Table:

@@ -5,10 +5,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dk_bench.analysis.bench.calls import BASE, COPY, FORWARD, OURS, TORCHVISION, Setting, Shape
+from dk_bench.analysis.bench.calls import BASE, COPY, FORWARD, HALVES, TORCHVISION, Setting, Shape
 from dk_bench.analysis.bench.clock import Spread, TimedCall, spread
 
-HALVES = ("bfloat16", "float16")
 UNEVEN = 0.15  # of the lower quartile: a median so far above it is one of a disturbed call
 UNEVEN_SHARE = 0.2  # of the calls: where more are disturbed, a record says so
 
@@ -30,15 +29,16 @@ def timings_of(shape: Shape, measured: Iterable[Measured]) -> list[Timing]:
 
     def timing(s: TimedCall, q: Spread, cold: float | None, peak: int | None) -> Timing:
         call, setting = s.call, s.call.setting
-        base, copy = fastest[BASE, call.mode, setting.dtype], fastest[COPY, FORWARD, setting.dtype]
+        base, copy = fastest[call.base, call.mode, setting.dtype], fastest[COPY, FORWARD, setting.dtype]
         float32 = fastest.get((call.operator, call.mode, Setting("float32", setting.memory_format)))
-        over = q.low / float32 if float32 and call.operator in OURS and setting.dtype in HALVES else None
+        over = q.low / float32 if float32 and call.ours and setting.dtype in HALVES else None
         rate, copy_rate = call.bytes / q.low, copied[setting.dtype] / copy
         return {
             "shape": str(shape),
             "setting": str(setting),
             "operator": call.operator,
             "variant": call.variant,
+            "base": call.base,
             "mode": call.mode,
             "rounds": s.rounds,
             "calls": s.calls,  # in a series
@@ -46,21 +46,27 @@ def timings_of(shape: Shape, measured: Iterable[Measured]) -> list[Timing]:
             "median": q.median,
             "quartiles": (q.low, q.high),
             "cold": cold,  # median of calls after the caches were emptied
-            "ratio": q.low / base,  # to the fastest depthwise convolution of the same shape, dtype and mode
+            "ratio": q.low / base,  # to the fastest call of the base of the same shape, dtype and mode
             "over_float32": over,  # to the same operator in float32, of the same memory format
             "gigabytes_per_second": rate / 1e9,  # of the bytes a call cannot do without
             "copy_share": rate / copy_rate,  # of the rate at which a copy of the input moves its bytes
+            "gigaflops_per_second": 2 * call.macs / q.low / 1e9 if call.macs else None,  # of matrix products
             "peak_memory": peak,
         }
 
     return [timing(*row) for row in rows]
 
 
+def base_of(timing: Timing) -> str:
+    """Returns the operator that a timing is divided by; records that do not say so are of depthwise ones."""
+    return timing.get("base", BASE)
+
+
 def geometric_means(timings: Iterable[Timing], ratio: str) -> Means:
     """Averages "ratio", or "over_float32", which only ours have, over the shapes, by setting, mode and operator."""
     by_key: dict[tuple[str, str, str], list[float]] = {}
     for t in timings:
-        if t[ratio] and t["operator"] not in (BASE, COPY):
+        if t[ratio] and t["operator"] not in (base_of(t), COPY):
             by_key.setdefault((t["setting"], t["mode"], t["operator"]), []).append(t[ratio])
     means: Means = {}
     for (setting, mode, operator), values in by_key.items():
@@ -75,17 +81,18 @@ def sentences(record: dict[str, Any], name: str) -> list[str]:
     return [f"{part['instruction_set']}, {line}" if len(parts) > 1 else line for part in parts for line in part[name]]
 
 
-def conclusions(part: dict[str, Any]) -> list[str]:
-    """Returns the geometric means in words, with the shape that is worst for ours; what is left out."""
+def conclusions(part: dict[str, Any], targets: dict[str, dict[str, float]]) -> list[str]:
+    """Returns the geometric means in words, with the shape that is worst, and whether that is at the operator's target
+    at most; what is left out."""
+    bases = {t["operator"]: base_of(t) for t in part["timings"]}
     lines = []
     for setting, modes in part["geometric_means"].items():
         for mode, operators in modes.items():
             for operator, mean in operators.items():
-                line = f"{setting}: {operator} {mode}: {mean:.2f}x {BASE}"
-                if operator in OURS:
-                    worst = worst_shape(part, setting, operator, mode)
-                    line += f", at most {worst['ratio']:.2f}x ({worst['shape']})"
-                lines.append(line)
+                worst = worst_shape(part, setting, operator, mode)
+                line = f"{setting}: {operator} {mode}: {mean:.2f}x {bases[operator]}, at most {worst['ratio']:.2f}x"
+                met = verdict(worst["ratio"], targets.get(operator, {}).get(mode))
+                lines.append(f"{line} ({worst['shape']}){met}")
         if TORCHVISION in modes.get(FORWARD, {}):
             faster = modes[FORWARD][TORCHVISION] / modes[FORWARD]["depthwise DCN"]
             lines.append(f"{setting}: depthwise DCN {FORWARD}: {faster:.1f}x as fast as {TORCHVISION} with groups=C")
@@ -97,6 +104,13 @@ def conclusions(part: dict[str, Any]) -> list[str]:
         ]
     left_out = "{setting}, {shape}: {operator} {mode} is left out: {reason}"
     return [*lines, *(left_out.format(**left) for left in part["left_out"])]
+
+
+def verdict(value: float, most: float | None, digits: int = 1) -> str:
+    """Says whether a value is ``most`` or less, in words that follow it; nothing where there is no ``most``."""
+    if most is None:
+        return ""
+    return f", {'met' if value <= most else 'not met'} (at most {most:.{digits}f})"
 
 
 def worst_shape(part: dict[str, Any], setting: str, operator: str, mode: str) -> dict[str, Any]:
