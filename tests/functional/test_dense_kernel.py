@@ -20,11 +20,21 @@ from dense_cases import (
     specified,
     unfold,
 )
-from operator_cases import DTYPES, LAYOUTS, OFFSETS, assert_close, forward_backward, make_tensors, output_size
+from operator_cases import (
+    DTYPES,
+    LAYOUTS,
+    OFFSETS,
+    assert_close,
+    forward_backward,
+    make_tensors,
+    output_size,
+    sum_magnitudes,
+)
 from test_reference import GEOMETRY, check_same, hat
 from torchvision.ops import deform_conv2d
 
 from dk_bench import functional, reference
+from dk_bench.functional import scope_columns, unfold_bound, unfolded_product
 
 CASES = 500
 BOTH = pytest.mark.parametrize("module", [reference, functional], ids=["reference", "compiled"])
@@ -221,3 +231,34 @@ def test_16_bits_are_rounded_once():
     out = dense(*operands, **SQUARE)
     exact = specified(*(t.detach().double() for t in operands), **SQUARE)
     assert ((out.double() - exact).abs() <= 2.0**-8 * exact.abs() + 1e-5).all()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_columns_of_16_bits(groups, layout, monkeypatch):
+    """As on CUDA: what is unfolded, and its gradient, are rounded; sums over positions and pieces are float32."""
+    real = scope_columns._unfold_op, scope_columns._unfold_backward_op, unfolded_product.multiply
+
+    def unfold_rounded(*arguments):
+        wide = arguments[-1].float()
+        real[0](*arguments[:-1], wide)
+        arguments[-1].copy_(wide)
+
+    def multiply(left, right, out, *, add=False):
+        if left.dtype != out.dtype:  # which only CUDA's product does
+            left, right = left.float(), right.float()
+        real[2](left, right, out, add=add)
+
+    for module in (scope_columns, unfolded_product, unfold_bound):
+        monkeypatch.setattr(module, "column_dtype", lambda t: t.dtype)
+    monkeypatch.setattr(scope_columns, "_unfold_op", unfold_rounded)
+    monkeypatch.setattr(scope_columns, "_unfold_backward_op", lambda grad, *others: real[1](grad.float(), *others))
+    monkeypatch.setattr(unfolded_product, "multiply", multiply)
+    operands, grad = make_tensors(dense_case(4, 6, groups, dtype=torch.bfloat16, layout=layout))
+    found = forward_backward(dense, operands, grad, {**SQUARE, "memory": 4 * 12 * 2 * 11})
+    wide = [t.detach().float().requires_grad_() for t in operands]
+    expected = forward_backward(specified, wide, grad.float(), SQUARE)
+    magnitudes = sum_magnitudes(specified, wide, grad.float(), SQUARE)
+    for f, e, m in zip(found, expected, magnitudes, strict=True):
+        assert f.dtype == torch.bfloat16
+        assert ((f.float() - e).abs() <= 2.0**-7 * (e.abs().max() if m is None else m)).all()
