@@ -15,7 +15,7 @@ from dk_bench.functional.convolution_rules import check_offset_values
 from dk_bench.functional.operators import Operator
 from dk_bench.functional.registration import register
 from dk_bench.functional.scope_columns import Columns, Gradients, Piece
-from dk_bench.functional.unfold_bound import column_dtype, default_bound
+from dk_bench.functional.unfold_bound import bytes_at_a_time, column_dtype, default_bound
 from dk_bench.reference.checks import IntPair, as_pairs
 from dk_bench.reference.scope_unfold import check_scope_unfold
 
@@ -94,7 +94,8 @@ def _specification(input, data_offset, kernel_offset, **settings):
 
 def _columns(output: Tensor, operands: Sequence[Tensor | None], settings: Sequence[Any]) -> Columns:
     each = output.shape[1] * column_dtype(operands[0]).itemsize
-    return Columns(operands, settings, output.shape[2], 1, default_bound() // each)
+    most = bytes_at_a_time(default_bound(), operands[0]) // each
+    return Columns(operands, settings, output.shape[2], 1, most)
 
 
 def _block(output: Tensor, channels: int, piece: Piece) -> Tensor:

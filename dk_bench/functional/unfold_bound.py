@@ -37,10 +37,10 @@ def default_bound() -> int:
     return int(text)
 
 
-def bytes_at_a_time(bound: int, weight: Tensor) -> int:
-    """Returns the bytes of a piece. On the CPU it stays in the cache, but is no smaller than a kernel that does not:
-    each product reads the kernel once, and puts it in order."""
-    return bound if weight.is_cuda else min(bound, max(CACHE_BYTES, weight.numel() * column_dtype(weight).itemsize))
+def bytes_at_a_time(bound: int, input: Tensor, kernel: int = 0) -> int:
+    """Returns the bytes of a piece that is multiplied by a kernel of so many values. On the CPU it stays in the cache,
+    but is no smaller than the kernel, which each product reads once and puts in order."""
+    return bound if input.is_cuda else min(bound, max(CACHE_BYTES, kernel * column_dtype(input).itemsize))
 
 
 def column_dtype(input: Tensor) -> torch.dtype:

@@ -103,7 +103,7 @@ def _columns(images: Tensor, operands: Tensors, settings: Sequence[Any]) -> tupl
     kernel_size, *geometry, bound = settings
     groups, scope, dtype = input.shape[1] // weight.shape[1], tuple(weight.shape[2:]), column_dtype(input)
     values = input.shape[1] * prod(scope) + (0 if lie_as_rows(images, dtype) else images.shape[1])  # of a position
-    most = bytes_at_a_time(bound, weight) // (values * dtype.itemsize)
+    most = bytes_at_a_time(bound, input, weight.numel()) // (values * dtype.itemsize)
     return Columns(operands[:3], (kernel_size, scope, *geometry), prod(images.shape[2:]), groups, most), groups
 
 

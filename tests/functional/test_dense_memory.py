@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from math import prod
 
 import pytest
 import torch
@@ -100,11 +99,12 @@ def test_peak_of_the_process(memory_format):
 
 
 def test_pieces_stay_in_the_cache_or_are_as_large_as_the_kernel():
-    assert bytes_at_a_time(64 << 20, torch.empty(8, 8, 4, 4)) == CACHE_BYTES
-    assert bytes_at_a_time(1000, torch.empty(8, 8, 4, 4)) == 1000
-    large = torch.empty(512, 512, 4, 4, dtype=torch.bfloat16)
-    assert bytes_at_a_time(64 << 20, large) == 4 * prod(large.shape)
-    assert bytes_at_a_time(5 << 20, large) == 5 << 20
+    for dtype in (torch.float32, torch.bfloat16):  # columns are float32
+        x, large = torch.empty(1, dtype=dtype), 512 * 512 * 16
+        assert bytes_at_a_time(64 << 20, x) == bytes_at_a_time(64 << 20, x, 1024) == CACHE_BYTES
+        assert bytes_at_a_time(1000, x, large) == 1000
+        assert bytes_at_a_time(64 << 20, x, large) == 4 * large
+        assert bytes_at_a_time(5 << 20, x, large) == 5 << 20
 
 
 def test_sums_of_16_bit_products_are_asked_for_in_float32():
