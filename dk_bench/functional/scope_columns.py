@@ -87,14 +87,15 @@ class Gradients:
     They are summed in the results' own memory, where it has the dtype and the format of sums.
 
     Attributes:
-        sums: of input, in channels_last, zero at first; of data_offset and kernel_offset, contiguous; of weight, where
-            there is one, in channels_last.
+        sums: of input, in channels_last, zero at first; of data_offset and kernel_offset, on CUDA contiguous; of
+            weight, where there is one, in channels_last.
     """
 
     def __init__(self, results: Sequence[Tensor]) -> None:
         """Takes memory for the results; empty where one is not wanted."""
-        formats = torch.channels_last, torch.contiguous_format, torch.contiguous_format, torch.channels_last
         self._results = [t if t.dim() == 4 else None for t in results]
+        of_offsets = torch.contiguous_format if results[0].is_cuda else torch.preserve_format
+        formats = torch.channels_last, of_offsets, of_offsets, torch.channels_last
         self.sums = [t if t is None else _like_sums(t, f) for t, f in zip(self._results, formats, strict=False)]
         if self.sums[0] is not None:
             self.sums[0].zero_()
@@ -108,6 +109,7 @@ class Gradients:
 
 def _like_sums(result: Tensor, memory_format: torch.memory_format) -> Tensor:
     dtype = compute_dtype(result)
-    if result.dtype == dtype and result.is_contiguous(memory_format=memory_format):
+    fits = memory_format == torch.preserve_format or result.is_contiguous(memory_format=memory_format)
+    if fits and result.dtype == dtype:
         return result
-    return torch.empty(result.shape, dtype=dtype, device=result.device, memory_format=memory_format)
+    return torch.empty_like(result, dtype=dtype, memory_format=memory_format)

@@ -32,8 +32,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(dk_bench, m) {
   m.def(
       "unfold_columns(Tensor input, Tensor? data_offset, Tensor? kernel_offset, int[] kernel_size, int[] scope, "
       "int[] stride, int[] padding, int[] dilation, bool clip, int groups, int first, Tensor(a!) columns) -> ()");
-  // Adds to grad_input, in channels_last, and writes the offsets' gradients, contiguous, of its positions; all float32,
-  // or float64. What is None is not wanted.
+  // Adds to grad_input, in channels_last, and writes the offsets' gradients of its positions, on CUDA contiguous; all
+  // float32, or float64. What is None is not wanted.
   m.def(
       "unfold_columns_backward(Tensor grad_columns, Tensor input, Tensor? data_offset, Tensor? kernel_offset, "
       "int[] kernel_size, int[] scope, int[] stride, int[] padding, int[] dilation, bool clip, int groups, int first, "
@@ -43,7 +43,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(dk_bench, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(dk_bench, CPU, m) {
   m.impl("unfold_columns", TORCH_BOX(&unfold_columns<Cpu>));
-  m.impl("unfold_columns_backward", TORCH_BOX(&unfold_columns_backward<Cpu>));
+  m.impl("unfold_columns_backward", TORCH_BOX((&unfold_columns_backward<Cpu, true>)));
 }
 
 }  // namespace dk

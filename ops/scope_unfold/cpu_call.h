@@ -30,19 +30,25 @@ struct UnfoldCall {
 
   int64_t area() const { return g.out_height * g.out_width; }
 
-  // Loads the offsets of a few positions, zero-filled; false if there is a NaN among them.
-  bool load_offsets(const View& v, const Stretch& s, A* to) const {
-    std::fill_n(to, offsets_size, A(0));
-    if (!v.data) return true;
+  // Calls f(view, box, lane) for parts of a few positions of an image's offsets: `box` of `view` are lanes from one on.
+  template <class F>
+  void for_parts(const View& v, const Stretch& s, const F& f) const {
     const bool flat = v.h == v.w * v.width;  // rows follow each other
     for (int64_t at = s.begin; at < s.end;) {
       const int64_t h = at / g.out_width, w = at % g.out_width;
       View part = v;
       part.width = std::min(s.end - at, flat ? kLanes : g.out_width - w);
       part.data = static_cast<char*>(v.data) + (h * v.h + w * v.w) * element_size(v.type);
-      load(part, Box{s.image, 0, 2 * g.taps(), 0, 1, kLanes, 0, 1}, to + at - s.begin);
+      f(part, Box{s.image, 0, 2 * g.taps(), 0, 1, kLanes, 0, 1}, at - s.begin);
       at += part.width;
     }
+  }
+
+  // Loads the offsets of a few positions, zero-filled; false if there is a NaN among them.
+  bool load_offsets(const View& v, const Stretch& s, A* to) const {
+    std::fill_n(to, offsets_size, A(0));
+    if (!v.data) return true;
+    for_parts(v, s, [&](const View& part, const Box& box, int64_t lane) { load(part, box, to + lane); });
     typename Index<A>::type bad = 0;
     for (int64_t i = 0; i < offsets_size; ++i) bad |= to[i] != to[i];
     return !bad;

@@ -33,38 +33,41 @@ template <class A>
 class OffsetGradient {
  public:
   OffsetGradient(const UnfoldCall<A>& c, const OptionalTensor& to, int64_t number)
-      : call(c), result(data_of<A>(to)), pieces(number), width(2 * c.g.taps()),
-        partial(result && pieces > 1 ? pieces * c.op.count * width : 0) {}
+      : call(c), result(to ? View(*to) : View()), pieces(number), width(2 * c.g.taps()),
+        partial(to && pieces > 1 ? pieces * c.op.count * width : 0) {}
 
-  bool is_wanted() const { return result; }
+  bool is_wanted() const { return result.data; }
 
   // Of one piece, at positions of one image: (2 taps, kLanes).
   void put(int64_t piece, const Stretch& s, const A* from) const {
-    const int64_t n = s.end - s.begin;
-    A* to = pieces > 1 ? partial.get() + piece * call.op.count * width + start_of(s) : result_of(s);
-    const int64_t step = pieces > 1 ? n : call.area();
-    for (int64_t i = 0; i < width; ++i) std::copy_n(from + i * kLanes, n, to + i * step);
+    if (pieces == 1) return write(s, from);
+    for (int64_t i = 0; i < width; ++i) std::copy_n(from + i * kLanes, s.end - s.begin, of_piece(piece, s, i));
   }
 
   // Adds the pieces up, in their order, at the positions of one call of put.
   void finish(const Stretch& s) const {
-    const int64_t n = s.end - s.begin;
-    A* to = result_of(s);
+    Buffer<A> sums(call.offsets_size);
     for (int64_t i = 0; i < width; ++i)
-      for (int64_t p = 0; p < n; ++p) {
+      for (int64_t p = 0; p < s.end - s.begin; ++p) {
         A sum = 0;
-        for (int64_t piece = 0; piece < pieces; ++piece)
-          sum += partial.get()[piece * call.op.count * width + start_of(s) + i * n + p];
-        to[i * call.area() + p] = sum;
+        for (int64_t piece = 0; piece < pieces; ++piece) sum += of_piece(piece, s, i)[p];
+        sums.get()[i * kLanes + p] = sum;
       }
+    write(s, sums.get());
   }
 
  private:
-  int64_t start_of(const Stretch& s) const { return (s.image * call.area() + s.begin - call.op.first) * width; }
-  A* result_of(const Stretch& s) const { return result + s.image * width * call.area() + s.begin; }
+  void write(const Stretch& s, const A* from) const {
+    call.for_parts(result, s, [&](const View& part, const Box& box, int64_t lane) { store(part, box, from + lane); });
+  }
+
+  A* of_piece(int64_t piece, const Stretch& s, int64_t i) const {
+    const int64_t before = s.image * call.area() + s.begin - call.op.first;
+    return partial.get() + (piece * call.op.count + before) * width + i * (s.end - s.begin);
+  }
 
   const UnfoldCall<A>& call;
-  A* const result;
+  const View result;
   const int64_t pieces, width;
   Buffer<A> partial;
 };

@@ -55,6 +55,7 @@ class Call:
         ends = sorted({0, self.positions, *(r.randint(0, self.positions) for _ in range(2))})
         self.pieces = list(zip(ends, ends[1:], strict=False))
         self.generator = generator
+        self.result_layout = r.choice([layout for layout in LAYOUTS if layout != "expanded"])  # of offsets' gradients
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -72,8 +73,9 @@ class Call:
 
     def gradients(self, grad: Tensor, wanted=(True, True, True)) -> list[Tensor | None]:
         """Takes the columns' gradient back, piece by piece; None for what is not wanted, or not there."""
-        sums = [torch.full(t.shape, torch.nan, dtype=self.compute) if t is not None else None for t in self.operands]
-        sums[0] = torch.zeros_like(sums[0]).contiguous(memory_format=torch.channels_last)
+        sums = [None if t is None else torch.full(t.shape, torch.nan, dtype=self.compute) for t in self.operands]
+        sums = [sums[0].zero_(), *(None if t is None else lay_out(t, self.result_layout) for t in sums[1:])]
+        sums[0] = sums[0].contiguous(memory_format=torch.channels_last)
         sums = [t if want else None for t, want in zip(sums, wanted, strict=True)]
         for begin, end in self.pieces:
             unfold_backward(grad[:, begin:end].contiguous(), *self.operands, *self.settings, begin, True, False, *sums)
