@@ -6,47 +6,17 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
-#include <type_traits>
-
-#include "../common/cuda_device.h"
+#include "../common/cuda_vectors.h"
 #include "../common/dtypes.h"
 #include "op.h"
 
 namespace dk {
 
 constexpr int kPerImageWarp = 32;
-constexpr int kPerImageThreads = 256;            // of a block, at most
-constexpr int kPerImageChannels = 32;            // of a block, at most
-constexpr int kPerImageTableTaps = 32;           // of which a block holds the weights at a time
-constexpr int kPerImageSumTaps = 3;              // of which a block adds up the weights' gradients
-constexpr int64_t kPerImageMaxBlocks = 1 << 20;  // the kernels stride over whatever is more
-
-// Memory with strides, in elements.
-template <class T>
-struct PerImageView {
-  T* data;
-  int64_t n, c, h, w;
-
-  DK_DEVICE T* at(int64_t in, int64_t ic, int64_t ih, int64_t iw) const {
-    return data + in * n + ic * c + ih * h + iw * w;
-  }
-};
-
-template <class T>
-PerImageView<T> per_image_view(const Tensor& t) {
-  return {static_cast<T*>(t.data_ptr()), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
-}
-
-template <class T, int kVector>
-struct alignas(sizeof(T) * kVector < 16 ? sizeof(T) * kVector : 16) PerImageVector {
-  T value[kVector];
-};
-
-template <class T, class A, int kVector>
-DK_DEVICE void read_vector(const T* from, A (&to)[kVector]) {
-  const auto read = *reinterpret_cast<const PerImageVector<T, kVector>*>(from);
-  for (int v = 0; v < kVector; ++v) to[v] = static_cast<A>(read.value[v]);
-}
+constexpr int kPerImageThreads = 256;   // of a block, at most
+constexpr int kPerImageChannels = 32;   // of a block, at most
+constexpr int kPerImageTableTaps = 32;  // of which a block holds the weights at a time
+constexpr int kPerImageSumTaps = 3;     // of which a block adds up the weights' gradients
 
 // One dimension of the images: where the sum for a position reads for a tap; negative where that is outside. The output
 // reads the input, and dL/dinput the output's gradient.
@@ -81,8 +51,6 @@ struct PerImageCut {
   DK_DEVICE int rows() const { return device::threads() / lanes; }
 };
 
-inline int64_t pieces(int64_t size, int64_t piece) { return (size + piece - 1) / piece; }
-
 template <int kVector>
 PerImageCut cut_per_image(const Geometry& g, int64_t positions, bool adjacent_channels) {
   PerImageCut cut{g.batch, g.channels, positions, 1, 1, 1, kPerImageThreads};
@@ -99,8 +67,8 @@ struct PerImageSum {
   PerImageCut cut;
   PerImageAxis y, x;
   int64_t width, kernel_h, kernel_w;  // width of the result
-  PerImageView<const T> from, weight;
-  PerImageView<T> to;
+  StridedView<const T> from, weight;
+  StridedView<T> to;
 };
 
 // The weights of some channels and taps in shared memory, a row a tap, so that a lane reads a vector.
@@ -164,9 +132,7 @@ DK_KERNEL void per_image_sum(const PerImageSum<T> a) {
       device::sync_block();
     }
     if (!there) continue;
-    PerImageVector<T, kVector> result;
-    for (int v = 0; v < kVector; ++v) result.value[v] = static_cast<T>(sum[v]);
-    *reinterpret_cast<PerImageVector<T, kVector>*>(a.to.at(n, c, position / a.width, position % a.width)) = result;
+    write_vector(a.to.at(n, c, position / a.width, position % a.width), sum);
   }
 }
 
@@ -175,7 +141,7 @@ struct PerImageProducts {
   PerImageCut cut;
   PerImageAxis y, x;
   int64_t width, kernel_h, kernel_w;  // width of the output
-  PerImageView<const T> grad, input;
+  StridedView<const T> grad, input;
   T* to;  // (N, C, Kh, Kw), contiguous
 };
 
@@ -259,13 +225,6 @@ DK_KERNEL void per_image_weight_gradient(const PerImageProducts<T> a) {
   }
 }
 
-// Whether channels can be read and written as vectors of 16 bytes.
-inline bool has_vectors(const Tensor& t) {
-  const int64_t wide = 16 / t.element_size();
-  return t.stride(1) == 1 && t.size(1) % wide == 0 && t.stride(0) % wide == 0 && t.stride(2) % wide == 0 &&
-      t.stride(3) % wide == 0 && reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0;
-}
-
 // Calls f with the number of channels of a vector that both tensors have.
 template <class T, class F>
 void with_vectors(const Tensor& a, const Tensor& b, const F& f) {
@@ -275,7 +234,7 @@ void with_vectors(const Tensor& a, const Tensor& b, const F& f) {
     f(std::integral_constant<int, 1>());
 }
 
-inline int64_t per_image_blocks(const PerImageCut& cut) { return std::min(cut.blocks(), kPerImageMaxBlocks); }
+inline int64_t per_image_blocks(const PerImageCut& cut) { return std::min(cut.blocks(), kMaxBlocks); }
 
 // Fills the output, of the input, or dL/dinput, of the output's gradient.
 template <class T, class A, bool kToInput>
@@ -290,9 +249,9 @@ void launch_per_image_sum(const Geometry& g, const Tensor& from, const Tensor& w
                            to.size(3),
                            g.kernel_h,
                            g.kernel_w,
-                           per_image_view<const T>(from),
-                           per_image_view<const T>(weight),
-                           per_image_view<T>(to)};
+                           strided_view<const T>(from),
+                           strided_view<const T>(weight),
+                           strided_view<T>(to)};
     launch("depthwise_conv_per_image", &per_image_sum<kToInput, T, A, kVector>, per_image_blocks(cut), 1, cut.threads,
            PerImageTable<A>::kBytes, stream, a);
   });
@@ -311,8 +270,8 @@ void launch_per_image_weight_gradient(const Geometry& g, const Tensor& grad, con
                                 g.out_width,
                                 g.kernel_h,
                                 g.kernel_w,
-                                per_image_view<const T>(grad),
-                                per_image_view<const T>(input),
+                                strided_view<const T>(grad),
+                                strided_view<const T>(input),
                                 static_cast<T*>(to.data_ptr())};
     launch("depthwise_conv_per_image_backward", &per_image_weight_gradient<T, A, kVector>, per_image_blocks(cut), 1,
            cut.threads, PerImageParts<A>::kBytes, stream, a);
