@@ -24,11 +24,15 @@ from dk_bench.nn import DeformKernel2d
 # What is read, and where
 
 
-def test_local_offsets_are_those_of_the_cell_that_holds_the_objects_middle():
+@pytest.mark.parametrize(
+    "conv",
+    [DeformKernel2d((4, 4), 3, 3, 3, 2, 1, groups=3), DeformKernel2d(4, 3, 5, 3, 2, 1), DeformKernel2d(2, 3, 5, 1, 2)],
+)
+def test_local_offsets_are_those_of_the_cell_that_holds_the_objects_middle(conv):
     """A generator that copies the red channel to every offset, at stride 2: it gives the pixel under a cell."""
-    conv = DeformKernel2d((4, 4), 3, 3, 3, 2, 1, groups=3)
+    taps = conv.kernel_size[0] ** 2
     with torch.no_grad():
-        conv.kernel_offset.weight[:, 0, 1, 1] = 1
+        conv.kernel_offset.weight[:, 0, conv.padding[0], conv.padding[0]] = 1
     config = Config()
     config.data.size, config.data.crop_pct, config.data.mean, config.data.std = 8, 1.0, [0.0] * 3, [1.0] * 3
     reds = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8)
@@ -46,7 +50,7 @@ def test_local_offsets_are_those_of_the_cell_that_holds_the_objects_middle():
     )
     found = collect(Loaded(Path(), nn.Sequential(conv), config, "", ["a"]), objects).learned[KERNEL]["0"]
     expected = np.array([reds[0, 0, 6], reds[1, 4, 2], reds[1, 6, 0]]) / 255
-    np.testing.assert_allclose(found, np.tile(expected[:, None], 18), rtol=1e-6)
+    np.testing.assert_allclose(found, np.tile(expected[:, None], 2 * taps), rtol=1e-6)
 
 
 def test_expert_scores_are_the_sigmoid_of_the_routing(tmp_path):
@@ -182,21 +186,21 @@ def test_annotations_that_will_not_do(tmp_path, change, message):
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     return {
-        (name, seed): str(checkpoint(folder / f"{name}-{seed}.ckpt", f"test_resnetdw{name}", seed=seed, plant=plant))
+        (name, seed): str(checkpoint(folder / f"{name}-{seed}.ckpt", f"test_resnet{name}", seed=seed, plant=plant))
         for name, seed, plant in (
-            ("_dk", 0, True),
-            ("_dk", 1, True),
-            ("_dcn_dk", 0, False),
-            ("_scc", 0, False),
-            ("_scc", 1, False),
-            ("", 0, False),
+            ("dw_dk", 0, True),
+            ("dw_dk", 1, True),
+            ("_dcn_dk", 0, False),  # not depthwise
+            ("dw_scc", 0, False),
+            ("dw_scc", 1, False),
+            ("dw", 0, False),
         )
     }
 
 
 def test_procedural_from_end_to_end(checkpoints, tmp_path, capsys):
     """Planted offsets come back as they are, and what does not vary tells nothing; intervals are over both seeds."""
-    paths = [checkpoints[key] for key in (("_dk", 0), ("_dk", 1), ("_scc", 0), ("_scc", 1))]
+    paths = [checkpoints[key] for key in (("dw_dk", 0), ("dw_dk", 1), ("dw_scc", 0), ("dw_scc", 1))]
     command = ["dynamics", *paths, "--objects", "40", "--tsne", "30", "--perplexity", "5", "--output", str(tmp_path)]
     assert main(command) == 0
     assert "test_resnetdw_scc" in capsys.readouterr().out
@@ -238,12 +242,12 @@ def test_coco_from_end_to_end(checkpoints, tmp_path):
 @pytest.mark.parametrize(
     "which, arguments, message",
     [
-        ([("", 0)], [], "test_resnetdw is rigid: nothing is deformable in it"),
-        ([("_dk", 0), ("_dk", 0)], [], "the same model, settings and seed"),
-        ([("_dk", 0)], ["--objects", "25"], "--perplexity 30: t-SNE wants it below its number of objects, 25"),
-        ([("_dk", 0)], ["--objects", "3"], "--objects: expected at least 20, got 3"),
-        ([("_dk", 0)], ["--data", "nowhere.json"], "annotation file nowhere.json cannot be read"),
-        ([("_dk", 0)], ["--device", "cuda"], "--device cuda"),
+        ([("dw", 0)], [], "test_resnetdw is rigid: nothing is deformable in it"),
+        ([("dw_dk", 0), ("dw_dk", 0)], [], "the same model, settings and seed"),
+        ([("dw_dk", 0)], ["--objects", "25"], "--perplexity 30: t-SNE wants it below its number of objects, 25"),
+        ([("dw_dk", 0)], ["--objects", "3"], "--objects: expected at least 20, got 3"),
+        ([("dw_dk", 0)], ["--data", "nowhere.json"], "annotation file nowhere.json cannot be read"),
+        ([("dw_dk", 0)], ["--device", "cuda"], "--device cuda"),
         ([], ["nowhere.ckpt"], "nowhere.ckpt: no checkpoint can be read there"),
     ],
 )

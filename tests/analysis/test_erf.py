@@ -19,7 +19,7 @@ from dk_bench.analysis.erf.summary import profiles, summary
 from dk_bench.analysis.pictures import Picture, open_pictures
 from dk_bench.analysis.subjects import Subject
 from dk_bench.cli import main
-from dk_bench.nn import RigidStart2d
+from dk_bench.nn import OffsetGenerator, RigidStart2d
 from dk_bench.tables.statistics import Summary, summarize
 
 
@@ -99,6 +99,30 @@ def test_units_lie_where_the_network_puts_them(name):
     place = [float((axis * weight).sum() / weight.sum()) for axis in np.mgrid[:416, :416]]
     assert place == pytest.approx(centre, abs=1.0)  # even spreading would be 15.5 off, half a stride of 32
     assert centre == ((223, 223) if name.startswith("tf_") else (192, 192))  # TensorFlow pads below and right
+
+
+@pytest.mark.parametrize("name", ["test_resnet_dcn_dk", "test_resnetdw_dk_lpw"])
+def test_fields_are_derivatives_where_every_kernel_is_dense(name):
+    """Against differences, in a direction of the image, with offsets that follow it and with offsets held."""
+    torch.manual_seed(0)
+    model = timm.create_model(name).double().eval()
+    for module in model.modules():
+        if isinstance(module, OffsetGenerator):
+            nn.init.normal_(module.weight, std=0.05)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    image, direction = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+
+    def unit(moved: torch.Tensor) -> float:
+        return model.forward_features(moved[None])[0, :, 0, 0].sum().item()
+
+    with torch.no_grad():
+        slope = (unit(image + 1e-6 * direction) - unit(image - 1e-6 * direction)) / 2e-6
+    followed, held = (
+        unit_gradient(model, image, position=(0, 0), through_offsets=through)[0] for through in (True, False)
+    )
+    assert float((followed * direction.numpy()).sum()) == pytest.approx(slope, rel=1e-4)
+    assert np.abs(followed - held).max() > 1e-3 * np.abs(followed).max()
 
 
 def test_position_in_pixels_takes_the_nearest_unit():

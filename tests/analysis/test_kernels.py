@@ -45,6 +45,34 @@ def test_taps_in_the_scope(kind):
     np.testing.assert_array_equal(found.values, np.broadcast_to([[0.5], [0.75]], found.values.shape))
 
 
+def test_kernels_of_pairs_of_channels():
+    """All pairs of a dense kernel are sampled at the same taps: a sample down and to the left of the centred ones."""
+    conv = DeformKernel2d((5, 5), 4, 6, 3, 1, 1, groups=2)
+    plant(conv.kernel_offset, 1.0, -1.0)
+    (layer,) = offsets_at(nn.Sequential(conv), torch.rand(4, 5, 5), (0.5, 0.5))
+    np.testing.assert_array_equal(layer.kernel.after, np.array(GRID) + [2, 0])
+    weight = conv.weight.detach().double().numpy().reshape(12, 5, 5)
+    np.testing.assert_array_equal(layer.stored, weight)
+    np.testing.assert_array_equal(layer.sampled, weight[:, 2:5, :3])
+    assert [layer.pair(channel) for channel in (0, 1, 7, 11)] == [(0, 0), (0, 1), (3, 1), (5, 1)]
+
+
+def test_the_one_tap_of_a_1x1_kernel_moves_in_its_scope():
+    conv = DeformKernel2d((2, 2), 3, 2, 1, 2)
+    plant(conv.kernel_offset, 0.25, 0.75)
+    model, image = nn.Sequential(conv), torch.rand(3, 5, 7)
+    (layer,) = offsets_at(model, image, (0.5, 0.5))
+    np.testing.assert_array_equal(layer.kernel.before, [[0.5, 0.5]])
+    np.testing.assert_array_equal(layer.kernel.after, [[0.75, 1.25]])
+    assert layer.kernel.outside.tolist() == [True] and layer.data is None
+    np.testing.assert_array_equal(layer.resting, [2 * np.array(layer.unit)])
+    weight = conv.weight.detach().double().numpy().reshape(6, 2, 2)
+    between = 0.25 * weight[:, :1, 1:] + 0.75 * weight[:, 1:, 1:]  # clipped to the last column
+    np.testing.assert_allclose(layer.sampled, between, rtol=1e-5)
+    (found,) = offsets_over(model, [image])
+    assert found.values.shape == (1, 2, 3 * 4) and found.outside == 1.0
+
+
 def test_taps_that_start_spread_start_at_the_edge_and_are_not_clipped_there():
     conv = DeformKernel2d((5, 5), 2, 2, 3, 1, 1, groups=2, grid="spread")
     (layer,) = offsets_at(nn.Sequential(conv), torch.rand(2, 4, 4), (0.5, 0.5))
@@ -114,11 +142,15 @@ def photos(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name, kinds",
-    [("dcn_dk", {"kernel offsets", "data offsets"}), ("dcn", {"data offsets"}), ("dk_pw", {"kernel offsets"})],
+    "name, kinds, layers",
+    [
+        ("dw_dcn", {"data offsets"}, 3),
+        ("dw_dk_lpw", {"kernel offsets"}, 8),  # four of 3x3 kernels and four of 1x1
+        ("_dcn_dk", {"kernel offsets", "data offsets"}, 4),
+    ],
 )
-def test_from_end_to_end(tmp_path, photos, capsys, name, kinds):
-    path = checkpoint(tmp_path / "last.ckpt", f"test_resnetdw_{name}")
+def test_from_end_to_end(tmp_path, photos, capsys, name, kinds, layers):
+    path = checkpoint(tmp_path / "last.ckpt", f"test_resnet{name}")
     out = tmp_path / "out"
     assert main(["kernels", str(path), "--image", *photos, "--position", "10,59.5", "--output", str(out)]) == 0
     assert "% of taps outside" in capsys.readouterr().out
@@ -126,7 +158,7 @@ def test_from_end_to_end(tmp_path, photos, capsys, name, kinds):
         assert Image.open(out / f"{figure}.png").size[0] > 500
         assert (out / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
     taps = read_csv(out / "taps.csv")
-    assert {row["kind"] for row in taps} == kinds and len({row["layer"] for row in taps}) == 3 + (name != "dcn")
+    assert {row["kind"] for row in taps} == kinds and len({row["layer"] for row in taps}) == layers
     model = load(path).model
     for row in taps:
         kind = row["kind"].replace(" offsets", "_offset")
@@ -141,6 +173,11 @@ def test_from_end_to_end(tmp_path, photos, capsys, name, kinds):
     assert {row["axis"] for row in read_csv(out / "offsets.csv")} == {"dy", "dx", "length"}
     kernels = read_csv(out / "kernels.csv")
     assert {row["what"] for row in kernels} == {"stored", "sampled"}
+    for row in kernels:
+        weight = model.get_submodule(row["layer"]).weight
+        if row["what"] == "stored" and row["input"]:
+            place = [int(row[part]) for part in ("channel", "input", "row", "column")]
+            assert float(row["weight"]) == pytest.approx(weight[tuple(place)].item(), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,9 @@ def _kernels(axes: np.ndarray, layer: LayerTaps, parts: int) -> None:
         for part, what in enumerate(("stored", "sampled") if layer.kernel else ("rigid",)):
             axis = axes[parts * (1 + number) + part]
             _map(axis, pair[part], "PuOr", -limit, limit)
-            axis.set_title(f"channel {channel}:\n{what}", fontsize=8)
+            output, read = layer.pair(channel)
+            about = f"channel {output}" if layer.inputs == 1 else f"channel {output} of {read}"
+            axis.set_title(f"{about}:\n{what}", fontsize=8)
     for axis in axes:
         if not axis.images:
             axis.set_axis_off()

@@ -27,7 +27,7 @@ from dk_bench.models.probe import evaluating
 from dk_bench.nn.scope import grid_offset
 from dk_bench.reference.checks import output_size
 
-LAYERS = 4  # that are shown where none are named
+LAYERS = 4  # of each size of kernels, that are shown where none are named
 QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "max": 1.0}
 
 
@@ -54,6 +54,11 @@ class LayerTaps:
     resting: np.ndarray  # (K, 2), where rigid taps read the input
     stored: np.ndarray  # (channels, Sh, Sw), the weight over the scope; a dense kernel's pairs of channels in a row
     sampled: np.ndarray  # (channels, Kh, Kw), what the taps read of it; the weight itself where the kernel is rigid
+    inputs: int  # channels of the input that each one of the output reads: 1 where the kernel is depthwise
+
+    def pair(self, channel: int) -> tuple[int, int]:
+        """Returns the channel of the output, and that of the input in its group, of one of ``stored``."""
+        return divmod(channel, self.inputs)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def study_taps(
 
     Args:
         checkpoint, images: files.
-        layers: names of those to show; None: some spread over the depth.
+        layers: names of those to show; None: some spread over the depth, of each size of kernels.
         position: (y, x) in pixels of the first image; None: its middle.
         size: shorter side of the images as the model sees them, pixels; None: as in evaluation.
 
@@ -110,11 +115,13 @@ def study_taps(
 
 def _shown(loaded: Loaded, layers: Sequence[str] | None) -> Sequence[str]:
     """Returns the names of the layers to show. Raises UserError for one in which no taps move."""
-    names = list(dict.fromkeys(source.layer for source in moving(loaded.model)))
+    sizes = {source.layer: source.conv.kernel_size for source in moving(loaded.model)}
+    names = list(sizes)
     if not names:
         raise UserError(f"{loaded.path}: {loaded.name} has experts but no taps that move")
-    if layers is None:
-        return [names[index] for index in sorted({round(i) for i in np.linspace(0, len(names) - 1, LAYERS)})]
+    if layers is None:  # every so many of all would meet one place of each block, and so perhaps one size alone
+        of_size = [[name for name in names if sizes[name] == size] for size in dict.fromkeys(sizes.values())]
+        return [each[i] for each in of_size for i in {round(i) for i in np.linspace(0, len(each) - 1, LAYERS)}]
     if unknown := [layer for layer in layers if layer not in names]:
         raise UserError(f"--layer {unknown[0]}: no taps move there, expected one of {', '.join(names)}")
     return layers
@@ -169,7 +176,8 @@ def _layer(
         offset = given[DATA].view(-1, len(resting), 2).numpy()
         data = [Taps(resting, resting + each, _beyond(resting + each, size)) for each in offset]
     kernels = (each.detach().flatten(0, 1).double().cpu().numpy() for each in (conv.weight, sampled))
-    return LayerTaps(name, (row, column), size, image_size, lattice, kernel, data, resting, *kernels)
+    inputs = conv.weight.shape[1]
+    return LayerTaps(name, (row, column), size, image_size, lattice, kernel, data, resting, *kernels, inputs)
 
 
 def _nearest(at: float, places: int, lattice: tuple[float, float], conv: nn.Module, axis: int) -> int:

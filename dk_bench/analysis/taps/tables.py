@@ -39,11 +39,14 @@ def _tap_rows(layers: Sequence[LayerTaps]) -> Iterator[dict[str, object]]:
 
 
 def _kernel_rows(layers: Sequence[LayerTaps]) -> Iterator[dict[str, object]]:
-    """Gives the mean magnitude and the channels that are drawn, over the scope and as sampled."""
+    """Gives the mean magnitude and the channels that are drawn, over the scope and as sampled; ``input`` is the channel
+    of the input, in the group of ``channel``."""
     for layer in layers:
         for what, kernels in (("stored", layer.stored), ("sampled", layer.sampled)):
-            drawn = {"mean magnitude": np.abs(kernels).mean(0), **{c: kernels[c] for c in channels_shown(layer)}}
-            for channel, values in drawn.items():
+            of_all = {("mean magnitude", ""): np.abs(kernels).mean(0)}
+            for (channel, read), values in (
+                of_all | {layer.pair(c): kernels[c] for c in channels_shown(layer)}
+            ).items():
                 for (row, column), weight in np.ndenumerate(values):
-                    place = {"layer": layer.name, "channel": channel, "what": what, "row": row, "column": column}
-                    yield place | {"weight": float(weight)}
+                    place = {"layer": layer.name, "channel": channel, "input": read, "what": what}
+                    yield place | {"row": row, "column": column, "weight": float(weight)}
