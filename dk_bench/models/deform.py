@@ -30,9 +30,10 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
 
     The fields of :class:`KernelSpec` say what changes (section 4 of the paper). Convolutions in the residual blocks are
     those of their main path, and those between the last block and the classifier (MobileNet-V2's last 1x1): not the
-    stem's, the classifier's or the shortcuts', nor those of squeeze-and-excitation and attention. Where several fields
-    ask for one convolution, the first of :data:`dk_bench.models.rules.RULES` decides. ``dilate_last`` comes before and
-    alone changes the function: see :func:`dk_bench.models.dilate.dilated_last_stage`.
+    stem's or the shortcuts', which ``everywhere`` adds, nor the classifier's and those of squeeze-and-excitation and
+    attention. Where several fields ask for one convolution, the first of :data:`dk_bench.models.rules.RULES` decides.
+    :func:`dk_bench.models.outcomes_of` tells what that comes to. ``dilate_last`` comes before and alone changes the
+    function: see :func:`dk_bench.models.dilate.dilated_last_stage`.
 
     The model is any timm model with convolutions, also one made with ``features_only=True``. Names of existing
     parameters stay; a kernel over a scope has a larger shape. In ``pretrained_cfg`` the model then calls itself by the

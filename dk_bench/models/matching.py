@@ -1,5 +1,6 @@
 """Which of a model's convolutions a spec asks for, and by which of the rules."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import nn
@@ -49,18 +50,20 @@ def check_all_parts_match(model: nn.Module, spec: KernelSpec, found: list[Match]
     changed = {part for each in found if each.rule for part in each.rule.parts}
     missing = {part: wanted for rule, wanted in asked_of(spec).items() for part in rule.parts if part not in changed}
     for part, wanted in missing.items():
-        there = [each for each in found if takes_part(each.place, spec)]
-        where = "outside of the classifier and attention" if spec.everywhere else "in a block"
         fits = [each for each in found if wanted.include(each.conv, each.output_stride)]
+        where = "outside of the classifier and attention" if spec.everywhere else "in a block"
         if any(takes_part(each.place, spec) for each in fits):
             raise ValueError(f"{part}: other parts of the spec change every {wanted} {where} of {type(model).__name__}")
-        alike = wanted._replace(size=None, stride=0)
-        sizes = sorted({each.conv.kernel_size for each in there if alike.include(each.conv, 0)})
-        more = sorted(each.name for each in fits if each.place in (STEM, SHORTCUT))
-        hint = (
-            f"; everywhere=True would take {more[0]}" + f" and {len(more) - 1} more" * (len(more) > 1) if more else ""
-        )
+        there = _sizes(wanted, (each for each in found if takes_part(each.place, spec)))
+        beside = _sizes(wanted, (each for each in found if each.place in (STEM, SHORTCUT)))
+        hint = f", and those that everywhere=True adds {beside}" if beside and not spec.everywhere else ""
         raise ValueError(
             f"{part}: {type(model).__name__} has no {wanted} {where}; its {wanted.kind}kernels there have the sizes "
-            f"{sizes or 'none'}{hint}"
+            f"{there or 'none'}{hint}"
         )
+
+
+def _sizes(wanted: Convolutions, among: Iterable[Match]) -> list[tuple[int, int]]:
+    """Returns the sizes of the kernels that would be wanted if they were of the right size and stride."""
+    alike = wanted._replace(size=None, stride=0)
+    return sorted({each.conv.kernel_size for each in among if alike.include(each.conv, 0)})

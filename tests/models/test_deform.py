@@ -237,6 +237,21 @@ def test_shared_convolution_is_replaced_everywhere():
         ("test_resnetdw", KernelSpec(dcn=True, dcn_min_stride=64), "dcn: .* output stride 64"),
         ("test_resnet", KernelSpec(dense="local", kernel_size=5, scope=6), "dense: ResNet has no dense 5x5 .*3, 3"),
         ("test_resnet", dataclasses.replace(BOTH_DENSE, dense_dcn_min_stride=64), "dense_dcn: .* output stride 64"),
+        (
+            "test_convnext",
+            KernelSpec(dense="local"),
+            r"dense 3x3 .* none, .* everywhere=True adds \[\(2, 2\), \(4, 4\)\]",
+        ),
+        (
+            "test_convnext",
+            KernelSpec(dense="local", everywhere=True),
+            r"no dense 3x3 convolution outside of the classifier and attention; .* \[\(2, 2\), \(4, 4\)\]$",
+        ),
+        (
+            "resnet18",
+            KernelSpec(dense="local", experts=2),
+            "experts: other parts of the spec change every convolution in",
+        ),
         ("test_vit", KernelSpec(pointwise="local"), "pointwise: VisionTransformer has no 1x1 convolution"),
         ("test_vit", EXPERTS, "experts: VisionTransformer has no convolution"),
         ("test_vit", POINTWISE, "pointwise: VisionTransformer has no 1x1 convolution"),

@@ -227,6 +227,15 @@ def test_spec_survives_json(name):
         ({"pointwise": "both"}, "pointwise: expected one of"),
         ({"depthwise": "local", "scope": 2}, "scope: expected at least kernel_size = 3.*got 2"),
         ({"dense": "global", "scope": 2}, "scope: expected at least kernel_size = 3.*got 2"),
+        (
+            {"dense": "local", "kernel_size": None, "scope": 2},
+            "scope: expected at least 3, as that of a 3x3 kernel.*got 2",
+        ),
+        ({"kernel_size": 1}, "kernel_size: expected an int of at least 2, or None, got 1"),
+        (
+            {"experts": 2, "everywhere": True},
+            "experts and everywhere: conditional convolutions are for the blocks alone",
+        ),
         ({"scope": 4.0}, "scope: expected an int of at least 1, got 4.0"),
         ({"experts": 1}, "experts: expected 0"),
         ({"experts": True}, "experts: expected an int of at least 0, got True"),

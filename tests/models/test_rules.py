@@ -36,6 +36,12 @@ WORDS = [  # spec, cells of tables, all in a line
         "local 5x5, dense global 5x5, spread",
     ),
     (
+        {"dense": "local", "kernel_size": None, "scope": 5, "everywhere": True},
+        ("rigid", "dense local K+2 for every K, centred", "everywhere"),
+        "everywhere + dense local K+2 for every K, centred",
+    ),
+    ({"everywhere": True, "kernel_size": None}, ("rigid", "rigid", ""), "rigid"),
+    (
         {"dense_dcn": "v2", "dense_dcn_groups": 4, "dilate_last": True},
         ("rigid", "rigid", "full DCN v2 from stride 32, 4 groups, dilated"),
         "full DCN v2 from stride 32, 4 groups, dilated",
