@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shapes", nargs="+", type=_shape, metavar="C,H[,N]", help=shapes)
     models = (
-        "train: names of the models (CPU: operators and rivals in test_resnetdw, batches of 64 at 64 pixels, and in "
-        "mobilenetv2_100, 16 at 160; CUDA: all of the paper's)"
+        "train: names of the models (CPU: operators and rivals in test_resnetdw, batches of 64 at 64 pixels, in "
+        "mobilenetv2_100, 16 at 160, and in small_resnet and small_resnetdw, 64 at 32; CUDA: all of the paper's)"
     )
     parser.add_argument("--models", metavar="GLOB", help=models)
     batch = f"images a step (train with --models: CPU 2, CUDA 64; data: {PLAN.batch})"

@@ -36,6 +36,7 @@ CONCLUSION = (
     "{eval_images_per_second:.0f} in evaluation ({eval_ratio:.2f}x)"
 )
 VARIANTS = ("", "_dk", "_gdk", "_dcn", "_dcn_dk", "_scc", "_scc_dk")
+DENSE_VARIANTS, POINTWISE_VARIANTS = VARIANTS[:5], ("", "_dk", "_dk_pw", "_dk_lpw")
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,13 @@ class ModelSet:
     size: int
 
 
-#: What is timed on the CPU unless models are asked for: the operators and their rivals, in a tiny and a mobile model.
+#: What is timed on the CPU unless models are asked for: the operators and their rivals, in a tiny and a mobile model,
+#: and on dense and on 1x1 convolutions of small ones.
 CPU_SETS = (
     ModelSet(tuple(f"test_resnetdw{variant}" for variant in VARIANTS), 64, 64),
     ModelSet(tuple(f"mobilenetv2_100{variant}" for variant in VARIANTS), 16, 160),
+    ModelSet(tuple(f"small_resnet{variant}" for variant in DENSE_VARIANTS), 64, 32),
+    ModelSet(tuple(f"small_resnetdw{variant}" for variant in POINTWISE_VARIANTS), 64, 32),
 )
 
 
