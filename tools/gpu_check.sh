@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, on a bare machine with torch, timm, pytest and nvcc, in under 8 minutes: builds the
 # operators, runs the tests marked cuda in a process for each dtype, then both benchmarks with nothing beside them, then
-# compute-sanitizer on a small set. Leaves build.log, tests.log, tests-*.xml, bench.log, sanitizer.log, ops.json, train.json
-# and summary.json in $OUT (gpu_check_out by default). A part that fails spoils no other; the exit status is that of the
-# worst. PARTS="build tests" runs some alone.
+# compute-sanitizer on a small set. Leaves build.log, tests.log, tests-*.xml, bench.log, sanitizer.log, ops.json,
+# dense.json, pointwise.json, train.json and summary.json in $OUT (gpu_check_out by default). A part that fails spoils no
+# other; the exit status is that of the worst. PARTS="build tests" runs some alone.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-gpu_check_out}
@@ -27,7 +27,7 @@ part() { # NAME LIMIT LOG COMMAND...: runs it within LIMIT seconds, and adds wha
   echo "== $name" && tail -n 5 "$work/$name.log"
 }
 
-rm -f "$out"/{build,tests,sanitizer,bench}.log "$out"/{ops,train,summary}.json "$out"/tests*.xml
+rm -f "$out"/{build,tests,sanitizer,bench}.log "$out"/{ops,dense,pointwise,train,summary}.json "$out"/tests*.xml
 export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-9.0} DK_BENCH_CUDA=1 MAX_JOBS=${MAX_JOBS:-12}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 # Checks that they load, too: without them the reference would run, and pass.
@@ -46,20 +46,22 @@ for kind in float64 float32 bfloat16 float16 other; do
   # shellcheck disable=SC2086  # two words, or none
   part "tests-$kind" "$TESTS" tests.log "$python" -m pytest -q -m cuda -k "$chosen" -p no:cacheprovider --durations=10 \
     $apart --junitxml="$out/tests-$kind.xml" tests/ops/test_cuda.py tests/ops/test_deform_roi_pool_cuda.py \
-    tests/ops/test_depthwise_per_image_cuda.py &
+    tests/ops/test_depthwise_per_image_cuda.py tests/ops/test_unfold_columns_cuda.py &
 done
 wait
 
 # The setting that the targets are for comes first, and stands if time runs out before the others.
 part bench "$BENCH" bench.log "$python" -c "
 import json, torch
-from dk_bench.analysis.bench.operator_sets import DEPTHWISE
+from dk_bench.analysis.bench.operator_sets import OPERATOR_SETS
 from dk_bench.analysis.bench.study import bench_operators
 from dk_bench.analysis.bench.timings import sentences
-settings = DEPTHWISE.settings['cuda']
-for settings, rounds in (settings[:1], 11), (settings, 5):
-    record = bench_operators(DEPTHWISE.shapes_on('cuda'), settings, torch.device('cuda'), rounds, lambda what: print(what, flush=True))
-    with open('$out/ops.json', 'w') as file:
+for of, count, rounds in ('depthwise', 1, 11), ('dense', 1, 5), ('pointwise', 1, 5), ('depthwise', None, 5):
+    chosen, device = OPERATOR_SETS[of], torch.device('cuda')
+    shapes, settings = chosen.shapes_on('cuda'), chosen.settings['cuda'][:count]
+    record = bench_operators(shapes, settings, device, rounds, lambda what: print(what, flush=True), of)
+    name = 'ops' if of == 'depthwise' else of
+    with open(f'$out/{name}.json', 'w') as file:
         json.dump(record, file, indent=1)
     print('\n'.join(sentences(record, 'conclusions')))"
 part train "$TRAIN" bench.log "$python" -c "

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "cases
 import operator_cases
 import per_image_cases
 import roi_cases
+import unfold_cases
 
 from dk_bench import functional
 
@@ -45,11 +46,17 @@ def run_depthwise_conv_per_image(seed: int) -> None:
     torch.autograd.grad(output, given, torch.ones_like(output))
 
 
+def run_unfold_columns(seed: int) -> None:
+    call = unfold_cases.Call(seed, device=DEVICE)
+    call.gradients(call.columns())
+
+
 if __name__ == "__main__":
     torch.utils.deterministic.fill_uninitialized_memory = False  # or initcheck would not see what is never written
     for seed in range(32):
         run_deform_kernel_conv(seed)
         run_deform_roi_pool(seed)
         run_depthwise_conv_per_image(seed)
+        run_unfold_columns(seed)
     if DEVICE == "cuda":
         torch.cuda.synchronize()

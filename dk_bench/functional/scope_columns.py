@@ -87,15 +87,14 @@ class Gradients:
     They are summed in the results' own memory, where it has the dtype and the format of sums.
 
     Attributes:
-        sums: of input, in channels_last, zero at first; of data_offset and kernel_offset, on CUDA contiguous; of
-            weight, where there is one, in channels_last.
+        sums: of input, in channels_last, zero at first; of data_offset and kernel_offset; of weight, where there is
+            one, in channels_last.
     """
 
     def __init__(self, results: Sequence[Tensor]) -> None:
         """Takes memory for the results; empty where one is not wanted."""
         self._results = [t if t.dim() == 4 else None for t in results]
-        of_offsets = torch.contiguous_format if results[0].is_cuda else torch.preserve_format
-        formats = torch.channels_last, of_offsets, of_offsets, torch.channels_last
+        formats = torch.channels_last, torch.preserve_format, torch.preserve_format, torch.channels_last
         self.sums = [t if t is None else _like_sums(t, f) for t, f in zip(self._results, formats, strict=False)]
         if self.sums[0] is not None:
             self.sums[0].zero_()

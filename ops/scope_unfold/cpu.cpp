@@ -43,7 +43,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(dk_bench, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(dk_bench, CPU, m) {
   m.impl("unfold_columns", TORCH_BOX(&unfold_columns<Cpu>));
-  m.impl("unfold_columns_backward", TORCH_BOX((&unfold_columns_backward<Cpu, true>)));
+  m.impl("unfold_columns_backward", TORCH_BOX((&unfold_columns_backward<Cpu>)));
 }
 
 }  // namespace dk

@@ -10,8 +10,8 @@ template <class T, class A>
 struct OffsetArguments {
   Call<T, A> call;
   Cut cut;
-  const T* grad;                             // of columns
-  A *grad_data_offset, *grad_kernel_offset;  // (N, 2 taps, Hout, Wout); null where not wanted
+  const T* grad;                                        // of columns
+  StridedView<A> grad_data_offset, grad_kernel_offset;  // null where not wanted
 };
 
 // A tap of a position: where it reads the scope and the image.
@@ -59,13 +59,11 @@ DK_DEVICE A sum_of_lanes(A value, int lanes) {
 // What lanes have summed up becomes the gradient of a tap's offset at a position, where that is `there`. All threads of
 // a warp take part.
 template <class A>
-DK_DEVICE void write_gradient(const Geometry& g, const Place& p, int tap, bool there, const Cut& cut, A dy, A dx,
-                              A* to) {
+DK_DEVICE void write_gradient(const StridedView<A>& to, const Place& p, int tap, bool there, const Cut& cut, A dy,
+                              A dx) {
   dy = sum_of_lanes(dy, cut.lanes), dx = sum_of_lanes(dx, cut.lanes);
   if (!there || cut.lane() != 0) return;
-  const int64_t area = g.out_height * g.out_width;
-  to += (p.n * g.taps() + tap) * 2 * area + p.h * g.out_width + p.w;
-  to[0] = dy, to[area] = dx;
+  *to.at(p.n, 2 * tap, p.h, p.w) = dy, *to.at(p.n, 2 * tap + 1, p.h, p.w) = dx;
 }
 
 template <class T, class A, int kChannels, bool kData>
@@ -90,13 +88,14 @@ DK_KERNEL void DK_BOUNDS(kThreads / kWarp, kData ? 4 : 6) sum_offset_gradients(c
         for (int c = a.cut.channel(0); there && c < a.cut.channels; c += a.cut.lanes * kChannels)
           add_channels<kChannels>(site, a.grad + call.element(position, c), call.input.data + c * call.input.c,
                                   call.depth, dots);
-        if (a.grad_kernel_offset)
-          write_gradient(call.g, p, tap + slot, there, a.cut, there ? site.scope.along_y(dots.scope) : A(0),
-                         there ? site.scope.along_x(dots.scope) : A(0), a.grad_kernel_offset);
+        if (a.grad_kernel_offset.data)
+          write_gradient(a.grad_kernel_offset, p, tap + slot, there, a.cut,
+                         there ? site.scope.along_y(dots.scope) : A(0), there ? site.scope.along_x(dots.scope) : A(0));
         if constexpr (kData)
-          if (a.grad_data_offset)
-            write_gradient(call.g, p, tap + slot, there, a.cut, there ? site.image.along_y(dots.image) : A(0),
-                           there ? site.image.along_x(dots.image) : A(0), a.grad_data_offset);
+          if (a.grad_data_offset.data)
+            write_gradient(a.grad_data_offset, p, tap + slot, there, a.cut,
+                           there ? site.image.along_y(dots.image) : A(0),
+                           there ? site.image.along_x(dots.image) : A(0));
       }
     }
   }
@@ -104,14 +103,14 @@ DK_KERNEL void DK_BOUNDS(kThreads / kWarp, kData ? 4 : 6) sum_offset_gradients(c
 
 template <class T, class A, bool kData>
 void run_offset_gradients(const UnfoldOperator& op, const Tensor& grad, const UnfoldGradients& to) {
-  const auto data = [](const OptionalTensor& t) { return t ? static_cast<A*>(t->data_ptr()) : nullptr; };
+  const auto view = [](const OptionalTensor& t) { return t ? strided_view<A>(*t) : StridedView<A>{}; };
   with_vectors<T>(has_vectors(op.input) && has_vectors_of_columns(op, grad), [&](auto vector) {
     constexpr int kChannels = decltype(vector)::value;
     const Cut cut = Cut(op, op.count, kChannels).keep(op.g, sizeof(Site<A, kData>));
     launch_units("unfold_columns_backward", &sum_offset_gradients<T, A, kChannels, kData>, cut.tiles, 1,
                  cut.rows() * cut.taps_at_once * sizeof(Site<A, kData>), op.stream,
                  OffsetArguments<T, A>{Call<T, A>(op), cut, static_cast<const T*>(grad.data_ptr()),
-                                       data(to.data_offset), data(to.kernel_offset)});
+                                       view(to.data_offset), view(to.kernel_offset)});
   });
 }
 

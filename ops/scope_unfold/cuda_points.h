@@ -118,6 +118,8 @@ struct Neighbours {
   }
 
   DK_DEVICE bool is_there(int j) const { return lower + j >= 0 && lower + j < size; }
+  // Whether a coordinate that is not clipped is near it. One that is near none has a `lower` all the same.
+  DK_DEVICE bool is_near(int j) const { return is_there(j) && (slope[j] != 0 || value[j] != value[j]); }
   DK_DEVICE int nearest(int j) const { return is_there(j) ? lower + j : lower + 1 - j; }
   DK_DEVICE A of(int sample) const { return sample == lower ? value[0] : sample == lower + 1 ? value[1] : A(0); }
   DK_DEVICE A nan() const { return value[0] != value[0] ? value[0] : A(0); }
@@ -232,7 +234,7 @@ struct Reading<A, true> : Corners<A> {
   template <class V>
   DK_DEVICE Reading(const Axes<A>& axes, const V& view, int n) : Corners<A>(axes) {
     for (int j = 0; j < 4; ++j) {
-      const bool there = axes.y.is_there(j / 2) && axes.x.is_there(j % 2);
+      const bool there = axes.y.is_near(j / 2) && axes.x.is_near(j % 2);
       at[j] = there ? n * view.n + (axes.y.lower + j / 2) * view.h + (axes.x.lower + j % 2) * view.w : -1;
     }
   }

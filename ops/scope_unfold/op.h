@@ -70,7 +70,7 @@ inline bool is_packed_channels_last(const Tensor& t) {
   return true;
 }
 
-inline void check_unfold_gradients(const UnfoldOperator& op, const UnfoldGradients& to, bool any_strides) {
+inline void check_unfold_gradients(const UnfoldOperator& op, const UnfoldGradients& to) {
   const ScalarType type = sum_type(op.input);
   if (to.input) {
     if (to.input->dim() != 4 || sizes_of(*to.input) != sizes_of(op.input) || !is_packed_channels_last(*to.input))
@@ -81,9 +81,8 @@ inline void check_unfold_gradients(const UnfoldOperator& op, const UnfoldGradien
   const auto check = [&](const char* name, const OptionalTensor& t, const OptionalTensor& offset) {
     if (!t) return;
     if (!offset) fail(name, ": expected None, as the offset is, got shape ", shape_text(*t));
-    if (sizes_of(*t) != sizes_of(*offset) || !(any_strides || t->is_contiguous()))
-      fail(name, ": expected the offset's shape ", shape_text(*offset), any_strides ? "" : ", contiguous", ", got ",
-           shape_text(*t));
+    if (sizes_of(*t) != sizes_of(*offset))
+      fail(name, ": expected the offset's shape ", shape_text(*offset), ", got ", shape_text(*t));
     check_dtype_and_device(name, *t, type, op.input);
   };
   check("grad_data_offset", to.data_offset, op.data_offset);
@@ -94,7 +93,6 @@ inline void check_unfold_gradients(const UnfoldOperator& op, const UnfoldGradien
 //   static ScalarType columns_type(const Tensor& input);
 //   static void forward(UnfoldOperator op, Tensor& columns);
 //   static void backward(UnfoldOperator op, const Tensor& grad_columns, UnfoldGradients& gradients, Determinism);
-// which writes the offsets' gradients to contiguous memory alone, or with kAnyStrides to any.
 template <class Device>
 void unfold_columns(const Tensor& input, const OptionalTensor& data_offset, const OptionalTensor& kernel_offset,
                     const Pair& kernel_size, const Pair& scope, const Pair& stride, const Pair& padding,
@@ -105,7 +103,7 @@ void unfold_columns(const Tensor& input, const OptionalTensor& data_offset, cons
   if (columns.numel() != 0) Device::forward(op, columns);
 }
 
-template <class Device, bool kAnyStrides = false>
+template <class Device>
 void unfold_columns_backward(const Tensor& grad_columns, const Tensor& input, const OptionalTensor& data_offset,
                              const OptionalTensor& kernel_offset, const Pair& kernel_size, const Pair& scope,
                              const Pair& stride, const Pair& padding, const Pair& dilation, bool clip, int64_t groups,
@@ -115,7 +113,7 @@ void unfold_columns_backward(const Tensor& grad_columns, const Tensor& input, co
       check_unfold("grad_columns", grad_columns, Device::columns_type(input), input, data_offset, kernel_offset,
                    kernel_size, scope, stride, padding, dilation, clip, groups, first);
   UnfoldGradients gradients{grad_input, grad_data_offset, grad_kernel_offset};
-  check_unfold_gradients(op, gradients, kAnyStrides);
+  check_unfold_gradients(op, gradients);
   if (op.count && (grad_input || grad_data_offset || grad_kernel_offset))
     Device::backward(op, grad_columns, gradients, Determinism{deterministic, warn_only});
 }

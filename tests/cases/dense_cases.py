@@ -5,7 +5,18 @@ from __future__ import annotations
 import random
 
 import torch
-from operator_cases import DTYPES, LAYOUTS, OFFSETS, Case, compare, forward_backward, in_compute_dtype, make_tensors
+from operator_cases import (
+    DTYPES,
+    LAYOUTS,
+    OFFSETS,
+    ROUNDING,
+    Case,
+    compare,
+    forward_backward,
+    in_compute_dtype,
+    make_tensors,
+    sum_magnitudes,
+)
 
 from dk_bench import functional, reference
 
@@ -15,6 +26,7 @@ GROUPS = ("one", "two", "channels")
 KERNELS = (1, 1, 2, 3, 5)
 SCOPES = (1, 2, 3, 4, 5)
 MEMORY = (0, 4_000, 64 << 20)  # a position at a time, a few, all
+ROUNDED_COLUMNS = 4.0  # how many roundings of the terms a sum over them may be off
 op, backward_op = torch.ops.dk_bench.dense_deform_kernel, torch.ops.dk_bench.dense_deform_kernel_backward
 
 
@@ -82,15 +94,21 @@ def dense_case(
     return Case(seed=5, channels=channels, outputs=outputs, groups=groups, on_knots=False, **sizes, **settings)
 
 
-def check_dense(case: Case, memory: int | None = None, device: str = "cpu", via=dense) -> None:
-    """Raises AssertionError where operator and reference differ, forward or backward; memory in turn by default."""
+def check_dense(
+    case: Case, memory: int | None = None, device: str = "cpu", via=dense, stored: torch.dtype | None = None
+) -> None:
+    """Raises AssertionError where operator and reference differ, forward or backward; memory in turn by default.
+
+    ``stored``: the dtype of columns, where they are rounded to 16 bits, which sums of products feel by their terms.
+    """
     operands, grad = make_tensors(case, device)
     settings = {**case.geometry, "memory": MEMORY[case.seed // 3 % 3] if memory is None else memory}
     actual = [None if t is None else t.cpu() for t in forward_backward(via, operands, grad, settings)]
     plain = [in_compute_dtype(None if t is None else t.cpu()) for t in operands]
-    expected = forward_backward(specified, plain, in_compute_dtype(grad.cpu()), case.geometry)
+    call = (specified, plain, in_compute_dtype(grad.cpu()), case.geometry)
     assert actual[0].dtype == case.dtype
-    compare(actual, expected, operands)
+    extra = 0.0 if stored is None else ROUNDED_COLUMNS * ROUNDING[stored]
+    compare(actual, forward_backward(*call), operands, extra, sum_magnitudes(*call) if extra else None)
 
 
 def check_unfold(case: Case, device: str = "cpu", via=unfold) -> None:

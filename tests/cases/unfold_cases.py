@@ -6,7 +6,7 @@ import random
 from math import prod
 
 import torch
-from operator_cases import DTYPES, LAYOUTS, OFFSETS, TOLERANCE, lay_out, output_size
+from operator_cases import DTYPES, LAYOUTS, OFFSETS, ROUNDING, TOLERANCE, lay_out, output_size
 from torch import Tensor
 
 from dk_bench import reference
@@ -23,10 +23,12 @@ class Call:
         operands: input, data_offset and kernel_offset or None.
         settings: kernel_size, scope, stride, padding, dilation, clip, groups.
         compute: the dtype of sums.
+        stored: that of columns.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, library=torch.ops.dk_bench, device: str = "cpu") -> None:
         """Takes dtypes, offsets and depths in turn, so that all are met; the rest by chance."""
+        self._unfold, self._unfold_backward = library.unfold_columns, library.unfold_columns_backward
         r, generator = random.Random(seed), torch.Generator().manual_seed(seed)
         kernel_size, scope = ([r.choice(values) for _ in "hw"] for values in ((1, 1, 2, 3), (1, 2, 2, 3, 4, 5)))
         stride, padding, dilation = ([r.choice(values) for _ in "hw"] for values in ((1, 1, 2), (0, 1, 2), (1, 1, 2)))
@@ -37,13 +39,15 @@ class Call:
         self.out = output_size(size, kernel_size, stride, padding, dilation)
         dtype = DTYPES[seed // 4 % 4]
         self.compute = torch.promote_types(dtype, torch.float32)
+        self.stored = self.compute if library is torch.ops.dk_bench and device == "cpu" else dtype
+        self.deterministic = seed % 8 < 4
         # Halves are knots of the scope and of the image; what is rounded to 16 bits stays apart from them, or on them.
         steps = r.choice((2, 2**6))
 
         def make(channels: int, size: tuple[int, ...], steps: int | None = None) -> Tensor:
             values = torch.randn(batch, channels, *size, dtype=torch.float64, generator=generator)
             values = values if steps is None else (values * 1.5 * steps).round() / steps
-            return lay_out(values.to(dtype), r.choice(LAYOUTS))
+            return lay_out(values.to(device, dtype), r.choice(LAYOUTS))
 
         taps, kind = prod(kernel_size), OFFSETS[seed % 4]
         self.operands = [
@@ -67,19 +71,24 @@ class Call:
         """Unfolds piece by piece."""
         found = []
         for begin, end in self.pieces:
-            found.append(torch.full((self.shape[0], end - begin, self.shape[2]), torch.nan, dtype=self.compute))
-            unfold(*self.operands, *self.settings, begin, found[-1])
+            found.append(self.empty(self.shape[0], end - begin, self.shape[2]).to(self.stored))
+            self._unfold(*self.operands, *self.settings, begin, found[-1])
         return torch.cat(found, 1)
 
     def gradients(self, grad: Tensor, wanted=(True, True, True)) -> list[Tensor | None]:
         """Takes the columns' gradient back, piece by piece; None for what is not wanted, or not there."""
-        sums = [None if t is None else torch.full(t.shape, torch.nan, dtype=self.compute) for t in self.operands]
+        sums = [None if t is None else self.empty(*t.shape) for t in self.operands]
         sums = [sums[0].zero_(), *(None if t is None else lay_out(t, self.result_layout) for t in sums[1:])]
         sums[0] = sums[0].contiguous(memory_format=torch.channels_last)
         sums = [t if want else None for t, want in zip(sums, wanted, strict=True)]
         for begin, end in self.pieces:
-            unfold_backward(grad[:, begin:end].contiguous(), *self.operands, *self.settings, begin, True, False, *sums)
+            given = grad[:, begin:end].contiguous(), *self.operands, *self.settings, begin
+            self._unfold_backward(*given, self.deterministic, False, *sums)
         return sums
+
+    def empty(self, *shape: int) -> Tensor:
+        """Returns memory for sums, in which what is not written shows."""
+        return torch.full(shape, torch.nan, dtype=self.compute, device=self.operands[0].device)
 
 
 def specified(call: Call, grad: Tensor) -> tuple[Tensor, list[Tensor | None]]:
@@ -94,14 +103,14 @@ def specified(call: Call, grad: Tensor) -> tuple[Tensor, list[Tensor | None]]:
     return columns.detach(), [None if t is None else next(found) for t in operands]
 
 
-def check_random_piece(seed: int) -> None:
+def check_random_piece(seed: int, library=torch.ops.dk_bench, device: str = "cpu") -> None:
     """Raises AssertionError where columns or gradients are not the reference's."""
-    call = Call(seed)
-    grad = torch.randn(call.shape, dtype=torch.float64, generator=call.generator).to(call.compute)
+    call = Call(seed, library, device)
+    grad = torch.randn(call.shape, dtype=torch.float64, generator=call.generator).to(device, call.stored)
     columns, expected = specified(call, grad)
     found = [call.columns(), *call.gradients(grad)]
     for number, (value, exact) in enumerate(zip(found, [columns, *expected], strict=True)):
         if exact is not None and exact.numel():
-            largest = exact.abs().max().clamp(min=1e-30)
-            error = float((value.double() - exact).abs().max() / largest)
+            rounded = ROUNDING[value.dtype] * exact.abs()
+            error = float(((value.double() - exact).abs() - rounded).max() / exact.abs().max().clamp(min=1e-30))
             assert error < TOLERANCE[call.compute], f"case {seed}: result {number} is {error} off"

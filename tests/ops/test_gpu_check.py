@@ -105,7 +105,8 @@ def test_every_test_on_a_gpu_runs_in_one_process(planned, bare):
     assert [words.startswith("not ") for words in chosen] == [True] + [False] * 4
     code = """
 import pytest, sys
-files = ["test_cuda.py", "test_deform_roi_pool_cuda.py", "test_depthwise_per_image_cuda.py"]
+names = "cuda", "deform_roi_pool_cuda", "depthwise_per_image_cuda", "unfold_columns_cuda"
+files = [f"test_{name}.py" for name in names]
 for chosen in sys.argv[1:]:
     print("--")
     pytest.main(["--collect-only", "-q", "-m", "cuda", "-k", chosen, *files])
