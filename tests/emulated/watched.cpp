@@ -1,5 +1,5 @@
-// The emulated operators as dk_bench_watched, dk_bench_watched_per_image and dk_bench_watched_unfold, for the watch, and
-// a kernel with races for it to find.
+// The emulated operators as dk_bench_watched, dk_bench_watched_per_image and dk_bench_watched_unfold, for the watch,
+// and a kernel with races for it to find.
 #define DK_LIBRARY dk_bench_watched
 #include "operator.cpp"
 #define DK_PER_IMAGE_LIBRARY dk_bench_watched_per_image
