@@ -12,6 +12,7 @@ from dk_bench.analysis.bench import clock, memory
 from dk_bench.analysis.bench.calls import COPY, FORWARD, MEMORY_FORMATS, TRAIN, WAYS, Setting, Shape
 from dk_bench.analysis.bench.operator_sets import OPERATOR_SETS
 from dk_bench.analysis.bench.speeds import speeds
+from dk_bench.analysis.bench.tables import document
 from dk_bench.cli import main
 from dk_bench.errors import UserError
 from dk_bench.models.workload import DENSE, DEPTHWISE, PLAIN, Operation, Workload
@@ -133,6 +134,11 @@ def test_the_readme_says_which_targets_are_met(folder, tmp_path):
     (tmp_path / "dense-cpu.json").write_text(json.dumps(record | {"settings": {}}))
     with pytest.raises(UserError, match="no record of `dk-bench bench ops --of dense`: KeyError"):
         speeds(tmp_path, "results")
+
+
+def test_tables_on_a_terminal_say_what_they_are_of(folder):
+    headings = [table.heading for table in document(read(folder, "pointwise")).tables]
+    assert headings[:2] == ["times over PyTorch's", "memory beyond operands, MB"] and len(headings) > 2
 
 
 def test_targets_stand_in_the_record_and_its_conclusions(folder):

@@ -163,9 +163,8 @@ def _by_mode(
             cell = cells.setdefault(tuple(str(row[key]) for key in about.values()), {})
             cell[part["instruction_set"], row["mode"]] = told(row)
     heads = [f"{name_of(part)}, {mode}" for part in parts for mode in MODES]
-    return Table(
-        "", (*about, *heads), [[*key, *(cell.get(each, "-") for each in columns)] for key, cell in cells.items()]
-    )
+    rows = [[*key, *(cell.get(each, "-") for each in columns)] for key, cell in cells.items()]
+    return Table(heading, (*about, *heads), rows)
 
 
 def model_table(part: Part) -> Table:
