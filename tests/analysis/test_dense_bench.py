@@ -128,9 +128,11 @@ def test_the_readme_says_which_targets_are_met(folder, tmp_path):
     assert f"| {SHAPE} | dense DK+DCN | 9.00 | 1.50 |" in text and "| scope unfolding | 1.50 | 1.50 |" in text
     assert f"| {SHAPE} | 3 | dense local DK | 67.1, met (at most 67.1) | 67.1, not met (at most 67.1) |" in text
     assert f"| {SHAPE} | 1 |" not in text
-    assert "3x3 taps in a scope of 4x4" in text and "at most the bound, 67.1, and the results" in text
+    assert "3x3 taps in a scope of 4x4: time over PyTorch's fastest convolution, of an unfolding over F.unfold;" in text
+    assert "at most the bound, 67.1, and the results" in text
     assert "again by `dk-bench bench ops --of dense --output FILE`" in text
     assert "`dk-bench bench ops --of pointwise --output FILE` makes one" in text
+    assert "2x2: time over PyTorch's fastest convolution; batches of 1," in speeds(folder, "results")
     (tmp_path / "dense-cpu.json").write_text(json.dumps(record | {"settings": {}}))
     with pytest.raises(UserError, match="no record of `dk-bench bench ops --of dense`: KeyError"):
         speeds(tmp_path, "results")

@@ -19,7 +19,7 @@ from dk_bench.analysis.bench.tables import (
     rate_table,
     target_table,
 )
-from dk_bench.analysis.bench.timings import sentences
+from dk_bench.analysis.bench.timings import base_of, sentences
 from dk_bench.errors import UserError
 from dk_bench.tables.render import markdown_table, markdown_text
 
@@ -83,9 +83,10 @@ def dense_speeds(record: Record) -> list[str]:
     parts, about = record["parts"], record["settings"]
     size, scope = (f"{about[name]}x{about[name]}" for name in ("kernel_size", "scope"))
     batch = " or ".join(str(n) for n in dict.fromkeys(shape["batch"] for shape in about["shapes"]))
+    unfolds = any(base_of(timing) == UNFOLD for part in parts for timing in part["timings"])
     words = (
-        f"Dense operators, {size} taps in a scope of {scope}: time over PyTorch's fastest convolution, of an unfolding "
-        f"over {UNFOLD}; {batch} images, {STORED}."
+        f"Dense operators, {size} taps in a scope of {scope}: time over PyTorch's fastest convolution"
+        f"{f', of an unfolding over {UNFOLD}' * unfolds}; batches of {batch}, {STORED}."
     )
     memory = (
         "Their memory beyond the operands, MB, with many images; at most the bound, "
