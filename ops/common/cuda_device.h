@@ -109,6 +109,18 @@ DK_DEVICE void load(uint32_t (&word)[1], const void* from, uint32_t index, uint3
       : "r"(index), "r"(count), "l"(__cvta_generic_to_global(at)), "n"(kOffset));
 }
 
+// 16 bytes, or 8, to the device's memory, aligned so.
+DK_DEVICE void store(void* to, const uint32_t (&word)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(word[0]),
+               "r"(word[1]), "r"(word[2]), "r"(word[3])
+               : "memory");
+}
+
+DK_DEVICE void store(void* to, const uint32_t (&word)[2]) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "r"(word[0]), "r"(word[1])
+               : "memory");
+}
+
 #if __CUDA_ARCH__ >= 900
 // Rounded to 10 bits of mantissa, ties to even.
 DK_DEVICE float nearest_tf32(float value) {

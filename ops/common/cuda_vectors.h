@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "arguments.h"
@@ -42,11 +43,19 @@ DK_DEVICE void read_vector(const T* from, A (&to)[kVector]) {
   for (int v = 0; v < kVector; ++v) to[v] = static_cast<A>(read.value[v]);
 }
 
+// To memory that is not shared by a block. By words: compilers would divide the stores of many vectors.
 template <class T, class A, int kVector>
 DK_DEVICE void write_vector(T* to, const A (&from)[kVector]) {
-  Vector<T, kVector> written;
-  for (int v = 0; v < kVector; ++v) written.value[v] = static_cast<T>(from[v]);
-  *reinterpret_cast<Vector<T, kVector>*>(to) = written;
+  constexpr int kWords = sizeof(T) * kVector / sizeof(uint32_t);
+  if constexpr (kVector == 1) {
+    *to = static_cast<T>(from[0]);
+  } else {
+    Vector<T, kVector> written;
+    for (int v = 0; v < kVector; ++v) written.value[v] = static_cast<T>(from[v]);
+    uint32_t word[kWords];
+    std::memcpy(word, &written, sizeof(word));
+    device::store(to, word);
+  }
 }
 
 // Whether channels can be read and written as vectors of 16 bytes.

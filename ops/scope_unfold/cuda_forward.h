@@ -16,43 +16,33 @@ struct ForwardArguments {
   T* columns;
 };
 
-// Coefficients (rows, taps, kSamples) and readings (taps, rows).
+// Coefficients and readings of (taps, rows).
 template <class A, bool kData>
 struct Table {
-  static constexpr size_t kBytes = kSamples * sizeof(A) + sizeof(Reading<A, kData>);  // of a row's tap
-  static constexpr int kWide = 16 / sizeof(A);  // values of a vector; one lies between rows, for the sake of banks
+  static constexpr int kWide = 16 / sizeof(A);     // values of a vector
+  static constexpr int kPitch = kSamples + kWide;  // of a row's tap, so that rows lie in different banks
+  static constexpr size_t kBytes = kPitch * sizeof(A) + sizeof(Reading<A, kData>);
 
-  int rows, pitch;
+  int rows;
   A* coefficients;
   Reading<A, kData>* readings;
 
-  static size_t bytes(const Cut& cut) { return cut.rows() * (cut.taps_at_once * kBytes + kWide * sizeof(A)); }
-
   DK_DEVICE explicit Table(const Cut& cut)
-      : rows(cut.rows()), pitch(cut.taps_at_once * kSamples + kWide),
-        coefficients(reinterpret_cast<A*>(device::shared_memory())),
-        readings(reinterpret_cast<Reading<A, kData>*>(coefficients + rows * pitch)) {}
+      : rows(cut.rows()), coefficients(reinterpret_cast<A*>(device::shared_memory())),
+        readings(reinterpret_cast<Reading<A, kData>*>(coefficients + rows * cut.taps_at_once * kPitch)) {}
 
-  // Of taps from `first` on at the piece's positions from `position` on, for samples from `sample` on. In two turns:
-  // they need fewer registers beside the sums than one.
+  // Of taps from `first` on at the piece's positions from `position` on, for samples from `sample` on.
   template <class T>
-  DK_DEVICE void fill(const Call<T, A>& a, int position, int first, int taps, int sample) const {
-    for_taps(a, rows, position, first, taps, [&](const Place& p, const Tap& tap, int slot, int row) {
-      readings[slot * rows + row] = Reading<A, kData>(a, a.input, p, tap);
-    });
-    const int scope_w = int(a.g.scope_w), top = quotient(sample, scope_w), left = sample - top * scope_w;
-    for_taps(a, rows, position, first, taps, [&](const Place& p, const Tap& tap, int slot, int row) {
+  DK_DEVICE void fill(const Call<T, A>& a, const Cut& cut, int position, int first, int taps, int sample) const {
+    for_taps(a, cut, position, first, taps, [&](const Place& p, const Tap& tap, int i) {
+      readings[i] = Reading<A, kData>(a, a.input, p, tap);
       const Axes<A> axes = in_scope(a, p, tap);
-      const A nan = axes.y.nan() + axes.x.nan();
-      A* to = coefficients + row * pitch + slot * kSamples;
-      int y = top, x = left;
-      for (int s = 0; s < kSamples; s += kWide) {
-        A values[kWide];
-        for (int k = 0; k < kWide; ++k) {
-          values[k] = axes.y.of(y) * axes.x.of(x) + nan;
-          if (++x == scope_w) x = 0, ++y;
-        }
-        write_vector(to + s, values);
+      A* to = coefficients + i * kPitch;
+      for (int s = 0; s < kSamples; ++s) to[s] = axes.y.nan() + axes.x.nan();
+      for (int j = 0; j < 4; ++j) {
+        const int at = (axes.y.lower + j / 2) * axes.x.size + axes.x.lower + j % 2 - sample;
+        if (axes.y.is_there(j / 2) && axes.x.is_there(j % 2) && at >= 0 && at < kSamples)
+          to[at] = axes.y.value[j / 2] * axes.x.value[j % 2];
       }
     });
   }
@@ -66,7 +56,7 @@ struct Table {
 #pragma unroll
       for (int s = 0; s < kSamples; s += kWide) {
         A values[kWide];
-        read_vector(coefficients + row * pitch + slot * kSamples + s, values);
+        read_vector(coefficients + (slot * rows + row) * kPitch + s, values);
 #pragma unroll
         for (int k = 0; k < kWide; ++k)
           for (int v = 0; v < kChannels; ++v) sum[s + k][v] += values[k] * pixel[v];
@@ -76,7 +66,7 @@ struct Table {
 };
 
 template <class T, class A, int kChannels, bool kData>
-DK_KERNEL void DK_BOUNDS(kThreads / kWarp, sizeof(A) == 8 ? 2 : 3) fill_columns(const ForwardArguments<T, A> a) {
+DK_KERNEL void DK_BOUNDS(kThreads / kWarp, sizeof(A) == 8 ? 3 : 4) fill_columns(const ForwardArguments<T, A> a) {
   const Table<A, kData> table(a.cut);
   const int parts = a.cut.chunks * a.sample_parts, taps = int(a.call.g.taps());
   for (int block = int(device::block_x()); block < a.cut.tiles * parts; block += int(device::blocks_x())) {
@@ -88,15 +78,15 @@ DK_KERNEL void DK_BOUNDS(kThreads / kWarp, sizeof(A) == 8 ? 2 : 3) fill_columns(
     for (int tap = 0; tap < taps; tap += a.cut.taps_at_once) {
       const int count = a.cut.taps_from(a.call.g, tap);
       device::sync_block();  // for what the memory held before
-      table.fill(a.call, first, tap, count, sample);
+      table.fill(a.call, a.cut, first, tap, count, sample);
       device::sync_block();
       if (there) table.add_taps(a.call.input.data + channel * a.call.input.c, a.cut.row(), count, sum);
     }
     if (!there) continue;
-    T* to = a.columns + a.call.element(position, channel) + sample * a.call.depth;
+    T* to = a.columns + a.call.element(position, channel) + times(sample, a.call.depth);
 #pragma unroll
-    for (int s = 0; s < kSamples; ++s, to += a.call.depth)
-      if (sample + s < a.call.samples) write_vector(to, sum[s]);
+    for (int s = 0; s < kSamples; ++s)
+      if (sample + s < a.call.samples) write_vector(to + times(s, a.call.depth), sum[s]);
   }
 }
 
@@ -108,7 +98,7 @@ void run_forward(const UnfoldOperator& op, const Tensor& to) {
     const Cut cut = Cut(op, op.count, kChannels).keep(op.g, Table<A, kData>::kBytes);
     const int sample_parts = int(pieces(call.samples, kSamples));
     launch_units("unfold_columns", &fill_columns<T, A, kChannels, kData>, cut.tiles, int64_t(cut.chunks) * sample_parts,
-                 Table<A, kData>::bytes(cut), op.stream,
+                 cut.rows() * cut.taps_at_once * Table<A, kData>::kBytes, op.stream,
                  ForwardArguments<T, A>{call, cut, sample_parts, static_cast<T*>(to.data_ptr())});
   });
 }

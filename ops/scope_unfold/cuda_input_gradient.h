@@ -33,29 +33,28 @@ DK_DEVICE int reader(int64_t pixel, int64_t tap, int64_t stride, int64_t pad, in
 }
 
 template <class T, class A>
-DK_DEVICE void find_readers(const GatherArguments<T, A>& a, int row, int first, int taps, Reader<A>* to) {
+DK_DEVICE void find_readers(const GatherArguments<T, A>& a, int first_row, int first, int taps, Reader<A>* to) {
   const Geometry& g = a.call.g;
-  const int rows = a.cut.rows();
-  for (int i = device::thread(); i < rows * taps; i += device::threads()) {
-    const int slot = i / rows, index = row + i - slot * rows;
-    if (index >= a.cut.count) continue;
-    const Place pixel = place(a.first_image, a.skip + index, g.height, g.width);
+  a.cut.for_slots(taps, [&](int row, int slot) {
+    if (first_row + row >= a.cut.count) return;
+    const Place pixel = place(a.first_image, a.skip + first_row + row, g.height, g.width);
     const Tap tap(g, first + slot);
     const Place p{pixel.n, reader(pixel.h, tap.y, g.stride_h, g.pad_h, g.dilation_h, g.out_height),
                   reader(pixel.w, tap.x, g.stride_w, g.pad_w, g.dilation_w, g.out_width)};
     const int64_t position = a.call.position(p);
+    Reader<A>& result = to[slot * a.cut.rows() + row];
     if (p.h >= 0 && p.w >= 0 && position >= 0 && position < a.call.count)
-      to[i] = Reader<A>(in_scope(a.call, p, tap), a.call.element(position, 0));
+      result = Reader<A>(in_scope(a.call, p, tap), a.call.element(position, 0));
     else
-      to[i].at = -1;
-  }
+      result.at = -1;
+  });
 }
 
 // What a position's columns give the pixel that a tap reads: their sum with the coefficients of the samples.
 template <class T, class A, int kChannels>
-DK_DEVICE void add_samples(const ScopeCorners<A>& corners, const T* grad, int64_t depth, A (&sum)[kChannels]) {
+DK_DEVICE void add_samples(const ScopeCorners<A>& corners, const T* grad, int depth, A (&sum)[kChannels]) {
   A values[4][kChannels];
-  for (int j = 0; j < 4; ++j) read_vector(grad + corners.sample[j] * depth, values[j]);
+  for (int j = 0; j < 4; ++j) read_vector(grad + times(corners.sample[j], depth), values[j]);
   for (int j = 0; j < 4; ++j)
     for (int v = 0; v < kChannels; ++v) sum[v] += corners.value(j) * values[j][v];
 }
@@ -155,8 +154,8 @@ DK_KERNEL void DK_BOUNDS(kThreads / kWarp, sizeof(A) == 8 ? 4 : 6) scatter_to_pi
       for (int tap = 0; tap < int(call.g.taps()); tap += a.cut.taps_at_once) {
         const int count = a.cut.taps_from(call.g, tap);
         device::sync_block();  // for what the memory held before
-        for_taps(call, rows, row, tap, count, [&](const Place& p, const Tap& t, int slot, int i) {
-          targets[slot * rows + i] = {ScopeCorners<A>(in_scope(call, p, t)), Reading<A, true>(call, a.sum, p, t)};
+        for_taps(call, a.cut, row, tap, count, [&](const Place& p, const Tap& t, int i) {
+          targets[i] = {ScopeCorners<A>(in_scope(call, p, t)), Reading<A, true>(call, a.sum, p, t)};
         });
         device::sync_block();
         if (there) add_to_pixels<kChannels>(a, targets, row, end, count, channel);

@@ -29,19 +29,19 @@ struct Dots {
 };
 
 template <int kChannels, class T, class A>
-DK_DEVICE void add_channels(const Site<A, false>& site, const T* grad, const T* input, int64_t depth, Dots<A>& dots) {
+DK_DEVICE void add_channels(const Site<A, false>& site, const T* grad, const T* input, int depth, Dots<A>& dots) {
   A pixel[kChannels], values[4][kChannels];
   site.image.read(input, pixel);
-  for (int j = 0; j < 4; ++j) read_vector(grad + site.scope.sample[j] * depth, values[j]);
+  for (int j = 0; j < 4; ++j) read_vector(grad + times(site.scope.sample[j], depth), values[j]);
   for (int j = 0; j < 4; ++j)
     for (int v = 0; v < kChannels; ++v) dots.scope[j] += values[j][v] * pixel[v];
 }
 
 template <int kChannels, class T, class A>
-DK_DEVICE void add_channels(const Site<A, true>& site, const T* grad, const T* input, int64_t depth, Dots<A>& dots) {
+DK_DEVICE void add_channels(const Site<A, true>& site, const T* grad, const T* input, int depth, Dots<A>& dots) {
   A pixels[4][kChannels], values[4][kChannels];
   for (int j = 0; j < 4; ++j) read_pixel(input, site.image.at[j], pixels[j]);
-  for (int j = 0; j < 4; ++j) read_vector(grad + site.scope.sample[j] * depth, values[j]);
+  for (int j = 0; j < 4; ++j) read_vector(grad + times(site.scope.sample[j], depth), values[j]);
   for (int v = 0; v < kChannels; ++v) {
     A read = 0, given = 0;
     for (int j = 0; j < 4; ++j) read += site.image.value(j) * pixels[j][v], given += site.scope.value(j) * values[j][v];
@@ -49,53 +49,56 @@ DK_DEVICE void add_channels(const Site<A, true>& site, const T* grad, const T* i
   }
 }
 
-// The sum over the lanes of a row, which are neighbours in a warp; every lane has it.
+// The gradient of taps' offsets at a position, which lanes add up. All threads of a warp take part, those of rows that
+// are not there with zeros.
 template <class A>
-DK_DEVICE A sum_of_lanes(A value, int lanes) {
-  for (int mask = lanes / 2; mask > 0; mask /= 2) value += device::shuffle_xor(value, mask);
-  return value;
-}
+struct OffsetGradient {
+  A* to;  // dy of the first tap; null where not wanted, or in lanes that do not write
+  int64_t step;
 
-// What lanes have summed up becomes the gradient of a tap's offset at a position, where that is `there`. All threads of
-// a warp take part.
-template <class A>
-DK_DEVICE void write_gradient(const StridedView<A>& to, const Place& p, int tap, bool there, const Cut& cut, A dy,
-                              A dx) {
-  dy = sum_of_lanes(dy, cut.lanes), dx = sum_of_lanes(dx, cut.lanes);
-  if (!there || cut.lane() != 0) return;
-  *to.at(p.n, 2 * tap, p.h, p.w) = dy, *to.at(p.n, 2 * tap + 1, p.h, p.w) = dx;
-}
+  DK_DEVICE OffsetGradient(const StridedView<A>& view, const Place& p, bool writes)
+      : to(writes ? view.at(p.n, 0, p.h, p.w) : nullptr), step(view.c) {}
+
+  // Adds up over the lanes of a row, which are neighbours in a warp, in an order that is always the same.
+  DK_DEVICE void write(int tap, A dy, A dx, int lanes) const {
+#pragma unroll
+    for (int mask = kWarp / 2; mask > 0; mask /= 2)
+      if (mask < lanes) dy += device::shuffle_xor(dy, mask), dx += device::shuffle_xor(dx, mask);
+    if (to) to[2 * tap * step] = dy, to[(2 * tap + 1) * step] = dx;
+  }
+};
 
 template <class T, class A, int kChannels, bool kData>
 DK_KERNEL void DK_BOUNDS(kThreads / kWarp, kData ? 4 : 6) sum_offset_gradients(const OffsetArguments<T, A> a) {
   Site<A, kData>* sites = reinterpret_cast<Site<A, kData>*>(device::shared_memory());
   const Call<T, A>& call = a.call;
-  const int rows = a.cut.rows();
+  const int rows = a.cut.rows(), lanes = a.cut.lanes();
   for (int tile = int(device::block_x()); tile < a.cut.tiles; tile += int(device::blocks_x())) {
     const int first = tile * rows, position = first + a.cut.row();
-    const bool there = position < a.cut.count;
+    const bool there = position < a.cut.count, writes = there && a.cut.lane() == 0;
+    const int64_t row = call.element(position, 0);
     const Place p = place(call, position);
+    const OffsetGradient<A> of_kernel(a.grad_kernel_offset, p, writes && a.grad_kernel_offset.data);
+    const OffsetGradient<A> of_data(a.grad_data_offset, p, writes && a.grad_data_offset.data);
     for (int tap = 0; tap < int(call.g.taps()); tap += a.cut.taps_at_once) {
       const int count = a.cut.taps_from(call.g, tap);
       device::sync_block();  // for what the memory held before
-      for_taps(call, rows, first, tap, count, [&](const Place& q, const Tap& t, int slot, int row) {
-        sites[slot * rows + row] = {ScopeCorners<A>(in_scope(call, q, t)), Reading<A, kData>(call, call.input, q, t)};
+      for_taps(call, a.cut, first, tap, count, [&](const Place& q, const Tap& t, int i) {
+        sites[i] = {ScopeCorners<A>(in_scope(call, q, t)), Reading<A, kData>(call, call.input, q, t)};
       });
       device::sync_block();
       for (int slot = 0; slot < count; ++slot) {
         const Site<A, kData>& site = sites[slot * rows + a.cut.row()];
         Dots<A> dots;
-        for (int c = a.cut.channel(0); there && c < a.cut.channels; c += a.cut.lanes * kChannels)
-          add_channels<kChannels>(site, a.grad + call.element(position, c), call.input.data + c * call.input.c,
-                                  call.depth, dots);
-        if (a.grad_kernel_offset.data)
-          write_gradient(a.grad_kernel_offset, p, tap + slot, there, a.cut,
-                         there ? site.scope.along_y(dots.scope) : A(0), there ? site.scope.along_x(dots.scope) : A(0));
+        for (int c = there ? a.cut.channel(0) : a.cut.channels; c < a.cut.channels; c += lanes * kChannels) {
+          const int64_t element = call.groups == 1 ? row + c : call.element(position, c);
+          add_channels<kChannels>(site, a.grad + element, call.input.data + c * call.input.c, call.depth, dots);
+        }
+        of_kernel.write(tap + slot, there ? site.scope.along_y(dots.scope) : A(0),
+                        there ? site.scope.along_x(dots.scope) : A(0), lanes);
         if constexpr (kData)
-          if (a.grad_data_offset.data)
-            write_gradient(a.grad_data_offset, p, tap + slot, there, a.cut,
-                           there ? site.image.along_y(dots.image) : A(0),
-                           there ? site.image.along_x(dots.image) : A(0));
+          of_data.write(tap + slot, there ? site.image.along_y(dots.image) : A(0),
+                        there ? site.image.along_x(dots.image) : A(0), lanes);
       }
     }
   }

@@ -9,14 +9,17 @@
 
 namespace dk::unfold {
 
-constexpr int kWarp = 32, kThreads = 128;
-constexpr int kLeastLanes = 8;              // fewer channels leave some idle
+constexpr int kWarp = 32, kThreadBits = 7, kThreads = 1 << kThreadBits;
+constexpr int kLeastLaneBits = 3;           // fewer channels leave some lanes idle
 constexpr size_t kSharedBytes = 24 * 1024;  // aimed at, so that several blocks fit on a multiprocessor
 template <class T>
 constexpr int kVector = sizeof(T) == 8 ? 2 : 4;  // channels of a vector, by registers
 
 // Of sizes below 2^32, many times as fast as of 64 bits.
 DK_DEVICE int quotient(int64_t a, int64_t b) { return int(uint32_t(a) / uint32_t(b)); }
+
+// Of numbers that are not negative, by one instruction.
+DK_DEVICE int64_t times(int a, int b) { return int64_t(uint64_t(uint32_t(a)) * uint32_t(b)); }
 
 // Of a volume (N, height, width).
 struct Place {
@@ -67,13 +70,14 @@ inline void check_number(const char* name, const char* what, int64_t number) {
 template <class T, class A>
 struct Call {
   Geometry g;
-  int64_t groups, depth, samples;    // depth: channels of a group
+  int64_t groups;
+  int depth, samples;                // channels of a group, and samples of the scope
   int64_t first_image, skip, count;  // where the piece begins: in an image, behind so many of its positions
   StridedView<const T> input;
   OffsetView<T, A> data_offset, kernel_offset;
 
   explicit Call(const UnfoldOperator& op)
-      : g(op.g), groups(op.groups), depth(g.channels / groups), samples(g.scope_h * g.scope_w),
+      : g(op.g), groups(op.groups), depth(int(g.channels / groups)), samples(int(g.scope_h * g.scope_w)),
         first_image(op.first / (g.out_height * g.out_width)), skip(op.first % (g.out_height * g.out_width)),
         count(op.count), input(strided_view<const T>(op.input)),
         data_offset(offset_view<T, A>(op.data_offset, op.input.scalar_type())),
@@ -90,7 +94,8 @@ struct Call {
 
   // Of a row of columns, (Sh Sw, depth), at a position of the piece: the element that sample 0 has for a channel.
   DK_DEVICE int64_t element(int64_t position, int channel) const {
-    const int64_t group = groups == 1 ? 0 : quotient(channel, depth);
+    if (groups == 1) return position * samples * depth + channel;
+    const int64_t group = quotient(channel, depth);
     return ((group * count + position) * samples - group) * depth + channel;
   }
 };
@@ -251,15 +256,16 @@ struct Reading<A, true> : Corners<A> {
 };
 
 // How work is cut into blocks: tiles of rows, which are positions or pixels, and chunks of channels. Threads of a block
-// run along `lanes` vectors of adjacent channels, a power of two and no more than a warp, then along rows.
+// run along vectors of adjacent channels, 1 << lane_bits lanes and no more than a warp, then along rows; while they
+// prepare, along rows, then along taps.
 struct Cut {
-  int channels, count, tiles, chunks, lanes, vector, taps_at_once;  // count: of rows in all
+  int channels, count, tiles, chunks, lane_bits, vector, taps_at_once;  // count: of rows in all
 
   Cut(const UnfoldOperator& op, int64_t count_, int vector_)
-      : channels(int(op.g.channels)), count(int(count_)), lanes(kLeastLanes), vector(vector_), taps_at_once(1) {
+      : channels(int(op.g.channels)), count(int(count_)), lane_bits(kLeastLaneBits), vector(vector_), taps_at_once(1) {
     const int vectors = channels / vector;
-    while (lanes < vectors && lanes < kWarp) lanes *= 2;
-    tiles = int(pieces(count, rows())), chunks = int(pieces(vectors, lanes));
+    while (lanes() < vectors && lanes() < kWarp) ++lane_bits;
+    tiles = int(pieces(count, rows())), chunks = int(pieces(vectors, lanes()));
   }
 
   // Keeps as many taps of every row at a time as the aim allows, of so many bytes each.
@@ -268,12 +274,20 @@ struct Cut {
     return *this;
   }
 
-  DK_HOST_DEVICE int rows() const { return kThreads / lanes; }
-  DK_DEVICE int lane() const { return device::thread() % lanes; }
-  DK_DEVICE int row() const { return device::thread() / lanes; }
-  DK_DEVICE int channel(int chunk) const { return (chunk * lanes + lane()) * vector; }
+  DK_HOST_DEVICE int lanes() const { return 1 << lane_bits; }
+  DK_HOST_DEVICE int rows() const { return kThreads >> lane_bits; }
+  DK_DEVICE int lane() const { return device::thread() & (lanes() - 1); }
+  DK_DEVICE int row() const { return device::thread() >> lane_bits; }
+  DK_DEVICE int channel(int chunk) const { return (chunk * lanes() + lane()) * vector; }
   DK_DEVICE int taps_from(const Geometry& g, int first) const {
     return int(g.taps()) - first < taps_at_once ? int(g.taps()) - first : taps_at_once;
+  }
+
+  // Calls f(row, slot) for the rows of a block and so many slots for taps, shared by its threads: one row each.
+  template <class F>
+  DK_DEVICE void for_slots(int taps, const F& f) const {
+    const int row = device::thread() & (rows() - 1);
+    for (int slot = device::thread() >> (kThreadBits - lane_bits); slot < taps; slot += lanes()) f(row, slot);
   }
 };
 
@@ -286,14 +300,13 @@ void launch_units(const char* name, void (*kernel)(Arguments), int64_t units, in
   launch(name, kernel, std::min(units * parts, kMaxBlocks), 1, kThreads, shared, stream, arguments);
 }
 
-// Calls f(place, tap, slot, row) for taps from `first` on, in slots, at the piece's positions from `position` on, in
-// rows; the threads of a block share them.
+// Calls f(place, tap, i) for taps from `first` on at the piece's positions from `position` on, which have the rows of a
+// block; i counts slots of taps, then rows.
 template <class T, class A, class F>
-DK_DEVICE void for_taps(const Call<T, A>& a, int rows, int position, int first, int taps, const F& f) {
-  for (int i = device::thread(); i < rows * taps; i += device::threads()) {
-    const int slot = i / rows, row = i - slot * rows;
-    if (position + row < a.count) f(place(a, position + row), Tap(a.g, first + slot), slot, row);
-  }
+DK_DEVICE void for_taps(const Call<T, A>& a, const Cut& cut, int position, int first, int taps, const F& f) {
+  cut.for_slots(taps, [&](int row, int slot) {
+    if (position + row < a.count) f(place(a, position + row), Tap(a.g, first + slot), slot * cut.rows() + row);
+  });
 }
 
 // Calls f with the number of channels that threads take as a vector: one, where memory has none.

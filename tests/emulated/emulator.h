@@ -151,6 +151,11 @@ inline void load(uint32_t (&word)[kWords], const void* from, uint32_t index, uin
     std::memcpy(word, static_cast<const char*>(from) + uint64_t(index) * stride + kOffset, sizeof(word));
 }
 
+template <int kWords>
+inline void store(void* to, const uint32_t (&word)[kWords]) {
+  std::memcpy(to, word, sizeof(word));
+}
+
 // What the tensor core reads of an operand.
 DK_UNWATCHED float truncated(float value) { return from_bits(bits_of(value) & 0xffffe000); }
 

@@ -59,12 +59,12 @@ def disassemble(architecture: str) -> dict[str, str]:
     return dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function : |\Z)", sass, flags=re.DOTALL))
 
 
-def count_products(loop: list[str]) -> int:
-    return sum("HMMA" in text for text in loop)
+def count_of(instruction: str, loop: list[str]) -> int:
+    return sum(re.search(rf"\b{instruction}\b", text) is not None for text in loop)
 
 
-def tightest_product_loop(body: str) -> list[str]:
-    """The instructions of the loop that has fewest for a tensor-core product, which is an innermost one."""
+def tightest_loop(body: str, instruction: str) -> list[str]:
+    """The instructions of the loop that has fewest for one of a kind, which is an innermost one."""
     found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;/]+);", body)
     code = [(int(address, 16), text) for address, text in found if not text.startswith("NOP")]
     loops = []
@@ -72,7 +72,7 @@ def tightest_product_loop(body: str) -> list[str]:
         jump = re.search(r"BRA.*0x([0-9a-f]+)", text)
         if jump and int(jump[1], 16) < address:
             loops.append([t for a, t in code if int(jump[1], 16) <= a <= address])
-    return min(filter(count_products, loops), key=lambda loop: len(loop) / count_products(loop))
+    return min(loops, key=lambda loop: len(loop) / (count_of(instruction, loop) or 1e-9))
 
 
 def body_of(kernel: str, architecture: str = "sm_90") -> str:
@@ -138,8 +138,8 @@ def test_width_of_weight_loads(kernel, width, loads):
 )
 def test_instructions_of_a_tap(kernel, products, most):
     """What a warp issues for a tap in the passes of local DK, 16 bits, scope 4: there instructions are the limit."""
-    loop = tightest_product_loop(body_of(kernel))
-    assert len(loop) * products / count_products(loop) <= most
+    loop = tightest_loop(body_of(kernel), "HMMA")
+    assert len(loop) * products / count_of("HMMA", loop) <= most
 
 
 def test_kernels_for_every_image():
@@ -154,3 +154,40 @@ def test_kernels_for_every_image():
     for name, body in vectors.items():
         assert count_widths("LDG", body)["128"] >= 3, name
         assert "weight_gradient" in name or count_widths("STG", body) == {"128": 1}, name
+
+
+UNFOLDING = {"fill_columns": 4, "gather_pixels": 2, "scatter_to_pixels": 2, "sum_offset_gradients": 4}  # a dtype's
+
+
+def test_kernels_that_unfold():
+    """No spills, registers for twelve warps or more, and vectors of channels read and written at once."""
+    usage = cuobjdump("--dump-resource-usage")
+    found = re.findall(r"Function (\S+6unfold\S+):\s*REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+    assert len(found) == 2 * 4 * sum(UNFOLDING.values())  # architectures and dtypes
+    assert {value for _, _, *stack in found for value in stack} == {"0"}
+    for name, registers, *_ in found:
+        assert int(registers) <= (168 if "Idd" in name else 128), name
+    for name, body in disassemble("sm_90").items():
+        if not re.search(r"6unfold\S+Li[24]E", name):
+            continue
+        wide = "64" if re.search("Half|BFloat16", name) else "128"
+        stores, loads = count_widths("STG", body), count_widths("LDG", body)
+        if "fill_columns" in name:
+            assert set(stores) == {wide} and loads[wide] >= 3, name
+        else:
+            assert loads[wide] >= 4 and ("offset" in name or set(stores) == {"128"}), name
+
+
+@pytest.mark.parametrize(
+    "kernel, count, most",  # FFMAs and instructions of a warp for a tap, or for one that has read a pixel
+    [
+        ("12fill_columnsIN3c108BFloat16EfLi4ELb0E", 64, 100),
+        ("12fill_columnsIffLi4ELb0E", 64, 95),
+        ("13gather_pixelsIN3c108BFloat16EfLi4E", 16, 80),
+        ("13gather_pixelsIffLi4E", 16, 55),
+    ],
+)
+def test_instructions_of_unfolding_a_tap(kernel, count, most):
+    """Of four channels a lane: 16 coefficients by 4 channels forward, 4 by 4 to a pixel."""
+    loop = tightest_loop(body_of(kernel), "FFMA")
+    assert len(loop) * count / count_of("FFMA", loop) <= most
