@@ -239,7 +239,7 @@ def pilot_classifier(record: dict) -> str:
     share = data["augment"]["scale"]
     (low, high), clutter = data["procedural"]["scale"], data["procedural"]["clutter"]
     seen = f"crops of {share[0]:g} to {share[1]:g}" if share else f"scale {low:g} to {high:g}, clutter {clutter}"
-    settings = f"{optim['lr']:g} | {optim['weight_decay']:g} | {seen} | {optim['epochs']}"
+    settings = f"{optim['lr']:g} | {optim['weight_decay']:g} | {seen} | {data['batch_size']} | {optim['epochs']}"
     where, top1 = record["device"]["name"], record["metrics"]["final"]["val/top1"]
     layers = record["config"]["model"]["kwargs"].get("layers")
     name = record["model"]["name"] + (f", layers {layers}" if layers else "")
