@@ -10,7 +10,7 @@ from dk_bench.functional.convolution_rules import autocast_convolution, check_of
 from dk_bench.functional.deform_kernel_conv import deform_kernel_conv
 from dk_bench.functional.operators import Operator, empty_in_format_of
 from dk_bench.functional.registration import register
-from dk_bench.functional.unfold_bound import bound_in_bytes
+from dk_bench.functional.unfold_bound import bound_in_bytes, bytes_of_a_position
 from dk_bench.reference.checks import IntPair, as_pairs
 from dk_bench.reference.dense_deform_kernel import check_dense_deform_kernel
 
@@ -57,9 +57,10 @@ def dense_deform_kernel(
         TypeError: kernel_size, stride, padding or dilation is not an int or a pair of ints, or memory not an int.
     """
     geometry = as_pairs(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
-    memory = bound_in_bytes(memory, input, weight)
     operands = input, data_offset, kernel_offset, weight
-    if input.dim() == weight.dim() == 4 and tuple(weight.shape[:2]) == (input.shape[1], 1):
+    depthwise = input.dim() == weight.dim() == 4 and tuple(weight.shape[:2]) == (input.shape[1], 1)
+    memory = bound_in_bytes(memory, 0 if depthwise else bytes_of_a_position(input, weight))
+    if depthwise:
         size, stride, padding, dilation = geometry
         settings = {"kernel_size": size, "stride": stride, "padding": padding, "dilation": dilation, "clip": clip}
         return deform_kernel_conv(*operands, **settings)

@@ -9,23 +9,27 @@ from dk_bench.reference.checks import compute_dtype
 
 VARIABLE = "DK_BENCH_UNFOLD_BYTES"  # of the environment
 UNFOLD_BYTES = 64 << 20  # unless told otherwise
+MOST_BYTES = 2**63 - 1  # that an operator can be given
 CACHE_BYTES = 2 << 20  # what the CPU can write and then read again without waiting for memory
 
 
-def bound_in_bytes(memory: int | None, input: Tensor, weight: Tensor) -> int:
+def bound_in_bytes(memory: int | None, least: int) -> int:
     """Returns the bytes that what is unfolded may take: those given, or the environment's.
 
-    Raises RuntimeError where they do not hold the columns of one position, TypeError where memory is not an int. Of
-    operands that do not fit the operator tells.
+    Raises RuntimeError where they are less than the ``least``, TypeError where memory is not an int.
     """
     if memory is not None and type(memory) is not int:
         raise TypeError(f"memory: expected an int, a number of bytes, or None, got {memory!r}")
     name, bound = ("memory", memory) if memory is not None else (f"environment variable {VARIABLE}", default_bound())
-    if input.dim() == weight.dim() == 4:
-        least = input.shape[1] * weight.shape[2] * weight.shape[3] * column_dtype(input).itemsize
-        if bound < least:
-            raise RuntimeError(f"{name}: expected at least the {least} bytes of one position's columns, got {bound}")
-    return bound
+    if bound < least:
+        raise RuntimeError(f"{name}: expected at least the {least} bytes of one position's columns, got {bound}")
+    return min(bound, MOST_BYTES)
+
+
+def bytes_of_a_position(input: Tensor, weight: Tensor) -> int:
+    """Returns the bytes of one position's columns; 0 of operands that do not fit, of which the operator tells."""
+    fit = input.dim() == weight.dim() == 4
+    return input.shape[1] * weight.shape[2] * weight.shape[3] * column_dtype(input).itemsize if fit else 0
 
 
 @torch.compiler.assume_constant_result  # a compiler need not look into the environment

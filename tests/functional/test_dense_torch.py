@@ -308,6 +308,26 @@ def test_memory_that_holds_no_position_is_an_error_that_tells_the_least(dtype, m
     torch.testing.assert_close(functional.dense_deform_kernel(**arguments), expected)
 
 
+def test_memory_is_of_no_account_where_nothing_is_unfolded(monkeypatch):
+    """Depthwise kernels are as they are under any bound; that it is a number of bytes is asked of it all the same."""
+    arguments = {**good(), "weight": torch.randn(6, 1, 4, 4)}
+    expected = functional.dense_deform_kernel(**arguments)
+    monkeypatch.setenv(VARIABLE, "1")
+    for memory in (None, 0):
+        assert torch.equal(functional.dense_deform_kernel(**arguments, memory=memory), expected)
+    with pytest.raises(RuntimeError, match="^memory: expected at least the 0 bytes .* got -5"):
+        functional.dense_deform_kernel(**arguments, memory=-5)
+
+
+def test_memory_has_no_upper_bound(monkeypatch):
+    """Also beyond the integers that an operator takes."""
+    arguments = good()
+    expected = functional.dense_deform_kernel(**arguments)
+    assert torch.equal(functional.dense_deform_kernel(**arguments, memory=2**63), expected)
+    monkeypatch.setenv(VARIABLE, "1" + 30 * "0")
+    assert torch.equal(functional.dense_deform_kernel(**arguments), expected)
+
+
 @pytest.mark.parametrize("text", ["64 MiB", "1e6", "-1", ""])
 def test_environment_that_is_no_number_is_named(text, monkeypatch):
     monkeypatch.setenv(VARIABLE, text)
