@@ -124,7 +124,8 @@ def _read(input: Tensor, y: Tensor, x: Tensor, corners: int) -> Tensor:
         inside = (corner_y >= 0) & (corner_y < height) & (corner_x >= 0) & (corner_x < width)
         index = torch.where(inside, corner_y * width + corner_x, height * width).long().flatten(1)
         values = flat.gather(2, index.unsqueeze(1).expand(-1, c, -1)).view(n, c, *y.shape[1:])
-        coefficient = torch.where(inside, weight_y * weight_x, 0)
+        # Each for itself: a product's derivatives would bring in the other, which far outside is inf - inf.
+        coefficient = torch.where(inside, weight_y, 0) * torch.where(inside, weight_x, 0)
         sampled = sampled + values * coefficient.unsqueeze(1)
     return sampled
 

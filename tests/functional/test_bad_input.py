@@ -129,6 +129,21 @@ def test_infinite_offsets_are_far_outside():
 
 @BOTH
 @pytest.mark.parametrize(
+    ("name", "weight"), [("deform_kernel_conv", (5, 1, 4, 4)), ("dense_deform_kernel", (4, 5, 4, 4))]
+)
+def test_gradients_at_infinite_data_offsets_are_those_far_outside(module, name, weight):
+    arguments = {**good(), "weight": torch.randn(weight)}
+    found = []
+    for far in (100.0, torch.inf):
+        arguments["data_offset"][:, 2, ::2], arguments["data_offset"][:, 7, :, ::3] = far, -far
+        leaves = {k: v.clone().requires_grad_() for k, v in arguments.items() if isinstance(v, torch.Tensor)}
+        output = getattr(module, name)(**{**arguments, **leaves})
+        found.append(torch.autograd.grad(output.sin().sum(), list(leaves.values())))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+@BOTH
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"weight": torch.randn(3, 4, 4)}, "weight: expected .* got shape"),
