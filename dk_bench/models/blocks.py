@@ -15,10 +15,12 @@ STEM, SHORTCUT, ATTENTION, CLASSIFIER = "stem", "shortcut", "attention", "classi
 # inside a block; a convolutional head's hidden layers; projections of the shortcut, and what halves a map between
 # stages. Patch embeddings are stems.
 _NAMES = {
-    ATTENTION: frozenset("se se_module attn attn_layer sa ca gca".split()),
+    ATTENTION: frozenset("se se_module attn attn_last attn_layer self_attn context_module sa ca gca".split()),
     CLASSIFIER: frozenset(["pre_logits"]),
     SHORTCUT: frozenset("downsample shortcut skip short_conv down".split()),
 }
+# Where no name tells it: convolutions that weigh channels, by the class of timm's that they are right inside of.
+_WEIGHING = {"EffectiveSEModule": ("fc",), "EseModule": ("conv",), "SplitAttn": ("fc1", "fc2")}
 _STEM_NAMES = ("stem", "patch_embed")  # how the part before the first block begins, wherever a backbone is nested
 
 
@@ -37,6 +39,8 @@ def placed_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]
             yield name, conv, STEM
         elif any(_is_inside(name, each) for each in classifiers):
             yield name, conv, CLASSIFIER
+        elif parts[-1] in _WEIGHING.get(type(model.get_submodule(name.rpartition(".")[0])).__name__, ()):
+            yield name, conv, ATTENTION
         else:
             yield name, conv, next((place for place, names in _NAMES.items() if not names.isdisjoint(parts)), BLOCK)
 

@@ -103,6 +103,24 @@ def test_squeeze_and_excitation_stays():
     assert any(".se." in name for name, module in model.named_modules() if type(module) is nn.Conv2d)
 
 
+@pytest.mark.parametrize(
+    "name, attention, count",
+    [
+        ("resnest14d", ".conv2.fc1", 4),
+        ("resnest14d", ".conv2.fc2", 4),
+        ("cspnext_s", ".attention.fc", 4),
+        ("hgnet_tiny", ".aggregation.1.conv", 5),
+        ("botnet26t_256", ".self_attn.qkv", 3),
+        ("efficientvit_b0", ".context_module.main.qkv.conv", 4),
+    ],
+)
+def test_attention_stays_whatever_it_is_called(name, attention, count):
+    model = deform(on_meta(name), POINTWISE)
+    assert len(kinds(model)) > 4 and not any(changed.endswith(attention) for changed in kinds(model))
+    stays = [key for key, module in model.named_modules() if type(module) is nn.Conv2d and key.endswith(attention)]
+    assert len(stays) == count
+
+
 STEMS = {  # family -> what comes before the first convolution of a block
     "resnet18": ["conv1"],
     "resnest14d": ["conv1.0", "conv1.3", "conv1.6"],
