@@ -97,6 +97,12 @@ def _scope_words(kind: str, spec: "KernelSpec") -> dict[str, str]:
     return {"conv3x3": f"{kind} {scope}", "taps": ", ".join(taps)}
 
 
+def _pointwise_words(spec: "KernelSpec") -> dict[str, str]:
+    alone = not (spec.depthwise or spec.dense)  # whose words say it of all kernels
+    unclipped = ", unclipped" * (alone and not spec.clip)
+    return {"pw": f"{spec.pointwise} {spec.pointwise_scope}x{spec.pointwise_scope}{unclipped}"}
+
+
 def _dense_dcn_words(spec: "KernelSpec") -> dict[str, str]:
     groups = f", {spec.dense_dcn_groups} groups" if spec.dense_dcn_groups > 1 else ""
     return {"combined": f"full DCN {spec.dense_dcn} from stride {spec.dense_dcn_min_stride}{groups}"}
@@ -145,7 +151,7 @@ RULES = (
         ("pointwise",),
         lambda spec: Convolutions(size=1),
         lambda conv, spec: _KERNELS[spec.pointwise].from_rigid(conv, scope=spec.pointwise_scope, clip=spec.clip),
-        lambda spec: {"pw": f"{spec.pointwise} {spec.pointwise_scope}x{spec.pointwise_scope}"},
+        _pointwise_words,
     ),
     Rule(
         ("experts",),

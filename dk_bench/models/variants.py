@@ -105,10 +105,13 @@ on, in 13 of 16 (14 of 17).
 
 MODELS = PAPER_MODELS | LARGE_MODELS | SMALL_MODELS | TEST_MODELS
 
-BEYOND_MODELS = {
-    name: model
-    for name, model in MODELS.items()
-    if name not in PAPER_MODELS
-    and (model.base in ("resnet50", "small_resnet", "test_resnet") or "_lpw" in model.suffix)
-}
+
+def is_beyond_paper(base: str, spec: KernelSpec) -> bool:
+    """Tells whether a base deformed by a spec is like no row of the paper, which has rigid ResNet-50 alone of ordinary
+    ResNets, and neither DK on dense convolutions nor local DK on 1x1 ones."""
+    ordinary = base in ("small_resnet", "test_resnet") or base == "resnet50" and not spec.is_rigid
+    return ordinary or spec.dense is not None or spec.pointwise == "local"
+
+
+BEYOND_MODELS = {name: model for name, model in MODELS.items() if is_beyond_paper(model.base, model.spec)}
 """Models of every size that are like no row of the paper: ordinary ResNets, and all with local DK on 1x1."""

@@ -119,10 +119,11 @@ def _models_document(name: str, title: str, cells: list[Cell], expected: Iterabl
     tables = []
     for data in sorted({cell.data for cell in cells}) or [None]:
         here = [cell for cell in cells if cell.data == data]
-        shown = dict.fromkeys([*expected, *(cell.model for cell in here)])
-        for why, models in columns.sections(shown, columns.OTHER_DATA):
+        shown = [*expected, *(cell.model for cell in here)]
+        rows = rows_of(dict.fromkeys(shown, {}), here, TOP1.key)
+        for why, part in columns.sections(rows, columns.OTHER_DATA):
             heading = f"{data}: {why}" if data else "no records yet"
-            tables.append(make_table(heading, _columns(TOP1, COUNTS), rows_of(models, here, TOP1.key)))
+            tables.append(make_table(heading, _columns(TOP1, COUNTS), part))
     return columns.document(name, title, tables, [SPREAD], [columns.GRID], COUNTING)
 
 
@@ -132,9 +133,9 @@ def _finetuned_document(cells: list[Cell]) -> Document:
         here = [cell for cell in cells if cell.data == data]
         tested = any(cell.figures(TEST_TOP1.key) for cell in here)
         metric, more = (TEST_TOP1, [VAL_TOP1]) if tested else (TOP1, [])
-        for why, models in columns.sections(dict.fromkeys(cell.model for cell in here), columns.OTHER_DATA):
-            rows = rows_of(models, here, metric.key)
-            tables.append(make_table(f"{data}: {why}", _columns(metric, COUNTS, more), rows))
+        rows = rows_of(dict.fromkeys((cell.model for cell in here), {}), here, metric.key)
+        for why, part in columns.sections(rows, columns.OTHER_DATA):
+            tables.append(make_table(f"{data}: {why}", _columns(metric, COUNTS, more), part))
     return columns.document("finetuned", "Fine-tuned models.", tables, [TESTED, STARTED], [columns.GRID], COUNTING)
 
 

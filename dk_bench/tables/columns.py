@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from dk_bench.models import BEYOND_MODELS, MODELS
+from dk_bench.models import MODELS
 from dk_bench.tables.entries import Figure, Number
 from dk_bench.tables.paper import TABLES, figures_of_model
 from dk_bench.tables.rows import ModelRow
@@ -125,13 +124,12 @@ def _paper_differences(metric: Metric, of_dk: bool, with_paper: bool) -> Columns
     ]
 
 
-def sections(models: Iterable[str], why: str) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
-    """Yields the models of a table, for `rows_of`, in up to two: those like the paper's under ``why``, and those that
-    are like no row of it, whose differences so are a family of their own."""
-    models = list(models)
+def sections(rows: list[ModelRow], why: str) -> Iterator[tuple[str, list[ModelRow]]]:
+    """Yields the rows of a table in up to two: of models like the paper's under ``why``, and of those that are like no
+    row of it, whose differences so are a family of their own."""
     for words, beyond in ((why, False), (NOT_IN_PAPER, True)):
-        if here := [model for model in models if (model in BEYOND_MODELS) == beyond]:
-            yield words, dict.fromkeys(here, {})
+        if here := [row for row in rows if row.is_beyond_paper == beyond]:
+            yield words, here
 
 
 def document(name: str, title: str, tables: list[Table], first: list[str], more: list[str], last: str) -> Document:

@@ -64,7 +64,8 @@ def _others(cells: list[Cell]) -> Document:
     for data in sorted({cell.data for cell in cells}):
         here = [cell for cell in cells if cell.data == data]
         why = OTHER_SETTING if data.is_coco else columns.OTHER_DATA
-        for words, models in columns.sections(dict.fromkeys(cell.model for cell in here), why):
-            tables.append(make_table(f"{data}: {words}", COLUMNS, rows_of(models, here, MAP.key)))
+        rows = rows_of(dict.fromkeys((cell.model for cell in here), {}), here, MAP.key)
+        for words, part in columns.sections(rows, why):
+            tables.append(make_table(f"{data}: {words}", COLUMNS, part))
     title = "Object detection on other data, or in other settings."
     return columns.document("detection", title, tables, [SPREAD], [columns.GRID], COUNTING)

@@ -6,6 +6,7 @@ from typing import Any
 
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS, KernelSpec
+from dk_bench.models.variants import is_beyond_paper
 from dk_bench.tables.cells import Cell, pair_marks
 from dk_bench.tables.contrasts import Judgement, judge, paired_differences
 from dk_bench.tables.costs import Costs
@@ -32,6 +33,12 @@ class ModelRow:
     def kernels(self) -> tuple[str, str, str]:
         """Returns what the model's 1x1 and 3x3 convolutions are, and what they are combined with."""
         return spec_of(self.model, self.cell).words.columns
+
+    @property
+    def is_beyond_paper(self) -> bool:
+        """Tells whether the model is like no row of the paper, by its name or by the spec of its record."""
+        known = MODELS.get(self.model)
+        return is_beyond_paper(known.base if known else self.model, spec_of(self.model, self.cell))
 
     def final(self, metric: str) -> Figure:
         """Returns a metric at the end of training."""

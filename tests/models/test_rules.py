@@ -40,6 +40,7 @@ WORDS = [  # spec, cells of tables, all in a line
         ("rigid", "dense local K+2 for every K, centred", "everywhere"),
         "everywhere + dense local K+2 for every K, centred",
     ),
+    ({"pointwise": "local", "clip": False}, ("local 2x2, unclipped", "rigid", ""), "1x1 local 2x2, unclipped"),
     ({"everywhere": True, "kernel_size": None}, ("rigid", "rigid", ""), "rigid"),
     (
         {"dense_dcn": "v2", "dense_dcn_groups": 4, "dilate_last": True},

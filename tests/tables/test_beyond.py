@@ -1,5 +1,7 @@
 """Models that are not in the paper: sections of their own in tables of classifiers, from records made here."""
 
+from dataclasses import replace
+
 from table_cases import COSTS, IMAGENET, lines_of, make_record
 
 from dk_bench.models import LARGE_MODELS
@@ -45,3 +47,20 @@ def test_models_beyond_the_paper_have_a_section_on_every_data_set():
     ]
     tiny = build_documents([make_record("test_resnetdw", 1.0), make_record("test_resnetdw_dk_lpw", 2.0)])["demo"]
     assert lines_of(tiny, 1)["test_resnetdw_dk_lpw"][5] == "+1.0 (n=1)" and len(lines_of(tiny, 1)) == 1
+
+
+def test_a_spec_is_beyond_the_paper_as_the_model_of_its_name_is():
+    """The rigid base is not, where the paper has it, and stands above."""
+    names = ("resnet50", "regnetx_002", "small_resnetdw")
+    local = ({"dense": "local"}, {"dense": "global"}, {"depthwise": "local", "pointwise": "local"})
+    records = [make_record(name, 50.0) for name in names]
+    for name, spec in zip(names, local, strict=True):
+        record = make_record(name, 51.0)
+        config = record.config | {"model": {"name": name, "spec": spec}}
+        records.append(replace(record, run_id=f"{name}-spec", config=config, model={"name": name, "spec": spec}))
+    document = build_documents([*records, make_record("resnet50_dk", 52.0)])["other"]
+    assert lines_of(document, 0).keys() == set(names)
+    assert {name: row[5] for name, row in lines_of(document, 1).items()} == {
+        "resnet50_dk": "+2.0 (n=1)",
+        **dict.fromkeys(names, "+1.0 (n=1)"),
+    }
