@@ -1,5 +1,6 @@
 """deform(): a rigid model and a kernel spec give a model whose convolutions adapt."""
 
+import logging
 from contextlib import nullcontext
 
 from torch import nn
@@ -10,6 +11,8 @@ from dk_bench.models.probe import output_strides
 from dk_bench.models.spec import KernelSpec
 from dk_bench.models.variants import MODELS
 from dk_bench.nn import RigidStart2d
+
+log = logging.getLogger(__name__)
 
 _HOOKS = (
     "_forward_hooks _forward_hooks_with_kwargs _forward_hooks_always_called _forward_pre_hooks "
@@ -32,7 +35,8 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
     those of their main path, and those between the last block and the classifier (MobileNet-V2's last 1x1): not the
     stem's or the shortcuts', which ``everywhere`` adds, nor the classifier's and those of squeeze-and-excitation and
     attention. Where several fields ask for one convolution, the first of :data:`dk_bench.models.rules.RULES` decides.
-    :func:`dk_bench.models.outcomes_of` tells what that comes to. ``dilate_last`` comes before and alone changes the
+    :func:`dk_bench.models.outcomes_of` tells what that comes to; a warning is logged of fields that are set without
+    effect, as ``scope`` is where 1x1 kernels alone change. ``dilate_last`` comes before and alone changes the
     function: see :func:`dk_bench.models.dilate.dilated_last_stage`.
 
     The model is any timm model with convolutions, also one made with ``features_only=True``. Names of existing
@@ -44,6 +48,8 @@ def deform(model: nn.Module, spec: KernelSpec) -> nn.Module:
         ValueError: the model is deformed already, a part of the spec matches no convolution, or it matches one of a
             kind that cannot change. The model is as it was then.
     """
+    for name, value in spec.unread().items():
+        log.warning("KernelSpec: %s=%r has no effect without %s", name, value, " or ".join(spec.READ_BY[name]))
     if spec.is_rigid:
         return model
     if any(isinstance(module, RigidStart2d) for module in model.modules()):

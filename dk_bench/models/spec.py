@@ -71,6 +71,16 @@ class KernelSpec:
     dilate_last: bool = False
     everywhere: bool = False
 
+    # Which parts read a field; the others ask for changes themselves.
+    READ_BY: ClassVar = {
+        **dict.fromkeys(("scope", "grid"), ("depthwise", "dense")),
+        "kernel_size": ("depthwise", "dense", "dcn", "dense_dcn"),
+        "clip": ("depthwise", "dense", "pointwise"),
+        "pointwise_scope": ("pointwise",),
+        "dcn_min_stride": ("dcn",),
+        **dict.fromkeys(("dense_dcn_min_stride", "dense_dcn_groups"), ("dense_dcn",)),
+        "everywhere": ("depthwise", "dense", "pointwise", "dcn", "dense_dcn"),
+    }
     PARTS: ClassVar = (*dict.fromkeys(part for rule in RULES for part in rule.parts), "dilate_last")  # ask for changes
 
     def __post_init__(self) -> None:
@@ -135,6 +145,12 @@ class KernelSpec:
         """Returns the fields that differ from their defaults."""
         fields = dataclasses.fields(self)
         return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
+
+    def unread(self) -> dict[str, Any]:
+        """Returns the fields that differ from their defaults without effect, as no part that reads them is set."""
+        asked = [part for part in self.PARTS if getattr(self, part)]
+        read = {name for name, parts in self.READ_BY.items() if not set(parts).isdisjoint(asked)}
+        return {name: value for name, value in self.changed().items() if name in self.READ_BY.keys() - read}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:

@@ -103,3 +103,24 @@ def test_one_channel_alone_is_dense():
     for channels, is_dense in ((1, True), (2, False)):
         conv = nn.Conv2d(channels, channels, 3, groups=channels)
         assert (dense.include(conv, 4), depthwise.include(conv, 4)) == (is_dense, not is_dense)
+
+
+@pytest.mark.parametrize(
+    "spec, unread",
+    [
+        ({"pointwise": "local", "scope": 3, "pointwise_scope": 3, "clip": False}, {"scope": 3}),
+        ({"dense": "local", "kernel_size": 5, "scope": 6, "dense_dcn_groups": 2}, {"dense_dcn_groups": 2}),
+        ({"dense_dcn": "v1", "dense_dcn_min_stride": 8, "dcn_min_stride": 4}, {"dcn_min_stride": 4}),
+        ({"dcn": True, "everywhere": True, "kernel_size": None, "grid": "spread"}, {"grid": "spread"}),
+        ({"pointwise_scope": 3, "everywhere": True}, {"pointwise_scope": 3, "everywhere": True}),
+    ],
+    ids=str,
+)
+def test_fields_without_effect_are_told(spec, unread, caplog):
+    assert KernelSpec(**spec).unread() == unread
+    if unread == {"scope": 3}:
+        deform(nn.Sequential(nn.Conv2d(2, 2, 1)), KernelSpec(**spec))
+        assert "KernelSpec: scope=3 has no effect without depthwise or dense" in caplog.text
+    assert {model.name for model in MODELS.values() if model.spec.unread()} == set()
+    fields = {field.name for field in dataclasses.fields(KernelSpec)}
+    assert KernelSpec.READ_BY.keys() == fields - set(KernelSpec.PARTS)
