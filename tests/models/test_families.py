@@ -110,7 +110,7 @@ FAMILIES = [
         "2 stem, 20 kind, 5 shortcut",
     ),
     ("dla46_c", {}, DENSE, f"12 {DK}", r"level\d\..*tree\d\.conv2", "3 stem, 33 kind, 1 classifier"),
-    ("test_byobnet", {}, EVERYWHERE, f"6 {DK}", r"stem\.conv|.*_kxk\.conv", "12 kind, 4 attention"),
+    ("test_byobnet", {}, EVERYWHERE, f"6 {DK}", r"stem\.conv|.*_kxk\.conv", "8 kind, 8 attention"),
     ("cs3darknet_s", {}, DENSE, f"13 {DK}", r"stages\..*\.(conv2|conv_down)\.conv", "2 stem, 17 kind"),
     (
         "hgnetv2_b0",
