@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from beyond_in_text import fused
 from operator_cases import FACTOR
 from torch import bfloat16, float16, float32
 
@@ -344,7 +345,7 @@ SOURCED: dict[str, Callable[[], list[str]]] = {
     "results/erf/README.md": erf,
     "results/dynamics/README.md": dynamics,
     "results/README.md": lambda: earlier() + finetuned(),
-    "results/gpu/README.md": gpu,
+    "results/gpu/README.md": lambda: gpu() + fused(),
     "results/pilot/README.md": pilot,
 }
 NO_RESULT: dict[str, list[str]] = {
