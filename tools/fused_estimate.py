@@ -34,8 +34,8 @@ IMAGES, SAMPLES, TAPS, VECTOR = 64, 16, 9, 4  # VECTOR: channels of a thread
 KERNELS = {"bfloat16": "12fill_columnsIN3c108BFloat16EfLi4ELb0", "float32": "12fill_columnsIffLi4ELb0"}
 
 
-def count_instructions(kernel: str) -> dict[str, float]:
-    """Returns a thread's instructions for a tap's coefficients, for a tap's sums and beside taps, from the SASS."""
+def disassemble() -> dict[str, str]:
+    """Returns the SASS of the unfolding kernels in the library, by type."""
     tool = shutil.which("cuobjdump")
     if tool is None:
         import triton
@@ -43,7 +43,12 @@ def count_instructions(kernel: str) -> dict[str, float]:
         tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     (library,) = (Path(__file__).parents[1] / "dk_bench").glob("_cuda*.so")
     done = subprocess.run([tool, "-sass", "-arch", "sm_90", library], capture_output=True, text=True, check=True)
-    (body,) = re.findall(rf"Function : \S*{kernel}\S*\n(.*?)(?=Function : |\Z)", done.stdout, flags=re.DOTALL)
+    functions = re.findall(r"Function : (\S+)\n(.*?)(?=Function : |\Z)", done.stdout, flags=re.DOTALL)
+    return {kind: body for kind, kernel in KERNELS.items() for name, body in functions if kernel in name}
+
+
+def count_instructions(body: str) -> dict[str, float]:
+    """Returns a thread's instructions for a tap's coefficients, for a tap's sums and beside taps, from the SASS."""
     code = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;/]+);", body)]
     jumps = [(int(found[1], 16), at) for at, text in code if (found := re.search(r"BRA.*0x([0-9a-f]+)", text))]
     loops = [[text for at, text in code if first <= at <= last] for first, last in jumps if first < last]
@@ -103,7 +108,7 @@ def main() -> None:
     parser.add_argument("--count", action="store_true", help="count instructions in the library, not in the record")
     arguments = parser.parse_args()
     if arguments.count:
-        instructions = {kind: count_instructions(kernel) for kind, kernel in KERNELS.items()}
+        instructions = {kind: count_instructions(body) for kind, body in disassemble().items()}
     else:
         instructions = json.loads(arguments.record.read_text(encoding="utf-8"))["instructions of a thread"]
     record = make_record(instructions)

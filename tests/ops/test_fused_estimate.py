@@ -1,15 +1,12 @@
-"""What a fused CUDA kernel would promise: the estimate follows from its own counts, which are those of the kernel."""
+"""What a fused CUDA kernel would promise: the estimate follows from what it counted."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-
-from dk_bench.functional.loading import HAS_CUDA
 
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("fused_estimate", ROOT / "tools" / "fused_estimate.py")
@@ -24,20 +21,8 @@ def test_record_follows_from_its_counts():
 
 
 def test_a_shape_by_hand():
-    """64 positions' images of 128 channels, a thread for 4 of them: 100 instructions a tap, none else."""
+    """Of 64 images of 128 channels, a thread for 4 of these: 100 instructions a tap, and nothing else."""
     row = tool.estimate({"coefficients": 0, "sums": 100.0, "beside taps": 0}, 128, 28, "bfloat16")
     instructions = 64 * 28 * 28 * 32 * 9 * 100 / 32
     assert row["unfolding, us"] == pytest.approx(instructions / (132 * 4 * 1.755e9) * 1e6, abs=0.1)
     assert row["products, us"] == pytest.approx(2 * 64 * 28 * 28 * 16 * 128 * 128 / (0.65 * 989e12) * 1e6, abs=0.1)
-
-
-@pytest.mark.skipif(not HAS_CUDA, reason="the CUDA operators were not built")
-@pytest.mark.parametrize("kind", sorted(tool.KERNELS))
-def test_counts_are_those_of_the_binary(kind):
-    """To a fifth: compilers differ a little."""
-    if shutil.which("cuobjdump") is None:
-        triton = pytest.importorskip("triton", reason="no cuobjdump here")
-        if not (Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump").exists():
-            pytest.skip("no cuobjdump here")
-    counted = tool.count_instructions(tool.KERNELS[kind])
-    assert counted == pytest.approx(RECORD["instructions of a thread"][kind], rel=0.2)
