@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from beyond_in_text import fused
+from beyond_in_text import beyond, fused
 from operator_cases import FACTOR
 from torch import bfloat16, float16, float32
 
@@ -344,7 +344,7 @@ SOURCED: dict[str, Callable[[], list[str]]] = {
     "docs/models.md": models,
     "results/erf/README.md": erf,
     "results/dynamics/README.md": dynamics,
-    "results/README.md": lambda: earlier() + finetuned(),
+    "results/README.md": lambda: earlier() + finetuned() + beyond(),
     "results/gpu/README.md": lambda: gpu() + fused(),
     "results/pilot/README.md": pilot,
 }
