@@ -44,6 +44,7 @@ COMMON = [
         r"\d+(?:(?:,| and| or| to|, and|, or) \d+)*",
         r"\b[\d,]+ (?:epochs|pixels|images|classes|configs|GB|MB)\b(?!/)",
         r"\b(?:ResNet|MobileNet|ResNet-50|CIFAR|top|AVX)-?[V]?\d+\b",
+        r"\bE[1-4]\b",  # experiments
         r"\bphotos(?:10|_layer\d\w*)\b",
         r"\bAVX2\b",
         r"\b(?:bfloat16|float16|float32|float64|TF32|sm_\d+|H200|H100|A100|R2|fp16)\b",
