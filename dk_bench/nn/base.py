@@ -42,7 +42,7 @@ class RigidStart2d(nn.Module):
         return as_given(self.convolve(batch), input.dim())
 
     def convolve(self, input: Tensor) -> Tensor:
-        """Returns the forward pass of a batch (N, Cin, H, W)."""
+        """Returns the forward pass of a batch (N, Cin, H, W): abstract, each layer has its own."""
         raise NotImplementedError
 
     def __prepare_scriptable__(self) -> NoReturn:
