@@ -120,6 +120,12 @@ def test_every_block_is_found():
     assert fences == 2 * sum(len(blocks_of(page)) for page in PAGES) > 0
 
 
+def test_calls_side_by_side_are_noted_whole(tmp_path):
+    found = calls_of('for i in {1..40}; do wandb agent "of $i" & done; wait', tmp_path, NOT_OURS)
+    assert sorted(found) == sorted(["wandb", "agent", f"of {i}"] for i in range(1, 41))
+    assert calls_of("git commit -m 'a\n\nb'", tmp_path, NOT_OURS) == [["git", "commit", "-m", "a\n\nb"]]
+
+
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory):
     """A folder as `place` gives it to each page."""

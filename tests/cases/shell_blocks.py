@@ -10,8 +10,10 @@ from pathlib import Path
 
 REAL = ("cat", "cp", "head", "ls", "mkdir", "mv", "nproc", "tar", "unzip")  # these do what they do
 JOB = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0", "SLURM_CPUS_PER_TASK": "8"}
+# A call is one write, as a block may start several at a time; \x1f ends a word, \x1e a call.
 STUB = """#!{bash}
-{{ printf '%s\\x1f' "${{0##*/}}" "$@"; printf '\\n'; }} >>"$CALLS"
+printf -v words '%s\\x1f' "${{0##*/}}" "$@"
+printf '%s\\x1e' "$words" >>"$CALLS"
 """
 
 
@@ -33,4 +35,4 @@ def calls_of(block: str, folder: Path, noted: Iterable[str]) -> list[list[str]]:
     command = [bash, "-u", "-O", "failglob", "-c", block]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, ""), f"{block}\n{done.stderr}"
-    return [line.split("\x1f")[:-1] for line in log.read_text().splitlines()]
+    return [call.split("\x1f")[:-1] for call in log.read_text().split("\x1e")[:-1]]
