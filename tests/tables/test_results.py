@@ -74,8 +74,8 @@ def test_readme_says_in_words_what_the_verdicts_are():
     said = [
         "local DK is below its rigid base at scopes 3 and 4 (on both grids), below global DK, below deformable "
         "convolution (DCN) and CondConv, and CondConv with it is below CondConv alone. At scope 4 spread taps beat "
-        "centred ones and scope 5. Whether global DK helps, local DK adds to DCN, and scope 4 is better than scope 3 is "
-        "undecided, as is everything in detection",
+        "centred ones and scope 5. Whether global DK helps, local DK adds to DCN, and scope 4 is better than scope 3 "
+        "is undecided, as is everything in detection",
         "with six of the eight planned seeds,",
         "after a single epoch, local DK on dense convolutions (scope 4), alone and with DCN, and on 1x1 ones is below "
         "what it was added to",
