@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from dk_bench.analysis.dynamics import MIN_OBJECTS, PROCEDURAL
-from dk_bench.cli.options import add_models, add_number, add_output, check_device, check_folder, checkpoints_below
+from dk_bench.cli.checkpoints import checkpoints_below
+from dk_bench.cli.options import add_models, add_number, add_output, check_device, check_folder
 from dk_bench.errors import UserError
 
 SHOWN = 3  # tables on the terminal; the rest is in the file

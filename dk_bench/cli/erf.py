@@ -3,7 +3,8 @@
 import argparse
 from dataclasses import replace
 
-from dk_bench.cli.options import add_models, add_number, add_output, check_folder, checkpoints_below, place
+from dk_bench.cli.checkpoints import checkpoints_below
+from dk_bench.cli.options import add_models, add_number, add_output, check_folder, place
 from dk_bench.errors import UserError
 
 

@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def place(text: str) -> tuple[float, float]:
 def add_models(parser: argparse.ArgumentParser, name: str, metavar: str, what: str, files: str) -> None:
     """Declares what a study of models looks at: checkpoints, ``--only``, and ``--tables-from`` in their place."""
     parser.add_argument(name, nargs="*", metavar=metavar, help=what)
-    only = "of folders of runs: models of these names, in their order (a,b,c); all"
+    only = "of folders of runs: models of these names, in their order (a,b,c); where settings differ, a[KEY=VALUE]; all"
     parser.add_argument("--only", metavar="NAMES", help=only)
     again = f"measure nothing: write the tables of such {files} again, beside them"
     parser.add_argument("--tables-from", nargs="+", type=Path, default=(), metavar="CSV", help=again)
@@ -63,36 +62,6 @@ def check_device(device: str) -> None:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine or this torch has no CUDA device")
-
-
-def checkpoints_below(paths: Iterable[str], only: str | None) -> list[str]:
-    """Returns paths, in a folder's place last.ckpt of the finished classification runs below it, by model and seed.
-    Raises UserError for a folder without such runs, a name in ``only`` that none has, and names without a folder."""
-    names = [name.strip() for name in only.split(",")] if only else []
-    paths, found = list(paths), []
-    if names and not any(Path(path).is_dir() for path in paths):
-        raise UserError(f"--only {only}: goes with a folder of runs")
-    for path in paths:
-        found += _finished(path, names) if Path(path).is_dir() else [path]
-    return found
-
-
-def _finished(folder: str, names: Sequence[str]) -> list[str]:
-    """Returns last.ckpt of the finished runs below a folder, of all or of some models in their order."""
-    from dk_bench.runs.record import TRAINING, find_records, read_record
-
-    runs = [
-        (record.model["name"], record.seed, str(checkpoint))
-        for file in find_records(folder)
-        if (record := read_record(file)).task == TRAINING and record.status == "finished"
-        if (checkpoint := file.with_name("last.ckpt")).is_file()
-    ]
-    if missing := [name for name in names if name not in {run[0] for run in runs}]:
-        raise UserError(f"{folder}: no finished run of {', '.join(missing)} with its last.ckpt")
-    if not runs:
-        raise UserError(f"{folder}: no finished run with its last.ckpt")
-    kept = [run for run in runs if not names or run[0] in names]
-    return [run[-1] for run in sorted(kept, key=lambda run: (names.index(run[0]) if names else 0, *run))]
 
 
 def _path(text: str) -> Path:

@@ -12,8 +12,8 @@ from dk_bench.tables.table import Column, Document, Table, merged
 OTHER_DATA = "not comparable with the paper"
 NOT_IN_PAPER = "not in the paper"
 BEYOND = (
-    "Local DK on dense 3x3 and on 1x1 convolutions, where the paper has none (its footnote 4), and what an ordinary "
-    "ResNet has besides; their rigid bases stand above."
+    "Local DK on dense 3x3 and on 1x1 convolutions, where the paper has none (its footnote 4), what an ordinary ResNet "
+    "has besides, and taps that start spread, as the paper's text says; their rigid bases stand above."
 )
 DIFFERENCE = (
     "Δ rigid: {} above that of the rigid base trained with the same settings, run by run over the n seeds that both "

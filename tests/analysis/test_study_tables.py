@@ -26,7 +26,7 @@ from dk_bench.analysis.pictures import open_pictures
 from dk_bench.analysis.subjects import open_model
 from dk_bench.claims.studies import HELD
 from dk_bench.cli import main
-from dk_bench.cli.options import checkpoints_below
+from dk_bench.cli.checkpoints import checkpoints_below
 from dk_bench.config import load_config, to_dict
 from dk_bench.errors import UserError
 from dk_bench.runs.record import new_record, write_record
@@ -314,6 +314,32 @@ def test_folders_of_runs_stand_for_their_checkpoints(tmp_path):
         checkpoints_below([str(tmp_path)], "test_resnetdw,test_resnetdw_gdk")
     with pytest.raises(UserError, match="--only a: goes with a folder of runs"):
         checkpoints_below(["last.ckpt"], "a")
+    with pytest.raises(UserError, match=r"--only a,,b: expected models, with settings where several have a name"):
+        checkpoints_below([str(tmp_path)], "a,,b")
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="none: no finished run with its last.ckpt"):
         checkpoints_below([str(tmp_path / "none")], None)
+
+
+def test_settings_tell_runs_of_one_model_apart(tmp_path, capsys):
+    """As an ablation of E1 has local DK twice, at two learning rates of offsets."""
+    paths = [recorded(tmp_path / str(seed), "test_resnetdw_dk", seed) for seed in range(2)]
+    slow = recorded(tmp_path / "slow", "test_resnetdw_dk", 0)
+    for file in tmp_path.glob("*/record.json"):
+        record = json.loads(file.read_text()) | {"status": "finished"}
+        record["config"]["optim"]["offset_lr_multiplier"] = 0.01 if file.parent.name == "slow" else 0.1
+        file.write_text(json.dumps(record))
+    chosen = {
+        "test_resnetdw_dk": [paths[0], slow, paths[1]],
+        "test_resnetdw_dk[optim.offset_lr_multiplier=0.01]": [slow],
+        "test_resnetdw_dk[optim.offset_lr_multiplier=1e-1, seed=1]": [paths[1]],
+        "test_resnetdw_dk[seed=1],test_resnetdw_dk[seed=0,optim.offset_lr_multiplier=0.01]": [paths[1], slow],
+    }
+    for only, expected in chosen.items():
+        assert checkpoints_below([str(tmp_path)], only) == expected
+    with pytest.raises(UserError, match=r"no finished run of test_resnetdw_dk\[seed=7\] with its last.ckpt"):
+        checkpoints_below([str(tmp_path)], "test_resnetdw_dk[seed=1],test_resnetdw_dk[seed=7]")
+    with pytest.raises(UserError, match=r"offset_lr_multiplier"):  # did you mean
+        checkpoints_below([str(tmp_path)], "test_resnetdw_dk[optim.offset_lr_multiplyer=1]")
+    assert main(["erf", str(tmp_path), "--count", "1", "--output", str(tmp_path / "out")]) == 2
+    assert "--only NAME[KEY=VALUE] chooses one" in capsys.readouterr().err
