@@ -9,7 +9,8 @@ from dk_bench.claims.file import Claim, on_grid
 from dk_bench.runs.identity import setting
 from dk_bench.runs.record import RunRecord
 from dk_bench.tables.cells import Cell, Data
-from dk_bench.tables.pooling import Pair, count_dirty, mixture, pair_of
+from dk_bench.tables.entries import NOTHING
+from dk_bench.tables.pooling import Pair, count_dirty, mixture, pair_of, test_checksums_of
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,33 @@ class Blocks:
             return (run.model.get("input_size") or [setting(run.config, "data.size")])[-1]
         return None
 
+    @property
+    def length(self) -> str:
+        """Tells how long the finished runs trained, ``20 epochs``; nothing where none has finished."""
+        lengths = [length for cell in self.cells.values() if str(length := cell.length()) != NOTHING]
+        if not lengths or isinstance(lengths[0], str):
+            return lengths[0] if lengths else ""
+        return f"{lengths[0]} epoch{'s' * (str(lengths[0]) != '1')}"
+
     @cached_property
     def whole(self) -> set[Pair]:
-        """Returns the blocks that count. One that lacks an arm that was begun would be in some contrasts alone."""
+        """Returns the blocks that count: one a seed, the first, whose runs read the same test images. One that lacks an
+        arm that was begun would be in some contrasts alone."""
         finished = [set(cell.figures(self.metric)) for cell in self.cells.values()]
-        return set.intersection(*finished) if finished else set()
+        common = set.intersection(*finished) if finished else set()
+        first: dict[int, Pair] = {}
+        for run in sorted(self._finished(), key=lambda run: run.started):
+            if (pair := pair_of(run)) in common and len(self._tests[pair]) < 2:
+                first.setdefault(run.seed, pair)
+        return set(first.values())
+
+    @cached_property
+    def _tests(self) -> dict[Pair, set[str]]:
+        """Returns the states of the test images that runs which may be paired have read, as far as records tell."""
+        found: dict[Pair, set[str]] = defaultdict(set)
+        for run in self._finished():
+            found[pair_of(run)].update(filter(None, [test_checksums_of(run)]))
+        return found
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -59,6 +82,25 @@ class Blocks:
         terms = [(self._figures(on_grid(t.arm, grid), t.metric or self.metric), t.weight) for t in claim.contrast]
         pairs = self.whole.intersection(*(figures for figures, _ in terms))
         return {pair: sum(weight * figures[pair] for figures, weight in terms) for pair in sorted(pairs, key=repr)}
+
+    def levels(self, claim: Claim, grid: str) -> dict[str, list[float]]:
+        """Returns, of a contrast of several metrics, its arms' difference in each of them, over the blocks that count:
+        a difference of two falls does not tell whether an arm fell less or began lower."""
+        weights: dict[str, dict[str, float]] = defaultdict(dict)
+        for term in (term for term in claim.contrast if term.metric):
+            weights[term.metric][on_grid(term.arm, grid)] = term.weight
+        levels = {}
+        for metric, by_arm in weights.items():
+            first = next(iter(by_arm.values()))
+            terms = [(self._figures(arm, metric), weight / first) for arm, weight in by_arm.items()]
+            pairs = self.whole.intersection(*(figures for figures, _ in terms))
+            levels[metric] = [sum(weight * figures[pair] for figures, weight in terms) for pair in pairs]
+        return levels
+
+    def run_ids(self, arm: str) -> dict[int, str]:
+        """Returns an arm's runs in the blocks that count: their ids, by seed."""
+        runs = [run for run in self._finished() if arm in self.cells and run in self.cells[arm].runs]
+        return {run.seed: run.run_id for run in runs if pair_of(run) in self.whole}
 
     @cached_property
     def missing(self) -> dict[int, list[str]]:
@@ -79,6 +121,8 @@ class Blocks:
             draws = sorted({", then ".join(map(str, pair.draw)) for pair in pairs})
             if len(pairs) > 1:
                 found[seed] = " and ".join(draws) if len(draws) > 1 else "several states of the data"
+            elif any(len(self._tests[pair]) > 1 for pair in pairs):
+                found[seed] = "several states of the test images"
         return found
 
     @cached_property

@@ -12,6 +12,7 @@ from dk_bench.claims.findings import Family, Finding
 from dk_bench.tables.contrasts import ALPHA, CONTRADICTED, EQUIVALENT, POWER, SUPPORTED, UNDECIDED
 from dk_bench.tables.entries import NOTHING, Chance, Markup, Number
 from dk_bench.tables.render import markdown_table, markdown_text
+from dk_bench.tables.statistics import summarize
 from dk_bench.tables.table import Column, Document, make_table
 
 DIGITS = {"points": 1, "R2": 2, "share": 3, "cosine": 3}  # after the point, by a claim's unit; 2 for others
@@ -29,9 +30,10 @@ NOTES = (
     "and dense_s4_spread have local DK on ordinary 3x3 convolutions, dense_dcn deformable convolution, dense_dcn_dk "
     "both; dk_lpw has local DK on depthwise and on 1x1 convolutions.",
     "Ours: mean over n seeds ± half of its 95 % interval (Student's t, not corrected), in points unless a unit is "
-    "named. n counts complete blocks: seeds that every arm that was begun has finished, on the same kind of "
-    "hardware. With fewer seeds than planned a verdict is an interim one: looking again and again as seeds come in "
-    "makes more errors than the test allows for, so that the last word is that of all planned seeds.",
+    "named: what seeds do, on test images that are the same for all. n counts complete blocks: seeds that every arm "
+    "that was begun has finished, on the same kind of hardware and the same images, so that a seed at which an arm "
+    "fails counts nowhere. With fewer seeds than planned a verdict is an interim one: looking again and again as seeds "
+    "come in makes more errors than the test allows for, so that the last word is that of all planned seeds.",
     "p: Student's paired t test, two-sided, that the mean is zero; beside it the exact test by sign flips, which needs "
     "no normal distribution and decides nothing: of n seeds it is 2^(1-n) at least. p (Holm): Student's, corrected by "
     "Holm's method for all rows of the table, those that are not run too: they are its family, declared in "
@@ -68,7 +70,7 @@ def claims_summary(families: Iterable[Family], link: str) -> str:
     what is beyond the paper comes last.
     ``link``: the table as seen from the text, without its ending."""
     families = sorted(families, key=attrgetter("is_beyond"))
-    planned = {f.place.title: f" of {f.place.seeds}" for f in families if isinstance(f.place, Experiment)}
+    planned = {f.place.title: _planned(f.place) for f in families}
     by_place: dict[tuple[str, str], list[Finding]] = {}
     for family in families:
         by_place.setdefault((family.place.title, family.backbone), []).extend(family.findings)
@@ -77,17 +79,22 @@ def claims_summary(families: Iterable[Family], link: str) -> str:
         return "No claim has been tested yet."
     columns = [
         Column("tested on", lambda row: Markup(f"[{markdown_text(', '.join(row[:2]))}]({quote(link)}.md)")),
-        Column("n", lambda row: _seeds(row[2]) + planned.get(row[0], "")),
+        Column("n", lambda row: _seeds(row[2], planned[row[0]])),
         *(Column(word, partial(_names, word)) for word in (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED)),
     ]
     picture = f"![Differences of the paper and ours, with intervals]({quote(link)}.svg)"
     return f"{picture}\n\n{markdown_table(make_table('', columns, rows))}"
 
 
-def _seeds(findings: list[Finding]) -> str:
-    """Returns how many seeds count, at least and at most."""
+def _planned(place: Experiment | Study) -> int:
+    return (place.experiment if isinstance(place, Study) else place).seeds
+
+
+def _seeds(findings: list[Finding], planned: int) -> str:
+    """Returns how many seeds count, at least and at most, of those planned; verdicts of fewer are interim ones."""
     counts = sorted({finding.judgement.n for finding in findings} - {0})
-    return "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    words = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    return f"{words} of {planned}" + ", interim" * (counts[0] < planned)
 
 
 def _names(word: str, row: tuple[str, str, list[Finding]]) -> str:
@@ -149,7 +156,8 @@ def _heading(family: Family) -> str:
         return f"{words} as {family.model}: no records yet"
     images = family.blocks.runs[0].data.get("test_images") if family.place.metric.startswith("test/") else None
     tests = f", {images:,} test images" if isinstance(images, int) else ""
-    return f"{words} as {family.model} on {family.blocks.data}{tests}, {family.blocks.size} pixels"
+    length = f", {family.blocks.length}" * bool(family.blocks.length)
+    return f"{words} as {family.model} on {family.blocks.data}{tests}, {family.blocks.size} pixels{length}"
 
 
 COLUMNS = (
@@ -182,7 +190,8 @@ def _note(family: Family, folders: Mapping[str, str]) -> str:
     note = f"Family of {len(family.findings)} contrast{'s' * (len(family.findings) != 1)}: {members}."
     if isinstance(family.place, Study):
         files = [file for file in (family.place.dynamics, family.place.erf) if file]
-        return f"{note} From {' and '.join(files)}."
+        counted = f"checkpoints of blocks that count there, of {_planned(family.place)} planned"
+        return f"{note} From {' and '.join(files)}: {counted}."
     if folder := folders.get(family.place.name):
         note += f" Records: [{markdown_text(folder)}]({quote(folder)})."
     if family.blocks.runs:
@@ -191,7 +200,29 @@ def _note(family: Family, folders: Mapping[str, str]) -> str:
     note += "".join(f" Seed {seed} lacks {', '.join(arms)}." for seed, arms in family.blocks.missing.items())
     for seed, why in family.blocks.apart.items():
         note += f" Seed {seed} is of {why}: {'one of them counts' if seed in family.blocks.seeds else 'no block'}."
-    return note + (f" Pooled: {', '.join(family.blocks.pooled)}." if family.blocks.pooled else "")
+    note += f" Pooled: {', '.join(family.blocks.pooled)}." if family.blocks.pooled else ""
+    return note + _levels(family)
+
+
+def _levels(family: Family) -> str:
+    """Tells how far the arms of contrasts of several metrics are apart in each of them; nothing where none is so."""
+    levels: dict[str, dict[str, list[float]]] = {}
+    for finding in family.findings:
+        arms = dict.fromkeys(on_grid(term.arm, finding.grid) for term in finding.claim.contrast)
+        levels.setdefault(" - ".join(arms), {}).update(family.blocks.levels(finding.claim, finding.grid))
+    words = [
+        f"{arms} is " + ", ".join(f"{_mean(values)} of {metric}" for metric, values in metrics.items() if values)
+        for arms, metrics in levels.items()
+        if any(metrics.values())
+    ]
+    why = "an arm that is lower without a shift has less to fall, and none near chance falls much"
+    return f" Not planned and not corrected: {'; '.join(words)}: {why}." if words else ""
+
+
+def _mean(values: list[float]) -> str:
+    summary = summarize(values)
+    half = "" if summary.half_width is None else f" ± {summary.half_width:.1f}"
+    return f"{summary.mean:+.1f}{half}"
 
 
 def record_folders(families: Iterable[Family], paths: Mapping[str, Path], start: Path) -> dict[str, str]:

@@ -62,11 +62,12 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Study:
-    """Measurements of checkpoints that test claims of the paper's figures: files as seen from the folder of results.
-    ``bases``: the model that stands for each of the paper's."""
+    """Measurements of an experiment's checkpoints that test claims of the paper's figures: files as seen from the
+    folder of results. ``bases``: the model that stands for each of the paper's."""
 
     name: str
     title: str
+    experiment: Experiment
     bases: Mapping[str, str]
     dynamics: str | None = None
     erf: str | None = None
@@ -157,7 +158,7 @@ def load_claims(path: str | Path = CLAIMS_FILE) -> Claims:
         check_keys(content, {"experiments": dict, "studies": dict, "arms": dict, "claims": list})
         arms = _each("arm", content["arms"].items(), _arm)
         experiments = _each("experiment", content["experiments"].items(), partial(_experiment, arms=arms))
-        studies = _each("study", content["studies"].items(), _study)
+        studies = _each("study", content["studies"].items(), partial(_study, known=experiments))
         numbered = enumerate(content["claims"], start=1)
         claims = ((isinstance(value, dict) and value.get("id") or number, value) for number, value in numbered)
         found = Claims(experiments, studies, arms, _each("claim", claims, _claim))
@@ -208,10 +209,11 @@ def _base(name: str, value: Any, known: Mapping[str, Arm]) -> Base:
     return Base(value["model"], tuple(value["arms"]))
 
 
-def _study(name: str, value: Any) -> Study:
-    check_keys(value, {"title": str, "bases": dict}, {"dynamics": str, "erf": str})
+def _study(name: str, value: Any, known: Mapping[str, Experiment]) -> Study:
+    check_keys(value, {"title": str, "experiment": str, "bases": dict}, {"dynamics": str, "erf": str})
     _check_known("base", value["bases"], BACKBONES)
-    return Study(name, **value)
+    _check_known("experiment", [value["experiment"]], known)
+    return Study(name, **value | {"experiment": known[value["experiment"]]})
 
 
 def _claim(_: Any, value: Any) -> Claim:

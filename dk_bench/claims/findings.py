@@ -9,7 +9,7 @@ from typing import Any
 
 from dk_bench.claims.arms import Blocks
 from dk_bench.claims.file import BACKBONES, FIGURES, Arm, Base, Claim, Claims, Experiment, Study, on_grid
-from dk_bench.claims.studies import DYNAMICS, differences
+from dk_bench.claims.studies import DYNAMICS, differences, measured_runs
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS
 from dk_bench.runs.record import EVALUATION, RunRecord
@@ -61,18 +61,20 @@ def families(claims: Claims, records: Iterable[RunRecord], folder: Path) -> list
     """Returns every family, even one that nothing was run of, as the file has them; ``folder`` has files of studies.
     Raises UserError where an arm has several cells under the same settings: which of them would a claim be about?"""
     records = [record for record in records if record.task != EVALUATION]
-    found = []
+    found, blocks_of = [], {}
     for experiment in claims.experiments.values():
-        cells = gather(record for record in records if record.name == experiment.runs)
+        cells = gather(record for record in records if record.name == experiment.runs and _counts(record, experiment))
         for backbone, base in experiment.bases.items():
             groups = _groups([cell for cell in cells if _base_of(cell) == base.model], base, claims)
             tested = [blocks for group in groups if (blocks := Blocks(experiment.metric, base.arms, group)).is_tested]
+            blocks_of[experiment.name, base.model] = tested
             for blocks in tested or [Blocks(experiment.metric, base.arms)]:
                 contrasts = _contrasts_of_runs(claims, experiment, base, blocks)
                 found += _families(claims, experiment, backbone, base.model, blocks, contrasts)
     for study in claims.studies.values():
         for backbone, model in study.bases.items():
-            contrasts = _contrasts_of_study(claims, study, model, folder)
+            blocks = blocks_of.get((study.experiment.name, model), [])
+            contrasts = _contrasts_of_study(claims, study, model, blocks, folder)
             found += _families(claims, study, backbone, model, Blocks(), contrasts)
     return found
 
@@ -89,6 +91,12 @@ def untested(claims: Claims, families: Iterable[Family]) -> list[Finding]:
             if (claim.id, backbone) not in tested:
                 found += _findings(claims, backbone, [(claim, "", {})])  # they are no family
     return found
+
+
+def _counts(record: RunRecord, experiment: Experiment) -> bool:
+    """Tells whether a run is one of an experiment's: not one that has finished without its metric, as those do that
+    chose the settings and read no test images, in whose place a later one of its seed would count as run again."""
+    return record.status != "finished" or experiment.metric in record.metrics["final"]
 
 
 def _base_of(cell: Cell) -> str:
@@ -130,13 +138,20 @@ def _contrasts_of_runs(claims: Claims, experiment: Experiment, base: Base, block
     return [(claim, grid, blocks.contrast(claim, grid)) for claim, grid in rows]
 
 
-def _contrasts_of_study(claims: Claims, study: Study, model: str, folder: Path) -> list[Contrast]:
+def _contrasts_of_study(claims: Claims, study: Study, model: str, tested: list[Blocks], folder: Path) -> list[Contrast]:
+    """Returns a study's contrasts over seeds whose checkpoints are of the arms, in blocks that count."""
     contrasts = []
     for claim in (claim for claim in claims.claims.values() if study.name in claim.tested):
         figure = FIGURES[claim.figure]
         file = study.dynamics if figure.study == DYNAMICS else study.erf
-        there = file is not None and (folder / file).exists()
-        contrasts.append((claim, "", differences(figure, folder / file, model) if there else {}))
+        found: dict[int, float] = {}
+        if file is not None and (folder / file).exists():
+            measured, values = measured_runs(folder / file), differences(figure, folder / file, model)
+            wanted = [[blocks.run_ids(arm) for arm in figure.arms] for blocks in tested]
+            for seed in values:
+                if any(all(ids.get(seed) in measured.get(seed, ()) for ids in arms) for arms in wanted):
+                    found[seed] = values[seed]
+        contrasts.append((claim, "", found))
     return contrasts
 
 

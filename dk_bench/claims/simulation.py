@@ -21,7 +21,7 @@ from dk_bench.tables.significance import equivalence_p, holm, student_p
 from dk_bench.tables.table import Column, Document, Table, make_table
 
 FAMILIES = 10_000  # simulated for each figure: its standard error is 0.2 points at 5 %
-SEEDS, SIZES = (4, 6, 8), (1, 6, 8, 16)
+SEEDS, SIZES = (3, 4, 6, 8), (1, 6, 8, 16)
 PAPERS_EFFECTS = (0.5, 1.1, 1.8)  # points: local over global DK, scope 3 over rigid, scope 4 over rigid
 STDS, POWER_SEEDS, POWER_SIZES = (0.5, 1.0, 1.7), (3, 4, 6, 8), (1, 6, 16)
 # Runs about a mean of 0 with a variance of 1, by the shape of their distribution.

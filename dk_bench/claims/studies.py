@@ -6,6 +6,7 @@ linear probes and fields over many images do.
 """
 
 import csv
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from dk_bench.errors import UserError
 
 DYNAMICS, ERF = "dynamics", "erf"  # the command whose CSV a claim is about: probe.csv, or summary.csv
 HELD = ", offsets held at their mean"  # behind the name of a model that is so held, as a control, before its seed
+ARMS = {"": "rigid", "_dk": "s4", "_scc": "scc"}  # by what a model's name adds to the base's
 SEED = re.compile(r"(?P<kind>.*) \(seed (?P<seed>\d+)\)")
 
 
@@ -31,6 +33,11 @@ class FigureClaim:
     number: str
     of: Mapping[str, str]
     over: Mapping[str, str]
+
+    @property
+    def arms(self) -> set[str]:
+        """Returns the arms that its models are."""
+        return {ARMS[row["model"].removesuffix(HELD)] for row in (self.of, self.over)}
 
 
 def _probe(model: str, target: str) -> dict[str, str]:
@@ -62,6 +69,20 @@ def differences(claim: FigureClaim, path: str | Path, base: str) -> dict[int, fl
     """
     of, over = (by_seed(path, {**row, "model": base + row["model"]}, claim.number) for row in (claim.of, claim.over))
     return {seed: of[seed] - over[seed] for seed in sorted(of.keys() & over.keys())}
+
+
+def measured_runs(path: str | Path) -> dict[int, set[str]]:
+    """Returns the ids of the runs whose checkpoints a study measured, by seed, from the JSON file beside its CSV.
+    Raises UserError where that cannot be read."""
+    beside = Path(path).with_suffix(".json")
+    found: dict[int, set[str]] = {}
+    try:
+        for checkpoint in json.loads(beside.read_text(encoding="utf-8"))["checkpoints"]:
+            found.setdefault(checkpoint["seed"], set()).add(checkpoint["run"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        expected = "what the study's command left there, with the run and seed of each checkpoint"
+        raise UserError(f"{beside}: cannot be read: {error!r}; expected {expected}") from error
+    return found
 
 
 def by_seed(path: str | Path, row: Mapping[str, str], number: str) -> dict[int, float]:

@@ -80,6 +80,12 @@ def checksums_of(record: RunRecord) -> tuple[str | None, ...]:
     return tuple(str(held[split]) if split in held else None for split in SPLITS)
 
 
+def test_checksums_of(record: RunRecord) -> str:
+    """Returns the checksums of the images that the trained model was tested on, as far as a record tells."""
+    held = _section(record.data.get("checksum"))
+    return ", ".join(f"{split} {value}" for split, value in sorted(held.items()) if split not in SPLITS)
+
+
 def devices_of(record: RunRecord) -> int:
     """Tells how many devices trained a run, where that changes more than rounding: those that normalise batches each by
     its own statistics, or that have a batch each."""

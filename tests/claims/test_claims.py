@@ -1,6 +1,7 @@
 """The claims: their file, the contrasts that records give, and verdicts."""
 
 import copy
+import json
 import math
 import re
 from pathlib import Path
@@ -142,6 +143,7 @@ def edit(path, value):
         (edit(["experiments", "photographs", "metric"], None), "experiment photographs: missing metric"),
         (edit(["experiments", "dense", "beyond"], "yes"), "experiment dense: beyond is 'yes', expected true or false"),
         (edit(["experiments", "photographs", "seeds"], "8"), "experiment photographs: seeds is '8', expected a number"),
+        (edit(["studies", "figures", "experiment"], "dreams"), "study figures: unknown experiment 'dreams'"),
         (edit(["studies", "figures", "bases"], {"VGG": "vgg"}), "study figures: unknown base 'VGG'"),
         (edit(["arms", "s3", "scoop"], 3), "arm s3: unknown scoop, expected some of"),
         (edit(["arms", "s3", "scope"], 2), "arm s3: scope: expected at least kernel_size = 3"),
@@ -215,11 +217,14 @@ def test_robustness_is_a_difference_of_differences():
         run_of(arm, top1, experiment="deformation", **{"test/rotation/top1": shifted})
         for arm, (top1, shifted) in turned.items()
     ]
-    _, found = findings_of(records, "deformation")
+    family, found = findings_of(records, "deformation")
     finding = found["robust-rotation", "centred"]
     assert finding.judgement.mean == pytest.approx(3.0)
     assert contrast_text(finding) == "(s4 - rigid) of (test/rotation/top1 - test/top1)"
     assert found["robust-scale", "centred"].verdict.word == "not run"
+    rest = next(f for f in families(CLAIMS, records, Path("none")) if finding.claim in [g.claim for g in f.findings])
+    levels = "Not planned and not corrected: s4 - rigid is +5.0 of test/rotation/top1, +2.0 of test/top1"
+    assert levels in note_of(rest) and "Not planned" not in note_of(family)
 
 
 def test_as_good_is_not_below_by_the_margin():
@@ -243,6 +248,36 @@ def test_runs_of_another_device_are_no_pair():
     again.run_id += "-cpu"
     family, _ = findings_of([*records, again])
     assert family.blocks.seeds == [0, 1] and "GPU (settings unknown): one of them counts." in note_of(family)
+
+
+def test_a_seed_counts_once_whatever_it_ran_on():
+    """Two kinds of hardware are two draws of rounding, but one of images and of their order."""
+    records = runs_of({"rigid": [80.0, 81.0], "s4": [81.0, 83.0]})
+    elsewhere = runs_of({"rigid": [70.0, 70.0], "s4": [70.0, 70.0]})
+    for record in elsewhere:
+        record.run_id, record.device, record.started = record.run_id + "-gpu", {"type": "cuda"}, "2026-01-09"
+    judged = findings_of(records + elsewhere)[1]["local-over-rigid", "centred"].judgement
+    assert (judged.n, judged.mean) == (2, 1.5)
+
+
+def test_a_run_without_test_images_takes_no_place():
+    """As runs have that choose the settings, one of them perhaps in the cell and seed of a run of the experiment."""
+    records = runs_of({"rigid": [80.0], "s4": [81.0]})
+    chose = run_of("rigid", None)
+    chose.run_id, chose.started = chose.run_id + "-chose", "2020-01-01T00:00:00+00:00"
+    family, found = findings_of([chose, *records])
+    assert found["local-over-rigid", "centred"].judgement.mean == 1.0
+    assert chose.run_id not in [run.run_id for run in family.blocks.runs] and not family.blocks.pooled
+
+
+def test_runs_tested_on_other_images_are_no_block():
+    records = runs_of({"rigid": [80.0, 81.0], "s4": [81.0, 82.0]})
+    for record in records:
+        record.data = record.data | {"checksum": {"train": "t", "val": "v", "test": "w"}}
+    records[3].data = records[3].data | {"checksum": {"train": "t", "val": "v", "test": "other"}}
+    family, found = findings_of(records)
+    assert family.blocks.seeds == [0] and found["local-over-rigid", "centred"].judgement.n == 1
+    assert "Seed 1 is of several states of the test images: no block." in note_of(family)
 
 
 def test_runs_on_other_images_of_one_name_are_no_pair():
@@ -319,9 +354,24 @@ def test_claims_of_figures_are_of_the_studies_files(tmp_path):
     ]
     head = "model,inside,agreement_rotated,agreement_scaled"
     (folder / "summary.csv").write_text("\n".join([head, *(f"{line},0,0" for line in lines)]) + "\n")
-    _, found = findings_of([], "figures", folder=tmp_path)
+    records = runs_of({"rigid": [80.0] * 3, "s4": [81.0] * 3}, experiment="deformation")
+    about = {"checkpoints": [{"seed": record.seed, "run": record.run_id} for record in records]}
+    (folder / "summary.json").write_text(json.dumps(about))
+    family, found = findings_of(records, "figures", folder=tmp_path)
     assert found["fields-adapt", ""].judgement.mean == pytest.approx(0.1)
     assert found["offsets-tell-scale", ""].verdict.word == "not run"
+    assert note_of(family).endswith("erf/e1/summary.csv: checkpoints of blocks that count there, of 8 planned.")
+    # A seed that another arm lacks does not count, nor does another arm's checkpoint under the same name.
+    rival = runs_of({"scc": [50.0, 50.0]}, experiment="deformation")
+    _, found = findings_of([*records, *rival], "figures", folder=tmp_path)
+    assert found["fields-adapt", ""].judgement.n == 2
+    about["checkpoints"][-1]["run"] = "deformation-small_resnetdw-s4_slow-s2"
+    (folder / "summary.json").write_text(json.dumps(about))
+    _, found = findings_of(records, "figures", folder=tmp_path)
+    assert found["fields-adapt", ""].judgement.n == 2
+    (folder / "summary.json").unlink()
+    with pytest.raises(UserError, match="summary.json: cannot be read: .*expected what the study's command left there"):
+        families(CLAIMS, records, tmp_path)
 
 
 def test_what_no_experiment_has_is_a_row():

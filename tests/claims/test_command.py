@@ -62,7 +62,7 @@ def test_command_puts_the_verdicts_into_a_readme(results, tmp_path, capsys):
 
 | tested on | n | supported | contradicted | equivalent | undecided |
 | :-- | :-- | :-- | :-- | :-- | :-- |
-| {name} | 4 of 8 | local-over-rigid | local-over-dcn |  |  |
+| {name} | 4 of 8, interim | local-over-rigid | local-over-dcn |  |  |
 
 {CLAIMS_END}
 after
@@ -70,7 +70,7 @@ after
     )
     small = runs_of({"rigid": [80.0, 81.0, 79.0, 80.5], "s4": [80.3, 81.32, 79.31, 80.81]})
     summary = claims_summary(families(CLAIMS, small, Path("none")), "claims")
-    assert "| 4 of 8 | local-over-rigid (within the margin) |  |  |  |" in summary
+    assert "| 4 of 8, interim | local-over-rigid (within the margin) |  |  |  |" in summary
     readme.write_text("nothing")
     assert main(["claims", str(results), "--readme", str(readme)]) == 2
     assert "README.md: expected the line <!-- claims, by `make tables` -->" in capsys.readouterr().err
