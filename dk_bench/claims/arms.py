@@ -10,7 +10,7 @@ from dk_bench.runs.identity import setting
 from dk_bench.runs.record import RunRecord
 from dk_bench.tables.cells import Cell, Data
 from dk_bench.tables.entries import NOTHING
-from dk_bench.tables.pooling import Pair, count_dirty, mixture, pair_of, test_checksums_of
+from dk_bench.tables.pooling import Pair, count_dirty, mixture, pair_of, test_checksum_of
 
 
 @dataclass(frozen=True)
@@ -49,23 +49,15 @@ class Blocks:
 
     @cached_property
     def whole(self) -> set[Pair]:
-        """Returns the blocks that count: one a seed, the first, whose runs read the same test images. One that lacks an
-        arm that was begun would be in some contrasts alone."""
-        finished = [set(cell.figures(self.metric)) for cell in self.cells.values()]
+        """Returns the blocks that count, one a seed, the first. One that lacks an arm that was begun would be in some
+        contrasts alone."""
+        finished = [set(self._figures(arm, self.metric)) for arm in self.cells]
         common = set.intersection(*finished) if finished else set()
         first: dict[int, Pair] = {}
-        for run in sorted(self._finished(), key=lambda run: run.started):
-            if (pair := pair_of(run)) in common and len(self._tests[pair]) < 2:
+        for run in self._in_order:
+            if (pair := pair_of(run)) in common:
                 first.setdefault(run.seed, pair)
         return set(first.values())
-
-    @cached_property
-    def _tests(self) -> dict[Pair, set[str]]:
-        """Returns the states of the test images that runs which may be paired have read, as far as records tell."""
-        found: dict[Pair, set[str]] = defaultdict(set)
-        for run in self._finished():
-            found[pair_of(run)].update(filter(None, [test_checksums_of(run)]))
-        return found
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -83,19 +75,11 @@ class Blocks:
         pairs = self.whole.intersection(*(figures for figures, _ in terms))
         return {pair: sum(weight * figures[pair] for figures, weight in terms) for pair in sorted(pairs, key=repr)}
 
-    def levels(self, claim: Claim, grid: str) -> dict[str, list[float]]:
-        """Returns, of a contrast of several metrics, its arms' difference in each of them, over the blocks that count:
-        a difference of two falls does not tell whether an arm fell less or began lower."""
-        weights: dict[str, dict[str, float]] = defaultdict(dict)
-        for term in (term for term in claim.contrast if term.metric):
-            weights[term.metric][on_grid(term.arm, grid)] = term.weight
-        levels = {}
-        for metric, by_arm in weights.items():
-            first = next(iter(by_arm.values()))
-            terms = [(self._figures(arm, metric), weight / first) for arm, weight in by_arm.items()]
-            pairs = self.whole.intersection(*(figures for figures, _ in terms))
-            levels[metric] = [sum(weight * figures[pair] for figures, weight in terms) for pair in pairs]
-        return levels
+    def difference(self, weights: Mapping[str, float], metric: str) -> list[float]:
+        """Returns a sum of arms by weight in one metric, for each block that counts and has it."""
+        terms = [(self._figures(arm, metric), weight) for arm, weight in weights.items()]
+        pairs = self.whole.intersection(*(figures for figures, _ in terms))
+        return [sum(weight * figures[pair] for figures, weight in terms) for pair in sorted(pairs, key=repr)]
 
     def run_ids(self, arm: str) -> dict[int, str]:
         """Returns an arm's runs in the blocks that count: their ids, by seed."""
@@ -121,8 +105,8 @@ class Blocks:
             draws = sorted({", then ".join(map(str, pair.draw)) for pair in pairs})
             if len(pairs) > 1:
                 found[seed] = " and ".join(draws) if len(draws) > 1 else "several states of the data"
-            elif any(len(self._tests[pair]) > 1 for pair in pairs):
-                found[seed] = "several states of the test images"
+            elif any(self._read_others(run, self.metric) for run in self._finished() if run.seed == seed):
+                found[seed] = "other test images than the first run"
         return found
 
     @cached_property
@@ -134,8 +118,21 @@ class Blocks:
         words = mixture(runs) + [f"{dirty} of {len(runs)} runs of code that no commit holds"] * bool(dirty)
         return words + [f"run again without effect: {'; '.join(again)}"] * bool(again)
 
+    @cached_property
+    def _in_order(self) -> list[RunRecord]:
+        """Returns the finished runs in the order in which they began."""
+        return sorted(self._finished(), key=lambda run: (run.started, run.run_id))
+
     def _finished(self) -> list[RunRecord]:
         return [run for run in self.runs if run.status == "finished"]
 
     def _figures(self, arm: str, metric: str) -> dict[Pair, float]:
-        return self.cells[arm].figures(metric) if arm in self.cells else {}
+        """Returns an arm's figures, but for those of other test images than the first run's."""
+        figures = self.cells[arm].figures(metric) if arm in self.cells else {}
+        others = {pair_of(run) for run in self.cells[arm].runs if self._read_others(run, metric)} if figures else ()
+        return {pair: figure for pair, figure in figures.items() if pair not in others}
+
+    def _read_others(self, run: RunRecord, metric: str) -> bool:
+        """Tells whether a metric is of other test images than the first run's that says of which it is."""
+        known = (state for each in self._in_order if (state := test_checksum_of(each, metric)))
+        return test_checksum_of(run, metric) not in (None, next(known, None))

@@ -30,7 +30,7 @@ NOTES = (
     "and dense_s4_spread have local DK on ordinary 3x3 convolutions, dense_dcn deformable convolution, dense_dcn_dk "
     "both; dk_lpw has local DK on depthwise and on 1x1 convolutions.",
     "Ours: mean over n seeds ± half of its 95 % interval (Student's t, not corrected), in points unless a unit is "
-    "named: what seeds do, on test images that are the same for all. n counts complete blocks: seeds that every arm "
+    "named: what seeds do, on images that are the same for all. n counts complete blocks: seeds that every arm "
     "that was begun has finished, on the same kind of hardware and the same images, so that a seed at which an arm "
     "fails counts nowhere. With fewer seeds than planned a verdict is an interim one: looking again and again as seeds "
     "come in makes more errors than the test allows for, so that the last word is that of all planned seeds.",
@@ -205,15 +205,22 @@ def _note(family: Family, folders: Mapping[str, str]) -> str:
 
 
 def _levels(family: Family) -> str:
-    """Tells how far the arms of contrasts of several metrics are apart in each of them; nothing where none is so."""
-    levels: dict[str, dict[str, list[float]]] = {}
+    """Tells how far the arms of contrasts of several metrics are apart in each of them, since a difference of two falls
+    does not tell which arm began lower; nothing where no contrast is so."""
+    levels: dict[str, dict[str, str]] = {}
     for finding in family.findings:
-        arms = dict.fromkeys(on_grid(term.arm, finding.grid) for term in finding.claim.contrast)
-        levels.setdefault(" - ".join(arms), {}).update(family.blocks.levels(finding.claim, finding.grid))
+        by_metric: dict[str | None, dict[str, float]] = {}
+        for term in finding.claim.contrast:
+            by_metric.setdefault(term.metric, {})[on_grid(term.arm, finding.grid)] = term.weight
+        for metric, weights in by_metric.items():
+            first = next(iter(weights.values()))
+            weights = {arm: weight / first for arm, weight in weights.items()}
+            values = family.blocks.difference(weights, metric) if metric and len(by_metric) > 1 else []
+            if values and abs(sum(weights.values())) < 1e-9:
+                levels.setdefault(_sum(weights), {})[metric] = _mean(values)
     words = [
-        f"{arms} is " + ", ".join(f"{_mean(values)} of {metric}" for metric, values in metrics.items() if values)
-        for arms, metrics in levels.items()
-        if any(metrics.values())
+        f"{arms} is " + ", ".join(f"{mean} of {metric}" for metric, mean in means.items())
+        for arms, means in levels.items()
     ]
     why = "an arm that is lower without a shift has less to fall, and none near chance falls much"
     return f" Not planned and not corrected: {'; '.join(words)}: {why}." if words else ""

@@ -213,7 +213,12 @@ def _study(name: str, value: Any, known: Mapping[str, Experiment]) -> Study:
     check_keys(value, {"title": str, "experiment": str, "bases": dict}, {"dynamics": str, "erf": str})
     _check_known("base", value["bases"], BACKBONES)
     _check_known("experiment", [value["experiment"]], known)
-    return Study(name, **value | {"experiment": known[value["experiment"]]})
+    experiment = known[value["experiment"]]
+    for backbone, model in value["bases"].items():
+        if (trained := experiment.bases.get(backbone)) is None or trained.model != model:
+            expected = trained.model if trained else "none"
+            raise UserError(f"base {backbone} is {model}, expected that of experiment {experiment.name}: {expected}")
+    return Study(name, **value | {"experiment": experiment})
 
 
 def _claim(_: Any, value: Any) -> Claim:
@@ -260,6 +265,10 @@ def _check_claim(claim: Claim, claims: Claims) -> None:
         raise UserError("margin is missing, and the paper has no figures to take half of its difference")
     if not claim.figure:
         _check_arms(claim, claims)
+    for study in (claims.studies[name] for name in claim.tested if claim.figure):
+        for backbone in study.bases:
+            if missing := FIGURES[claim.figure].arms - set(study.experiment.bases[backbone].arms):
+                raise UserError(f"tested: experiment {study.experiment.name} has no arm {min(missing)} at {backbone}")
 
 
 def _check_arms(claim: Claim, claims: Claims) -> None:

@@ -12,6 +12,7 @@ from dk_bench.claims.file import BACKBONES, FIGURES, Arm, Base, Claim, Claims, E
 from dk_bench.claims.studies import DYNAMICS, differences, measured_runs
 from dk_bench.errors import UserError
 from dk_bench.models import MODELS
+from dk_bench.runs.identity import setting
 from dk_bench.runs.record import EVALUATION, RunRecord
 from dk_bench.tables.cells import OFFSET_MULTIPLIER, Cell, gather
 from dk_bench.tables.contrasts import Judgement, Verdict, decide, judge
@@ -94,9 +95,11 @@ def untested(claims: Claims, families: Iterable[Family]) -> list[Finding]:
 
 
 def _counts(record: RunRecord, experiment: Experiment) -> bool:
-    """Tells whether a run is one of an experiment's: not one that has finished without its metric, as those do that
-    chose the settings and read no test images, in whose place a later one of its seed would count as run again."""
-    return record.status != "finished" or experiment.metric in record.metrics["final"]
+    """Tells whether a run is one of an experiment's: not one that was to read no test images where those are what
+    counts, as those that chose the settings, since a later run of its cell and seed would count as run again."""
+    key = "data.procedural.test_images" if setting(record.config, "data.source") == "procedural" else "data.test"
+    reads = setting(record.config, key) or not experiment.metric.startswith("test/")
+    return experiment.metric in record.metrics["final"] or bool(reads)
 
 
 def _base_of(cell: Cell) -> str:
@@ -149,7 +152,7 @@ def _contrasts_of_study(claims: Claims, study: Study, model: str, tested: list[B
             measured, values = measured_runs(folder / file), differences(figure, folder / file, model)
             wanted = [[blocks.run_ids(arm) for arm in figure.arms] for blocks in tested]
             for seed in values:
-                if any(all(ids.get(seed) in measured.get(seed, ()) for ids in arms) for arms in wanted):
+                if any(all(seed in ids and ids[seed] in measured.get(seed, ()) for ids in arms) for arms in wanted):
                     found[seed] = values[seed]
         contrasts.append((claim, "", found))
     return contrasts

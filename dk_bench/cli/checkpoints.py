@@ -5,10 +5,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dk_bench.errors import UserError
+from dk_bench.config import Config
+from dk_bench.errors import UserError, located
+from dk_bench.reading.overrides import joined, split_override, standing
+from dk_bench.reading.schema import read_value
+from dk_bench.runs.identity import DEFAULTS
 from dk_bench.runs.record import TRAINING, RunRecord, find_records, read_record
 
-CHOICE = re.compile(r"([^,\[\]]+)(?:\[([^\[\]]*)\])?\s*(?:,|$)")
+CHOICE = re.compile(r"\s*([^,\[\]\s]+)\s*(?:\[([^\[\]]+)\])?\s*(?:,(?=.)|$)")
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,14 @@ class Choice:
         return self.model + f"[{self.settings}]" * bool(self.settings)
 
     def includes(self, run: RunRecord) -> bool:
-        """Tells whether a run is one of them. Raises UserError for a key that no configuration has."""
-        from dk_bench.config import Config
-        from dk_bench.reading.overrides import split_override, standing
-        from dk_bench.reading.schema import read_value
-
-        asked = [split_override(text.strip()) for text in self.settings.split(",")] if self.settings else []
-        wanted = [(key, read_value(Config, key, text)) for key, text in asked]
-        return run.model["name"] == self.model and all(standing(run.config, key) == value for key, value in wanted)
+        """Tells whether a run is one of them. Raises UserError for a key that no configuration has, or what it cannot
+        be; a record from before a key has its default."""
+        with located(f"--only {self}"):
+            asked = [split_override(text.strip()) for text in self.settings.split(",")] if self.settings else []
+            wanted = [(key, read_value(Config, key, text)) for key, text in asked]
+        return run.model["name"] == self.model and all(
+            standing(run.config, key, DEFAULTS.get(joined(key))) == value for key, value in wanted
+        )
 
 
 def checkpoints_below(paths: Iterable[str], only: str | None) -> list[str]:
@@ -49,8 +53,10 @@ def _choices(only: str) -> list[Choice]:
     while at < len(only):
         found = CHOICE.match(only, at)
         if not found:
-            raise UserError(f"--only {only}: expected models, with settings where several have a name: a,b[optim.lr=1]")
-        choices.append(Choice(found[1].strip(), (found[2] or "").strip()))
+            raise UserError(
+                f"--only {only}: expected models, with settings where several have a name: a,b[optim.lr=1,seed=0]"
+            )
+        choices.append(Choice(found[1], (found[2] or "").strip()))
         at = found.end()
     return choices
 

@@ -80,10 +80,11 @@ def checksums_of(record: RunRecord) -> tuple[str | None, ...]:
     return tuple(str(held[split]) if split in held else None for split in SPLITS)
 
 
-def test_checksums_of(record: RunRecord) -> str:
-    """Returns the checksums of the images that the trained model was tested on, as far as a record tells."""
-    held = _section(record.data.get("checksum"))
-    return ", ".join(f"{split} {value}" for split, value in sorted(held.items()) if split not in SPLITS)
+def test_checksum_of(record: RunRecord, metric: str) -> str | None:
+    """Returns the checksum of the test images that a metric is of, as ``test/bend/top1``; None where a record does not
+    say, and of images that were trained or validated on, which pairs have in common."""
+    images, held = metric.rpartition("/")[0], _section(record.data.get("checksum"))
+    return None if images in SPLITS or held.get(images) is None else str(held[images])
 
 
 def devices_of(record: RunRecord) -> int:

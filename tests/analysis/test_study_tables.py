@@ -339,7 +339,13 @@ def test_settings_tell_runs_of_one_model_apart(tmp_path, capsys):
         assert checkpoints_below([str(tmp_path)], only) == expected
     with pytest.raises(UserError, match=r"no finished run of test_resnetdw_dk\[seed=7\] with its last.ckpt"):
         checkpoints_below([str(tmp_path)], "test_resnetdw_dk[seed=1],test_resnetdw_dk[seed=7]")
+    assert checkpoints_below([str(tmp_path)], "test_resnetdw_dk[trainer.compile=false,seed=1]") == [paths[1]]  # default
+    with pytest.raises(UserError, match=r"--only test_resnetdw_dk\[seed=x\]: .*seed"):
+        checkpoints_below([str(tmp_path)], "test_resnetdw_dk[seed=x]")
+    for only in ("a,", "a, ", "a[]", "a[optim.betas=[1,2]]"):
+        with pytest.raises(UserError, match=r"expected models, with settings where several have a name"):
+            checkpoints_below([str(tmp_path)], only)
     with pytest.raises(UserError, match=r"offset_lr_multiplier"):  # did you mean
         checkpoints_below([str(tmp_path)], "test_resnetdw_dk[optim.offset_lr_multiplyer=1]")
     assert main(["erf", str(tmp_path), "--count", "1", "--output", str(tmp_path / "out")]) == 2
-    assert "--only NAME[KEY=VALUE] chooses one" in capsys.readouterr().err
+    assert "several of that name, kernels and seed; expected one (of folders, by --only)" in capsys.readouterr().err

@@ -143,6 +143,14 @@ def edit(path, value):
         (edit(["experiments", "photographs", "metric"], None), "experiment photographs: missing metric"),
         (edit(["experiments", "dense", "beyond"], "yes"), "experiment dense: beyond is 'yes', expected true or false"),
         (edit(["experiments", "photographs", "seeds"], "8"), "experiment photographs: seeds is '8', expected a number"),
+        (
+            edit(["studies", "figures", "bases"], {RESNET: "resnet50dw"}),
+            "study figures: base ResNet-50-DW is resnet50dw, expected that of experiment deformation: small_resnetdw",
+        ),
+        (
+            edit(["studies", "figures", "experiment"], "detection"),
+            "study figures: base ResNet-50-DW is small_resnetdw, expected that of experiment detection: test_resnetdw",
+        ),
         (edit(["studies", "figures", "experiment"], "dreams"), "study figures: unknown experiment 'dreams'"),
         (edit(["studies", "figures", "bases"], {"VGG": "vgg"}), "study figures: unknown base 'VGG'"),
         (edit(["arms", "s3", "scoop"], 3), "arm s3: unknown scoop, expected some of"),
@@ -277,7 +285,13 @@ def test_runs_tested_on_other_images_are_no_block():
     records[3].data = records[3].data | {"checksum": {"train": "t", "val": "v", "test": "other"}}
     family, found = findings_of(records)
     assert family.blocks.seeds == [0] and found["local-over-rigid", "centred"].judgement.n == 1
-    assert "Seed 1 is of several states of the test images: no block." in note_of(family)
+    assert "Seed 1 is of other test images than the first run: no block." in note_of(family)
+    records[1].data = records[3].data  # both of seed 1, which is not to be averaged with seed 0 either
+    family, _ = findings_of(records)
+    assert family.blocks.seeds == [0] and "Seed 1 is of other test images" in note_of(family)
+    for record in records:  # another set's images are another matter
+        record.data = record.data | {"checksum": {"test": "w", "test/bend": str(record.seed)}}
+    assert findings_of(records)[0].blocks.seeds == [0, 1]
 
 
 def test_runs_on_other_images_of_one_name_are_no_pair():

@@ -36,7 +36,10 @@ def test_command(results, tmp_path, monkeypatch, capsys):
     (local,) = re.findall(row, text, re.MULTILINE)
     assert [cell.strip() for cell in local.split("|")][4:7] == ["+1.8", "+2.0 ± 0.2 (n=4)", "0.90"]
     assert local.endswith("| supported |")
-    assert "cifar10 (10 classes, 45,000 training and 5,000 validation images), 10,000 test images, 32 pixels" in text
+    assert (
+        "cifar10 (10 classes, 45,000 training and 5,000 validation images), 10,000 test images, 32 pixels, 2 epochs\n"
+        in text
+    )
     assert "Records: [photos](photos)." in text and "Seed 3 lacks s3, s4_spread, s5, global, dcn_dk" in text
     assert "s4 - rigid: +2.0 ± 0.2 (n=4), paper +1.8: supported" in picture and "prefers-color-scheme: dark" in picture
     monkeypatch.chdir(results)  # twice, and from elsewhere: the same bytes

@@ -82,9 +82,9 @@ def test_errors_of_a_family_are_at_most_five_percent():
     lines = [line for line in errors.splitlines() if re.match(r"\| (normal|heavy|skewed)", line)]
     rows = [line.strip("| ").split(" | ") for line in lines]
     shares = np.array([row[3:] for row in rows], dtype=float)
-    assert shares.shape == (36, 3) and {row[1] for row in rows} == {"4", "6", "8"}
+    assert shares.shape == (48, 3) and {row[1] for row in rows} == {"3", "4", "6", "8"}
     assert shares.max() < 5.7  # 5 and three standard errors
-    assert shares[:12, 0].min() > 4  # and no less than a test should use, where runs are normal
+    assert shares[:16, 0].min() > 4  # and no less than a test should use, where runs are normal
 
 
 def test_tails_and_a_shared_base_make_no_more_errors():
