@@ -69,22 +69,32 @@ def test_readme_says_in_words_what_the_verdicts_are():
         ("local-as-good-as-scc", "centred"),
     }
     above = {("spread-over-centred", "centred"), ("scope-4-over-5", "spread")}
-    photographs = [family for family in found if family.place.name == "photographs"]
     readme = " ".join((ROOT / "README.md").read_text().split())
     said = [
         "local DK is below its rigid base at scopes 3 and 4 (on both grids), below global DK, below deformable "
         "convolution (DCN) and CondConv, and CondConv with it is below CondConv alone. At scope 4 spread taps beat "
-        "centred ones and scope 5. Whether global DK helps, local DK adds to DCN, and scope 4 is better than scope 3 "
-        "is undecided, as is everything in detection",
+        "centred ones and scope 5; on deformed shapes, with three seeds, clipping matters and fields turn less with "
+        "objects; all else of it is undecided",
         "with six of the eight planned seeds,",
-        "after a single epoch, local DK on dense convolutions (scope 4), alone and with DCN, and on 1x1 ones is below "
-        "what it was added to",
+        "one epoch on, local DK on dense convolutions (scope 4), alone and with DCN, and on 1x1 ones is below what it "
+        "was added to",
     ]
     assert all(phrase in readme for phrase in said)
     expected = dict.fromkeys(below, "contradicted") | dict.fromkeys(above, "supported")
-    assert told == {("photographs", *which): word for which, word in expected.items()}
+    deformed = {
+        ("deformation", "clipping", "centred"): "supported",
+        ("figures", "fields-follow-rotation", ""): "contradicted",
+    }
+    assert told == {("photographs", *which): word for which, word in expected.items()} | deformed
+    mathematics = " ".join((ROOT / "docs" / "mathematics.md").read_text().split())
+    assert "On photographs of 32 pixels [spread taps are better than centred ones]" in mathematics  # as told above
     assert not any(each.verdict.within_margin for family in found for each in family.findings)
-    assert {(len(family.blocks.seeds), family.place.seeds) for family in photographs} == {(6, 8)}
+    counted = {"photographs": (6, 8), "deformation": (3, 8)}
+    planned = {
+        (family.place.name, len(family.blocks.seeds), family.place.seeds) for family in found if family.blocks.runs
+    }
+    assert {(name, *seeds) for name, seeds in counted.items()} <= planned
+    assert {each.judgement.n for family in found if family.place.name == "figures" for each in family.findings} == {3}
     beyond = [finding for family in every if family.is_beyond for finding in family.findings]
     assert {(f.claim.id, f.grid) for f in beyond if f.verdict.word == "contradicted"} >= {
         ("dense-local-over-rigid", "centred"),
