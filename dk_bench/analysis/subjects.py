@@ -65,7 +65,9 @@ def open_models(texts: Iterable[str], side: int | None = None, images: str = "")
         raise UserError(f"the models were made for images of {', '.join(map(str, sorted(sides)))} pixels; give --side")
     names = [subject.name for subject in subjects]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{twice[0]}: several of that name, kernels and seed; expected one (of folders, by --only)")
+        raise UserError(
+            f"{twice[0]}: several models of that name, kernels and seed; expected one (of folders, by --only)"
+        )
     for other in subjects[1:] if images == OWN else ():
         own = (subjects[0].data, other.data)
         if None in own or own[0].procedural != own[1].procedural:

@@ -31,7 +31,7 @@ def test_record(tmp_path, capsys, monkeypatch):
     [part] = record["parts"]
     assert part["instruction_set"] == torch.ops.dk_bench.cpu_variant() in json.dumps(part["machine"])
     speeds = part["speeds"]
-    suffixes = ["", "_dk_s3", "_dk_s5", "_dk_s9", "_dk_pw", "_dk_lpw"]
+    suffixes = ["", "_dk_s3", "_dk_s5", "_dk_s9", "_dk_pw", "_dk_spread", "_dk_lpw"]
     assert [s["model"].removeprefix("test_resnetdw") for s in speeds] == suffixes
     for s in speeds:
         assert (s["base"], s["batch"], s["size"], s["rounds"]) == ("test_resnetdw", 2, 32, 3)

@@ -348,4 +348,6 @@ def test_settings_tell_runs_of_one_model_apart(tmp_path, capsys):
     with pytest.raises(UserError, match=r"offset_lr_multiplier"):  # did you mean
         checkpoints_below([str(tmp_path)], "test_resnetdw_dk[optim.offset_lr_multiplyer=1]")
     assert main(["erf", str(tmp_path), "--count", "1", "--output", str(tmp_path / "out")]) == 2
-    assert "several of that name, kernels and seed; expected one (of folders, by --only)" in capsys.readouterr().err
+    assert (
+        "several models of that name, kernels and seed; expected one (of folders, by --only)" in capsys.readouterr().err
+    )
