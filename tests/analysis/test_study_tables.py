@@ -61,7 +61,7 @@ def test_committed_differences_are_those_of_their_seeds():
         of = {line.model: line for line in lines}
         differences = [line for line in lines if line.over == SEEDS]
         measured = [line for line in lines if line.over == "pictures" and HELD not in line.model]
-        assert len(differences) >= 3 and len(origins) == len(measured)
+        assert len(differences) >= 2 and len(origins) == len(measured)
         assert about["pictures"] >= lines[0].count
         for line in differences:
             one, other = line.model.split(" - ")
@@ -88,6 +88,7 @@ def test_what_survives_the_correction():
     assert told["photos_layer3"] == {(f"{model}dcn", "inside"), (f"{model}dcn_dk", "sigma")}
     assert told["photos_layer4"] == {(f"{model}gdk", "sigma"), (f"{model}dcn_dk", "sigma")}
     assert told["photos_layer3_fixed_offsets"] == told["photos_layer3"] and told["procedural"] == set()
+    assert told["summary"] == {("small_resnetdw_dk", "agreement_rotated")}  # E1's, which turns less than the rigid's
     found = families(read_tables(RESULTS / "dynamics" / "probe.csv").scores)
     assert [len(members) for members in found.values()] == [30, 40]
     assert min(each.difference.p_holm for members in found.values() for each in members) > 0.09

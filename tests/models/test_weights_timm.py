@@ -119,7 +119,7 @@ def test_weights_of_another_model_are_refused(name, other, more, tmp_path):
     [(model.base, model.spec, name) for name, model in TEST_MODELS.items() if not model.spec.is_rigid]
     + [
         ("mobilenetv2_100", KernelSpec(depthwise="local"), "mobilenetv2_100_dk"),
-        ("test_resnetdw", KernelSpec(depthwise="local", grid="spread"), "dk_deformed"),
+        ("test_resnetdw", KernelSpec(depthwise="local", scope=5, grid="spread"), "dk_deformed"),
         ("test_convnext", KernelSpec(depthwise="local", kernel_size=7, scope=8), "dk_deformed"),
         ("test_resnet", KernelSpec(dense_dcn="v2", dense_dcn_min_stride=8), "dk_deformed"),
         ("test_resnetdw", KernelSpec(dcn=True, dilate_last=True), "dk_deformed"),
