@@ -1,7 +1,7 @@
 """The runs of an experiment by arm, and the blocks that count: seeds that every arm has finished on like hardware."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -71,20 +71,16 @@ class Blocks:
 
     def contrast(self, claim: Claim, grid: str) -> dict[Pair, float]:
         """Returns a claim's contrast over the blocks that count, and that its arms have finished with its metrics."""
-        terms = [(self._figures(on_grid(t.arm, grid), t.metric or self.metric), t.weight) for t in claim.contrast]
-        pairs = self.whole.intersection(*(figures for figures, _ in terms))
-        return {pair: sum(weight * figures[pair] for figures, weight in terms) for pair in sorted(pairs, key=repr)}
+        return self._sums((on_grid(t.arm, grid), t.metric or self.metric, t.weight) for t in claim.contrast)
 
     def difference(self, weights: Mapping[str, float], metric: str) -> list[float]:
         """Returns a sum of arms by weight in one metric, for each block that counts and has it."""
-        terms = [(self._figures(arm, metric), weight) for arm, weight in weights.items()]
-        pairs = self.whole.intersection(*(figures for figures, _ in terms))
-        return [sum(weight * figures[pair] for figures, weight in terms) for pair in sorted(pairs, key=repr)]
+        return [*self._sums((arm, metric, weight) for arm, weight in weights.items()).values()]
 
     def run_ids(self, arm: str) -> dict[int, str]:
         """Returns an arm's runs in the blocks that count: their ids, by seed."""
-        runs = [run for run in self._finished() if arm in self.cells and run in self.cells[arm].runs]
-        return {run.seed: run.run_id for run in runs if pair_of(run) in self.whole}
+        runs = self.cells[arm].runs if arm in self.cells else []
+        return {run.seed: run.run_id for run in runs if run.status == "finished" and pair_of(run) in self.whole}
 
     @cached_property
     def missing(self) -> dict[int, list[str]]:
@@ -125,6 +121,12 @@ class Blocks:
 
     def _finished(self) -> list[RunRecord]:
         return [run for run in self.runs if run.status == "finished"]
+
+    def _sums(self, terms: Iterable[tuple[str, str, float]]) -> dict[Pair, float]:
+        """Returns a sum of figures, each an arm's in a metric by a weight, for the blocks that count and have all."""
+        weighted = [(self._figures(arm, metric), weight) for arm, metric, weight in terms]
+        pairs = self.whole.intersection(*(figures for figures, _ in weighted))
+        return {pair: sum(weight * figures[pair] for figures, weight in weighted) for pair in sorted(pairs, key=repr)}
 
     def _figures(self, arm: str, metric: str) -> dict[Pair, float]:
         """Returns an arm's figures, but for those of other test images than the first run's."""
